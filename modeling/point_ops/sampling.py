@@ -1,0 +1,153 @@
+"""Farthest point sampling."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TIE_RULES = ("first", "cuda")
+_MAX_THREADS = 512
+
+
+@torch.no_grad()
+def farthest_point_sample(
+    points: Tensor,
+    num_samples: int,
+    *,
+    start_index: int | Tensor = 0,
+    min_squared_norm: float | None = None,
+    tie_rule: str = "first",
+) -> Tensor:
+    """Spread a fixed number of samples over every cloud.
+
+    Each step takes the point that is farthest from those already taken, in float32 squared distance. The indices are
+    those of the plain loop, on every device.
+
+    Args:
+        points: (batch, points, channels), channels >= 3; only x, y, z count. Half precision is read as float32.
+        num_samples: how many points to take of each cloud, 1 to points.
+        start_index: the first sample, one for all clouds or a LongTensor (batch,).
+        min_squared_norm: points with x²+y²+z² up to this value are never candidates, though one may be the start.
+            The CUDA kernel many released weights were trained with skips points up to 1e-3 this way. If a cloud
+            has no candidate, index 0 is taken.
+        tie_rule: which of several equally far points wins: "first", the lowest index; "cuda", the one that the
+            tree reduction of that kernel would keep.
+
+    Returns:
+        (batch, num_samples) LongTensor on the device of `points`.
+
+    Raises:
+        ValueError: if an argument has the wrong shape or range, or if a coordinate is NaN or infinite.
+
+    Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
+    """
+    if points.dim() != 3 or points.shape[2] < 3:
+        raise ValueError(f"points: shape {tuple(points.shape)}; expected (batch, points, channels) with channels >= 3")
+    if not points.is_floating_point():
+        raise ValueError(f"points: dtype {points.dtype}; expected a floating point dtype")
+    batch, count = points.shape[:2]
+    if not 1 <= num_samples <= count:
+        raise ValueError(f"num_samples: {num_samples}; expected 1 to {count}, the number of points")
+    if tie_rule not in TIE_RULES:
+        raise ValueError(f"tie_rule: {tie_rule!r}; expected one of {TIE_RULES}")
+    start = _start(start_index, batch, count, points.device)
+
+    axes = points[..., :3].detach().float().permute(2, 0, 1)  # (3, batch, points)
+    if not torch.isfinite(axes).all():
+        raise ValueError("points: found NaN or infinite coordinates; expected finite numbers")
+    order = None
+    if tie_rule == "cuda":
+        order = torch.from_numpy(cuda_priority(count)).to(points.device)  # (points,)
+        axes = axes[..., order]
+        start = torch.empty_like(order).scatter_(0, order, torch.arange(count, device=order.device))[start]
+    axes = axes.contiguous()
+
+    nearest = torch.full((batch, count), math.inf, device=points.device)
+    if min_squared_norm is not None:
+        x, y, z = axes
+        # In float64 because the kernel compares its float sum with a double constant.
+        # A distance of -1 survives every minimum, so such a point loses to all candidates.
+        nearest.masked_fill_((x * x + y * y + z * z).double() <= min_squared_norm, -1.0)
+
+    if points.device.type == "cpu":
+        index = _sample_cloud_by_cloud(axes, nearest, start, num_samples)
+    else:
+        index = _sample_batch(axes, nearest, start, num_samples)
+    return index if order is None else order[index]
+
+
+def cuda_priority(count: int) -> np.ndarray:
+    """Order in which the CUDA kernel prefers equally far points of a cloud.
+
+    Thread t of T (the largest power of two up to `count`, at most 512) scans points t, t + T, … and keeps its first
+    maximum. The reduction then joins threads a half, a quarter, … of a block apart and keeps the lower one on a tie.
+    Its last step compares odd with even threads, so the lowest bit of t decides first: the winner has the smallest
+    bit-reversed t, then the smallest index.
+
+    Args:
+        count: points in a cloud, at least 1.
+
+    Returns:
+        (count,) int64 array of point indices, the most preferred first.
+    """
+    bits = min(count, _MAX_THREADS).bit_length() - 1
+    index = np.arange(count)
+    thread = index % (1 << bits)
+    reversed_thread = np.zeros_like(index)
+    for bit in range(bits):
+        reversed_thread |= ((thread >> bit) & 1) << (bits - 1 - bit)
+    return np.lexsort((index, reversed_thread))
+
+
+def _sample_batch(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
+    x, y, z = axes
+    index = torch.empty(num_samples, *start.shape, 1, dtype=torch.long, device=axes.device)  # (samples, batch, 1)
+    index[0] = start[:, None]
+    distance, square = torch.empty_like(nearest), torch.empty_like(nearest)
+    for step in range(1, num_samples):
+        last = index[step - 1]
+        torch.sub(x, x.gather(1, last), out=distance)
+        distance.mul_(distance)
+        for axis in (y, z):
+            torch.sub(axis, axis.gather(1, last), out=square)
+            distance.add_(square.mul_(square))
+        torch.minimum(nearest, distance, out=nearest)
+        torch.argmax(nearest, dim=1, keepdim=True, out=index[step])
+    return index[..., 0].T.contiguous()
+
+
+def _sample_cloud_by_cloud(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
+    # One cloud stays in the core's cache, and numpy's calls cost a third of torch's.
+    index = np.empty((nearest.shape[0], num_samples), dtype=np.int64)
+    distance, square = (np.empty(nearest.shape[1], dtype=np.float32) for _ in range(2))
+    for row, (x, y, z), closest, last in zip(
+        index, axes.transpose(0, 1).numpy(), nearest.numpy(), start.tolist(), strict=True
+    ):
+        row[0] = last
+        for step in range(1, num_samples):
+            np.subtract(x, x[last], out=distance)
+            np.multiply(distance, distance, out=distance)
+            for axis in (y, z):
+                np.subtract(axis, axis[last], out=square)
+                np.multiply(square, square, out=square)
+                np.add(distance, square, out=distance)
+            np.minimum(closest, distance, out=closest)
+            last = closest.argmax()
+            row[step] = last
+    return torch.from_numpy(index)
+
+
+def _start(start_index: int | Tensor, batch: int, count: int, device: torch.device) -> Tensor:
+    if isinstance(start_index, Tensor):
+        if start_index.shape != (batch,) or start_index.dtype != torch.long:
+            raise ValueError(
+                f"start_index: shape {tuple(start_index.shape)}, dtype {start_index.dtype}; "
+                f"expected an int or a LongTensor of shape ({batch},)"
+            )
+        start = start_index.to(device)
+    else:
+        start = torch.full((batch,), int(start_index), device=device)
+    if batch and (start.min() < 0 or start.max() >= count):
+        raise ValueError(f"start_index: {start.tolist()}; expected 0 to {count - 1}")
+    return start
