@@ -1,0 +1,59 @@
+"""Weights and clouds of the reference cases, rebuilt from their names.
+
+A case is a JSON manifest (names, shapes, inputs) and a safetensors file of expected outputs. No weight is stored: a
+name seeds a generator, so that any program can make the same numbers.
+"""
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+
+
+def fill(name: str, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
+    """Values of the parameter or buffer called `name`.
+
+    Args:
+        name: its name in the state dict.
+        shape: its shape.
+        dtype: its dtype; integers are filled with 0.
+
+    Returns:
+        float32 array of `shape`: near 1 for norm weights and running variances, near 0 for everything else; or zeros
+        of an integer or boolean dtype.
+    """
+    if not dtype.startswith(("float", "bfloat")):
+        return np.zeros(tuple(shape), dtype)
+    noise = _generator(name).standard_normal(tuple(shape))
+    if name.endswith("running_var"):
+        values = 1 + np.abs(noise) / 10
+    elif name.endswith(".weight") and len(shape) == 1:
+        values = 1 + noise / 10
+    else:
+        values = noise * 0.05
+    return values.astype(np.float32)
+
+
+def points(name: str, batch: int, count: int, channels: int = 3) -> np.ndarray:
+    """Clouds called `name`, evenly spread in the unit ball.
+
+    Args:
+        name: name of the input.
+        batch: number of clouds.
+        count: points in a cloud.
+        channels: 3 coordinates, then channels that are uniform in [0, 1].
+
+    Returns:
+        (batch, count, channels) float32 array.
+    """
+    generator = _generator(name)
+    # The order of the three draws is part of the cases.
+    direction = generator.standard_normal((batch, count, 3))
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    xyz = direction * generator.random((batch, count, 1)) ** (1 / 3)
+    extra = generator.random((batch, count, channels - 3))
+    return np.concatenate([xyz, extra], axis=-1).astype(np.float32)
+
+
+def _generator(name: str) -> np.random.Generator:
+    return np.random.default_rng(crc32(name.encode()))
