@@ -1,0 +1,102 @@
+"""Cut the embedded shapes from the full set of Sweet Home 3D models and write their data card.
+
+The full set is a folder with train.parquet and test.parquet: 2048 points a shape in random order, with normals,
+colours, and for every shape its title, collection, author and licence.
+
+    python examples/data/make_cut.py --source FULL_SET
+"""
+
+import argparse
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from datasets import Array2D, Dataset, DatasetDict, load_dataset
+
+NUM_POINTS = 1024
+LEFT_OUT_SOURCE = "eTeks"  # the one collection under the GPL; all others are CC0 or CC-BY
+ARRAY_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
+KEPT = (*ARRAY_TYPES, "label", "name", "title", "source", "creator", "license", "group")
+LICENSE_LINKS = {
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
+    "CC-BY-3.0-US": "https://creativecommons.org/licenses/by/3.0/us/",
+}
+
+
+def cut_split(dataset: Dataset) -> Dataset:
+    """Keep the shapes under Creative Commons licences and the first `NUM_POINTS` points of each."""
+    dataset = dataset.filter(lambda source: source != LEFT_OUT_SOURCE, input_columns="source")
+    dataset = dataset.remove_columns([name for name in dataset.column_names if name not in KEPT])
+    features = dataset.features.copy()
+    features.update({name: Array2D((NUM_POINTS, 3), dtype) for name, dtype in ARRAY_TYPES.items()})
+
+    def first_points(row: dict) -> dict:
+        return {name: np.asarray(row[name])[:NUM_POINTS].astype(dtype) for name, dtype in ARRAY_TYPES.items()}
+
+    return dataset.with_format("numpy").map(first_points, features=features).with_format(None)
+
+
+def class_table(splits: DatasetDict) -> str:
+    """Shapes of every class and split as a Markdown table."""
+    names = splits["train"].features["label"].names
+    counts = {split: Counter(rows["label"]) for split, rows in splits.items()}
+    lines = ["| class | train | test |", "|---|---|---|"]
+    lines += [f"| {name} | {counts['train'][i]} | {counts['test'][i]} |" for i, name in enumerate(names)]
+    return "\n".join([*lines, f"| **all** | {len(splits['train'])} | {len(splits['test'])} |"])
+
+
+def license_table(splits: DatasetDict) -> str:
+    """Shapes, licence and authors of every collection as a Markdown table."""
+    rows = [row for split in splits.values() for row in split.select_columns(["source", "creator", "license"])]
+    lines = ["| collection | shapes | licence | authors |", "|---|---|---|---|"]
+    for source in sorted({row["source"] for row in rows}):
+        mine = [row for row in rows if row["source"] == source]
+        (license_name,) = {row["license"] for row in mine}
+        authors = "; ".join(sorted({row["creator"] for row in mine}, key=str.lower))
+        lines.append(f"| {source} | {len(mine)} | [{license_name}]({LICENSE_LINKS[license_name]}) | {authors} |")
+    return "\n".join(lines)
+
+
+def write_card(splits: DatasetDict, folder: Path) -> None:
+    """Fill the data card beside this script's template with figures counted in the cut."""
+    largest = max(Counter(splits["test"]["label"]).values()) / len(splits["test"])
+    groups = len({group for rows in splits.values() for group in rows["group"]})
+    card = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    card = card.format(
+        total=sum(len(rows) for rows in splits.values()),
+        train=len(splits["train"]),
+        test=len(splits["test"]),
+        num_classes=splits["train"].features["label"].num_classes,
+        num_points=NUM_POINTS,
+        groups=groups,
+        majority=f"{largest:.3f}",
+        class_table=class_table(splits),
+        license_table=license_table(splits),
+    )
+    temporary = folder / "README.md.tmp"
+    temporary.write_text(card, encoding="utf-8")
+    os.replace(temporary, folder / "README.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, required=True, help="folder of the full train.parquet and test.parquet")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="where the cut and its card go")
+    arguments = parser.parse_args()
+    files = {split: str(arguments.source / f"{split}.parquet") for split in ("train", "test")}
+    splits = DatasetDict({split: cut_split(rows) for split, rows in load_dataset("parquet", data_files=files).items()})
+    shared = set(splits["train"]["group"]) & set(splits["test"]["group"])
+    if shared:
+        raise ValueError(f"groups {sorted(shared)} lie in both splits; a group of duplicates belongs to one of them")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        temporary = arguments.output / f"{split}.parquet.tmp"
+        rows.to_parquet(temporary)
+        os.replace(temporary, arguments.output / f"{split}.parquet")
+    write_card(splits, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
