@@ -63,6 +63,9 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
     """Fill the data card beside this script's template with figures counted in the cut."""
     largest = max(Counter(splits["test"]["label"]).values()) / len(splits["test"])
     groups = len({group for rows in splits.values() for group in rows["group"]})
+    points = np.concatenate(
+        [rows.with_format("numpy")["points"][:] for rows in splits.values()]
+    )  # (shapes, points, 3)
     card = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
     card = card.format(
         total=sum(len(rows) for rows in splits.values()),
@@ -72,6 +75,8 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
         num_points=NUM_POINTS,
         groups=groups,
         majority=f"{largest:.3f}",
+        offset=f"{np.linalg.norm(points.mean(axis=1), axis=-1).max():.2f}",
+        radius=f"{np.linalg.norm(points, axis=-1).max(axis=1).min():.2f}",
         class_table=class_table(splits),
         license_table=license_table(splits),
     )

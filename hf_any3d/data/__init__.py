@@ -1,0 +1,35 @@
+"""Point clouds as datasets: loading, augmenting, batching.
+
+Names are imported when first used, since `datasets` takes seconds to import.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "AugmentedDataset": "augmented",
+    "CenterAndScale": "transforms",
+    "Compose": "transforms",
+    "Jitter": "transforms",
+    "PointCloudCollator": "collator",
+    "RandomDropout": "transforms",
+    "RandomRotation": "transforms",
+    "RandomScale": "transforms",
+    "RandomShift": "transforms",
+    "RandomSubsample": "transforms",
+    "Shuffle": "transforms",
+    "build_transform": "transforms",
+    "load_point_dataset": "catalog",
+    "validation_split": "validation",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

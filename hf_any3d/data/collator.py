@@ -1,0 +1,107 @@
+"""Batches of clouds that differ in size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hf_any3d.data.channels import stack_channels
+from hf_any3d.data.resampling import new_generator, resample_index
+from hf_any3d.data.transforms import Transform
+
+
+@dataclass
+class PointCloudCollator:
+    """Turns dataset rows into model input; a `data_collator` for Trainer.
+
+    A row has "points" (num_points_i, channels), as array, tensor or nested lists, and "label" or "labels" (an
+    integer) or neither. The batch has "points" (batch, num_points, channels) float32 and "labels" (batch,) int64.
+
+    Which points of a cloud are taken:
+
+    - with a `transform` (training) at random, before the transform is applied; torch's seed governs both;
+    - with a `seed` at random, but the same for the same cloud at every call, whatever else is in the batch;
+    - otherwise the first `num_points`, which is a fair sample only where points are stored in random order.
+
+    A cloud with fewer points than asked for repeats points, none before all have been taken once. Trainer uses one
+    collator for training and evaluation: wrap the training rows in `AugmentedDataset` and leave `transform` out, so
+    that evaluation sees the clouds as they are.
+
+    Args:
+        num_points: points a cloud in the batch; None takes the size of the largest cloud in the batch.
+        transform: an augmentation that is applied to every cloud and must keep its number of points.
+        seed: fixes the choice of points and the augmentation.
+        extra_columns: columns (num_points_i, c) appended to xyz as further channels, such as "colors" or "normals";
+            integer colours are brought to [0, 1].
+    """
+
+    num_points: int | None = None
+    transform: Transform | None = None
+    seed: int | None = None
+    extra_columns: Sequence[str] = ()
+
+    def __post_init__(self):
+        if self.num_points is not None and self.num_points < 1:
+            raise ValueError(f"num_points is {self.num_points}; expected at least 1, or None")
+
+    def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """Collate one batch.
+
+        Raises:
+            ValueError: an empty batch; a row without points, with points of another shape, with numbers that are not
+                finite, or with other channels than the first row; labels in some rows only.
+        """
+        if not rows:
+            raise ValueError("the batch has no rows; expected at least one")
+        clouds = [self._cloud(row, i) for i, row in enumerate(rows)]
+        channels = clouds[0].shape[1]
+        for i, cloud in enumerate(clouds):
+            if cloud.shape[1] != channels:
+                raise ValueError(f"row {i} has {cloud.shape[1]} channels; row 0 has {channels}")
+        num_points = self.num_points or max(len(cloud) for cloud in clouds)
+        points = np.stack([self._sample(cloud, num_points) for cloud in clouds])  # (batch, num_points, channels)
+        labels = _labels(rows)
+        batch = {"points": torch.from_numpy(points)}
+        return batch if labels is None else {**batch, "labels": labels}
+
+    def _cloud(self, row: Mapping, i: int) -> np.ndarray:
+        try:
+            cloud = stack_channels(row, self.extra_columns)
+        except ValueError as error:
+            raise ValueError(f"row {i}: {error}") from None
+        if not np.isfinite(cloud).all():
+            raise ValueError(f"row {i}: points has NaN or infinite numbers; expected finite ones")
+        return cloud
+
+    def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
+        random = self.transform is not None or self.seed is not None
+        # A generator for each cloud, so that a cloud's points do not depend on its neighbours in the batch.
+        generator = new_generator(self.seed) if random else None
+        if generator is not None and len(cloud) == num_points:
+            sample = cloud  # nothing to choose
+        else:
+            sample = cloud[resample_index(len(cloud), num_points, generator)]
+        if self.transform is None:
+            return sample
+        sample = np.asarray(self.transform(sample, generator), dtype=np.float32)
+        if sample.shape != (num_points, cloud.shape[1]):
+            raise ValueError(
+                f"transform gave an array of shape {sample.shape}; expected {(num_points, cloud.shape[1])}"
+            )
+        return sample
+
+
+def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
+    values = [row.get("labels", row.get("label")) for row in rows]
+    missing = [i for i, value in enumerate(values) if value is None]
+    if len(missing) == len(values):
+        return None
+    if missing:
+        raise ValueError(f"rows {missing} have no label, the others have; expected labels in all rows or in none")
+    labels = torch.as_tensor(np.asarray(values))
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected one integer a row"
+        )
+    return labels.long()

@@ -1,0 +1,272 @@
+"""Augmentations of one point cloud.
+
+Every transform is called as `transform(points, generator=None)` with points (num_points, channels), whose first three
+channels are xyz, and returns a new float32 array; other channels travel with their point. `generator` is a
+`numpy.random.Generator`; without one, its seed is drawn from torch, so that Trainer's seed and the seed of a
+DataLoader worker govern it.
+"""
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+
+from hf_any3d.data.resampling import new_generator, resample_index
+
+AXES = {"x": 0, "y": 1, "z": 2}
+
+
+class Transform(Protocol):
+    """Anything that turns one cloud into another."""
+
+    def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """(num_points, channels) to (num_points', channels), float32."""
+
+
+@dataclass
+class PointTransform:
+    """Base of the transforms: checks the points, makes the generator, and leaves the caller's array alone."""
+
+    def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Transform one cloud.
+
+        Args:
+            points: (num_points, channels) with channels >= 3, xyz first.
+            generator: source of randomness; None draws its seed from torch.
+
+        Returns:
+            float32, as many points unless the class says otherwise.
+
+        Raises:
+            ValueError: points of another shape, or none at all.
+        """
+        points = np.array(points, dtype=np.float32)
+        if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0:
+            raise ValueError(f"points has shape {points.shape}; expected (num_points >= 1, channels >= 3)")
+        return self.apply(points, new_generator() if generator is None else generator)
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Transform `points`, which this call may overwrite."""
+        raise NotImplementedError
+
+    def _require(self, allowed: bool, name: str, text: str) -> None:
+        if not allowed:
+            raise ValueError(f"{type(self).__name__}: {name} is {getattr(self, name)!r}; expected {text}")
+
+
+@dataclass
+class RandomScale(PointTransform):
+    """Multiply xyz by a random factor between `low` and `high`, one for all axes or one for each.
+
+    With `normals_columns`, (three) channels that hold normals are kept perpendicular to the scaled surface.
+    """
+
+    low: float = 0.8
+    high: float = 1.25
+    per_axis: bool = False
+    normals_columns: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        self._require(self.low > 0, "low", "a positive factor")
+        self._require(self.high >= self.low, "high", f"at least low, {self.low}")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Scale about the origin."""
+        factor = generator.uniform(self.low, self.high, 3 if self.per_axis else 1).astype(np.float32)
+        points[:, :3] *= factor
+        if self.per_axis and self.normals_columns is not None:
+            columns = list(self.normals_columns)
+            length = np.linalg.norm(points[:, columns], axis=1, keepdims=True)  # (num_points, 1)
+            normals = points[:, columns] / factor  # a normal is a covector: it scales inversely
+            normals *= length / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+            points[:, columns] = normals
+        return points
+
+
+@dataclass
+class RandomShift(PointTransform):
+    """Move the whole cloud by up to `limit` along each axis, in the units of the points."""
+
+    limit: float = 0.1
+
+    def __post_init__(self):
+        self._require(self.limit >= 0, "limit", "zero or more")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Add one random vector to all points."""
+        points[:, :3] += generator.uniform(-self.limit, self.limit, 3).astype(np.float32)
+        return points
+
+
+@dataclass
+class RandomRotation(PointTransform):
+    """Turn the cloud about an axis through the origin by an angle between -`limit` and `limit` radians.
+
+    With `normals_columns`, the three channels that hold normals turn along.
+    """
+
+    axis: str = "y"
+    limit: float = np.pi
+    normals_columns: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        self._require(self.axis in AXES, "axis", f"one of {', '.join(AXES)}")
+        self._require(self.limit >= 0, "limit", "zero or more radians")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Rotate about the origin."""
+        angle = generator.uniform(-self.limit, self.limit)
+        first, second = [i for i in range(3) if i != AXES[self.axis]]
+        matrix = np.eye(3, dtype=np.float32)
+        matrix[[first, second], [first, second]] = np.cos(angle)
+        matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+        points[:, :3] = points[:, :3] @ matrix.T
+        if self.normals_columns is not None:
+            columns = list(self.normals_columns)
+            points[:, columns] = points[:, columns] @ matrix.T
+        return points
+
+
+@dataclass
+class Jitter(PointTransform):
+    """Move every point on its own by Gaussian noise of `std`, at most `clip` along an axis."""
+
+    std: float = 0.01
+    clip: float = 0.05
+
+    def __post_init__(self):
+        self._require(self.std >= 0, "std", "zero or more")
+        self._require(self.clip >= 0, "clip", "zero or more")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Add clipped noise to xyz."""
+        noise = generator.standard_normal((len(points), 3), dtype=np.float32) * np.float32(self.std)
+        points[:, :3] += np.clip(noise, -self.clip, self.clip)
+        return points
+
+
+@dataclass
+class RandomDropout(PointTransform):
+    """Drop a random share of the points, up to `max_ratio`, and put the first kept point in their places.
+
+    The number of points stays the same (PointNet++, Sec. 3.3 calls it random input dropout).
+    """
+
+    max_ratio: float = 0.875
+
+    def __post_init__(self):
+        self._require(0 <= self.max_ratio <= 1, "max_ratio", "a share between 0 and 1")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Overwrite the dropped points."""
+        dropped = generator.random(len(points)) < generator.uniform(0, self.max_ratio)
+        points[dropped] = points[np.argmin(dropped)]  # the first point when all are dropped
+        return points
+
+
+@dataclass
+class Shuffle(PointTransform):
+    """Put the points in random order."""
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Permute the rows."""
+        return generator.permutation(points)
+
+
+@dataclass
+class RandomSubsample(PointTransform):
+    """Draw `num_points` points at random; a smaller cloud gives each point once before any is repeated."""
+
+    num_points: int = 1024
+
+    def __post_init__(self):
+        self._require(self.num_points >= 1, "num_points", "at least 1")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Select rows; the result has `num_points` of them."""
+        return points[resample_index(len(points), self.num_points, generator)]
+
+
+@dataclass
+class CenterAndScale(PointTransform):
+    """Move the mean of the points to the origin and scale them into the unit sphere; nothing is random.
+
+    A cloud whose points all coincide is only moved.
+    """
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Normalise xyz."""
+        points[:, :3] -= points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
+        radius = np.linalg.norm(points[:, :3], axis=1).max()
+        if radius > 0:
+            points[:, :3] /= radius
+        return points
+
+
+@dataclass
+class Compose(PointTransform):
+    """Apply transforms one after the other, all from one generator."""
+
+    transforms: list[Transform]
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Run through the list."""
+        for transform in self.transforms:
+            points = transform(points, generator)
+        return points
+
+
+TRANSFORMS: dict[str, Callable[..., PointTransform]] = {
+    "scale": RandomScale,
+    "shift": RandomShift,
+    "rotate": RandomRotation,
+    "jitter": Jitter,
+    "dropout": RandomDropout,
+    "shuffle": Shuffle,
+    "subsample": RandomSubsample,
+    "center": CenterAndScale,
+}
+"""Names that `build_transform` knows."""
+
+
+def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compose:
+    """Make a chain of transforms from names, as a command line or a JSON file gives them.
+
+    Args:
+        spec: names in order, each with or without settings: `["scale", "rotate:axis=z,limit=0.5", "jitter"]`; or a
+            mapping from name to settings: `{"scale": {"low": 0.9}, "jitter": {}}`.
+
+    Raises:
+        ValueError: an unknown name or setting, or a value that the transform refuses.
+    """
+    if isinstance(spec, Mapping):
+        items = [(name, dict(settings)) for name, settings in spec.items()]
+    else:
+        items = [_parse(text) for text in ([spec] if isinstance(spec, str) else spec)]
+    return Compose([_build(name, settings) for name, settings in items])
+
+
+def _parse(text: str) -> tuple[str, dict]:
+    name, _, rest = text.partition(":")
+    settings = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"transform {text!r}: {part!r} is no setting; expected name:key=value,key=value")
+        try:
+            settings[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            settings[key.strip()] = value.strip()  # a bare word such as the axis
+    return name.strip(), settings
+
+
+def _build(name: str, settings: dict) -> PointTransform:
+    if name not in TRANSFORMS:
+        raise ValueError(f"unknown transform {name!r}; known are {', '.join(sorted(TRANSFORMS))}")
+    known = [field.name for field in fields(TRANSFORMS[name])]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(f"transform {name!r} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    return TRANSFORMS[name](**settings)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d.data.collator import PointCloudCollator
+from hf_any3d.data.transforms import Jitter, RandomSubsample
+
+
+def cloud(num_points, channels=3, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (num_points, channels)).astype(np.float32)
+
+
+def rows(*sizes, channels=3):
+    return [{"points": cloud(size, channels, seed), "label": seed} for seed, size in enumerate(sizes)]
+
+
+def test_clouds_of_different_sizes_become_one_tensor():
+    batch = PointCloudCollator(num_points=64)(rows(100, 64, 20))
+    assert batch["points"].shape == (3, 64, 3) and batch["points"].dtype == torch.float32
+    assert batch["labels"].tolist() == [0, 1, 2] and batch["labels"].dtype == torch.int64
+
+
+def test_without_a_number_the_largest_cloud_sets_it_and_smaller_ones_repeat_their_points():
+    given = rows(30, 10)
+    points = PointCloudCollator()(given)["points"].numpy()
+    np.testing.assert_array_equal(points[0], given[0]["points"])
+    np.testing.assert_array_equal(points[1], np.tile(given[1]["points"], (3, 1)))
+
+
+def test_evaluation_takes_the_first_points():
+    given = rows(100)
+    points = PointCloudCollator(num_points=16)(given)["points"].numpy()
+    np.testing.assert_array_equal(points[0], given[0]["points"][:16])
+
+
+def test_a_seeded_choice_is_the_same_in_every_batch_and_not_the_first_points():
+    collate = PointCloudCollator(num_points=16, seed=7)
+    given = rows(100, 50, 80)
+    together = collate(given)["points"]
+    alone = torch.cat([collate([row])["points"] for row in given])
+    assert torch.equal(together, alone)
+    assert not np.array_equal(together[0].numpy(), given[0]["points"][:16])
+
+
+def test_training_samples_and_transforms_anew_under_torch_seed():
+    collate = PointCloudCollator(num_points=16, transform=Jitter())
+    given = rows(100, 100)
+    torch.manual_seed(0)
+    first, second = collate(given)["points"], collate(given)["points"]
+    torch.manual_seed(0)
+    assert torch.equal(collate(given)["points"], first)
+    assert not torch.equal(first, second)
+
+
+def test_extra_columns_become_channels_and_integer_colours_lie_between_0_and_1():
+    row = {"points": cloud(8), "normals": cloud(8, seed=1), "colors": np.full((8, 3), 255, np.uint8)}
+    points = PointCloudCollator(extra_columns=("normals", "colors"))([row])["points"]
+    assert points.shape == (1, 8, 9)
+    np.testing.assert_array_equal(points[0, :, 3:6].numpy(), row["normals"])
+    assert (points[0, :, 6:] == 1).all()
+
+
+def test_nested_lists_tensors_and_half_precision_are_accepted():
+    points = cloud(4)
+    for given in (points.tolist(), torch.from_numpy(points), points.astype(np.float16)):
+        batch = PointCloudCollator()([{"points": given}])
+        np.testing.assert_allclose(batch["points"][0].numpy(), points, atol=1e-3)
+        assert "labels" not in batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([], "the batch has no rows"),
+        ([{"xyz": cloud(4)}], "row 0: no column 'points'; there are xyz"),
+        ([{"points": cloud(4)[0]}], "row 0: points has shape \\(3,\\); expected"),
+        ([{"points": cloud(4)}, {"points": np.zeros((0, 3))}], "row 1: points has shape \\(0, 3\\)"),
+        ([{"points": cloud(4)}, {"points": cloud(4, 6)}], "row 1 has 6 channels; row 0 has 3"),
+        ([{"points": cloud(4) * np.nan}], "row 0: points has NaN"),
+        ([{"points": cloud(4), "label": 1}, {"points": cloud(4)}], "rows \\[1\\] have no label"),
+        ([{"points": cloud(4), "label": 0.5}], "expected one integer a row"),
+    ],
+)
+def test_a_bad_batch_names_the_row_and_what_is_expected(batch, message):
+    with pytest.raises(ValueError, match=message):
+        PointCloudCollator()(batch)
+
+
+def test_extra_column_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="row 0: normals has 5 rows; points has 4"):
+        PointCloudCollator(extra_columns=("normals",))([{"points": cloud(4), "normals": cloud(5)}])
+
+
+def test_a_transform_that_changes_the_number_of_points_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(5, 3\); expected \(16, 3\)"):
+        PointCloudCollator(num_points=16, transform=RandomSubsample(5))(rows(20))
+
+
+def test_a_number_of_points_below_one_is_refused():
+    with pytest.raises(ValueError, match="num_points is 0"):
+        PointCloudCollator(num_points=0)

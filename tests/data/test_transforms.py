@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d.data.transforms import (
+    TRANSFORMS,
+    CenterAndScale,
+    Compose,
+    Jitter,
+    RandomDropout,
+    RandomRotation,
+    RandomScale,
+    RandomShift,
+    RandomSubsample,
+    Shuffle,
+    build_transform,
+)
+
+
+@pytest.fixture
+def cloud():
+    """256 points with six channels: xyz, and three that must travel with their point."""
+    generator = np.random.default_rng(0)
+    xyz = generator.uniform(-1, 1, (256, 3))
+    return np.concatenate([xyz, np.arange(768).reshape(256, 3)], axis=1).astype(np.float32)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def every_transform():
+    return [pytest.param(name, id=name) for name in TRANSFORMS]
+
+
+@pytest.mark.parametrize("name", every_transform())
+def test_the_same_generator_gives_the_same_points_and_the_input_stays_as_it_was(name, cloud):
+    before = cloud.copy()
+    first, second = (TRANSFORMS[name]()(cloud, rng(3)) for _ in range(2))
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(cloud, before)
+
+
+@pytest.mark.parametrize(
+    "name", ["scale", "shift", "rotate", "jitter", "dropout", "shuffle", "subsample:num_points=9"]
+)
+def test_torch_seed_governs_a_transform_without_a_generator(name, cloud):
+    transform = build_transform(name)
+    torch.manual_seed(1)
+    first, other = transform(cloud), transform(cloud)
+    torch.manual_seed(1)
+    again = transform(cloud)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["scale", "shift", "rotate", "jitter", "center"])
+def test_moving_points_leaves_their_other_channels(name, cloud):
+    moved = TRANSFORMS[name]()(cloud, rng())
+    np.testing.assert_array_equal(moved[:, 3:], cloud[:, 3:])
+    assert not np.array_equal(moved[:, :3], cloud[:, :3])
+
+
+@pytest.mark.parametrize("transform", [Shuffle(), RandomSubsample(100), RandomDropout(0.5)])
+def test_choosing_points_keeps_every_row_together(transform, cloud):
+    rows = {tuple(row) for row in cloud}
+    assert {tuple(row) for row in transform(cloud, rng())} <= rows
+
+
+def test_scale_multiplies_all_coordinates_by_one_factor_within_bounds(cloud):
+    factors = [RandomScale(0.5, 2.0)(cloud, rng(seed))[:, :3] / cloud[:, :3] for seed in range(50)]
+    values = [factor.mean() for factor in factors]
+    assert all(np.ptp(factor) < 1e-5 for factor in factors)
+    assert 0.5 <= min(values) < 0.8 and 1.7 < max(values) <= 2.0
+
+
+def test_scale_per_axis_uses_three_factors(cloud):
+    factor = RandomScale(0.5, 2.0, per_axis=True)(cloud, rng())[:, :3] / cloud[:, :3]
+    np.testing.assert_allclose(factor, np.broadcast_to(factor[0], factor.shape), rtol=1e-5)
+    assert len(np.unique(np.round(factor[0], 3))) == 3
+
+
+def test_normals_stay_perpendicular_to_a_plane_that_is_scaled_per_axis():
+    generator = rng(1)
+    normal, along, across = np.linalg.qr(generator.standard_normal((3, 3)))[0].T
+    weights = generator.uniform(-1, 1, (64, 2))
+    plane = weights[:, :1] * along + weights[:, 1:] * across
+    cloud = np.concatenate([plane, np.tile(normal, (64, 1))], axis=1)
+    scaled = RandomScale(0.2, 3.0, per_axis=True, normals_columns=(3, 4, 5))(cloud, rng(2))
+    edges = scaled[1:, :3] - scaled[:1, :3]
+    np.testing.assert_allclose(edges @ scaled[0, 3:], 0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(scaled[:, 3:], axis=1), 1, rtol=1e-5)
+
+
+def test_shift_moves_all_points_alike_and_not_too_far(cloud):
+    moved = RandomShift(0.3)(cloud, rng())[:, :3] - cloud[:, :3]
+    assert np.ptp(moved, axis=0).max() < 1e-6
+    assert 0 < np.abs(moved).max() <= 0.3
+
+
+@pytest.mark.parametrize(("axis", "kept"), [("x", 0), ("y", 1), ("z", 2)])
+def test_rotation_keeps_the_axis_the_distances_and_the_handedness(axis, kept, cloud):
+    turned = RandomRotation(axis)(cloud, rng())[:, :3]
+    np.testing.assert_array_equal(turned[:, kept], cloud[:, kept])
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(cloud[:, :3], axis=1), rtol=1e-5)
+    matrix = np.linalg.lstsq(cloud[:, :3], turned, rcond=None)[0]
+    assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-4)
+
+
+def test_rotation_stays_within_its_limit_and_covers_it(cloud):
+    first = cloud[:, [0, 2]] / np.linalg.norm(cloud[:, [0, 2]], axis=1, keepdims=True)
+    cosines = []
+    for seed in range(50):
+        turned = RandomRotation("y", limit=0.5)(cloud, rng(seed))[:, [0, 2]]
+        cosines.append((first * turned).sum(1)[0] / np.linalg.norm(turned[0]))
+    assert np.cos(0.5) - 1e-5 <= min(cosines) < np.cos(0.4)
+
+
+def test_rotation_turns_normals_along_where_asked(cloud):
+    cloud[:, 3:] = cloud[:, :3]
+    turned = RandomRotation("z", normals_columns=(3, 4, 5))(cloud, rng())
+    np.testing.assert_allclose(turned[:, 3:], turned[:, :3], rtol=1e-6)
+
+
+def test_jitter_is_clipped_and_different_for_every_point(cloud):
+    noise = Jitter(std=0.1, clip=0.15)(cloud, rng())[:, :3] - cloud[:, :3]
+    assert np.abs(noise).max() == pytest.approx(0.15, abs=1e-6)
+    assert noise.std() == pytest.approx(0.09, abs=0.02)
+    assert len(np.unique(noise[:, 0])) > 200
+
+
+def test_dropout_puts_the_first_kept_point_in_place_of_dropped_ones(cloud):
+    shares = []
+    for seed in range(40):
+        thinned = RandomDropout(0.6)(cloud, rng(seed))
+        changed = (thinned != cloud).any(axis=1)
+        shares.append(changed.mean())
+        kept = np.flatnonzero(~changed)
+        # The stand-in itself counts as unchanged, and every changed row equals it.
+        assert len(thinned) == len(cloud)
+        assert (thinned[changed] == cloud[kept[0]]).all()
+    assert max(shares) > 0.4 and max(shares) < 0.7 and min(shares) < 0.1
+
+
+def test_shuffle_keeps_all_points(cloud):
+    shuffled = Shuffle()(cloud, rng())
+    np.testing.assert_array_equal(np.sort(shuffled[:, 3]), cloud[:, 3])
+
+
+@pytest.mark.parametrize("num_points", [100, 256, 600])
+def test_subsample_repeats_no_point_before_all_are_taken(num_points, cloud):
+    rows, counts = np.unique(RandomSubsample(num_points)(cloud, rng())[:, 3], return_counts=True)
+    assert counts.sum() == num_points and len(rows) == min(num_points, 256)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_center_and_scale_gives_zero_mean_and_unit_radius(cloud):
+    cloud[:, :3] = cloud[:, :3] * 50 + 1000
+    normalised = CenterAndScale()(cloud)[:, :3]
+    np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=1e-4)
+    assert np.linalg.norm(normalised, axis=1).max() == pytest.approx(1)
+
+
+def test_center_and_scale_survives_coinciding_points():
+    assert (CenterAndScale()(np.full((8, 3), 7.0)) == 0).all()
+
+
+def test_names_with_settings_build_the_chain_they_describe():
+    built = build_transform(["scale", "rotate:axis=z,limit=0.5", "jitter:std=0.02"])
+    assert built == Compose([RandomScale(), RandomRotation(axis="z", limit=0.5), Jitter(std=0.02)])
+    assert build_transform({"scale": {"low": 0.9}, "center": {}}) == Compose([RandomScale(low=0.9), CenterAndScale()])
+    assert build_transform("shift") == Compose([RandomShift()])
+
+
+def test_the_repr_of_a_chain_names_its_parts_and_settings():
+    text = repr(build_transform(["scale:low=0.9", "jitter"]))
+    assert "RandomScale(low=0.9" in text and "Jitter(std=0.01, clip=0.05)" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (["twist"], "unknown transform 'twist'; known are center, dropout"),
+        (["scale:lo=1"], "has no setting 'lo'; it has low, high"),
+        (["scale:0.9"], "'0.9' is no setting; expected name:key=value"),
+        (["scale:low=2,high=1"], "RandomScale: high is 1; expected at least low, 2"),
+        (["rotate:axis=w"], "axis is 'w'; expected one of x, y, z"),
+        ({"dropout": {"max_ratio": 2}}, "max_ratio is 2"),
+    ],
+)
+def test_a_wrong_spec_says_what_is_allowed(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build_transform(spec)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 2), (3,), (2, 5, 3)])
+def test_points_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="points has shape"):
+        Jitter()(np.zeros(shape))
+
+
+def test_dataloader_workers_draw_different_noise_and_repeat_it_under_a_seed(cloud):
+    class Noise(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return Jitter()(cloud)
+
+    def read():
+        torch.manual_seed(5)
+        return torch.stack(list(torch.utils.data.DataLoader(Noise(), batch_size=None, num_workers=2)))
+
+    first, second = read(), read()
+    assert torch.equal(first, second)
+    assert len({tuple(sample.flatten().tolist()) for sample in first}) == 4
