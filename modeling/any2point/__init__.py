@@ -1,0 +1,17 @@
+"""Any2Point (arXiv 2404.07989): any frozen transformer reads point clouds."""
+
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.modeling_any2point import (
+    Any2PointForPointCloudClassification,
+    Any2PointModel,
+    Any2PointOutput,
+    Any2PointPreTrainedModel,
+)
+
+__all__ = [
+    "Any2PointConfig",
+    "Any2PointForPointCloudClassification",
+    "Any2PointModel",
+    "Any2PointOutput",
+    "Any2PointPreTrainedModel",
+]

@@ -1,0 +1,148 @@
+"""Configuration of Any2Point models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+_CHOICES = {
+    "offset_normalization": ("group_max", "cloud_std", "batch_std"),
+    "attention_axis": ("tokens", "batch"),
+    "line_mapping": ("stretch", "wrap"),
+    "plane_mapping": ("clamp", "wrap"),
+    "position_injection": ("input", "every_layer", "input_and_every_layer"),
+}
+
+
+class Any2PointConfig(PreTrainedConfig):
+    r"""Everything that defines an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
+
+    The defaults are the sound reading of the paper: every statistic belongs to one cloud, so that a prediction never
+    depends on the other clouds of its batch. The flags of the last group reproduce accidents of the released programs;
+    converted checkpoints switch them on.
+
+    Args:
+        encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
+        encoder_name_or_path: Where the encoder's weights come from. None: they are stored with the model.
+        encoder_revision: Pinned revision of that repository.
+        encoder_checksum: `sha256:…` of the encoder's weight files; other weights are refused at loading.
+        encoder_tower: "text", "vision" or "audio" for composite checkpoints.
+        encoder_layers: Number of layers to use, counted from the first; None for all.
+        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        num_tokens: Tokens (groups) of a cloud; each stage before the last keeps twice as many centres as the next.
+        tokenizer_width: Channels of the tokenizer's last stage, a multiple of `6 * 2 ** (stages - 1)`. None: the
+            encoder's width where it fits and is at most 768, else 384. A linear layer joins unequal widths.
+        tokenizer_neighbors: Points in a neighbourhood (k), the centre included.
+        tokenizer_blocks: Residual blocks of each stage.
+        tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
+        tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
+        tokenizer_beta: Factor in front of the offsets in the sinusoid.
+        offset_normalization: What neighbour offsets are divided by: "group_max" (per group and axis) or "cloud_std".
+        offset_eps: Added to that divisor.
+        normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
+        num_views: Virtual views, at most 6.
+        line_direction: Direction that a rotated cloud is projected on for encoders with a line of positions.
+        line_cells: Number of cells that a line is cut into for guidance.
+        plane_distance: Distance of the virtual camera from the cloud's centre, in units of its radius.
+        plane_size: Width and height of the virtual image in pixels; None for 16 pixels a table entry.
+        plane_cells: Number of cells along the width of the image.
+        position_injection: Where positions are added: "input", "every_layer" or "input_and_every_layer".
+        use_input_norm: Apply the encoder's own norm between embeddings and first layer, where it has one.
+        token_scale: Standard deviation that tokens have at the start, as a multiple of what the positions have;
+            None leaves tokens as the tokenizer makes them.
+        pooling: What the head reads, in order: any of "max", "mean", "cls".
+        head_widths: Widths of the head's hidden layers.
+        head_bias: Whether hidden linear layers of the head have a bias.
+        head_dropout: Dropout after each hidden layer of the head.
+        final_norm_eps: Epsilon of the final norm; None for the encoder's.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+            1e-3, from their CUDA kernel).
+        sampling_tie_rule: "first" or "cuda", how farthest point sampling breaks ties.
+        attention_axis: "batch" lets the frozen attention run over the clouds of a batch, as the released CLIP programs
+            do; predictions then depend on batch neighbours.
+        line_mapping: "wrap" shifts by half a pixel, wraps around, stretches over the whole batch and lets weights
+            cancel at integral places, as released.
+        plane_mapping: "wrap" shifts by half a pixel and wraps points outside the image to the other side, as released.
+        transposed_plane_positions: Reads plane positions from a transposed memory layout, as released.
+    """
+
+    model_type = "any2point"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True)}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    encoder_name_or_path: str | None = None
+    encoder_revision: str | None = None
+    encoder_checksum: str | None = None
+    encoder_tower: str | None = None
+    encoder_layers: int | None = None
+
+    in_channels: int = 3
+    num_tokens: int = 128
+    tokenizer_width: int | None = None
+    tokenizer_neighbors: int = 32
+    tokenizer_blocks: list[int] | tuple[int, ...] = (2, 1, 1)
+    tokenizer_bottlenecks: list[int | None] | tuple[int | None, ...] = (None, None, 32)
+    tokenizer_alpha: float = 1000.0
+    tokenizer_beta: float = 100.0
+    offset_normalization: str = "group_max"
+    offset_eps: float = 1e-5
+
+    normalize_centers: bool = True
+    num_views: int = 6
+    line_direction: list[float] | tuple[float, ...] = (1.0, -1.0, 0.0)
+    line_cells: float = 38.5
+    plane_distance: float = 1.4
+    plane_size: list[int] | tuple[int, ...] | None = None
+    plane_cells: float = 20.0
+    position_injection: str = "input"
+    use_input_norm: bool = True
+    token_scale: float | None = None
+
+    pooling: list[str] | tuple[str, ...] = ("max", "cls")
+    head_widths: list[int] | tuple[int, ...] = (256, 256)
+    head_bias: bool = False
+    head_dropout: float = 0.5
+    final_norm_eps: float | None = None
+    initializer_range: float = 0.02
+
+    sampling_min_squared_norm: float | None = None
+    sampling_tie_rule: str = "first"
+    attention_axis: str = "tokens"
+    line_mapping: str = "stretch"
+    plane_mapping: str = "clamp"
+    transposed_plane_positions: bool = False
+
+    def __post_init__(self, **kwargs: Any):
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+        if not 1 <= self.num_views <= 6:
+            raise ValueError(f"num_views={self.num_views}; expected 1 to 6")
+        if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
+            raise ValueError(
+                f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
+                "must have one entry for each stage"
+            )
+        unknown = set(self.pooling) - {"max", "mean", "cls"}
+        if unknown or not self.pooling:
+            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the tokenizer."""
+        return len(self.tokenizer_blocks)
+
+    @property
+    def min_points(self) -> int:
+        """The fewest points a cloud may have: the first stage takes this many centres."""
+        return max(self.num_tokens * 2 ** (self.num_stages - 1), self.tokenizer_neighbors)
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Flags that are on and make a prediction depend on the other clouds of its batch."""
+        flags = {"attention_axis": "batch", "line_mapping": "wrap", "offset_normalization": "batch_std"}
+        return [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name) == value]

@@ -1,0 +1,211 @@
+"""The mathematics of the guided adapter: a bottleneck, attention within virtual cells, an ensemble over the views.
+
+All views are computed at once and nothing is copied per view: linear maps come before gathering, cells are rows of one
+matrix product, and cosines are taken between cells and voxels (Any2Point, Sec. 3.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.any2point.geometry import Geometry, Membership
+
+
+class BottleneckAdapter(nn.Module):
+    """Two linear layers beside the feed-forward branch: `branch + scale * up(act(down(branch)))`.
+
+    Shape: branch `(..., hidden)` to the term that is added, `(..., hidden)`.
+    """
+
+    def __init__(self, hidden_size: int, width: int, dropout: float, scale: float):
+        super().__init__()
+        self.down = nn.Linear(hidden_size, width)
+        self.up = nn.Linear(width, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.scale = scale
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """The term to add to the branch."""
+        hidden = self.down(branch.to(self.down.weight.dtype))
+        hidden = self.dropout(hidden * torch.sigmoid(1.702 * hidden))
+        return (self.up(hidden) * self.scale).to(branch.dtype)
+
+
+class CellAttention(nn.Module):
+    """A small self-attention for each view among the tokens of a cell, with a norm of its own.
+
+    Args:
+        hidden_size: Channels of a token.
+        views: Number of views; each has its own weights, stacked along the first axis.
+        width: Channels of queries, keys and values over all heads.
+        heads: Attention heads.
+        dropout: Dropout of the attention's weights.
+    """
+
+    def __init__(self, hidden_size: int, views: int, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"attention_width={width} is not a multiple of attention_heads={heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.norm_weight = nn.Parameter(torch.ones(views, hidden_size))
+        self.norm_bias = nn.Parameter(torch.zeros(views, hidden_size))
+        self.qkv_weight = nn.Parameter(torch.empty(views, 3 * width, hidden_size))
+        self.qkv_bias = nn.Parameter(torch.zeros(views, 3 * width))
+        self.out_weight = nn.Parameter(torch.empty(views, hidden_size, width))
+        self.out_bias = nn.Parameter(torch.zeros(views, hidden_size))
+
+    def forward(self, tokens: torch.Tensor, members: Membership) -> torch.Tensor:
+        """What every token gathers in its cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
+        views, triple, hidden_size = self.qkv_weight.shape
+        # The six norms share their statistics; their gains and shifts are folded into one projection of all views.
+        normed = nn.functional.layer_norm(tokens, (hidden_size,), eps=1e-5)
+        weight = self.qkv_weight * self.norm_weight.unsqueeze(1)
+        bias = torch.einsum("vij,vj->vi", self.qkv_weight, self.norm_bias) + self.qkv_bias
+        qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
+        batch, count = tokens.shape[:2]
+        shape = (batch, count, views, 3, self.heads, triple // (3 * self.heads))
+        query, key, value = qkv.view(shape).permute(3, 0, 2, 4, 1, 5)  # each (batch, views, heads, tokens, head width)
+        gathered = nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=members.same,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=(triple // 3) ** -0.5,  # the width of all heads, as published
+        )
+        return gathered.transpose(2, 3).flatten(3)
+
+
+class CellNorm(nn.Module):
+    """Batch norm over the occupied cells of each view.
+
+    Args:
+        views: Number of views, each with statistics of its own.
+        hidden_size: Channels.
+        count_empty: Let empty cells take part in training as rows of zeros, as the released programs do.
+    """
+
+    def __init__(self, views: int, hidden_size: int, count_empty: bool = False, eps: float = 1e-5, momentum=0.1):
+        super().__init__()
+        self.count_empty, self.eps, self.momentum = count_empty, eps, momentum
+        self.weight = nn.Parameter(torch.ones(views, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(views, hidden_size))
+        self.register_buffer("running_mean", torch.zeros(views, hidden_size))
+        self.register_buffer("running_var", torch.ones(views, hidden_size))
+
+    def forward(self, rows: torch.Tensor, members: Membership) -> torch.Tensor:
+        """Normalise `(batch, views, rows, hidden)`; empty rows come out arbitrary and are never read."""
+        if self.training:
+            mean, variance = self._batch_statistics(rows, members)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return torch.addcmul((self.bias - mean * scale).unsqueeze(1), rows, scale.unsqueeze(1))
+
+    def _batch_statistics(self, rows: torch.Tensor, members: Membership) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = members.occupied.unsqueeze(-1).to(rows.dtype)  # (batch, views, rows, 1)
+        occupied = weight.sum(dim=(0, 2))  # (views, 1)
+        count = torch.full_like(occupied, len(rows) * members.cells) if self.count_empty else occupied
+        mean = (rows * weight).sum(dim=(0, 2)) / count  # (views, hidden)
+        squares = ((rows - mean.unsqueeze(1)).square() * weight).sum(dim=(0, 2))
+        variance = (squares + (count - occupied) * mean.square()) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), self.momentum)
+        return mean, variance
+
+
+class GuidedAggregation(nn.Module):
+    """Adds to every token what its cells say, each view weighted by its agreement with the token's voxel.
+
+    Args:
+        hidden_size: Channels of a token.
+        views: Number of virtual views.
+        scale: Factor of the added term (`coef_pro` of the released programs).
+        cell_size: Edge of a cell in the units of the view positions; None for the model's own.
+        voxel_size: Edge of a voxel in the units of the centres.
+        pooling: "mean", or "max_mean" for the sum of maximum and mean, over the tokens of a cell.
+        count_empty_cells: See `CellNorm`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        views: int,
+        scale: float,
+        cell_size: float | None,
+        voxel_size: float,
+        pooling: str,
+        count_empty_cells: bool,
+    ):
+        super().__init__()
+        if pooling not in ("mean", "max_mean"):
+            raise ValueError(f"pooling={pooling!r}; expected 'mean' or 'max_mean'")
+        self.scale, self.cell_size, self.voxel_size, self.pooling = scale, cell_size, voxel_size, pooling
+        self.view_norm = CellNorm(views, hidden_size, count_empty_cells)
+        self.voxel_norm = CellNorm(1, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention: CellAttention, geometry: Geometry) -> torch.Tensor:
+        """Map `(batch, sequence, hidden)` to the same shape; tokens in front of the point tokens pass unchanged."""
+        tokens = hidden_states[:, geometry.special_tokens :].to(self.view_norm.weight.dtype)
+        members = geometry.view_cells(self.cell_size)
+        voxels = geometry.voxels(self.voxel_size)
+        view_rows = nn.functional.gelu(self.view_norm(self._pool_views(tokens, attention, members), members))
+        voxel_rows = _pool(tokens.unsqueeze(1), voxels, with_maximum=True)
+        voxel_rows = nn.functional.gelu(self.voxel_norm(voxel_rows, voxels)).squeeze(1)  # (batch, voxels, hidden)
+        cosine = view_voxel_cosine(view_rows, voxel_rows, members, voxels)  # (batch, views, tokens)
+        agreement = (1 + cosine) / 2
+        agreement = agreement / agreement.sum(dim=1, keepdim=True)
+        added = _spread(view_rows, agreement, members) * self.scale
+        special = hidden_states[:, : geometry.special_tokens]
+        return torch.cat([special, (tokens + added).to(hidden_states.dtype)], dim=1)
+
+    def _pool_views(self, tokens: torch.Tensor, attention: CellAttention, members: Membership) -> torch.Tensor:
+        gathered = attention(tokens, members)  # (batch, views, tokens, width)
+        out_weight = attention.out_weight.transpose(1, 2)  # (views, width, hidden)
+        if self.pooling == "max_mean":
+            attended = tokens.unsqueeze(1) + gathered @ out_weight + attention.out_bias.unsqueeze(1)
+            return _pool(attended, members, with_maximum=True)
+        # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
+        pooled = _pool(tokens.unsqueeze(1), members)
+        return pooled + (members.pool @ gathered) @ out_weight + attention.out_bias.unsqueeze(1)
+
+
+def view_voxel_cosine(
+    view_rows: torch.Tensor, voxel_rows: torch.Tensor, members: Membership, voxels: Membership
+) -> torch.Tensor:
+    """Cosine between what a token's cell and its voxel say, `(batch, views, tokens)` (Any2Point, Eq. 8).
+
+    Args:
+        view_rows: `(batch, views, rows, hidden)`.
+        voxel_rows: `(batch, voxels, hidden)`.
+        members: Cells of the tokens.
+        voxels: Voxels of the tokens.
+    """
+    unit_views = nn.functional.normalize(view_rows, dim=-1, eps=1e-8)
+    unit_voxels = nn.functional.normalize(voxel_rows, dim=-1, eps=1e-8)
+    table = unit_views @ unit_voxels.unsqueeze(1).transpose(-1, -2)  # (batch, views, rows, voxels)
+    flat = members.row * table.shape[-1] + voxels.row  # (batch, views, tokens)
+    return table.flatten(2).gather(2, flat)
+
+
+def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:
+    """Mean, or maximum plus mean, of `(batch, views or 1, tokens, hidden)` over the cells of each view."""
+    mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
+    if not with_maximum:
+        return mean
+    index = members.row.unsqueeze(-1).expand(*members.row.shape, values.shape[-1])
+    maximum = torch.zeros_like(mean).scatter_reduce(2, index, values.expand_as(index), "amax", include_self=False)
+    return maximum + mean
+
+
+def _spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership) -> torch.Tensor:
+    """Weighted sum over the views of each token's cell rows, `(batch, tokens, hidden)`."""
+    batch, views, rows, hidden_size = view_rows.shape
+    tokens = weights.shape[-1]
+    column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
+    mix = weights.new_zeros(batch, tokens, views * rows)
+    mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
+    return mix @ view_rows.reshape(batch, views * rows, hidden_size)

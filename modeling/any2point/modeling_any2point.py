@@ -1,0 +1,268 @@
+"""Any2Point: a frozen pretrained transformer of any modality reads point clouds."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.geometry import Geometry
+from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
+from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
+from hf_any3d.modeling.encoders import FrozenEncoderMixin, encoder_settings, find_family, load_encoder
+
+
+@dataclass
+class Any2PointOutput(ModelOutput):
+    """Token features of point clouds.
+
+    Args:
+        last_hidden_state: `(batch, 1 + tokens, hidden)`, the class token first, after the final norm.
+        pooler_output: `(batch, len(config.pooling) * hidden)`, what a head reads.
+        centers: `(batch, tokens, 3)`, places of the tokens in the units of the input.
+        center_index: `(batch, tokens)`, the input points that the centres are.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    center_index: torch.Tensor | None = None
+
+
+class ClassToken(nn.Module):
+    """A learned token in front of the point tokens, and its learned position."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(hidden_size))
+        self.position = nn.Parameter(torch.zeros(hidden_size))
+
+
+class ClassificationHead(nn.Module):
+    """Linear layers with batch norm, ReLU and dropout, `(batch, features)` to `(batch, labels)`."""
+
+    def __init__(self, features: int, config: Any2PointConfig):
+        super().__init__()
+        widths = [features, *config.head_widths]
+        self.hidden = nn.ModuleList(
+            nn.Linear(a, b, bias=config.head_bias) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in config.head_widths)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.out = nn.Linear(widths[-1], config.num_labels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of pooled features."""
+        for linear, norm in zip(self.hidden, self.norms, strict=True):
+            features = self.dropout(torch.relu(norm(linear(features))))
+        return self.out(features)
+
+
+class Any2PointPreTrainedModel(FrozenEncoderMixin, PreTrainedModel):
+    """What all Any2Point models share: config, initialisation, and building around a pretrained encoder."""
+
+    config_class = Any2PointConfig
+    config: Any2PointConfig
+    base_model_prefix = "any2point"
+    main_input_name = "points"
+    input_modalities = ("point_cloud",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        encoder_name_or_path: str | os.PathLike,
+        *,
+        tower: str | None = None,
+        revision: str | None = None,
+        num_layers: int | None = None,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        **config_kwargs: Any,
+    ) -> Any2PointPreTrainedModel:
+        """Wrap a pretrained text, vision or audio encoder: it stays frozen, all around it starts untrained.
+
+        Args:
+            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            tower: Which encoder of a composite checkpoint ("text" or "vision" of CLIP).
+            revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
+            num_layers: Use only the first layers of the encoder.
+            dtype: Precision of the encoder's weights, float32 by default; all that trains is float32.
+            attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
+            **config_kwargs: Anything of `Any2PointConfig`, `num_labels`, `id2label`, …
+
+        Raises:
+            UnsupportedEncoder: If the encoder's family or tower is not supported.
+        """
+        settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
+        settings["encoder_config"]._attn_implementation = attn_implementation
+        config = Any2PointConfig(**settings, **config_kwargs)
+        model = cls(config, encoder=load_encoder(config, dtype))
+        model.name_or_path = os.fspath(encoder_name_or_path)
+        return model.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ClassToken):
+            init.normal_(module.token, std=self.config.initializer_range)
+            init.normal_(module.position, std=self.config.initializer_range)
+
+
+class Any2PointModel(Any2PointPreTrainedModel):
+    """Points in, token features out: tokenizer, virtual projection, frozen layers, final norm.
+
+    Guided adapters are added by PEFT (`get_peft_model(model, GuidedAdapterConfig())`); without them this is the plain
+    frozen encoder on point tokens.
+
+    Args:
+        config: The configuration; must hold an `encoder_config`.
+        encoder: A loaded encoder to use; a randomly initialised one is built from the config when left out.
+    """
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        if config.encoder_config is None:
+            raise ValueError("encoder_config is missing; build the model with from_encoder_pretrained(name_or_path)")
+        self.family = find_family(config.encoder_config)
+        self.adopt_encoder(encoder if encoder is not None else AutoModel.from_config(config.encoder_config))
+        hidden_size = config.encoder_config.hidden_size
+        self.point_tokenizer = PointTokenizer(config, hidden_size)
+        self.class_token = ClassToken(hidden_size)
+        final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
+        # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one.
+        self.norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm).requires_grad_(True)
+        if config.final_norm_eps is not None:
+            self.norm.eps = config.final_norm_eps
+        self.post_init()
+        if encoder is not None:
+            self._start_from_encoder()
+
+    @torch.no_grad()
+    def _start_from_encoder(self) -> None:
+        """Take over what the encoder knows: its class token and its final norm."""
+        if self.family.class_token is not None:
+            self.class_token.token.copy_(self.family.class_token(self.encoder))
+        final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
+        if final_norm is not None:
+            self.norm.load_state_dict(final_norm.state_dict())
+
+    def forward(self, points: torch.Tensor, **kwargs: Any) -> Any2PointOutput:
+        """Read point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            **kwargs: Passed on to the encoder's layers.
+        """
+        config = self.config
+        points = points.to(self.point_tokenizer.embed.weight.dtype)
+        tokens = self.point_tokenizer(points)
+        centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
+        projection = project(centers, self.family.positions(self.encoder), config)
+        geometry = Geometry(
+            centers.detach().float(),
+            projection.view_positions,
+            projection.extent,
+            projection.cell_size,
+            batch_second=config.attention_axis == "batch",
+        )
+        hidden_states, positions = self._sequence(tokens.tokens, projection.embedding)
+        hidden_states = self._run_layers(hidden_states, positions, geometry, **kwargs)
+        hidden_states = self.norm(hidden_states.to(self.norm.weight.dtype))
+        return Any2PointOutput(hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index)
+
+    def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class token and position in front, `(batch, 1 + tokens, hidden)` each."""
+        front = self.class_token.token.expand(len(tokens), 1, -1)
+        hidden_states = torch.cat([front, tokens], dim=1)
+        front = self.class_token.position.expand(len(tokens), 1, -1)
+        return hidden_states, torch.cat([front, embedding.to(tokens.dtype)], dim=1)
+
+    def _run_layers(
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, geometry: Geometry, **kwargs: Any
+    ) -> torch.Tensor:
+        config, encoder = self.config, self.encoder
+        where = config.position_injection
+        if where != "every_layer":
+            hidden_states = hidden_states + positions
+        input_norm = self.family.norm_of(encoder, self.family.input_norm) if config.use_input_norm else None
+        hidden_states = hidden_states.to(encoder.dtype)
+        if input_norm is not None:
+            hidden_states = input_norm(hidden_states)
+        positions = positions.to(encoder.dtype)
+        if geometry.batch_second:
+            hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
+            self._warn_once_about_batches()
+        mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
+        for layer in self.family.layers_of(encoder):
+            if where != "input":
+                hidden_states = hidden_states + positions
+            # A guided adapter wraps a layer and wants to know where tokens are; a bare layer does not take the word.
+            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+            hidden_states = layer(hidden_states, attention_mask=mask, is_causal=False, **guidance, **kwargs)
+        return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
+
+    def _warn_once_about_batches(self) -> None:
+        if not self.training and not getattr(self, "_warned_about_batches", False):
+            flags = ", ".join(self.config.batch_dependent_flags)
+            warnings.warn(
+                f"this model's predictions depend on the other clouds of a batch ({flags})", UserWarning, stacklevel=3
+            )
+            self._warned_about_batches = True
+
+
+class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
+    """`Any2PointModel` with a classification head.
+
+    Args:
+        config: The configuration, with `num_labels` or `id2label`.
+        encoder: A loaded encoder to use.
+    """
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.any2point = Any2PointModel(config, encoder)
+        self.classifier = ClassificationHead(len(config.pooling) * config.encoder_config.hidden_size, config)
+        self.post_init()
+
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
+            **kwargs: Passed on to the encoder's layers.
+        """
+        output = self.any2point(points, **kwargs)
+        logits = self.classifier(output.pooler_output)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def pool(hidden_states: torch.Tensor, how: list[str] | tuple[str, ...]) -> torch.Tensor:
+    """Pool `(batch, 1 + tokens, hidden)` to `(batch, len(how) * hidden)`, in the order of `how`."""
+    pools = {
+        "cls": lambda: hidden_states[:, 0],
+        "max": lambda: hidden_states[:, 1:].amax(dim=1),
+        "mean": lambda: hidden_states[:, 1:].mean(dim=1),
+    }
+    return torch.cat([pools[name]() for name in how], dim=-1)

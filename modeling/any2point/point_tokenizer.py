@@ -1,0 +1,152 @@
+"""The point tokenizer: a light Point-PN that turns a cloud into tokens with centres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
+
+
+@dataclass
+class PointTokens:
+    """Tokens of a batch of clouds.
+
+    Args:
+        tokens: `(batch, tokens, hidden)`.
+        centers: `(batch, tokens, 3)`, in the units of the input.
+        index: `(batch, tokens)`, which input point each centre is.
+    """
+
+    tokens: torch.Tensor
+    centers: torch.Tensor
+    index: torch.Tensor
+
+
+class PointTokenizer(nn.Module):
+    """Turns points into tokens: sample centres, gather neighbours, encode offsets, pool; three times.
+
+    Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Trained from scratch; the only
+    part of Any2Point that sees coordinates (Any2Point, Sec. 3.1; Point-PN in its light form).
+
+    Raises:
+        ValueError: If a cloud has fewer points than the first stage takes centres or neighbours.
+    """
+
+    def __init__(self, config: Any2PointConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        stages = config.num_stages
+        width = config.tokenizer_width or default_tokenizer_width(hidden_size, stages)
+        if width % (6 * 2 ** (stages - 1)):
+            raise ValueError(f"tokenizer_width={width}; expected a multiple of {6 * 2 ** (stages - 1)}")
+        self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
+        self.embed_norm = nn.BatchNorm1d(width >> stages)
+        self.stages = nn.ModuleList(
+            TokenizerStage(config, width >> (stages - 1 - stage), config.tokenizer_blocks[stage], bottleneck)
+            for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
+        )
+        self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
+
+    def forward(self, points: torch.Tensor) -> PointTokens:
+        """Tokenize `(batch, points, in_channels)`; see the class."""
+        config = self.config
+        if points.ndim != 3 or points.shape[-1] != config.in_channels:
+            raise ValueError(
+                f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
+                "the last axis is config.in_channels"
+            )
+        if points.shape[1] < config.min_points:
+            raise ValueError(
+                f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
+                f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
+            )
+        xyz = points[..., :3].contiguous()
+        count = config.num_tokens << (config.num_stages - 1)
+        # Greedy sampling of a prefix repeats itself: later stages keep the first half of the centres of the one before.
+        index = farthest_point_sample(
+            xyz, count, min_squared_norm=config.sampling_min_squared_norm, tie_rule=config.sampling_tie_rule
+        )
+        weight = self.embed.weight
+        features = torch.relu(normalize_rows(self.embed_norm, self.embed(points.to(weight.dtype))))  # (B, N, width / 8)
+        centers_index = index
+        for stage in self.stages:
+            centers = gather_points(xyz, centers_index)  # (batch, centers, 3)
+            features = stage(xyz, features, centers, centers_index)
+            xyz = centers
+            count //= 2
+            centers_index = torch.arange(count, device=xyz.device).expand(len(xyz), -1)
+        tokens = self.project(features)  # (batch, tokens, hidden)
+        return PointTokens(tokens, xyz, index[:, : config.num_tokens])
+
+
+class TokenizerStage(nn.Module):
+    """One level: k neighbours of every centre, offset-encoded features, residual blocks, max over neighbours."""
+
+    def __init__(self, config: Any2PointConfig, width: int, blocks: int, bottleneck: int | None):
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.blocks = nn.ModuleList(ResidualBlock(width, bottleneck or width // 2) for _ in range(blocks))
+
+    def forward(
+        self, xyz: torch.Tensor, features: torch.Tensor, centers: torch.Tensor, centers_index: torch.Tensor
+    ) -> torch.Tensor:
+        """Map `(batch, points, width / 2)` features of a level to `(batch, centers, width)` of the next."""
+        k = min(self.config.tokenizer_neighbors, xyz.shape[1])
+        neighbors = knn(centers, xyz, k)  # (batch, centers, k)
+        offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
+        offsets = normalize_offsets(offsets, self.config.offset_normalization, self.config.offset_eps)
+        center_features = gather_points(features, centers_index).unsqueeze(2)  # (batch, centers, 1, width / 2)
+        grouped = group(features, neighbors)  # (batch, centers, k, width / 2)
+        grouped = torch.cat([grouped, center_features.expand_as(grouped)], dim=-1)
+        phase = encode_offsets(offsets, self.width, self.config.tokenizer_alpha, self.config.tokenizer_beta)
+        grouped = grouped + phase.to(grouped.dtype)  # (batch, centers, k, width)
+        for block in self.blocks:
+            grouped = block(grouped)
+        return grouped.amax(dim=2)
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers with batch norms around a residual sum, applied to every point alone."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.reduce = nn.Linear(width, hidden)
+        self.reduce_norm = nn.BatchNorm1d(hidden)
+        self.expand = nn.Linear(hidden, width)
+        self.expand_norm = nn.BatchNorm1d(width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map `(..., width)` to `(..., width)`."""
+        hidden = torch.relu(normalize_rows(self.reduce_norm, self.reduce(features)))
+        return torch.relu(normalize_rows(self.expand_norm, self.expand(hidden)) + features)
+
+
+def default_tokenizer_width(hidden_size: int, stages: int) -> int:
+    """The tokenizer's width for an encoder: the encoder's own where the sinusoid fits and it is not too wide."""
+    return hidden_size if hidden_size <= 768 and hidden_size % (6 * 2 ** (stages - 1)) == 0 else 384
+
+
+def normalize_rows(norm: nn.BatchNorm1d, values: torch.Tensor) -> torch.Tensor:
+    """Batch norm over the last axis of `(..., channels)`."""
+    return norm(values.reshape(-1, values.shape[-1])).view(values.shape)
+
+
+def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tensor:
+    """Make neighbour offsets `(batch, centers, k, 3)` scale-free (Point-PN; see `Any2PointConfig`)."""
+    if how == "group_max":
+        return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
+    axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)
+    return offsets / (offsets.std(dim=axes, keepdim=True) + eps)
+
+
+def encode_offsets(offsets: torch.Tensor, width: int, alpha: float, beta: float) -> torch.Tensor:
+    """Sinusoid of offsets `(..., 3)` in `(..., width)`: x sines, x cosines, then y, then z (Point-NN, Eq. 3)."""
+    count = width // 6
+    frequencies = beta / alpha ** (torch.arange(count, device=offsets.device, dtype=torch.float32) / count)
+    phase = offsets.float().unsqueeze(-1) * frequencies  # (..., 3, width / 6)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)

@@ -1,0 +1,122 @@
+"""Virtual projection: which of the encoder's own positions every 3D token takes in every view.
+
+No image or text is made. Centres are rotated into six views and projected to a line or a plane; the places they fall
+on are looked up, continuously, in the table that the frozen encoder learned (Any2Point, Sec. 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.encoders import PositionTable
+
+# Rx(a) Ry(b) Rz(c) for (a, b, c) in quarter turns (0,0,1) (1,0,1) (2,0,1) (3,0,1) (0,-1,1) (0,1,1), written exactly.
+VIEW_ROTATIONS = (
+    ((0, -1, 0), (1, 0, 0), (0, 0, 1)),
+    ((0, -1, 0), (0, 0, -1), (1, 0, 0)),
+    ((0, -1, 0), (-1, 0, 0), (0, 0, -1)),
+    ((0, -1, 0), (0, 0, 1), (-1, 0, 0)),
+    ((0, 0, -1), (1, 0, 0), (0, -1, 0)),
+    ((0, 0, 1), (1, 0, 0), (0, 1, 0)),
+)
+
+
+@dataclass
+class Projection:
+    """Where tokens fall in the views.
+
+    Args:
+        view_positions: `(batch, views, tokens, 1)` entries of the line, or `(batch, views, tokens, 2)` pixels (x, y).
+        extent: Length of the line, or (width, height) of the image, in the same units.
+        cell_size: Edge of a guidance cell in the same units.
+        embedding: `(batch, tokens, hidden)`, mean over the views of the encoder's positions.
+    """
+
+    view_positions: torch.Tensor
+    extent: tuple[float, ...]
+    cell_size: float
+    embedding: torch.Tensor
+
+
+@torch.no_grad()
+def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig) -> Projection:
+    """Project centres `(batch, tokens, 3)` into the views and read the encoder's positions there."""
+    rotations = torch.tensor(VIEW_ROTATIONS[: config.num_views], dtype=torch.float32, device=centers.device)
+    rotated = torch.einsum("vij,bgj->bvgi", rotations, centers.float())  # (batch, views, tokens, 3)
+    if table.kind == "line":
+        place = line_positions(rotated, config.line_direction, table.columns, config.line_mapping)
+        if config.line_mapping == "wrap":
+            vectors = _read_stretched_line(table.weight, place)
+        else:
+            vectors = table.lookup(place)
+        extent: tuple[float, ...] = (float(table.columns),)
+        cell_size = table.columns / config.line_cells
+    else:
+        extent = tuple(map(float, config.plane_size or (16 * table.columns, 16 * table.rows)))
+        place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
+        scale = [(table.columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
+        entry = place * torch.tensor(scale, device=place.device)
+        vectors = table.lookup(entry)
+        if config.plane_mapping == "wrap":
+            # Half-pixel places just beyond the last entry fade into the zeros around the released table.
+            size = torch.tensor([table.columns, table.rows], device=place.device)
+            vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
+        if config.transposed_plane_positions:
+            vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
+        cell_size = extent[0] / config.plane_cells
+    return Projection(place, extent, cell_size, vectors.mean(dim=1))
+
+
+def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: int, mapping: str) -> torch.Tensor:
+    """Places on a line of `length` entries, `(batch, views, tokens, 1)`.
+
+    "stretch" spans the whole line for every cloud and view: the two end tokens take the first and the last entry.
+    "wrap" is the released mapping onto `length` with half a pixel of shift and a modulo.
+    """
+    unit = torch.tensor(direction, dtype=torch.float32, device=rotated.device)
+    unit = unit / unit.norm()
+    along = (rotated - rotated.mean(dim=2, keepdim=True)) @ unit  # (batch, views, tokens)
+    low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
+    if mapping == "wrap":
+        return ((along - low) / (high - low) * length - 0.5).remainder(length).unsqueeze(-1)
+    fraction = (along - low) / (high - low).clamp_min(torch.finfo(along.dtype).tiny)
+    return (fraction * (length - 1)).unsqueeze(-1)
+
+
+def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[float], mapping: str) -> torch.Tensor:
+    """Pixels `(batch, views, tokens, 2)` of a pinhole camera at `distance` from the cloud's centre.
+
+    "clamp" sends the viewing angle's [-1, 1] onto the whole image and keeps everything inside. "wrap" is the released
+    mapping: half a pixel of shift, rows stretched by height / width, and a modulo.
+    """
+    width, height = extent
+    depth = rotated[..., 2] + distance
+    if mapping == "wrap":
+        slope = rotated[..., :2] / (depth + 1e-12).unsqueeze(-1)
+        x = ((slope[..., 0] + 1) * width / 2 - 0.5).remainder(width)
+        y = ((slope[..., 1] * (height / width) + 1) * height / 2 - 0.5).remainder(height)
+        return torch.stack([x, y], dim=-1)
+    slope = rotated[..., :2] / depth.clamp_min(1e-3).unsqueeze(-1)
+    size = torch.tensor([width - 1, height - 1], device=rotated.device)
+    return (slope.clamp(-1, 1) + 1) / 2 * size
+
+
+def _read_stretched_line(weight: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """The released lookup: stretched over the batch, and zero where the place is integral or beyond the end."""
+    last = weight.shape[0] - 1
+    place = place.squeeze(-1)
+    place = place * last / (place.amax() - place.amin())
+    low, high = place.floor().clamp(0, last), place.ceil().clamp(0, last)
+    weights = (high - place).unsqueeze(-1), (place - low).unsqueeze(-1)
+    return weights[0] * weight[low.long()] + weights[1] * weight[high.long()]
+
+
+def normalize_centers(centers: torch.Tensor) -> torch.Tensor:
+    """Centres `(batch, tokens, 3)` of every cloud in the unit sphere, mean at the origin; scale-free."""
+    centers = centers - centers.mean(dim=1, keepdim=True)
+    radius = centers.norm(dim=-1).amax(dim=1)[:, None, None]
+    return centers / radius.clamp_min(torch.finfo(centers.dtype).tiny)

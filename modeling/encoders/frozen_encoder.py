@@ -1,0 +1,127 @@
+"""A pretrained encoder inside another model: loaded from its own repository, frozen, never stored again."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from hf_any3d.modeling.encoders.registry import select_tower
+from hf_any3d.modeling.encoders.sources import resolve_encoder, verify_checksum
+
+_FROZEN = "_belongs_to_frozen_encoder"
+
+
+def encoder_settings(
+    name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
+) -> dict[str, Any]:
+    """Everything a composite config records of its encoder: config, name, pinned revision, checksum, tower.
+
+    Args:
+        name_or_path: Hub name or local directory of a transformers checkpoint.
+        tower: "text", "vision" or "audio"; required where a checkpoint holds several encoders.
+        revision: Branch, tag or commit; what is recorded is the commit.
+        num_layers: Use the first layers only; None for all.
+
+    Raises:
+        UnsupportedEncoder: If the model_type or tower is not supported.
+        ValueError: If `num_layers` is not between 1 and the encoder's number of layers.
+    """
+    source = resolve_encoder(name_or_path, revision)
+    config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
+    if num_layers is not None:
+        if not 1 <= num_layers <= config.num_hidden_layers:
+            raise ValueError(f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, what {source.name} has")
+        config.num_hidden_layers = num_layers
+    return {
+        "encoder_config": config,
+        "encoder_name_or_path": os.fspath(name_or_path),
+        "encoder_revision": source.revision,
+        "encoder_checksum": source.checksum,
+        "encoder_tower": tower,
+    }
+
+
+def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load the encoder that a composite config names, after checking that its weights are the recorded ones.
+
+    Raises:
+        EncoderMismatchError: If the weights found have another checksum than the config records.
+        OSError: If they cannot be found.
+    """
+    source = resolve_encoder(config.encoder_name_or_path, config.encoder_revision)
+    if config.encoder_checksum is not None:
+        verify_checksum(source, config.encoder_checksum)
+    encoder_config = config.encoder_config
+    verbosity = logging.get_verbosity()
+    # Heads, other towers and unused layers of the checkpoint are left out on purpose: no report of unexpected keys.
+    logging.set_verbosity_error()
+    try:
+        encoder, report = AutoModel.from_pretrained(
+            source.path,
+            config=encoder_config,
+            dtype=dtype or torch.float32,
+            attn_implementation=encoder_config._attn_implementation,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+    return freeze(encoder)
+
+
+def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Take all gradients from an encoder and remember which modules are its own, apart from adapters added later."""
+    for module in encoder.modules():
+        setattr(module, _FROZEN, True)
+    encoder.requires_grad_(False)
+    return encoder.eval()
+
+
+class FrozenEncoderMixin:
+    """For `PreTrainedModel` classes whose base model owns a frozen `encoder` described by its config.
+
+    The encoder's own modules stay in eval mode (no dropout, no layer drop) whatever `train()` says, while adapters
+    inside it follow `train()`. Its weights are left out of checkpoints whenever the config says where they come from,
+    and are loaded from there, checked against the recorded checksum, by `from_pretrained`.
+    """
+
+    _keys_to_ignore_on_load_missing = [r"(^|\.)encoder\."]
+
+    def adopt_encoder(self, encoder: PreTrainedModel) -> None:
+        """Put a loaded encoder in place. Called in the `__init__` of the model that owns it, before `post_init`."""
+        self.encoder = freeze(encoder)
+        if self.config.encoder_name_or_path is not None:
+            self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of everything but the encoder's own modules, which stay in eval mode."""
+        super().train(mode)
+        encoder = getattr(getattr(self, self.base_model_prefix, self), "encoder", None)
+        for module in encoder.modules() if encoder is not None else ():
+            if getattr(module, _FROZEN, False):
+                module.training = False
+        return self
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        encoder = getattr(self, self.base_model_prefix, self).encoder
+        pending = any(not getattr(parameter, "_is_hf_initialized", False) for parameter in encoder.parameters())
+        if self.config.encoder_name_or_path is not None and pending:
+            source = load_encoder(self.config, dtype=encoder.dtype)
+            encoder.load_state_dict(source.state_dict(), assign=True)
+            # Buffers outside the state dict (rotary frequencies) are uninitialised memory at this point.
+            for buffer, loaded in zip(encoder.buffers(), source.buffers(), strict=True):
+                buffer.data = loaded.data
+            for module in encoder.modules():
+                module._is_hf_initialized = True
+            for tensor in (*encoder.parameters(), *encoder.buffers()):
+                tensor._is_hf_initialized = True
+            freeze(encoder)
+        super()._initialize_missing_keys(is_quantized)
