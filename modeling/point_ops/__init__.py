@@ -1,7 +1,30 @@
-"""Point operations: sampling, neighbours and grouping, without compiled extensions."""
+"""Point operations without compiled extensions: sampling, neighbours, grouping, cells and interpolation."""
 
+from hf_any3d.modeling.point_ops.cells import (
+    line_cell_count,
+    line_cells,
+    plane_cell_count,
+    plane_cells,
+    voxel_cells,
+)
 from hf_any3d.modeling.point_ops.grouping import gather_points, group
+from hf_any3d.modeling.point_ops.interpolation import three_nearest_interpolate
 from hf_any3d.modeling.point_ops.neighbors import knn
+from hf_any3d.modeling.point_ops.pooling import cell_counts, scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
 
-__all__ = ["farthest_point_sample", "gather_points", "group", "knn"]
+__all__ = [
+    "cell_counts",
+    "farthest_point_sample",
+    "gather_points",
+    "group",
+    "knn",
+    "line_cell_count",
+    "line_cells",
+    "plane_cell_count",
+    "plane_cells",
+    "scatter_max",
+    "scatter_mean",
+    "three_nearest_interpolate",
+    "voxel_cells",
+]
