@@ -1,0 +1,114 @@
+import socket
+
+import evaluate
+import numpy as np
+import pytest
+from transformers import EvalPrediction
+
+from hf_any3d.training.metrics import (
+    ConfusionMatrix,
+    MeanClassAccuracy,
+    OverallAccuracy,
+    compute_classification_metrics,
+)
+from hf_any3d.training.scores import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a metric opened a socket")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def pairs():
+    generator = np.random.default_rng(0)
+    references = generator.choice(5, 200, p=[0.5, 0.2, 0.15, 0.1, 0.05])
+    predictions = np.where(generator.random(200) < 0.6, references, generator.integers(0, 5, 200))
+    return predictions, references
+
+
+def test_scores_agree_with_counting_by_hand(pairs):
+    predictions, references = (values.tolist() for values in pairs)
+    matrix = confusion_matrix(*pairs)
+    for true in range(5):
+        for predicted in range(5):
+            counted = sum(p == predicted and r == true for p, r in zip(predictions, references, strict=True))
+            assert matrix[true, predicted] == counted
+    right = [p == r for p, r in zip(predictions, references, strict=True)]
+    by_class = [[ok for ok, r in zip(right, references, strict=True) if r == true] for true in range(5)]
+    assert overall_accuracy(matrix) == pytest.approx(sum(right) / 200)
+    assert mean_class_accuracy(matrix) == pytest.approx(sum(sum(oks) / len(oks) for oks in by_class) / 5)
+    assert overall_accuracy(matrix) != pytest.approx(mean_class_accuracy(matrix), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "key"),
+    [(OverallAccuracy, "accuracy"), (MeanClassAccuracy, "mean_class_accuracy"), (ConfusionMatrix, "confusion_matrix")],
+)
+def test_batches_add_up_to_the_whole_without_network(metric, key, pairs, tmp_path, no_network):
+    predictions, references = pairs
+    in_batches = metric(cache_dir=str(tmp_path))
+    for start in range(0, 200, 64):
+        in_batches.add_batch(predictions=predictions[start : start + 64], references=references[start : start + 64])
+    whole = metric(cache_dir=str(tmp_path)).compute(predictions=predictions, references=references)
+    np.testing.assert_array_equal(in_batches.compute()[key], whole[key])
+
+
+def test_metrics_combine_into_one(pairs, tmp_path):
+    both = evaluate.combine([OverallAccuracy(cache_dir=str(tmp_path)), MeanClassAccuracy(cache_dir=str(tmp_path))])
+    matrix = confusion_matrix(*pairs)
+    assert both.compute(predictions=pairs[0], references=pairs[1]) == {
+        "accuracy": overall_accuracy(matrix),
+        "mean_class_accuracy": mean_class_accuracy(matrix),
+    }
+
+
+def test_classes_without_references_are_left_out_of_the_mean():
+    # Class 0: 3 of 4 right; class 1: 1 of 2; class 2 is predicted once but never true; class 3 never occurs.
+    matrix = confusion_matrix([0, 0, 0, 2, 1, 0], [0, 0, 0, 0, 1, 1], num_classes=4)
+    np.testing.assert_array_equal(class_accuracies(matrix), [0.75, 0.5, np.nan, np.nan])
+    assert mean_class_accuracy(matrix) == pytest.approx(0.625)
+    assert overall_accuracy(matrix) == pytest.approx(4 / 6)
+
+
+def test_the_number_of_classes_fixes_the_size_of_the_matrix(tmp_path):
+    metric = ConfusionMatrix(cache_dir=str(tmp_path))
+    matrix = metric.compute(predictions=[0, 1], references=[0, 0], num_classes=4)["confusion_matrix"]
+    expected = np.zeros((4, 4), int)
+    expected[0, :2] = 1
+    np.testing.assert_array_equal(matrix, expected)
+
+
+def test_trainer_metrics_are_computed_from_logits():
+    logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5], [0.3, 0.1, 0.2], [0.0, 0.0, 3.0]])
+    labels = np.array([0, 1, 1, 2])
+    expected = {"accuracy": 0.75, "mean_class_accuracy": pytest.approx(2.5 / 3)}
+    assert compute_classification_metrics(EvalPrediction(logits, labels)) == expected
+    assert compute_classification_metrics(EvalPrediction((logits, logits[:, :1]), labels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([0, 1], [0], "there are 2 predictions for 1 references"),
+        ([], [], "are empty"),
+        ([0, 4], [0, 1], "predictions has class 4; expected 0 to 3"),
+        ([0, 1], [0, -100], "references has class -100"),
+        ([0.5, 1.0], [0, 1], "type float64; expected one integer a sample"),
+    ],
+)
+def test_wrong_pairs_are_refused(predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        confusion_matrix(predictions, references, num_classes=4)
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [(np.zeros(4), "expected \\(samples, num_classes\\)"), (np.full((2, 3), np.nan), "logits have NaN")],
+)
+def test_logits_without_a_meaning_are_refused(logits, message):
+    with pytest.raises(ValueError, match=message):
+        compute_classification_metrics(EvalPrediction(logits, np.zeros(2, int)))
