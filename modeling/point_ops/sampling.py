@@ -8,6 +8,8 @@ from torch import Tensor
 
 TIE_RULES = ("first", "cuda")
 _MAX_THREADS = 512
+# Seven arrays of this many float32 fit in a second-level cache of 1 MiB.
+_CACHED_POINTS = 1 << 15
 
 
 @torch.no_grad()
@@ -66,14 +68,13 @@ def farthest_point_sample(
     nearest = torch.full((batch, count), math.inf, device=points.device)
     if min_squared_norm is not None:
         x, y, z = axes
-        # In float64 because the kernel compares its float sum with a double constant.
         # A distance of -1 survives every minimum, so such a point loses to all candidates.
-        nearest.masked_fill_((x * x + y * y + z * z).double() <= min_squared_norm, -1.0)
+        nearest.masked_fill_(x * x + y * y + z * z <= _largest_float32(min_squared_norm), -1.0)
 
     if points.device.type == "cpu":
-        index = _sample_cloud_by_cloud(axes, nearest, start, num_samples)
+        index = _sample_with_numpy(axes, nearest, start, num_samples)
     else:
-        index = _sample_batch(axes, nearest, start, num_samples)
+        index = _sample_with_torch(axes, nearest, start, num_samples)
     return index if order is None else order[index]
 
 
@@ -100,42 +101,50 @@ def cuda_priority(count: int) -> np.ndarray:
     return np.lexsort((index, reversed_thread))
 
 
-def _sample_batch(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
-    x, y, z = axes
+def _sample_with_torch(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
     index = torch.empty(num_samples, *start.shape, 1, dtype=torch.long, device=axes.device)  # (samples, batch, 1)
     index[0] = start[:, None]
-    distance, square = torch.empty_like(nearest), torch.empty_like(nearest)
+    square = torch.empty_like(axes)  # (3, batch, points)
     for step in range(1, num_samples):
-        last = index[step - 1]
-        torch.sub(x, x.gather(1, last), out=distance)
-        distance.mul_(distance)
-        for axis in (y, z):
-            torch.sub(axis, axis.gather(1, last), out=square)
-            distance.add_(square.mul_(square))
+        last = axes.gather(2, index[step - 1].expand(3, -1, -1))  # (3, batch, 1)
+        torch.sub(axes, last, out=square).square_()
+        # The kernel's order of the sum: another one rounds differently and breaks ties differently.
+        distance = square[0].add_(square[1]).add_(square[2])
         torch.minimum(nearest, distance, out=nearest)
         torch.argmax(nearest, dim=1, keepdim=True, out=index[step])
     return index[..., 0].T.contiguous()
 
 
-def _sample_cloud_by_cloud(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
-    # One cloud stays in the core's cache, and numpy's calls cost a third of torch's.
-    index = np.empty((nearest.shape[0], num_samples), dtype=np.int64)
-    distance, square = (np.empty(nearest.shape[1], dtype=np.float32) for _ in range(2))
-    for row, (x, y, z), closest, last in zip(
-        index, axes.transpose(0, 1).numpy(), nearest.numpy(), start.tolist(), strict=True
-    ):
-        row[0] = last
-        for step in range(1, num_samples):
-            np.subtract(x, x[last], out=distance)
-            np.multiply(distance, distance, out=distance)
-            for axis in (y, z):
-                np.subtract(axis, axis[last], out=square)
-                np.multiply(square, square, out=square)
-                np.add(distance, square, out=distance)
-            np.minimum(closest, distance, out=closest)
-            last = closest.argmax()
-            row[step] = last
-    return torch.from_numpy(index)
+def _sample_with_numpy(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
+    # Calls cost more than sums here, and numpy's calls cost a third of torch's. So clouds are taken together, but
+    # only as many as stay in the core's cache.
+    clouds = max(1, _CACHED_POINTS // nearest.shape[1])
+    parts = zip(axes.split(clouds, dim=1), nearest.split(clouds), start.split(clouds), strict=True)
+    return torch.cat([_sample_in_cache(*(part.numpy() for part in three), num_samples) for three in parts])
+
+
+def _sample_in_cache(axes: np.ndarray, nearest: np.ndarray, start: np.ndarray, num_samples: int) -> Tensor:
+    axes = np.ascontiguousarray(axes)
+    clouds, count = nearest.shape
+    index = np.empty((num_samples, clouds), dtype=np.int64)
+    index[0] = last = start
+    flat, offset = axes.reshape(3, -1), np.arange(clouds) * count
+    square = np.empty_like(axes)  # (3, clouds, points)
+    distance, square_y, square_z = square
+    for row in index[1:]:
+        np.subtract(axes, flat[:, last + offset, None], out=square)
+        np.multiply(square, square, out=square)
+        np.add(distance, square_y, out=distance)
+        np.add(distance, square_z, out=distance)
+        np.minimum(nearest, distance, out=nearest)
+        last = nearest.argmax(axis=1, out=row)
+    return torch.from_numpy(index.T.copy())
+
+
+def _largest_float32(limit: float) -> float:
+    # The kernel compares its float sum with a double constant. Rounding the constant up would skip points above it.
+    rounded = np.float32(limit)
+    return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > limit else rounded)
 
 
 def _start(start_index: int | Tensor, batch: int, count: int, device: torch.device) -> Tensor:
