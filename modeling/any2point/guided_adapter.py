@@ -6,30 +6,42 @@ matrix product, and cosines are taken between cells and voxels (Any2Point, Sec. 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
 
 
-class BottleneckAdapter(nn.Module):
-    """Two linear layers beside the feed-forward branch: `branch + scale * up(act(down(branch)))`.
+@dataclass(frozen=True)
+class Guidance:
+    """How a guided aggregation cuts space and weighs what it finds.
 
-    Shape: branch `(..., hidden)` to the term that is added, `(..., hidden)`.
+    Args:
+        scale: Factor of the added term (`coef_pro` of the released programs).
+        cell_size: Edge of a cell in the units of the view positions; None for the model's own.
+        voxel_size: Edge of a voxel in the units of the centres.
+        pooling: "mean", or "max_mean" for the sum of maximum and mean, over the tokens of a cell.
     """
 
-    def __init__(self, hidden_size: int, width: int, dropout: float, scale: float):
-        super().__init__()
-        self.down = nn.Linear(hidden_size, width)
-        self.up = nn.Linear(width, hidden_size)
-        self.dropout = nn.Dropout(dropout)
-        self.scale = scale
+    scale: float
+    cell_size: float | None
+    voxel_size: float
+    pooling: str
 
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        """The term to add to the branch."""
-        hidden = self.down(branch.to(self.down.weight.dtype))
-        hidden = self.dropout(hidden * torch.sigmoid(1.702 * hidden))
-        return (self.up(hidden) * self.scale).to(branch.dtype)
+    def __post_init__(self):
+        if self.pooling not in ("mean", "max_mean"):
+            raise ValueError(f"pooling={self.pooling!r}; expected 'mean' or 'max_mean'")
+        if self.voxel_size <= 0 or (self.cell_size is not None and self.cell_size <= 0):
+            raise ValueError(f"voxel_size={self.voxel_size}, cell_size={self.cell_size}; expected positive edges")
+
+
+def bottleneck(branch: torch.Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> torch.Tensor:
+    """The term that a bottleneck adds to the feed-forward branch `(..., hidden)` it reads."""
+    hidden = down(branch.to(down.weight.dtype))
+    hidden = dropout(hidden * torch.sigmoid(1.702 * hidden))
+    return (up(hidden) * scale).to(branch.dtype)
 
 
 class CellAttention(nn.Module):
@@ -117,60 +129,50 @@ class CellNorm(nn.Module):
         return mean, variance
 
 
-class GuidedAggregation(nn.Module):
-    """Adds to every token what its cells say, each view weighted by its agreement with the token's voxel.
+def guided_aggregation(
+    hidden_states: torch.Tensor,
+    attention: CellAttention,
+    view_norm: CellNorm,
+    voxel_norm: CellNorm,
+    geometry: Geometry,
+    guidance: Guidance,
+) -> torch.Tensor:
+    """Add to every token what its cells say, each view weighted by its agreement with the token's voxel.
 
     Args:
-        hidden_size: Channels of a token.
-        views: Number of virtual views.
-        scale: Factor of the added term (`coef_pro` of the released programs).
-        cell_size: Edge of a cell in the units of the view positions; None for the model's own.
-        voxel_size: Edge of a voxel in the units of the centres.
-        pooling: "mean", or "max_mean" for the sum of maximum and mean, over the tokens of a cell.
-        count_empty_cells: See `CellNorm`.
+        hidden_states: `(batch, sequence, hidden)`; tokens in front of the point tokens pass unchanged.
+        attention: Attention within cells, one set of weights for each view.
+        view_norm: Batch norm of what cells say, for each view.
+        voxel_norm: Batch norm of what voxels say.
+        geometry: Where the point tokens are.
+        guidance: Sizes, pooling and scale.
+
+    Returns:
+        `(batch, sequence, hidden)` in the dtype of `hidden_states`.
     """
+    tokens = hidden_states[:, geometry.special_tokens :].to(view_norm.weight.dtype)
+    members = geometry.view_cells(guidance.cell_size)
+    voxels = geometry.voxels(guidance.voxel_size)
+    view_rows = pool_views(tokens, attention, members, guidance.pooling)
+    view_rows = nn.functional.gelu(view_norm(view_rows, members))  # (batch, views, cells, hidden)
+    voxel_rows = _pool(tokens.unsqueeze(1), voxels, with_maximum=True)
+    voxel_rows = nn.functional.gelu(voxel_norm(voxel_rows, voxels)).squeeze(1)  # (batch, voxels, hidden)
+    agreement = (1 + view_voxel_cosine(view_rows, voxel_rows, members, voxels)) / 2  # (batch, views, tokens)
+    agreement = agreement / agreement.sum(dim=1, keepdim=True)
+    added = _spread(view_rows, agreement, members) * guidance.scale
+    special = hidden_states[:, : geometry.special_tokens]
+    return torch.cat([special, (tokens + added).to(hidden_states.dtype)], dim=1)
 
-    def __init__(
-        self,
-        hidden_size: int,
-        views: int,
-        scale: float,
-        cell_size: float | None,
-        voxel_size: float,
-        pooling: str,
-        count_empty_cells: bool,
-    ):
-        super().__init__()
-        if pooling not in ("mean", "max_mean"):
-            raise ValueError(f"pooling={pooling!r}; expected 'mean' or 'max_mean'")
-        self.scale, self.cell_size, self.voxel_size, self.pooling = scale, cell_size, voxel_size, pooling
-        self.view_norm = CellNorm(views, hidden_size, count_empty_cells)
-        self.voxel_norm = CellNorm(1, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, attention: CellAttention, geometry: Geometry) -> torch.Tensor:
-        """Map `(batch, sequence, hidden)` to the same shape; tokens in front of the point tokens pass unchanged."""
-        tokens = hidden_states[:, geometry.special_tokens :].to(self.view_norm.weight.dtype)
-        members = geometry.view_cells(self.cell_size)
-        voxels = geometry.voxels(self.voxel_size)
-        view_rows = nn.functional.gelu(self.view_norm(self._pool_views(tokens, attention, members), members))
-        voxel_rows = _pool(tokens.unsqueeze(1), voxels, with_maximum=True)
-        voxel_rows = nn.functional.gelu(self.voxel_norm(voxel_rows, voxels)).squeeze(1)  # (batch, voxels, hidden)
-        cosine = view_voxel_cosine(view_rows, voxel_rows, members, voxels)  # (batch, views, tokens)
-        agreement = (1 + cosine) / 2
-        agreement = agreement / agreement.sum(dim=1, keepdim=True)
-        added = _spread(view_rows, agreement, members) * self.scale
-        special = hidden_states[:, : geometry.special_tokens]
-        return torch.cat([special, (tokens + added).to(hidden_states.dtype)], dim=1)
-
-    def _pool_views(self, tokens: torch.Tensor, attention: CellAttention, members: Membership) -> torch.Tensor:
-        gathered = attention(tokens, members)  # (batch, views, tokens, width)
-        out_weight = attention.out_weight.transpose(1, 2)  # (views, width, hidden)
-        if self.pooling == "max_mean":
-            attended = tokens.unsqueeze(1) + gathered @ out_weight + attention.out_bias.unsqueeze(1)
-            return _pool(attended, members, with_maximum=True)
-        # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
-        pooled = _pool(tokens.unsqueeze(1), members)
-        return pooled + (members.pool @ gathered) @ out_weight + attention.out_bias.unsqueeze(1)
+def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membership, pooling: str) -> torch.Tensor:
+    """What every cell says, `(batch, views, cells, hidden)`: its tokens after attention, pooled."""
+    gathered = attention(tokens, members)  # (batch, views, tokens, width)
+    out_weight = attention.out_weight.transpose(1, 2)  # (views, width, hidden)
+    out_bias = attention.out_bias.unsqueeze(1)
+    if pooling == "max_mean":
+        return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
+    # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
+    return _pool(tokens.unsqueeze(1), members) + (members.pool @ gathered) @ out_weight + out_bias
 
 
 def view_voxel_cosine(

@@ -114,9 +114,7 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PreTrainedModel):
         settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
         settings["encoder_config"]._attn_implementation = attn_implementation
         config = Any2PointConfig(**settings, **config_kwargs)
-        model = cls(config, encoder=load_encoder(config, dtype))
-        model.name_or_path = os.fspath(encoder_name_or_path)
-        return model.eval()
+        return cls(config, encoder=load_encoder(config, dtype)).eval()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -148,9 +146,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.class_token = ClassToken(hidden_size)
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one.
-        self.norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm).requires_grad_(True)
+        fresh = nn.LayerNorm(hidden_size)
+        self.output_norm = fresh if final_norm is None else copy.deepcopy(final_norm).requires_grad_(True)
         if config.final_norm_eps is not None:
-            self.norm.eps = config.final_norm_eps
+            self.output_norm.eps = config.final_norm_eps
         self.post_init()
         if encoder is not None:
             self._start_from_encoder()
@@ -162,7 +161,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self.class_token.token.copy_(self.family.class_token(self.encoder))
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         if final_norm is not None:
-            self.norm.load_state_dict(final_norm.state_dict())
+            self.output_norm.load_state_dict(final_norm.state_dict())
 
     def forward(self, points: torch.Tensor, **kwargs: Any) -> Any2PointOutput:
         """Read point clouds.
@@ -185,7 +184,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         )
         hidden_states, positions = self._sequence(tokens.tokens, projection.embedding)
         hidden_states = self._run_layers(hidden_states, positions, geometry, **kwargs)
-        hidden_states = self.norm(hidden_states.to(self.norm.weight.dtype))
+        hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         return Any2PointOutput(hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index)
 
     def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

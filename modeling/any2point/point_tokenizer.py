@@ -71,7 +71,9 @@ class PointTokenizer(nn.Module):
             xyz, count, min_squared_norm=config.sampling_min_squared_norm, tie_rule=config.sampling_tie_rule
         )
         weight = self.embed.weight
-        features = torch.relu(normalize_rows(self.embed_norm, self.embed(points.to(weight.dtype))))  # (B, N, width / 8)
+        features = torch.relu(
+            normalize_rows(self.embed_norm, self.embed(points.to(weight.dtype)))
+        )  # (B, N, width / 8)
         centers_index = index
         for stage in self.stages:
             centers = gather_points(xyz, centers_index)  # (batch, centers, 3)

@@ -36,7 +36,9 @@ def encoder_settings(
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:
         if not 1 <= num_layers <= config.num_hidden_layers:
-            raise ValueError(f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, what {source.name} has")
+            raise ValueError(
+                f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, what {source.name} has"
+            )
         config.num_hidden_layers = num_layers
     return {
         "encoder_config": config,

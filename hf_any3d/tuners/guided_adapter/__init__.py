@@ -1,0 +1,21 @@
+"""The guided adapter, a PEFT method for frozen encoders that read point clouds."""
+
+from peft.utils import register_peft_method
+
+from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
+from hf_any3d.tuners.guided_adapter.layer import GuidedAdapterLayer
+from hf_any3d.tuners.guided_adapter.model import (
+    GuidedAdapterModel,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+
+__all__ = [
+    "GuidedAdapterConfig",
+    "GuidedAdapterLayer",
+    "GuidedAdapterModel",
+    "encoder_linear_pattern",
+    "trainable_module_names",
+]
+
+register_peft_method(name="guided_adapter", config_cls=GuidedAdapterConfig, model_cls=GuidedAdapterModel)

@@ -1,0 +1,66 @@
+"""Configuration of the guided adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import PeftConfig
+
+from hf_any3d.tuners.peft_type import GUIDED_ADAPTER
+
+
+@dataclass
+class GuidedAdapterConfig(PeftConfig):
+    """A guided adapter behind every layer of a frozen encoder that reads point tokens (Any2Point, Sec. 3.3).
+
+    It adds a bottleneck to each feed-forward branch and lets tokens aggregate what their neighbours in the virtual
+    views say. Applies to models with an encoder of `hf_any3d.modeling.encoders`; by default tokenizer, class token,
+    output norm and head are trained and saved with it.
+    """
+
+    r: int = field(default=16, metadata={"help": "Width of the bottleneck beside the feed-forward branch."})
+    bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of what the bottleneck adds."})
+    bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the bottleneck."})
+    aggregation_scale: float = field(default=0.3, metadata={"help": "Factor of what the aggregation adds."})
+    pooling: str = field(default="mean", metadata={"help": "Pooling over a cell: 'mean' or 'max_mean'."})
+    attention_width: int = field(default=12, metadata={"help": "Channels of the attention within cells."})
+    attention_heads: int = field(default=6, metadata={"help": "Heads of the attention within cells."})
+    attention_dropout: float = field(default=0.0, metadata={"help": "Dropout of the attention within cells."})
+    share_attention: bool = field(
+        default=True, metadata={"help": "Use one set of attention weights for all layers, as published."}
+    )
+    cell_size: float | None = field(
+        default=None, metadata={"help": "Edge of a cell in positions (1D) or pixels (2D); None for the model's own."}
+    )
+    voxel_size: float = field(default=0.16, metadata={"help": "Edge of a voxel, in radii of the cloud."})
+    count_empty_cells: bool = field(
+        default=False, metadata={"help": "Let empty cells take part in batch statistics as zeros, as released."}
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "Start the bottlenecks at zero; False starts them at random."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Numbers of the layers to adapt; None for all."}
+    )
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Regular expression of the layers to adapt; found from the encoder when None."}
+    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to leave out."})
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={"help": "Modules trained in full and saved; None for tokenizer, class token, output norm and head."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = GUIDED_ADAPTER
+        if self.r < 1:
+            raise ValueError(f"r={self.r}; expected a bottleneck width of at least 1")
+        if self.attention_width % self.attention_heads:
+            raise ValueError(
+                f"attention_width={self.attention_width} is not a multiple of attention_heads={self.attention_heads}"
+            )
+        if self.target_modules is not None and self.layers_to_transform is not None:
+            raise ValueError("give target_modules or layers_to_transform, not both")
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)

@@ -1,0 +1,159 @@
+"""A frozen layer with guided adapters behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from hf_any3d.modeling.any2point.geometry import Geometry
+from hf_any3d.modeling.any2point.guided_adapter import (
+    CellAttention,
+    CellNorm,
+    Guidance,
+    bottleneck,
+    guided_aggregation,
+)
+from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
+
+
+class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
+    """Wraps one encoder layer: a bottleneck joins its feed-forward branch, guided aggregation follows its output.
+
+    Args:
+        base_layer: The frozen layer.
+        branch: Path from the layer to the module whose output is the feed-forward branch.
+        hidden_size: Channels of a token.
+        views: Number of virtual views.
+    """
+
+    adapter_layer_names = (
+        "guided_adapter_down",
+        "guided_adapter_up",
+        "guided_adapter_attention",
+        "guided_adapter_view_norm",
+        "guided_adapter_voxel_norm",
+    )
+    other_param_names = ("guided_adapter_dropout", "guidance", "bottleneck_scale", "attention_owner")
+    # The models look for this before they hand a layer the places of the tokens.
+    takes_geometry = True
+
+    def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
+        super().__init__()
+        self.base_layer = base_layer
+        self.hidden_size, self.views = hidden_size, views
+        for name in (*self.adapter_layer_names, "guided_adapter_dropout"):
+            setattr(self, name, nn.ModuleDict())
+        self.guidance: dict[str, Guidance] = {}
+        self.bottleneck_scale: dict[str, float] = {}
+        self.attention_owner: dict[str, tuple[GuidedAdapterLayer, ...]] = {}
+        self._disable_adapters = False
+        self._active_adapter = "default"
+        self.merged_adapters: list[str] = []
+        # Inside the layer, between branch and residual sum, is a place that only a hook reaches.
+        self._hook = base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)
+
+    def update_layer(
+        self, adapter_name: str, config: GuidedAdapterConfig, attention_owner: GuidedAdapterLayer | None
+    ) -> None:
+        """Add an adapter; `attention_owner` is the layer whose attention it shares, None to own one."""
+        self.guided_adapter_down[adapter_name] = nn.Linear(self.hidden_size, config.r)
+        self.guided_adapter_up[adapter_name] = nn.Linear(config.r, self.hidden_size)
+        self.guided_adapter_view_norm[adapter_name] = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
+        self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
+        self.guided_adapter_dropout[adapter_name] = nn.Dropout(config.bottleneck_dropout)
+        if attention_owner is None:
+            self.guided_adapter_attention[adapter_name] = CellAttention(
+                self.hidden_size, self.views, config.attention_width, config.attention_heads, config.attention_dropout
+            )
+        else:
+            # In a tuple, so that torch does not register the other layer as a child of this one.
+            self.attention_owner[adapter_name] = (attention_owner,)
+        self.bottleneck_scale[adapter_name] = config.bottleneck_scale
+        self.guidance[adapter_name] = Guidance(
+            config.aggregation_scale, config.cell_size, config.voxel_size, config.pooling
+        )
+        self.reset_parameters(adapter_name, config.init_weights)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
+        """Draw an adapter's weights anew."""
+        down, up = self.guided_adapter_down[adapter_name], self.guided_adapter_up[adapter_name]
+        for linear in (down, up):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        if init_weights:
+            nn.init.zeros_(up.weight)
+        if adapter_name in self.guided_adapter_attention:
+            attention = self.guided_adapter_attention[adapter_name]
+            for stacked in (attention.qkv_weight, attention.out_weight):
+                for weight in stacked:
+                    nn.init.xavier_uniform_(weight)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
+        """Run the frozen layer, then the active adapters one after the other; `(batch, sequence, hidden)`."""
+        hidden_states = self.base_layer(hidden_states, *args, **kwargs)
+        for name in self._running_adapters():
+            if geometry.batch_second:
+                hidden_states = self._aggregate(name, hidden_states.transpose(0, 1), geometry).transpose(0, 1)
+            else:
+                hidden_states = self._aggregate(name, hidden_states, geometry)
+        return hidden_states
+
+    def remove_hook(self) -> None:
+        """Give the frozen layer back as it was."""
+        self._hook.remove()
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: what follows a non-linear layer cannot become part of its weights."""
+        raise ValueError("a guided adapter cannot be merged into the encoder; use unload() to remove it")
+
+    unmerge = merge
+
+    def __getattr__(self, name: str) -> Any:
+        """Look for unknown attributes in the frozen layer."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_layer"), name)
+
+    def _running_adapters(self) -> list[str]:
+        if self.disable_adapters:
+            return []
+        return [name for name in self.active_adapters if name in self.guided_adapter_down]
+
+    def _aggregate(self, name: str, hidden_states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        owner = self.attention_owner[name][0] if name in self.attention_owner else self
+        return guided_aggregation(
+            hidden_states,
+            owner.guided_adapter_attention[name],
+            self.guided_adapter_view_norm[name],
+            self.guided_adapter_voxel_norm[name],
+            geometry,
+            self.guidance[name],
+        )
+
+    def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
+        for name in self._running_adapters():
+            branch = branch + bottleneck(
+                branch,
+                self.guided_adapter_down[name],
+                self.guided_adapter_up[name],
+                self.guided_adapter_dropout[name],
+                self.bottleneck_scale[name],
+            )
+        return branch
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Follow the layer's device but not its dtype: adapters train in float32 beside a bfloat16 encoder."""
+        device = device or next(self.base_layer.parameters()).device
+        for name in self.adapter_layer_names:
+            adapters = getattr(self, name)
+            if adapter_name not in adapters:
+                continue
+            on_meta = any(parameter.is_meta for parameter in adapters[adapter_name].parameters())
+            if device.type != "meta" and not on_meta:
+                adapters[adapter_name].to(device)

@@ -1,0 +1,178 @@
+"""Our model against stored runs of the released CLIP program for ScanObjectNN, stage by stage."""
+
+import re
+
+import pytest
+import torch
+
+from hf_any3d.conversions.any2point import rename
+from hf_any3d.modeling.any2point.guided_adapter import pool_views, view_voxel_cosine
+from hf_any3d.modeling.any2point.virtual_projection import project
+from tests.modeling.any2point.reference_case import ReferenceCase
+from tests.reference.fill import fill
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["any2point_clip_scan", "any2point_clip_scan_batch1"])
+def run(request):
+    """Everything a case stores, computed by our model: {key: tensor}, with the case."""
+    case = ReferenceCase(request.param, "clip-scan")
+    peft_model = case.build()
+    model = peft_model.base_model.model
+    base, layer = model.any2point, model.any2point.encoder.encoder.layers[0]
+    ours, seen = {}, {}
+
+    tokenizer = base.point_tokenizer.modules_to_save["default"]
+    for number in (1, 2):
+        tokenizer.stages[number - 1].register_forward_hook(
+            lambda module, args, out, key=f"stage{number}": ours.__setitem__(key, out)
+        )
+    tokenizer.register_forward_hook(lambda module, args, out: seen.__setitem__("tokens", out))
+    layer.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    layer.base_layer.register_forward_hook(lambda module, args, out: seen.__setitem__("before", out))
+    layer.register_forward_hook(lambda module, args, out: seen.__setitem__("output", out))
+    model.classifier.modules_to_save["default"].register_forward_hook(
+        lambda module, args, out: ours.__setitem__("features", args[0])
+    )
+    with torch.no_grad(), pytest.warns(UserWarning, match="other clouds of a batch"):
+        ours["logits"] = peft_model(points=case.points).logits
+    ours["block1_output"] = seen["output"].transpose(0, 1)
+    ours["block1_before_guidance"] = seen["before"].transpose(0, 1)[:, 1:]
+    tokens, geometry = seen["tokens"], seen["geometry"]
+    ours["tokens"], ours["centers"], ours["fps_index"] = tokens.tokens, tokens.centers, tokens.index
+    ours["view_position"] = geometry.view_positions.squeeze(-1)
+    projection = project(tokens.centers, base.family.positions(base.encoder), base.config)
+    ours["position_embedding"] = projection.embedding
+    ours["cell"] = (geometry.view_positions.squeeze(-1) / 2).floor().long()
+    ours["voxel"] = geometry.voxels(0.08).row.squeeze(1)
+    probe = 20 * torch.from_numpy(fill("probe_tokens", ours["block1_output"].shape))
+    with torch.no_grad():
+        ours["block1_cosine"] = cosine(layer, seen["before"].transpose(0, 1)[:, 1:], geometry)
+        out = layer(probe.transpose(0, 1), attention_mask=None, is_causal=False, geometry=geometry)
+        ours["probe_output"] = out.transpose(0, 1)
+        ours["probe_cosine"] = cosine(layer, seen["before"].transpose(0, 1)[:, 1:], geometry)
+    return case, ours
+
+
+def cosine(layer, tokens, geometry):
+    """Agreement of views and voxels in a layer, from the same pieces that the aggregation is made of."""
+    guidance = layer.guidance["default"]
+    members, voxels = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
+    rows = pool_views(tokens, layer.guided_adapter_attention["default"], members, guidance.pooling)
+    rows = torch.nn.functional.gelu(layer.guided_adapter_view_norm["default"](rows, members))
+    low = torch.full((len(tokens), tokens.shape[1], tokens.shape[2]), -torch.inf)
+    index = voxels.row.squeeze(1).unsqueeze(-1).expand_as(tokens)
+    low = low.scatter_reduce(1, index, tokens, "amax").unsqueeze(1)
+    low = torch.where(voxels.occupied.unsqueeze(-1), low, 0.0) + voxels.pool @ tokens.unsqueeze(1)
+    reference = torch.nn.functional.gelu(layer.guided_adapter_voxel_norm["default"](low, voxels)).squeeze(1)
+    return view_voxel_cosine(rows, reference, members, voxels)
+
+
+@pytest.mark.parametrize("key", ["centers", "fps_index", "cell"])
+def test_discrete_decisions_are_identical(run, key):
+    case, ours = run
+    assert torch.equal(ours[key], case.expected[key].to(ours[key].dtype))
+
+
+def test_tokens_share_voxels_exactly_where_the_original_says(run):
+    case, ours = run
+    expected = case.expected["voxel"]
+    for cloud in range(len(expected)):
+        same = expected[cloud][:, None] == expected[cloud][None]
+        assert torch.equal(ours["voxel"][cloud][:, None] == ours["voxel"][cloud][None], same)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "stage1",
+        "stage2",
+        "tokens",
+        "view_position",
+        "position_embedding",
+        "block1_before_guidance",
+        "block1_cosine",
+        "block1_output",
+        "probe_output",
+        "probe_cosine",
+        "features",
+        "logits",
+    ],
+)
+def test_every_stored_stage_agrees_to_one_in_ten_thousand(run, key):
+    case, ours = run
+    expected = case.expected[key].float()
+    found = case.stored(key, ours[key])
+    assert found.shape == expected.shape
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < 1e-4, f"{key}: largest difference is {error:.1e} of the largest value"
+    tolerance = case.manifest["tolerance"].get(key)
+    if isinstance(tolerance, float):
+        assert (found - expected).abs().max() <= tolerance
+
+
+@pytest.fixture(scope="module")
+def gradient_run():
+    """One training step without dropout: loss, logits and the model with its gradients."""
+    case = ReferenceCase("any2point_clip_scan_grad", "clip-scan")
+    model = case.build().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    output = model(points=case.points, labels=torch.tensor(case.manifest["labels"]))
+    output.loss.backward()
+    return case, model, output
+
+
+def test_training_loss_and_logits_agree(gradient_run):
+    case, _, output = gradient_run
+    assert abs(output.loss.item() - case.manifest["loss_value"]) < case.manifest["tolerance"]["loss"]
+    assert (output.logits - case.expected["logits"]).abs().max() < case.manifest["tolerance"]["logits"]
+
+
+def named_tensors(case, names, tensors):
+    """Our tensor for each original name, taken out of its stack where there is one."""
+    for name in names:
+        frozen, ours = rename(name, case.variant)
+        assert not frozen and len(ours) == 1, name
+        stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours[0])
+        yield name, tensors[ours[0]] if stacked is None else tensors[stacked[1]][int(stacked[2])]
+
+
+def plain_names(model, tensors):
+    """Tensors of a PEFT model under the names of the base model and of stored adapters."""
+    renamed = {}
+    for name, tensor in tensors:
+        name = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".default", "")
+        renamed[name] = tensor
+    return renamed
+
+
+def test_exactly_the_published_parameters_train(gradient_run):
+    case, model, _ = gradient_run
+    trained = plain_names(model, ((n, p) for n, p in model.named_parameters() if p.requires_grad))
+    assert sum(parameter.numel() for parameter in trained.values()) == case.manifest["trainable_count"]
+    matched = [tensor.numel() for _, tensor in named_tensors(case, case.manifest["trainable"], trained)]
+    assert sum(matched) == case.manifest["trainable_count"]
+
+
+def test_gradient_norms_agree_to_one_percent(gradient_run):
+    case, model, _ = gradient_run
+    gradients = plain_names(model, ((n, p.grad) for n, p in model.named_parameters() if p.requires_grad))
+    floor = 1e-4 * case.manifest["total_gradient_norm"]
+    compared = 0
+    pairs = named_tensors(case, case.manifest["trainable"], gradients)
+    for (name, gradient), expected in zip(pairs, case.expected["gradient_norm"].tolist(), strict=True):
+        if expected > floor:
+            assert gradient.norm().item() == pytest.approx(expected, rel=1e-2), name
+            compared += 1
+    assert compared > 70
+
+
+def test_batch_statistics_move_as_published(gradient_run):
+    case, model, _ = gradient_run
+    buffers = plain_names(model, model.named_buffers())
+    pairs = named_tensors(case, case.manifest["buffers"], buffers)
+    for (name, buffer), expected in zip(pairs, case.expected["buffer_norm"].tolist(), strict=True):
+        assert buffer.norm().item() == pytest.approx(expected, rel=1e-4), name
