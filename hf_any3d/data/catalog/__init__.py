@@ -1,0 +1,53 @@
+"""Datasets of point clouds by name. A new one is a file here and a line in `CATALOG`."""
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+CATALOG: dict[str, str] = {
+    "folder": "folder",  # a folder of point files and meshes, label = folder name
+    "parquet": "parquet",  # local Parquet files with a column of points
+    "shapes": "shapes",  # the small set of household objects in examples/data
+}
+"""Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""
+
+
+def load_point_dataset(
+    name: str, *, data_dir: str | os.PathLike | None = None, split: str | None = None, **options
+) -> "DatasetDict | Dataset":
+    """Load a dataset of labelled point clouds.
+
+    Rows have `points` (num_points, 3 or more) float32 and mostly `label`, a ClassLabel. All columns are of plain
+    types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy arrays; for lists, use
+    `.with_format(None)`.
+
+    Args:
+        name: a name in `CATALOG`, or a repository on the hub (`owner/name`).
+        data_dir: where the files lie; what is expected there is in the documentation of the catalogue's module.
+        split: give only this split.
+        options: further arguments of the named dataset; for a repository, of `datasets.load_dataset`.
+
+    Returns:
+        A DatasetDict, or the Dataset of `split`.
+
+    Raises:
+        ValueError: an unknown name or split; data without a column of points; splits whose classes differ.
+        FileNotFoundError: no data where it is expected.
+    """
+    from hf_any3d.data.catalog.columns import prepare_splits
+
+    if "/" in name:
+        from datasets import load_dataset
+
+        splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
+    elif name in CATALOG:
+        splits = import_module(f"{__name__}.{CATALOG[name]}").load(data_dir, **options)
+    else:
+        raise ValueError(f"unknown dataset {name!r}; known are {', '.join(sorted(CATALOG))}, or owner/name on the hub")
+    if split is not None and split not in splits:
+        raise ValueError(f"dataset {name!r} has no split {split!r}; it has {', '.join(splits)}")
+    splits = prepare_splits(splits, name)
+    return splits if split is None else splits[split]

@@ -1,0 +1,78 @@
+"""The columns that every dataset of the catalogue has, whatever it was read from."""
+
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List, Value
+
+
+def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
+    """Check the column of points, give labels their class names and read rows as numpy arrays.
+
+    Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
+    that are text or integers become a ClassLabel whose classes are those of the training split.
+
+    Args:
+        splits: the data as loaded.
+        origin: the dataset's name, for error messages.
+
+    Raises:
+        ValueError: no column of points, or one of another type; a split with classes that the training split lacks.
+    """
+    prepared = {split: _with_array_points(rows, f"{origin}, split {split}") for split, rows in splits.items()}
+    prepared = _with_class_labels(type(splits)(prepared), origin)
+    return prepared.with_format("numpy")
+
+
+def _with_array_points(rows: Dataset, origin: str) -> Dataset:
+    if "points" not in rows.features:
+        raise ValueError(f"{origin}: no column 'points'; there are {', '.join(rows.column_names) or 'no columns'}")
+    feature = rows.features["points"]
+    if isinstance(feature, Array2D):
+        shape = feature.shape
+    elif (
+        isinstance(feature, List) and isinstance(feature.feature, List) and isinstance(feature.feature.feature, Value)
+    ):
+        shape = (None, len(rows.with_format(None)[0]["points"][0]) if len(rows) else 3)
+    else:
+        raise ValueError(f"{origin}: points has type {feature}; expected Array2D or lists of lists of numbers")
+    if shape[1] < 3:
+        raise ValueError(f"{origin}: points has {shape[1]} channels; expected x, y, z and perhaps more")
+    if feature == Array2D(shape, "float32"):
+        return rows
+    return rows.cast_column("points", Array2D(shape, "float32"))
+
+
+def _with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
+    labelled = [split for split, rows in splits.items() if "label" in rows.column_names]
+    if not labelled:
+        return splits
+    first = "train" if "train" in labelled else labelled[0]
+    feature = splits[first].features["label"]
+    if not isinstance(feature, ClassLabel):
+        feature = _classes_of(splits, first, labelled)
+        if feature is None:
+            return splits
+    for split in labelled:
+        found = splits[split].features["label"]
+        if isinstance(found, ClassLabel):
+            if found.names != feature.names:
+                raise ValueError(
+                    f"{origin}: the classes of split {split} are {found.names}, those of {first} {feature.names}"
+                )
+            continue
+        unknown = set(splits[split].unique("label")) - set(feature.names) if _is_text(found) else set()
+        if unknown:
+            raise ValueError(f"{origin}: split {split} has classes {sorted(unknown)} that split {first} does not have")
+        splits[split] = splits[split].cast_column("label", feature)
+    return splits
+
+
+def _classes_of(splits: DatasetDict, first: str, labelled: list[str]) -> ClassLabel | None:
+    if _is_text(splits[first].features["label"]):
+        return ClassLabel(names=sorted(splits[first].unique("label")))
+    values = {value for split in labelled for value in splits[split].unique("label")}
+    if all(isinstance(value, int) and value >= 0 for value in values):
+        return ClassLabel(num_classes=max(values) + 1)
+    return None  # a label that is no class, such as a measured quantity, stays as it is
+
+
+def _is_text(feature) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")

@@ -1,0 +1,82 @@
+"""A validation part carved from the training split, so that the test split selects nothing."""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+
+def validation_split(
+    dataset: Dataset | DatasetDict,
+    fraction: float,
+    seed: int = 0,
+    *,
+    group_column: str | None = None,
+    stratify: bool = True,
+    label_column: str = "label",
+) -> DatasetDict:
+    """Move a part of the training rows to a split `validation`, by whole groups.
+
+    Groups are drawn in random order. One is taken when that brings the part nearer to `fraction`, within each class
+    where `stratify` is set. At least one group always stays in training, and one is taken where there are two.
+
+    Args:
+        dataset: training rows, or splits with `train`; other splits are passed on.
+        fraction: share of the training rows, between 0 and 1.
+        seed: decides which groups are drawn.
+        group_column: rows with the same value here, such as variants of one model, stay together; None treats every
+            row as a group of its own.
+        stratify: take the fraction of every class; a group of several classes counts as its most frequent one.
+        label_column: column of the classes.
+
+    Returns:
+        Splits `train`, `validation` and the others given; rows keep their order.
+
+    Raises:
+        ValueError: a fraction out of range, a missing column or split, a split `validation` that is already there, or
+            too few groups to divide.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}; expected more than 0 and less than 1")
+    splits = dict(dataset) if isinstance(dataset, DatasetDict) else {"train": dataset}
+    if "train" not in splits or "validation" in splits:
+        raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
+    rows = splits["train"]
+    for name in (group_column, label_column if stratify else None):
+        if name is not None and name not in rows.column_names:
+            raise ValueError(f"dataset has no column {name!r}; it has {', '.join(rows.column_names)}")
+
+    plain = rows.with_format(None)
+    keys = range(len(rows)) if group_column is None else plain[group_column]
+    labels = plain[label_column] if stratify else [None] * len(rows)
+    members = defaultdict(list)
+    for index, key in enumerate(keys):
+        members[key].append(index)
+    strata = defaultdict(list)
+    for group in members.values():
+        label = Counter(labels[index] for index in group).most_common(1)[0][0]
+        strata[label].append(group)
+    if all(len(groups) < 2 for groups in strata.values()):
+        raise ValueError(f"dataset has {len(members)} groups; expected at least two in one class to divide it")
+
+    generator = np.random.default_rng(seed)
+    taken = sorted(index for groups in strata.values() for index in _draw(groups, fraction, generator))
+    kept = np.setdiff1d(np.arange(len(rows)), taken)
+    splits.pop("train")
+    return DatasetDict(train=rows.select(kept), validation=rows.select(taken), **splits)
+
+
+def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generator) -> list[int]:
+    if len(groups) < 2:
+        return []
+    wanted = fraction * sum(map(len, groups))
+    order = [groups[i] for i in generator.permutation(len(groups))]
+    taken, left = [], []
+    for group in order:
+        # Half the group beyond what is wanted is as near to it as none of the group.
+        (taken if sum(map(len, taken)) + len(group) / 2 <= wanted else left).append(group)
+    if not taken:
+        taken.append(left.pop(min(range(len(left)), key=lambda i: len(left[i]))))
+    if not left:
+        left.append(taken.pop())
+    return [index for group in taken for index in group]

@@ -1,0 +1,110 @@
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset
+
+from hf_any3d.data import load_point_dataset
+
+
+def table(labels, sizes=None, names=None):
+    """Clouds as nested lists, the way pandas and pyarrow users write them; with `names`, as ClassLabel."""
+    generator = np.random.default_rng(0)
+    clouds = [generator.uniform(-1, 1, (size, 3)) for size in sizes or [4] * len(labels)]
+    if names is None:
+        return pd.DataFrame({"points": [cloud.tolist() for cloud in clouds], "label": labels})
+    features = Features({"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=names)})
+    return Dataset.from_dict({"points": clouds, "label": labels}, features=features)
+
+
+def write(folder, **tables):
+    folder.mkdir(exist_ok=True)
+    for split, rows in tables.items():
+        rows.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_file_names_say_the_split_and_nested_lists_become_arrays(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table(["mug", "cup", "mug"], [5, 6, 7]), test=table(["mug"]))
+    splits = load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
+    assert splits["train"].features["points"] == Array2D((None, 3), "float32")
+    assert splits["train"].features["label"].names == splits["test"].features["label"].names == ["cup", "mug"]
+    assert [row["points"].shape for row in splits["train"]] == [(5, 3), (6, 3), (7, 3)]
+    assert splits["train"]["label"][:].tolist() == [1, 0, 1] and splits["test"][0]["label"] == 1
+    np.testing.assert_allclose(splits["train"][1]["points"], table(["mug", "cup"], [5, 6])["points"][1], rtol=1e-6)
+
+
+def test_files_can_be_given_one_by_one(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", first=table([0, 2]), second=table([1]))
+    files = {"train": [folder / "first.parquet"], "validation": folder / "second.parquet"}
+    splits = load_point_dataset("parquet", data_files=files, cache_dir=cache_dir)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "validation": 1}
+    assert splits["validation"].features["label"].names == ["0", "1", "2"]
+
+
+def test_one_split_can_be_asked_for(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table([0, 1]), test=table([1]))
+    rows = load_point_dataset("parquet", data_dir=folder, split="test", cache_dir=cache_dir)
+    assert isinstance(rows, Dataset) and len(rows) == 1
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, test"):
+        load_point_dataset("parquet", data_dir=folder, split="dev", cache_dir=cache_dir)
+
+
+def test_measured_quantities_are_not_turned_into_classes(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table([0.5, 1.5]))
+    rows = load_point_dataset("parquet", data_dir=folder, split="train", cache_dir=cache_dir)
+    assert rows["label"][:].tolist() == [0.5, 1.5]
+
+
+def test_class_labels_of_another_order_are_not_silently_mixed_up(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table([0], names=["cup", "mug"]), test=table([0], names=["mug", "cup"]))
+    with pytest.raises(ValueError, match=r"classes of .*train.parquet are \['cup', 'mug'\], those of .*test.parquet"):
+        load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
+
+
+def test_classes_that_training_lacks_are_named(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table(["cup", "mug"]), test=table(["jug"]))
+    with pytest.raises(ValueError, match=r"split test has classes \['jug'\] that split train does not have"):
+        load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
+
+
+def test_a_missing_column_of_points_names_the_columns_there_are(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table([0]).rename(columns={"points": "xyz"}))
+    with pytest.raises(ValueError, match="parquet, split train: no column 'points'; there are xyz, label"):
+        load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize("points", [[1.0, 2.0], [[[0.0, 1.0]], [[2.0, 3.0]]], ["a", "b"]])
+def test_a_column_of_another_type_is_refused(points, tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=pd.DataFrame({"points": points}))
+    with pytest.raises(ValueError, match="points has (type|2 channels)"):
+        load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty: no Parquet file in this folder"):
+        load_point_dataset("parquet", data_dir=tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="absent.parquet: no such file"):
+        load_point_dataset("parquet", data_files=tmp_path / "absent.parquet")
+    with pytest.raises(ValueError, match="expected exactly one of them"):
+        load_point_dataset("parquet")
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown dataset 'shape'; known are folder, parquet, shapes, or owner/name"):
+        load_point_dataset("shape")
+
+
+def test_a_name_with_a_slash_is_a_repository_or_a_folder_of_one(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table(["cup", "mug"]))
+    rows = load_point_dataset(str(folder), split="train", cache_dir=cache_dir)
+    assert rows.features["label"].names == ["cup", "mug"] and rows[0]["points"].shape == (4, 3)
+
+
+def test_what_is_loaded_is_written_and_opened_again_without_the_package(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table(["cup", "mug"], [5, 6]))
+    rows = load_point_dataset("parquet", data_dir=folder, split="train", cache_dir=cache_dir)
+    rows.to_parquet(tmp_path / "again.parquet")
+    again = load_dataset("parquet", data_files=str(tmp_path / "again.parquet"), split="train", cache_dir=cache_dir)
+    assert again.features == rows.features
+    np.testing.assert_array_equal(again.with_format("numpy")[1]["points"], rows[1]["points"])
