@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from hf_any3d.modeling.encoders.checksums import shard_names, weight_entry, weight_files, weights_checksum
 
 CONFIG_NAME = "config.json"
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS_TO_ANSWER = 10.0
 
@@ -100,8 +100,8 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         RevisionNotFoundError: the repository has no such revision.
     """
     name = str(name_or_path)
-    if Path(name_or_path).is_dir():
-        return _from_directory(name, Path(name_or_path), None)
+    if name and Path(name).is_dir():
+        return _from_directory(name, Path(name), None)
     if not _HUB_NAME.fullmatch(name):
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
     if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):

@@ -91,13 +91,13 @@ def _validate_card(store: Store, request: Request) -> dict:
 
 
 @_route("POST", "/api/repos/create")
-def _create(store: Store, request: Request) -> dict:
+def _create(store: Store, request: Request) -> Response:
     wanted = request.json()
     kind = wanted.get("type") or "model"
     name = f"{wanted.get('organization') or USER}/{wanted['name']}"
     url = f"{request.url}/{'' if kind == 'model' else f'{kind}s/'}{name}"
-    store.create(kind, name)
-    return {"url": url, "name": name, "id": name}
+    is_new = store.create(kind, name)
+    return Response(json.dumps({"url": url, "name": name, "id": name}).encode(), 200 if is_new else 409)
 
 
 @_route("DELETE", "/api/repos/delete")

@@ -53,10 +53,8 @@ class LocalHub:
     def commit(self, name: str, files: Mapping[str, bytes], *, kind: str = "model") -> str:
         """Puts files straight into a repository, which is created if need be; returns the commit."""
         with self._lock:
-            try:
-                repository = self._store.get(kind, name)
-            except HubError:
-                repository = self._store.create(kind, name)
+            self._store.create(kind, name)
+            repository = self._store.get(kind, name)
             stored = {path: StoredFile(content) for path, content in files.items()}
             return repository.commit({**repository.at("main").files, **stored}, "files put there by a test").sha
 

@@ -78,11 +78,12 @@ class Store:
         self._repositories: dict[tuple[str, str], Repository] = {}
         self.uploads: dict[str, bytes] = {}
 
-    def create(self, kind: str, name: str) -> Repository:
+    def create(self, kind: str, name: str) -> bool:
+        """Says whether the repository is a new one; one that is there stays as it is."""
         if (kind, name) in self._repositories:
-            raise HubError(409, "RepoExists", f"You already created this {kind} repo: {name}")
+            return False
         self._repositories[kind, name] = Repository(kind, name)
-        return self._repositories[kind, name]
+        return True
 
     def get(self, kind: str, name: str) -> Repository:
         try:

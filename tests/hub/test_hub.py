@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, upload_folder
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, BertConfig, BertModel
 
@@ -98,6 +98,22 @@ def test_branch_and_tag_name_commits(hub):
     HfApi().upload_file(path_or_fileobj=b"2", path_in_repo="config.json", repo_id="me/named", revision="next")
     assert HfApi().model_info("me/named", revision="v1").sha == first == HfApi().model_info("me/named").sha
     assert hub.content("me/named", "config.json", revision="next") == b"2"
+
+
+def test_existing_repository_is_created_only_when_that_is_allowed(hub):
+    first = hub.commit("me/twice", {"a.txt": b"a"})
+    assert HfApi().create_repo("me/twice", exist_ok=True).repo_id == "me/twice"
+    with pytest.raises(HfHubHTTPError, match="409"):
+        HfApi().create_repo("me/twice")
+    assert HfApi().model_info("me/twice").sha == first
+
+
+def test_push_on_an_outdated_parent_is_refused(hub):
+    outdated = hub.commit("me/race", {"a.txt": b"a"})
+    hub.commit("me/race", {"a.txt": b"b"})
+    with pytest.raises(HfHubHTTPError, match="412"):
+        HfApi().upload_file(path_or_fileobj=b"c", path_in_repo="a.txt", repo_id="me/race", parent_commit=outdated)
+    assert hub.content("me/race", "a.txt") == b"b"
 
 
 def test_deleted_files_and_repositories_are_gone(hub):
