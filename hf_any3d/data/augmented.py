@@ -41,7 +41,13 @@ class AugmentedDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[index]
+        return self._augment(self.dataset[index])
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """Rows of a batch; DataLoader asks for them together, and reading them so is several times faster."""
+        return [self._augment(row) for row in self.dataset.__getitems__(indices)]
+
+    def _augment(self, row: dict) -> dict:
         cloud = self.transform(stack_channels(row, self.array_columns[1:]))  # (num_points, channels)
         ends = np.cumsum([row[name].shape[1] for name in self.array_columns])
         return {**row, **dict(zip(self.array_columns, np.split(cloud, ends[:-1], axis=1), strict=True))}

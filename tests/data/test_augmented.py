@@ -47,6 +47,17 @@ def test_a_loader_with_the_collator_gives_model_input(dataset):
     assert batch["points"].shape == (2, 16, 3) and batch["labels"].tolist() == [0, 1]
 
 
+def test_rows_read_together_equal_rows_read_one_by_one(dataset):
+    augmented = AugmentedDataset(dataset, Jitter(), extra_columns=("normals",))
+    torch.manual_seed(3)
+    together = augmented.__getitems__([1, 0])
+    torch.manual_seed(3)
+    one_by_one = [augmented[1], augmented[0]]
+    for row, other in zip(together, one_by_one, strict=True):
+        assert row.keys() == other.keys()
+        assert all(np.array_equal(row[name], other[name]) for name in row)
+
+
 def test_a_missing_column_is_named(dataset):
     with pytest.raises(ValueError, match="no column 'colors'; it has points, normals, label"):
         AugmentedDataset(dataset, Jitter(), extra_columns=("colors",))
