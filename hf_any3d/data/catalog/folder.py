@@ -3,20 +3,20 @@
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, NamedSplit, Value
 from datasets.exceptions import DatasetGenerationError
 
-from hf_any3d.data.catalog.layout import find_labelled_files
-from hf_any3d.data.files import READERS, read_point_cloud
+from hf_any3d.data.catalog.layout import LabelledFile, find_labelled_files
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, supported_file_types
 from hf_any3d.data.resampling import resample_index
-from hf_any3d.data.surface import sample_surface
 
 logger = logging.getLogger(__name__)
 
+COLUMN_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
 COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".json", ".csv"}
 """Endings of files that lie beside models and are no clouds themselves; others are mentioned when passed over."""
 
@@ -26,6 +26,7 @@ def load(
     *,
     num_points: int | None = None,
     mesh_points: int = 2048,
+    columns: Sequence[str] = (),
     seed: int = 0,
     on_error: str = "raise",
     **options,
@@ -38,13 +39,15 @@ def load(
         num_points: draw this many points of every file, so that all clouds have one size; None keeps all points of
             point files and draws `mesh_points` from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
+        columns: "normals" and "colors" are read too where they are named here; every file must have them then.
         seed: decides which points are drawn, for each file on its own.
         on_error: "raise" stops at a file that cannot be read; "skip" leaves it out with a warning.
         options: `cache_dir` and `keep_in_memory` of `datasets.Dataset.from_generator`.
 
     Returns:
-        Splits with `points` (Array2D float32), `label` (ClassLabel, names in alphabetical order) and `file` (path
-        inside the folder). Without folders of splits, all is `train`.
+        Splits with `points` (Array2D float32, in the units of the file), `label` (ClassLabel, names in alphabetical
+        order), `file` (path inside the folder), and the columns asked for: `normals` float32, `colors` uint8. Without
+        folders of splits, all is `train`.
 
     Raises:
         ValueError: an unreadable file, a layout that says no class, or splits whose classes differ.
@@ -57,27 +60,27 @@ def load(
     for name, value in (("num_points", num_points), ("mesh_points", mesh_points)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
+    if unknown := sorted(set(columns) - {"normals", "colors"}):
+        raise ValueError(f"columns has {unknown[0]!r}; expected 'normals' or 'colors'")
+
     root = Path(data_dir)
-    splits, others = find_labelled_files(root, set(READERS))
-    passed_over = sorted(set(others) - COMPANIONS)
-    if passed_over:
+    splits, others = find_labelled_files(root, {f".{file_type}" for file_type in supported_file_types()})
+    if passed_over := sorted(set(others) - COMPANIONS):
         logger.warning("%s: passed over files of types %s", root, ", ".join(passed_over))
-    first = "train" if "train" in splits else next(iter(splits))
-    classes = sorted({file.label for file in splits[first]})
-    for split, files in splits.items():
-        unknown = sorted({file.label for file in files} - set(classes))
-        if unknown:
-            raise ValueError(f"{root}: split {split} has classes {unknown} that split {first} does not have")
     features = Features(
-        {"points": Array2D((num_points, 3), "float32"), "label": ClassLabel(names=classes), "file": Value("string")}
+        {
+            **{name: Array2D((num_points, 3), COLUMN_TYPES[name]) for name in ("points", *columns)},
+            "label": ClassLabel(names=_classes(root, splits)),
+            "file": Value("string"),
+        }
     )
-    loaded = {}
+    loaded = DatasetDict()
     for split, files in splits.items():
-        # Sizes and times of the files are part of the arguments, so that a changed file is read anew.
-        stamps = tuple((str(file.path), file.label, *_stamp(file.path)) for file in files)
         arguments = {
             "root": str(root),
-            "stamps": stamps,
+            # Sizes and times of the files are part of the arguments, so that a changed file is read anew.
+            "stamps": tuple((str(file.path), file.label, *_stamp(file.path)) for file in files),
+            "columns": ("points", *columns),
             "num_points": num_points,
             "mesh_points": mesh_points,
             "seed": seed,
@@ -91,7 +94,16 @@ def load(
             raise (error.__cause__ or error) from None
         if len(loaded[split]) == 0:
             raise ValueError(f"{root}: none of the {len(files)} files of split {split} could be read")
-    return DatasetDict(loaded)
+    return loaded
+
+
+def _classes(root: Path, splits: dict[str, list[LabelledFile]]) -> list[str]:
+    first = "train" if "train" in splits else next(iter(splits))
+    classes = {file.label for file in splits[first]}
+    for split, files in splits.items():
+        if unknown := sorted({file.label for file in files} - classes):
+            raise ValueError(f"{root}: split {split} has classes {unknown} that split {first} does not have")
+    return sorted(classes)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -99,31 +111,39 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _rows(root: str, stamps: tuple, num_points: int | None, mesh_points: int, seed: int, skip: bool) -> Iterator[dict]:
+def _rows(root: str, stamps: tuple, skip: bool, seed: int, **settings) -> Iterator[dict]:
     for path, label, _, _ in stamps:
         name = Path(path).relative_to(root).as_posix()
         # Seeded by its own name, a file gives the same points whatever lies beside it.
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
         try:
-            points = _read(path, num_points, mesh_points, generator)
-        except (ValueError, OSError) as error:
+            row = _read(path, generator, **settings)
+        except PointCloudError as error:
             if not skip:
                 raise
-            logger.warning("left out %s: %s", path, error)
+            logger.warning("left out %s", error)
             continue
-        yield {"points": points, "label": label, "file": name}
+        yield {**row, "label": label, "file": name}
 
 
-def _read(path: str, num_points: int | None, mesh_points: int, generator: np.random.Generator) -> np.ndarray:
+def _read(
+    path: str, generator: np.random.Generator, columns: Sequence[str], num_points: int | None, mesh_points: int
+) -> dict[str, np.ndarray]:
     cloud = read_point_cloud(path)
-    points = np.asarray(cloud.points, dtype=np.float32)
-    if len(points) == 0 or not np.isfinite(points).all():
-        raise ValueError(f"{path}: {'no points' if len(points) == 0 else 'NaN or infinite coordinates'}")
-    if cloud.faces is not None and len(cloud.faces):
+    if cloud.is_mesh:
         try:
-            return sample_surface(points, cloud.faces, num_points or mesh_points, generator)[0]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    if num_points is None:
-        return points
-    return points[resample_index(len(points), num_points, generator)]
+            cloud = cloud.sample_surface(num_points or mesh_points, generator)
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{path}: {error}") from None
+        index = slice(None)
+    else:
+        index = slice(None) if num_points is None else resample_index(len(cloud), num_points, generator)
+    row = {}
+    for name in columns:
+        values = getattr(cloud, name)
+        if values is None:
+            raise PointCloudFileError(f"{path}: the file has no {name}; leave them out of columns, or the file")
+        if name == "colors":
+            values = (values * 255).round()
+        row[name] = values[index].astype(COLUMN_TYPES[name])
+    return row
