@@ -1,0 +1,65 @@
+"""Cells on a line, a plane and in space."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
+
+
+def test_a_line_of_77_has_39_cells_of_2():
+    position = torch.tensor([[0.0, 1.99, 2.0, 75.99, 76.0, 76.5]])
+    assert line_cell_count(2, 77) == 39
+    assert line_cells(position, 2, 77).tolist() == [[0, 0, 1, 37, 38, 38]]
+
+
+def test_positions_off_the_line_fall_into_its_ends():
+    assert line_cells(torch.tensor([-0.5, 77.0, 1000.0]), 1, 77).tolist() == [0, 76, 76]
+
+
+def test_plane_cells_are_counted_row_by_row():
+    # 12 columns and 19 rows.
+    position = torch.tensor([[0.0, 0.0], [15.9, 0.0], [16.0, 0.0], [0.0, 16.0], [191.9, 303.9], [192.0, 304.0]])
+    assert plane_cell_count(16, 192, 304) == 12 * 19
+    assert plane_cells(position, 16, 192, 304).tolist() == [0, 0, 1, 12, 227, 227]
+
+
+def test_a_cut_column_counts():
+    assert plane_cell_count(26, 518, 518) == 20 * 20
+    assert plane_cells(torch.tensor([[517.0, 517.0]]), 26, 518, 518).tolist() == [399]
+
+
+@pytest.mark.parametrize("edge", [0.1, 0.5, 3.0])
+def test_voxel_labels_are_the_first_point_of_the_voxel(make_clouds, edge):
+    clouds = torch.from_numpy(make_clouds(3, 80))
+    labels = voxel_cells(clouds, edge)
+    for cloud, cloud_labels in zip(clouds, labels.tolist(), strict=True):
+        first = {}
+        voxels = [tuple(voxel) for voxel in ((cloud - cloud.min(0).values) / edge).int().tolist()]
+        assert cloud_labels == [first.setdefault(voxel, place) for place, voxel in enumerate(voxels)]
+
+
+def test_voxels_do_not_depend_on_the_other_clouds():
+    clouds = torch.randn(4, 50, 3)
+    alone = torch.cat([voxel_cells(cloud[None], 0.4) for cloud in clouds])
+    assert torch.equal(voxel_cells(clouds, 0.4), alone)
+
+
+def test_tiny_voxels_keep_points_apart():
+    cloud = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]])
+    assert voxel_cells(cloud, 1e-6).tolist() == [[0, 1, 2, 3, 1]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: line_cells(torch.zeros(3), 0, 77), "cell_size: 0; expected a positive number"),
+        (lambda: line_cells(torch.zeros(3), 2, -1), "length: -1; expected a positive number"),
+        (lambda: plane_cells(torch.zeros(1, 5, 3), 2, 10, 10), r"position: shape \(1, 5, 3\)"),
+        (lambda: plane_cell_count(float("nan"), 10, 10), "cell_size: nan"),
+        (lambda: voxel_cells(torch.zeros(5, 3), 0.1), r"xyz: shape \(5, 3\)"),
+        (lambda: voxel_cells(torch.zeros(1, 5, 3), -0.1), "edge: -0.1; expected a positive number"),
+    ],
+)
+def test_errors_name_the_argument_and_the_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

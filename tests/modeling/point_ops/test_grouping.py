@@ -1,0 +1,56 @@
+"""Picking rows of a cloud by index."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import gather_points, group
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_rows_come_from_the_same_cloud(dtype):
+    values = torch.randn(3, 10, 4)
+    index = torch.randint(0, 10, (3, 6, 5), dtype=dtype)
+    grouped, picked = group(values, index), gather_points(values, index[:, :, 0])
+    assert grouped.shape == (3, 6, 5, 4) and picked.shape == (3, 6, 4)
+    for cloud in range(3):
+        assert torch.equal(grouped[cloud], values[cloud][index[cloud].long()])
+        assert torch.equal(picked[cloud], values[cloud][index[cloud, :, 0].long()])
+
+
+def test_gradients_are_those_of_finite_differences():
+    values = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
+    index = torch.tensor([[[0, 0], [4, 1]], [[2, 2], [2, 3]]])
+    assert torch.autograd.gradcheck(lambda rows: group(rows, index), values)
+    assert torch.autograd.gradcheck(lambda rows: gather_points(rows, index[:, 0]), values)
+
+
+def test_values_that_are_not_contiguous_are_read_in_order():
+    values = torch.randn(2, 4, 10).transpose(1, 2)
+    index = torch.randint(0, 10, (2, 7))
+    assert torch.equal(gather_points(values, index), gather_points(values.contiguous(), index))
+
+
+def test_no_picks_give_no_rows():
+    assert group(torch.zeros(2, 5, 3), torch.zeros(2, 0, 4, dtype=torch.long)).shape == (2, 0, 4, 3)
+
+
+def test_an_index_past_the_cloud_does_not_reach_the_next_one():
+    values = torch.zeros(2, 5, 3)
+    for index in ([[5], [0]], [[0], [-1]]):
+        with pytest.raises(IndexError, match="index: values from .* expected 0 to 4"):
+            gather_points(values, torch.tensor(index))
+
+
+@pytest.mark.parametrize(
+    ("operation", "values", "index", "message"),
+    [
+        (gather_points, torch.zeros(5, 3), torch.zeros(1, 2).long(), r"values: shape \(5, 3\)"),
+        (gather_points, torch.zeros(1, 5, 3), torch.zeros(1, 2, 2).long(), r"index: .* expected \(batch, picks\)"),
+        (group, torch.zeros(1, 5, 3), torch.zeros(1, 2).long(), r"expected \(batch, queries, neighbors\)"),
+        (group, torch.zeros(1, 5, 3), torch.zeros(2, 2, 2).long(), "with batch 1"),
+        (group, torch.zeros(1, 5, 3), torch.zeros(1, 2, 2), "index: dtype torch.float32"),
+    ],
+)
+def test_errors_name_the_argument_and_the_value(operation, values, index, message):
+    with pytest.raises(ValueError, match=message):
+        operation(values, index)

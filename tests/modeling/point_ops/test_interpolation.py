@@ -1,0 +1,37 @@
+"""Interpolation from the three nearest points."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
+
+
+def test_weights_are_inverse_squared_distances():
+    points = torch.tensor([[[0.0, 0, 0], [3, 0, 0], [0, 2, 0], [9, 9, 9]]])
+    features = torch.eye(4)[None]
+    result = three_nearest_interpolate(torch.tensor([[[1.0, 0, 0]]]), points, features)
+    weight = torch.tensor([1, 1 / 4, 1 / 5])
+    torch.testing.assert_close(result[0, 0], torch.cat([weight / weight.sum(), torch.zeros(1)]))
+
+
+def test_a_query_upon_a_point_takes_its_features():
+    points, features = torch.randn(2, 50, 3), torch.randn(2, 50, 8)
+    torch.testing.assert_close(three_nearest_interpolate(points, points, features), features, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_than_three_points_all_take_part(count):
+    points, query = torch.randn(2, count, 3), torch.randn(2, 5, 3)
+    result = three_nearest_interpolate(query, points, torch.ones(2, count, 4))
+    torch.testing.assert_close(result, torch.ones(2, 5, 4))
+
+
+def test_gradients_are_those_of_finite_differences():
+    points, query = torch.randn(2, 6, 3), torch.randn(2, 9, 3)
+    features = torch.randn(2, 6, 3, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda rows: three_nearest_interpolate(query, points, rows), features)
+
+
+def test_features_that_do_not_belong_to_the_points_are_an_error():
+    with pytest.raises(ValueError, match=r"features: shape \(1, 4, 2\); expected \(1, 5, width\)"):
+        three_nearest_interpolate(torch.zeros(1, 3, 3), torch.zeros(1, 5, 3), torch.zeros(1, 4, 2))
