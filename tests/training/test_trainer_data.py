@@ -1,0 +1,65 @@
+"""The data side of a run: rows, augmentation, collator and metrics in a stock Trainer."""
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
+from hf_any3d.training.metrics import compute_classification_metrics
+
+
+class PooledMlp(torch.nn.Module):
+    """The least model that learns from points: a map of every point, the maximum over them, a head."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.points = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64))
+        self.head = torch.nn.Linear(64, num_classes)
+        self.seen = []
+
+    def forward(self, points, labels=None):
+        self.seen.append((self.training, points.detach().clone()))
+        logits = self.head(self.points(points).amax(dim=1))
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stock_trainer_learns_from_augmented_rows_and_is_judged_on_plain_ones(workers, tmp_path):
+    splits = validation_split(load_point_dataset("shapes"), 0.2, seed=0, group_column="group")
+    transform = build_transform(["scale", "rotate:limit=0.3", "jitter"])
+    torch.manual_seed(0)
+    model = PooledMlp(18)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=60,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=64,
+        learning_rate=1e-2,
+        dataloader_num_workers=workers,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        label_names=["labels"],
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=AugmentedDataset(splits["train"], transform),
+        eval_dataset=splits["validation"],
+        data_collator=PointCloudCollator(num_points=128),
+        compute_metrics=compute_classification_metrics,
+    )
+    untrained = trainer.evaluate()
+    trainer.train()
+    trained, again = trainer.evaluate(), trainer.evaluate()
+    assert trained["eval_accuracy"] > untrained["eval_accuracy"] + 0.1
+    assert trained["eval_accuracy"] == again["eval_accuracy"]
+    assert 0 < trained["eval_mean_class_accuracy"] < 1
+    plain = torch.from_numpy(splits["validation"]["points"][:64][:, :128])
+    judged = [points for training, points in model.seen if not training and len(points) == 64]
+    assert len(judged) == 3 and all(torch.equal(points, plain) for points in judged)
