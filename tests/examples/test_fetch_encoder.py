@@ -1,0 +1,83 @@
+"""The program that brings the quickstart's encoder."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from transformers import BertConfig, BertModel
+
+from hf_any3d.modeling.encoders import sources
+from hf_any3d.modeling.encoders.checksums import weights_checksum
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, OfflinePackage
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("fetch_encoder", EXAMPLES / "fetch_encoder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bert() -> BertModel:
+    return BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+
+
+@pytest.fixture
+def listed(bert, tmp_path, monkeypatch):
+    """Lists an encoder under a name, in a package that is not installed yet; gives where it would be installed."""
+    bert.save_pretrained(tmp_path / "files")
+    entry = OfflinePackage("carries_a_bert", "files", weights_checksum(tmp_path / "files"), "carrier==1.0")
+    for name in ("me/fetch-hub", "me/fetch-changed", "me/fetch-package"):
+        monkeypatch.setitem(sources.OFFLINE_PACKAGES, name, entry)
+    (tmp_path / "site").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
+    return tmp_path / "site" / "carries_a_bert"
+
+
+def refuse(requirement: str) -> None:
+    raise AssertionError(f"{requirement} was to be installed")
+
+
+def test_hub_spares_the_installation(hub, bert, program, listed):
+    bert.push_to_hub("me/fetch-hub")
+    assert program.fetch_encoder("me/fetch-hub", refuse).revision == hub.commits("me/fetch-hub")[-1]
+
+
+def test_other_weights_on_the_hub_are_refused(hub, program, listed):
+    BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).push_to_hub(
+        "me/fetch-changed"
+    )
+    with pytest.raises(EncoderMismatchError, match="me/fetch-changed"):
+        program.fetch_encoder("me/fetch-changed", refuse)
+
+
+def test_package_is_installed_when_the_hub_is_out_of_reach(program, listed, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    asked = []
+
+    def install(requirement):
+        asked.append(requirement)
+        listed.mkdir()
+        (listed / "__init__.py").touch()
+        (listed.parents[1] / "files").rename(listed / "files")
+        importlib.invalidate_caches()
+
+    assert program.fetch_encoder("me/fetch-package", install).path == listed / "files"
+    assert asked == ["carrier==1.0"]
+
+
+def test_installation_that_brings_nothing_is_an_error(program, listed, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderUnavailableError, match="me/fetch-package"):
+        program.fetch_encoder("me/fetch-package", lambda requirement: None)
+
+
+def test_name_without_a_checksum_is_refused(program):
+    with pytest.raises(ValueError, match="no checksum is known for 'me/anything'"):
+        program.fetch_encoder("me/anything", refuse)

@@ -1,0 +1,99 @@
+"""Rules that the whole source keeps: who may import whom, nothing unpickled, no file too long to read."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST_FILE = 500
+_FOR_MODELS = {"torch", "transformers", "numpy", "scipy"}
+# File by file: transformers needs huggingface_hub anyway, and only this file asks the hub itself.
+_EXCEPTIONS = {"modeling/encoders/sources.py": {"huggingface_hub"}}
+
+
+def files_of(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def imported_by(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; expected the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def strangers(source: str, packages: set[str], own: tuple[str, ...]) -> list[str]:
+    """Names that a file imports though they're neither of the standard library, of `packages` nor below `own`."""
+
+    def is_allowed(name: str) -> bool:
+        first = name.partition(".")[0]
+        if first == "hf_any3d":
+            return any(name == allowed or name.startswith(f"{allowed}.") for allowed in own)
+        return first in packages or first in sys.stdlib_module_names
+
+    return sorted({name for name in imported_by(ast.parse(source)) if not is_allowed(name)})
+
+
+def unsafe_calls(source: str) -> list[str]:
+    """Calls that would run code from a file, by line."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if called == "torch.load" and keywords.get("weights_only") != "True":
+            found.append(f"line {node.lineno}: torch.load without weights_only=True")
+        if keywords.get("allow_pickle", "False") != "False":
+            found.append(f"line {node.lineno}: allow_pickle={keywords['allow_pickle']}")
+        if called in ("pickle.load", "pickle.loads", "joblib.load", "dill.load", "dill.loads"):
+            found.append(f"line {node.lineno}: {called}")
+        if called in ("yaml.load", "yaml.unsafe_load"):
+            found.append(f"line {node.lineno}: {called}")
+    return found
+
+
+@pytest.mark.parametrize("file", files_of("modeling"), ids=relative)
+def test_models_import_only_the_base_and_themselves(file):
+    packages = _FOR_MODELS | _EXCEPTIONS.get(relative(file), set())
+    assert strangers(file.read_text(encoding="utf-8"), packages, ("hf_any3d.modeling",)) == []
+
+
+@pytest.mark.parametrize("file", files_of("conversions"), ids=relative)
+def test_conversions_import_models_but_nothing_above(file):
+    packages = _FOR_MODELS | {"safetensors", "huggingface_hub", "peft"}
+    own = ("hf_any3d.modeling", "hf_any3d.conversions")
+    assert strangers(file.read_text(encoding="utf-8"), packages, own) == []
+
+
+@pytest.mark.parametrize("file", files_of("hf_any3d", "modeling", "conversions", "examples"), ids=relative)
+def test_nothing_is_unpickled(file):
+    assert unsafe_calls(file.read_text(encoding="utf-8")) == []
+
+
+def test_no_file_is_too_long_to_read():
+    lengths = {
+        relative(file): len(file.read_text(encoding="utf-8").splitlines())
+        for file in files_of("hf_any3d", "modeling", "conversions", "examples", "tests")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_rules_see_what_they_forbid():
+    assert strangers("import trimesh, json\nfrom torch import nn", _FOR_MODELS, ()) == ["trimesh"]
+    assert strangers("from hf_any3d import auto\nimport hf_any3d.modeling.x", set(), ("hf_any3d.modeling",)) == [
+        "hf_any3d.auto"
+    ]
+    assert strangers("def f():\n    from hf_any3d.modelingx import y", set(), ("hf_any3d.modeling",)) != []
+    for unsafe in ("torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=True)"):
+        assert len(unsafe_calls(unsafe)) == 1
+    assert unsafe_calls("torch.load(f, weights_only=True); np.load(f, allow_pickle=False)") == []
