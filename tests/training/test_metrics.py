@@ -50,10 +50,10 @@ def test_scores_agree_with_counting_by_hand(pairs):
 )
 def test_batches_add_up_to_the_whole_without_network(metric, key, pairs, tmp_path, no_network):
     predictions, references = pairs
-    in_batches = metric(cache_dir=str(tmp_path))
+    in_batches = metric(cache_dir=str(tmp_path / "batches"))
     for start in range(0, 200, 64):
         in_batches.add_batch(predictions=predictions[start : start + 64], references=references[start : start + 64])
-    whole = metric(cache_dir=str(tmp_path)).compute(predictions=predictions, references=references)
+    whole = metric(cache_dir=str(tmp_path / "whole")).compute(predictions=predictions, references=references)
     np.testing.assert_array_equal(in_batches.compute()[key], whole[key])
 
 
