@@ -1,8 +1,44 @@
-"""3D point clouds in the Hugging Face ecosystem."""
+"""3D point clouds in the Hugging Face ecosystem: models, adapters, data, training and pipelines.
 
+Importing this package registers its models with transformers and its adapters with PEFT.
+"""
+
+from __future__ import annotations
+
+import importlib
 from pathlib import Path as _Path
+from typing import Any
 
 _root = _Path(__file__).resolve().parents[1]
 if (_root / "setup.cfg").is_file() and (_root / "modeling" / "__init__.py").is_file():
     # A source checkout: modeling/ and conversions/ stand beside this folder, not inside it.
     __path__.append(str(_root))
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Any2PointConfig": "modeling.any2point",
+    "Any2PointForPointCloudClassification": "modeling.any2point",
+    "Any2PointModel": "modeling.any2point",
+    "AutoModelForPointCloudClassification": "auto",
+    "GuidedAdapterConfig": "tuners",
+    "PointCloudProcessor": "processing",
+    "UnsupportedEncoder": "modeling.encoders",
+    "encoder_linear_pattern": "tuners",
+    "load_point_dataset": "data",
+    "read_point_cloud": "data.files",
+    "trainable_module_names": "tuners",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Load public names when they are first used."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted([*globals(), *__all__])

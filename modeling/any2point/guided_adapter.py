@@ -44,6 +44,23 @@ def bottleneck(branch: torch.Tensor, down: nn.Linear, up: nn.Linear, dropout: nn
     return (up(hidden) * scale).to(branch.dtype)
 
 
+class LayerGate(nn.Module):
+    """Learned shares, one for each channel, of what leaves a frozen layer against what entered it.
+
+    Args:
+        hidden_size: Channels of a token.
+        start: The share at the start: 0 passes the layer by, 1 is the layer as it is.
+    """
+
+    def __init__(self, hidden_size: int, start: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), float(start)))
+
+    def forward(self, entered: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Mix two `(..., hidden)` tensors."""
+        return torch.lerp(entered, left, self.weight.to(left.dtype))
+
+
 class CellAttention(nn.Module):
     """A small self-attention for each view among the tokens of a cell, with a norm of its own.
 

@@ -20,7 +20,7 @@ from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
-from hf_any3d.modeling.encoders import FrozenEncoderMixin, encoder_settings, find_family, load_encoder
+from hf_any3d.modeling.encoders import AdapterRepositoryMixin, encoder_settings, find_family, load_encoder
 
 
 @dataclass
@@ -69,7 +69,7 @@ class ClassificationHead(nn.Module):
         return self.out(features)
 
 
-class Any2PointPreTrainedModel(FrozenEncoderMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and building around a pretrained encoder."""
 
     config_class = Any2PointConfig
@@ -162,6 +162,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         if final_norm is not None:
             self.output_norm.load_state_dict(final_norm.state_dict())
+        if self.config.token_scale is not None:
+            spread = self.family.positions(self.encoder).weight.float().std()
+            self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * spread)
 
     def forward(self, points: torch.Tensor, **kwargs: Any) -> Any2PointOutput:
         """Read point clouds.

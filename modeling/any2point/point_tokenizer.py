@@ -50,6 +50,7 @@ class PointTokenizer(nn.Module):
             for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
         )
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
+        self.token_norm = nn.Identity() if config.token_scale is None else nn.LayerNorm(hidden_size)
 
     def forward(self, points: torch.Tensor) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
@@ -81,7 +82,7 @@ class PointTokenizer(nn.Module):
             xyz = centers
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(len(xyz), -1)
-        tokens = self.project(features)  # (batch, tokens, hidden)
+        tokens = self.token_norm(self.project(features))  # (batch, tokens, hidden)
         return PointTokens(tokens, xyz, index[:, : config.num_tokens])
 
 

@@ -115,7 +115,12 @@ class FrozenEncoderMixin:
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         encoder = getattr(self, self.base_model_prefix, self).encoder
         pending = any(not getattr(parameter, "_is_hf_initialized", False) for parameter in encoder.parameters())
-        if self.config.encoder_name_or_path is not None and pending:
+        if pending and self.config.encoder_name_or_path is None:
+            raise ValueError(
+                f"{self.name_or_path}: holds no encoder weights, and its config does not say where to find them; "
+                "give encoder_name_or_path=…"
+            )
+        if pending:
             source = load_encoder(self.config, dtype=encoder.dtype)
             encoder.load_state_dict(source.state_dict(), assign=True)
             # Buffers outside the state dict (rotary frequencies) are uninitialised memory at this point.

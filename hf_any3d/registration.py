@@ -1,0 +1,115 @@
+"""The one place that tells transformers and PEFT about our models, so that their own entry points find them.
+
+Importing `hf_any3d` runs `register()`. Two functions of those libraries have no public way to learn what we need; they
+are wrapped here, act on our models only, and are held by tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import transformers
+from peft import PeftModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from transformers.models.auto import auto_factory
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import cached_file
+
+from hf_any3d import tuners as _tuners  # noqa: F401  enters the guided adapter among PEFT's methods
+from hf_any3d.auto import AutoModelForPointCloudClassification
+from hf_any3d.modeling.any2point import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointModel,
+)
+from hf_any3d.modeling.encoders import FrozenEncoderMixin
+from hf_any3d.pipelines import PointCloudClassificationPipeline
+from hf_any3d.processing import PointCloudProcessor
+
+# config: (base model, {auto class: model with a head})
+MODELS = {
+    Any2PointConfig: (
+        Any2PointModel,
+        {AutoModelForPointCloudClassification: Any2PointForPointCloudClassification},
+    ),
+}
+PIPELINES = {
+    "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
+}
+
+
+def register() -> None:
+    """Enter configs, models, the processor, auto classes and pipelines; calling it again changes nothing."""
+    for config, (base, heads) in MODELS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, base, exist_ok=True)
+        AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
+        for auto, head in heads.items():
+            auto.register(config, head, exist_ok=True)
+    for task, (pipeline, auto) in PIPELINES.items():
+        # Pipelines and saved repositories look auto classes up by name in transformers.
+        setattr(transformers, auto.__name__, auto)
+        setattr(transformers.models.auto, auto.__name__, auto)
+        if task not in PIPELINE_REGISTRY.get_supported_tasks():
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
+    _save_our_config_beside_adapters()
+    _open_our_adapter_repositories()
+
+
+def _save_our_config_beside_adapters() -> None:
+    """Let `PeftModel.save_pretrained` also write our config.json.
+
+    A directory of an adapter on one of our models is then complete: encoder (by name, revision and checksum), adapter,
+    tokenizer and head. PEFT itself writes the adapter only, whatever its method.
+    """
+    original = PeftModel.save_pretrained
+    if getattr(original, "_writes_our_config", False):
+        return
+
+    @functools.wraps(original)
+    def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
+        original(self, save_directory, *args, **kwargs)
+        model = self.get_base_model()
+        if isinstance(model, FrozenEncoderMixin) and kwargs.get("is_main_process", True):
+            model.config.architectures = [type(model).__name__]
+            model.config.save_pretrained(save_directory)
+
+    save_pretrained._writes_our_config = True
+    PeftModel.save_pretrained = save_pretrained
+
+
+def _open_our_adapter_repositories() -> None:
+    """Let auto classes open a hub repository of an adapter on one of our models by its own config.
+
+    For any repository with an adapter they turn to the repository of the base model. Ours has none: all that is not
+    the encoder lies in the adapter's repository, and our `from_pretrained` puts the two together.
+    """
+    original = auto_factory.find_adapter_config_file
+    if getattr(original, "_knows_our_models", False):
+        return
+
+    @functools.wraps(original)
+    def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
+        found = original(model_id, **kwargs)
+        return None if found is not None and _has_our_config(model_id, kwargs) else found
+
+    find_adapter_config_file._knows_our_models = True
+    auto_factory.find_adapter_config_file = find_adapter_config_file
+    transformers.pipelines.find_adapter_config_file = find_adapter_config_file
+
+
+def _has_our_config(model_id: str, kwargs: dict[str, Any]) -> bool:
+    path = cached_file(
+        model_id,
+        "config.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")},
+    )
+    if path is None:
+        return False
+    with open(path, encoding="utf-8") as file:
+        return json.load(file).get("model_type") in {config.model_type for config in MODELS}

@@ -1,0 +1,124 @@
+"""Opening repositories that hold an adapter and a config: the encoder comes from its own repository."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, find_adapter_config_file
+
+from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, load_encoder
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class AdapterRepositoryMixin(FrozenEncoderMixin):
+    """For models with a frozen encoder whose repositories may hold nothing but a PEFT adapter and a config.
+
+    `from_pretrained` then builds the model around the encoder that the config names and loads the adapter, the trained
+    tokenizer and the head into it; a base class opens the repository of a model with a head, and leaves the head out.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Open a model as `PreTrainedModel.from_pretrained` does, or put one together from an adapter's repository.
+
+        Raises:
+            EncoderMismatchError: If the encoder found has other weights than the model was trained with.
+        """
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        if pretrained_model_name_or_path is None or not _holds_adapter_only(pretrained_model_name_or_path, hub):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return cls._from_adapter_repository(
+            os.fspath(pretrained_model_name_or_path), hub, **{k: v for k, v in kwargs.items() if k not in hub}
+        )
+
+    @classmethod
+    def _from_adapter_repository(
+        cls,
+        name: str,
+        hub: dict[str, Any],
+        config: PreTrainedConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        output_loading_info: bool = False,
+        **overrides: Any,
+    ) -> PreTrainedModel:
+        if config is None:
+            config = cls.config_class.from_pretrained(name, **hub)
+        for key, value in overrides.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
+        if config.encoder_name_or_path is None:
+            raise ValueError(f"{name}: an adapter whose config names no encoder; give encoder_name_or_path=…")
+        if attn_implementation is not None:
+            config.encoder_config._attn_implementation = attn_implementation
+        dtype = dtype or torch_dtype
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        model = cls._saved_class(config)(config, load_encoder(config, dtype))
+        if not isinstance(model.base_model, cls) and not isinstance(model, cls):
+            raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
+        info = model.load_adapter(name, adapter_kwargs=hub)
+        if info.missing_keys:
+            raise ValueError(f"{name}: the adapter lacks {', '.join(sorted(info.missing_keys)[:8])}")
+        model.name_or_path = name
+        if not isinstance(model, cls):
+            base = model.base_model
+            base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
+            model = base
+        if device_map is not None:
+            model = model.to(_single_device(device_map))
+        return (model.eval(), info.to_dict()) if output_loading_info else model.eval()
+
+    @classmethod
+    def _saved_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
+        root = next(base for base in cls.__mro__ if AdapterRepositoryMixin in base.__bases__)
+        return next((model for model in _subclasses(root) if model.__name__ in (config.architectures or ())), cls)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, and the config beside a loaded adapter too."""
+        if getattr(self, "_hf_peft_config_loaded", False):
+            # A base opened from the repository of a model with a head is saved as what it is.
+            self.config.architectures = [type(self).__name__]
+            self.config.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
+    if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
+        return False
+    return all(
+        cached_file(
+            name,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub,
+        )
+        is None
+        for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    )
+
+
+def _single_device(device_map: Any) -> Any:
+    if isinstance(device_map, dict):
+        devices = set(device_map.values())
+        if len(devices) != 1:
+            raise ValueError(f"device_map={device_map}; an adapter's repository opens on one device only")
+        return devices.pop()
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return device_map
+
+
+def _subclasses(root: type) -> set[type]:
+    children = set(root.__subclasses__())
+    return children.union(*(_subclasses(child) for child in children))
