@@ -1,0 +1,26 @@
+"""The benchmark runs and reports what it compared."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+BENCHMARK = Path(__file__).parents[3] / "examples" / "benchmarks" / "point_ops.py"
+
+
+def test_benchmark_prints_a_table_and_writes_the_same_rows(monkeypatch, capsys, tmp_path):
+    output = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARK), "--repeats", "1", "--largest", "2048", "--output", str(output)])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(BENCHMARK), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["shape"] for row in rows] == ["1×1024 → 128", "1×2048, 512 queries"]
+    assert rows[0]["mismatch"] == 0 and rows[1]["mismatch"] < 0.02
+    printed = capsys.readouterr().out
+    assert all(f"| {row['shape']} |" in printed for row in rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
