@@ -8,8 +8,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 METHODS = ("auto", "exact", "matmul", "kdtree")
-# Distances held at a time: on CPU as many as the core's cache keeps, elsewhere 256 MiB of them.
-_BLOCK_CPU, _BLOCK = 1 << 17, 1 << 26
+# Distances held at a time: on CPU as many as the core's cache keeps, elsewhere 64 MiB of them.
+_BLOCK_CPU, _BLOCK = 1 << 17, 1 << 24
 # With fewer points for each neighbour a tree costs more than comparing with all points (measured).
 _TREE_POINTS_PER_NEIGHBOR = 16
 
@@ -100,7 +100,9 @@ def _search_exact(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor
 
 def _search_matmul(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # A query's own norm is the same for all of its neighbours: it cannot change their order.
-    score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
+    # Autocast would round the product to half precision and with it the neighbours.
+    with torch.autocast(points.device.type, enabled=False):
+        score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
     score, index = score.topk(k, dim=-1, largest=False)  # (batch, queries, k)
     return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0), index
 

@@ -43,6 +43,14 @@ def test_results_do_not_depend_on_the_block_size(monkeypatch, method, block):
     assert torch.equal(knn(queries, clouds, 5, method=method), whole)
 
 
+@pytest.mark.parametrize("method", ["exact", "matmul", "kdtree"])
+def test_autocast_does_not_change_the_neighbors(method):
+    cloud = torch.rand(1, 400, 3, generator=torch.Generator().manual_seed(0))
+    expected = knn(cloud, cloud, 16, method=method)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(knn(cloud, cloud, 16, method=method), expected)
+
+
 def test_auto_takes_the_tree_only_where_it_pays(monkeypatch):
     taken = []
     monkeypatch.setattr(neighbors, "_search_tree", _noting(taken, "kdtree", neighbors._search_tree))
