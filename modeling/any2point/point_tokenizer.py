@@ -67,7 +67,7 @@ class PointTokenizer(nn.Module):
             )
         xyz = points[..., :3].contiguous()
         count = config.num_tokens << (config.num_stages - 1)
-        # Greedy sampling of a prefix repeats itself: later stages keep the first half of the centres of the one before.
+        # Greedy sampling of a prefix repeats itself: a later stage keeps the first half of the centres before it.
         index = farthest_point_sample(
             xyz, count, min_squared_norm=config.sampling_min_squared_norm, tie_rule=config.sampling_tie_rule
         )

@@ -39,6 +39,13 @@ class GuidedAdapterConfig(PeftConfig):
     init_weights: bool = field(
         default=True, metadata={"help": "Start the bottlenecks at zero; False starts them at random."}
     )
+    gate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Start of a learned gate for each channel that mixes what enters a frozen layer (0) with what "
+            "leaves it (1); None for no gate, as published."
+        },
+    )
     layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "Numbers of the layers to adapt; None for all."}
     )

@@ -13,6 +13,7 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     CellAttention,
     CellNorm,
     Guidance,
+    LayerGate,
     bottleneck,
     guided_aggregation,
 )
@@ -35,6 +36,7 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
         "guided_adapter_attention",
         "guided_adapter_view_norm",
         "guided_adapter_voxel_norm",
+        "guided_adapter_gate",
     )
     other_param_names = ("guided_adapter_dropout", "guidance", "bottleneck_scale", "attention_owner")
     # The models look for this before they hand a layer the places of the tokens.
@@ -64,6 +66,8 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
         self.guided_adapter_view_norm[adapter_name] = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
         self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
         self.guided_adapter_dropout[adapter_name] = nn.Dropout(config.bottleneck_dropout)
+        if config.gate is not None:
+            self.guided_adapter_gate[adapter_name] = LayerGate(self.hidden_size, config.gate)
         if attention_owner is None:
             self.guided_adapter_attention[adapter_name] = CellAttention(
                 self.hidden_size, self.views, config.attention_width, config.attention_heads, config.attention_dropout
@@ -95,8 +99,11 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer, then the active adapters one after the other; `(batch, sequence, hidden)`."""
+        entered = hidden_states
         hidden_states = self.base_layer(hidden_states, *args, **kwargs)
         for name in self._running_adapters():
+            if name in self.guided_adapter_gate:
+                hidden_states = self.guided_adapter_gate[name](entered, hidden_states)
             if geometry.batch_second:
                 hidden_states = self._aggregate(name, hidden_states.transpose(0, 1), geometry).transpose(0, 1)
             else:
