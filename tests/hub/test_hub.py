@@ -11,21 +11,29 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    Trainer,
+    TrainingArguments,
+)
+
+TINY = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 8,
+}
 
 
 @pytest.fixture
 def bert() -> BertModel:
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=8,
-    )
-    return BertModel(config).eval()
+    return BertModel(BertConfig(**TINY)).eval()
 
 
 def output_of(model: torch.nn.Module) -> torch.Tensor:
@@ -49,6 +57,30 @@ def test_pushed_adapter_comes_back_equal_and_small(hub, bert):
     loaded = PeftModel.from_pretrained(AutoModel.from_pretrained("me/bert-base"), "me/bert-lora").eval()
     torch.testing.assert_close(output_of(loaded), output_of(adapted))
     assert not torch.allclose(output_of(loaded), before)
+
+
+def test_trainer_pushes_its_checkpoints_and_card(hub, tmp_path):
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**TINY))
+    rows = [{"input_ids": [1, 2, 3], "labels": label} for label in (0, 1)]
+    args = TrainingArguments(
+        tmp_path / "trained",
+        max_steps=2,
+        save_steps=1,
+        push_to_hub=True,
+        hub_model_id="me/trained",
+        hub_strategy="all_checkpoints",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, args, train_dataset=rows)
+    trainer.train()
+    trainer.push_to_hub()
+    # Later checkpoints wait for no earlier push: only the first is sure to arrive.
+    assert {"README.md", "model.safetensors", "checkpoint-1/model.safetensors"} <= set(hub.files("me/trained"))
+    loaded = BertForSequenceClassification.from_pretrained("me/trained")
+    torch.testing.assert_close(loaded.classifier.weight, model.classifier.weight)
 
 
 def test_pushed_dataset_loads_and_streams(hub):
