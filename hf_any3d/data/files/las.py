@@ -1,0 +1,132 @@
+"""LAS and LAZ, the formats of airborne laser scans."""
+
+import io
+import struct
+
+import numpy as np
+
+from .columns import usable_colors
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+
+# By point format: the smallest record, where the colours start (None without), and where the class is with its bits.
+_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
+_HEADER_SIZE = 227
+_RECORD_HEADER = 54
+_BLOCK = 1 << 18
+# The entropy coder of LAZ never needs less than about 0.002 bits a point.
+_MAX_POINTS_PER_BYTE = 4000
+
+
+def read(source: Source) -> PointCloudData:
+    """Read coordinates in the units of the file, colours, and the class of each point as its label.
+
+    LAS is read without further packages, LAZ with lazrs from the extra `files`. Coordinates of map projections are too
+    large for float32; see `PointCloudData.offset`.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A cloud.
+
+    Raises:
+        PointCloudError: if the header is wrong, the file is cut off, or lazrs is missing for LAZ.
+    """
+    data = source.data
+    if not data.startswith(b"LASF"):
+        raise PointCloudError(f"starts with {data[:8]!r}; a LAS file starts with 'LASF'")
+    if len(data) < _HEADER_SIZE:
+        raise PointCloudError(f"{len(data)} bytes; the header alone has {_HEADER_SIZE}, so the file may be cut off")
+    start, kind, size, count = struct.unpack_from("<I4xBHI", data, 96)
+    compressed, kind = kind >= 128, kind & 63
+    if data[25] >= 4 and len(data) >= 255:
+        count = max(count, int.from_bytes(data[247:255], "little"))
+    if kind >= len(_SIZES) or size < _SIZES[kind]:
+        raise PointCloudError(f"point format {kind} with records of {size} bytes; expected format 0 to 10")
+    if not _HEADER_SIZE <= start <= len(data):
+        raise PointCloudError(f"the points start at byte {start} of {len(data)}; the file may be cut off")
+    if not count:
+        raise PointCloudError("there are no points; expected at least 1")
+    row = _row_type(kind, size)
+    if compressed:
+        table = _decompress(data, start, row, count)
+    elif count * size > len(data) - start:
+        raise PointCloudError(f"{len(data) - start} bytes of points; {count} points need {count * size}: cut off")
+    else:
+        table = np.frombuffer(data, row, count, start)
+    scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
+    with np.errstate(over="ignore", invalid="ignore"):
+        points = table["xyz"] * scale + offset
+    labels = table["class"].astype(np.int64)
+    return PointCloudData(
+        points,
+        colors=usable_colors(table["rgb"], source) if "rgb" in row.names else None,
+        labels=labels if kind >= 6 else labels & 31,
+    )
+
+
+def _row_type(kind: int, size: int) -> np.dtype:
+    names, formats, offsets = ["xyz", "class"], [("<i4", 3), "u1"], [0, 16 if kind >= 6 else 15]
+    if _COLORS[kind] is not None:
+        names.append("rgb")
+        formats.append(("<u2", 3))
+        offsets.append(_COLORS[kind])
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarray:
+    try:
+        import lazrs
+    except ImportError:
+        raise PointCloudError('LAZ needs the extra `files`: pip install "hf-any3d[files]"') from None
+    if count > len(data) * _MAX_POINTS_PER_BYTE:
+        raise PointCloudError(f"{count} points in {len(data)} bytes; the file may be cut off")
+    record = _laszip_record(data, start)
+    _check_chunk_table(data, start, row.itemsize)
+    file = io.BytesIO(data)
+    file.seek(start)
+    blocks = []
+    try:
+        if lazrs.LazVlr(record).item_size() != row.itemsize:
+            raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
+        decompressor = lazrs.LasZipDecompressor(file, record)
+        for first in range(0, count, _BLOCK):
+            block = np.zeros(min(count - first, _BLOCK) * row.itemsize, np.uint8)
+            decompressor.decompress_many(block)
+            blocks.append(block)
+    except PointCloudError:
+        raise
+    except BaseException as error:
+        # A failed check in lazrs arrives as PanicException, which is no Exception.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
+        raise
+    return np.concatenate(blocks).view(row)
+
+
+def _laszip_record(data: bytes, start: int) -> bytes:
+    at, number = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
+    for _ in range(number):
+        if at + _RECORD_HEADER > start:
+            break
+        user, kind, size = struct.unpack_from("<2x16sHH", data, at)
+        at += _RECORD_HEADER
+        if user.rstrip(b"\0") == b"laszip encoded" and kind == 22204 and at + size <= start:
+            return data[at : at + size]
+        at += size
+    raise PointCloudError("no record 'laszip encoded'; expected one in a LAZ file")
+
+
+def _check_chunk_table(data: bytes, start: int, size: int) -> None:
+    # lazrs trusts the number of chunks. Each chunk starts with one plain point.
+    table = int.from_bytes(data[start : start + 8], "little", signed=True)
+    if table == -1:
+        table = int.from_bytes(data[-8:], "little", signed=True)
+    if not start + 8 <= table <= len(data) - 8:
+        raise PointCloudError(f"the table of chunks starts at byte {table} of {len(data)}; the file may be cut off")
+    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
+    if chunks * size > len(data):
+        raise PointCloudError(f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged")

@@ -1,0 +1,76 @@
+"""Arrays saved by numpy.save."""
+
+import io
+import warnings
+
+import numpy as np
+
+from .columns import by_name, by_number
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read(source: Source) -> PointCloudData:
+    """Read an array (points, 3 and more) or a structured array with fields x, y, z and others.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A cloud.
+
+    Raises:
+        PointCloudError: if the array has another shape, does not hold numbers, or the file is cut off.
+    """
+    return cloud_from_array(parse_array(source.data), source)
+
+
+def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
+    """Give meaning to the columns of an array; see `columns.by_number` and `columns.by_name`."""
+    if array.dtype.names:
+        columns = {name.lower(): array[name] for name in array.dtype.names if array[name].ndim == 1}
+        columns = {name: column for name, column in columns.items() if column.dtype.kind in "fiub"}
+        return PointCloudData(**by_name(columns, source))
+    if array.dtype.kind not in "fiub":
+        raise PointCloudError(f"an array of type {array.dtype}; expected numbers")
+    if array.ndim != 2 or array.shape[1] < 3:
+        raise PointCloudError(f"an array of shape {array.shape}; expected (points, 3 or more)")
+    if not len(array):
+        raise PointCloudError("there are no points; expected at least 1 row")
+    return PointCloudData(**by_number(array, source))
+
+
+def parse_array(data: bytes) -> np.ndarray:
+    """Read the bytes of an .npy file without unpickling and without allocating more than they hold.
+
+    Raises:
+        PointCloudError: if they are no .npy file, hold Python objects or end too early.
+    """
+    file = io.BytesIO(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy warns of files written by Python 2
+            version = np.lib.format.read_magic(file)
+            shape, by_columns, dtype = _HEADERS[version](file)
+    # The header is a Python literal; a damaged one can fail anywhere in numpy's or Python's parser.
+    except Exception as error:
+        raise PointCloudError(f"no sound .npy header ({type(error).__name__}: {str(error)[:80]})") from None
+    if dtype.hasobject:
+        raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
+    if any(size < 0 for size in shape):
+        raise PointCloudError(f"an array of shape {shape}; expected (points, 3 or more)")
+    count = 1
+    for size in shape:
+        count *= int(size)
+    start = file.tell()
+    if count * dtype.itemsize > len(data) - start:
+        raise PointCloudError(
+            f"{len(data) - start} bytes behind the header; shape {shape} of {dtype} needs {count * dtype.itemsize}, "
+            "so the file may be cut off"
+        )
+    if not count or not dtype.itemsize:
+        raise PointCloudError(f"an array of shape {shape} and type {dtype} holds no numbers")
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if by_columns else "C")

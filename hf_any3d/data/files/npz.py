@@ -1,0 +1,105 @@
+"""Archives of arrays saved by numpy.savez."""
+
+import io
+import zipfile
+
+import numpy as np
+
+from .columns import usable_colors, usable_labels, usable_normals
+from .errors import PointCloudError
+from .npy import cloud_from_array, parse_array
+from .point_cloud import PointCloudData
+from .source import Source
+
+_POINTS = ("points", "xyz", "pos", "positions", "coords", "point_cloud", "pc", "vertices", "arr_0")
+_NORMALS = ("normals", "normal")
+_COLORS = ("colors", "rgb", "color")
+_LABELS = ("labels", "part", "seg", "semantic", "label")
+# Deflate cannot do better than 1032 to 1.
+_MAX_RATIO = 1040
+_MAX_BYTES = 1 << 32
+
+
+def read(source: Source) -> PointCloudData:
+    """Read points and what belongs to them by the names of the arrays.
+
+    Names: points (or xyz, pos, positions, coords, point_cloud, pc, vertices, arr_0; the only array under any name),
+    normals, colors or rgb, labels (or part, seg, semantic, label if it has one value a point), faces, face_colors,
+    offset. Other arrays are not opened. Without an array of colours or normals the points may have more columns, as in
+    .npy.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A cloud, or a mesh if there are faces.
+
+    Raises:
+        PointCloudError: if there is no such array, an array does not hold numbers, or the archive is damaged.
+    """
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(source.data))
+    # A damaged directory can fail anywhere in the parser of the standard library.
+    except Exception as error:
+        raise PointCloudError(f"no sound .npz archive ({type(error).__name__}: {str(error)[:80]})") from None
+    with archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+        def first(names: tuple[str, ...]) -> np.ndarray | None:
+            name = next((name for name in names if name in members), None)
+            return None if name is None else _array(archive, members[name], name, source)
+
+        points = first(_POINTS if len(members) > 1 else tuple(members))
+        if points is None:
+            raise PointCloudError(f"no array 'points'; found {', '.join(list(members)[:20]) or 'none'}")
+        cloud = cloud_from_array(points, source)
+        count = len(cloud)
+        normals, colors, offset = first(_NORMALS), first(_COLORS), first(("offset",))
+        if colors is not None:
+            colors = usable_colors(_numeric(colors, "colors"), source)
+        if normals is not None:
+            normals = usable_normals(_numeric(normals, "normals"), source)
+        if offset is not None:
+            offset = _numeric(offset, "offset") + (0 if cloud.offset is None else cloud.offset)
+        labels = cloud.labels
+        for name in _LABELS:
+            values = first((name,))
+            # A single `label` is the class of the whole cloud.
+            if values is not None and values.shape == (count,):
+                labels = usable_labels(_numeric(values, name), source)
+                break
+        face_colors = first(("face_colors",))
+        if face_colors is not None:
+            face_colors = usable_colors(_numeric(face_colors, "face_colors"), source)
+        return PointCloudData(
+            cloud.points,
+            cloud.colors if colors is None else colors,
+            cloud.normals if normals is None else normals,
+            labels,
+            first(("faces",)),
+            face_colors,
+            cloud.offset if offset is None else offset,
+        )
+
+
+def _numeric(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "fiub":
+        raise PointCloudError(f"array {name!r} has type {array.dtype}; expected numbers")
+    return array
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, source: Source) -> np.ndarray:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise PointCloudError(f"array {name!r} is compressed by method {info.compress_type}; expected 0 or 8")
+    if info.file_size > min(_MAX_BYTES, info.compress_size * _MAX_RATIO + 1024, len(source.data) * _MAX_RATIO):
+        raise PointCloudError(
+            f"array {name!r} claims {info.file_size} bytes from {info.compress_size} compressed ones"
+        )
+    try:
+        data = archive.read(info)
+    except Exception as error:
+        raise PointCloudError(f"array {name!r} is damaged ({type(error).__name__}: {str(error)[:80]})") from None
+    try:
+        return parse_array(data)
+    except PointCloudError as error:
+        raise PointCloudError(f"array {name!r}: {error}") from None

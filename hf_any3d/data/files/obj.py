@@ -1,0 +1,127 @@
+"""OBJ, the Wavefront object format."""
+
+import io
+import re
+
+import numpy as np
+
+from .columns import usable_colors, usable_normals
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+from .surface import fan_triangles
+from .tables import normalized_lines, numbers, reject_binary, shorten
+
+
+def read(source: Source) -> PointCloudData:
+    """Read vertices and faces in the order of the file.
+
+    Colours come from the vertices (v x y z r g b) or, for faces, from the diffuse colour of their material, if the
+    material file lies in the same folder or below. Normals are kept when each vertex has one of its own number.
+    Texture, lines, curves and groups are passed over. Polygons are cut into triangles that start at their first corner.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A mesh, or a cloud if there are no faces.
+
+    Raises:
+        PointCloudError: if a line does not hold what it should or a face refers to a vertex that does not exist.
+    """
+    reject_binary(source.data)
+    text = normalized_lines(source.data).replace(b"\\\n", b" ")
+    vertices, normals = bytearray(), bytearray()
+    polygons = _Polygons()
+    materials: dict[bytes, list[float]] = {}
+    for line in io.BytesIO(text):
+        key, _, rest = line.strip().partition(b" ")
+        if key == b"v":
+            vertices += rest + b"\n"
+            polygons.vertices += 1
+        elif key == b"f":
+            polygons.add(rest.split(b"#")[0].split())
+        elif key == b"vn":
+            normals += rest + b"\n"
+            polygons.normals += 1
+        elif key == b"usemtl":
+            polygons.material = rest.strip()
+        elif key == b"mtllib":
+            materials.update(_materials(source, rest.strip()))
+    table = numbers(bytes(vertices))  # (vertices, 3, 4 with a weight, 6 or 7 with colours)
+    if not len(table):
+        raise PointCloudError("there are no points; expected lines 'v x y z'")
+    if table.shape[1] not in (3, 4, 6, 7):
+        raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colours")
+    colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
+    return PointCloudData(
+        table[:, :3],
+        colors,
+        _vertex_normals(bytes(normals), len(table), polygons, source),
+        **polygons.faces(materials),
+    )
+
+
+class _Polygons:
+    def __init__(self):
+        self.vertices = self.normals = 0
+        self.material = b""
+        self.counts: list[int] = []
+        self.corners: list[int] = []
+        self.materials: list[bytes] = []
+        self.normals_follow_vertices = True
+
+    def add(self, words: list[bytes]) -> None:
+        if len(words) < 3:
+            raise PointCloudError(f"a face has {len(words)} corners; expected at least 3")
+        for word in words:
+            vertex, _, rest = word.partition(b"/")
+            index = self._index(vertex, self.vertices, word)
+            self.corners.append(index)
+            normal = rest.partition(b"/")[2]
+            if normal and self.normals_follow_vertices:
+                self.normals_follow_vertices = self._index(normal, self.normals, word) == index
+        self.counts.append(len(words))
+        self.materials.append(self.material)
+
+    @staticmethod
+    def _index(text: bytes, known: int, word: bytes) -> int:
+        if not re.fullmatch(rb"-?\d{1,18}", text) or int(text) == 0:
+            raise PointCloudError(f"a face has the corner {shorten(word)}; expected numbers from 1, or negative ones")
+        index = int(text)
+        if index < 0 and index + known < 0:
+            raise PointCloudError(f"a face refers to {index}, counted from the {known} before it")
+        return index - 1 if index > 0 else index + known
+
+    def faces(self, materials: dict[bytes, list[float]]) -> dict:
+        if not self.counts:
+            return {}
+        faces, polygon = fan_triangles(np.array(self.counts), np.array(self.corners))
+        names = sorted(set(self.materials))
+        if not all(name in materials for name in names):
+            return {"faces": faces}
+        number = {name: i for i, name in enumerate(names)}
+        colors = np.array([materials[name] for name in names], np.float32)
+        return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
+
+
+def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Source) -> np.ndarray | None:
+    if polygons.normals != vertices or not polygons.normals_follow_vertices:
+        return None
+    table = numbers(text, columns=3)
+    return usable_normals(table, source) if len(table) == vertices else None
+
+
+def _materials(source: Source, reference: bytes) -> dict[bytes, list[float]]:
+    text = source.neighbor(reference.decode("utf-8", "replace"))
+    found, name = {}, None
+    for line in io.BytesIO(normalized_lines(text or b"")):
+        key, _, rest = line.strip().partition(b" ")
+        if key == b"newmtl":
+            name = rest.strip()
+        elif key == b"Kd" and name is not None and re.fullmatch(rb"\s*[\d.eE+-]+(\s+[\d.eE+-]+){2}\s*", rest):
+            try:
+                found[name] = [min(max(float(value), 0.0), 1.0) for value in rest.split()]
+            except ValueError:
+                continue
+    return found

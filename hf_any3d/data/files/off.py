@@ -1,0 +1,83 @@
+"""OFF, the object file format of Geomview, in which ModelNet is published."""
+
+import re
+
+import numpy as np
+
+from .columns import usable_colors, usable_normals
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+from .surface import fan_triangles
+from .tables import blocks_of_lines, count_of, integers, normalized_lines, numbers, reject_binary, shorten
+
+_HEADER = re.compile(rb"\s*(C?)(N?)OFF", re.IGNORECASE)
+
+
+def read(source: Source) -> PointCloudData:
+    """Read OFF, COFF (with vertex colours), NOFF (with normals) and CNOFF as text.
+
+    The counts may stand on the line of the keyword, also without a space as in part of ModelNet ("OFF216 254 0").
+    Colours of faces are taken if every face has some. Polygons are cut into triangles that start at their first
+    corner.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A mesh, or a cloud if there are no faces.
+
+    Raises:
+        PointCloudError: if the header is wrong, there are fewer lines than declared, or a line does not hold what it
+            should.
+    """
+    reject_binary(source.data)
+    text = normalized_lines(source.data)
+    header = _HEADER.match(text)
+    if not header:
+        raise PointCloudError(f"starts with {shorten(text[:16])}; expected OFF, COFF, NOFF or CNOFF")
+    text = re.sub(rb"#[^\n]*", b"", text[header.end() :]).lstrip(b" \n")
+    head, _, body = text.partition(b"\n")
+    counts = head.split()
+    if len(counts) not in (2, 3):
+        raise PointCloudError(f"the line of counts is {shorten(head)}; expected points, faces and edges")
+    points, faces = (count_of(count, "a count") for count in counts[:2])
+    first, second = blocks_of_lines(body, [points, faces])
+    table = numbers(first)  # (points, 3 and more)
+    colored, with_normals = (bool(group) for group in header.groups())
+    normals = 3 if with_normals else 0
+    allowed = [3 + normals + extra for extra in ((3, 4) if colored else (0,))]
+    # Some writers add colours to plain OFF too.
+    if not colored and table.shape[1] in (3 + normals + 3, 3 + normals + 4):
+        colored = True
+    elif points and table.shape[1] not in allowed:
+        raise PointCloudError(f"points have {table.shape[1]} numbers; expected {' or '.join(map(str, allowed))}")
+    return PointCloudData(
+        table[:, :3],
+        colors=usable_colors(table[:, 3 + normals : 6 + normals], source) if colored else None,
+        normals=usable_normals(table[:, 3:6], source) if with_normals else None,
+        **_faces(second, faces, source),
+    )
+
+
+def _faces(block: bytes, count: int, source: Source) -> dict:
+    if not count:
+        return {}
+    # The optional colours make rows ragged; filling all on one line reads them at once.
+    sizes = np.array([len(line.split()) for line in block.split(b"\n") if line.strip()])
+    flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
+    ends = sizes.cumsum()
+    starts = ends - sizes
+    corners = integers(flat[starts], "the number of corners of a face is")
+    wrong = (corners < 1) | (corners >= sizes)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise PointCloudError(f"face {row} declares {corners[row]} corners in a line of {sizes[row]} numbers")
+    row = np.repeat(np.arange(count), corners)
+    step = np.arange(len(row)) - np.repeat(corners.cumsum() - corners, corners)
+    index = integers(flat[starts[row] + 1 + step], "a face refers to point")
+    faces, polygon = fan_triangles(corners, index)
+    colors = None
+    if (sizes - corners >= 4).all():
+        colors = usable_colors(flat[(starts + 1 + corners)[:, None] + np.arange(3)], source)
+    return {"faces": faces, "face_colors": None if colors is None else colors[polygon]}

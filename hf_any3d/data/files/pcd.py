@@ -1,0 +1,164 @@
+"""PCD, the format of the Point Cloud Library: ASCII, binary and compressed binary."""
+
+import re
+from math import prod
+
+import numpy as np
+
+from . import lzf
+from .columns import by_name
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+from .tables import count_of, normalized_lines, numbers, shorten
+
+_KINDS = {"F": "f", "I": "i", "U": "u"}
+_HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
+
+
+def read(source: Source) -> PointCloudData:
+    """Read the fields x y z, rgb or rgba (packed, as float or integer), normal_x normal_y normal_z and label.
+
+    In organized clouds (HEIGHT above 1) a NaN point is a pixel without a measurement; such rows are left out with a
+    warning.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A cloud.
+
+    Raises:
+        PointCloudError: if the header is wrong or the file holds fewer points than it declares.
+    """
+    header, kind, start = _header(source.data)
+    row = _row_type(header)
+    width, height = (count_of(_one(header, key), key) for key in ("WIDTH", "HEIGHT"))
+    count = count_of(_one(header, "POINTS"), "POINTS") if "POINTS" in header else width * height
+    if count != width * height:
+        raise PointCloudError(f"POINTS is {count}, but WIDTH {width} times HEIGHT {height} is {width * height}")
+    body = source.data[start:]
+    if kind == "ascii":
+        columns = _ascii_columns(body, row, count)
+    elif kind == "binary":
+        columns = _binary_columns(body, row, count)
+    elif kind == "binary_compressed":
+        columns = _compressed_columns(body, row, count)
+    else:
+        raise PointCloudError(f"DATA is {shorten(kind)}; expected ascii, binary or binary_compressed")
+    for name in ("rgb", "rgba"):
+        if name in columns:
+            columns.update(_unpack(columns.pop(name)))
+    if height > 1 and {"x", "y", "z"} <= columns.keys():
+        measured = np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(0)
+        if measured.any() and not measured.all():
+            source.warn(f"{(~measured).sum()} of {count} points have no measurement (NaN) and are left out")
+            columns = {name: column[measured] for name, column in columns.items()}
+    return PointCloudData(**by_name(columns, source))
+
+
+def _header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
+    end = _HEADER.search(data)
+    if not end:
+        raise PointCloudError(f"starts with {data[:24]!r} and has no line 'DATA'; expected a PCD header")
+    header = {}
+    for line in data[: end.start()].decode("latin1").splitlines():
+        words = line.split("#")[0].split()
+        if words:
+            header[words[0].upper()] = words[1:]
+    if "COLUMNS" in header:
+        header["FIELDS"] = header.pop("COLUMNS")
+    for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "HEIGHT"):
+        if key not in header:
+            raise PointCloudError(f"the header has no {key}; found {', '.join(list(header)[:20]) or 'nothing'}")
+    return header, end.group(1).decode("latin1").lower(), end.end()
+
+
+def _one(header: dict[str, list[str]], key: str) -> str:
+    if len(header[key]) != 1:
+        raise PointCloudError(f"{key} has {len(header[key])} values; expected 1")
+    return header[key][0]
+
+
+def _row_type(header: dict[str, list[str]]) -> np.dtype:
+    names = [name.lower() for name in header["FIELDS"]]
+    counts = header.get("COUNT", ["1"] * len(names))
+    lengths = {key: len(values) for key, values in (("SIZE", header["SIZE"]), ("TYPE", header["TYPE"]))}
+    for key, length in {**lengths, "COUNT": len(counts)}.items():
+        if length != len(names):
+            raise PointCloudError(f"{key} has {length} values for {len(names)} FIELDS")
+    fields, seen = [], set()
+    for i, (name, size, kind, count) in enumerate(zip(names, header["SIZE"], header["TYPE"], counts, strict=True)):
+        allowed = ("4", "8") if kind.upper() == "F" else ("1", "2", "4", "8")
+        if kind.upper() not in _KINDS or size not in allowed:
+            raise PointCloudError(
+                f"field {name!r} has type {shorten(kind + size)}; expected F4, F8, or I and U 1 to 8"
+            )
+        repeat = count_of(count, f"COUNT of field {name!r}")
+        if repeat > 1 << 20:
+            raise PointCloudError(f"COUNT of field {name!r} is {repeat}; expected at most {1 << 20}")
+        # Padding is called "_" and may occur often.
+        key = name if name not in seen and name != "_" else f"{name}:{i}"
+        seen.add(key)
+        fields.append((key, f"<{_KINDS[kind.upper()]}{size}", (repeat,)))
+    return np.dtype(fields)
+
+
+def _ascii_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.ndarray]:
+    sizes = [prod(row[name].shape) for name in row.names]
+    table = numbers(normalized_lines(body), columns=sum(sizes))
+    if len(table) != count:
+        raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
+    columns, at = {}, 0
+    for name, size in zip(row.names, sizes, strict=True):
+        if size == 1:
+            values = table[:, at]
+            # Packed colours are bits, so the declared type matters.
+            columns[name] = _as_type(values, row[name].base) if name in ("rgb", "rgba") else values
+        at += size
+    return columns
+
+
+def _as_type(values: np.ndarray, kind: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if kind.kind == "f":
+            return values.astype(kind)
+        if not (np.isfinite(values) & (np.abs(values) < 2**53)).all():
+            raise PointCloudError("field 'rgb' holds values that are no packed colours")
+        return values.astype(np.int64)
+
+
+def _binary_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.ndarray]:
+    needed = count * row.itemsize
+    if needed > len(body):
+        raise PointCloudError(f"{len(body)} bytes of data; {count} points need {needed}, so the file may be cut off")
+    if not row.itemsize:
+        return {}
+    table = np.frombuffer(body, row, count)
+    return {name: table[name][:, 0] for name in row.names if row[name].shape == (1,)}
+
+
+def _compressed_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.ndarray]:
+    sizes = [int.from_bytes(body[at : at + 4], "little") for at in (0, 4)]
+    if len(body) < 8 or sizes[0] > len(body) - 8:
+        raise PointCloudError(f"{max(len(body) - 8, 0)} bytes of data; {sizes[0]} are declared; it may be cut off")
+    if sizes[1] != count * row.itemsize:
+        raise PointCloudError(
+            f"the compressed data gives {sizes[1]} bytes; {count} points need {count * row.itemsize}"
+        )
+    data = lzf.decompress(body[8 : 8 + sizes[0]], sizes[1])
+    columns, at = {}, 0
+    # Compressed files store field after field.
+    for name in row.names:
+        if row[name].shape == (1,):
+            columns[name] = np.frombuffer(data, row[name].base, count, at)
+        at += count * row[name].itemsize
+    return columns
+
+
+def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:
+    if packed.dtype.kind == "f":
+        packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
+    packed = packed.astype(np.int64)
+    shifts = {"red": 16, "green": 8, "blue": 0}
+    return {name: (packed >> shift & 255).astype(np.uint8) for name, shift in shifts.items()}

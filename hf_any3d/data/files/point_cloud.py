@@ -1,0 +1,162 @@
+"""The one form in which every reader hands over a cloud or a mesh."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import PointCloudError
+from .surface import draw_on_surface
+
+# float32 keeps 24 bits. Where coordinates are this many times larger than the extent of the cloud (map projections,
+# in metres from the equator), too few bits are left for the shape, so a float64 offset is split off.
+_OFFSET_RATIO = 1000.0
+
+
+@dataclass
+class PointCloudData:
+    """A point cloud, or a mesh when `faces` is given.
+
+    Attributes:
+        points: (points, 3) float32, in the units of the file; the vertices of a mesh.
+        colors: (points, 3) float32 in [0, 1], or None.
+        normals: (points, 3) float32, or None.
+        labels: (points,) int64, one class a point, or None.
+        faces: (faces, 3) int64 indices into `points`, or None.
+        face_colors: (faces, 3) float32 in [0, 1], or None.
+        offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. Readers set it only
+            for clouds that lie so far from the origin that float32 would spoil their shape.
+
+    Raises:
+        PointCloudError: if a shape is wrong, there is no point, a coordinate is NaN or infinite, a colour lies
+            outside [0, 1] or a face refers to a point that does not exist.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray | None = None
+    normals: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    faces: np.ndarray | None = None
+    face_colors: np.ndarray | None = None
+    offset: np.ndarray | None = None
+
+    def __post_init__(self):
+        self.points, shift = _coordinates(self.points)
+        if shift is not None:
+            self.offset = shift if self.offset is None else np.asarray(self.offset, np.float64) + shift
+        if self.offset is not None:
+            self.offset = _rows("offset", np.reshape(self.offset, (1, -1)), 1, np.float64)[0]
+        count = len(self.points)
+        if self.colors is not None:
+            self.colors = _unit_range("colors", _rows("colors", self.colors, count))
+        if self.normals is not None:
+            self.normals = _rows("normals", self.normals, count)
+        if self.labels is not None:
+            self.labels = _labels(self.labels, count)
+        if self.faces is not None:
+            self.faces = _faces(self.faces, count)
+        if self.face_colors is not None:
+            faces = 0 if self.faces is None else len(self.faces)
+            self.face_colors = _unit_range("face_colors", _rows("face_colors", self.face_colors, faces))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def is_mesh(self) -> bool:
+        """Whether the points are the vertices of at least one triangle."""
+        return self.faces is not None and len(self.faces) > 0
+
+    def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
+        """Draw points evenly from the surface of a mesh.
+
+        Triangles are drawn by area. A sample takes the normal of its face; its colour is that of the face if there are
+        face colours, else interpolated between the corners; its label is that of the nearest corner.
+
+        Args:
+            n: how many points to draw, at least 1.
+            generator: numpy's random generator, or a seed for one.
+
+        Returns:
+            A cloud of `n` points (n, 3) with normals, and with colours and labels where the mesh has them.
+
+        Raises:
+            PointCloudError: if this is no mesh, or all its triangles together have no area.
+        """
+        if not self.is_mesh:
+            raise PointCloudError(f"{len(self)} points without faces; only a mesh has a surface to sample")
+        if n < 1:
+            raise ValueError(f"n: {n}; expected at least 1 point")
+        face, weights, points, normals = draw_on_surface(self.points, self.faces, n, np.random.default_rng(generator))
+        corners = self.faces[face]  # (n, 3)
+        colors, labels = None, None
+        if self.face_colors is not None:
+            colors = self.face_colors[face]
+        elif self.colors is not None:
+            colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
+        if self.labels is not None:
+            labels = self.labels[corners[np.arange(n), weights.argmax(1)]]
+        return PointCloudData(points, colors, normals, labels, offset=self.offset)
+
+
+def _rows(name: str, values, count: int, dtype=np.float32) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape != (count, 3):
+        raise PointCloudError(f"{name} have shape {values.shape}; expected ({count}, 3)")
+    if values.dtype.kind not in "fiub":
+        raise PointCloudError(f"{name} have type {values.dtype}; expected numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.ascontiguousarray(values, dtype)
+    bad = ~np.isfinite(values).all(1)
+    if bad.any():
+        raise PointCloudError(
+            f"{name} hold NaN, infinite or too large values in {bad.sum()} of {count} rows, first in row "
+            f"{bad.argmax()}; expected finite float32 numbers"
+        )
+    return values
+
+
+def _coordinates(points) -> tuple[np.ndarray, np.ndarray | None]:
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
+    if not len(points):
+        raise PointCloudError("there are no points; expected at least 1")
+    if points.dtype == np.float64 or points.dtype.kind in "iu" and points.dtype.itemsize > 2:
+        low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
+        if np.isfinite(low).all() and np.isfinite(high).all():
+            extent, largest = (high - low).max(), max(np.abs(low).max(), np.abs(high).max())
+            if 0 < extent * _OFFSET_RATIO < largest:
+                shift = np.floor(low)
+                return _rows("points", points - shift, len(points)), shift
+    return _rows("points", points, len(points)), None
+
+
+def _unit_range(name: str, colors: np.ndarray) -> np.ndarray:
+    if colors.size and (colors.min() < 0 or colors.max() > 1):
+        raise PointCloudError(f"{name} range from {colors.min():g} to {colors.max():g}; expected 0 to 1")
+    return colors
+
+
+def _labels(labels, count: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise PointCloudError(f"labels have shape {labels.shape}; expected ({count},)")
+    if labels.dtype.kind == "f":
+        # 2**53: above it float64 no longer tells neighbouring whole numbers apart.
+        if not (np.isfinite(labels).all() and (np.abs(labels) < 2**53).all() and (labels == np.floor(labels)).all()):
+            raise PointCloudError("labels hold values that are no whole numbers; expected class numbers")
+    elif labels.dtype.kind not in "iub":
+        raise PointCloudError(f"labels have type {labels.dtype}; expected whole numbers")
+    return np.ascontiguousarray(labels, np.int64)
+
+
+def _faces(faces, count: int) -> np.ndarray:
+    faces = np.asarray(faces)
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise PointCloudError(f"faces have shape {faces.shape}; expected (faces, 3)")
+    if faces.dtype.kind not in "iu" and faces.size:
+        raise PointCloudError(f"faces have type {faces.dtype}; expected whole numbers")
+    if faces.size and (faces.min() < 0 or faces.max() >= count):
+        wrong = faces.min() if faces.min() < 0 else faces.max()
+        raise PointCloudError(f"a face refers to point {wrong}; allowed are 0 to {count - 1}")
+    return np.ascontiguousarray(faces, np.int64)

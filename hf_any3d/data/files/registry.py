@@ -1,0 +1,60 @@
+"""Which reader serves which file type. A new format is one new file beside this one and one line below."""
+
+import os
+from importlib import import_module
+from typing import BinaryIO
+
+from .errors import PointCloudError, PointCloudFileError
+from .point_cloud import PointCloudData
+from .source import open_source
+
+# File type -> module of this package; the module has `read(source: Source) -> PointCloudData`.
+READERS = {
+    "csv": "text",
+    "glb": "gltf",
+    "gltf": "gltf",
+    "las": "las",
+    "laz": "las",
+    "npy": "npy",
+    "npz": "npz",
+    "obj": "obj",
+    "off": "off",
+    "pcd": "pcd",
+    "ply": "ply",
+    "pts": "text",
+    "stl": "stl",
+    "txt": "text",
+    "xyz": "text",
+}
+
+
+def supported_file_types() -> tuple[str, ...]:
+    """Name the file types that `read_point_cloud` reads, without dots, in alphabetical order."""
+    return tuple(sorted(READERS))
+
+
+def read_point_cloud(source: str | os.PathLike | bytes | BinaryIO, *, file_type: str | None = None) -> PointCloudData:
+    """Read a point cloud or a mesh from a file of any supported type.
+
+    Nothing is merged, dropped or reordered: a mesh has the vertices of its file. Nothing is unpickled and nothing is
+    fetched from a network. Files that the given one refers to (materials of OBJ, buffers of glTF) are read only if
+    they lie in the same folder or below.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file object.
+        file_type: one of `supported_file_types()`; needed for bytes, else by default the ending of the name.
+
+    Returns:
+        The points (points, 3) in the units of the file, with colours, normals, labels and faces where the file has
+        them.
+
+    Raises:
+        PointCloudFileError: if the file is missing, empty, damaged, cut off, of an unknown type, without points or
+            with NaN or infinite coordinates. The text names the file, what was seen and what is allowed.
+    """
+    opened = open_source(source, file_type, supported_file_types())
+    reader = import_module(f".{READERS[opened.file_type]}", __package__)
+    try:
+        return reader.read(opened)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{opened.name}: {error}") from error.__cause__

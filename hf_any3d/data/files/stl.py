@@ -1,0 +1,59 @@
+"""STL: triangles as text or binary."""
+
+import re
+
+import numpy as np
+
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+from .tables import numbers
+
+_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+_HEADER_SIZE = 84
+_VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
+
+
+def read(source: Source) -> PointCloudData:
+    """Read a mesh whose triangles do not share their corners: 3 vertices a triangle, none merged.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A mesh of 3 * triangles vertices.
+
+    Raises:
+        PointCloudError: if the file ends before its last triangle, or is neither kind of STL.
+    """
+    data = source.data
+    count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
+    # Binary files may start with "solid" too, so only the length tells for certain.
+    exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
+    if data[:512].lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
+        corners = _ascii(data)
+    else:
+        corners = _binary(data, count)
+    return PointCloudData(corners, faces=np.arange(len(corners)).reshape(-1, 3))
+
+
+def _binary(data: bytes, count: int) -> np.ndarray:
+    if count < 0:
+        raise PointCloudError(
+            f"{len(data)} bytes; a binary STL has at least {_HEADER_SIZE}, a text STL starts 'solid'"
+        )
+    needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
+    if needed > len(data):
+        raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so the file may be cut off")
+    return np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
+
+
+def _ascii(data: bytes) -> np.ndarray:
+    if b"endsolid" not in data[-4096:].lower():
+        raise PointCloudError("has no closing 'endsolid'; the file may be cut off")
+    rows = [b" ".join(found.split()) for found in _VERTEX.findall(data)]
+    words = len(re.findall(rb"\bvertex\b", data, re.IGNORECASE))
+    facets = len(re.findall(rb"\bendfacet\b", data, re.IGNORECASE))
+    if len(rows) != words or len(rows) != 3 * facets:
+        raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 a facet, each with 3 numbers")
+    return numbers(b"\n".join(rows), columns=3)

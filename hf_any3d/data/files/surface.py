@@ -1,0 +1,61 @@
+"""Drawing points on triangles, and cutting polygons into triangles."""
+
+import numpy as np
+
+from .errors import PointCloudError
+
+
+def draw_on_surface(
+    vertices: np.ndarray, faces: np.ndarray, n: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw `n` points on triangles, each triangle with a probability proportional to its area.
+
+    Args:
+        vertices: (vertices, 3).
+        faces: (faces, 3) indices into `vertices`.
+        n: how many points to draw.
+        generator: numpy's random generator.
+
+    Returns:
+        The face of each sample (n,) int64, the weights of its three corners (n, 3), the points (n, 3) and the unit
+        normals of their faces (n, 3).
+
+    Raises:
+        PointCloudError: if no triangle has an area.
+
+    Source: Osada et al., "Shape distributions", Sec. 3.1.
+    """
+    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
+    doubled = np.cross(b - a, c - a)
+    until = np.linalg.norm(doubled, axis=1).cumsum()
+    if not until[-1] > 0:
+        raise PointCloudError(f"none of the {len(faces)} triangles has an area; there is no surface to sample")
+    # A draw of exactly the total would fall behind the last triangle; side="right" steps over those without area.
+    draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
+    face = until.searchsorted(draws, side="right")
+    root, share = np.sqrt(generator.random(n)), generator.random(n)
+    weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
+    points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
+    normals = doubled[face]
+    return face, weights, points, normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
+
+def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut polygons into triangles that all start at the polygon's first corner.
+
+    Args:
+        counts: (polygons,) how many corners each polygon has; fewer than three give no triangle.
+        corners: (sum of counts,) the corners of all polygons, one after the other.
+
+    Returns:
+        Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
+    """
+    counts = np.asarray(counts, np.int64)
+    corners = np.asarray(corners, np.int64)
+    triangles = np.maximum(counts - 2, 0)
+    polygon = np.repeat(np.arange(len(counts)), triangles)
+    start = np.concatenate([[0], counts.cumsum()])[:-1]
+    step = np.arange(len(polygon)) - np.repeat(triangles.cumsum() - triangles, triangles)
+    first = start[polygon]
+    index = np.stack([first, first + step + 1, first + step + 2], axis=1) if len(polygon) else np.zeros((0, 3), int)
+    return corners[index], polygon

@@ -1,0 +1,61 @@
+"""Rows of numbers as text: .xyz, .txt, .pts, .csv."""
+
+import re
+
+import numpy as np
+
+from .columns import by_name, by_number
+from .errors import PointCloudError
+from .point_cloud import PointCloudData
+from .source import Source
+from .tables import first_data_line, normalized_lines, numbers, reject_binary
+
+_NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
+
+
+def read(source: Source) -> PointCloudData:
+    """Read one point a line, its numbers separated by spaces, tabs, commas or semicolons.
+
+    What follows # or // is a comment. A first line with the names x, y and z (also behind # or //) names the columns,
+    such as `x y z red green blue nx ny nz label`; otherwise `columns.by_number` tells what they mean. A first line
+    with a single whole number is the number of points.
+
+    Args:
+        source: the file.
+
+    Returns:
+        A cloud.
+
+    Raises:
+        PointCloudError: if a row has another number of columns than the first, something is no number, or there are
+            fewer rows than the first line declares.
+    """
+    reject_binary(source.data)
+    text = normalized_lines(source.data)
+    line = 1
+    head, _, rest = text.partition(b"\n")
+    names = [name.decode("latin1").lower() for name in head.replace(b"//", b" ").replace(b"#", b" ").split()]
+    if {"x", "y", "z"} <= set(names):
+        text, line = rest, 2
+    else:
+        names = []
+    if b"//" in text:
+        text = re.sub(rb"//[^\n]*", b"", text)
+    declared = None
+    if re.fullmatch(rb"\s*\d{1,18}\s*", head):
+        declared, text, line = int(head), rest, 2
+    first = first_data_line(text)
+    if not first:
+        raise PointCloudError("there are no points; expected lines of at least 3 numbers")
+    if not _NUMBER.match(first.split()[0]):
+        raise PointCloudError(f"starts with {first[:40]!r}; expected numbers, or a line with the names x, y and z")
+    table = numbers(text, first_line=line)  # (points, columns)
+    if declared is not None and declared != len(table):
+        raise PointCloudError(f"{len(table)} points where the first line declares {declared}; it may be cut off")
+    if names:
+        if len(names) != table.shape[1]:
+            raise PointCloudError(f"{table.shape[1]} columns, but line 1 names {len(names)}")
+        return PointCloudData(**by_name({name: table[:, i] for i, name in enumerate(names)}, source))
+    if table.shape[1] < 3:
+        raise PointCloudError(f"{table.shape[1]} columns; expected at least x, y and z")
+    return PointCloudData(**by_number(np.ascontiguousarray(table), source))

@@ -1,0 +1,95 @@
+"""Writing clouds and meshes: .ply for other programs, .npz for exact numbers."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .errors import PointCloudFileError
+from .point_cloud import PointCloudData
+
+
+def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
+    """Write a cloud or a mesh as binary .ply or as .npz, as the ending of the path says.
+
+    The file appears under its name only when it is complete. PLY stores colours in 8 bits; NPZ keeps every number. An
+    offset is added to the coordinates of PLY, which are then of type double, and kept as an array of its own in NPZ.
+
+    Args:
+        path: where to write; an existing file is replaced.
+        data: what to write.
+
+    Raises:
+        PointCloudFileError: if the path ends neither in .ply nor in .npz.
+    """
+    path = Path(path)
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise PointCloudFileError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(_WRITERS)}")
+    _replace(path, lambda file: writer(file, data))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        # mkstemp makes files that only their owner may read.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
+    arrays = {name: value for name, value in vars(data).items() if value is not None}
+    np.savez_compressed(file, **arrays)
+
+
+def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
+    vertices = [(axis, "float", data.points[:, i]) for i, axis in enumerate("xyz")]
+    if data.offset is not None:
+        exact = data.points + data.offset
+        vertices = [(axis, "double", exact[:, i]) for i, axis in enumerate("xyz")]
+    if data.normals is not None:
+        vertices += [(f"n{axis}", "float", data.normals[:, i]) for i, axis in enumerate("xyz")]
+    if data.colors is not None:
+        vertices += _color_properties(data.colors)
+    if data.labels is not None:
+        if data.labels.min() < -(2**31) or data.labels.max() >= 2**31:
+            raise ValueError("labels: do not fit PLY's 32 bits; write .npz")
+        vertices.append(("label", "int", data.labels))
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(data)}"]
+    header += [f"property {kind} {name}" for name, kind, _ in vertices]
+    body = [_table(vertices)]
+    if data.is_mesh:
+        colors = [] if data.face_colors is None else _color_properties(data.face_colors)
+        header += [f"element face {len(data.faces)}", "property list uchar int vertex_indices"]
+        header += [f"property {kind} {name}" for name, kind, _ in colors]
+        corners = [(f"corner{i}", "int", data.faces[:, i]) for i in range(3)]
+        body.append(_table([("length", "uchar", np.full(len(data.faces), 3)), *corners, *colors]))
+    file.write("\n".join([*header, "end_header\n"]).encode("ascii"))
+    for table in body:
+        file.write(table.data)
+
+
+def _color_properties(colors: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+    bytes_ = np.rint(colors * 255)
+    return [(name, "uchar", bytes_[:, i]) for i, name in enumerate(("red", "green", "blue"))]
+
+
+def _table(columns: list[tuple[str, str, np.ndarray]]) -> np.ndarray:
+    kinds = {"float": "<f4", "double": "<f8", "int": "<i4", "uchar": "u1"}
+    table = np.empty(len(columns[0][2]), [(name, kinds[kind]) for name, kind, _ in columns])
+    for name, _, values in columns:
+        table[name] = values
+    return table.view(np.uint8)
+
+
+_WRITERS = {".ply": _write_ply, ".npz": _write_npz}
