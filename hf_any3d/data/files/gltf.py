@@ -145,9 +145,7 @@ def _join(parts: list[dict]) -> PointCloudData:
     joined = {}
     for name in ("colors", "normals"):
         values = [part[name] for part in parts]
-        if all(
-            value is not None and len(value) == len(part["points"]) for value, part in zip(values, parts, strict=True)
-        ):
+        if all(value is not None for value in values):
             joined[name] = np.concatenate(values)
     if len(faces) and "colors" not in joined and all(part["color"] is not None for part in parts):
         joined["face_colors"] = np.concatenate([np.tile(part["color"], (len(part["faces"]), 1)) for part in parts])

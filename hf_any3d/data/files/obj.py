@@ -18,7 +18,8 @@ def read(source: Source) -> PointCloudData:
 
     Colours come from the vertices (v x y z r g b) or, for faces, from the diffuse colour of their material, if the
     material file lies in the same folder or below. Normals are kept when each vertex has one of its own number.
-    Texture, lines, curves and groups are passed over. Polygons are cut into triangles that start at their first corner.
+    Texture, lines, curves and groups are passed over. Polygons are cut into triangles that start at their first
+    corner; those of one or two corners, which some programs write, give none.
 
     Args:
         source: the file.
@@ -72,8 +73,6 @@ class _Polygons:
         self.normals_follow_vertices = True
 
     def add(self, words: list[bytes]) -> None:
-        if len(words) < 3:
-            raise PointCloudError(f"a face has {len(words)} corners; expected at least 3")
         for word in words:
             vertex, _, rest = word.partition(b"/")
             index = self._index(vertex, self.vertices, word)
