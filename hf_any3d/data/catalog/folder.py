@@ -92,8 +92,6 @@ def load(
             )
         except DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
-        if len(loaded[split]) == 0:
-            raise ValueError(f"{root}: none of the {len(files)} files of split {split} could be read")
     return loaded
 
 
@@ -112,6 +110,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _rows(root: str, stamps: tuple, skip: bool, seed: int, **settings) -> Iterator[dict]:
+    none_read = True
     for path, label, _, _ in stamps:
         name = Path(path).relative_to(root).as_posix()
         # Seeded by its own name, a file gives the same points whatever lies beside it.
@@ -123,7 +122,12 @@ def _rows(root: str, stamps: tuple, skip: bool, seed: int, **settings) -> Iterat
                 raise
             logger.warning("left out %s", error)
             continue
+        none_read = False
         yield {**row, "label": label, "file": name}
+    if none_read:
+        raise ValueError(
+            f"{root}: none of the {len(stamps)} files of a split could be read, the first is {stamps[0][0]}"
+        )
 
 
 def _read(
