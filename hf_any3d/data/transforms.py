@@ -60,7 +60,7 @@ class PointTransform:
 class RandomScale(PointTransform):
     """Multiply xyz by a random factor between `low` and `high`, one for all axes or one for each.
 
-    With `normals_columns`, (three) channels that hold normals are kept perpendicular to the scaled surface.
+    With `normals_columns`, the three channels that hold normals are kept perpendicular to the scaled surface.
     """
 
     low: float = 0.8
