@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
+
 
 @dataclass
 class Membership:
@@ -27,6 +29,13 @@ class Membership:
     occupied: torch.Tensor
     same: torch.Tensor
     cells: int
+    _visitors: set[int] = field(default_factory=set, repr=False)
+
+    def first_visit(self, visitor: object) -> bool:
+        """False from the second time on: a pass recomputed by gradient checkpointing must not count twice."""
+        known = id(visitor) in self._visitors
+        self._visitors.add(id(visitor))
+        return not known
 
 
 def membership(cell: torch.Tensor, cells: int) -> Membership:
@@ -65,23 +74,18 @@ class Geometry:
         size = cell_size or self.cell_size
         key = ("view", size)
         if key not in self._derived:
-            counts = [int(-(-side // size)) for side in self.extent]
-            place = (self.view_positions / size).floor().long()
-            cell = place[..., 0].clamp(max=counts[0] - 1)
-            if len(counts) == 2:
-                cell = cell + place[..., 1].clamp(max=counts[1] - 1) * counts[0]
-                self._derived[key] = membership(cell, counts[0] * counts[1])
+            if len(self.extent) == 2:
+                cell = plane_cells(self.view_positions, size, *self.extent)
+                self._derived[key] = membership(cell, plane_cell_count(size, *self.extent))
             else:
-                self._derived[key] = membership(cell, counts[0])
+                cell = line_cells(self.view_positions.squeeze(-1), size, *self.extent)
+                self._derived[key] = membership(cell, line_cell_count(size, *self.extent))
         return self._derived[key]
 
     def voxels(self, edge: float) -> Membership:
         """Who shares a voxel of `edge`, counted from each cloud's smallest corner; one "view"."""
         key = ("voxel", edge)
         if key not in self._derived:
-            low = self.centers.amin(dim=1, keepdim=True)
-            place = ((self.centers - low) / edge).long()  # (batch, tokens, 3)
-            same = (place.unsqueeze(2) == place.unsqueeze(1)).all(dim=-1)
-            first = same.to(torch.uint8).argmax(dim=-1).unsqueeze(1)  # (batch, 1, tokens)
-            self._derived[key] = membership(first, place.shape[1])
+            first = voxel_cells(self.centers, edge).unsqueeze(1)  # (batch, 1, tokens)
+            self._derived[key] = membership(first, first.shape[-1])
         return self._derived[key]

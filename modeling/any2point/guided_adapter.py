@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
+from hf_any3d.modeling.point_ops import scatter_max
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class CellNorm(nn.Module):
         mean = (rows * weight).sum(dim=(0, 2)) / count  # (views, hidden)
         squares = ((rows - mean.unsqueeze(1)).square() * weight).sum(dim=(0, 2))
         variance = (squares + (count - occupied) * mean.square()) / count
+        if not members.first_visit(self):
+            return mean, variance
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), self.momentum)
@@ -215,9 +218,10 @@ def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False)
     mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
     if not with_maximum:
         return mean
-    index = members.row.unsqueeze(-1).expand(*members.row.shape, values.shape[-1])
-    maximum = torch.zeros_like(mean).scatter_reduce(2, index, values.expand_as(index), "amax", include_self=False)
-    return maximum + mean
+    batch, views, rows, hidden_size = mean.shape
+    tokens = values.expand(batch, views, *values.shape[2:]).reshape(batch * views, -1, hidden_size)
+    maximum = scatter_max(tokens, members.row.reshape(batch * views, -1), rows)
+    return maximum.view_as(mean) + mean
 
 
 def _spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership) -> torch.Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,8 +114,7 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
             UnsupportedEncoder: If the encoder's family or tower is not supported.
         """
         settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
-        settings["encoder_config"]._attn_implementation = attn_implementation
-        config = Any2PointConfig(**settings, **config_kwargs)
+        config = Any2PointConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
         return cls(config, encoder=load_encoder(config, dtype)).eval()
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one.
         fresh = nn.LayerNorm(hidden_size)
-        self.output_norm = fresh if final_norm is None else copy.deepcopy(final_norm).requires_grad_(True)
+        self.output_norm = fresh if final_norm is None else copy.deepcopy(final_norm).float().requires_grad_(True)
         if config.final_norm_eps is not None:
             self.output_norm.eps = config.final_norm_eps
         self.post_init()
@@ -218,8 +219,16 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 hidden_states = hidden_states + positions
             # A guided adapter wraps a layer and wants to know where tokens are; a bare layer does not take the word.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-            hidden_states = layer(hidden_states, attention_mask=mask, is_causal=False, **guidance, **kwargs)
+            call = partial(layer, attention_mask=mask, is_causal=False, **guidance, **kwargs)
+            hidden_states = self._recompute_later(layer, call, hidden_states)
         return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
+
+    def _recompute_later(self, layer: nn.Module, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Gradient checkpointing: frozen layers stay in eval mode, so their own switch never fires."""
+        bare = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+        if self.training and getattr(bare, "gradient_checkpointing", False):
+            return bare._gradient_checkpointing_func(call, hidden_states)
+        return call(hidden_states)
 
     def _warn_once_about_batches(self) -> None:
         if not self.training and not getattr(self, "_warned_about_batches", False):

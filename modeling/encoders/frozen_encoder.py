@@ -99,6 +99,10 @@ class FrozenEncoderMixin:
 
     def adopt_encoder(self, encoder: PreTrainedModel) -> None:
         """Put a loaded encoder in place. Called in the `__init__` of the model that owns it, before `post_init`."""
+        if encoder.config._attn_implementation is None:
+            # A config that becomes part of another one forgets the choice that its model was built with.
+            encoder.config._attn_implementation = self.config._attn_implementation
+        self.config.encoder_config = encoder.config
         self.encoder = freeze(encoder)
         if self.config.encoder_name_or_path is not None:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
@@ -108,7 +112,8 @@ class FrozenEncoderMixin:
         super().train(mode)
         encoder = getattr(getattr(self, self.base_model_prefix, self), "encoder", None)
         for module in encoder.modules() if encoder is not None else ():
-            if getattr(module, _FROZEN, False):
+            # Not getattr: adapters around a layer look for unknown attributes in the layer.
+            if _FROZEN in vars(module):
                 module.training = False
         return self
 

@@ -57,9 +57,17 @@ class EncoderFamily:
         """The norm at `path` (`final_norm` or `input_norm`), or None where the family has none."""
         return None if path is None else encoder.get_submodule(path)
 
+    def __reduce__(self) -> tuple:
+        # By name: what reads the positions may be a lambda, which pickle refuses, and a copy is the family itself.
+        return _registered, (self.model_types[0],)
+
 
 _FAMILIES: dict[str, EncoderFamily] = {}
 _COMPOSITES: dict[str, dict[str, str]] = {}
+
+
+def _registered(model_type: str) -> EncoderFamily:
+    return _FAMILIES[model_type]
 
 
 def register_family(family: EncoderFamily) -> EncoderFamily:

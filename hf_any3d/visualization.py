@@ -1,0 +1,70 @@
+"""Pictures of point clouds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def plot_point_clouds(
+    clouds: Sequence[np.ndarray],
+    path: str | os.PathLike,
+    *,
+    titles: Sequence[str] | None = None,
+    title_colors: Sequence[str] | None = None,
+    heading: str | None = None,
+    columns: int = 6,
+    up_axis: str = "y",
+) -> Path:
+    """Draw point clouds in a grid and write a PNG.
+
+    Args:
+        clouds: Arrays `(points, 3 or 6)`; channels 4 to 6 are colours in [0, 1]. Without colours, height colours them.
+        path: Where to write; the file is complete or not there.
+        titles: A line above each cloud.
+        title_colors: Colour of each of those lines.
+        heading: A line above all.
+        columns: Clouds in a row.
+        up_axis: "x", "y" or "z".
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If there is no cloud to draw, or one is no `(points, 3 or more)` array.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing point clouds needs matplotlib: pip install matplotlib") from error
+    if not len(clouds):
+        raise ValueError("clouds is empty; expected at least one array (points, 3)")
+    columns = min(columns, len(clouds))
+    rows = -(-len(clouds) // columns)
+    figure = Figure(figsize=(2.0 * columns, 2.25 * rows + (0.4 if heading else 0)), dpi=110, layout="constrained")
+    order = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}[up_axis]
+    for number, cloud in enumerate(clouds):
+        cloud = np.asarray(cloud, dtype=np.float32)
+        if cloud.ndim != 2 or cloud.shape[1] < 3:
+            raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or more)")
+        axes = figure.add_subplot(rows, columns, number + 1, projection="3d")
+        across, deep, up = cloud[:, order].T
+        colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else up
+        axes.scatter(across, deep, up, c=colors, s=2.0, cmap="viridis", linewidths=0)
+        axes.set_box_aspect([1, 1, 1])
+        center, radius = cloud[:, order].mean(axis=0), np.abs(cloud[:, order] - cloud[:, order].mean(axis=0)).max()
+        for limit, middle in zip((axes.set_xlim, axes.set_ylim, axes.set_zlim), center, strict=True):
+            limit(middle - radius, middle + radius)
+        axes.view_init(elev=18, azim=35)
+        axes.set_axis_off()
+        if titles is not None:
+            axes.set_title(titles[number], fontsize=8, color=title_colors[number] if title_colors else "black")
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    figure.savefig(unfinished, format="png")
+    unfinished.replace(path)
+    return path
