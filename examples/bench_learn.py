@@ -1,0 +1,242 @@
+"""Does a frozen pretrained text encoder help to learn 3D shapes? Trains every arm with several seeds and tables them.
+
+    make bench-learn
+    make bench-learn BENCH_ARGS="--shots 10 --output-dir outputs/learning_few"
+
+All arms train on the whole training split by one recipe, `shapes_recipe.py`, and report the last epoch's model on the
+test split, which chooses nothing. With `--validation` they leave a part of the training split out, by whole groups of
+near-duplicates, and report on that: so the recipe was chosen. Every run is stored when it ends, and a run that is
+there already, made by the same recipe, is not repeated; so the program can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapes_recipe as recipe
+import torch
+import transformers
+from datasets import DatasetDict
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_callback import PrinterCallback
+
+from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point.modeling_any2point import ClassificationHead
+from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
+
+
+class TokenizerAlone(nn.Module):
+    """Tokenizer, maximum over the tokens, head: the wrap without its encoder, adapters and positions."""
+
+    def __init__(self, tokenizer: PointTokenizer, head: ClassificationHead):
+        super().__init__()
+        self.tokenizer, self.head = tokenizer, head
+
+    def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        """Classify point clouds `(batch, points, 3)`."""
+        logits = self.head(self.tokenizer(points).tokens.amax(dim=1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def tokenizer_alone(seed: int, names: list[str]) -> nn.Module:
+    """The wrap's own tokenizer and a head of the same shape."""
+    wrapper = recipe.build_wrapper(seed, names)
+    config = wrapper.config
+    head = ClassificationHead(config.encoder_config.hidden_size, config)
+    return TokenizerAlone(wrapper.any2point.point_tokenizer, head)
+
+
+def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
+    """An encoder of the same shape as its own initialisation leaves it."""
+    return AutoModel.from_config(pretrained.config)
+
+
+@torch.no_grad()
+def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
+    """The pretrained encoder with the numbers of each tensor in random order: its statistics without its knowledge."""
+    for parameter in pretrained.parameters():
+        order = torch.randperm(parameter.numel())
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return pretrained
+
+
+def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callable[[int, list[str]], nn.Module]:
+    """A builder of the recipe's model around an encoder made from the pretrained one."""
+
+    def build(seed: int, names: list[str]) -> nn.Module:
+        wrapper = recipe.build_wrapper(seed, names)
+        config = wrapper.config
+        # Weights of no repository: this model would be stored whole.
+        config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+        set_seed(1000 + seed)
+        encoder = change(wrapper.any2point.encoder)
+        set_seed(seed)
+        return recipe.add_adapter(Any2PointForPointCloudClassification(config, encoder=encoder), seed)
+
+    return build
+
+
+ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
+    "pointnet": ("PointNet from scratch", lambda seed, names: recipe.build_pointnet(seed, len(names))),
+    "tokenizer": ("tokenizer and head, no encoder", tokenizer_alone),
+    "random": ("wrap, random encoder", wrap_around(random_encoder)),
+    "shuffled": ("wrap, shuffled pretrained encoder", wrap_around(shuffled_encoder)),
+    "pretrained": ("wrap, pretrained encoder", recipe.build_model),
+}
+"""What is trained: title and builder."""
+
+
+def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_dir: Path) -> dict[str, Any]:
+    """Train one arm with one seed and measure it."""
+    model = ARMS[arm][1](seed, splits["train"].features["label"].names)
+    trainer = recipe.build_trainer(model, recipe.training_arguments(output_dir / "trainer", seed), splits["train"])
+    trainer.remove_callback(PrinterCallback)
+    start = time.perf_counter()
+    training = trainer.train()
+    seconds = time.perf_counter() - start
+    metrics = trainer.predict(recipe.plain_rows(splits[report_on])).metrics
+    return {
+        "accuracy": metrics["test_accuracy"],
+        "mean_class_accuracy": metrics["test_mean_class_accuracy"],
+        "loss": metrics["test_loss"],
+        "train_loss": training.training_loss,
+        "trained_parameters": recipe.trained_parameters(model),
+        "seconds": seconds,
+        "train_rows": len(splits["train"]),
+        "rows": len(splits[report_on]),
+    }
+
+
+def majority(splits: DatasetDict, report_on: str) -> dict[str, float]:
+    """Always the most frequent class of the training rows."""
+    labels = np.asarray(splits[report_on]["label"])
+    answer = np.bincount(splits["train"]["label"]).argmax()
+    return {
+        "accuracy": float(np.mean(labels == answer)),
+        "mean_class_accuracy": 1 / len(np.unique(labels)),
+        "trained_parameters": 0,
+        "seconds": 0.0,
+    }
+
+
+def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the result of a run beside its seed, as JSON would give it back."""
+    settings = {"training": recipe.TRAINING, "augmentation": recipe.AUGMENTATION, "shots": options.shots}
+    settings["validation"] = options.validation
+    if arm != "pointnet":
+        settings["model"] = recipe.MODEL
+    if arm not in ("pointnet", "tokenizer"):
+        settings["adapter"] = recipe.ADAPTER
+    return json.loads(json.dumps(settings))
+
+
+def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
+    """The splits of a run, and the name of the split that it reports on."""
+    splits, report_on = load_point_dataset("shapes"), "test"
+    if options.validation:
+        splits, report_on = validation_split(splits, options.validation, seed, group_column="group"), "validation"
+    if options.shots:
+        splits = recipe.few_shapes(splits, options.shots, seed)
+    return splits, report_on
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename, so that no half-written result is ever found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every arm and seed, those that are stored already read back."""
+    runs = []
+    for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc="runs"):
+        path = options.output_dir / "runs" / f"{arm}-{seed}.json"
+        settings = settings_of(arm, options)
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if stored.get("settings") != settings:
+            tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
+            splits, report_on = prepare(options, seed)
+            result = train_once(arm, seed, splits, report_on, options.output_dir)
+            stored = {"arm": arm, "seed": seed, **result, "threads": torch.get_num_threads(), "settings": settings}
+            write_text(path, json.dumps(stored, indent=1))
+        tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
+        runs.append(stored)
+    return runs
+
+
+def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Mean and sample standard deviation of every arm over its seeds."""
+    splits, report_on = prepare(options, options.seeds[0])
+    rows = [{"arm": "majority", "title": "majority class", "runs": 1, **majority(splits, report_on)}]
+    for arm in options.arms:
+        own = [run for run in runs if run["arm"] == arm]
+        row = {"arm": arm, "title": ARMS[arm][0], "runs": len(own)}
+        for name in ("accuracy", "mean_class_accuracy", "seconds", "trained_parameters"):
+            values = [run[name] for run in own]
+            row[name] = float(np.mean(values))
+            row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        rows.append(row)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    about = {"split": report_on, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
+    return {**about, "machine": machine, "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as a Markdown table."""
+    lines = [
+        f"| model | parameters trained | seconds | {summary['split']} accuracy, % | mean class accuracy, % |",
+        "|---|---|---|---|---|",
+    ]
+    for row in summary["rows"]:
+        cells = [
+            f"{100 * row[name]:.1f}" + (f" ± {100 * row[f'{name}_std']:.1f}" if f"{name}_std" in row else "")
+            for name in ("accuracy", "mean_class_accuracy")
+        ]
+        lines.append(
+            f"| {row['title']} | {row['trained_parameters']:,.0f} | {row['seconds']:.0f} | {cells[0]} | {cells[1]} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/learning"), help="runs and tables go here")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to train")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--shots", type=int, help="train on so many shapes of each class; all by default")
+    parser.add_argument("--validation", type=float, help="share of the training split to leave out and report on")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what the command line asks for, print and store the table."""
+    options = parse(arguments)
+    recipe.use_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    summary = summarise(run_all(options), options)
+    write_text(options.output_dir / "learning.json", json.dumps(summary, indent=1))
+    write_text(options.output_dir / "learning.md", table(summary))
+    print(table(summary))
+    print(f"Stored in {options.output_dir}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The recipe for the embedded shapes: one place for what the quickstart and the learning benchmark share.
+
+Every setting was chosen on validation parts of the training split; see benchmarks/results/learning.md.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from peft import PeftModel, get_peft_model
+from pointnet import PointNet
+from torch import nn
+from transformers import Trainer, TrainingArguments, set_seed
+
+from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.training.metrics import compute_classification_metrics
+from hf_any3d.tuners import GuidedAdapterConfig
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+MODEL: dict[str, Any] = {
+    "num_layers": 3,
+    "num_tokens": 32,
+    "tokenizer_neighbors": 16,
+    "tokenizer_width": 192,
+    "token_scale": 1.0,
+    "head_widths": [256],
+    "head_dropout": 0.3,
+}
+"""For `from_encoder_pretrained`."""
+
+ADAPTER: dict[str, Any] = {"gate": 0.5}
+"""For `GuidedAdapterConfig`."""
+
+AUGMENTATION: dict[str, dict] = {
+    "rotate": {"axis": "y", "limit": 0.4},
+    "scale": {"low": 0.8, "high": 1.25, "per_axis": True},
+    "jitter": {},
+}
+"""For `build_transform`."""
+
+TRAINING: dict[str, Any] = {
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 32,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "max_grad_norm": 5.0,
+    "dataloader_drop_last": True,
+}
+"""For `TrainingArguments`, the same for every model that is trained."""
+
+
+def build_model(seed: int, names: list[str]) -> PeftModel:
+    """The frozen pretrained encoder with an untrained tokenizer, guided adapters and head around it.
+
+    Args:
+        seed: governs everything that starts at random.
+        names: names of the classes, in the order of their numbers.
+    """
+    return add_adapter(build_wrapper(seed, names), seed)
+
+
+def build_wrapper(seed: int, names: list[str]) -> Any2PointForPointCloudClassification:
+    """`build_model` before it gets its adapters."""
+    set_seed(seed)
+    return Any2PointForPointCloudClassification.from_encoder_pretrained(
+        ENCODER, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}, **MODEL
+    )
+
+
+def add_adapter(model: Any2PointForPointCloudClassification, seed: int) -> PeftModel:
+    """Put the recipe's guided adapters into a wrapped encoder."""
+    set_seed(seed)
+    return get_peft_model(model, GuidedAdapterConfig(**ADAPTER))
+
+
+def build_pointnet(seed: int, num_labels: int) -> PointNet:
+    """The baseline without any encoder."""
+    set_seed(seed)
+    return PointNet(num_labels)
+
+
+def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any) -> TrainingArguments:
+    """Arguments of a run by the recipe; nothing is saved or reported on the way.
+
+    Args:
+        output_dir: where `Trainer` may write.
+        seed: order of the rows, augmentation, dropout.
+        **changes: settings to change, by their names in `TrainingArguments`.
+    """
+    quiet = {"save_strategy": "no", "logging_strategy": "epoch", "report_to": "none", "remove_unused_columns": False}
+    settings = {**TRAINING, **quiet, "label_names": ["labels"], **changes}
+    return TrainingArguments(output_dir=os.fspath(output_dir), seed=seed, **settings)
+
+
+def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset, **settings: Any) -> Trainer:
+    """A stock `Trainer` that augments the training rows and measures accuracy and mean class accuracy.
+
+    Args:
+        model: any point cloud classifier.
+        arguments: see `training_arguments`.
+        train: training rows with `points` and `label`.
+        **settings: further arguments of `Trainer`, such as `eval_dataset` (see `plain_rows`) or `callbacks`.
+    """
+    return Trainer(
+        model,
+        arguments,
+        train_dataset=AugmentedDataset(train, build_transform(AUGMENTATION)),
+        data_collator=PointCloudCollator(),
+        compute_metrics=compute_classification_metrics,
+        **settings,
+    )
+
+
+def plain_rows(dataset: Dataset) -> Dataset:
+    """Rows for evaluation: points and label as they are."""
+    return dataset.select_columns(["points", "label"]).with_format("numpy")
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """How many numbers training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def few_shapes(dataset: DatasetDict, shots: int, seed: int) -> DatasetDict:
+    """Keep at most `shots` training rows of each class, drawn by `seed`; other splits stay."""
+    labels = np.asarray(dataset["train"]["label"])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    kept = [order[labels[order] == label][:shots] for label in np.unique(labels)]
+    return DatasetDict({**dataset, "train": dataset["train"].select(np.sort(np.concatenate(kept)))})
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch use so many threads; None leaves the choice to torch."""
+    if threads is not None:
+        torch.set_num_threads(threads)
