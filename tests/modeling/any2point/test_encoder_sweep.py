@@ -1,0 +1,191 @@
+"""Every registered encoder family through everything that an Any2Point model promises."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.encoders import encoder_families
+from tests.tiny_encoders import HIDDEN, LAYERS, SMALL, adapted_model, clouds, saved_encoder, tiny_model, train_step
+
+TOKENS = SMALL["num_tokens"]
+pytestmark = pytest.mark.parametrize("family", list(encoder_families()))
+
+
+def core_of(model):
+    return model.base_model.model.any2point
+
+
+def encoder_weights(model):
+    """The frozen weights of an adapted model by name: all in the encoder but the adapters."""
+    tensors = core_of(model).encoder.state_dict()
+    return {name: tensor.clone() for name, tensor in tensors.items() if "guided_adapter_" not in name}
+
+
+def frozen_modules(model):
+    return [m for name, m in core_of(model).encoder.named_modules() if "guided_adapter_" not in name]
+
+
+def test_forward_has_the_promised_shapes(family):
+    model = adapted_model(family)
+    with torch.no_grad():
+        output = core_of(model)(clouds())
+        logits = model(points=clouds()).logits
+    assert output.last_hidden_state.shape == (3, 1 + TOKENS, HIDDEN)
+    assert output.pooler_output.shape == (3, 2 * HIDDEN)
+    assert output.centers.shape == (3, TOKENS, 3)
+    assert output.center_index.shape == (3, TOKENS)
+    assert logits.shape == (3, 3)
+    assert logits.isfinite().all()
+    assert torch.equal(output.centers, clouds()[torch.arange(3)[:, None], output.center_index])
+
+
+def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
+    model = adapted_model(family).train()
+    model(points=clouds(), labels=torch.arange(3)).loss.backward()
+    own = {id(parameter) for module in frozen_modules(model) for parameter in module.parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in own:
+            assert not parameter.requires_grad and parameter.grad is None, name
+        elif parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+    assert own
+
+
+def test_a_training_step_changes_everything_trained_and_no_bit_of_the_encoder(family):
+    model = adapted_model(family)
+    frozen = encoder_weights(model)
+    trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    train_step(model)
+    after = encoder_weights(model)
+    assert frozen.keys() == after.keys()
+    assert all(torch.equal(frozen[name], after[name]) for name in frozen)
+    now = dict(model.named_parameters())
+    assert not [name for name, value in trained.items() if torch.equal(value, now[name])]
+
+
+def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
+    model = adapted_model(family)
+    for mode in (True, False):
+        model.train(mode)
+        assert not any(module.training for module in frozen_modules(model) if not hasattr(module, "takes_geometry"))
+        adapters = [m for name, m in model.named_modules() if "guided_adapter_" in name]
+        assert len(adapters) > 10 * LAYERS
+        assert all(module.training == mode for module in adapters)
+        wrapped = [module for module in model.modules() if getattr(type(module), "takes_geometry", False)]
+        assert [module.training for module in wrapped] == [mode] * LAYERS
+
+
+def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tmp_path):
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored and not [name for name in stored if "encoder." in name]
+    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path).eval()
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with torch.no_grad():
+        assert torch.equal(loaded(clouds()).logits, model(clouds()).logits)
+    assert not any(parameter.requires_grad for parameter in loaded.any2point.encoder.parameters())
+
+
+def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(family):
+    model = adapted_model(family)
+    points = clouds(4)
+    points[1:] *= torch.tensor([0.1, 1, 20])[:, None, None]
+    with torch.no_grad():
+        together = model(points=points).logits
+        alone = torch.cat([model(points=cloud[None]).logits for cloud in points])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_implementations_agree(family):
+    logits = {}
+    for implementation in ("sdpa", "eager"):
+        model = adapted_model(family, attn_implementation=implementation)
+        assert core_of(model).encoder.config._attn_implementation == implementation
+        with torch.no_grad():
+            logits[implementation] = model(points=clouds()).logits
+    torch.testing.assert_close(logits["sdpa"], logits["eager"], rtol=1e-5, atol=1e-5)
+
+
+def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
+    model = adapted_model(family, dtype=torch.bfloat16)
+    assert {p.dtype for p in encoder_weights(model).values()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    full = adapted_model(family)
+    with torch.no_grad():
+        low, high = model(points=clouds()).logits, full(points=clouds()).logits
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, high, rtol=0.1, atol=0.1)
+    assert train_step(model).isfinite()
+
+
+def gradients(model):
+    torch.manual_seed(3)
+    train_step(model)
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, reentrant):
+    plain, recomputing = adapted_model(family), adapted_model(family)
+    recomputing.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    runs = []
+    layer = core_of(recomputing).family.layers_of(core_of(recomputing).encoder)[0]
+    layer.register_forward_pre_hook(lambda *args: runs.append(1))
+    expected, found = gradients(plain), gradients(recomputing)
+    assert len(runs) == 2, "one forward pass and one recomputation"
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+    buffers = dict(recomputing.named_buffers())
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(buffers[name], buffer, rtol=1e-5, atol=1e-7, msg=name)
+    recomputing.gradient_checkpointing_disable()
+    gradients(recomputing)
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_are_equal_and_independent(family, how):
+    model = adapted_model(family)
+    with torch.no_grad():
+        expected = model(points=clouds()).logits
+    twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert torch.equal(twin(points=clouds()).logits, expected)
+    train_step(twin)
+    twin.eval()
+    with torch.no_grad():
+        assert not torch.equal(twin(points=clouds()).logits, expected)
+        assert torch.equal(model(points=clouds()).logits, expected)
+
+
+def test_fewer_layers_of_the_encoder_can_be_used(family):
+    model = tiny_model(family, num_layers=1)
+    core = model.any2point
+    assert len(core.family.layers_of(core.encoder)) == 1 == core.config.encoder_config.num_hidden_layers
+    whole = tiny_model(family)
+    first = core.family.layers_of(core.encoder)[0].state_dict()
+    expected = core.family.layers_of(whole.any2point.encoder)[0].state_dict()
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
+    with torch.no_grad():
+        assert not torch.equal(model(clouds()).logits, whole(clouds()).logits)
+
+
+def test_model_takes_over_class_token_and_final_norm_of_its_encoder(family):
+    core = tiny_model(family).any2point
+    source = core.family
+    if source.class_token is not None:
+        assert torch.equal(core.class_token.token, source.class_token(core.encoder))
+    norm = source.norm_of(core.encoder, source.final_norm)
+    if norm is not None:
+        assert torch.equal(core.output_norm.weight, norm.weight)
+        assert core.output_norm is not norm and core.output_norm.weight.requires_grad
+    assert saved_encoder(family) == core.config.encoder_name_or_path
