@@ -1,0 +1,93 @@
+"""PEFT methods by name, with defaults that fit a frozen encoder which reads point tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PromptLearningConfig
+from torch import nn
+
+from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
+from hf_any3d.tuners.guided_adapter.model import encoder_owner
+
+
+def peft_methods() -> dict[str, type[PeftConfig]]:
+    """Names of the PEFT methods that fit, in small letters, with their configs.
+
+    Methods that put prompts in front of embedded text have no place here, nor have those that cannot train tokenizer
+    and head along.
+    """
+    return {
+        peft_type.value.lower(): config
+        for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if not issubclass(config, PromptLearningConfig)
+        and {"target_modules", "modules_to_save"} <= {field.name for field in fields(config)}
+    }
+
+
+def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | None = None) -> PeftConfig:
+    """Make the config of a PEFT method for `get_peft_model(model, config)`.
+
+    Left to themselves, all methods adapt the linear layers of the encoder (`ln_tuning` its norms), train tokenizer,
+    class token, output norm and head in full, and save them with the adapter, so that methods compare fairly.
+
+    Args:
+        name: A name of `peft_methods()`, in any case.
+        model: The model that will be adapted; has a frozen encoder.
+        settings: Arguments of the config, which win over the defaults.
+
+    Raises:
+        ValueError: An unknown or unsuitable method, or settings that it does not have.
+    """
+    methods = peft_methods()
+    config = methods.get(name.lower())
+    if config is None:
+        raise ValueError(f"peft method {name!r} is unknown or does not fit; expected one of {', '.join(methods)}")
+    known = {field.name for field in fields(config) if field.init}
+    settings = dict(settings or {})
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(f"peft method {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    settings.setdefault("modules_to_save", trainable_module_names(model))
+    # The guided adapter finds whole layers by itself.
+    if not issubclass(config, GuidedAdapterConfig):
+        defaults: dict[str, Callable[[nn.Module], Any]] = {
+            "target_modules": encoder_norm_pattern if name.lower() == "ln_tuning" else encoder_linear_pattern,
+            "feedforward_modules": encoder_feedforward_pattern,
+        }
+        for key, default in defaults.items():
+            if key in known and key not in settings:
+                settings[key] = default(model)
+    return config(**settings)
+
+
+def encoder_norm_pattern(model: nn.Module) -> str:
+    """A regular expression of all norms in the encoder's layers."""
+    return _pattern(model, lambda module, width: "norm" in type(module).__name__.lower())
+
+
+def encoder_feedforward_pattern(model: nn.Module) -> str:
+    """A regular expression of the linear layers that lead from the feed-forward branch's inner width back.
+
+    IA3 scales what enters these, and what leaves the others (arXiv 2205.05638, Sec. 3.3).
+    """
+
+    def leads_back(module: nn.Module, width: int) -> bool:
+        return isinstance(module, nn.Linear) and module.out_features == width < module.in_features
+
+    return _pattern(model, leads_back)
+
+
+def _pattern(model: nn.Module, wanted: Callable[[nn.Module, int], bool]) -> str:
+    owner = encoder_owner(model)
+    layer = owner.family.layers_of(owner.encoder)[0]
+    width = owner.config.encoder_config.hidden_size
+    names = sorted(name for name, module in layer.named_modules() if name and wanted(module, width))
+    if not names:
+        raise ValueError(
+            f"the layers of {type(owner.encoder).__name__} have no module of the kind; name them yourself"
+        )
+    choice = "|".join(map(re.escape, names))
+    return rf"(.*\.)?encoder\.{re.escape(owner.family.layers)}\.\d+\.({choice})"

@@ -1,0 +1,236 @@
+"""The model card of a trained model, filled from the report of its run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig, Trainer
+
+from hf_any3d.training.report import RunReport
+
+TASK = "point-cloud-classification"
+_METRICS = {"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"}
+
+_CARD = """\
+# {title}
+
+Names what a 3D point cloud shows: {num_classes} classes. {what} With the frozen encoder it has {total:,} parameters; \
+{trained:,} of them were trained and lie in this repository. The encoder is loaded from its own, and its weights are \
+checked against a checksum.
+
+## How to use it
+
+```bash
+pip install hf-any3d
+```
+
+```python
+import hf_any3d  # lets transformers and PEFT know these models
+from transformers import pipeline
+
+classify = pipeline("{task}", model="{name}")
+classify("chair.ply", top_k=3)
+```
+
+A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; clouds are brought to \
+{num_points} points in the unit sphere. As a model with logits:
+
+```python
+import hf_any3d
+from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor
+
+model = AutoModelForPointCloudClassification.from_pretrained("{name}")
+processor = PointCloudProcessor.from_pretrained("{name}")
+logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {num_classes})
+```
+{peft_door}
+## Results
+
+{results}
+
+{selection} One run with seed {seed}; other seeds give other figures.
+
+## Data
+
+{data}
+
+Classes: {classes}.
+
+## Training
+
+{training}
+{limits}
+Made with hf_any3d ({versions}).
+"""
+
+_PEFT_DOOR = """
+As an adapter, to be switched, disabled or put beside others:
+
+```python
+import hf_any3d
+from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d.modeling.encoders import load_encoder
+from peft import PeftModel
+from transformers import AutoConfig
+
+config = AutoConfig.from_pretrained("{name}")
+base = Any2PointForPointCloudClassification(config, encoder=load_encoder(config))
+model = PeftModel.from_pretrained(base, "{name}").eval()
+```
+"""
+
+
+def build_model_card(report: RunReport, config: PreTrainedConfig, name: str, *, num_points: int) -> ModelCard:
+    """Write the card of a point cloud classifier.
+
+    Args:
+        report: What `examples/run_point_cloud_classification.py` stores as metrics.json.
+        config: The model's config.
+        name: The repository's name, or the directory, that the card's examples load.
+        num_points: Points of a cloud that the processor gives.
+    """
+    classes = [config.id2label[number] for number in sorted(config.id2label)]
+    method = report.adapter.get("method")
+    encoder = report.encoder["name"]
+    what = (
+        f"A frozen `{encoder}` reads the points through a trained tokenizer"
+        + (f", adapted by the PEFT method `{method}`." if method else ", without adapters.")
+        + " Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
+    )
+    text = _CARD.format(
+        title=name.rsplit("/", 1)[-1],
+        name=name,
+        task=TASK,
+        what=what,
+        num_classes=len(classes),
+        total=report.total_parameters,
+        trained=report.trained_parameters,
+        channels=config.in_channels,
+        num_points=num_points,
+        peft_door=_PEFT_DOOR.format(name=name) if method else "",
+        results=_results(report.metrics),
+        selection=_selection(report.selection),
+        seed=report.training["seed"],
+        data=_facts(report.data),
+        classes=", ".join(classes),
+        training=_facts(_training_facts(report)),
+        limits=_limits(config),
+        versions=", ".join(f"{package} {version}" for package, version in report.versions.items()),
+    )
+    return ModelCard(f"---\n{_metadata(report, name, method).to_yaml()}\n---\n\n{text}")
+
+
+def keep_model_card(trainer: Trainer, card: ModelCard) -> Path:
+    """Write a card into the trainer's output directory, and see to it that `trainer.push_to_hub()` uploads it.
+
+    Pushing saves the model anew, whereupon PEFT edits the README.md that it finds, and then calls
+    `trainer.create_model_card`, which would write a general one over it. That call now restores ours.
+    """
+    path = Path(trainer.args.output_dir) / "README.md"
+
+    def create_model_card(*args: Any, **kwargs: Any) -> None:
+        if trainer.is_world_process_zero():
+            temporary = path.with_name(f"{path.name}.tmp")
+            temporary.write_text(str(card), encoding="utf-8")
+            os.replace(temporary, path)
+
+    trainer.create_model_card = create_model_card
+    create_model_card()
+    return path
+
+
+def _metadata(report: RunReport, name: str, method: str | None) -> ModelCardData:
+    on_hub = report.data.get("on_hub", False)
+    dataset = report.data["name"]
+    judged = {split: metrics for split, metrics in report.metrics.items() if split in ("validation", "test")}
+    results = [
+        EvalResult(
+            task_type=TASK,
+            task_name="Point cloud classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=_METRICS[metric],
+            metric_value=metrics[metric],
+        )
+        for split, metrics in judged.items()
+        for metric in _METRICS
+        if metric in metrics
+    ]
+    # A directory on the author's disk means nothing to a reader of the hub.
+    encoder = report.encoder["name"] if not os.path.isdir(report.encoder["name"]) else None
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=encoder,
+        base_model_relation="adapter" if encoder else None,
+        datasets=[dataset] if on_hub else None,
+        metrics=["accuracy"],
+        tags=["hf_any3d", "any2point", "point-cloud", "3d", *([method] if method else [])],
+        model_name=name.rsplit("/", 1)[-1],
+        eval_results=results or None,
+    )
+
+
+def _results(metrics: dict[str, dict[str, float]]) -> str:
+    rows = [f"| {split} | {_row(values)} |" for split, values in metrics.items() if split != "train"]
+    if not rows:
+        return "The run judged no split."
+    return "\n".join(["| split | " + " | ".join(_METRICS.values()) + " | loss |", "|---|---|---|---|", *rows])
+
+
+def _row(values: dict[str, float]) -> str:
+    shares = [f"{100 * values[metric]:.1f} %" if metric in values else "" for metric in _METRICS]
+    return " | ".join([*shares, f"{values['loss']:.3f}" if "loss" in values else ""])
+
+
+def _selection(selection: dict[str, Any]) -> str:
+    if not selection:
+        return "The weights are those of the last step."
+    return (
+        f"The weights are those of step {selection['step']}, which gave the best {selection['metric']} "
+        f"({selection['value']:.4g}) on the validation split; the test split selected nothing."
+    )
+
+
+def _training_facts(report: RunReport) -> dict[str, Any]:
+    encoder = {f"encoder {key}": value for key, value in report.encoder.items()}
+    settings = report.adapter.get("settings")
+    memory = {f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()}
+    share = report.trained_parameters / report.total_parameters
+    return {
+        **encoder,
+        "adapter": report.adapter.get("method", "none"),
+        "adapter settings": settings or None,
+        "trained parameters": f"{report.trained_parameters:,} of {report.total_parameters:,} ({100 * share:.2f} %)",
+        **report.training,
+        **{f"seconds, {part}": f"{seconds:,.0f}" for part, seconds in report.seconds.items()},
+        **memory,
+    }
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    told = {key: value for key, value in facts.items() if key != "on_hub" and value not in (None, "", [], {})}
+    shown = {key.replace("_", " "): _plain(value) for key, value in told.items()}
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items())])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _limits(config: PreTrainedConfig) -> str:
+    if not config.batch_dependent_flags:
+        return ""
+    flags = ", ".join(f"`{flag}`" for flag in config.batch_dependent_flags)
+    return f"\n**Predictions depend on the other clouds of a batch**: {flags} reproduce a released program.\n"
