@@ -98,15 +98,18 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     return found
 
 
-def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Bring colours to float32 in [0, 1]: whole numbers count to 255 (uint16: to 65535), floats to 1 or 255."""
+def unit_colors(values: np.ndarray) -> np.ndarray:
+    """Bring colours to float32 in [0, 1]: whole numbers count to 255 (uint16: to 65535), floats to 1 or 255.
+
+    Raises:
+        PointCloudError: if a value is NaN, infinite, below 0 or above 255.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         colors = values.astype(np.float32)
     if not colors.size:
         return colors
     if not np.isfinite(colors).all():
-        source.warn("colours hold NaN or infinite values and are left out")
-        return None
+        raise PointCloudError("colours hold NaN or infinite values; expected 0 to 1 or 0 to 255")
     top = float(colors.max())
     if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
         scale = 65535.0
@@ -115,9 +118,17 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
     else:
         scale = 255.0
     if colors.min() < 0 or top > scale * 1.001:
-        source.warn(f"colours range from {colors.min():g} to {top:g}, neither in 0 to 1 nor 0 to 255; left out")
-        return None
+        raise PointCloudError(f"colours range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
     return (colors / np.float32(scale)).clip(0, 1)
+
+
+def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
+    """Pass `unit_colors` on, or leave colours out with a warning."""
+    try:
+        return unit_colors(values)
+    except PointCloudError as error:
+        source.warn(f"{error}; they are left out")
+        return None
 
 
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:

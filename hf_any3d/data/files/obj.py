@@ -63,6 +63,10 @@ def read(source: Source) -> PointCloudData:
     )
 
 
+# The diffuse colour of a material that the material file does not hold, as the format has it by default.
+_GREY = [0.8, 0.8, 0.8]
+
+
 class _Polygons:
     def __init__(self):
         self.vertices = self.normals = 0
@@ -97,10 +101,10 @@ class _Polygons:
             return {}
         faces, polygon = fan_triangles(np.array(self.counts), np.array(self.corners))
         names = sorted(set(self.materials))
-        if not all(name in materials for name in names):
+        if not any(name in materials for name in names):
             return {"faces": faces}
         number = {name: i for i, name in enumerate(names)}
-        colors = np.array([materials[name] for name in names], np.float32)
+        colors = np.array([materials.get(name, _GREY) for name in names], np.float32)
         return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
 
 

@@ -1,0 +1,192 @@
+"""What a caller may pass as point clouds, brought into one form."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .files import PointCloudData, PointCloudError, read_point_cloud
+from .files.columns import unit_colors
+
+# The columns of an array behind x, y and z, by the name of the feature they give.
+ATTRIBUTES = {"rgb": "colors", "normals": "normals"}
+
+
+def split_clouds(clouds: Any) -> list[Any]:
+    """Take apart what may be one cloud or many.
+
+    Many clouds are a list or tuple, an array or tensor (batch, points, channels), or a dict whose `points` hold many
+    clouds (a slice of a dataset). A list of rows of numbers is one cloud.
+
+    Args:
+        clouds: see `to_cloud` for what a single cloud may be.
+
+    Returns:
+        One entry a cloud.
+
+    Raises:
+        ValueError: if there is no cloud, or an array has neither two nor three axes.
+    """
+    if isinstance(clouds, Mapping):
+        single = "points" not in clouds or _depth(clouds["points"]) <= 2
+        return [clouds] if single else _rows_of_batch(clouds)
+    if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
+        if clouds.ndim == 1 and isinstance(clouds, np.ndarray) and clouds.dtype == object:
+            return split_clouds(list(clouds))
+        if clouds.ndim not in (2, 3):
+            raise ValueError(f"clouds: shape {tuple(clouds.shape)}; expected (points, channels) or (batch, …, …)")
+        entries = [clouds] if clouds.ndim == 2 else list(clouds)
+    elif isinstance(clouds, (list, tuple)):
+        entries = [clouds] if _depth(clouds) == 2 and _holds_rows(clouds) else list(clouds)
+    else:
+        entries = [clouds]
+    if not entries:
+        raise ValueError("clouds: nothing was passed; expected at least one cloud")
+    return entries
+
+
+def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
+    """Bring one cloud into the form of the file readers.
+
+    Args:
+        entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) whose channels are those of
+            `features` (further ones are passed over); a dict with `points` and perhaps `colors` and `normals`, or with
+            `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
+        features: what the columns of an array are, out of "xyz", "rgb", "normals".
+
+    Returns:
+        A cloud or a mesh.
+
+    Raises:
+        PointCloudError: if the content makes no sense; PointCloudFileError for files.
+        TypeError: for other types.
+    """
+    if isinstance(entry, PointCloudData):
+        # The fields may have been changed since; building it anew checks them.
+        return PointCloudData(**vars(entry))
+    if isinstance(entry, (str, os.PathLike)):
+        return read_point_cloud(entry)
+    if isinstance(entry, Mapping):
+        return _from_row(entry, features)
+    if type(entry).__module__.partition(".")[0] == "trimesh":
+        return _from_trimesh(entry)
+    if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
+        return PointCloudData(**_from_array(_array(entry, "points"), features))
+    raise TypeError(
+        f"a cloud of type {type(entry).__name__}; expected a path, array, tensor, list of rows, dict, PointCloudData "
+        "or trimesh object"
+    )
+
+
+def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
+    if "points" not in row:
+        if row.get("bytes") is not None:
+            kind = row.get("file_type") or os.path.splitext(row.get("path") or "")[1]
+            return read_point_cloud(row["bytes"], file_type=kind)
+        if row.get("path") is not None:
+            return read_point_cloud(row["path"], file_type=row.get("file_type"))
+        raise PointCloudError(f"a dict with {', '.join(map(repr, row)) or 'nothing'}; expected 'points' or 'path'")
+    if isinstance(row["points"], (str, os.PathLike, Mapping, PointCloudData)):
+        return to_cloud(row["points"], features)
+    own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
+    # Columns that the row holds under their own names are not looked for behind x, y and z.
+    cloud = _from_array(_array(row["points"], "points"), [name for name in features if name not in own])
+    if row.get("colors") is not None:
+        cloud["colors"] = unit_colors(_array(row["colors"], "colors"))
+    if row.get("normals") is not None:
+        cloud["normals"] = _array(row["normals"], "normals")
+    return PointCloudData(**cloud)
+
+
+def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, np.ndarray]:
+    if array.ndim != 2 or array.shape[1] < 3:
+        raise PointCloudError(f"points have shape {array.shape}; expected (points, 3 or more)")
+    cloud, start = {"points": array[:, :3]}, 3
+    for name in features:
+        if name != "xyz" and array.shape[1] >= start + 3:
+            values = array[:, start : start + 3]
+            cloud[ATTRIBUTES[name]] = unit_colors(values) if name == "rgb" else values
+            start += 3
+    return cloud
+
+
+def _from_trimesh(thing: Any) -> PointCloudData:
+    import trimesh
+
+    if isinstance(thing, trimesh.Scene):
+        parts = [part for part in thing.dump() if isinstance(part, (trimesh.Trimesh, trimesh.PointCloud))]
+        if not parts:
+            raise PointCloudError("a trimesh Scene without meshes and point clouds")
+        return _joined([_from_trimesh(part) for part in parts])
+    if isinstance(thing, trimesh.PointCloud):
+        colors = np.asarray(thing.colors)
+        has_colors = colors.ndim == 2 and len(colors) == len(thing.vertices)
+        return PointCloudData(np.asarray(thing.vertices), unit_colors(colors[:, :3]) if has_colors else None)
+    if not isinstance(thing, trimesh.Trimesh):
+        raise TypeError(f"a trimesh {type(thing).__name__}; expected a Trimesh, PointCloud or Scene")
+    kind = getattr(thing.visual, "kind", None)
+    return PointCloudData(
+        np.asarray(thing.vertices),
+        colors=unit_colors(np.asarray(thing.visual.vertex_colors)[:, :3]) if kind == "vertex" else None,
+        faces=np.asarray(thing.faces),
+        face_colors=unit_colors(np.asarray(thing.visual.face_colors)[:, :3]) if kind == "face" else None,
+    )
+
+
+def _joined(parts: list[PointCloudData]) -> PointCloudData:
+    # As in one file: a scene with any mesh is a mesh, and points without faces stay unsampled.
+    starts = np.cumsum([0] + [len(part) for part in parts])
+    faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
+    joined = {"points": np.concatenate([part.points + (0 if part.offset is None else part.offset) for part in parts])}
+    if all(part.colors is not None for part in parts):
+        joined["colors"] = np.concatenate([part.colors for part in parts])
+    if faces:
+        joined["faces"] = np.concatenate(faces)
+        if all(part.face_colors is not None for part in parts if part.is_mesh):
+            joined["face_colors"] = np.concatenate([part.face_colors for part in parts if part.is_mesh])
+    return PointCloudData(**joined)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    if _is_tensor(values):
+        values = values.detach().cpu()
+        # numpy has no bfloat16.
+        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
+        return values.numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise PointCloudError(f"{name} cannot be made an array ({error}); expected rows of equal length") from None
+    if array.dtype.kind not in "fiub":
+        raise PointCloudError(f"{name} have type {array.dtype}; expected numbers")
+    return array
+
+
+def _depth(values: Any) -> int:
+    depth = 0
+    while isinstance(values, (list, tuple)):
+        depth += 1
+        if not len(values):
+            return depth
+        values = values[0]
+    return depth + getattr(values, "ndim", 0)
+
+
+def _holds_rows(values: Sequence) -> bool:
+    first = values[0]
+    return isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 1
+
+
+def _rows_of_batch(batch: Mapping) -> list[dict]:
+    keys = [key for key in ("points", *ATTRIBUTES.values()) if batch.get(key) is not None]
+    sizes = {key: len(batch[key]) for key in keys}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"clouds: the columns hold different numbers of clouds, {sizes}")
+    return [{key: batch[key][i] for key in keys} for i in range(sizes["points"])]

@@ -1,0 +1,210 @@
+"""PointCloudProcessor: from files and arrays to what a model takes."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
+
+FEATURES = ("xyz", *ATTRIBUTES)
+SAMPLINGS = ("random", "farthest", "first")
+SCALES = ("unit_sphere", None)
+# Farthest point sampling costs points times samples; a random part of a larger cloud covers it as well.
+_FARTHEST_CANDIDATES = 1_000_000
+# Points drawn on a mesh for each one that farthest point sampling keeps.
+_SURFACE_CANDIDATES = 8
+# What saved files hold beside the arguments.
+_SAVED = ("feature_extractor_type", "auto_map", "custom_pipelines")
+
+
+class PointCloudProcessor(FeatureExtractionMixin):
+    """Makes model inputs of point clouds and meshes: read, check, sample, centre, scale, stack.
+
+    A call depends on its clouds and the seed alone, and each cloud is treated as if it were the only one. Meshes are
+    sampled on their surface, by area. Clouds with more than `num_points` points are reduced, then centred and scaled,
+    then, if they have fewer, filled up with repeated points behind the original ones, so that repeats do not shift
+    the centre.
+
+    Args:
+        num_points: points a cloud gets.
+        center: move the mean of the points to the origin.
+        scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
+        sampling: how to reduce a cloud. "random" draws without replacement; "farthest" spreads the points evenly,
+            starting from the first (clouds above a million points are first reduced to that many at random);
+            "first" takes them in the order of the input.
+        features: what the channels are, in this order: "xyz" first, then "rgb" (in [0, 1]) and "normals" if the
+            model uses them.
+        min_points: fewer points than that are an error. The default 3 is the fewest that span a surface.
+        seed: for all random choices; None draws a new one from torch's generator for every cloud.
+        up_axis: the axis that points up in the clouds the model knows; recorded for users and for augmentation,
+            nothing is turned.
+
+    Raises:
+        ValueError: if an argument is not one of the allowed values.
+        TypeError: for an unknown argument.
+
+    Example:
+        ```python
+        processor = PointCloudProcessor(num_points=1024)
+        processor(["chair.ply", "lamp.stl"])["points"]  # (2, 1024, 3)
+        ```
+    """
+
+    model_input_names = ["points"]
+
+    def __init__(
+        self,
+        num_points: int = 1024,
+        center: bool = True,
+        scale: str | None = "unit_sphere",
+        sampling: str = "random",
+        features: Sequence[str] = ("xyz",),
+        min_points: int = 3,
+        seed: int | None = 0,
+        up_axis: str = "y",
+        **kwargs: Any,
+    ):
+        unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
+        if unknown:
+            raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
+        super().__init__(**kwargs)
+        self.num_points = _whole("num_points", num_points, 1)
+        self.center = _one_of("center", center, (True, False))
+        self.scale = _one_of("scale", scale, SCALES)
+        self.sampling = _one_of("sampling", sampling, SAMPLINGS)
+        self.features = _features(features)
+        self.min_points = _whole("min_points", min_points, 1)
+        self.seed = None if seed is None else _whole("seed", seed, 0)
+        self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
+
+    def __call__(
+        self,
+        clouds: Any,
+        *,
+        num_points: int | None = None,
+        seed: int | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare one cloud or many, of any sizes.
+
+        Args:
+            clouds: one cloud or a list of clouds, each a path, a PointCloudData, an array, tensor or nested list
+                (points, channels) with the channels of `features`, a dict with `points` and perhaps `colors` and
+                `normals` (a dataset row), or a trimesh Trimesh, PointCloud or Scene; or an array or tensor
+                (batch, points, channels).
+            num_points: instead of the processor's.
+            seed: instead of the processor's.
+            return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
+
+        Returns:
+            `points` (batch, num_points, channels) float32, in the order of the input.
+
+        Raises:
+            ValueError: if a cloud has too few points, NaN or infinite coordinates, only equal points, or lacks a
+                feature; names the cloud. PointCloudFileError, a ValueError, if a file cannot be read.
+        """
+        num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1)
+        seed = self.seed if seed is None else _whole("seed", seed, 0)
+        entries = split_clouds(clouds)
+        prepared, small = [], []
+        for number, entry in enumerate(entries):
+            try:
+                points, available = self._prepare(to_cloud(entry, self.features), num_points, seed)
+            except PointCloudError as error:
+                if len(entries) == 1:
+                    raise
+                raise type(error)(f"cloud {number}: {error}") from error
+            prepared.append(points)
+            if available < num_points:
+                small.append(available)
+        if small:
+            warnings.warn(
+                f"{len(small)} of {len(entries)} clouds have fewer than num_points={num_points} points, the smallest "
+                f"{min(small)}; their points are repeated",
+                UserWarning,
+                stacklevel=2,
+            )
+        points = np.stack(prepared) if return_tensors is not None else prepared  # (batch, num_points, channels)
+        return BatchFeature({"points": points}, tensor_type=return_tensors)
+
+    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
+        from hf_any3d.data.resampling import new_generator, resample_index
+
+        generator = new_generator(seed)
+        if cloud.is_mesh:
+            dense = num_points * _SURFACE_CANDIDATES if self.sampling == "farthest" else num_points
+            cloud = cloud.sample_surface(dense, generator)
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        keep = np.arange(len(cloud))
+        if len(cloud) > num_points:
+            keep = self._reduce(cloud.points, num_points, generator)
+        points = np.concatenate([self._normalize(cloud.points[keep]), *(values[keep] for values in channels)], axis=1)
+        if len(keep) < num_points:
+            points = points[resample_index(len(keep), num_points, generator)]
+        return points, len(cloud)
+
+    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+        channels = []
+        for name in self.features[1:]:
+            values = getattr(cloud, ATTRIBUTES[name])
+            if values is None:
+                raise PointCloudError(
+                    f"no {ATTRIBUTES[name]}; the processor needs them, as features={tuple(self.features)} says"
+                )
+            channels.append(values)
+        return channels
+
+    def _reduce(self, xyz: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
+        if self.sampling == "first":
+            return np.arange(num_points)
+        if self.sampling == "random":
+            return generator.choice(len(xyz), num_points, replace=False)
+        import torch
+
+        from hf_any3d.modeling.point_ops import farthest_point_sample
+
+        limit = max(_FARTHEST_CANDIDATES, num_points)
+        candidates = np.arange(len(xyz))
+        if len(xyz) > limit:
+            candidates = generator.choice(len(xyz), limit, replace=False)
+        xyz = xyz[candidates]
+        largest = np.abs(xyz).max()
+        if not 1e-12 < largest < 1e12:
+            # Squared distances would leave the range of float32.
+            xyz = (xyz.astype(np.float64) / max(largest, np.finfo(np.float64).tiny)).astype(np.float32)
+        return candidates[farthest_point_sample(torch.from_numpy(xyz)[None], num_points)[0].numpy()]
+
+    def _normalize(self, xyz: np.ndarray) -> np.ndarray:
+        xyz = xyz.astype(np.float64)
+        if self.scale is not None and not np.ptp(xyz, axis=0).any():
+            raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
+        if self.center:
+            xyz -= xyz.mean(0)
+        if self.scale is not None:
+            xyz /= np.linalg.norm(xyz, axis=1).max()
+        return xyz.astype(np.float32)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
+    return int(value)
+
+
+def _one_of(name: str, value: Any, allowed: tuple) -> Any:
+    if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
+        raise ValueError(f"{name}: {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def _features(names: Any) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    if names[:1] != ["xyz"] or len(set(names)) != len(names) or not set(names) <= set(FEATURES):
+        raise ValueError(f"features: {names}; expected 'xyz', then any of {', '.join(map(repr, FEATURES[1:]))}")
+    return names
