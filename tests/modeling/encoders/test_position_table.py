@@ -1,0 +1,126 @@
+import pytest
+import torch
+
+from hf_any3d.modeling.encoders import PositionTable, encoder_families
+from tests.tiny_encoders import random_encoder, tiny_config
+
+
+def line(length=5, hidden=3):
+    return PositionTable("line", torch.randn(length, hidden), 1, length)
+
+
+def plane(rows=3, columns=5, hidden=4):
+    return PositionTable("plane", torch.randn(rows * columns, hidden), rows, columns)
+
+
+def grid(table):
+    """All whole places of a plane, (rows * columns, 2), column first."""
+    row, column = torch.meshgrid(torch.arange(table.rows), torch.arange(table.columns), indexing="ij")
+    return torch.stack([column, row], dim=-1).reshape(-1, 2).float()
+
+
+def test_whole_places_give_the_entries_themselves():
+    on_line, on_plane = line(), plane()
+    assert torch.equal(on_line.lookup(torch.arange(5.0)[:, None]), on_line.weight)
+    assert torch.equal(on_plane.lookup(grid(on_plane)), on_plane.weight)
+
+
+def test_between_two_entries_the_line_is_straight():
+    table = line()
+    for fraction in (0.25, 0.5, 0.9):
+        expected = table.weight[2] * (1 - fraction) + table.weight[3] * fraction
+        torch.testing.assert_close(table.lookup(torch.tensor([2 + fraction])), expected)
+
+
+def test_between_four_entries_the_plane_is_bilinear():
+    table = plane()
+    entries = table.weight.view(3, 5, 4)
+    found = table.lookup(torch.tensor([1.25, 0.5]))  # column, row
+    upper = 0.75 * entries[0, 1] + 0.25 * entries[0, 2]
+    lower = 0.75 * entries[1, 1] + 0.25 * entries[1, 2]
+    torch.testing.assert_close(found, (upper + lower) / 2)
+
+
+def test_places_outside_are_moved_to_the_border():
+    table = line()
+    outside = table.lookup(torch.tensor([[-3.0], [4.0], [4.5], [1e9]]))
+    assert torch.equal(outside, table.weight[[0, 4, 4, 4]])
+    entries = plane()
+    corners = entries.lookup(torch.tensor([[-1.0, -1.0], [9.0, -1.0], [-1.0, 9.0], [9.0, 9.0]]))
+    assert torch.equal(corners, entries.weight[[0, 4, 10, 14]])
+
+
+def test_single_entry_is_read_everywhere():
+    table = line(length=1)
+    assert torch.equal(table.lookup(torch.tensor([[0.0], [0.7], [-2.0]])), table.weight.expand(3, -1))
+    one = plane(1, 1)
+    assert torch.equal(one.lookup(torch.rand(6, 2)), one.weight.expand(6, -1))
+
+
+def test_leading_axes_and_dtype_are_kept():
+    table = PositionTable("plane", torch.randn(15, 4, dtype=torch.bfloat16), 3, 5)
+    found = table.lookup(torch.rand(2, 6, 7, 2))
+    assert found.shape == (2, 6, 7, 4) and found.dtype == torch.bfloat16
+
+
+def test_wrong_size_is_refused():
+    with pytest.raises(ValueError, match=r"position table has shape \(14, 4\); expected \(3 \* 5, hidden\)"):
+        PositionTable("plane", torch.zeros(14, 4), 3, 5)
+
+
+def table_of(model_type, **changes):
+    encoder = random_encoder(tiny_config(model_type, **changes))
+    return encoder, encoder_families()[model_type].positions(encoder)
+
+
+def test_bert_positions_include_what_every_text_token_carries():
+    encoder, table = table_of("bert")
+    embeddings = encoder.embeddings
+    expected = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+    assert (table.kind, table.columns) == ("line", 40)
+    assert torch.equal(table.weight, expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 5])
+def test_roberta_positions_start_behind_the_padding_index(padding):
+    encoder, table = table_of("roberta", pad_token_id=padding)
+    # The place that transformers gives to the first word of a text without padding.
+    ids = torch.full((1, 4), 7)
+    first = type(encoder.embeddings).create_position_ids_from_input_ids(ids, encoder.embeddings.padding_idx)[0, 0]
+    expected = encoder.embeddings.position_embeddings.weight[first]
+    assert torch.equal(table.weight[0], expected + encoder.embeddings.token_type_embeddings.weight[0])
+    assert table.columns == 40 - padding - 1
+
+
+def vision_entry(encoder, special, row, column, columns):
+    weight = getattr(encoder.embeddings, "position_embeddings", None)
+    weight = encoder.embeddings.position_embedding.weight if weight is None else weight[0]
+    return weight[special + row * columns + column]
+
+
+@pytest.mark.parametrize("model_type", ["clip_vision_model", "vit", "dinov2"])
+def test_patch_positions_leave_out_the_class_token(model_type):
+    encoder, table = table_of(model_type)
+    assert (table.kind, table.rows, table.columns) == ("plane", 4, 4)
+    assert torch.equal(table.lookup(torch.tensor([3.0, 1.0])), vision_entry(encoder, 1, 1, 3, 4))
+
+
+@pytest.mark.parametrize("model_type", ["vit", "dinov2"])
+def test_images_wider_than_high_have_more_columns_than_rows(model_type):
+    # Dinov2's own embeddings are made for squares; its table is as long as the patches are many.
+    encoder, table = table_of(model_type, image_size=(32, 80))
+    assert (table.rows, table.columns) == (2, 5)
+    assert torch.equal(table.lookup(torch.tensor([4.0, 1.0])), vision_entry(encoder, 1, 1, 4, 5))
+
+
+def test_spectrogram_rows_are_frequencies_and_columns_are_time():
+    encoder, table = table_of("audio-spectrogram-transformer")
+    assert (table.kind, table.rows, table.columns) == ("plane", 3, 5)
+    # The order in which the model itself cuts patches: probe it with a single loud spot.
+    spectrogram = torch.zeros(1, 56, 36)  # (batch, time, mel bins), as the processor makes it
+    patches = encoder.embeddings.patch_embeddings
+    silent = patches(spectrogram)[0]
+    spectrogram[0, 54, 18] = 1.0  # the last patch in time, the second in frequency
+    loud = (patches(spectrogram)[0] - silent).abs().amax(dim=-1)
+    expected = {row * table.columns + 4 for row in range(3) if 10 * row <= 18 < 10 * row + 16}
+    assert set(loud.nonzero().flatten().tolist()) == expected
