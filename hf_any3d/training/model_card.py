@@ -111,7 +111,7 @@ def build_model_card(report: RunReport, config: PreTrainedConfig, name: str, *, 
         channels=config.in_channels,
         num_points=num_points,
         peft_door=_PEFT_DOOR.format(name=name) if method else "",
-        results=_results(report.metrics),
+        results=_results(report.metrics) + _by_class(report.class_accuracy.get("test", {})),
         selection=_selection(report.selection),
         seed=report.training["seed"],
         data=_facts(report.data),
@@ -123,11 +123,11 @@ def build_model_card(report: RunReport, config: PreTrainedConfig, name: str, *, 
     return ModelCard(f"---\n{_metadata(report, name, method).to_yaml()}\n---\n\n{text}")
 
 
-def keep_model_card(trainer: Trainer, card: ModelCard) -> Path:
-    """Write a card into the trainer's output directory, and see to it that `trainer.push_to_hub()` uploads it.
+def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
+    """Let `trainer.create_model_card()`, and with it `trainer.push_to_hub()`, write this card.
 
-    Pushing saves the model anew, whereupon PEFT edits the README.md that it finds, and then calls
-    `trainer.create_model_card`, which would write a general one over it. That call now restores ours.
+    Pushing first saves the model, whereupon PEFT edits the README.md that it finds, and then has the trainer write
+    a general one over it; so this is the one place to put a card of one's own.
     """
     path = Path(trainer.args.output_dir) / "README.md"
 
@@ -138,8 +138,6 @@ def keep_model_card(trainer: Trainer, card: ModelCard) -> Path:
             os.replace(temporary, path)
 
     trainer.create_model_card = create_model_card
-    create_model_card()
-    return path
 
 
 def _metadata(report: RunReport, name: str, method: str | None) -> ModelCardData:
@@ -186,6 +184,13 @@ def _results(metrics: dict[str, dict[str, float]]) -> str:
 def _row(values: dict[str, float]) -> str:
     shares = [f"{100 * values[metric]:.1f} %" if metric in values else "" for metric in _METRICS]
     return " | ".join([*shares, f"{values['loss']:.3f}" if "loss" in values else ""])
+
+
+def _by_class(accuracy: dict[str, float]) -> str:
+    if not accuracy:
+        return ""
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in accuracy.items())
+    return f"\n\nTest split by class: {shares}."
 
 
 def _selection(selection: dict[str, Any]) -> str:

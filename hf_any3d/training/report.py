@@ -31,6 +31,7 @@ class RunReport:
         seconds: Wall-clock seconds of parts of the run, evaluation during training included in `training`.
         peak_memory: Bytes, see `peak_memory`.
         metrics: For each split judged, its metrics.
+        class_accuracy: For each split judged, the accuracy of each class.
         selection: What the final weights were chosen by: metric, its value, step.
         training: Seed, steps, batch sizes, learning rate and the like.
         versions: Versions of the packages used.
@@ -44,6 +45,7 @@ class RunReport:
     seconds: dict[str, float]
     peak_memory: dict[str, int]
     metrics: dict[str, dict[str, float]]
+    class_accuracy: dict[str, dict[str, float]]
     selection: dict[str, Any]
     training: dict[str, Any]
     versions: dict[str, str] = field(default_factory=lambda: package_versions())

@@ -1,0 +1,90 @@
+"""Rows of a dataset as a model sees them: brought to form by the processor, then augmented."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.transforms import Compose, build_transform
+from hf_any3d.processing import PointCloudProcessor
+
+
+class ProcessedDataset(torch.utils.data.Dataset):
+    """Rows `{"points": (num_points, channels), "label": …}`, prepared when they are read.
+
+    Clouds pass through the processor that is saved with the model, so that training and evaluation see what
+    a pipeline will give the model, down to the choice of points.
+
+    Args:
+        dataset: Rows with `points`, the columns that the processor's features need, and `label` where there is one.
+        processor: Makes the clouds.
+        transform: Applied to each cloud behind the processor.
+    """
+
+    def __init__(self, dataset: Dataset, processor: PointCloudProcessor, transform: Compose | None = None):
+        wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
+        columns = [name for name in wanted if name in dataset.column_names]
+        self.dataset = dataset.select_columns(columns).with_format("numpy")
+        self.processor, self.transform = processor, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._prepare(self.dataset[index])
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Rows of a batch; reading them together is several times faster."""
+        return [self._prepare(row) for row in self.dataset.__getitems__(indices)]
+
+    def _prepare(self, row: dict[str, Any]) -> dict[str, Any]:
+        points = np.asarray(self.processor(row, return_tensors="np")["points"][0])  # (num_points, channels)
+        if self.transform is not None:
+            points = self.transform(points)
+        return {"points": points, **{name: row[name] for name in ("label",) if name in row}}
+
+
+def training_rows(dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str] = ()) -> ProcessedDataset:
+    """Rows to train on: other points of larger clouds each time, and augmentation.
+
+    Args:
+        dataset: Rows with `points` and `label`.
+        processor: The processor that is saved with the model; its seed is left aside here.
+        augment: Transforms as `build_transform` takes them. Rotations turn about the processor's up axis unless they
+            name one; normals among the features go along.
+    """
+    processor = copy.copy(processor)
+    processor.seed = None
+    transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment]) if augment else None
+    if transform is not None and "normals" in processor.features:
+        first = 3 * processor.features.index("normals")
+        for part in transform.transforms:
+            if getattr(part, "normals_columns", ()) is None:
+                part.normals_columns = (first, first + 1, first + 2)
+    return ProcessedDataset(dataset, processor, transform)
+
+
+def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> ProcessedDataset:
+    """Rows to judge a model by, equal each time they are read.
+
+    Raises:
+        ValueError: A processor without a seed.
+    """
+    if processor.seed is None:
+        raise ValueError(
+            "the processor's seed is None; expected a number, so that each evaluation sees the same points"
+        )
+    return ProcessedDataset(dataset, processor)
+
+
+def _about_up_axis(text: str, up_axis: str) -> str:
+    name, _, settings = text.partition(":")
+    if name.strip() != "rotate" or "axis=" in settings:
+        return text
+    return f"{name}:axis={up_axis}" + (f",{settings}" if settings else "")

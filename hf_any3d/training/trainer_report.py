@@ -1,0 +1,117 @@
+"""The report of a run with the stock Trainer."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedConfig, Trainer
+
+from hf_any3d.training.report import RunReport, peak_memory
+
+_ENCODER = ("name_or_path", "revision", "checksum", "tower", "layers")
+_NO_SETTINGS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+}
+
+
+def report_run(
+    trainer: Trainer,
+    *,
+    data: dict[str, Any],
+    parameters: tuple[int, int],
+    seconds: dict[str, float],
+    metrics: dict[str, dict[str, float]],
+    class_accuracy: dict[str, dict[str, float]] | None = None,
+    resumed_from: str | None = None,
+) -> RunReport:
+    """Gather what a run was, once it is over.
+
+    Args:
+        trainer: The trainer, after `train()`.
+        data: Facts about the data; must have `name`.
+        parameters: `count_parameters(model)` from before the training: loading the best adapter takes the gradient
+            from some of them.
+        seconds: Wall-clock seconds by part.
+        metrics: What `judge_splits` gave.
+        class_accuracy: What `judge_splits` gave beside it.
+        resumed_from: Checkpoint that the run went on from.
+    """
+    arguments, state = trainer.args, trainer.state
+    # Without an evaluation during training nothing was chosen.
+    selection = {}
+    if arguments.load_best_model_at_end and state.best_metric is not None:
+        selection = {
+            "metric": arguments.metric_for_best_model.removeprefix("eval_"),
+            "value": state.best_metric,
+            "step": state.best_global_step,
+        }
+    return RunReport(
+        data=data,
+        encoder=encoder_facts(config_of(trainer.model)),
+        adapter=adapter_facts(trainer.model),
+        trained_parameters=parameters[0],
+        total_parameters=parameters[1],
+        seconds=seconds,
+        peak_memory=peak_memory(),
+        metrics=metrics,
+        class_accuracy=class_accuracy or {},
+        selection=selection,
+        training={
+            "seed": arguments.seed,
+            "steps": state.global_step,
+            "epochs": state.epoch,
+            "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+            "processes": arguments.world_size,
+            "learning_rate": float(arguments.learning_rate),
+            "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
+            "warmup_steps": arguments.get_warmup_steps(state.max_steps),
+            "weight_decay": arguments.weight_decay,
+            "label_smoothing": arguments.label_smoothing_factor,
+            "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+            "device": arguments.device.type,
+            "resumed_from": resumed_from,
+        },
+    )
+
+
+def config_of(model: nn.Module) -> PreTrainedConfig:
+    """The config of a model, adapted or not."""
+    return model.get_base_model().config if isinstance(model, PeftModel) else model.config
+
+
+def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
+    """Which encoder a config names: name, revision, checksum, tower, number of layers used and of all."""
+    facts = {key: getattr(config, f"encoder_{key}", None) for key in _ENCODER}
+    facts["name"] = facts.pop("name_or_path")
+    facts["layers"] = config.encoder_config.num_hidden_layers
+    facts["model_type"] = config.encoder_config.model_type
+    return {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}
+
+
+def adapter_facts(model: nn.Module) -> dict[str, Any]:
+    """PEFT method of a model's active adapter and the settings in which it leaves the defaults; empty without one."""
+    if not isinstance(model, PeftModel):
+        return {}
+    config = model.peft_config[model.active_adapter]
+    return {"method": config.peft_type.value.lower(), "settings": _changed(config)}
+
+
+def _changed(config: PeftConfig) -> dict[str, Any]:
+    changed = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if field.init and field.name not in _NO_SETTINGS and value != default:
+            changed[field.name] = sorted(value) if isinstance(value, set) else value
+    return {
+        key: value if isinstance(value, (bool, int, float, list)) else str(value) for key, value in changed.items()
+    }
