@@ -1,0 +1,93 @@
+"""The learning benchmark: what its arms are, and that it goes on where it stopped."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers import BertConfig, BertModel
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        import bench_learn
+
+        yield bench_learn
+    for name in ("bench_learn", "shapes_recipe", "pointnet"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def bert() -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+
+
+def test_shuffling_keeps_the_numbers_of_each_tensor_and_moves_them(bench, bert):
+    before = {name: value.clone() for name, value in bert.named_parameters()}
+    shuffled = dict(bench.shuffled_encoder(bert).named_parameters())
+    for name, value in before.items():
+        assert torch.equal(shuffled[name].flatten().sort().values, value.flatten().sort().values)
+    moved = "encoder.layer.0.intermediate.dense.weight"
+    assert not torch.equal(shuffled[moved], before[moved])
+
+
+def test_the_random_encoder_shares_nothing_but_the_shape(bench, bert):
+    torch.manual_seed(1)
+    other = bench.random_encoder(bert)
+    name = "embeddings.position_embeddings.weight"
+    assert other.get_parameter(name).shape == bert.get_parameter(name).shape
+    assert not torch.equal(other.get_parameter(name), bert.get_parameter(name))
+
+
+def test_few_shapes_keeps_as_many_of_each_class_as_there_are(bench):
+    labels = [0] * 5 + [1] * 2
+    rows = Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(names=["a", "b"])}))
+    few = bench.recipe.few_shapes(DatasetDict(train=rows, test=rows), 3, seed=0)
+    assert np.bincount(few["train"]["label"]).tolist() == [3, 2]
+    assert len(few["test"]) == 7
+
+
+def test_pointnet_does_not_care_about_the_order_of_points(bench):
+    model = bench.recipe.build_pointnet(0, 4).eval()
+    points = torch.rand(2, 16, 3)
+    torch.testing.assert_close(model(points).logits, model(points.flip(1)).logits)
+
+
+def test_a_stored_run_is_not_repeated_unless_the_recipe_changed(bench, tmp_path, monkeypatch):
+    calls = []
+
+    def train_once(arm, seed, splits, report_on, output_dir):
+        calls.append((arm, seed))
+        return {"accuracy": 0.5, "mean_class_accuracy": 0.5, "seconds": 1.0, "trained_parameters": 3}
+
+    rows = Dataset.from_dict({"label": [0, 1, 1]}, features=Features({"label": Value("int64")}))
+    monkeypatch.setattr(bench, "load_point_dataset", lambda name: DatasetDict(train=rows, test=rows))
+    monkeypatch.setattr(bench, "train_once", train_once)
+    options = ["--output-dir", str(tmp_path), "--arms", "pointnet", "tokenizer", "--seeds", "0", "1"]
+    bench.main(options)
+    assert len(calls) == 4
+    bench.main(options)
+    assert len(calls) == 4
+    monkeypatch.setitem(bench.recipe.TRAINING, "learning_rate", 1.0)
+    bench.main(options)
+    assert len(calls) == 8
+    summary = json.loads((tmp_path / "learning.json").read_text())
+    assert [row["arm"] for row in summary["rows"]] == ["majority", "pointnet", "tokenizer"]
+    assert summary["rows"][0]["accuracy"] == pytest.approx(2 / 3)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_settings_of_a_run_survive_json(bench):
+    options = Namespace(shots=None, validation=None)
+    settings = bench.settings_of("pretrained", options)
+    assert json.loads(json.dumps(settings)) == settings
+    assert "adapter" not in bench.settings_of("tokenizer", options)
