@@ -42,3 +42,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Public names, loaded or not."""
     return sorted([*globals(), *__all__])
+
+
+importlib.import_module(f"{__name__}.registration").register()

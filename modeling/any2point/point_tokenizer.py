@@ -71,10 +71,8 @@ class PointTokenizer(nn.Module):
         index = farthest_point_sample(
             xyz, count, min_squared_norm=config.sampling_min_squared_norm, tie_rule=config.sampling_tie_rule
         )
-        weight = self.embed.weight
-        features = torch.relu(
-            normalize_rows(self.embed_norm, self.embed(points.to(weight.dtype)))
-        )  # (B, N, width / 8)
+        rows = self.embed(points.to(self.embed.weight.dtype).flatten(0, 1))
+        features = self.embed_norm(rows).relu_().view(*points.shape[:2], -1)  # (batch, points, width / 8)
         centers_index = index
         for stage in self.stages:
             centers = gather_points(xyz, centers_index)  # (batch, centers, 3)
@@ -105,12 +103,13 @@ class TokenizerStage(nn.Module):
         offsets = normalize_offsets(offsets, self.config.offset_normalization, self.config.offset_eps)
         center_features = gather_points(features, centers_index).unsqueeze(2)  # (batch, centers, 1, width / 2)
         grouped = group(features, neighbors)  # (batch, centers, k, width / 2)
+        shape = (*neighbors.shape, self.width)
         grouped = torch.cat([grouped, center_features.expand_as(grouped)], dim=-1)
         phase = encode_offsets(offsets, self.width, self.config.tokenizer_alpha, self.config.tokenizer_beta)
-        grouped = grouped + phase.to(grouped.dtype)  # (batch, centers, k, width)
+        rows = grouped.add_(phase).view(-1, self.width)  # (batch * centers * k, width)
         for block in self.blocks:
-            grouped = block(grouped)
-        return grouped.amax(dim=2)
+            rows = block(rows)
+        return rows.view(shape).amax(dim=2)
 
 
 class ResidualBlock(nn.Module):
@@ -123,20 +122,16 @@ class ResidualBlock(nn.Module):
         self.expand = nn.Linear(hidden, width)
         self.expand_norm = nn.BatchNorm1d(width)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map `(..., width)` to `(..., width)`."""
-        hidden = torch.relu(normalize_rows(self.reduce_norm, self.reduce(features)))
-        return torch.relu(normalize_rows(self.expand_norm, self.expand(hidden)) + features)
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map `(rows, width)` to `(rows, width)`."""
+        # In place: these tensors, one row for every neighbour, are most of a training step's time and memory.
+        hidden = self.reduce_norm(self.reduce(rows)).relu_()
+        return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
 
 
 def default_tokenizer_width(hidden_size: int, stages: int) -> int:
     """The tokenizer's width for an encoder: the encoder's own where the sinusoid fits and it is not too wide."""
     return hidden_size if hidden_size <= 768 and hidden_size % (6 * 2 ** (stages - 1)) == 0 else 384
-
-
-def normalize_rows(norm: nn.BatchNorm1d, values: torch.Tensor) -> torch.Tensor:
-    """Batch norm over the last axis of `(..., channels)`."""
-    return norm(values.reshape(-1, values.shape[-1])).view(values.shape)
 
 
 def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tensor:
