@@ -192,7 +192,7 @@ def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membersh
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
-    return _pool(tokens.unsqueeze(1), members) + (members.pool @ gathered) @ out_weight + out_bias
+    return _pool(tokens.unsqueeze(1), members) + _pool(gathered, members) @ out_weight + out_bias
 
 
 def view_voxel_cosine(
