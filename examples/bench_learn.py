@@ -108,11 +108,11 @@ def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_
     start = time.perf_counter()
     training = trainer.train()
     seconds = time.perf_counter() - start
-    metrics = trainer.predict(recipe.plain_rows(splits[report_on])).metrics
+    metrics = recipe.evaluate(trainer, splits[report_on])
     return {
-        "accuracy": metrics["test_accuracy"],
-        "mean_class_accuracy": metrics["test_mean_class_accuracy"],
-        "loss": metrics["test_loss"],
+        "accuracy": metrics["eval_accuracy"],
+        "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
+        "loss": metrics["eval_loss"],
         "train_loss": training.training_loss,
         "trained_parameters": recipe.trained_parameters(model),
         "seconds": seconds,

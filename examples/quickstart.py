@@ -41,7 +41,7 @@ def train(
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    metrics = trainer.evaluate(recipe.plain_rows(splits["test"]))
+    metrics = recipe.evaluate(trainer, splits["test"])
     row = {
         "title": title,
         "trained_parameters": recipe.trained_parameters(model),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from typing import Any
 
 import transformers
@@ -49,9 +50,10 @@ def register() -> None:
         for auto, head in heads.items():
             auto.register(config, head, exist_ok=True)
     for task, (pipeline, auto) in PIPELINES.items():
-        # Pipelines and saved repositories look auto classes up by name in transformers.
-        setattr(transformers, auto.__name__, auto)
-        setattr(transformers.models.auto, auto.__name__, auto)
+        # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
+        # module objects: importing peft replaces the one that was there before.
+        for module in (transformers, sys.modules["transformers"], transformers.models.auto):
+            setattr(module, auto.__name__, auto)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
     _save_our_config_beside_adapters()

@@ -51,6 +51,21 @@ class ClassToken(nn.Module):
         self.position = nn.Parameter(torch.zeros(hidden_size))
 
 
+class HeadNorm(nn.BatchNorm1d):
+    """Batch norm that takes its running statistics where a training batch has one row only.
+
+    An epoch whose last batch is a single cloud would otherwise end in an error.
+    """
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Normalise `(batch, channels)`."""
+        if self.training and len(rows) == 1:
+            return nn.functional.batch_norm(
+                rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(rows)
+
+
 class ClassificationHead(nn.Module):
     """Linear layers with batch norm, ReLU and dropout, `(batch, features)` to `(batch, labels)`."""
 
@@ -60,7 +75,7 @@ class ClassificationHead(nn.Module):
         self.hidden = nn.ModuleList(
             nn.Linear(a, b, bias=config.head_bias) for a, b in zip(widths, widths[1:], strict=False)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in config.head_widths)
+        self.norms = nn.ModuleList(HeadNorm(width) for width in config.head_widths)
         self.dropout = nn.Dropout(config.head_dropout)
         self.out = nn.Linear(widths[-1], config.num_labels)
 
