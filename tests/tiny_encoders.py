@@ -64,8 +64,8 @@ def saved_encoder(model_type: str) -> str:
 
 def tiny_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPointCloudClassification:
     """A classifier of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub."""
-    torch.manual_seed(1)
     source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, "clip") else encoder
+    torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
     return Any2PointForPointCloudClassification.from_encoder_pretrained(source, **settings)
 

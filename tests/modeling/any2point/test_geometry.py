@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+
+from hf_any3d.modeling.any2point.geometry import Geometry, membership
+from tests.tiny_encoders import clouds
+
+
+def geometry(kind="line", tokens=12, batch=2, cell_size=4.0, **kwargs):
+    generator = torch.Generator().manual_seed(5)
+    if kind == "line":
+        extent = (30.0,)
+        place = torch.rand(batch, 6, tokens, 1, generator=generator) * 29
+    else:
+        extent = (20.0, 11.0)
+        place = torch.rand(batch, 6, tokens, 2, generator=generator) * torch.tensor([19.0, 10.0])
+    return Geometry(clouds(batch, tokens), place, extent, cell_size, **kwargs)
+
+
+def cells_by_hand(place, size):
+    """Tokens of every occupied cell of one view: {cell: [tokens]}, in the order of the tokens."""
+    cells = {}
+    for token, position in enumerate(place.tolist()):
+        cells.setdefault(tuple(math.floor(value / size) for value in position), []).append(token)
+    return cells
+
+
+def check(members, batch, view, groups):
+    """One view of a membership against the groups of tokens it must describe."""
+    row = members.row[batch, view].tolist()
+    assert sorted(map(sorted, groups)) == sorted(
+        sorted(t for t in range(len(row)) if row[t] == r) for r in sorted(set(row))
+    )
+    for tokens in groups:
+        pool = torch.zeros(len(row))
+        pool[tokens] = 1 / len(tokens)
+        torch.testing.assert_close(members.pool[batch, view, row[tokens[0]]], pool)
+    empty = [r for r in range(members.pool.shape[2]) if r not in row]
+    assert members.pool[batch, view, empty].abs().sum() == 0
+    assert members.occupied[batch, view].tolist() == [r in row for r in range(members.pool.shape[2])]
+    same = torch.tensor([[row[a] == row[b] for a in range(len(row))] for b in range(len(row))])
+    assert torch.equal(members.same[batch, view, 0], same)
+
+
+@pytest.mark.parametrize("size", [None, 1.5, 4.0, 100.0])
+@pytest.mark.parametrize("kind", ["line", "plane"])
+def test_tokens_share_a_cell_where_a_plain_loop_says_so(kind, size):
+    places = geometry(kind)
+    members = places.view_cells(size)
+    edge = size or places.cell_size
+    assert members.cells == math.prod(math.ceil(side / edge) for side in places.extent)
+    for batch in range(2):
+        for view in range(6):
+            check(members, batch, view, list(cells_by_hand(places.view_positions[batch, view], edge).values()))
+
+
+@pytest.mark.parametrize("edge", [0.2, 0.7, 3.0])
+def test_tokens_share_a_voxel_where_a_plain_loop_says_so(edge):
+    places = geometry()
+    voxels = places.voxels(edge)
+    for batch, centers in enumerate(places.centers):
+        groups = cells_by_hand(centers - centers.amin(dim=0), edge)
+        check(voxels, batch, 0, list(groups.values()))
+    assert voxels.row.shape == (2, 1, 12)
+
+
+def test_many_cells_take_no_more_rows_than_there_are_tokens():
+    few, many = geometry().view_cells(10.0), geometry().view_cells(0.01)
+    assert (few.cells, few.pool.shape[2]) == (3, 3)
+    assert (many.cells, many.pool.shape[2]) == (3000, 12)
+    assert torch.equal(many.row, torch.arange(12).expand(2, 6, 12)), "a token alone in its cell keeps its own row"
+
+
+def test_compact_rows_describe_the_same_cells():
+    compact = membership(torch.tensor([[[7, 2, 7, 9, 2, 7]]]), 100)
+    assert compact.row.tolist() == [[[0, 1, 0, 3, 1, 0]]]
+    plain = membership(torch.tensor([[[1, 0, 1, 2, 0, 1]]]), 3)
+    assert plain.row.tolist() == [[[1, 0, 1, 2, 0, 1]]]
+    for members in (compact, plain):
+        check(members, 0, 0, [[0, 2, 5], [1, 4], [3]])
+    assert torch.equal(compact.same, plain.same)
+
+
+def test_what_layers_share_is_computed_once():
+    places = geometry()
+    assert places.view_cells() is places.view_cells()
+    assert places.view_cells() is places.view_cells(places.cell_size)
+    assert places.view_cells(2.0) is not places.view_cells()
+    assert places.voxels(0.5) is places.voxels(0.5)
+    assert places.voxels(0.5) is not places.voxels(0.4)
+
+
+def test_a_visitor_is_new_once_and_visitors_are_told_apart():
+    members, one, other = geometry().view_cells(), object(), object()
+    assert [members.first_visit(v) for v in (one, other, one, other)] == [True, True, False, False]
+
+
+def test_tokens_at_the_far_border_belong_to_the_last_cell():
+    place = torch.tensor([29.0, 30.0]).view(1, 1, 2, 1)
+    members = Geometry(clouds(1, 2), place, (30.0,), 15.0).view_cells()
+    assert members.row.flatten().tolist() == [1, 1]

@@ -1,0 +1,233 @@
+"""The guided adapter against a plain program that goes view by view and cell by cell."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling.any2point.geometry import Geometry
+from hf_any3d.modeling.any2point.guided_adapter import (
+    CellAttention,
+    CellNorm,
+    Guidance,
+    LayerGate,
+    bottleneck,
+    guided_aggregation,
+    pool_views,
+)
+
+BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
+
+
+def randomize(module):
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.2)
+    return module
+
+
+@pytest.fixture
+def case():
+    """Tokens, their places on a line of three cells, and modules without a default weight; all in float64."""
+    generator = torch.Generator().manual_seed(3)
+    draw = {"generator": generator, "dtype": torch.float64}
+    place = torch.rand(BATCH, VIEWS, TOKENS, 1, **draw) * 9
+    place[0] = place[0].clamp(max=5)  # empty cells
+    geometry = Geometry(torch.rand(BATCH, TOKENS, 3, **draw), place, (9.0,), 3.0)
+    tokens = torch.randn(BATCH, 1 + TOKENS, HIDDEN, **draw)
+    attention = randomize(CellAttention(HIDDEN, VIEWS, WIDTH, HEADS).double().eval())
+    view_norm = randomize(CellNorm(VIEWS, HIDDEN).double().eval())
+    voxel_norm = randomize(CellNorm(1, HIDDEN).double().eval())
+    return tokens, attention, view_norm, voxel_norm, geometry
+
+
+def cells_of(place, size):
+    cells = {}
+    for token, position in enumerate((place / size).floor().tolist()):
+        cells.setdefault(tuple(position), []).append(token)
+    return list(cells.values())
+
+
+def attend(tokens, attention, view):
+    """Plain multi-head attention among the tokens of one cell, `(cell tokens, hidden)`."""
+    normed = nn.functional.layer_norm(
+        tokens, (HIDDEN,), attention.norm_weight[view], attention.norm_bias[view], eps=1e-5
+    )
+    triple = normed @ attention.qkv_weight[view].T + attention.qkv_bias[view]
+    query, key, value = triple.split(WIDTH, dim=-1)
+    heads = []
+    for head in range(HEADS):
+        part = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
+        scores = query[:, part] @ key[:, part].T / WIDTH**0.5
+        heads.append(scores.softmax(dim=-1) @ value[:, part])
+    return torch.cat(heads, dim=-1) @ attention.out_weight[view].T + attention.out_bias[view]
+
+
+def batch_norm(row, norm, view):
+    scale = norm.weight[view] / (norm.running_var[view] + norm.eps).sqrt()
+    return nn.functional.gelu((row - norm.running_mean[view]) * scale + norm.bias[view])
+
+
+def plain_aggregation(hidden_states, attention, view_norm, voxel_norm, geometry, guidance):
+    out = hidden_states.clone()
+    for batch, sequence in enumerate(hidden_states):
+        tokens, centers = sequence[1:], geometry.centers[batch]
+        voxel_of, said, cosine = {}, {}, torch.zeros(VIEWS, TOKENS, dtype=tokens.dtype)
+        for members in cells_of(centers - centers.amin(dim=0), guidance.voxel_size):
+            row = tokens[members].amax(dim=0) + tokens[members].mean(dim=0)
+            voxel_of.update(dict.fromkeys(members, batch_norm(row, voxel_norm, 0)))
+        for view in range(VIEWS):
+            for members in cells_of(geometry.view_positions[batch, view], guidance.cell_size or geometry.cell_size):
+                gathered = tokens[members] + attend(tokens[members], attention, view)
+                row = gathered.mean(dim=0)
+                if guidance.pooling == "max_mean":
+                    row = row + gathered.amax(dim=0)
+                for token in members:
+                    said[view, token] = batch_norm(row, view_norm, view)
+                    cosine[view, token] = torch.cosine_similarity(said[view, token], voxel_of[token], dim=0)
+        weight = (1 + cosine) / 2
+        weight = weight / weight.sum(dim=0)
+        for token in range(TOKENS):
+            added = sum(weight[view, token] * said[view, token] for view in range(VIEWS))
+            out[batch, 1 + token] += guidance.scale * added
+    return out
+
+
+@pytest.mark.parametrize("cell_size", [None, 1.1, 100.0])
+@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
+def test_aggregation_equals_the_plain_program(case, pooling, cell_size):
+    guidance = Guidance(0.7, cell_size, 0.4, pooling)
+    expected = plain_aggregation(*case, guidance)
+    found = guided_aggregation(*case, guidance)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[:, 0], case[0][:, 0])
+    assert (found[:, 1:] - case[0][:, 1:]).abs().amax(dim=-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
+def test_pooled_cells_equal_attention_in_each_cell_alone(case, pooling):
+    tokens, attention, geometry = case[0][:, 1:], case[1], case[4]
+    members = geometry.view_cells()
+    rows = pool_views(tokens, attention, members, pooling)
+    for batch in range(BATCH):
+        for view in range(VIEWS):
+            for inside in cells_of(geometry.view_positions[batch, view], geometry.cell_size):
+                gathered = tokens[batch, inside] + attend(tokens[batch, inside], attention, view)
+                expected = gathered.mean(dim=0) + (gathered.amax(dim=0) if pooling == "max_mean" else 0)
+                row = members.row[batch, view, inside[0]]
+                torch.testing.assert_close(rows[batch, view, row], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_tokens_of_other_cells_change_nothing(case):
+    tokens, attention, _, _, geometry = case
+    members = geometry.view_cells()
+    changed = tokens[:, 1:].clone()
+    changed[:, 0] += torch.arange(HIDDEN) ** 2  # not a constant: the norm would take that away
+    before, after = attention(tokens[:, 1:], members), attention(changed, members)
+    moved = (before - after).abs().amax(dim=-1) > 1e-9  # (batch, views, tokens)
+    assert torch.equal(moved, members.same[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("count_empty", [False, True])
+def test_norm_in_training_is_batch_norm_over_the_cells(case, count_empty):
+    geometry = case[4]
+    members = geometry.view_cells()
+    rows = pool_views(case[0][:, 1:], case[1], members, "mean").detach()
+    norm = randomize(CellNorm(VIEWS, HIDDEN, count_empty).double())
+    plain = [nn.BatchNorm1d(HIDDEN).double() for _ in range(VIEWS)]
+    for view, reference in enumerate(plain):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(reference, name).data.copy_(getattr(norm, name)[view])
+    found = norm.train()(rows, members)
+    for view, reference in enumerate(plain):
+        inside = members.occupied[:, view]
+        cells = rows[:, view][inside]
+        empty = BATCH * members.cells - len(cells)
+        assert members.cells == rows.shape[2] and empty > 0
+        padded = torch.cat([cells, cells.new_zeros(empty if count_empty else 0, HIDDEN)])
+        expected = reference.train()(padded)[: len(cells)]
+        torch.testing.assert_close(found[:, view][inside], expected)
+        torch.testing.assert_close(norm.running_mean[view], reference.running_mean)
+        torch.testing.assert_close(norm.running_var[view], reference.running_var)
+
+
+def test_norm_counts_empty_cells_that_have_no_row(case):
+    members = case[4].view_cells(0.5)
+    assert members.cells == 18 > TOKENS == members.pool.shape[2]
+    rows = torch.randn(BATCH, VIEWS, TOKENS, HIDDEN, dtype=torch.float64)
+    norm = CellNorm(VIEWS, HIDDEN, count_empty=True).double().train()
+    norm(rows, members)
+    cells = rows[:, 0][members.occupied[:, 0]]
+    padded = torch.cat([cells, cells.new_zeros(BATCH * 18 - len(cells), HIDDEN)])
+    torch.testing.assert_close(norm.running_mean[0], 0.1 * padded.mean(dim=0))
+    torch.testing.assert_close(norm.running_var[0], 0.9 + 0.1 * padded.var(dim=0))
+
+
+def test_norm_of_a_single_cell_is_finite():
+    geometry = Geometry(torch.zeros(1, 2, 3), torch.zeros(1, 1, 2, 1), (1.0,), 1.0)
+    norm = CellNorm(1, HIDDEN).train()
+    rows = norm(torch.randn(1, 1, 1, HIDDEN), geometry.view_cells())
+    assert rows.isfinite().all() and norm.running_var.isfinite().all()
+
+
+def test_a_recomputed_pass_does_not_count_twice(case):
+    members = case[4].view_cells()
+    norm = CellNorm(VIEWS, HIDDEN).double().train()
+    rows = torch.randn(BATCH, VIEWS, 3, HIDDEN, dtype=torch.float64)
+    first = norm(rows, members)
+    once = norm.running_mean.clone()
+    assert torch.equal(norm(rows, members), first)
+    assert torch.equal(norm.running_mean, once) and once.abs().max() > 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
+def test_gradients_equal_finite_differences(case, pooling, training):
+    tokens, attention, view_norm, voxel_norm, geometry = case
+    modules = [module.train(training) for module in (attention, view_norm, voxel_norm)]
+    names = [(module, name) for module in modules for name, _ in module.named_parameters()]
+
+    def aggregate(tokens, *weights):
+        for (module, name), weight in zip(names, weights, strict=True):
+            module._parameters.pop(name, None)
+            setattr(module, name, weight)
+        return guided_aggregation(tokens, *modules, geometry, Guidance(0.7, None, 0.4, pooling))
+
+    weights = [getattr(module, name).detach().requires_grad_() for module, name in names]
+    assert torch.autograd.gradcheck(aggregate, (tokens.requires_grad_(), *weights), fast_mode=True)
+
+
+def test_bottleneck_is_two_maps_around_a_quick_gelu():
+    down, up = nn.Linear(HIDDEN, 3), nn.Linear(3, HIDDEN)
+    branch = torch.randn(2, 5, HIDDEN)
+    hidden = down(branch)
+    expected = 0.3 * up(hidden * (1.702 * hidden).sigmoid())
+    torch.testing.assert_close(bottleneck(branch, down, up, nn.Identity(), 0.3), expected)
+    low = bottleneck(branch.bfloat16(), down, up, nn.Identity(), 0.3)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), expected, rtol=0.05, atol=0.02)
+
+
+def test_gate_mixes_what_enters_with_what_leaves():
+    entered, left = torch.randn(2, 5, HIDDEN), torch.randn(2, 5, HIDDEN)
+    assert torch.equal(LayerGate(HIDDEN, 0.0)(entered, left), entered)
+    torch.testing.assert_close(LayerGate(HIDDEN, 1.0)(entered, left), left)
+    torch.testing.assert_close(LayerGate(HIDDEN, 0.25)(entered, left), 0.75 * entered + 0.25 * left)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((0.3, None, 0.1, "sum"), "pooling='sum'; expected 'mean' or 'max_mean'"),
+        ((0.3, None, 0.0, "mean"), "voxel_size=0.0"),
+        ((0.3, -1.0, 0.1, "mean"), "cell_size=-1.0; expected positive edges"),
+    ],
+)
+def test_impossible_guidance_is_refused(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        Guidance(*arguments)
+
+
+def test_width_must_split_into_heads():
+    with pytest.raises(ValueError, match="attention_width=10 is not a multiple of attention_heads=4"):
+        CellAttention(HIDDEN, VIEWS, 10, 4)

@@ -1,0 +1,141 @@
+import pytest
+import torch
+
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.point_tokenizer import (
+    PointTokenizer,
+    default_tokenizer_width,
+    encode_offsets,
+    normalize_offsets,
+)
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
+from tests.tiny_encoders import SMALL, clouds
+
+
+def tokenizer(hidden_size=48, **kwargs):
+    torch.manual_seed(4)
+    return PointTokenizer(Any2PointConfig(**(SMALL | kwargs)), hidden_size).eval()
+
+
+def test_shapes_and_centres_that_are_points_of_the_cloud():
+    points = clouds()
+    found = tokenizer()(points)
+    assert found.tokens.shape == (3, 8, 48)
+    assert torch.equal(found.centers, gather_points(points, found.index))
+    assert all(len(set(index.tolist())) == 8 for index in found.index)
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(48, 48), (64, 384), (384, 384), (768, 768), (1024, 384), (50, 384)])
+def test_width_follows_the_encoder_where_it_can(hidden, width):
+    assert default_tokenizer_width(hidden, 3) == width
+    made = tokenizer(hidden)
+    assert made.embed.out_features == width // 8
+    assert isinstance(made.project, torch.nn.Identity if width == hidden else torch.nn.Linear)
+    with torch.no_grad():
+        assert made(clouds(1)).tokens.shape == (1, 8, hidden)
+
+
+def test_own_width_is_projected_to_the_encoder():
+    made = tokenizer(48, tokenizer_width=24)
+    assert made.project.weight.shape == (48, 24)
+    assert made(clouds(1)).tokens.shape == (1, 8, 48)
+
+
+def test_width_that_does_not_split_is_refused():
+    with pytest.raises(ValueError, match="tokenizer_width=40; expected a multiple of 24"):
+        tokenizer(tokenizer_width=40)
+
+
+@pytest.mark.parametrize("shape", [(48, 3), (2, 48, 4), (2, 48, 2), (1, 2, 48, 3)])
+def test_wrong_shape_is_named(shape):
+    with pytest.raises(ValueError) as error:
+        tokenizer()(torch.zeros(shape))
+    assert str(shape) in str(error.value) and "(batch, points, 3)" in str(error.value)
+
+
+def test_too_few_points_are_named_with_the_number_needed():
+    with pytest.raises(ValueError, match="a cloud has 31 points; this model needs at least 32"):
+        tokenizer()(clouds(points=31))
+    assert tokenizer()(clouds(points=32)).tokens.shape == (3, 8, 48)
+    with pytest.raises(ValueError, match="needs at least 40"):
+        tokenizer(tokenizer_neighbors=40)(clouds(points=32))
+
+
+def test_later_stages_sample_as_if_they_sampled_their_own_level():
+    points = clouds()
+    first = farthest_point_sample(points, 32)
+    level = gather_points(points, first)
+    found = tokenizer()(points)
+    for count in (16, 8):
+        again = farthest_point_sample(level, count)
+        assert torch.equal(again, torch.arange(count).expand(3, -1))
+        level = gather_points(level, again)
+    assert torch.equal(found.centers, level)
+
+
+def test_order_of_the_points_does_not_matter_behind_the_first():
+    points = clouds()
+    order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(47)])
+    expected, found = tokenizer()(points), tokenizer()(points[:, order])
+    assert torch.equal(found.centers, expected.centers)
+    torch.testing.assert_close(found.tokens, expected.tokens)
+    assert torch.equal(order[found.index], expected.index)
+
+
+def test_neighbourhoods_know_no_scale():
+    offsets = torch.randn(2, 5, 4, 3)
+    for how in ("group_max", "cloud_std"):
+        small, large = (normalize_offsets(offsets * scale, how, 0.0) for scale in (1.0, 64.0))
+        torch.testing.assert_close(small, large)
+    group = normalize_offsets(offsets, "group_max", 0.0)
+    torch.testing.assert_close(group.abs().amax(dim=2), torch.ones(2, 5, 3))
+    cloud = normalize_offsets(offsets, "cloud_std", 0.0)
+    torch.testing.assert_close(cloud[0].std(), torch.tensor(1.0))
+
+
+def test_only_the_released_spread_looks_at_the_other_clouds():
+    offsets = torch.randn(2, 5, 4, 3) * torch.tensor([1.0, 9.0]).view(2, 1, 1, 1)
+    for how in ("group_max", "cloud_std", "batch_std"):
+        together = normalize_offsets(offsets, how, 1e-5)
+        alone = torch.cat([normalize_offsets(cloud[None], how, 1e-5) for cloud in offsets])
+        assert torch.allclose(together, alone) == (how != "batch_std")
+
+
+def test_equal_points_give_finite_tokens():
+    made = tokenizer()
+    tokens = made(torch.full((2, 48, 3), 0.5)).tokens
+    assert tokens.isfinite().all()
+
+
+def test_offsets_are_encoded_axis_by_axis_sines_first():
+    offsets = torch.randn(2, 3)
+    found = encode_offsets(offsets, 24, 1000.0, 100.0).view(2, 3, 2, 4)
+    for axis in range(3):
+        for step in range(4):
+            phase = offsets[:, axis] * 100 / 1000 ** (step / 4)
+            torch.testing.assert_close(found[:, axis, 0, step], phase.sin(), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[:, axis, 1, step], phase.cos(), rtol=1e-4, atol=1e-4)
+
+
+def test_further_channels_reach_the_tokens_but_not_the_centres():
+    points = clouds(channels=6)
+    grey = points.clone()
+    grey[..., 3:] = 0.5
+    made = tokenizer(in_channels=6)
+    expected, found = made(points), made(grey)
+    assert torch.equal(expected.centers, found.centers) and expected.centers.shape == (3, 8, 3)
+    assert not torch.allclose(expected.tokens, found.tokens)
+
+
+def test_scaled_tokens_have_the_spread_of_their_norm():
+    made = tokenizer(token_scale=2.0)
+    torch.nn.init.constant_(made.token_norm.weight, 0.05)
+    tokens = made(clouds()).tokens
+    torch.testing.assert_close(tokens.std(dim=-1, correction=0), torch.full((3, 8), 0.05), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("blocks", "needed"), [((1,), 8), ((1, 1), 16), ((1, 1, 1, 1), 64)])
+def test_number_of_stages_sets_the_number_of_points(blocks, needed):
+    settings = {"tokenizer_blocks": blocks, "tokenizer_bottlenecks": [8] * len(blocks)}
+    assert Any2PointConfig(**(SMALL | settings)).min_points == needed
+    assert tokenizer(**settings)(clouds(points=64)).tokens.shape == (3, 8, 48)

@@ -1,0 +1,173 @@
+import math
+
+import pytest
+import torch
+
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.virtual_projection import (
+    VIEW_ROTATIONS,
+    line_positions,
+    normalize_centers,
+    plane_positions,
+    project,
+)
+from hf_any3d.modeling.encoders import PositionTable
+from tests.tiny_encoders import clouds
+
+ROTATIONS = torch.tensor(VIEW_ROTATIONS, dtype=torch.float32)
+LINE = PositionTable("line", torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), 1, 40)
+PLANE = PositionTable("plane", torch.randn(15, 6, generator=torch.Generator().manual_seed(0)), 3, 5)
+
+
+def rotated(centers):
+    return torch.einsum("vij,bgj->bvgi", ROTATIONS, centers)
+
+
+@pytest.mark.parametrize(
+    ("view", "quarters"),
+    list(enumerate([(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1), (0, -1, 1), (0, 1, 1)])),
+)
+def test_view_is_the_published_product_of_three_rotations(view, quarters):
+    (ca, sa), (cb, sb), (cc, sc) = ((math.cos(q * math.pi / 2), math.sin(q * math.pi / 2)) for q in quarters)
+    around_x = torch.tensor([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+    around_y = torch.tensor([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+    around_z = torch.tensor([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
+    torch.testing.assert_close(ROTATIONS[view], around_x @ around_y @ around_z, atol=1e-6, rtol=0)
+
+
+def test_views_are_six_different_proper_rotations():
+    torch.testing.assert_close(ROTATIONS @ ROTATIONS.transpose(1, 2), torch.eye(3).expand(6, 3, 3))
+    assert torch.linalg.det(ROTATIONS).tolist() == [1.0] * 6
+    assert len({rotation.flatten().tolist().__repr__() for rotation in ROTATIONS}) == 6
+
+
+def test_stretch_spans_the_whole_line_in_every_cloud_and_view():
+    place = line_positions(rotated(clouds(4, 20)), (1.0, -1.0, 0.0), 40, "stretch").squeeze(-1)
+    assert place.shape == (4, 6, 20)
+    assert torch.equal(place.amin(dim=-1), torch.zeros(4, 6))
+    torch.testing.assert_close(place.amax(dim=-1), torch.full((4, 6), 39.0))
+
+
+def test_stretch_keeps_the_order_along_the_direction():
+    centers = clouds(1, 20)
+    place = line_positions(rotated(centers), (2.0, -2.0, 0.0), 40, "stretch")[0, 0, :, 0]
+    along = (ROTATIONS[0] @ centers[0].T).T @ torch.tensor([1.0, -1.0, 0.0])
+    assert torch.equal(place.argsort(), along.argsort())
+
+
+def test_length_of_the_direction_does_not_matter():
+    views = rotated(clouds())
+    short, long = (line_positions(views, (k, -k, 0.0), 40, "stretch") for k in (0.5, 3.0))
+    torch.testing.assert_close(short, long)
+
+
+@pytest.mark.parametrize("mapping", ["stretch", "wrap"])
+def test_line_places_are_the_same_for_shifted_and_scaled_clouds(mapping):
+    centers = clouds(2, 20)
+    expected = line_positions(rotated(centers), (1.0, -1.0, 0.0), 40, mapping)
+    found = line_positions(rotated(centers * 3 + torch.tensor([5.0, -2.0, 1.0])), (1.0, -1.0, 0.0), 40, mapping)
+    inner = (expected > 0.01) & (expected < 39.4)  # the ends themselves wrap around
+    torch.testing.assert_close(found[inner], expected[inner], atol=1e-3, rtol=0)
+
+
+def test_a_point_ahead_of_the_camera_falls_on_the_middle_of_the_image():
+    ahead = torch.tensor([[[[0.0, 0.0, 0.3]]]])
+    assert plane_positions(ahead, 1.4, (80.0, 48.0), "clamp").flatten().tolist() == [39.5, 23.5]
+
+
+def test_plane_is_a_pinhole_camera():
+    point = torch.tensor([[[[0.5, -0.25, 0.6]]]])
+    x, y = plane_positions(point, 1.4, (80.0, 48.0), "clamp").flatten().tolist()
+    assert x == pytest.approx((0.5 / 2.0 + 1) / 2 * 79, rel=1e-6)
+    assert y == pytest.approx((-0.25 / 2.0 + 1) / 2 * 47, rel=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 1.39, 1.4, 5.0, 1e4])
+def test_clamped_places_stay_inside_the_image(spread):
+    place = plane_positions(rotated(clouds(3, 200) * spread), 1.4, (80.0, 48.0), "clamp")
+    assert place.isfinite().all()
+    assert place.amin() >= 0 and place[..., 0].amax() <= 79 and place[..., 1].amax() <= 47
+
+
+def test_wrapped_places_stay_inside_the_image():
+    place = plane_positions(rotated(clouds(3, 200) * 1.3), 1.4, (80.0, 48.0), "wrap")
+    assert place.amin() >= 0 and place[..., 0].amax() < 80 and place[..., 1].amax() < 48
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
+def test_equal_centres_give_finite_places_and_one_embedding(table):
+    centers = normalize_centers(torch.full((2, 7, 3), 0.25))
+    projection = project(centers, table, Any2PointConfig())
+    assert projection.view_positions.isfinite().all()
+    assert projection.embedding.isfinite().all()
+    assert torch.equal(projection.embedding, projection.embedding[:1, :1].expand(2, 7, -1))
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
+def test_embedding_is_the_mean_of_what_the_views_read(table):
+    centers = normalize_centers(clouds(2, 9))
+    six = project(centers, table, Any2PointConfig())
+    place = six.view_positions
+    if table is PLANE:
+        assert six.extent == (80.0, 48.0) and six.cell_size == 4.0
+        place = place * torch.tensor([4 / 79, 2 / 47])
+    else:
+        assert six.extent == (40.0,) and six.cell_size == 40 / 38.5
+    torch.testing.assert_close(six.embedding, table.lookup(place).mean(dim=1))
+    assert six.view_positions.shape == (2, 6, 9, 1 if table is LINE else 2)
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
+def test_fewer_views_are_the_first_ones(table):
+    centers = normalize_centers(clouds(2, 9))
+    six = project(centers, table, Any2PointConfig())
+    two = project(centers, table, Any2PointConfig(num_views=2))
+    assert torch.equal(two.view_positions, six.view_positions[:, :2])
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
+def test_positions_of_normalised_centres_know_no_scale_and_no_place(table):
+    centers = clouds(2, 9)
+    moved = centers * 40 - torch.tensor([3.0, 100.0, -7.0])
+    expected, found = (project(normalize_centers(c), table, Any2PointConfig()) for c in (centers, moved))
+    torch.testing.assert_close(found.view_positions, expected.view_positions, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-3, rtol=1e-3)
+
+
+def test_normalised_centres_fill_the_unit_sphere():
+    centers = normalize_centers(clouds(4, 30) * 9 + 100)
+    torch.testing.assert_close(centers.mean(dim=1), torch.zeros(4, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(centers.norm(dim=-1).amax(dim=1), torch.ones(4))
+
+
+def test_transposed_positions_read_each_view_by_columns():
+    centers = normalize_centers(clouds(2, 9))
+    plain = project(centers, PLANE, Any2PointConfig(num_views=1)).embedding  # (batch, tokens, hidden)
+    found = project(centers, PLANE, Any2PointConfig(num_views=1, transposed_plane_positions=True)).embedding
+    assert torch.equal(found, plain.transpose(1, 2).reshape(2, 9, 6))
+    assert not torch.equal(found, plain)
+
+
+def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
+    centers = normalize_centers(clouds(2, 9))
+    projection = project(centers, PLANE, Any2PointConfig(plane_size=(100, 50), plane_cells=10))
+    assert projection.extent == (100.0, 50.0) and projection.cell_size == 10.0
+    # The same viewing angles read the same entries, whatever a pixel is.
+    default = project(centers, PLANE, Any2PointConfig())
+    torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_learned_through_a_projection():
+    centers = clouds(1, 5).requires_grad_()
+    table = PositionTable("line", LINE.weight.clone().requires_grad_(), 1, 40)
+    assert not project(centers, table, Any2PointConfig()).embedding.requires_grad
+
+
+@pytest.mark.parametrize("mapping", ["stretch", "wrap"])
+def test_only_the_released_mapping_looks_at_the_other_clouds(mapping):
+    config = Any2PointConfig(line_mapping=mapping)
+    centers = normalize_centers(clouds(3, 9))
+    together = project(centers, LINE, config).embedding
+    alone = torch.cat([project(cloud[None], LINE, config).embedding for cloud in centers])
+    assert torch.allclose(together, alone, atol=1e-6) == (mapping == "stretch")
+    assert bool(config.batch_dependent_flags) == (mapping == "wrap")
