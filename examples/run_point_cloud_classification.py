@@ -66,7 +66,7 @@ class ModelArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
     num_tokens: int | None = field(default=None, metadata={"help": "Tokens that a cloud becomes."})
     tokenizer_neighbors: int | None = field(default=None, metadata={"help": "Points in a neighbourhood."})
-    model_config: str | dict | None = field(
+    model_config: dict | str | None = field(
         default=None, metadata={"help": "JSON object with any further settings of the model's config."}
     )
 
@@ -86,7 +86,7 @@ class DataArguments:
         metadata={"help": "Name in the catalogue (shapes, folder, parquet, …) or of a hub repository (owner/name)."},
     )
     data_dir: str | None = field(default=None, metadata={"help": "Where the files of the dataset lie."})
-    dataset_options: str | dict | None = field(
+    dataset_options: dict | str | None = field(
         default=None, metadata={"help": "JSON object with further options of the dataset, such as a variant."}
     )
     train_file: str | None = field(default=None, metadata={"help": "Parquet file, instead of a dataset's name."})
@@ -131,7 +131,7 @@ class AdapterArguments:
         default="guided_adapter",
         metadata={"help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head alone."},
     )
-    peft_config: str | dict | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
+    peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
 
     def __post_init__(self):
         self.peft_config = _mapping(self.peft_config, "peft_config")

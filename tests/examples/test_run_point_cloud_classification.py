@@ -1,0 +1,237 @@
+"""The training script from its arguments to what others download."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
+from hf_any3d.training.report import RunReport
+from tests.examples.conftest import load_program
+
+FILES = Path(__file__).resolve().parents[1] / "files"
+SMALL = {
+    "num_tokens": 8,
+    "tokenizer_neighbors": 4,
+    "num_points": 64,
+    "max_train_samples": 32,
+    "max_eval_samples": 16,
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1,
+    "learning_rate": 0.01,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_program("run_point_cloud_classification")
+
+
+@pytest.fixture
+def run(script, tiny_encoder, tmp_path):
+    """Runs the script with small settings and others; gives the report."""
+
+    def start(output_dir="run", **settings):
+        settings = {
+            "encoder_name_or_path": tiny_encoder,
+            "output_dir": str(tmp_path / output_dir),
+            **SMALL,
+            **settings,
+        }
+        words = []
+        for name, value in settings.items():
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        return script.main(words)
+
+    return start
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    name = "adapter_model.safetensors" if (folder / "adapter_model.safetensors").exists() else "model.safetensors"
+    return load_file(folder / name)
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = weights_in(one), weights_in(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def python_blocks(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+@pytest.mark.parametrize("peft", ["guided_adapter", "lora", "ia3", "none"])
+def test_what_is_pushed_is_small_and_opens_by_every_door_with_equal_logits(hub, run, tmp_path, monkeypatch, peft):
+    name = f"me/script-{peft.replace('_', '-')}"
+    report = run(peft=peft, augment=["scale", "rotate:limit=0.5"], push_to_hub=True, hub_model_id=name)
+    assert 0 < report.trained_parameters < report.total_parameters
+    files = hub.files(name)
+    assert sum(files.values()) <= 3 * 4 * report.trained_parameters + 100_000
+    assert {"config.json", "preprocessor_config.json", "README.md", "metrics.json"} <= files.keys()
+    assert not any("encoder" in key and "adapter" not in key and "lora" not in key and "ia3" not in key
+                   for key in weights_in(tmp_path / "run"))  # fmt: skip
+
+    points = PointCloudProcessor.from_pretrained(name)(str(FILES / "chair.ply"))["points"]
+    remote, local = (AutoModelForPointCloudClassification.from_pretrained(x) for x in (name, tmp_path / "run"))
+    with torch.no_grad():
+        expected = local(points).logits
+        torch.testing.assert_close(remote(points).logits, expected, rtol=0, atol=1e-6)
+
+    # The card's own examples, as a reader would run them beside a file of theirs.
+    monkeypatch.chdir(FILES)
+    seen = {}
+    blocks = python_blocks(hub.content(name, "README.md").decode())
+    assert len(blocks) == (2 if peft == "none" else 3)
+    for block in blocks:
+        exec(block, seen)
+    torch.testing.assert_close(seen["logits"], expected, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(seen["model"](points).logits, expected, rtol=0, atol=1e-6)
+    scores = {answer["label"]: answer["score"] for answer in seen["classify"]("chair.ply", top_k=18)}
+    probabilities = expected.softmax(-1)[0]
+    for number, label in local.config.id2label.items():
+        assert scores[label] == pytest.approx(float(probabilities[number]), abs=1e-6)
+
+
+def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
+    report = run(num_train_epochs=3, augment=["scale"])
+    rows = load_point_dataset("shapes", split="test").select(range(SMALL["max_eval_samples"]))
+    answers = pipeline("point-cloud-classification", model=str(tmp_path / "run"))(rows["points"], batch_size=5)
+    names = rows.features["label"].names
+    right = [names[label] == answer[0]["label"] for label, answer in zip(rows["label"], answers, strict=True)]
+    assert np.mean(right) == pytest.approx(report.metrics["test"]["accuracy"])
+    by_class = report.class_accuracy["test"]
+    assert set(by_class) == {names[label] for label in rows["label"]}
+    assert np.mean(list(by_class.values())) == pytest.approx(report.metrics["test"]["mean_class_accuracy"])
+
+
+def test_metrics_file_and_card_tell_the_run(run, tmp_path, hub):
+    report = run(peft="lora", peft_config={"r": 3}, num_layers=1, num_train_epochs=2)
+    assert RunReport.load(tmp_path / "run" / "metrics.json") == report
+    assert report.adapter["method"] == "lora" and report.adapter["settings"]["r"] == 3
+    assert report.encoder["layers"] == 1
+    assert report.encoder["revision"] == hub.commits("me/tiny-bert")[-1]
+    assert report.data["rows"] == {"train": 32, "validation": 16, "test": 16}
+    assert report.training["seed"] == 3 and report.training["steps"] == 8
+    assert 0 < report.seconds["training"] < report.seconds["total"]
+    assert report.peak_memory["process"] > 100e6
+    assert report.selection["step"] in (4, 8)
+    assert report.selection["value"] == pytest.approx(report.metrics["validation"]["accuracy"])
+
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "point-cloud-classification"
+    assert card.data.base_model == "me/tiny-bert" and card.data.base_model_relation == "adapter"
+    assert "lora" in card.data.tags
+    told = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert told["test", "accuracy"] == report.metrics["test"]["accuracy"]
+    assert told["validation", "mean_class_accuracy"] == report.metrics["validation"]["mean_class_accuracy"]
+    for fact in (
+        f"{report.trained_parameters:,}",
+        report.encoder["checksum"],
+        "seed 3",
+        "peak memory",
+        "learning rate",
+    ):
+        assert fact in card.text, fact
+
+
+@pytest.mark.parametrize("peft", ["guided_adapter", "none"])
+def test_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, peft):
+    settings = {"peft": peft, "num_train_epochs": 2, "save_total_limit": 3, "augment": ["scale", "jitter"]}
+    whole = run("whole", **settings)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "half" / "checkpoint-4")
+    half = run("half", **settings)
+    assert half.training["resumed_from"].endswith("checkpoint-4") and whole.training["resumed_from"] is None
+    assert half.training["steps"] == whole.training["steps"] == 8
+    assert half.metrics == whole.metrics
+    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+    anew = run("half", **settings, resume_from_checkpoint="false")
+    assert anew.training["resumed_from"] is None
+
+
+def test_test_split_chooses_nothing(run, tmp_path):
+    shapes = load_point_dataset("shapes")
+    shapes["train"].select(range(40)).to_parquet(tmp_path / "train.parquet")
+    shapes["train"].select(range(40, 70)).to_parquet(tmp_path / "validation.parquet")
+    shapes["test"].select(range(10)).to_parquet(tmp_path / "a.parquet")
+    shapes["test"].select(range(70, 80)).to_parquet(tmp_path / "b.parquet")
+    files = {f"{split}_file": str(tmp_path / f"{split}.parquet") for split in ("train", "validation")}
+    one = run("one", **files, test_file=str(tmp_path / "a.parquet"), num_train_epochs=3)
+    two = run("two", **files, test_file=str(tmp_path / "b.parquet"), num_train_epochs=3)
+    assert one.data["validation"] == "the dataset's own split"
+    assert one.metrics["test"] != two.metrics["test"]
+    assert one.metrics["validation"] == two.metrics["validation"]
+    assert_equal_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_without_validation_the_last_weights_are_kept_and_the_card_says_so(run, tmp_path):
+    report = run(validation_fraction=0, report_to="tensorboard")
+    assert set(report.data["rows"]) == {"train", "test"} and report.selection == {}
+    assert "the last step" in (tmp_path / "run" / "README.md").read_text()
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_folder_of_clouds_trains_with_the_folders_names_as_classes(run, tmp_path):
+    generator = np.random.default_rng(0)
+    for label in ("flat", "round"):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(10):
+            points = generator.standard_normal((80, 6)) * ([1, 1, 0.1, 1, 1, 1] if label == "flat" else 1)
+            points[:, 3:] = abs(points[:, 3:]) % 1
+            np.savez(tmp_path / "scans" / label / f"{number}.npz", points=points[:, :3], colors=points[:, 3:])
+    report = run(
+        dataset_name="folder",
+        data_dir=str(tmp_path / "scans"),
+        dataset_options={"columns": ["colors"]},
+        features=["xyz", "rgb"],
+        augment=["scale"],
+    )
+    assert report.data["rows"] == {"train": 16, "validation": 4}
+    model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "run")
+    assert model.config.in_channels == 6 and model.config.id2label == {0: "flat", 1: "round"}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_path, form):
+    settings = {**SMALL, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
+    expected = run("words", **{k: v for k, v in settings.items() if k != "encoder_name_or_path"})
+    settings["output_dir"] = str(tmp_path / "file")
+    path = tmp_path / f"recipe.{form}"
+    path.write_text(json.dumps(settings) if form == "json" else yaml.safe_dump(settings))
+    assert script.main([str(path)]).metrics == expected.metrics
+    assert_equal_weights(tmp_path / "file", tmp_path / "words")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"peft": "prompt_tuning"}, ValueError, "'prompt_tuning' is unknown or does not fit; expected one of .*lora"),
+        ({"peft": "lora", "peft_config": {"rank": 3}}, ValueError, "no setting 'rank'"),
+        ({"peft_config": "r=3"}, ValueError, "--peft_config 'r=3' is no JSON"),
+        ({"model_config": "[1]"}, ValueError, "--model_config .*expected a JSON object"),
+        ({"test_file": "x.parquet"}, ValueError, "need --train_file"),
+        ({"validation_fraction": 1}, ValueError, "--validation_fraction 1"),
+        ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no checkpoint to resume from"),
+        ({"resume_from_checkpoint": "elsewhere"}, FileNotFoundError, "elsewhere: no such checkpoint"),
+        ({"dataset_name": "shape"}, ValueError, "unknown dataset 'shape'"),
+        ({"augment": ["twist"]}, ValueError, "unknown transform 'twist'"),
+    ],
+)
+def test_wrong_arguments_are_named(run, settings, error, text):
+    with pytest.raises(error, match=text):
+        run(**settings)
