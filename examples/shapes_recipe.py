@@ -96,7 +96,13 @@ def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any)
         seed: order of the rows, augmentation, dropout.
         **changes: settings to change, by their names in `TrainingArguments`.
     """
-    quiet = {"save_strategy": "no", "logging_strategy": "epoch", "report_to": "none", "remove_unused_columns": False}
+    quiet = {
+        "save_strategy": "no",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_strategy": "epoch",
+        "report_to": "none",
+        "remove_unused_columns": False,
+    }
     settings = {**TRAINING, **quiet, "label_names": ["labels"], **changes}
     return TrainingArguments(output_dir=os.fspath(output_dir), seed=seed, **settings)
 

@@ -50,9 +50,9 @@ def plot_point_clouds(
             raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or more)")
         axes = figure.add_subplot(rows, columns, number + 1, projection="3d")
         across, deep, up = cloud[:, order].T
-        colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else up
-        axes.scatter(across, deep, up, c=colors, s=2.0, cmap="viridis", linewidths=0)
-        axes.set_box_aspect([1, 1, 1])
+        paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else {"c": up, "cmap": "viridis"}
+        axes.scatter(across, deep, up, s=2.0, linewidths=0, **paint)
+        axes.set_box_aspect([1, 1, 1], zoom=1.25)
         center, radius = cloud[:, order].mean(axis=0), np.abs(cloud[:, order] - cloud[:, order].mean(axis=0)).max()
         for limit, middle in zip((axes.set_xlim, axes.set_ylim, axes.set_zlim), center, strict=True):
             limit(middle - radius, middle + radius)
