@@ -10,7 +10,7 @@ from .source import Source
 
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
 # A node may show a mesh again for a few bytes, so a small file could ask for any amount of memory.
-_MAX_VERTICES = 1 << 25
+_MAX_VERTICES = 1 << 24
 
 
 def read(source: Source) -> PointCloudData:

@@ -117,10 +117,10 @@ def _rows(name: str, values, count: int, dtype=np.float32) -> np.ndarray:
 
 def _coordinates(points) -> tuple[np.ndarray, np.ndarray | None]:
     points = np.asarray(points)
+    if points.ndim == 2 and not len(points):
+        raise PointCloudError("there are no points; expected at least 1")
     if points.ndim != 2 or points.shape[1] != 3:
         raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
-    if not len(points):
-        raise PointCloudError("there are no points; expected at least 1")
     if points.dtype == np.float64 or points.dtype.kind in "iu" and points.dtype.itemsize > 2:
         low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
         if np.isfinite(low).all() and np.isfinite(high).all():

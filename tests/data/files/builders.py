@@ -1,0 +1,137 @@
+"""Small files of many kinds, written without the readers' own code."""
+
+import io
+import json
+import struct
+
+import numpy as np
+
+SQUARE = np.array([[0, 0, 0], [2, 0, 0], [2, 1, 0], [0, 1, 0]], np.float32)
+TRIANGLES = np.array([[0, 1, 2], [0, 2, 3]])
+
+
+def npy(array: np.ndarray, **kwargs) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, **kwargs)
+    return file.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def ply(header: str, body: bytes, order: str = "binary_little_endian") -> bytes:
+    return f"ply\nformat {order} 1.0\n{header}\nend_header\n".encode() + body
+
+
+def ply_square(order: str) -> bytes:
+    """A square as one polygon of four corners, with labels and colours, in the given byte order."""
+    header = (
+        "element vertex 4\nproperty float x\nproperty double y\nproperty float z\nproperty ushort label\n"
+        "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+        "element face 1\nproperty list uchar uint vertex_indices"
+    )
+    rows = [(*map(float, point), i, 51 * i, 0, 255) for i, point in enumerate(SQUARE)]
+    if order == "ascii":
+        lines = [f"{x} {y} {z} {label} {r} {g} {b}" for x, y, z, label, r, g, b in rows]
+        return ply(header, ("\n".join(lines) + "\n4 0 1 2 3\n").encode(), order)
+    sign = {"binary_little_endian": "<", "binary_big_endian": ">"}[order]
+    body = b"".join(struct.pack(sign + "fdfHBBB", *row) for row in rows)
+    return ply(header, body + struct.pack(sign + "B4I", 4, 0, 1, 2, 3), order)
+
+
+def stl(triangles: np.ndarray) -> bytes:
+    rows = b"".join(struct.pack("<12fH", 0, 0, 0, *triangle.reshape(-1), 0) for triangle in triangles)
+    return b"\0" * 80 + struct.pack("<I", len(triangles)) + rows
+
+
+def pcd(fields: str, sizes: str, types: str, body: bytes, count: int, kind: str = "binary", **header: str) -> bytes:
+    lines = {"VERSION": "0.7", "FIELDS": fields, "SIZE": sizes, "TYPE": types, "WIDTH": str(count), "HEIGHT": "1"}
+    lines.update(header)
+    return "".join(f"{key} {value}\n" for key, value in lines.items()).encode() + f"DATA {kind}\n".encode() + body
+
+
+def lzf(data: bytes) -> bytes:
+    """Compress with plain runs and references to the same eight bytes, wherever they last stood."""
+    out, plain, last, at = bytearray(), bytearray(), {}, 0
+
+    def flush():
+        for start in range(0, len(plain), 32):
+            piece = plain[start : start + 32]
+            out.append(len(piece) - 1)
+            out.extend(piece)
+        plain.clear()
+
+    while at < len(data):
+        seen = last.get(data[at : at + 8])
+        last[data[at : at + 8]] = at
+        if seen is None or at - seen > 8191 or at + 8 > len(data):
+            plain.append(data[at])
+            at += 1
+            continue
+        flush()
+        length = 8
+        while length < 264 and at + length < len(data) and data[seen + length] == data[at + length]:
+            length += 1
+        distance = at - seen - 1
+        out.append((7 << 5) | distance >> 8)
+        out.extend((length - 9, distance & 255))
+        at += length
+    flush()
+    return bytes(out)
+
+
+def gltf(document: dict, chunk: bytes = b"") -> bytes:
+    """A .glb of a document and its binary chunk."""
+    text = json.dumps({"asset": {"version": "2.0"}, **document}).encode()
+    text += b" " * (-len(text) % 4)
+    chunk += b"\0" * (-len(chunk) % 4)
+    body = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(chunk), b"BIN\0") + chunk
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+def gltf_square(**changes) -> tuple[dict, bytes]:
+    """A document of one square, and its bytes; `changes` replace its top keys."""
+    chunk = SQUARE.tobytes() + TRIANGLES.astype("<u2").tobytes()
+    document = {
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5123, "count": 6, "type": "SCALAR"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": 0, "byteLength": 48},
+            {"buffer": 0, "byteOffset": 48, "byteLength": 12},
+        ],
+        "buffers": [{"byteLength": 60}],
+    }
+    return {**document, **changes}, chunk
+
+
+def las(compressed: bool, point_format: int = 2, count: int = 200) -> tuple[np.ndarray, bytes]:
+    """Coordinates (count, 3) float64 as of a map projection, and a file of them with classes, and colours if it can."""
+    import laspy
+
+    header = laspy.LasHeader(point_format=point_format, version="1.4" if point_format > 5 else "1.2")
+    header.scales, header.offsets = np.full(3, 0.001), np.array([5e5, 5e6, 0])
+    cloud = laspy.LasData(header)
+    generator = np.random.default_rng(0)
+    cloud.x, cloud.y, cloud.z = (generator.random((count, 3)) * 10 + header.offsets).T
+    if point_format != 6:
+        cloud.red, cloud.green, cloud.blue = generator.integers(0, 65536, (3, count))
+    cloud.classification = np.arange(count) % 7
+    file = _KeptFile()
+    cloud.write(file, do_compress=compressed)
+    return np.asarray(cloud.xyz), file.getvalue()
+
+
+class _KeptFile(io.BytesIO):
+    """laspy closes what it wrote to."""
+
+    def close(self):
+        pass

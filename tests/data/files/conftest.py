@@ -1,0 +1,11 @@
+from pathlib import Path
+
+import pytest
+
+FILES = Path(__file__).parents[2] / "files"
+
+
+@pytest.fixture(scope="session")
+def files() -> Path:
+    """The folder of small real meshes and clouds."""
+    return FILES

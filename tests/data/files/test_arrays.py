@@ -1,0 +1,127 @@
+"""npy and npz."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+
+from .builders import TRIANGLES, npy, npz
+
+XYZ = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def read(data, kind="npy"):
+    return read_point_cloud(data, file_type=kind)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">i4", "u1", "<i8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_type_and_memory_order_of_numbers_is_read(dtype, order):
+    points = read(npy(np.asarray(XYZ, dtype, order=order))).points
+    assert points.dtype == np.float32 and (points == XYZ).all() and points.flags.c_contiguous
+
+
+def test_structured_arrays_are_read_by_their_names():
+    kind = np.dtype([("x", "f4"), ("y", "f8"), ("z", "i2"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
+    cloud = read(npy(np.array([(1, 2, 3, 255, 0, 51)], kind)))
+    assert cloud.points.tolist() == [[1, 2, 3]]
+    np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "array, why",
+    [
+        (np.zeros((5, 2)), r"shape \(5, 2\); expected \(points, 3 or more\)"),
+        (np.zeros(5), r"shape \(5,\)"),
+        (np.float32(5), r"shape \(\)"),
+        (np.zeros((2, 5, 3)), r"shape \(2, 5, 3\)"),
+        (np.zeros((5, 5)), "5 columns"),
+        (np.zeros((0, 3)), "holds no numbers"),
+        (np.zeros((5, 3), complex), "type complex128; expected numbers"),
+        (np.full((5, 3), "1"), "type <U1; expected numbers"),
+        (np.full((5, 3), np.nan), "NaN"),
+        (np.float64([[0, 0, np.inf]]), "infinite"),
+        (np.float64([[0, 0, 1e39]]), "too large"),
+    ],
+)
+def test_an_array_that_is_no_cloud_is_explained(array, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(npy(array))
+
+
+class Trap:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def test_object_arrays_are_refused_and_never_unpickled():
+    trap = np.full((4, 3), None, object)
+    trap[0, 0] = Trap()
+    with pytest.raises(PointCloudFileError, match="Python objects .*unpickled, which is refused"):
+        read(npy(trap, allow_pickle=True))
+    with pytest.raises(PointCloudFileError, match="array 'points': .*Python objects"):
+        read(npz(points=trap), "npz")
+    assert len(read(npz(points=XYZ, name=trap), "npz")) == 4  # unknown arrays are not opened
+
+
+def test_a_header_that_declares_more_than_the_file_holds_is_refused():
+    data = npy(XYZ)
+    with pytest.raises(PointCloudFileError, match="shape .4, 3. of float32 needs 48, so the file may be cut off"):
+        read(data[:-1])
+    huge = data.replace(b"'shape': (4, 3), }              ", b"'shape': (4444444444, 33333333)}")
+    assert len(huge) == len(data) and huge != data
+    with pytest.raises(PointCloudFileError, match="may be cut off"):
+        read(huge)
+    for damaged in (data[:3], b"x" + data[1:], data.replace(b"(4, 3)", b"(4, ((")):
+        with pytest.raises(PointCloudFileError, match="no sound .npy header"):
+            read(damaged)
+
+
+def test_npz_arrays_are_found_by_name():
+    cloud = read(
+        npz(
+            xyz=XYZ,
+            rgb=np.full((4, 3), 51, np.uint8),
+            normals=np.tile([0, 0, 1], (4, 1)),
+            seg=np.arange(4),
+            label=np.int64(7),
+            faces=TRIANGLES,
+            unrelated=np.array("text"),
+        ),
+        "npz",
+    )
+    assert (cloud.points == XYZ).all() and cloud.is_mesh and cloud.labels.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(cloud.colors, 0.2, atol=1e-6)
+    assert (read(npz(whatever=XYZ), "npz").points == XYZ).all()
+
+
+@pytest.mark.parametrize(
+    "arrays, why",
+    [
+        ({"a": XYZ, "b": XYZ}, "no array 'points'; found a, b"),
+        ({"points": XYZ, "normals": XYZ[:2]}, r"normals have shape \(2, 3\); expected \(4, 3\)"),
+        ({"points": XYZ, "colors": np.full((4, 3), "red")}, "array 'colors' has type <U3"),
+        ({"points": XYZ, "faces": np.full((1, 3), 4)}, "refers to point 4"),
+        ({"points": XYZ, "faces": np.full((1, 3), 0.5)}, "faces have type float64"),
+        ({"points": XYZ, "offset": np.zeros(2)}, "offset have shape"),
+    ],
+)
+def test_a_wrong_archive_is_explained(arrays, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(npz(**arrays), "npz")
+
+
+def test_a_truncated_archive_and_a_bomb_are_refused(tmp_path):
+    data = npz(points=XYZ)
+    with pytest.raises(PointCloudFileError, match="no sound .npz archive"):
+        read(data[:-10], "npz")
+    at = data.index(b"PK\x01\x02") + 24  # the unpacked size in the archive's directory
+    with pytest.raises(PointCloudFileError, match="'points' claims 4294967040 bytes"):
+        read(data[:at] + b"\x00\xff\xff\xff" + data[at + 4 :], "npz")
+    path = tmp_path / "slow.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("points.npy", npy(XYZ))
+    with pytest.raises(PointCloudFileError, match="compressed by method 14"):
+        read_point_cloud(path)

@@ -1,0 +1,75 @@
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+
+from .builders import las
+
+
+def read(data, kind="las"):
+    return read_point_cloud(data, file_type=kind)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("point_format", [2, 3, 7])
+def test_coordinates_colours_and_classes_are_those_written(compressed, point_format):
+    xyz, data = las(compressed, point_format)
+    cloud = read(data, "laz" if compressed else "las")
+    np.testing.assert_allclose(cloud.points + cloud.offset, xyz, atol=2e-6)
+    assert np.abs(cloud.points).max() < 12 and cloud.offset.tolist() == np.floor(xyz.min(0)).tolist()
+    assert (cloud.labels == np.arange(200) % 7).all()
+    assert 0.9 < cloud.colors.max() <= 1
+
+
+def test_formats_without_colours_have_none():
+    cloud = read(las(False, 6)[1])
+    assert cloud.colors is None and len(cloud) == 200
+
+
+def test_las_needs_no_extra_and_laz_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lazrs", None)
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    assert len(read(las_plain)) == 200
+    with pytest.raises(PointCloudFileError, match=r'extra `files`: pip install "hf-any3d\[files\]"'):
+        read(las_packed, "laz")
+
+
+las_plain, las_packed = las(False)[1], las(True)[1]
+
+
+@pytest.mark.parametrize("missing", [1, 1000])
+@pytest.mark.parametrize("data", [las_plain, las_packed], ids=["las", "laz"])
+def test_a_truncated_scan_is_explained(data, missing):
+    with pytest.raises(PointCloudFileError, match="cut off|damaged"):
+        read(data[: len(data) - missing])
+    with pytest.raises(PointCloudFileError, match="the header alone has 227"):
+        read(data[:200])
+    with pytest.raises(PointCloudFileError, match="starts with b'PK"):
+        read(b"PK" + data[2:])
+
+
+@pytest.mark.parametrize(
+    "at, value, why",
+    [
+        (107, struct.pack("<I", 2**32 - 1), "4294967295 points"),
+        (107, bytes(4), "there are no points"),
+        (104, b"\x0b", "point format 11"),
+        (105, b"\x05\x00", "records of 5 bytes"),
+        (96, struct.pack("<I", 2**31), "start at byte 2147483648"),
+        (131, struct.pack("<d", np.nan), "NaN"),
+    ],
+)
+def test_a_wrong_header_is_explained(at, value, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(las_plain[:at] + value + las_plain[at + len(value) :])
+
+
+def test_a_laz_with_a_damaged_table_of_chunks_is_refused():
+    start = struct.unpack_from("<I", las_packed, 96)[0]
+    table = struct.unpack_from("<q", las_packed, start)[0]
+    for at, value in ((table + 4, b"\xff\xff\xff\x7f"), (start, struct.pack("<q", 10**15))):
+        with pytest.raises(PointCloudFileError, match="chunks"):
+            read(las_packed[:at] + value + las_packed[at + len(value) :], "laz")

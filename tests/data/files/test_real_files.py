@@ -1,0 +1,94 @@
+"""Every file of tests/files reads with the counts and bounds that its README lists."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import read_point_cloud, supported_file_types
+
+from .conftest import FILES
+
+BOUNDS = {
+    "chair": ([-18.677, 0.288, -21.654], [18.474, 47.403, 17.527], 3930.4117),
+    "desk": ([-0.248, 0.0, -3.032], [139.098, 105.445, 51.248], 94500.1404),
+    "lamp": ([-10.693, 129.374, -10.672], [10.639, 188.442, 10.659], 5207.8205),
+    "bottle": ([-5.287, -7.539, -2.498], [-0.291, 7.188, 2.498], 259.727),
+    "shelves": ([-22.241, -0.0, -19.505], [22.241, 196.13, 19.505], 78845.297),
+    "screwdriver": ([-22.065, -1.532, -1.528], [3.455, 1.523, 1.528], 175.6249),
+}
+# Points, triangles (0: a cloud), and what else the file holds.
+CONTENTS = {
+    "chair.obj": (1742, 3480, {"face_colors"}),
+    "desk.obj": (2571, 3013, {"face_colors"}),
+    "lamp.obj": (872, 1646, {"face_colors"}),
+    "bottle.obj": (1408, 2684, {"face_colors"}),
+    "shelves.obj": (864, 1832, {"face_colors"}),
+    "screwdriver.obj": (216, 254, {"face_colors"}),
+    "chair.ply": (1742, 3480, {"face_colors"}),
+    "screwdriver.ply": (216, 254, {"face_colors"}),
+    "lamp.off": (872, 1646, set()),
+    "screwdriver.off": (216, 254, set()),
+    "screwdriver_glued.off": (216, 254, set()),
+    "lamp.stl": (3 * 1646, 1646, set()),
+    "screwdriver.stl": (3 * 254, 254, set()),
+    "bottle.glb": (1408, 2684, {"face_colors"}),
+    "chair.npy": (1024, 0, set()),
+    "chair_xyzrgb.npy": (1024, 0, {"colors"}),
+    "chair.npz": (1024, 0, {"colors", "normals", "labels"}),
+    "chair.xyz": (1024, 0, set()),
+    "chair.txt": (1024, 0, {"normals"}),
+    "chair.pts": (1024, 0, set()),
+    "chair.pcd": (1024, 0, {"colors"}),
+    "chair_ascii.pcd": (1024, 0, {"colors"}),
+    "chair_points.ply": (1024, 0, {"colors", "normals"}),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_file_has_the_counts_and_bounds_of_its_readme(name):
+    points, triangles, extras = CONTENTS[name]
+    cloud = read_point_cloud(FILES / name)
+    assert cloud.points.shape == (points, 3) and cloud.points.dtype == np.float32
+    assert (len(cloud.faces) if cloud.is_mesh else 0) == triangles
+    present = {key for key, value in vars(cloud).items() if value is not None}
+    assert present - {"points", "faces"} == extras
+    if triangles:
+        low, high, area = BOUNDS[name.replace("_glued", "").split(".")[0]]
+        np.testing.assert_allclose(cloud.points.min(0), low, atol=6e-4)
+        np.testing.assert_allclose(cloud.points.max(0), high, atol=6e-4)
+        a, b, c = (cloud.points[cloud.faces[:, i]].astype(np.float64) for i in range(3))
+        np.testing.assert_allclose(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2, area, rtol=2e-6)
+    else:
+        # All clouds hold the same points; text has six decimals.
+        np.testing.assert_allclose(cloud.points, np.load(FILES / "chair.npy"), atol=6e-7)
+    if cloud.normals is not None:
+        np.testing.assert_allclose(np.linalg.norm(cloud.normals, axis=1), 1, atol=1e-3)
+    if cloud.colors is not None:
+        np.testing.assert_allclose(cloud.colors, np.load(FILES / "chair_xyzrgb.npy")[:, 3:], atol=1e-6)
+
+
+def test_no_real_file_is_left_out_of_the_table():
+    found = {path.name for path in FILES.iterdir() if path.suffix[1:] in supported_file_types()}
+    assert found == set(CONTENTS)
+
+
+def test_labels_are_the_parts_of_the_archive():
+    cloud = read_point_cloud(FILES / "chair.npz")
+    with np.load(FILES / "chair.npz", allow_pickle=False) as archive:
+        assert (cloud.labels == archive["part"]).all() and cloud.labels.dtype == np.int64
+
+
+def test_meshes_of_one_object_agree_across_formats():
+    lamp = read_point_cloud(FILES / "lamp.obj")
+    soup = read_point_cloud(FILES / "lamp.stl")
+    np.testing.assert_allclose(soup.points.reshape(-1, 3, 3), lamp.points[lamp.faces], atol=1e-4)
+    bottle, glb = read_point_cloud(FILES / "bottle.obj"), read_point_cloud(FILES / "bottle.glb")
+    corners = [np.sort(cloud.points[cloud.faces].reshape(-1, 9).round(3), axis=0) for cloud in (bottle, glb)]
+    np.testing.assert_allclose(*corners, atol=2e-3)
+
+
+def test_face_colours_of_obj_and_ply_agree():
+    obj, ply = read_point_cloud(FILES / "screwdriver.obj"), read_point_cloud(FILES / "screwdriver.ply")
+    assert len(np.unique(obj.face_colors, axis=0)) == len(np.unique(ply.face_colors, axis=0)) == 2
+    _, a = np.unique(obj.face_colors, axis=0, return_inverse=True)
+    _, b = np.unique(ply.face_colors, axis=0, return_inverse=True)
+    assert (a.ravel() == b.ravel()).all() or (a.ravel() == 1 - b.ravel()).all()

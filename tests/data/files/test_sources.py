@@ -1,0 +1,81 @@
+"""Paths, bytes and file objects; the name in every error."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.files.registry import READERS
+
+
+def test_a_path_bytes_and_a_file_object_give_the_same(files):
+    path = files / "chair.ply"
+    expected = read_point_cloud(path).points
+    with open(path, "rb") as file:
+        for source, kind in ((str(path), None), (path.read_bytes(), "ply"), (bytearray(path.read_bytes()), ".PLY")):
+            assert (read_point_cloud(source, file_type=kind).points == expected).all()
+        assert (read_point_cloud(file).points == expected).all()
+    assert (read_point_cloud(io.BytesIO(path.read_bytes()), file_type="ply").points == expected).all()
+
+
+def test_endings_may_be_capital_and_file_type_overrules_them(tmp_path):
+    (tmp_path / "A.XYZ").write_text("1 2 3\n")
+    (tmp_path / "b.dat").write_text("1 2 3\n")
+    assert len(read_point_cloud(tmp_path / "A.XYZ")) == len(read_point_cloud(tmp_path / "b.dat", file_type="xyz")) == 1
+
+
+@pytest.mark.parametrize("kind", supported_file_types())
+def test_an_empty_file_is_one_clear_error_in_every_type(kind, tmp_path):
+    path = tmp_path / f"nothing.{kind}"
+    path.touch()
+    with pytest.raises(PointCloudFileError, match=f"nothing.{kind}: the file is empty"):
+        read_point_cloud(path)
+
+
+@pytest.mark.parametrize("kind", supported_file_types())
+def test_a_picture_is_one_clear_error_in_every_type(kind, tmp_path):
+    path = tmp_path / f"picture.{kind}"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 4)
+    with pytest.raises(PointCloudFileError, match=f"picture.{kind}: ."):
+        read_point_cloud(path)
+
+
+def test_what_is_no_file_is_explained(tmp_path):
+    (tmp_path / "folder.ply").mkdir()
+    pointer = tmp_path / "pointer.ply"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for source, why in (
+        (tmp_path, "a directory; expected a file"),
+        (tmp_path / "folder.ply", "a directory; expected a file"),
+        (tmp_path / "missing.ply", "missing.ply: no such file"),
+        ("https://example.org/chair.ply", "a URL; download the file"),
+        (tmp_path / "chair.fbx", "file type 'fbx'; expected one of csv, glb.*pass file_type="),
+        (tmp_path / "chair", "no file type; expected one of"),
+        (pointer, "Git LFS pointer"),
+        (b"ply", "no file type"),
+        (io.StringIO("1 2 3"), "no file type"),
+        ("nul\0.ply", "nul"),
+    ):
+        with pytest.raises(PointCloudFileError, match=why):
+            read_point_cloud(source)
+    with pytest.raises(PointCloudFileError, match="gives str; open it in binary mode"):
+        read_point_cloud(io.StringIO("1 2 3"), file_type="xyz")
+    with pytest.raises(PointCloudFileError, match="file type 'fbx'"):
+        read_point_cloud(b"1 2 3", file_type="fbx")
+    with pytest.raises(TypeError, match="source: list; expected a path"):
+        read_point_cloud([1, 2, 3])
+
+
+def test_every_registered_type_has_a_reader_in_a_file_of_its_own():
+    import hf_any3d.data.files as package
+
+    folder = Path(package.__file__).parent
+    assert list(READERS) == sorted(READERS) and all((folder / f"{name}.py").is_file() for name in READERS.values())
+
+
+def test_reading_does_not_change_numpys_error_state(files):
+    before = np.geterr()
+    read_point_cloud(files / "chair.npz")
+    assert np.geterr() == before
