@@ -50,8 +50,8 @@ class Any2PointConfig(PreTrainedConfig):
         plane_cells: Number of cells along the width of the image.
         position_injection: Where positions are added: "input", "every_layer" or "input_and_every_layer".
         use_input_norm: Apply the encoder's own norm between embeddings and first layer, where it has one.
-        token_scale: Standard deviation that tokens have at the start, as a multiple of what the positions have;
-            None leaves tokens as the tokenizer makes them.
+        token_scale: Norm every channel of the tokens over all tokens, and start with this multiple of the standard
+            deviation that the encoder's positions have; None leaves tokens as the tokenizer makes them.
         pooling: What the head reads, in order: any of "max", "mean", "cls".
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether hidden linear layers of the head have a bias.

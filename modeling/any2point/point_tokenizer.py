@@ -50,7 +50,9 @@ class PointTokenizer(nn.Module):
             for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
         )
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
-        self.token_norm = nn.Identity() if config.token_scale is None else nn.LayerNorm(hidden_size)
+        # Max-pooled tokens share a large mean, beside which they hardly differ; an encoder expects them spread around
+        # zero like words or patches. A norm over tokens takes that mean out, a norm over channels would not.
+        self.token_norm = None if config.token_scale is None else nn.BatchNorm1d(hidden_size)
 
     def forward(self, points: torch.Tensor) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
@@ -80,7 +82,9 @@ class PointTokenizer(nn.Module):
             xyz = centers
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(len(xyz), -1)
-        tokens = self.token_norm(self.project(features))  # (batch, tokens, hidden)
+        tokens = self.project(features)  # (batch, tokens, hidden)
+        if self.token_norm is not None:
+            tokens = normalize_rows(self.token_norm, tokens)
         return PointTokens(tokens, xyz, index[:, : config.num_tokens])
 
 

@@ -31,10 +31,11 @@ def _points() -> torch.Tensor:
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_token_scale_sets_the_spread_of_tokens_against_the_positions(scale):
-    model = _model(token_scale=scale).any2point
+    model = _model(token_scale=scale).any2point.train()
     tokens = model.point_tokenizer(_points()).tokens
     positions = model.family.positions(model.encoder).weight
     assert tokens.std().item() == pytest.approx(scale * positions.std().item(), rel=0.05)
+    assert tokens.mean(dim=(0, 1)).abs().max().item() < 1e-6
 
 
 def test_a_gate_of_one_leaves_the_layer_as_it_is():
