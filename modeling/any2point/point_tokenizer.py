@@ -84,7 +84,7 @@ class PointTokenizer(nn.Module):
             centers_index = torch.arange(count, device=xyz.device).expand(len(xyz), -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
         if self.token_norm is not None:
-            tokens = normalize_rows(self.token_norm, tokens)
+            tokens = self.token_norm(tokens.flatten(0, 1)).view_as(tokens)
         return PointTokens(tokens, xyz, index[:, : config.num_tokens])
 
 
