@@ -33,7 +33,7 @@ from hf_any3d.training.judging import judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
 from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.rows import evaluation_rows, training_rows
+from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
 from hf_any3d.training.trainer_report import config_of, report_run
 
 logger = logging.getLogger(__name__)
@@ -241,14 +241,16 @@ def build_trainer(
     """A stock Trainer; without a validation split it neither evaluates nor chooses."""
     if "validation" not in splits:
         arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+    train_rows = training_rows(splits["train"], processor, data.augment, seed=arguments.seed)
     return Trainer(
         model,
         arguments,
-        train_dataset=training_rows(splits["train"], processor, data.augment),
+        train_dataset=train_rows,
         eval_dataset=evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
         processing_class=processor,
         data_collator=PointCloudCollator(),
         compute_metrics=compute_classification_metrics,
+        callbacks=[EpochCallback(train_rows)],
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.transforms import Compose, build_transform
@@ -21,53 +21,85 @@ class ProcessedDataset(torch.utils.data.Dataset):
     Clouds pass through the processor that is saved with the model, so that training and evaluation see what
     a pipeline will give the model, down to the choice of points.
 
+    With a `seed`, what is random follows from it, `epoch` and the row's number alone: not from the number of worker
+    processes, nor from where a run was interrupted.
+
     Args:
         dataset: Rows with `points`, the columns that the processor's features need, and `label` where there is one.
         processor: Makes the clouds.
-        transform: Applied to each cloud behind the processor.
+        transform: Applied to each cloud behind the processor; needs a seed.
+        seed: Draws points and augmentation anew in each epoch; None leaves the processor its own seed.
     """
 
-    def __init__(self, dataset: Dataset, processor: PointCloudProcessor, transform: Compose | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: PointCloudProcessor,
+        transform: Compose | None = None,
+        seed: int | None = None,
+    ):
+        if transform is not None and seed is None:
+            raise ValueError("transform without a seed; expected both, or neither")
         wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
         columns = [name for name in wanted if name in dataset.column_names]
         self.dataset = dataset.select_columns(columns).with_format("numpy")
-        self.processor, self.transform = processor, transform
+        self.processor, self.transform, self.seed = processor, transform, seed
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._prepare(self.dataset[index])
+        return self._prepare(index, self.dataset[index])
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Rows of a batch; reading them together is several times faster."""
-        return [self._prepare(row) for row in self.dataset.__getitems__(indices)]
+        rows = self.dataset.__getitems__(indices)
+        return [self._prepare(index, row) for index, row in zip(indices, rows, strict=True)]
 
-    def _prepare(self, row: dict[str, Any]) -> dict[str, Any]:
-        points = np.asarray(self.processor(row, return_tensors="np")["points"][0])  # (num_points, channels)
+    def _prepare(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
+        drawn, generator = None, None
+        if self.seed is not None:
+            generator = np.random.default_rng([self.seed, self.epoch, index])
+            drawn = int(generator.integers(2**31))
+        points = self.processor(row, seed=drawn, return_tensors="np")["points"][0]  # (num_points, channels)
         if self.transform is not None:
-            points = self.transform(points)
+            points = self.transform(points, generator)
         return {"points": points, **{name: row[name] for name in ("label",) if name in row}}
 
 
-def training_rows(dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str] = ()) -> ProcessedDataset:
-    """Rows to train on: other points of larger clouds each time, and augmentation.
+class EpochCallback(TrainerCallback):
+    """Tells training rows which epoch it is; a Trainer with such rows needs it among its `callbacks`."""
+
+    def __init__(self, rows: ProcessedDataset):
+        self.rows = rows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called before the first batch of an epoch is read, also where a run is resumed amid one."""
+        self.rows.epoch = int(state.epoch + 1e-6)
+
+
+def training_rows(
+    dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str] = (), *, seed: int = 0
+) -> ProcessedDataset:
+    """Rows to train on: other points of larger clouds in each epoch, and augmentation.
 
     Args:
         dataset: Rows with `points` and `label`.
-        processor: The processor that is saved with the model; its seed is left aside here.
+        processor: The processor that is saved with the model.
         augment: Transforms as `build_transform` takes them. Rotations turn about the processor's up axis unless they
             name one; normals among the features go along.
+        seed: Governs all that is random.
     """
-    processor = copy.copy(processor)
-    processor.seed = None
     transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment]) if augment else None
     if transform is not None and "normals" in processor.features:
         first = 3 * processor.features.index("normals")
         for part in transform.transforms:
             if getattr(part, "normals_columns", ()) is None:
                 part.normals_columns = (first, first + 1, first + 2)
-    return ProcessedDataset(dataset, processor, transform)
+    return ProcessedDataset(dataset, processor, transform, seed)
 
 
 def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> ProcessedDataset:
