@@ -17,8 +17,8 @@ ATTRIBUTES = {"rgb": "colors", "normals": "normals"}
 def split_clouds(clouds: Any) -> list[Any]:
     """Take apart what may be one cloud or many.
 
-    Many clouds are a list or tuple, an array or tensor (batch, points, channels), or a dict whose `points` hold many
-    clouds (a slice of a dataset). A list of rows of numbers is one cloud.
+    Many clouds are a list, tuple or column of a dataset, an array or tensor (batch, points, channels), or a dict whose
+    `points` hold many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
 
     Args:
         clouds: see `to_cloud` for what a single cloud may be.
@@ -38,7 +38,7 @@ def split_clouds(clouds: Any) -> list[Any]:
         if clouds.ndim not in (2, 3):
             raise ValueError(f"clouds: shape {tuple(clouds.shape)}; expected (points, channels) or (batch, …, …)")
         entries = [clouds] if clouds.ndim == 2 else list(clouds)
-    elif isinstance(clouds, (list, tuple)):
+    elif _is_sequence(clouds):
         entries = [clouds] if _depth(clouds) == 2 and _holds_rows(clouds) else list(clouds)
     else:
         entries = [clouds]
@@ -169,9 +169,14 @@ def _array(values: Any, name: str) -> np.ndarray:
     return array
 
 
+def _is_sequence(values: Any) -> bool:
+    # A column of a dataset is a sequence too.
+    return isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview))
+
+
 def _depth(values: Any) -> int:
     depth = 0
-    while isinstance(values, (list, tuple)):
+    while _is_sequence(values):
         depth += 1
         if not len(values):
             return depth
@@ -181,7 +186,7 @@ def _depth(values: Any) -> int:
 
 def _holds_rows(values: Sequence) -> bool:
     first = values[0]
-    return isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 1
+    return _is_sequence(first) or getattr(first, "ndim", 0) == 1
 
 
 def _rows_of_batch(batch: Mapping) -> list[dict]:

@@ -114,7 +114,7 @@ def gltf_square(**changes) -> tuple[dict, bytes]:
 
 
 def las(compressed: bool, point_format: int = 2, count: int = 200) -> tuple[np.ndarray, bytes]:
-    """Coordinates (count, 3) float64 as of a map projection, and a file of them with classes, and colours if it can."""
+    """Coordinates (count, 3) float64 as of a map projection, and a file of them with classes and colours."""
     import laspy
 
     header = laspy.LasHeader(point_format=point_format, version="1.4" if point_format > 5 else "1.2")
