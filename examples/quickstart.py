@@ -30,6 +30,7 @@ from hf_any3d.visualization import plot_point_clouds
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE / "benchmarks" / "results" / "learning.json"
 CHAIR = HERE / "data" / "chair.ply"
+CHAIR_NAME = "blendswap-cc-0/foldingChair"
 
 
 def train(
@@ -126,6 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # between peft and transformers, not for our readers
     print(f"hf_any3d {hf_any3d.__version__}: a frozen text transformer learns 3D shapes")
     splits = load_point_dataset("shapes")
+    # The file that is classified at the end is one of the shapes; the models must not have seen it.
+    splits["train"] = splits["train"].filter(lambda name: name != CHAIR_NAME, input_columns="name")
     names = splits["train"].features["label"].names
     print(f"{len(splits['train'])} training and {len(splits['test'])} test shapes in {len(names)} classes")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -105,8 +105,9 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
     @classmethod
     def from_encoder_pretrained(
         cls,
-        encoder_name_or_path: str | os.PathLike,
+        encoder_name_or_path: str | os.PathLike | None = None,
         *,
+        config: Any2PointConfig | None = None,
         tower: str | None = None,
         revision: str | None = None,
         num_layers: int | None = None,
@@ -118,6 +119,8 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
 
         Args:
             encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            config: A whole configuration instead, such as that of a saved model: the encoder that it names is loaded
+                and checked. This makes the base for `PeftModel.from_pretrained(base, saved)`.
             tower: Which encoder of a composite checkpoint ("text" or "vision" of CLIP).
             revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
             num_layers: Use only the first layers of the encoder.
@@ -127,9 +130,13 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
 
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
+            ValueError: If both or neither of name and config are given.
         """
-        settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
-        config = Any2PointConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
+        if (encoder_name_or_path is None) == (config is None):
+            raise ValueError("give either encoder_name_or_path or a config that names an encoder")
+        if config is None:
+            settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
+            config = Any2PointConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
         return cls(config, encoder=load_encoder(config, dtype)).eval()
 
     @torch.no_grad()
@@ -156,7 +163,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if config.encoder_config is None:
             raise ValueError("encoder_config is missing; build the model with from_encoder_pretrained(name_or_path)")
         self.family = find_family(config.encoder_config)
-        self.adopt_encoder(encoder if encoder is not None else AutoModel.from_config(config.encoder_config))
+        self.adopt_encoder(encoder)
         hidden_size = config.encoder_config.hidden_size
         self.point_tokenizer = PointTokenizer(config, hidden_size)
         self.class_token = ClassToken(hidden_size)
@@ -190,6 +197,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             **kwargs: Passed on to the encoder's layers.
         """
         config = self.config
+        self.warn_if_encoder_is_random()
         points = points.to(self.point_tokenizer.embed.weight.dtype)
         tokens = self.point_tokenizer(points)
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers

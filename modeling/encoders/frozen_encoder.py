@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -97,8 +98,15 @@ class FrozenEncoderMixin:
 
     _keys_to_ignore_on_load_missing = [r"(^|\.)encoder\."]
 
-    def adopt_encoder(self, encoder: PreTrainedModel) -> None:
-        """Put a loaded encoder in place. Called in the `__init__` of the model that owns it, before `post_init`."""
+    def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
+        """Put the encoder in place. Called in the `__init__` of the model that owns it, before `post_init`.
+
+        Args:
+            encoder: A loaded encoder; None builds one with random weights, to be filled by `from_pretrained`.
+        """
+        self._encoder_is_random = encoder is None
+        if encoder is None:
+            encoder = AutoModel.from_config(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
             # A config that becomes part of another one forgets the choice that its model was built with.
             encoder.config._attn_implementation = self.config._attn_implementation
@@ -106,6 +114,17 @@ class FrozenEncoderMixin:
         self.encoder = freeze(encoder)
         if self.config.encoder_name_or_path is not None:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
+
+    def warn_if_encoder_is_random(self) -> None:
+        """Warn once if the config names an encoder whose weights were never loaded; for the owner's `forward`."""
+        if self._encoder_is_random and self.config.encoder_name_or_path is not None:
+            warnings.warn(
+                f"the encoder has random weights, not those of {self.config.encoder_name_or_path}: build the model "
+                "with from_pretrained(…) or from_encoder_pretrained(config=…), not from the config alone",
+                UserWarning,
+                stacklevel=3,
+            )
+            self._encoder_is_random = False
 
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode of everything but the encoder's own modules, which stay in eval mode."""
@@ -118,7 +137,8 @@ class FrozenEncoderMixin:
         return self
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        encoder = getattr(self, self.base_model_prefix, self).encoder
+        owner = getattr(self, self.base_model_prefix, self)
+        encoder, owner._encoder_is_random = owner.encoder, False
         pending = any(not getattr(parameter, "_is_hf_initialized", False) for parameter in encoder.parameters())
         if pending and self.config.encoder_name_or_path is None:
             raise ValueError(

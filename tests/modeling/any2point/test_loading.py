@@ -1,0 +1,86 @@
+"""A model never runs with another encoder than its config names without saying so."""
+
+import warnings
+
+import pytest
+import torch
+
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+
+SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "num_labels": 3}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small encoder and a model around it, in directories of their own."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("loading")
+    config = BertConfig(
+        vocab_size=30, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder / "encoder")
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained(folder / "encoder", **SMALL)
+    model.save_pretrained(folder / "model")
+    return folder, model
+
+
+def test_building_from_a_config_alone_warns_that_the_encoder_is_random(saved):
+    _, model = saved
+    points = torch.rand(2, 64, 3)
+    unloaded = Any2PointForPointCloudClassification(model.config)
+    with pytest.warns(UserWarning, match="random weights"):
+        unloaded(points)
+
+
+def test_building_from_a_config_that_names_an_encoder_loads_it(saved):
+    folder, model = saved
+    points = torch.rand(2, 64, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        built = Any2PointForPointCloudClassification.from_encoder_pretrained(config=model.config)
+        built(points)
+        Any2PointForPointCloudClassification.from_pretrained(folder / "model")(points)
+    for ours, theirs in zip(built.any2point.encoder.parameters(), model.any2point.encoder.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"encoder_name_or_path": "x", "config": object()}])
+def test_name_and_config_exclude_each_other(arguments):
+    with pytest.raises(ValueError, match="either encoder_name_or_path or a config"):
+        Any2PointModel.from_encoder_pretrained(**arguments)
+
+
+def test_an_encoder_with_other_weights_is_refused(saved, tmp_path):
+    from transformers import BertModel
+
+    folder, model = saved
+    other = BertModel(model.config.encoder_config)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(EncoderMismatchError, match="checksum"):
+        Any2PointForPointCloudClassification.from_pretrained(
+            folder / "model", encoder_name_or_path=str(tmp_path / "other")
+        )
+
+
+def test_a_checkpoint_without_encoder_and_without_its_name_is_refused(saved, tmp_path):
+    import json
+    import shutil
+
+    folder, _ = saved
+    shutil.copytree(folder / "model", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["encoder_name_or_path"] = None
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds no encoder weights"):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_number_of_layers_is_checked(saved, number):
+    folder, _ = saved
+    with pytest.raises(ValueError, match=f"num_layers={number}; expected 1 to 2"):
+        Any2PointModel.from_encoder_pretrained(folder / "encoder", num_layers=number)

@@ -1,0 +1,91 @@
+"""The README keeps its word: its blocks run, in order, in a fresh folder, around a small encoder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from tests.hub import LocalHub
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(command: list[str], cwd: Path, hub: LocalHub) -> str:
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "home")}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command[:3]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder as the README expects it, and a hub of its own that holds a small encoder under the real one's name."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").mkdir()
+    shutil.copytree(ROOT / "examples" / "data", folder / "examples" / "data")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder / "encoder")
+    hub = LocalHub()
+    hub.commit(ENCODER, {file.name: file.read_bytes() for file in (folder / "encoder").iterdir()})
+    make_model = f"""
+from peft import get_peft_model
+from hf_any3d import *
+names = ["chair", "table", "lamp"]
+model = Any2PointForPointCloudClassification.from_encoder_pretrained(
+    "{ENCODER}", id2label=dict(enumerate(names)), num_tokens=8, tokenizer_neighbors=4
+)
+get_peft_model(model, GuidedAdapterConfig()).save_pretrained("outputs/quickstart/model")
+PointCloudProcessor(num_points=64).save_pretrained("outputs/quickstart/model")
+"""
+    run([sys.executable, "-c", make_model], folder, hub)
+    yield folder, hub
+    hub.close()
+
+
+@pytest.mark.slow
+def test_python_blocks_run_in_order(place):
+    folder, hub = place
+    program = "\n".join(blocks("python"))
+    assert program.count("import") > 10
+    printed = run([sys.executable, "-c", "import torch; torch.set_num_threads(1)\n" + program], folder, hub)
+    assert "'label'" in printed and "trainable params" in printed and "['ball', 'box']" in printed
+
+
+@pytest.mark.slow
+def test_commands_run(place):
+    folder, hub = place
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("hf-any3d ")]
+    assert commands
+    for command in commands:
+        program, *arguments = command.split()
+        run([str(Path(sys.executable).with_name(program)), *arguments], folder, hub)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"make ([a-z-]+)", README))
+    assert {"quickstart", "test"} <= named
+    missing = {target for target in named if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)}
+    assert not missing
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
