@@ -1,0 +1,87 @@
+"""One optimiser step of Trainer on sixteen clouds; prints what its gradient is.
+
+Run by itself under `torch.distributed.run`: one_step.py ENCODER PEFT ACCUMULATION_STEPS OUTPUT_DIR
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d.data import PointCloudCollator
+from hf_any3d.training.adapters import build_peft_config
+
+CLOUDS = 16
+
+
+class Gradient(TrainerCallback):
+    """Keeps the gradient that the optimiser is about to use."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        model = getattr(model, "module", model)
+        gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        self.norm = float(torch.stack(gradients).norm())
+
+
+def one_step(encoder: str, peft: str, accumulation_steps: int, output_dir: str, loss_kwargs: bool = False) -> dict:
+    """Take a step over all clouds, in as many pieces as asked for and as there are processes."""
+    torch.manual_seed(0)
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained(
+        encoder, num_labels=4, num_tokens=8, tokenizer_neighbors=4
+    )
+    model = adapted(model, peft)
+    hold_still(model)
+    if loss_kwargs:
+        (model.get_base_model() if peft != "none" else model).accepts_loss_kwargs = True
+    generator = torch.Generator().manual_seed(0)
+    rows = [{"points": torch.rand(32, 3, generator=generator).numpy() - 0.5, "label": i % 4} for i in range(CLOUDS)]
+    arguments = TrainingArguments(
+        output_dir,
+        max_steps=1,
+        gradient_accumulation_steps=accumulation_steps,
+        train_sampling_strategy="sequential",
+        max_grad_norm=0.0,
+        learning_rate=1e-3,
+        logging_steps=1,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    arguments.per_device_train_batch_size = CLOUDS // (accumulation_steps * arguments.world_size)
+    gradient = Gradient()
+    trainer = Trainer(model, arguments, train_dataset=rows, data_collator=PointCloudCollator(), callbacks=[gradient])
+    loss = trainer.train().training_loss
+    return {"world_size": arguments.world_size, "gradient_norm": gradient.norm, "loss": loss}
+
+
+def adapted(model: nn.Module, peft: str) -> nn.Module:
+    if peft == "none":
+        return model
+    torch.manual_seed(1)
+    return get_peft_model(model, build_peft_config(peft, model))
+
+
+def hold_still(model: nn.Module) -> None:
+    """Keep a model in eval mode whatever Trainer says.
+
+    Dropout draws other masks, and batch norm in training mode takes other means, when sixteen clouds come in pieces;
+    then gradients differ for good reasons, which would hide the one that is looked for.
+    """
+    model.eval()
+    model.train = lambda mode=True: model
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    encoder, peft, accumulation_steps, output_dir = sys.argv[1:]
+    result = one_step(encoder, peft, int(accumulation_steps), output_dir)
+    if torch.distributed.get_rank() == 0:
+        Path(output_dir, "result.json").write_text(json.dumps(result))

@@ -1,0 +1,73 @@
+"""Trainer scales gradients right, whatever a batch is cut into.
+
+A model whose forward takes further keyword arguments makes Trainer believe that it divides its loss by the number of
+items itself. Trainer then neither divides by the accumulation steps nor averages over processes, and the gradient
+grows with both. Our models say that they do not, by `accepts_loss_kwargs = False`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from tests.training.one_step import one_step
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "tests" / "training" / "one_step.py"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder")
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(path)
+    return str(path)
+
+
+def in_two_processes(encoder: str, peft: str, accumulation_steps: int, output_dir: Path) -> dict:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [str(PROGRAM), encoder, peft, str(accumulation_steps), str(output_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads((output_dir / "result.json").read_text())
+
+
+def assert_same_step(result: dict, expected: dict) -> None:
+    assert result["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("peft", ["none", "guided_adapter"])
+def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(encoder, peft, tmp_path):
+    whole = one_step(encoder, peft, 1, str(tmp_path))
+    assert whole["world_size"] == 1 and whole["gradient_norm"] > 0.01
+    assert_same_step(one_step(encoder, peft, 4, str(tmp_path)), whole)
+
+
+def test_without_our_flag_the_gradient_would_grow_with_the_pieces(encoder, tmp_path):
+    whole = one_step(encoder, "none", 1, str(tmp_path))
+    inflated = one_step(encoder, "none", 4, str(tmp_path), loss_kwargs=True)
+    assert inflated["gradient_norm"] == pytest.approx(4 * whole["gradient_norm"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_two_processes_give_the_gradient_of_the_whole_batch(encoder, accumulation_steps, tmp_path):
+    whole = one_step(encoder, "guided_adapter", 1, str(tmp_path))
+    result = in_two_processes(encoder, "guided_adapter", accumulation_steps, tmp_path)
+    assert result["world_size"] == 2
+    assert_same_step(result, whole)
