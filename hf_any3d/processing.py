@@ -18,7 +18,7 @@ _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
 # What saved files hold beside the arguments.
-_SAVED = ("feature_extractor_type", "auto_map", "custom_pipelines")
+_SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
 
 class PointCloudProcessor(FeatureExtractionMixin):

@@ -231,6 +231,8 @@ def test_saving_and_loading_gives_an_equal_processor(tmp_path):
     again = (tmp_path / "again" / "preprocessor_config.json").read_text()
     assert again == (tmp_path / "preprocessor_config.json").read_text()
     assert PointCloudProcessor.from_pretrained(tmp_path, num_points=5).num_points == 5
+    combined = {**processor.to_dict(), "processor_class": "SomeProcessor", "auto_map": {}}
+    assert PointCloudProcessor.from_dict(combined).num_points == 77
 
 
 @pytest.mark.parametrize("auto", [AutoFeatureExtractor, AutoProcessor])

@@ -16,6 +16,9 @@ _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _HEADER_SIZE = 227
 _RECORD_HEADER = 54
 _BLOCK = 1 << 18
+# The compressor of point formats 6 to 10, and how many layers each kind of item has; other items one a byte.
+_LAYERED = 3
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # The entropy coder of LAZ never needs less than about 0.002 bits a point.
 _MAX_POINTS_PER_BYTE = 4000
 
@@ -92,6 +95,8 @@ def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarra
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
+        _check_layers(data, start, record, lazrs.read_chunk_table(file, lazrs.LazVlr(record)))
+        file.seek(start)
         decompressor = lazrs.LasZipDecompressor(file, record)
         for first in range(0, count, _BLOCK):
             block = np.zeros(min(count - first, _BLOCK) * row.itemsize, np.uint8)
@@ -130,3 +135,22 @@ def _check_chunk_table(data: bytes, start: int, size: int) -> None:
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
     if chunks * size > len(data):
         raise PointCloudError(f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged")
+
+
+def _check_layers(data: bytes, start: int, record: bytes, chunks: list[tuple[int, int]]) -> None:
+    # In chunks of layers, lazrs reserves as much memory as each layer claims to need.
+    compressor, items = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, 32)[0]
+    if compressor != _LAYERED:
+        return
+    kinds = [struct.unpack_from("<HH", record, 34 + 6 * item) for item in range(items)]
+    layers = sum(_LAYERS.get(kind, size) for kind, size in kinds)
+    first_point = sum(size for _, size in kinds)
+    at = start + 8
+    for number, (_, size) in enumerate(chunks):
+        header = first_point + 4 + 4 * layers
+        if at + max(size, header) > len(data):
+            raise PointCloudError(f"chunk {number} ends behind the file; the file may be cut off")
+        claimed = sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
+        if header + claimed != size:
+            raise PointCloudError(f"the layers of chunk {number} need {header + claimed} bytes; it has {size}")
+        at += size

@@ -73,3 +73,12 @@ def test_a_laz_with_a_damaged_table_of_chunks_is_refused():
     for at, value in ((table + 4, b"\xff\xff\xff\x7f"), (start, struct.pack("<q", 10**15))):
         with pytest.raises(PointCloudFileError, match="chunks"):
             read(las_packed[:at] + value + las_packed[at + len(value) :], "laz")
+
+
+def test_a_laz_whose_layers_claim_too_much_is_refused():
+    data = las(True, 7)[1]
+    start = struct.unpack_from("<I", data, 96)[0]
+    at = start + 8 + 36 + 4  # behind the plain first point and the count: the size of the first layer
+    with pytest.raises(PointCloudFileError, match="the layers of chunk 0 need 42949"):
+        read(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :], "laz")
+    assert len(read(las(True, 6, 120_000)[1], "laz")) == 120_000  # several chunks
