@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging
 
 from hf_any3d.modeling.encoders.registry import select_tower
-from hf_any3d.modeling.encoders.sources import resolve_encoder, verify_checksum
+from hf_any3d.modeling.encoders.sources import resolve_encoder, resolve_recorded
 
 _FROZEN = "_belongs_to_frozen_encoder"
 
@@ -57,9 +57,7 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
         EncoderMismatchError: If the weights found have another checksum than the config records.
         OSError: If they cannot be found.
     """
-    source = resolve_encoder(config.encoder_name_or_path, config.encoder_revision)
-    if config.encoder_checksum is not None:
-        verify_checksum(source, config.encoder_checksum)
+    source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
     encoder_config = config.encoder_config
     verbosity = logging.get_verbosity()
     # Heads, other towers and unused layers of the checkpoint are left out on purpose: no report of unexpected keys.

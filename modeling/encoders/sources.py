@@ -120,6 +120,32 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
 
 
+def resolve_recorded(name_or_path: str | Path, revision: str | None, checksum: str | None) -> EncoderSource:
+    """Brings the encoder that a model was made with, wherever it is now.
+
+    A mirror of its repository, or one with a rewritten history, lacks the pinned commit; its main branch is taken
+    where the checksum proves that the weights are the same.
+
+    Args:
+        name_or_path: a directory written by `save_pretrained`, or a repository on the hub.
+        revision: the pinned commit.
+        checksum: `"sha256:…"` of the weights; None for a model that recorded none.
+
+    Raises:
+        EncoderMismatchError: the weights found are others.
+        Errors of `resolve_encoder`.
+    """
+    try:
+        source = resolve_encoder(name_or_path, revision)
+    except RevisionNotFoundError:
+        if checksum is None:
+            raise
+        source = resolve_encoder(name_or_path)
+    if checksum is not None:
+        verify_checksum(source, checksum)
+    return source
+
+
 def verify_checksum(source: EncoderSource, expected: str) -> None:
     """Makes sure that an encoder's weights are the ones a model was trained with.
 
