@@ -1,14 +1,16 @@
 """The one place that tells transformers and PEFT about our models, so that their own entry points find them.
 
-Importing `hf_any3d` runs `register()`. Two functions of those libraries have no public way to learn what we need; they
-are wrapped here, act on our models only, and are held by tests.
+Importing `hf_any3d` runs `register()`. Three functions of those libraries have no public way to learn what we need;
+they are wrapped here, act on our models only, and are held by tests.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
+import warnings
 from typing import Any
 
 import transformers
@@ -28,6 +30,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.encoders import FrozenEncoderMixin
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.tuners.sharing import check_base, left_out_modules
 
 # config: (base model, {auto class: model with a head})
 MODELS = {
@@ -57,6 +60,7 @@ def register() -> None:
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
     _save_our_config_beside_adapters()
+    _check_bases_of_our_adapters()
     _open_our_adapter_repositories()
 
 
@@ -64,7 +68,8 @@ def _save_our_config_beside_adapters() -> None:
     """Let `PeftModel.save_pretrained` also write our config.json.
 
     A directory of an adapter on one of our models is then complete: encoder (by name, revision and checksum), adapter,
-    tokenizer and head. PEFT itself writes the adapter only, whatever its method.
+    tokenizer and head. PEFT itself writes the adapter only, whatever its method. An adapter without tokenizer and head
+    stays what it is for PEFT, a part of the model that it was trained on.
     """
     original = PeftModel.save_pretrained
     if getattr(original, "_writes_our_config", False):
@@ -74,12 +79,42 @@ def _save_our_config_beside_adapters() -> None:
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
         original(self, save_directory, *args, **kwargs)
         model = self.get_base_model()
-        if isinstance(model, FrozenEncoderMixin) and kwargs.get("is_main_process", True):
-            model.config.architectures = [type(model).__name__]
-            model.config.save_pretrained(save_directory)
+        if not isinstance(model, FrozenEncoderMixin) or not kwargs.get("is_main_process", True):
+            return
+        model.config.architectures = [type(model).__name__]
+        for name in kwargs.get("selected_adapters") or self.peft_config:
+            if missing := left_out_modules(self, name):
+                warnings.warn(
+                    f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
+                    "so share that too, or train with modules_to_save=trainable_module_names(model)",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            else:
+                model.config.save_pretrained(save_directory if name == "default" else f"{save_directory}/{name}")
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained
+
+
+def _check_bases_of_our_adapters() -> None:
+    """Let `PeftModel.from_pretrained(base, …)` refuse a base with another encoder than the adapter's.
+
+    PEFT never looks at the config beside an adapter.
+    """
+    original = PeftModel.load_adapter
+    if getattr(original, "_checks_our_bases", False):
+        return
+
+    @functools.wraps(original)
+    def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        model = self.get_base_model()
+        if isinstance(model, FrozenEncoderMixin) and (recorded := _our_config(model_id, kwargs)):
+            check_base(model.config, recorded, os.fspath(model_id))
+        return original(self, model_id, *args, **kwargs)
+
+    load_adapter._checks_our_bases = True
+    PeftModel.load_adapter = load_adapter
 
 
 def _open_our_adapter_repositories() -> None:
@@ -95,14 +130,15 @@ def _open_our_adapter_repositories() -> None:
     @functools.wraps(original)
     def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
         found = original(model_id, **kwargs)
-        return None if found is not None and _has_our_config(model_id, kwargs) else found
+        return None if found is not None and _our_config(model_id, kwargs) else found
 
     find_adapter_config_file._knows_our_models = True
     auto_factory.find_adapter_config_file = find_adapter_config_file
     transformers.pipelines.find_adapter_config_file = find_adapter_config_file
 
 
-def _has_our_config(model_id: str, kwargs: dict[str, Any]) -> bool:
+def _our_config(model_id: str | os.PathLike, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The config.json of a repository, where it is one of ours."""
     path = cached_file(
         model_id,
         "config.json",
@@ -112,6 +148,7 @@ def _has_our_config(model_id: str, kwargs: dict[str, Any]) -> bool:
         **{key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")},
     )
     if path is None:
-        return False
+        return None
     with open(path, encoding="utf-8") as file:
-        return json.load(file).get("model_type") in {config.model_type for config in MODELS}
+        config = json.load(file)
+    return config if config.get("model_type") in {ours.model_type for ours in MODELS} else None

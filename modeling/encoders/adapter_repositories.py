@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, find_adapter_config_file
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, load_encoder
 
@@ -94,8 +100,9 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
 def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
     if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
         return False
-    return all(
-        cached_file(
+
+    def holds(file: str) -> bool:
+        found = cached_file(
             name,
             file,
             _raise_exceptions_for_gated_repo=False,
@@ -103,9 +110,10 @@ def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
             _raise_exceptions_for_connection_errors=False,
             **hub,
         )
-        is None
-        for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    )
+        return found is not None
+
+    # Without a config an adapter is but a part of a model in another repository; transformers knows how to open it.
+    return holds(CONFIG_NAME) and not holds(SAFE_WEIGHTS_NAME) and not holds(SAFE_WEIGHTS_INDEX_NAME)
 
 
 def _single_device(device_map: Any) -> Any:

@@ -1,0 +1,66 @@
+"""What an adapter's repository must hold to be a whole model, and which base it may be loaded into."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedConfig
+
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.tuners.guided_adapter.model import encoder_owner, trainable_module_names
+
+
+def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
+    """Names of the modules beside the encoder that are not saved with an adapter.
+
+    With none left out, encoder and adapter together make the model. Otherwise the adapter is worth nothing without the
+    very base model that it was trained on.
+    """
+    base = model.get_base_model()
+    owner = encoder_owner(base)
+    modules = {**dict(base.named_children()), **dict(owner.named_children())}
+    # PEFT's wrapper around a module that is trained in full keeps one copy for each adapter.
+    return [
+        name
+        for name in trainable_module_names(base)
+        if adapter_name not in getattr(modules[name], "modules_to_save", ())
+    ]
+
+
+def check_base(config: PreTrainedConfig, recorded: dict[str, Any], adapter: str) -> None:
+    """Compare a base model with the one that an adapter was trained on.
+
+    Args:
+        config: Config of the base model at hand.
+        recorded: The config.json beside the adapter.
+        adapter: Name of the adapter's repository, for messages.
+
+    Raises:
+        EncoderMismatchError: If the encoders have different weights. Other differences give a warning.
+    """
+    ours, theirs = config.encoder_checksum, recorded.get("encoder_checksum")
+    if ours is not None and theirs is not None and ours != theirs:
+        raise EncoderMismatchError(
+            f"{adapter}: the adapter was trained around encoder {recorded.get('encoder_name_or_path')!r} with "
+            f"checksum {theirs}; the base model holds {config.encoder_name_or_path!r} with {ours}. Other weights "
+            f"would change results silently. Build the base model with "
+            f"revision={recorded.get('encoder_revision')!r}, or open the adapter's repository by an auto class, which "
+            "does so by itself"
+        )
+    own = {field.name for field in dataclasses.fields(type(config))}
+    own -= {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    different = [
+        f"{name}={getattr(config, name)!r}, the adapter was trained with {recorded[name]!r}"
+        for name in sorted(own & recorded.keys())
+        if not name.startswith("encoder_") and _plain(getattr(config, name)) != recorded[name]
+    ]
+    if different:
+        warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
