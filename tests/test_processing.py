@@ -1,4 +1,3 @@
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -92,11 +91,10 @@ def test_small_clouds_are_filled_up_behind_their_own_points_with_one_warning():
     assert all((row == alone).all(1).any() for row in points[0, 20:])
 
 
+@pytest.mark.filterwarnings("error")
 def test_num_points_can_be_given_to_a_call():
     processor = PointCloudProcessor(num_points=50)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert processor(cloud(100), num_points=7)["points"].shape == (1, 7, 3)
+    assert processor(cloud(100), num_points=7)["points"].shape == (1, 7, 3)
     assert processor.num_points == 50
 
 

@@ -13,7 +13,7 @@ from .builders import SQUARE, TRIANGLES, gltf, gltf_square, las, lzf, npy, npz, 
 from .conftest import FILES
 
 PIECES = [b"-1", b"99999999999", b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"0", b"nan", b"1e300", b" ", b"\n"]
-ROUNDS = 300
+ROUNDS = 250
 
 
 def _square_archive() -> bytes:
