@@ -1,0 +1,83 @@
+"""What a model is, read from its configuration files alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
+
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.registration import MODELS, register
+from hf_any3d.training.report import count_parameters
+
+
+def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
+    """Describe one of our models: encoder, adapter, parameters, labels, inputs.
+
+    Parameters are counted on an empty copy of the model, so neither its weights nor the encoder's are fetched.
+
+    Args:
+        name_or_path: Directory or hub name.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        Facts by name, all of plain types; `batch-dependent` lists flags that make a prediction depend on the other
+        clouds of its batch.
+
+    Raises:
+        ValueError: A model of another kind.
+        OSError: No such model.
+    """
+    register()
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    if type(config) not in MODELS:
+        known = ", ".join(sorted(kind.model_type for kind in MODELS))
+        raise ValueError(f"{name_or_path}: model_type {config.model_type!r} is not one of ours; expected {known}")
+    adapter = _adapter_config(name_or_path, revision)
+    trained, total = _count(config, adapter)
+    encoder = config.encoder_config
+    return {
+        "model": name_or_path,
+        "class": (config.architectures or [type(config).__name__])[0],
+        "encoder": config.encoder_name_or_path or "stored with the model",
+        "encoder type": encoder.model_type,
+        "encoder tower": config.encoder_tower,
+        "encoder layers": encoder.num_hidden_layers,
+        "encoder width": encoder.hidden_size,
+        "encoder revision": config.encoder_revision,
+        "encoder checksum": config.encoder_checksum,
+        "adapter": None if adapter is None else adapter.peft_type.value.lower(),
+        "trained parameters": trained,
+        "total parameters": total,
+        "labels": [config.id2label[number] for number in sorted(config.id2label)],
+        "points": _num_points(name_or_path, revision),
+        "channels": config.in_channels,
+        "tokens": config.num_tokens,
+        "batch-dependent": config.batch_dependent_flags,
+    }
+
+
+def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
+    path = cached_file(name, ADAPTER_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else PeftConfig.from_pretrained(name, revision=revision)
+
+
+def _num_points(name: str, revision: str | None) -> int | None:
+    try:
+        return PointCloudProcessor.from_pretrained(name, revision=revision).num_points
+    except OSError:  # A model that was saved without a processor.
+        return None
+
+
+def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
+    base, heads = MODELS[type(config)]
+    named = {model.__name__: model for model in (base, *heads.values())}
+    with torch.device("meta"):
+        model = named.get((config.architectures or [""])[0], base)(config)
+        if adapter is not None:
+            adapter.inference_mode = False
+            model = get_peft_model(model, adapter)
+    return count_parameters(model)

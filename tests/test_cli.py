@@ -1,0 +1,192 @@
+"""The command line, on a tiny saved model."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import pipeline
+from typer.testing import CliRunner
+
+import hf_any3d
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+from hf_any3d.cli import app
+from tests.tiny_encoders import saved_encoder, tiny_model
+
+FILES = Path(__file__).parent / "files"
+LABELS = ["bottle", "chair", "lamp"]
+
+
+@pytest.fixture(autouse=True)
+def _libraries_as_they_were():
+    verbosity = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+
+
+def build(**settings) -> Any2PointForPointCloudClassification:
+    model = tiny_model(id2label=dict(enumerate(LABELS)), **settings)
+    # Logits of an untrained head hardly differ; these do.
+    torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model")
+    get_peft_model(build(), GuidedAdapterConfig()).save_pretrained(path)
+    PointCloudProcessor(num_points=64).save_pretrained(path)
+    return str(path)
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_predictions_are_those_of_the_pipeline(model, batch_size):
+    files = [FILES / "chair.ply", FILES / "lamp.stl", FILES / "bottle.glb"]
+    code, out, _ = run("predict", *files, "--model", model, "--json", "--batch-size", batch_size, "--top-k", 2)
+    expected = pipeline("point-cloud-classification", model=model)([str(file) for file in files], top_k=2)
+    assert code == 0
+    for answer, file, predictions in zip(json.loads(out), files, expected, strict=True):
+        assert answer["file"] == str(file)
+        assert [p["label"] for p in answer["predictions"]] == [p["label"] for p in predictions]
+        for one, other in zip(answer["predictions"], predictions, strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def test_table_has_a_line_for_each_file(model):
+    code, out, _ = run("predict", FILES / "chair.ply", FILES / "lamp.stl", "--model", model)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 2
+    for line, name in zip(lines, ("chair.ply", "lamp.stl"), strict=True):
+        assert str(FILES / name) in line and line.count("%") == 3
+        assert all(label in line for label in LABELS)
+
+
+def test_folder_means_the_readable_files_in_it(model, tmp_path):
+    (tmp_path / "inner").mkdir()
+    shutil.copy(FILES / "chair.ply", tmp_path / "inner" / "b.PLY")
+    shutil.copy(FILES / "lamp.stl", tmp_path / "a.stl")
+    (tmp_path / "notes.md").write_text("no cloud")
+    code, out, _ = run("predict", tmp_path, "--model", model, "--json")
+    assert code == 0
+    assert [answer["file"] for answer in json.loads(out)] == [str(tmp_path / "a.stl"), str(tmp_path / "inner/b.PLY")]
+
+
+def test_bad_file_is_named_and_stops_the_command(model, tmp_path):
+    bad = tmp_path / "bad.ply"
+    bad.write_bytes((FILES / "chair.ply").read_bytes()[:400])
+    code, out, err = run("predict", bad, FILES / "chair.ply", "--model", model, "--json")
+    assert code == 1 and out == "" and "bad.ply" in err and "Traceback" not in err
+
+
+def test_other_files_are_answered_when_errors_are_skipped(model, tmp_path):
+    bad = tmp_path / "bad.ply"
+    bad.write_text("no cloud at all")
+    words = ("predict", bad, FILES / "chair.ply", "--model", model, "--skip-errors")
+    code, out, err = run(*words)
+    assert code == 1 and "bad.ply" in err and "1 of 2 files" in err
+    assert len(out.splitlines()) == 1 and "chair.ply" in out
+    code, out, _ = run(*words, "--json")
+    first, second = json.loads(out)
+    assert code == 1 and "bad.ply" in first["error"] and len(second["predictions"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["missing.ply"], "missing.ply: no such file or folder"),
+        ([FILES.parent / "hub"], "hub: no point cloud in this folder"),
+    ],
+)
+def test_paths_without_clouds_are_named(model, words, text):
+    code, _, err = run("predict", *words, "--model", model)
+    assert code == 1 and text in err
+
+
+def test_model_that_does_not_exist_is_named():
+    for command in (["predict", FILES / "chair.ply", "--model", "me/absent"], ["info", "me/absent"]):
+        code, _, err = run(*command)
+        assert code == 1 and "me/absent" in err
+
+
+@pytest.mark.parametrize("method", ["guided_adapter", "lora", None])
+def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
+    model = build()
+    if method == "guided_adapter":
+        model = get_peft_model(model, GuidedAdapterConfig())
+    elif method == "lora":
+        lora = LoraConfig(target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
+        model = get_peft_model(model, lora)
+    model.save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=64).save_pretrained(tmp_path)
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.unlink()
+    code, out, _ = run("info", tmp_path, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["trained parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert facts["total parameters"] == sum(p.numel() for p in model.parameters())
+    assert facts["adapter"] == method
+    assert facts["encoder"] == saved_encoder("bert") and facts["encoder checksum"].startswith("sha256:")
+    assert facts["labels"] == LABELS and facts["points"] == 64 and facts["tokens"] == 8
+    assert facts["batch-dependent"] == []
+
+
+def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
+    build(attention_axis="batch").save_pretrained(tmp_path)
+    code, out, _ = run("info", tmp_path)
+    line = next(line for line in out.splitlines() if line.startswith("batch-dependent"))
+    assert code == 0 and "attention_axis='batch'" in line
+    assert next(line for line in out.splitlines() if line.startswith("points ")).endswith("–")
+
+
+def test_files_pass_one_by_one_where_a_batch_sways_the_answer(tmp_path):
+    build(attention_axis="batch").save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=64).save_pretrained(tmp_path)
+    files = [FILES / "chair.ply", FILES / "lamp.stl"]
+    with pytest.warns(UserWarning, match="depend on the other clouds"):
+        _, together, _ = run("predict", *files, "--model", tmp_path, "--json")
+    alone = [run("predict", file, "--model", tmp_path, "--json")[1] for file in files]
+    assert json.loads(together) == [json.loads(one)[0] for one in alone]
+
+
+def test_info_refuses_models_of_another_kind():
+    code, _, err = run("info", saved_encoder("bert"))
+    assert code == 1 and "model_type 'bert' is not one of ours; expected any2point" in err
+
+
+def test_version_is_that_of_the_package():
+    assert run("--version") == (0, f"hf-any3d {hf_any3d.__version__}\n", "")
+
+
+def test_help_comes_without_loading_torch():
+    program = """
+import sys
+sys.argv = ["bin/hf-any3d", "--help"]
+from hf_any3d.cli import main
+try:
+    main()
+except SystemExit as end:
+    sys.exit(end.code or ("torch was loaded" if "torch" in sys.modules else 0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout and "info" in done.stdout
