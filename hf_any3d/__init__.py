@@ -6,6 +6,7 @@ Importing this package registers its models with transformers and its adapters w
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path as _Path
 from typing import Any
 
@@ -44,4 +45,7 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-importlib.import_module(f"{__name__}.registration").register()
+# Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
+# and its commands register when they turn to models.
+if _Path(sys.argv[0] if sys.argv else "").stem != "hf-any3d":
+    importlib.import_module(f"{__name__}.registration").register()
