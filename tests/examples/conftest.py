@@ -6,8 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
-from transformers import BertConfig, BertModel
+
+from tests.tiny_encoders import random_encoder, tiny_config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -25,14 +25,5 @@ def load_program(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny_encoder(hub) -> str:
     """Name of a random two-layer BERT on the local hub."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    BertModel(config).push_to_hub("me/tiny-bert")
+    random_encoder(tiny_config("bert")).push_to_hub("me/tiny-bert")
     return "me/tiny-bert"

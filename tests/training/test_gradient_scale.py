@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import BertConfig, BertModel
 
+from tests.tiny_encoders import saved_encoder
 from tests.training.one_step import one_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,19 +21,8 @@ PROGRAM = ROOT / "tests" / "training" / "one_step.py"
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> str:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("encoder")
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(path)
-    return str(path)
+def encoder() -> str:
+    return saved_encoder("bert")
 
 
 def in_two_processes(encoder: str, peft: str, accumulation_steps: int, output_dir: Path) -> dict:
