@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hf_any3d.modeling.any2point.cell_norm import CellNorm
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
 from hf_any3d.modeling.point_ops import scatter_max
 
@@ -108,47 +109,6 @@ class CellAttention(nn.Module):
         return gathered.transpose(2, 3).flatten(3)
 
 
-class CellNorm(nn.Module):
-    """Batch norm over the occupied cells of each view.
-
-    Args:
-        views: Number of views, each with statistics of its own.
-        hidden_size: Channels.
-        count_empty: Let empty cells take part in training as rows of zeros, as the released programs do.
-    """
-
-    def __init__(self, views: int, hidden_size: int, count_empty: bool = False, eps: float = 1e-5, momentum=0.1):
-        super().__init__()
-        self.count_empty, self.eps, self.momentum = count_empty, eps, momentum
-        self.weight = nn.Parameter(torch.ones(views, hidden_size))
-        self.bias = nn.Parameter(torch.zeros(views, hidden_size))
-        self.register_buffer("running_mean", torch.zeros(views, hidden_size))
-        self.register_buffer("running_var", torch.ones(views, hidden_size))
-
-    def forward(self, rows: torch.Tensor, members: Membership) -> torch.Tensor:
-        """Normalise `(batch, views, rows, hidden)`; empty rows come out arbitrary and are never read."""
-        if self.training:
-            mean, variance = self._batch_statistics(rows, members)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return torch.addcmul((self.bias - mean * scale).unsqueeze(1), rows, scale.unsqueeze(1))
-
-    def _batch_statistics(self, rows: torch.Tensor, members: Membership) -> tuple[torch.Tensor, torch.Tensor]:
-        weight = members.occupied.unsqueeze(-1).to(rows.dtype)  # (batch, views, rows, 1)
-        occupied = weight.sum(dim=(0, 2))  # (views, 1)
-        count = torch.full_like(occupied, len(rows) * members.cells) if self.count_empty else occupied
-        mean = (rows * weight).sum(dim=(0, 2)) / count  # (views, hidden)
-        squares = ((rows - mean.unsqueeze(1)).square() * weight).sum(dim=(0, 2))
-        variance = (squares + (count - occupied) * mean.square()) / count
-        if not members.first_visit(self):
-            return mean, variance
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), self.momentum)
-        return mean, variance
-
-
 def guided_aggregation(
     hidden_states: torch.Tensor,
     attention: CellAttention,
@@ -174,9 +134,9 @@ def guided_aggregation(
     members = geometry.view_cells(guidance.cell_size)
     voxels = geometry.voxels(guidance.voxel_size)
     view_rows = pool_views(tokens, attention, members, guidance.pooling)
-    view_rows = nn.functional.gelu(view_norm(view_rows, members))  # (batch, views, cells, hidden)
+    view_rows = view_norm(view_rows, members, gelu=True)  # (batch, views, cells, hidden)
     voxel_rows = _pool(tokens.unsqueeze(1), voxels, with_maximum=True)
-    voxel_rows = nn.functional.gelu(voxel_norm(voxel_rows, voxels)).squeeze(1)  # (batch, voxels, hidden)
+    voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
     agreement = (1 + view_voxel_cosine(view_rows, voxel_rows, members, voxels)) / 2  # (batch, views, tokens)
     agreement = agreement / agreement.sum(dim=1, keepdim=True)
     added = _spread(view_rows, agreement, members) * guidance.scale
@@ -206,16 +166,24 @@ def view_voxel_cosine(
         members: Cells of the tokens.
         voxels: Voxels of the tokens.
     """
-    unit_views = nn.functional.normalize(view_rows, dim=-1, eps=1e-8)
-    unit_voxels = nn.functional.normalize(voxel_rows, dim=-1, eps=1e-8)
-    table = unit_views @ unit_voxels.unsqueeze(1).transpose(-1, -2)  # (batch, views, rows, voxels)
+    product = view_rows.flatten(1, 2) @ voxel_rows.transpose(-1, -2)
+    product = product.view(*view_rows.shape[:3], -1)  # (batch, views, rows, voxels)
+    # Norms divide the small table, not the wide rows.
+    view_length = view_rows.norm(dim=-1, keepdim=True)  # (batch, views, rows, 1)
+    voxel_length = voxel_rows.norm(dim=-1)[:, None, None]  # (batch, 1, 1, voxels)
+    table = product / (view_length * voxel_length).clamp_min(1e-8)
     flat = members.row * table.shape[-1] + voxels.row  # (batch, views, tokens)
     return table.flatten(2).gather(2, flat)
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:
     """Mean, or maximum plus mean, of `(batch, views or 1, tokens, hidden)` over the cells of each view."""
-    mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
+    pool = members.pool.to(values.dtype)  # (batch, views, rows, tokens)
+    if values.shape[1] == 1:
+        # One product for all views instead of one each: the same tokens are not copied for every view.
+        mean = (pool.flatten(1, 2) @ values.squeeze(1)).view(*pool.shape[:3], -1)
+    else:
+        mean = pool @ values  # (batch, views, rows, hidden)
     if not with_maximum:
         return mean
     batch, views, rows, hidden_size = mean.shape

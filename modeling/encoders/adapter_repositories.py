@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
     CONFIG_NAME,
@@ -71,9 +72,9 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         model = cls._saved_class(config)(config, load_encoder(config, dtype))
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
-        info = model.load_adapter(name, adapter_kwargs=hub)
-        if info.missing_keys:
-            raise ValueError(f"{name}: the adapter lacks {', '.join(sorted(info.missing_keys)[:8])}")
+        info = _put_adapter_into(model, name, hub)
+        if info["missing_keys"]:
+            raise ValueError(f"{name}: the adapter lacks {', '.join(info['missing_keys'][:8])}")
         model.name_or_path = name
         if not isinstance(model, cls):
             base = model.base_model
@@ -81,7 +82,7 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             model = base
         if device_map is not None:
             model = model.to(_single_device(device_map))
-        return (model.eval(), info.to_dict()) if output_loading_info else model.eval()
+        return (model.eval(), info) if output_loading_info else model.eval()
 
     @classmethod
     def _saved_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -95,6 +96,20 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             self.config.architectures = [type(self).__name__]
             self.config.save_pretrained(save_directory)
         super().save_pretrained(save_directory, **kwargs)
+
+
+def _put_adapter_into(model: PreTrainedModel, name: str, hub: dict[str, Any]) -> dict[str, list[str]]:
+    # Not model.load_adapter: transformers' own way in knows fewer methods than PEFT (neither VeRA nor DoRA's vectors).
+    hub = {key: value for key, value in hub.items() if value is not None}
+    config = PeftConfig.from_pretrained(name, **hub)
+    config.inference_mode = True
+    loaded = PeftModel(model, config).load_adapter(name, "default", **hub)
+    model._hf_peft_config_loaded = True
+    return {
+        "missing_keys": sorted(loaded.missing_keys),
+        "unexpected_keys": sorted(loaded.unexpected_keys),
+        "mismatched_keys": [],
+    }
 
 
 def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
