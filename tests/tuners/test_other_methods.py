@@ -1,0 +1,130 @@
+"""PEFT's own methods on the same model, so that they can be compared fairly with a guided adapter."""
+
+import re
+
+import pytest
+import torch
+from peft import IA3Config, LNTuningConfig, LoraConfig, OFTConfig, PeftModel, VeraConfig, get_peft_model
+from torch import nn
+
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.encoders import encoder_families
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
+
+
+def lora(base):
+    return LoraConfig(r=2, target_modules=encoder_linear_pattern(base), modules_to_save=trainable_module_names(base))
+
+
+def dora(base):
+    return LoraConfig(
+        r=2,
+        use_dora=True,
+        target_modules=encoder_linear_pattern(base),
+        modules_to_save=trainable_module_names(base),
+    )
+
+
+def ia3(base):
+    return IA3Config(
+        target_modules=encoder_linear_pattern(base),
+        feedforward_modules=[],
+        modules_to_save=trainable_module_names(base),
+    )
+
+
+def oft(base):
+    return OFTConfig(
+        oft_block_size=8, target_modules=encoder_linear_pattern(base), modules_to_save=trainable_module_names(base)
+    )
+
+
+def vera(base):
+    # Its shared matrices need layers of one shape: the attention's.
+    family = base.any2point.family
+    square = [name for name, m in family.layers_of(base.any2point.encoder)[0].named_modules() if _is_square(m)]
+    choice = "|".join(map(re.escape, square))
+    pattern = rf".*encoder\.{re.escape(family.layers)}\.\d+\.({choice})"
+    return VeraConfig(r=4, target_modules=pattern, modules_to_save=trainable_module_names(base))
+
+
+def norms(base):
+    layers = re.escape(base.any2point.family.layers)
+    return LNTuningConfig(
+        target_modules=rf".*encoder\.{layers}\.\d+\..*[nN]orm\w*", modules_to_save=trainable_module_names(base)
+    )
+
+
+def _is_square(module):
+    return isinstance(module, nn.Linear) and module.in_features == module.out_features
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(points=clouds()).logits
+
+
+@pytest.mark.parametrize("method", [lora, dora, ia3, oft, vera, norms])
+@pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
+def test_method_trains_a_step_and_comes_back_equal(encoder, method, tmp_path):
+    base = tiny_model(encoder)
+    model = get_peft_model(base, method(base))
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    in_encoder = [n for n, p in model.named_parameters() if p.requires_grad and ".encoder." in n]
+    assert len(in_encoder) >= LAYERS
+    start = logits_of(model)
+    train_step(model)
+    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
+    missed = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missed
+    expected = logits_of(model)
+    assert not torch.equal(expected, start)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)
+    torch.testing.assert_close(logits_of(loaded), expected, rtol=0, atol=1e-6)
+    alone = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(alone), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [lora, ia3])
+def test_encoder_stays_in_eval_mode_under_other_methods(method):
+    base = tiny_model("bert", attn_implementation="eager")
+    model = get_peft_model(base, method(base)).train()
+    dropouts = [m for n, m in model.named_modules() if isinstance(m, nn.Dropout) and ".encoder." in n]
+    frozen = [m for m in dropouts if m.p > 0]
+    assert frozen and not any(module.training for module in frozen)
+    assert model.base_model.model.classifier.modules_to_save["default"].training
+
+
+def test_merged_lora_gives_the_same_logits_without_peft():
+    base = tiny_model("clip_text_model")
+    model = get_peft_model(base, lora(base))
+    train_step(model)
+    expected = logits_of(model)
+    merged = model.merge_and_unload()
+    assert type(merged) is Any2PointForPointCloudClassification
+    assert not [name for name, _ in merged.named_parameters() if "lora" in name or "modules_to_save" in name]
+    torch.testing.assert_close(logits_of(merged), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", list(encoder_families()))
+def test_pattern_names_every_linear_layer_of_the_layers_and_nothing_else(encoder):
+    model = tiny_model(encoder)
+    pattern = re.compile(encoder_linear_pattern(model))
+    core = model.any2point
+    inside = {id(m) for m in core.family.layers_of(core.encoder).modules() if isinstance(m, nn.Linear)}
+    found = {id(m) for name, m in model.named_modules() if pattern.fullmatch(name)}
+    assert found == inside and len(inside) >= 6 * LAYERS
+
+
+def test_trained_modules_of_a_headless_model_leave_out_the_head():
+    assert trainable_module_names(tiny_model().any2point) == ["point_tokenizer", "class_token", "output_norm"]
+
+
+def test_models_without_a_frozen_encoder_are_refused():
+    from hf_any3d import GuidedAdapterConfig
+
+    for use in (trainable_module_names, encoder_linear_pattern, lambda m: get_peft_model(m, GuidedAdapterConfig())):
+        with pytest.raises(ValueError, match="Sequential has no frozen encoder.*guided adapters fit Any2Point models"):
+            use(nn.Sequential(nn.Linear(2, 2)))
