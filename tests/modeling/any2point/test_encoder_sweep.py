@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
 from hf_any3d.modeling.encoders import encoder_families
 from tests.tiny_encoders import HIDDEN, LAYERS, SMALL, adapted_model, clouds, saved_encoder, tiny_model, train_step
 
@@ -92,6 +92,18 @@ def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tm
     with torch.no_grad():
         assert torch.equal(loaded(clouds()).logits, model(clouds()).logits)
     assert not any(parameter.requires_grad for parameter in loaded.any2point.encoder.parameters())
+
+
+def test_saved_adapter_comes_back_equal(family, tmp_path):
+    model = adapted_model(family)
+    train_step(model)
+    model.eval().save_pretrained(tmp_path)
+    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    features = Any2PointModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(clouds()).logits, model(points=clouds()).logits)
+        expected = core_of(model)(clouds()).last_hidden_state
+        assert torch.equal(features(clouds()).last_hidden_state, expected)
 
 
 def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(family):
