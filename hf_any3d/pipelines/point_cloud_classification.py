@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -74,3 +75,13 @@ class PointCloudClassificationPipeline(Pipeline):
         scores, classes = probabilities.topk(min(top_k, len(probabilities)))
         names = self.model.config.id2label
         return [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.
+
+        Args:
+            save_directory: Directory to write into.
+            **kwargs: Passed on to the `save_pretrained` of model and processor.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.feature_extractor.save_pretrained(save_directory, **kwargs)
