@@ -1,0 +1,225 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from datasets import Array2D, ClassLabel, Dataset, Features
+from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.pipelines import PointCloudClassificationPipeline
+from tests.tiny_encoders import adapted_model, clouds, train_step
+
+NAMES = ["chair", "lamp", "table"]
+POINTS = 48
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A shared adapter with its processor; head and adapter trained enough to tell clouds apart."""
+    directory = tmp_path_factory.mktemp("classifier")
+    model = adapted_model(num_labels=3, id2label=dict(enumerate(NAMES)), label2id={n: k for k, n in enumerate(NAMES)})
+    for _ in range(3):
+        train_step(model)
+        model.zero_grad()
+    torch.nn.init.normal_(model.base_model.model.classifier.modules_to_save["default"].out.weight, std=3.0)
+    model.eval().save_pretrained(directory)
+    PointCloudProcessor(num_points=POINTS).save_pretrained(directory)
+    return str(directory), model
+
+
+@pytest.fixture(scope="module")
+def classify(saved):
+    return pipeline("point-cloud-classification", model=saved[0])
+
+
+@pytest.fixture(scope="module")
+def expected(saved):
+    """What the model itself says of five clouds: a list of (label, score) for each, best first."""
+    processor = PointCloudProcessor(num_points=POINTS)
+    with torch.no_grad():
+        shares = saved[1](points=processor(clouds(5))["points"]).logits.softmax(dim=-1)
+    return [sorted(zip(NAMES, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in shares]
+
+
+def agrees(answers, expected, count=1):
+    """Whether answers name the same labels with the same scores."""
+    found = [[(answer["label"], answer["score"]) for answer in answer_of_cloud] for answer_of_cloud in answers]
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert [label for label, _ in one] == [label for label, _ in other[:count]]
+        assert [score for _, score in one] == pytest.approx([score for _, score in other[:count]], abs=1e-5)
+    return True
+
+
+def written(directory):
+    """The five clouds as files, with the precision of their type."""
+    paths = []
+    for number, cloud in enumerate(clouds(5).numpy()):
+        paths.append(directory / f"cloud{number}.npy")
+        np.save(paths[-1], cloud)
+    return paths
+
+
+def test_answers_tell_the_clouds_apart(expected):
+    assert len({answers[0][1] for answers in expected}) == 5
+    assert len({answers[0][0] for answers in expected}) > 1
+
+
+def test_pipeline_is_ours_with_model_and_processor(classify):
+    assert type(classify) is PointCloudClassificationPipeline
+    assert classify.feature_extractor.num_points == POINTS
+    assert not classify.model.training
+
+
+def test_path_gives_the_answers_of_one_cloud(classify, expected, tmp_path):
+    paths = written(tmp_path)
+    for path in (paths[2], str(paths[2])):
+        assert agrees([classify(path)], expected[2:3])
+
+
+def test_list_of_paths_gives_a_list_of_answers(classify, expected, tmp_path):
+    paths = written(tmp_path)
+    assert agrees(classify(paths), expected)
+    assert agrees(classify([str(paths[0])]), expected[:1])
+    assert agrees(classify(tuple(map(str, paths))), expected)
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.numpy, torch.Tensor.clone, torch.Tensor.tolist])
+def test_arrays_tensors_and_nested_lists_may_be_one_cloud_or_many(classify, expected, form):
+    assert agrees([classify(form(clouds(5)[1]))], expected[1:2])
+    assert agrees(classify(form(clouds(5))), expected)
+    assert agrees(classify([form(cloud) for cloud in clouds(5)]), expected)
+
+
+def test_clouds_of_different_sizes_go_together(classify, expected):
+    large = torch.cat([clouds(5)[0], clouds(1, 200, seed=8)[0]])
+    answers = classify([clouds(5)[0], large, clouds(5)[1]], batch_size=3)
+    assert agrees([answers[0], answers[2]], expected[:2])
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    features = Features({"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=NAMES)})
+    return Dataset.from_dict({"points": list(clouds(5).numpy()), "label": [0, 1, 2, 0, 1]}, features=features)
+
+
+def test_column_of_a_dataset_gives_a_list(classify, expected, dataset):
+    assert agrees(classify(dataset["points"], batch_size=2), expected)
+    assert agrees(classify(dataset.with_format("torch")["points"]), expected)
+
+
+def test_rows_of_a_dataset_are_clouds(classify, expected, dataset):
+    assert agrees([classify(dataset[3])], expected[3:4])
+    assert agrees(classify(list(dataset)), expected)
+
+
+def test_key_dataset_and_generator_give_iterators(classify, expected, dataset):
+    answers = classify(KeyDataset(dataset, "points"), batch_size=2)
+    assert not isinstance(answers, list)
+    assert agrees(list(answers), expected)
+    answers = classify(cloud.numpy() for cloud in clouds(5))
+    assert not isinstance(answers, list)
+    assert agrees(list(answers), expected)
+
+
+def test_mesh_is_sampled_on_its_surface(classify, tmp_path):
+    box = trimesh.creation.box()
+    box.export(tmp_path / "box.stl")
+    one, other = classify(box, top_k=3), classify(tmp_path / "box.stl", top_k=3)
+    assert one == classify(box, top_k=3), "the processor's seed decides"
+    assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
+    assert classify([box, box], batch_size=2) == [one[:1], one[:1]]
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(None, 1), (1, 1), (2, 2), (3, 3), (50, 3)])
+def test_top_k_labels_come_best_first(classify, expected, top_k, count):
+    assert agrees(classify(list(clouds(5)), top_k=top_k), expected, count)
+    scores = [answer["score"] for answer in classify(clouds(5)[0], top_k=50)]
+    assert sum(scores) == pytest.approx(1) and scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_batch_size_changes_no_answer(classify, expected, batch_size):
+    assert agrees(classify(list(clouds(5)), batch_size=batch_size, top_k=3), expected, 3)
+
+
+def test_workers_read_in_order(classify, expected, tmp_path):
+    assert agrees(classify(written(tmp_path), num_workers=2, batch_size=2), expected)
+
+
+@pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 48, 3), np.float32)])
+def test_no_cloud_gives_no_answer(classify, nothing):
+    assert classify(nothing) == []
+
+
+def test_progress_is_shown_when_asked_for_or_when_it_takes_long(classify, capfd):
+    few, many = list(clouds(3)), list(clouds(2)) * 50
+    for inputs, progress, shown in ((few, None, False), (few, True, True), (many, None, True), (many, False, False)):
+        capfd.readouterr()
+        assert len(classify(inputs, progress=progress, batch_size=50)) == len(inputs)
+        assert ("cloud/s" in capfd.readouterr().err) == shown
+
+
+def test_unknown_argument_is_refused_with_the_known_ones(classify):
+    with pytest.raises(TypeError, match="unknown arguments: topk; expected top_k, batch_size, num_workers"):
+        classify(clouds(5)[0], topk=3)
+    with pytest.raises(ValueError, match="top_k=0; expected at least 1"):
+        classify(clouds(5)[0], top_k=0)
+
+
+def test_bad_files_are_named(classify, tmp_path):
+    broken = tmp_path / "broken.ply"
+    broken.write_bytes(b"ply\nformat ascii 1.0\nelement vertex 5\n")
+    good = written(tmp_path)[0]
+    for inputs in (broken, [good, broken]):
+        with pytest.raises(ValueError, match="broken.ply"):
+            classify(inputs)
+    with pytest.raises((ValueError, OSError), match="absent.ply"):
+        classify(tmp_path / "absent.ply")
+    with pytest.raises(ValueError, match="notes.docx"):
+        (tmp_path / "notes.docx").write_text("no points")
+        classify(tmp_path / "notes.docx")
+
+
+def test_clouds_that_make_no_sense_are_refused(classify):
+    with pytest.raises(ValueError, match=r"shape \(48, 2\)"):
+        classify(np.zeros((48, 2), np.float32))
+    with pytest.raises(ValueError, match="NaN|finite"):
+        classify(np.full((48, 3), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), -1])
+def test_device_may_be_chosen(saved, expected, device):
+    classify = pipeline("point-cloud-classification", model=saved[0], device=device)
+    assert classify.device == torch.device("cpu")
+    assert agrees([classify(clouds(5)[0])], expected[:1])
+
+
+def test_bfloat16_gives_nearly_the_same_scores(saved, expected):
+    classify = pipeline("point-cloud-classification", model=saved[0], dtype=torch.bfloat16)
+    assert classify.model.any2point.encoder.dtype == torch.bfloat16
+    found = [
+        {answer["label"]: answer["score"] for answer in answers} for answers in classify(list(clouds(5)), top_k=3)
+    ]
+    for answers, reference in zip(found, expected, strict=True):
+        assert answers == pytest.approx(dict(reference), abs=0.1)
+
+
+def test_model_and_processor_may_be_given_as_objects(saved, expected):
+    model, processor = saved[1].get_base_model(), PointCloudProcessor(num_points=POINTS)
+    classify = pipeline("point-cloud-classification", model=model, feature_extractor=processor)
+    assert agrees(classify(list(clouds(5))), expected)
+
+
+def test_saved_pipeline_opens_again(classify, expected, tmp_path):
+    classify.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py")), "no code in a repository"
+    again = pipeline("point-cloud-classification", model=str(tmp_path))
+    assert agrees(again(list(clouds(5))), expected)
+
+
+def test_peft_model_itself_may_be_given(saved, expected):
+    processor = PointCloudProcessor(num_points=POINTS)
+    classify = pipeline("point-cloud-classification", model=saved[1], feature_extractor=processor)
+    assert agrees(classify(list(clouds(5))), expected)
