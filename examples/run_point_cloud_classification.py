@@ -11,23 +11,22 @@ It leaves the model, a model card filled from the run and metrics.json in the ou
 chooses the weights; the test split is looked at once, at the end.
 """
 
-import json
 import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import datasets
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict
 from peft import get_peft_model
 from torch import nn
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_any3d import Any2PointForPointCloudClassification, PointCloudProcessor
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.training.adapters import build_peft_config
+from hf_any3d.training.arguments import json_mapping, parse_arguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.judging import judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
@@ -37,17 +36,6 @@ from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
 from hf_any3d.training.trainer_report import config_of, report_run
 
 logger = logging.getLogger(__name__)
-
-
-def _mapping(value: Any, name: str) -> dict[str, Any]:
-    """JSON text of the command line, or the mapping that a config file gives."""
-    try:
-        value = json.loads(value) if isinstance(value, str) else value or {}
-    except ValueError as error:
-        raise ValueError(f"--{name} {value!r} is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"--{name} {value!r}; expected a JSON object such as '{{\"key\": 1}}'")
-    return value
 
 
 @dataclass
@@ -71,7 +59,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        self.model_config = _mapping(self.model_config, "model_config")
+        self.model_config = json_mapping(self.model_config, "model_config")
         for name in ("num_tokens", "tokenizer_neighbors"):
             if getattr(self, name) is not None:
                 self.model_config[name] = getattr(self, name)
@@ -116,7 +104,7 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "Judge on the first so many rows."})
 
     def __post_init__(self):
-        self.dataset_options = _mapping(self.dataset_options, "dataset_options")
+        self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
         if self.train_file is None and (self.validation_file or self.test_file):
             raise ValueError("--validation_file and --test_file need --train_file")
         if not 0 <= self.validation_fraction < 1:
@@ -134,7 +122,7 @@ class AdapterArguments:
     peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
 
     def __post_init__(self):
-        self.peft_config = _mapping(self.peft_config, "peft_config")
+        self.peft_config = json_mapping(self.peft_config, "peft_config")
 
 
 @dataclass
@@ -149,6 +137,7 @@ class PointTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True)
     metric_for_best_model: str | None = field(default="accuracy")
     logging_steps: float = field(default=20)
+    ddp_find_unused_parameters: bool | None = field(default=False)
     per_device_train_batch_size: int = field(default=16)
     per_device_eval_batch_size: int = field(default=32)
     learning_rate: float = field(default=1e-3)
@@ -156,19 +145,6 @@ class PointTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05)
     lr_scheduler_type: str = field(default="cosine")
     num_train_epochs: float = field(default=40)
-
-
-Arguments = tuple[ModelArguments, DataArguments, AdapterArguments, PointTrainingArguments]
-
-
-def parse_arguments(argv: list[str]) -> Arguments:
-    """Arguments of a command line, or of the JSON or YAML file that is its only word."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, AdapterArguments, PointTrainingArguments))
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        return parser.parse_json_file(argv[0])
-    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-        return parser.parse_yaml_file(argv[0])
-    return parser.parse_args_into_dataclasses(argv)
 
 
 def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
@@ -257,7 +233,8 @@ def build_trainer(
 def main(argv: list[str] | None = None) -> RunReport:
     """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
-    model_arguments, data, adapter, arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    kinds = (ModelArguments, DataArguments, AdapterArguments, PointTrainingArguments)
+    model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
     if not arguments.should_log:

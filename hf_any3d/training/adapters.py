@@ -13,6 +13,9 @@ from torch import nn
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
 from hf_any3d.tuners.guided_adapter.model import encoder_owner
 
+# Poly wants the number of a task with every batch, Shadow a language model's config.
+_UNFIT = {"POLY", "SHADOW"}
+
 
 def peft_methods() -> dict[str, type[PeftConfig]]:
     """Names of the PEFT methods that fit, in small letters, with their configs.
@@ -23,7 +26,8 @@ def peft_methods() -> dict[str, type[PeftConfig]]:
     return {
         peft_type.value.lower(): config
         for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if not issubclass(config, PromptLearningConfig)
+        if peft_type.value not in _UNFIT
+        and not issubclass(config, PromptLearningConfig)
         and {"target_modules", "modules_to_save"} <= {field.name for field in fields(config)}
     }
 

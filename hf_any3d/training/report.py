@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -113,16 +114,26 @@ def peak_memory() -> dict[str, int]:
         does not tell. `cuda`: memory of tensors on the current GPU; missing without one.
     """
     peaks = {}
-    try:
-        import resource
-    except ImportError:  # Windows
-        pass
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if (resident := _peak_resident()) is not None:
+        peaks["process"] = resident
     if torch.cuda.is_available():
         peaks["cuda"] = torch.cuda.max_memory_allocated()
     return peaks
+
+
+def _peak_resident() -> int | None:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # getrusage would also tell what the process was that started this one.
+        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        if found:
+            return 1024 * int(found[1])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def package_versions() -> dict[str, str]:

@@ -1,0 +1,70 @@
+"""Arguments of training programs."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from hf_any3d.training.arguments import json_mapping, parse_arguments
+
+
+@dataclass
+class Model:
+    name: str = "none"
+    revision: str | None = None
+    settings: dict | str | None = None
+
+
+@dataclass
+class Training:
+    rate: float = 0.1
+    steps: int = 1
+    augment: list[str] = field(default_factory=list)
+
+
+def test_words_fill_the_dataclasses():
+    words = ["--name", "a", "--rate", "1e-3", "--augment", "scale", "jitter", "--settings", '{"x": 1}']
+    model, training = parse_arguments((Model, Training), words)
+    assert model == Model("a", settings='{"x": 1}') and training == Training(0.001, augment=["scale", "jitter"])
+
+
+def test_yaml_numbers_with_exponents_are_numbers_but_names_stay_names(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("name: 1e5\nrevision: 12e4567\nrate: 1e-3\nsettings:\n  eps: 1E-6\n  inner: [2e2, up]\n")
+    model, training = parse_arguments((Model, Training), [str(path)])
+    assert training.rate == 0.001
+    assert model == Model("1e5", "12e4567", {"eps": 1e-6, "inner": [200.0, "up"]})
+
+
+def test_json_file_gives_what_it_holds(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"name": "a", "steps": 3, "augment": ["scale"]}))
+    assert parse_arguments((Model, Training), [str(path)]) == (Model("a"), Training(steps=3, augment=["scale"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.yaml", "nmae: a", "a.yaml: .*nmae"),
+        ("a.yaml", "- a\n- b", "a.yaml: holds a list; expected names and values"),
+        ("a.yml", "a: [", "a.yml: while parsing"),
+        ("a.json", "{", "a.json: Expecting"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, name, content, text):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=text):
+        parse_arguments((Model, Training), [str(tmp_path / name)])
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.yaml"):
+        parse_arguments((Model, Training), [str(tmp_path / "absent.yaml")])
+
+
+def test_mappings_come_as_text_as_mapping_or_not_at_all():
+    assert json_mapping('{"a": 1}', "x") == json_mapping({"a": 1}, "x") == {"a": 1}
+    assert json_mapping(None, "x") == {}
+    for wrong in ("{a: 1}", "[1]", "3"):
+        with pytest.raises(ValueError, match="--x "):
+            json_mapping(wrong, "x")

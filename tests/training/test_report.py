@@ -1,0 +1,84 @@
+"""What a run tells of itself."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from hf_any3d.training.checkpoints import checkpoint_to_resume
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters, package_versions
+from hf_any3d.training.trainer_report import adapter_facts, encoder_facts
+from hf_any3d.tuners import encoder_linear_pattern
+from tests.tiny_encoders import tiny_model
+
+
+def test_shared_weights_count_once():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model[0].bias.requires_grad_(False)
+    assert count_parameters(model) == (9 + 3, 9 + 3 + 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_peak_memory_is_what_the_process_held_at_most_in_bytes():
+    program = """
+from hf_any3d.training.report import peak_memory
+before = peak_memory()["process"]
+held = bytearray(200_000_000)
+del held
+after = peak_memory()["process"]
+assert 190_000_000 < after - before < 220_000_000, (before, after)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_stopwatch_adds_up_the_parts_of_a_name():
+    stopwatch = Stopwatch()
+    for _ in range(2):
+        with stopwatch.part("sleep"):
+            time.sleep(0.01)
+    with pytest.raises(KeyError), stopwatch.part("failure"):
+        raise KeyError
+    seconds = stopwatch.stop()
+    assert seconds["sleep"] >= 0.02 and seconds["total"] >= seconds["sleep"] and "failure" in seconds
+
+
+def test_versions_name_what_is_installed():
+    versions = package_versions()
+    assert versions["torch"] == torch.__version__ and versions["hf-any3d"] and versions["python"][0] == "3"
+
+
+def test_file_that_is_no_report_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"accuracy": 1}')
+    with pytest.raises(ValueError, match="metrics.json: not a run report"):
+        RunReport.load(tmp_path / "metrics.json")
+
+
+def test_adapter_facts_tell_what_differs_from_the_defaults():
+    model = tiny_model()
+    assert adapter_facts(model) == {}
+    pattern = encoder_linear_pattern(model)
+    facts = adapter_facts(get_peft_model(model, LoraConfig(r=3, target_modules=pattern, lora_dropout=0.1)))
+    assert facts == {"method": "lora", "settings": {"r": 3, "target_modules": pattern, "lora_dropout": 0.1}}
+
+
+def test_encoder_facts_tell_tower_and_layers_used():
+    facts = encoder_facts(tiny_model("clip", tower="vision", num_layers=1).config)
+    assert (facts["tower"], facts["layers"], facts["model_type"]) == ("vision", 1, "clip_vision_model")
+    assert facts["checksum"].startswith("sha256:") and facts["name"].endswith("clip")
+
+
+def test_last_checkpoint_is_found_unless_another_wish_is_told(tmp_path):
+    assert checkpoint_to_resume(tmp_path / "absent") is None
+    assert checkpoint_to_resume(tmp_path) is None
+    for step in (5, 20, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    last, first = str(tmp_path / "checkpoint-100"), str(tmp_path / "checkpoint-5")
+    assert checkpoint_to_resume(tmp_path) == last
+    assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last
+    assert checkpoint_to_resume(tmp_path, "false") is None
+    assert checkpoint_to_resume(tmp_path, first) == first

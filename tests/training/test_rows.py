@@ -1,0 +1,119 @@
+"""Rows as a model sees them in training and in evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, ClassLabel, Dataset, Features
+from transformers import Trainer, TrainerState, TrainingArguments
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.data import PointCloudCollator
+from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
+from tests.tiny_encoders import tiny_model
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    generator = np.random.default_rng(0)
+    rows = {
+        "points": list(generator.standard_normal((6, 50, 3)).astype(np.float32) + 5),
+        "normals": list(np.tile(np.float32([1, 0, 0]), (6, 50, 1))),
+        "label": [0, 1, 2, 0, 1, 2],
+    }
+    array = Array2D((50, 3), "float32")
+    features = Features({"points": array, "normals": array, "label": ClassLabel(names=["a", "b", "c"])})
+    return Dataset.from_dict(rows, features=features)
+
+
+def test_evaluation_rows_are_what_the_processor_makes_of_a_cloud(dataset):
+    processor = PointCloudProcessor(num_points=32)
+    rows = evaluation_rows(dataset, processor)
+    expected = processor(dataset.with_format("numpy")[4]["points"], return_tensors="np")["points"][0]
+    assert len(rows) == 6 and rows[4]["label"] == 1
+    np.testing.assert_array_equal(rows[4]["points"], expected)
+    np.testing.assert_array_equal(rows.__getitems__([0, 4])[1]["points"], expected)
+
+
+def test_training_rows_follow_from_seed_epoch_and_number_alone(dataset):
+    processor = PointCloudProcessor(num_points=32)
+    rows = training_rows(dataset, processor, ["scale", "jitter"], seed=1)
+    first = rows[2]["points"]
+    torch.rand(3)  # the global stream means nothing here
+    np.testing.assert_array_equal(rows[2]["points"], first)
+    np.testing.assert_array_equal(rows.__getitems__([0, 2])[1]["points"], first)
+    others = [rows[3]["points"], training_rows(dataset, processor, ["scale", "jitter"], seed=2)[2]["points"]]
+    rows.epoch = 1
+    others.append(rows[2]["points"])
+    assert all(not np.allclose(other, first) for other in others)
+
+
+def test_other_points_of_larger_clouds_are_seen_in_each_epoch(dataset):
+    rows = training_rows(dataset, PointCloudProcessor(num_points=32, center=False, scale=None))
+    whole = {tuple(point) for point in dataset.with_format("numpy")[0]["points"]}
+    epochs = []
+    for rows.epoch in range(3):
+        epochs.append({tuple(point) for point in rows[0]["points"]})
+        assert epochs[-1] < whole
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("axis", ["y", "z"])
+def test_rotations_turn_about_the_up_axis_and_take_normals_along(dataset, axis):
+    processor = PointCloudProcessor(num_points=50, features=["xyz", "normals"], up_axis=axis)
+    plain = evaluation_rows(dataset, processor)[0]["points"]
+    turned = training_rows(dataset, processor, ["rotate:limit=1.0"], seed=3)[0]["points"]
+    up = "xyz".index(axis)
+    np.testing.assert_allclose(turned[:, up], plain[:, up], atol=1e-6)
+    assert not np.allclose(turned[:, :3], plain[:, :3], atol=0.01)
+    assert not np.allclose(turned[:, 3:], plain[:, 3:], atol=0.01)
+    # The same rotation for both: the angle between a point and its normal stays.
+    along = [(cloud[:, :3] * cloud[:, 3:]).sum(axis=1) for cloud in (plain, turned)]
+    np.testing.assert_allclose(along[0], along[1], atol=1e-5)
+
+
+def test_an_axis_that_is_named_is_kept(dataset):
+    processor = PointCloudProcessor(num_points=50, up_axis="z")
+    turned = training_rows(dataset, processor, ["rotate:axis=x"], seed=3)[0]["points"]
+    np.testing.assert_allclose(turned[:, 0], evaluation_rows(dataset, processor)[0]["points"][:, 0], atol=1e-6)
+
+
+def test_evaluation_needs_a_processor_with_a_seed(dataset):
+    with pytest.raises(ValueError, match="seed is None; expected a number"):
+        evaluation_rows(dataset, PointCloudProcessor(seed=None))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_trainer_moves_rows_on_with_its_epochs_whatever_reads_them(dataset, tmp_path, workers):
+    seen = []
+
+    class Noted(EpochCallback):
+        def on_step_begin(self, args, state: TrainerState, control, **kwargs):
+            seen.append((state.global_step, self.rows.epoch))
+
+    rows = training_rows(dataset, PointCloudProcessor(num_points=40), ["scale"], seed=5)
+    arguments = TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=3,
+        per_device_train_batch_size=3,
+        dataloader_num_workers=workers,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    batches = []
+    model = tiny_model()
+    forward = model.forward
+    model.forward = lambda points, labels=None: (batches.append(points.clone()), forward(points, labels))[1]
+    trainer = Trainer(
+        model, arguments, train_dataset=rows, data_collator=PointCloudCollator(), callbacks=[Noted(rows)]
+    )
+    trainer.train()
+    assert seen == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
+    # Every cloud of every epoch is one that its seed, epoch and number give.
+    for number, batch in enumerate(batches):
+        rows.epoch = number // 2
+        possible = [torch.from_numpy(rows[index]["points"]) for index in range(len(rows))]
+        assert all(any(torch.equal(cloud, one) for one in possible) for cloud in batch)
