@@ -27,9 +27,10 @@ from hf_any3d.modeling.any2point import (
     Any2PointForPointCloudClassification,
     Any2PointModel,
 )
-from hf_any3d.modeling.encoders import FrozenEncoderMixin
+from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.tuners.loading import put_adapter_into
 from hf_any3d.tuners.sharing import check_base, left_out_modules
 
 # config: (base model, {auto class: model with a head})
@@ -59,6 +60,7 @@ def register() -> None:
             setattr(module, auto.__name__, auto)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
+    AdapterRepositoryMixin.put_adapter_into = staticmethod(put_adapter_into)
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
     _open_our_adapter_repositories()

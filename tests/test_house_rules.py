@@ -10,12 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_FILE = 500
 _FOR_MODELS = {"torch", "transformers", "numpy", "scipy"}
-# File by file: transformers needs huggingface_hub anyway, and only one file asks the hub itself; only one opens
-# adapters, by PEFT.
-_EXCEPTIONS = {
-    "modeling/encoders/sources.py": {"huggingface_hub"},
-    "modeling/encoders/adapter_repositories.py": {"peft"},
-}
+# File by file: transformers needs huggingface_hub anyway, and only one file asks the hub itself.
+_EXCEPTIONS = {"modeling/encoders/sources.py": {"huggingface_hub"}}
 
 
 def files_of(*folders: str) -> list[Path]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
     CONFIG_NAME,
@@ -27,6 +27,10 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
     `from_pretrained` then builds the model around the encoder that the config names and loads the adapter, the trained
     tokenizer and the head into it; a base class opens the repository of a model with a head, and leaves the head out.
     """
+
+    # (model, repository, hub arguments) -> missing, unexpected and mismatched keys. Adapters are PEFT's, which models
+    # know nothing of: `hf_any3d.registration` fills this in.
+    put_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any]], dict[str, list[str]]]]
 
     @classmethod
     def from_pretrained(
@@ -72,7 +76,8 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         model = cls._saved_class(config)(config, load_encoder(config, dtype))
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
-        info = _put_adapter_into(model, name, hub)
+        info = cls.put_adapter_into(model, name, {key: value for key, value in hub.items() if value is not None})
+        model._hf_peft_config_loaded = True
         if info["missing_keys"]:
             raise ValueError(f"{name}: the adapter lacks {', '.join(info['missing_keys'][:8])}")
         model.name_or_path = name
@@ -96,20 +101,6 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             self.config.architectures = [type(self).__name__]
             self.config.save_pretrained(save_directory)
         super().save_pretrained(save_directory, **kwargs)
-
-
-def _put_adapter_into(model: PreTrainedModel, name: str, hub: dict[str, Any]) -> dict[str, list[str]]:
-    # Not model.load_adapter: transformers' own way in knows fewer methods than PEFT (neither VeRA nor DoRA's vectors).
-    hub = {key: value for key, value in hub.items() if value is not None}
-    config = PeftConfig.from_pretrained(name, **hub)
-    config.inference_mode = True
-    loaded = PeftModel(model, config).load_adapter(name, "default", **hub)
-    model._hf_peft_config_loaded = True
-    return {
-        "missing_keys": sorted(loaded.missing_keys),
-        "unexpected_keys": sorted(loaded.unexpected_keys),
-        "mismatched_keys": [],
-    }
 
 
 def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
