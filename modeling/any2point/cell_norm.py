@@ -97,4 +97,6 @@ class _NormalizeOccupied(torch.autograd.Function):
 
 def _sum_rows(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Sum of the occupied rows over batch and cells: `(batch, views, rows, hidden)` to `(views, hidden)`."""
-    return (occupied.unsqueeze(-2) @ values).sum(dim=0).squeeze(-2)
+    # A product for speed; autocast would round the statistics to half precision.
+    with torch.autocast(values.device.type, enabled=False):
+        return (occupied.unsqueeze(-2) @ values).sum(dim=0).squeeze(-2)

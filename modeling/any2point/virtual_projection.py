@@ -46,7 +46,9 @@ class Projection:
 def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig) -> Projection:
     """Project centres `(batch, tokens, 3)` into the views and read the encoder's positions there."""
     rotations = torch.tensor(VIEW_ROTATIONS[: config.num_views], dtype=torch.float32, device=centers.device)
-    rotated = torch.einsum("vij,bgj->bvgi", rotations, centers.float())  # (batch, views, tokens, 3)
+    # Autocast would round places to half precision, and with them cells and positions.
+    with torch.autocast(centers.device.type, enabled=False):
+        rotated = torch.einsum("vij,bgj->bvgi", rotations, centers.float())  # (batch, views, tokens, 3)
     if table.kind == "line":
         place = line_positions(rotated, config.line_direction, table.columns, config.line_mapping)
         if config.line_mapping == "wrap":
@@ -79,7 +81,8 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     """
     unit = torch.tensor(direction, dtype=torch.float32, device=rotated.device)
     unit = unit / unit.norm()
-    along = (rotated - rotated.mean(dim=2, keepdim=True)) @ unit  # (batch, views, tokens)
+    with torch.autocast(rotated.device.type, enabled=False):
+        along = (rotated - rotated.mean(dim=2, keepdim=True)) @ unit  # (batch, views, tokens)
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
         return ((along - low) / (high - low) * length - 0.5).remainder(length).unsqueeze(-1)

@@ -138,6 +138,18 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     assert train_step(model).isfinite()
 
 
+def test_autocast_trains_as_full_precision_does(family):
+    model = adapted_model(family, head_dropout=0.0).train()
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses.append(model(points=clouds(), labels=torch.arange(3)).loss)
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0.02)
+    losses[1].backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all() for parameter in trained)
+
+
 def gradients(model):
     torch.manual_seed(3)
     train_step(model)

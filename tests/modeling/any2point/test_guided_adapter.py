@@ -163,6 +163,17 @@ def test_norm_counts_empty_cells_that_have_no_row(case):
     torch.testing.assert_close(norm.running_var[0], 0.9 + 0.1 * padded.var(dim=0))
 
 
+def test_autocast_leaves_the_statistics_in_full_precision(case):
+    members = case[4].view_cells()
+    rows = torch.randn(BATCH, VIEWS, 3, HIDDEN)
+    plain, cast = CellNorm(VIEWS, HIDDEN).train(), CellNorm(VIEWS, HIDDEN).train()
+    expected = plain(rows, members)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cast(rows, members)
+    assert torch.equal(found, expected)
+    assert torch.equal(cast.running_mean, plain.running_mean) and torch.equal(cast.running_var, plain.running_var)
+
+
 def test_norm_of_a_single_cell_is_finite():
     geometry = Geometry(torch.zeros(1, 2, 3), torch.zeros(1, 1, 2, 1), (1.0,), 1.0)
     norm = CellNorm(1, HIDDEN).train()

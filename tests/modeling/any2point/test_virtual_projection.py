@@ -171,3 +171,13 @@ def test_only_the_released_mapping_looks_at_the_other_clouds(mapping):
     alone = torch.cat([project(cloud[None], LINE, config).embedding for cloud in centers])
     assert torch.allclose(together, alone, atol=1e-6) == (mapping == "stretch")
     assert bool(config.batch_dependent_flags) == (mapping == "wrap")
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
+def test_autocast_moves_no_token_to_another_place(table):
+    centers = normalize_centers(clouds(2, 9))
+    expected = project(centers, table, Any2PointConfig())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = project(centers, table, Any2PointConfig())
+    assert torch.equal(found.view_positions, expected.view_positions)
+    assert torch.equal(found.embedding, expected.embedding)
