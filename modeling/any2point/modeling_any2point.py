@@ -198,7 +198,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """
         config = self.config
         self.warn_if_encoder_is_random()
-        points = points.to(self.point_tokenizer.embed.weight.dtype)
+        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
+        points = points.to(torch.promote_types(self.point_tokenizer.embed.weight.dtype, torch.float32))
         tokens = self.point_tokenizer(points)
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions(self.encoder), config)

@@ -138,6 +138,23 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     assert train_step(model).isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_whole_model_in_another_precision_sees_the_same_places(family, dtype):
+    model = adapted_model(family)
+    with torch.no_grad():
+        expected = core_of(model)(clouds())
+        logits = model(points=clouds()).logits
+        model.to(dtype)
+        found = core_of(model)(clouds())
+    assert found.last_hidden_state.dtype == dtype
+    assert torch.equal(found.center_index, expected.center_index)
+    torch.testing.assert_close(found.centers.float(), expected.centers)
+    with torch.no_grad():
+        torch.testing.assert_close(model(points=clouds()).logits.float(), logits, rtol=0.1, atol=0.05)
+    if dtype == torch.float64:
+        torch.testing.assert_close(found.last_hidden_state.float(), expected.last_hidden_state, rtol=1e-3, atol=1e-3)
+
+
 def test_autocast_trains_as_full_precision_does(family):
     model = adapted_model(family, head_dropout=0.0).train()
     losses = []
