@@ -140,3 +140,38 @@ def test_number_of_stages_sets_the_number_of_points(blocks, needed):
     settings = {"tokenizer_blocks": blocks, "tokenizer_bottlenecks": [8] * len(blocks)}
     assert Any2PointConfig(**(SMALL | settings)).min_points == needed
     assert tokenizer(**settings)(clouds(points=64)).tokens.shape == (3, 8, 48)
+
+
+def plain_stage(stage, xyz, features, centers, centers_index, config):
+    """One level of one cloud, centre by centre."""
+    tokens = []
+    for center, own in zip(centers, centers_index.tolist(), strict=True):
+        near = (xyz - center).square().sum(dim=-1).argsort(stable=True)[: config.tokenizer_neighbors]
+        offsets = xyz[near] - center
+        offsets = offsets / (offsets.abs().amax(dim=0) + config.offset_eps)
+        rows = torch.cat([features[near], features[own].expand(len(near), -1)], dim=-1)
+        steps = torch.arange(stage.width // 6) / (stage.width // 6)
+        phase = offsets[:, :, None] * config.tokenizer_beta / config.tokenizer_alpha**steps
+        rows = rows + torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(1)
+        for block in stage.blocks:
+            hidden = block.reduce_norm(block.reduce(rows)).relu()
+            rows = (block.expand_norm(block.expand(hidden)) + rows).relu()
+        tokens.append(rows.amax(dim=0))
+    return torch.stack(tokens)
+
+
+@torch.no_grad()
+def test_tokenizer_equals_the_plain_program():
+    made = tokenizer()
+    for name, tensor in made.state_dict().items():
+        if "norm" in name and tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    found = made(clouds())
+    for points, tokens in zip(clouds(), found.tokens, strict=True):
+        xyz, features = points, made.embed_norm(made.embed(points)).relu()
+        index = farthest_point_sample(points[None], 32)[0]
+        for stage in made.stages:
+            centers = xyz[index]
+            features = plain_stage(stage, xyz, features, centers, index, made.config)
+            xyz, index = centers, torch.arange(len(centers) // 2)
+        torch.testing.assert_close(made.project(features), tokens, rtol=1e-3, atol=1e-4)
