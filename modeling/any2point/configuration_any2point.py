@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 _CHOICES = {
+    "tokenizer": ("point_pn", "patch"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
     "attention_axis": ("tokens", "batch"),
     "line_mapping": ("stretch", "wrap"),
@@ -32,8 +33,10 @@ class Any2PointConfig(PreTrainedConfig):
         encoder_layers: Number of layers to use, counted from the first; None for all.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
         num_tokens: Tokens (groups) of a cloud; each stage before the last keeps twice as many centres as the next.
-        tokenizer_width: Channels of the tokenizer's last stage, a multiple of `6 * 2 ** (stages - 1)`. None: the
-            encoder's width where it fits and is at most 768, else 384. A linear layer joins unequal widths.
+        tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
+        tokenizer_width: Channels inside the tokenizer. "point_pn": of its last stage, a multiple of
+            `6 * 2 ** (stages - 1)`; None for the encoder's width where it fits and is at most 768, else 384; a linear
+            layer joins unequal widths. "patch": of the mini-PointNet; None for 192.
         tokenizer_neighbors: Points in a neighbourhood (k), the centre included.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
@@ -80,6 +83,7 @@ class Any2PointConfig(PreTrainedConfig):
 
     in_channels: int = 3
     num_tokens: int = 128
+    tokenizer: str = "point_pn"
     tokenizer_width: int | None = None
     tokenizer_neighbors: int = 32
     tokenizer_blocks: list[int] | tuple[int, ...] = (2, 1, 1)
@@ -134,7 +138,7 @@ class Any2PointConfig(PreTrainedConfig):
     @property
     def num_stages(self) -> int:
         """Stages of the tokenizer."""
-        return len(self.tokenizer_blocks)
+        return len(self.tokenizer_blocks) if self.tokenizer == "point_pn" else 1
 
     @property
     def min_points(self) -> int:

@@ -20,9 +20,12 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.geometry import Geometry
+from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, encoder_settings, find_family, load_encoder
+
+TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
 
 @dataclass
@@ -165,7 +168,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.family = find_family(config.encoder_config)
         self.adopt_encoder(encoder)
         hidden_size = config.encoder_config.hidden_size
-        self.point_tokenizer = PointTokenizer(config, hidden_size)
+        self.point_tokenizer = TOKENIZERS[config.tokenizer](config, hidden_size)
         self.class_token = ClassToken(hidden_size)
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one.
@@ -199,7 +202,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config = self.config
         self.warn_if_encoder_is_random()
         # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(self.point_tokenizer.embed.weight.dtype, torch.float32))
+        points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
         tokens = self.point_tokenizer(points)
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions(self.encoder), config)

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.tokenizer import PointTokens, Tokenizer
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
 
 
-@dataclass
-class PointTokens:
-    """Tokens of a batch of clouds.
-
-    Args:
-        tokens: `(batch, tokens, hidden)`.
-        centers: `(batch, tokens, 3)`, in the units of the input.
-        index: `(batch, tokens)`, which input point each centre is.
-    """
-
-    tokens: torch.Tensor
-    centers: torch.Tensor
-    index: torch.Tensor
-
-
-class PointTokenizer(nn.Module):
+class PointTokenizer(Tokenizer):
     """Turns points into tokens: sample centres, gather neighbours, encode offsets, pool; three times.
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Trained from scratch; the only
@@ -37,8 +21,7 @@ class PointTokenizer(nn.Module):
     """
 
     def __init__(self, config: Any2PointConfig, hidden_size: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config, hidden_size)
         stages = config.num_stages
         width = config.tokenizer_width or default_tokenizer_width(hidden_size, stages)
         if width % (6 * 2 ** (stages - 1)):
@@ -50,23 +33,10 @@ class PointTokenizer(nn.Module):
             for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
         )
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
-        # Max-pooled tokens share a large mean, beside which they hardly differ; an encoder expects them spread around
-        # zero like words or patches. A norm over tokens takes that mean out, a norm over channels would not.
-        self.token_norm = None if config.token_scale is None else nn.BatchNorm1d(hidden_size)
 
-    def forward(self, points: torch.Tensor) -> PointTokens:
+    def tokenize(self, points: torch.Tensor) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
         config = self.config
-        if points.ndim != 3 or points.shape[-1] != config.in_channels:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
-                "the last axis is config.in_channels"
-            )
-        if points.shape[1] < config.min_points:
-            raise ValueError(
-                f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
-                f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
-            )
         xyz = points[..., :3].contiguous()
         count = config.num_tokens << (config.num_stages - 1)
         # Greedy sampling of a prefix repeats itself: a later stage keeps the first half of the centres before it.
@@ -83,8 +53,6 @@ class PointTokenizer(nn.Module):
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(len(xyz), -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
-        if self.token_norm is not None:
-            tokens = self.token_norm(tokens.flatten(0, 1)).view_as(tokens)
         return PointTokens(tokens, xyz, index[:, : config.num_tokens])
 
 
