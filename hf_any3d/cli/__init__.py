@@ -15,28 +15,24 @@ from hf_any3d.cli.predict import predict
 app = typer.Typer(
     name="hf-any3d",
     help="3D point clouds in the Hugging Face ecosystem.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
 app.command()(info)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """3D point clouds in the Hugging Face ecosystem."""
+    if version:
         from hf_any3d import __version__
 
         typer.echo(f"hf-any3d {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """3D point clouds in the Hugging Face ecosystem."""
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:

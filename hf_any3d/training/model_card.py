@@ -72,12 +72,11 @@ As an adapter, to be switched, disabled or put beside others:
 ```python
 import hf_any3d
 from hf_any3d import Any2PointForPointCloudClassification
-from hf_any3d.modeling.encoders import load_encoder
 from peft import PeftModel
 from transformers import AutoConfig
 
 config = AutoConfig.from_pretrained("{name}")
-base = Any2PointForPointCloudClassification(config, encoder=load_encoder(config))
+base = Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
 model = PeftModel.from_pretrained(base, "{name}").eval()
 ```
 """
