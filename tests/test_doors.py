@@ -157,7 +157,8 @@ def test_loading_says_nothing_and_misses_nothing(make, tmp_path, recwarn, capfd)
     model = made_and_trained(make, "bert")
     model.save_pretrained(tmp_path)
     capfd.readouterr()
-    _, info = AutoModelForPointCloudClassification.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = AutoModelForPointCloudClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loaded.training
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     told = capfd.readouterr()
     for word in ("MISSING", "UNEXPECTED", "newly initialized", "were not"):

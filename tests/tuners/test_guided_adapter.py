@@ -133,6 +133,18 @@ def test_second_adapter_trains_without_touching_the_first(encoder):
     assert torch.equal(logits_of(model), before)
 
 
+def test_adapters_of_different_layers_live_together(encoder):
+    model = adapted_model(encoder, {"layers_to_transform": 1})
+    before = logits_of(model)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    model.add_adapter("second", GuidedAdapterConfig(r=3, init_weights=False))
+    assert len(wrapped_layers(model)) == LAYERS
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
+    assert torch.equal(logits_of(model), before)
+    model.set_adapter("second")
+    assert not torch.allclose(logits_of(model), before, atol=1e-4)
+
+
 def test_disabled_adapter_is_the_base_model(encoder):
     base = logits_of(tiny_model(encoder))
     model = adapted_model(encoder)
