@@ -1,0 +1,63 @@
+"""The patch tokenizer against a plain mini-PointNet, and what it refuses."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
+
+SMALL = {"tokenizer": "patch", "num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 16}
+
+
+def clouds(channels: int = 3) -> torch.Tensor:
+    return torch.randn(3, 40, channels, generator=torch.Generator().manual_seed(0))
+
+
+def tokenizer(**changes) -> PatchTokenizer:
+    torch.manual_seed(1)
+    return PatchTokenizer(Any2PointConfig(**(SMALL | changes)), hidden_size=24).eval()
+
+
+def test_tokens_are_those_of_a_plain_mini_pointnet():
+    made = tokenizer()
+    points = clouds()
+    found = made(points)
+    net = made.local
+    for cloud in range(3):
+        for token in range(8):
+            center = points[cloud, found.index[cloud, token]]
+            assert torch.equal(center, found.centers[cloud, token])
+            nearest = (points[cloud] - center).norm(dim=1).argsort()[:4]
+            rows = net.widen(torch.relu(net.lift_norm(net.lift(points[cloud, nearest] - center))))
+            joined = torch.cat([rows.amax(0).expand_as(rows), rows], dim=1)
+            rows = net.out(torch.relu(net.join_norm(net.join(joined))))
+            expected = rows.amax(0) + made.place(center)
+            torch.testing.assert_close(found.tokens[cloud, token], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_reach_every_weight():
+    made = tokenizer(token_scale=1.0).train()
+    made(clouds()).tokens.square().sum().backward()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_further_channels_join_the_offsets():
+    made = tokenizer(in_channels=6)
+    points = clouds(6)
+    grey = points.clone()
+    grey[..., 3:] = 0.5
+    assert not torch.allclose(made(points).tokens, made(grey).tokens)
+
+
+def test_moving_a_cloud_moves_tokens_by_the_code_of_their_place_only():
+    made = tokenizer()
+    torch.nn.init.zeros_(made.place[2].weight)
+    points = clouds()
+    torch.testing.assert_close(made(points + 0.25).tokens, made(points).tokens, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("points", "channels"), [(7, 3), (40, 4)])
+def test_points_that_do_not_fit_are_refused(points, channels):
+    with pytest.raises(ValueError, match="needs at least 8|the last axis is config.in_channels"):
+        tokenizer()(torch.zeros(1, points, channels))
