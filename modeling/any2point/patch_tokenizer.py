@@ -39,7 +39,9 @@ class PatchTokenizer(Tokenizer):
         centers = gather_points(xyz, index)  # (batch, tokens, 3)
         neighbors = group(points, knn(centers, xyz, config.tokenizer_neighbors))  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
-        tokens = self.local(torch.cat([offsets, neighbors[..., 3:]], dim=-1)) + self.place(centers)
+        tokens = self.local(torch.cat([offsets, neighbors[..., 3:]], dim=-1)) + self.place(
+            centers.to(self.place[0].weight.dtype)
+        )
         return PointTokens(tokens, centers, index)
 
 

@@ -1,0 +1,63 @@
+"""Each tokenizer inside a whole model: the promises that the sweep over encoders makes for the default one."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from tests.tiny_encoders import adapted_model, clouds, train_step
+
+pytestmark = pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
+
+
+def model_of(tokenizer, **kwargs):
+    return adapted_model("vit", tokenizer=tokenizer, **kwargs)
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(points=clouds()).logits
+
+
+def test_model_trains_and_comes_back_equal(tokenizer, tmp_path):
+    model = model_of(tokenizer)
+    start = logits_of(model)
+    train_step(model)
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.isfinite().all(), name
+    assert not torch.allclose(logits_of(model), start)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits_of(Any2PointForPointCloudClassification.from_pretrained(tmp_path)), logits_of(model))
+
+
+def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(tokenizer):
+    model = model_of(tokenizer)
+    with torch.no_grad():
+        alone = torch.cat([model(points=cloud[None]).logits for cloud in clouds()])
+    torch.testing.assert_close(alone, logits_of(model), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_whole_model_in_another_precision_sees_the_same_places(tokenizer, dtype):
+    model = model_of(tokenizer)
+    core = model.base_model.model.any2point
+    with torch.no_grad():
+        expected, logits = core(clouds()).center_index, logits_of(model)
+        model.to(dtype)
+        assert torch.equal(core(clouds()).center_index, expected)
+    torch.testing.assert_close(logits_of(model).float(), logits, rtol=0.1, atol=0.05)
+
+
+def test_autocast_gives_nearly_the_same_logits(tokenizer):
+    model = model_of(tokenizer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = logits_of(model)
+    torch.testing.assert_close(found.float(), logits_of(model), rtol=0.1, atol=0.05)
+
+
+def test_colours_reach_the_logits(tokenizer):
+    model = model_of(tokenizer, in_channels=6)
+    points = clouds(channels=6)
+    grey = points.clone()
+    grey[..., 3:] = 0.5
+    with torch.no_grad():
+        assert not torch.allclose(model(points=points).logits, model(points=grey).logits, atol=1e-5)
