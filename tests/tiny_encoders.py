@@ -49,7 +49,7 @@ def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 
 def saved_encoder(model_type: str) -> str:
-    """The directory of a family's tiny encoder, or of one CLIP with both towers; written once a session."""
+    """The directory of a family's tiny encoder, or of one CLIP with both towers; written once a test run."""
     directory = Path(os.environ["HF_HOME"]) / "tiny-encoders" / model_type
     if not directory.is_dir():
         if model_type == "clip":
