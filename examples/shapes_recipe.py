@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model
 from pointnet import PointNet
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
@@ -24,28 +25,32 @@ from hf_any3d.tuners import GuidedAdapterConfig
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 MODEL: dict[str, Any] = {
-    "num_layers": 3,
+    "num_layers": 2,
+    "tokenizer": "patch",
     "num_tokens": 32,
-    "tokenizer_neighbors": 16,
-    "tokenizer_width": 192,
-    "token_scale": 1.0,
+    "tokenizer_neighbors": 32,
+    "tokenizer_width": 96,
+    "token_scale": 1.5,
+    "line_cells": 8.0,
+    "pooling": ["max", "mean", "cls"],
     "head_widths": [256],
     "head_dropout": 0.3,
 }
 """For `from_encoder_pretrained`."""
 
-ADAPTER: dict[str, Any] = {"gate": 0.5}
+ADAPTER: dict[str, Any] = {"gate": 0.2, "voxel_size": 0.5}
 """For `GuidedAdapterConfig`."""
 
 AUGMENTATION: dict[str, dict] = {
-    "rotate": {"axis": "y", "limit": 0.4},
-    "scale": {"low": 0.8, "high": 1.25, "per_axis": True},
+    "shuffle": {},
+    "scale": {"low": 0.67, "high": 1.5, "per_axis": True},
+    "shift": {"limit": 0.1},
     "jitter": {},
 }
 """For `build_transform`."""
 
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 30,
+    "num_train_epochs": 36,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 32,
     "learning_rate": 2e-3,
@@ -56,6 +61,8 @@ TRAINING: dict[str, Any] = {
     "dataloader_drop_last": True,
 }
 """For `TrainingArguments`, the same for every model that is trained."""
+
+LABEL_SMOOTHING = 0.1
 
 
 def build_model(seed: int, names: list[str]) -> PeftModel:
@@ -122,8 +129,23 @@ def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset
         train_dataset=AugmentedDataset(train, build_transform(AUGMENTATION)),
         data_collator=PointCloudCollator(),
         compute_metrics=compute_classification_metrics,
+        compute_loss_func=smoothed_loss,
         **settings,
     )
+
+
+def smoothed_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Cross-entropy with label smoothing; `Trainer`'s own smoothing asks for a model with a config.
+
+    Args:
+        outputs: what a classifier returns.
+        labels: `(batch,)` class numbers.
+        num_items_in_batch: rows of the whole optimisation step, where it consists of several batches.
+    """
+    total = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=LABEL_SMOOTHING, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 def evaluate(trainer: Trainer, dataset: Dataset) -> dict[str, float]:

@@ -67,7 +67,13 @@ def test_a_stored_run_is_not_repeated_unless_the_recipe_changed(bench, tmp_path,
 
     def train_once(arm, seed, splits, report_on, output_dir):
         calls.append((arm, seed))
-        return {"accuracy": 0.5, "mean_class_accuracy": 0.5, "seconds": 1.0, "trained_parameters": 3}
+        return {
+            "accuracy": 0.5,
+            "mean_class_accuracy": 0.5,
+            "seconds": 1.0,
+            "cpu_seconds": 1.0,
+            "trained_parameters": 3,
+        }
 
     rows = Dataset.from_dict({"label": [0, 1, 1]}, features=Features({"label": Value("int64")}))
     monkeypatch.setattr(bench, "load_point_dataset", lambda name: DatasetDict(train=rows, test=rows))
