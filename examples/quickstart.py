@@ -56,6 +56,11 @@ def train(
     return row, trainer
 
 
+def without_chair(train: Dataset) -> Dataset:
+    """The training split without the shape in chair.ply, so that the answer at the end is no recollection."""
+    return train.filter(lambda name: name != CHAIR_NAME, input_columns="name")
+
+
 def majority(splits: DatasetDict) -> dict[str, Any]:
     """Always the most frequent class of the training split."""
     labels = np.asarray(splits["test"]["label"])
@@ -127,8 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # between peft and transformers, not for our readers
     print(f"hf_any3d {hf_any3d.__version__}: a frozen text transformer learns 3D shapes")
     splits = load_point_dataset("shapes")
-    # The file that is classified at the end is one of the shapes; the models must not have seen it.
-    splits["train"] = splits["train"].filter(lambda name: name != CHAIR_NAME, input_columns="name")
+    splits["train"] = without_chair(splits["train"])
     names = splits["train"].features["label"].names
     print(f"{len(splits['train'])} training and {len(splits['test'])} test shapes in {len(names)} classes")
 
