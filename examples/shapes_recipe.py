@@ -50,7 +50,7 @@ AUGMENTATION: dict[str, dict] = {
 """For `build_transform`."""
 
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 36,
+    "num_train_epochs": 30,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 32,
     "learning_rate": 2e-3,
