@@ -201,6 +201,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """
         config = self.config
         self.warn_if_encoder_is_random()
+        self._warn_once_about_batches()
         # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
         points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
         tokens = self.point_tokenizer(points)
@@ -239,7 +240,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         positions = positions.to(encoder.dtype)
         if geometry.batch_second:
             hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
-            self._warn_once_about_batches()
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
         for layer in self.family.layers_of(encoder):
             if where != "input":
@@ -258,10 +258,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return call(hidden_states)
 
     def _warn_once_about_batches(self) -> None:
-        if not self.training and not getattr(self, "_warned_about_batches", False):
-            flags = ", ".join(self.config.batch_dependent_flags)
+        flags = self.config.batch_dependent_flags
+        if flags and not self.training and not getattr(self, "_warned_about_batches", False):
             warnings.warn(
-                f"this model's predictions depend on the other clouds of a batch ({flags})", UserWarning, stacklevel=3
+                f"this model's predictions depend on the other clouds of a batch ({', '.join(flags)})",
+                UserWarning,
+                stacklevel=3,
             )
             self._warned_about_batches = True
 
