@@ -28,6 +28,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
 )
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners.loading import put_adapter_into
@@ -40,6 +41,8 @@ MODELS = {
         {AutoModelForPointCloudClassification: Any2PointForPointCloudClassification},
     ),
 }
+# Encoders that transformers lacks.
+ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
 }
@@ -47,6 +50,9 @@ PIPELINES = {
 
 def register() -> None:
     """Enter configs, models, the processor, auto classes and pipelines; calling it again changes nothing."""
+    for config, encoder in ENCODERS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, encoder, exist_ok=True)
     for config, (base, heads) in MODELS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
