@@ -28,6 +28,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
 )
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
+from hf_any3d.modeling.encoders.stored_encoder import save_stored_encoder
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.processing import PointCloudProcessor
@@ -99,7 +100,9 @@ def _save_our_config_beside_adapters() -> None:
                     stacklevel=2,
                 )
             else:
-                model.config.save_pretrained(save_directory if name == "default" else f"{save_directory}/{name}")
+                directory = save_directory if name == "default" else f"{save_directory}/{name}"
+                model.config.save_pretrained(directory)
+                save_stored_encoder(model, directory)
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained

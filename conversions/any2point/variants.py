@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MODEL = "any2point."
-SCANOBJECTNN_CLASSES = (
-    "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
-)  # fmt: skip
+SCANOBJECTNN_CLASSES = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
 MODELNET40_CLASSES = (
     "airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser flower_pot "
     "glass_box guitar keyboard lamp laptop mantel monitor night_stand person piano plant radio range_hood sink sofa "

@@ -55,7 +55,8 @@ class ImageBindAudioConfig(PreTrainedConfig):
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size={self.hidden_size}; expected a multiple of num_attention_heads={self.num_attention_heads}"
+                f"hidden_size={self.hidden_size}; expected a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
             )
         super().__post_init__(**kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
@@ -38,24 +39,30 @@ class ReferenceCase:
         entries = self.manifest["state_dict"].items()
         return {name: torch.from_numpy(fill(name, *spec)) for name, spec in entries}
 
-    def encoder(self) -> PreTrainedModel:
+    @property
+    def position_table(self) -> torch.Tensor:
+        """The base checkpoint's table of positions, which no released state dict holds."""
+        ((name, spec),) = self.manifest["external"].items()
+        return torch.from_numpy(fill(name, *spec))
+
+    def encoder(self, **changes: Any) -> PreTrainedModel:
         """The public checkpoint that the program started from: the case's frozen weights and its position table."""
         frozen, _ = convert_state_dict(self.original, self.variant)
-        settings = self.variant.encoder | self.variant.encoder_changes
+        settings = self.variant.encoder | changes
         small = {"vocab_size": 4, "eos_token_id": 2} if "clip" in settings["model_type"] else {}
-        encoder = AutoModel.from_config(AutoConfig.for_model(**settings, **small))
-        ((name, spec),) = self.manifest["external"].items()
+        torch.manual_seed(0)
+        encoder = AutoModel.from_config(AutoConfig.for_model(**(settings | small)))
         table = next(name for name, _ in encoder.named_parameters() if "position_embedding" in name)
-        frozen[table] = torch.from_numpy(fill(name, *spec))
-        report = encoder.load_state_dict(frozen, strict=False)
+        report = encoder.load_state_dict(frozen | {table: self.position_table}, strict=False)
         assert not report.unexpected_keys
-        assert not [key for key in report.missing_keys if "layers." in key or "layer." in key]
+        # A bias key and value are what the released programs leave out.
+        assert not [key for key in report.missing_keys if "layer" in key and "norm" not in key and "bias_" not in key]
         return encoder
 
     def build(self) -> PeftModel:
         """Our model under the converted weights, guided adapters included."""
         _, trained = convert_state_dict(self.original, self.variant)
-        encoder = self.encoder()
+        encoder = self.encoder(**self.variant.encoder_changes)
         config = Any2PointConfig(encoder_config=encoder.config, **self.variant.model)
         model = Any2PointForPointCloudClassification(config, encoder)
         model = get_peft_model(model, GuidedAdapterConfig(**self.variant.adapter))
