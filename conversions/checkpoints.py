@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 
-_SHOWN = 40
+_SHOWN = 20
 # Plain numbers of numpy, which training programs like to keep beside the weights; the function that makes them has
 # another name in files of older versions.
 _NUMBER = np.float64(0).__reduce__()[0]
@@ -75,7 +75,7 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
         if found[name].shape != expected[name]
     ]
     told = [("missing", missing), ("left over", left_over), ("of another shape", shapes)]
-    if problems := [f"{what}: {listed(names)}" for what, names in told if names]:
+    if problems := [f"{what}: {', '.join(names)}" for what, names in told if names]:
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
 
 

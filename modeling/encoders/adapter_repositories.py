@@ -103,7 +103,8 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             # A base opened from the repository of a model with a head is saved as what it is.
             self.config.architectures = [type(self).__name__]
             self.config.save_pretrained(save_directory)
-            save_stored_encoder(self, save_directory)
+            if kwargs.get("is_main_process", True):
+                save_stored_encoder(self, save_directory)
         super().save_pretrained(save_directory, **kwargs)
 
 

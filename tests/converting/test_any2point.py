@@ -148,14 +148,14 @@ def test_processor_prepares_clouds_as_the_program_did(clip, tmp_path):
     assert points.abs().max() > 2, "clouds of ScanObjectNN keep their size"
 
 
-@pytest.mark.parametrize("variant", ["clip-scan", "dinov2-scan"])
+@pytest.mark.parametrize("variant", ["clip-scan", "dinov2-scan", "imagebind-modelnet"])
 def test_card_tells_flags_source_and_dependence_on_the_batch(variant, tmp_path):
     setting = Setting(variant, tmp_path)
     setting.convert()
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"`position_injection={setting.case.variant.model['position_injection']!r}`" in card
     assert "original.pth" in card and "sha256:" in card and "pipeline_tag: point-cloud-classification" in card
-    assert ("depend on the other clouds" in card) == (variant == "clip-scan")
+    assert ("depend on the other clouds" in card) == (variant != "dinov2-scan")
     assert str(tmp_path) not in card
 
 
