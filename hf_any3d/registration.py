@@ -28,6 +28,8 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
 )
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
+from hf_any3d.modeling.encoders.stored_encoder import save_stored_encoder
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners.loading import put_adapter_into
@@ -40,6 +42,8 @@ MODELS = {
         {AutoModelForPointCloudClassification: Any2PointForPointCloudClassification},
     ),
 }
+# Encoders that transformers lacks.
+ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
 }
@@ -47,6 +51,9 @@ PIPELINES = {
 
 def register() -> None:
     """Enter configs, models, the processor, auto classes and pipelines; calling it again changes nothing."""
+    for config, encoder in ENCODERS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, encoder, exist_ok=True)
     for config, (base, heads) in MODELS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
@@ -93,7 +100,9 @@ def _save_our_config_beside_adapters() -> None:
                     stacklevel=2,
                 )
             else:
-                model.config.save_pretrained(save_directory if name == "default" else f"{save_directory}/{name}")
+                directory = save_directory if name == "default" else f"{save_directory}/{name}"
+                model.config.save_pretrained(directory)
+                save_stored_encoder(model, directory)
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained

@@ -26,6 +26,7 @@ _OWN_SIZES = {
     "vit": _IMAGE,
     "dinov2": _IMAGE,
     # 3 rows of frequency, 5 columns of time
+    "imagebind_audio": {"num_mel_bins": 36, "num_frames": 56},
     "audio-spectrogram-transformer": {"num_mel_bins": 36, "max_length": 56, "patch_size": 16},
 }
 # The smallest model that keeps every part: three stages, several tokens in a cell, a hidden layer in the head.

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hf_any3d.cli.convert import convert
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(info)
+app.add_typer(convert, name="convert")
 
 
 @app.callback(invoke_without_command=True)

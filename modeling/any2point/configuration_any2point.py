@@ -42,7 +42,8 @@ class Any2PointConfig(PreTrainedConfig):
         tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
         tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
         tokenizer_beta: Factor in front of the offsets in the sinusoid.
-        offset_normalization: What neighbour offsets are divided by: "group_max" (per group and axis) or "cloud_std".
+        offset_normalization: What neighbour offsets are divided by: "group_max" (per group and axis), "cloud_std", or
+            "batch_std", one for all clouds of a batch, as the released programs for ModelNet40 have it.
         offset_eps: Added to that divisor.
         normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
@@ -69,6 +70,8 @@ class Any2PointConfig(PreTrainedConfig):
             cancel at integral places, as released.
         plane_mapping: "wrap" shifts by half a pixel and wraps points outside the image to the other side, as released.
         transposed_plane_positions: Reads plane positions from a transposed memory layout, as released.
+        swapped_plane_shape: Reads the encoder's table of positions as if it had as many rows as columns and as many
+            columns as rows, as the released ImageBind programs do.
     """
 
     model_type = "any2point"
@@ -117,6 +120,7 @@ class Any2PointConfig(PreTrainedConfig):
     line_mapping: str = "stretch"
     plane_mapping: str = "clamp"
     transposed_plane_positions: bool = False
+    swapped_plane_shape: bool = False
 
     def __post_init__(self, **kwargs: Any):
         for name, allowed in _CHOICES.items():

@@ -58,6 +58,8 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         extent: tuple[float, ...] = (float(table.columns),)
         cell_size = table.columns / config.line_cells
     else:
+        if config.swapped_plane_shape:
+            table = PositionTable(table.kind, table.weight, table.columns, table.rows)
         extent = tuple(map(float, config.plane_size or (16 * table.columns, 16 * table.rows)))
         place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
         scale = [(table.columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]

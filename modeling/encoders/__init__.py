@@ -1,6 +1,7 @@
 """Pretrained encoders as readers of point tokens: which families, where their parts are, where weights come from."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
+from hf_any3d.modeling.encoders import imagebind_audio as _imagebind_audio  # noqa: F401
 from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, encoder_settings, freeze, load_encoder
 from hf_any3d.modeling.encoders.position_table import PositionTable

@@ -17,6 +17,7 @@ from transformers.utils import (
 )
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, load_encoder
+from hf_any3d.modeling.encoders.stored_encoder import load_stored_encoder, save_stored_encoder
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -66,14 +67,16 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         for key, value in overrides.items():
             if hasattr(config, key):
                 setattr(config, key, value)
-        if config.encoder_name_or_path is None:
-            raise ValueError(f"{name}: an adapter whose config names no encoder; give encoder_name_or_path=…")
         if attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         dtype = dtype or torch_dtype
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
-        model = cls._saved_class(config)(config, load_encoder(config, dtype))
+        if config.encoder_name_or_path is None:
+            encoder = load_stored_encoder(name, config, dtype, hub)
+        else:
+            encoder = load_encoder(config, dtype)
+        model = cls._saved_class(config)(config, encoder)
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
         info = cls.put_adapter_into(model, name, {key: value for key, value in hub.items() if value is not None})
@@ -100,6 +103,8 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             # A base opened from the repository of a model with a head is saved as what it is.
             self.config.architectures = [type(self).__name__]
             self.config.save_pretrained(save_directory)
+            if kwargs.get("is_main_process", True):
+                save_stored_encoder(self, save_directory)
         super().save_pretrained(save_directory, **kwargs)
 
 

@@ -15,7 +15,8 @@ from transformers.utils import logging
 from hf_any3d.modeling.encoders.registry import select_tower
 from hf_any3d.modeling.encoders.sources import resolve_encoder, resolve_recorded
 
-_FROZEN = "_belongs_to_frozen_encoder"
+# Marks the modules that are the encoder's own.
+FROZEN = "_belongs_to_frozen_encoder"
 
 
 def encoder_settings(
@@ -56,7 +57,12 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
     Raises:
         EncoderMismatchError: If the weights found have another checksum than the config records.
         OSError: If they cannot be found.
+        ValueError: If the config names no encoder, or the weights are not complete.
     """
+    if config.encoder_name_or_path is None:
+        raise ValueError(
+            "the config names no encoder: it is stored with the model; open the model by from_pretrained(…)"
+        )
     source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
     encoder_config = config.encoder_config
     verbosity = logging.get_verbosity()
@@ -81,7 +87,7 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
 def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
     """Take all gradients from an encoder and remember which modules are its own, apart from adapters added later."""
     for module in encoder.modules():
-        setattr(module, _FROZEN, True)
+        setattr(module, FROZEN, True)
     encoder.requires_grad_(False)
     return encoder.eval()
 
@@ -130,7 +136,7 @@ class FrozenEncoderMixin:
         encoder = getattr(getattr(self, self.base_model_prefix, self), "encoder", None)
         for module in encoder.modules() if encoder is not None else ():
             # Not getattr: adapters around a layer look for unknown attributes in the layer.
-            if _FROZEN in vars(module):
+            if FROZEN in vars(module):
                 module.training = False
         return self
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from hf_any3d.conversions.any2point import VARIANTS, convert_state_dict
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -20,12 +21,13 @@ FOLDER = Path(__file__).parents[2] / "reference"
 
 
 class ReferenceCase:
-    """Reads `tests/reference/{name}.json` and `.safetensors`."""
+    """Reads `tests/reference/{name}.json` and `.safetensors`; the name is `any2point_{encoder}_{data set}_…`."""
 
-    def __init__(self, name: str, variant: str):
+    def __init__(self, name: str):
         self.manifest = json.loads((FOLDER / f"{name}.json").read_text())
         self.expected = load_file(FOLDER / f"{name}.safetensors")
-        self.variant = VARIANTS[variant]
+        self.variant_name = "-".join(name.split("_")[1:3])
+        self.variant = VARIANTS[self.variant_name]
 
     @property
     def points(self) -> torch.Tensor:
@@ -37,18 +39,31 @@ class ReferenceCase:
         entries = self.manifest["state_dict"].items()
         return {name: torch.from_numpy(fill(name, *spec)) for name, spec in entries}
 
+    @property
+    def position_table(self) -> torch.Tensor:
+        """The base checkpoint's table of positions, which no released state dict holds."""
+        ((name, spec),) = self.manifest["external"].items()
+        return torch.from_numpy(fill(name, *spec))
+
+    def encoder(self, **changes: Any) -> PreTrainedModel:
+        """The public checkpoint that the program started from: the case's frozen weights and its position table."""
+        frozen, _ = convert_state_dict(self.original, self.variant)
+        settings = self.variant.encoder | changes
+        small = {"vocab_size": 4, "eos_token_id": 2} if "clip" in settings["model_type"] else {}
+        torch.manual_seed(0)
+        encoder = AutoModel.from_config(AutoConfig.for_model(**(settings | small)))
+        table = next(name for name, _ in encoder.named_parameters() if "position_embedding" in name)
+        report = encoder.load_state_dict(frozen | {table: self.position_table}, strict=False)
+        assert not report.unexpected_keys
+        # A bias key and value are what the released programs leave out.
+        assert not [key for key in report.missing_keys if "layer" in key and "norm" not in key and "bias_" not in key]
+        return encoder
+
     def build(self) -> PeftModel:
         """Our model under the converted weights, guided adapters included."""
-        frozen, trained = convert_state_dict(self.original, self.variant)
-        settings = dict(self.variant.encoder)
-        encoder_config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=4, eos_token_id=2)
-        encoder = AutoModel.from_config(encoder_config)
-        table = fill("positional_embedding", *self.manifest["external"]["positional_embedding"])
-        frozen["embeddings.position_embedding.weight"] = torch.from_numpy(table)
-        report = encoder.load_state_dict(frozen, strict=False)
-        assert not report.unexpected_keys
-        assert {key for key in report.missing_keys if "final" not in key} <= {"embeddings.token_embedding.weight"}
-        config = Any2PointConfig(encoder_config=encoder_config, **self.variant.model)
+        _, trained = convert_state_dict(self.original, self.variant)
+        encoder = self.encoder(**self.variant.encoder_changes)
+        config = Any2PointConfig(encoder_config=encoder.config, **self.variant.model)
         model = Any2PointForPointCloudClassification(config, encoder)
         model = get_peft_model(model, GuidedAdapterConfig(**self.variant.adapter))
         # PEFT's own loader: what a converted repository goes through.

@@ -13,6 +13,7 @@ INPUTS = {
     "text": {"input_ids": torch.arange(5, 14)[None]},
     "vision": {"pixel_values": torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))},
     "audio": {"input_values": torch.rand(1, 56, 36, generator=torch.Generator().manual_seed(0))},
+    "imagebind_audio": {"input_values": torch.rand(1, 1, 36, 56, generator=torch.Generator().manual_seed(0))},
 }
 
 
@@ -38,7 +39,7 @@ def test_layers_see_what_the_encoders_own_pass_shows_them(model_type, monkeypatc
     entered, own, ours = [], [], []
     hook = first.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
     hooks = [layer.register_forward_hook(lambda m, a, out: own.append(out)) for layer in family.layers_of(encoder)]
-    encoder(**INPUTS[family.tower])
+    encoder(**INPUTS.get(model_type, INPUTS[family.tower]))
     for registered in (hook, *hooks):
         registered.remove()
 

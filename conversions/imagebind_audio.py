@@ -1,0 +1,62 @@
+"""The audio encoder in an original ImageBind checkpoint, under our names."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+_PREPROCESSOR = r"modality_preprocessors\.audio\."
+_BLOCK = r"modality_trunks\.audio\.blocks\.(?P<layer>\d+)\."
+_ATTENTION = "layers.{layer}.attention."
+# A tuple of names splits a tensor along its first axis; None leaves it out.
+NAMES: dict[str, str | tuple[str, ...] | None] = {
+    _PREPROCESSOR + r"cls_token$": "embeddings.cls_token",
+    _PREPROCESSOR + r"pos_embedding_helper\.pos_embed$": "embeddings.position_embeddings",
+    _PREPROCESSOR + r"rgbt_stem\.proj\.weight$": "embeddings.projection.weight",
+    _PREPROCESSOR + r"rgbt_stem\.norm_layer\.": "embeddings.norm.",
+    _BLOCK + r"attn\.in_proj_(?P<tensor>\w+)": tuple(_ATTENTION + f"{part}_proj.{{tensor}}" for part in "qkv"),
+    _BLOCK + r"attn\.out_proj\.": _ATTENTION + "o_proj.",
+    _BLOCK + r"attn\.bias_(?P<part>[kv])$": _ATTENTION + "bias_{part}",
+    _BLOCK + r"norm_(?P<norm>[12])\.": "layers.{layer}.norm{norm}.",
+    _BLOCK + r"mlp\.fc(?P<linear>[12])\.": "layers.{layer}.mlp.fc{linear}.",
+    r"modality_heads\.audio\.0\.": "layernorm.",
+    # The way into the space that all senses share is not part of the encoder.
+    r"modality_heads\.audio\.2\.": None,
+    r"modality_postprocessors\.audio\.": None,
+    # The other senses.
+    r"modality_(preprocessors|trunks|heads|postprocessors)\.(?!audio\.)": None,
+}
+
+
+def convert_state_dict(original: dict[str, torch.Tensor], heads: int) -> dict[str, torch.Tensor]:
+    """Take the audio encoder out of ImageBind.
+
+    Args:
+        original: All tensors of an ImageBind checkpoint.
+        heads: Attention heads of the audio encoder.
+
+    Returns:
+        Tensors of an `ImageBindAudioModel`.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part; all such names are listed.
+    """
+    converted: dict[str, torch.Tensor] = {}
+    unknown = []
+    for name, tensor in original.items():
+        match, ours = next(
+            ((match, ours) for pattern, ours in NAMES.items() if (match := re.match(pattern, name))), (None, None)
+        )
+        if match is None:
+            unknown.append(name)
+        if ours is None:
+            continue
+        names = ours if isinstance(ours, tuple) else (ours,)
+        for ours_name, piece in zip(names, tensor.chunk(len(names)) if len(names) > 1 else (tensor,), strict=True):
+            key = ours_name.format(**match.groupdict()) + name[match.end() :]
+            # Stored as one row of all heads.
+            converted[key] = piece.reshape(heads, 1, -1) if "bias_" in key else piece
+    if unknown:
+        raise ValueError(f"the checkpoint holds tensors that belong to no known part: {', '.join(sorted(unknown))}")
+    return converted

@@ -1,0 +1,33 @@
+"""A directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_directory(output: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary directory to write to, which takes its name at the end; after an error nothing stays.
+
+    Args:
+        output: The directory to be; it must not exist yet, or be empty.
+
+    Raises:
+        FileExistsError: There is something in it.
+    """
+    output = Path(output).absolute()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output}: exists already and is not empty; give a new directory")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

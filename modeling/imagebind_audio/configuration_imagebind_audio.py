@@ -1,0 +1,69 @@
+"""Configuration of ImageBind's audio encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class ImageBindAudioConfig(PreTrainedConfig):
+    r"""Sizes of the audio trunk of ImageBind (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
+
+    Args:
+        hidden_size: Channels of a token.
+        num_hidden_layers: Layers.
+        num_attention_heads: Heads of each layer.
+        intermediate_size: Width of the feed-forward branch.
+        hidden_act: Its activation.
+        layer_norm_eps: Epsilon of the norms of the layers and of the final norm.
+        patch_norm_eps: Epsilon of the norm behind the patch embedding.
+        patch_size: Edge of a patch, in mel bins and frames.
+        stride: Distance between patches, which overlap where it is smaller than their edge.
+        num_mel_bins: Mel bins of a spectrogram.
+        num_frames: Frames of a spectrogram.
+        add_bias_kv: Whether attention has a learned key and value beside those of the tokens.
+        attention_dropout: Dropout of the attention's weights.
+        initializer_range: Standard deviation of untrained weights.
+
+    Raises:
+        ValueError: If a spectrogram is smaller than a patch, or the heads do not divide the width.
+    """
+
+    model_type = "imagebind_audio"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    patch_norm_eps: float = 1e-5
+    patch_size: int = 16
+    stride: int = 10
+    num_mel_bins: int = 128
+    num_frames: int = 204
+    add_bias_kv: bool = True
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any):
+        if min(self.num_mel_bins, self.num_frames) < self.patch_size:
+            raise ValueError(
+                f"num_mel_bins={self.num_mel_bins}, num_frames={self.num_frames}; "
+                f"expected at least patch_size={self.patch_size}"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size}; expected a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows (mel) and columns (time) of patches."""
+        rows, columns = (
+            (length - self.patch_size) // self.stride + 1 for length in (self.num_mel_bins, self.num_frames)
+        )
+        return rows, columns

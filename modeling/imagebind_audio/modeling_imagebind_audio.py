@@ -1,0 +1,197 @@
+"""The audio trunk of ImageBind as a transformers model (arXiv 2305.05665)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
+
+
+class ImageBindAudioEmbeddings(nn.Module):
+    """Overlapping patches of a spectrogram, a class token in front, learned positions added."""
+
+    def __init__(self, config: ImageBindAudioConfig):
+        super().__init__()
+        rows, columns = config.patch_grid
+        self.expected = (1, config.num_mel_bins, config.num_frames)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+        self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, config.stride, bias=False)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.patch_norm_eps)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Embed `(batch, 1, mel, frames)` into `(batch, 1 + patches, hidden)`, rows of mel first."""
+        if input_values.ndim != 4 or tuple(input_values.shape[1:]) != self.expected:
+            raise ValueError(
+                f"input_values has shape {tuple(input_values.shape)}; expected (batch, "
+                f"{', '.join(map(str, self.expected))})"
+            )
+        patches = self.projection(input_values.to(self.projection.weight.dtype))
+        patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
+        front = self.cls_token.expand(len(patches), -1, -1)
+        return torch.cat([front, patches], dim=1) + self.position_embeddings
+
+
+class ImageBindAudioAttention(nn.Module):
+    """Self-attention in which every token may also look at one learned key and value."""
+
+    def __init__(self, config: ImageBindAudioConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
+        )
+        shape = (config.num_attention_heads, 1, self.head_dim)
+        self.bias_k = nn.Parameter(torch.zeros(shape)) if config.add_bias_kv else None
+        self.bias_v = nn.Parameter(torch.zeros(shape)) if config.add_bias_kv else None
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend within `(batch, tokens, hidden)`; returns the sum of values and, where computed, the weights."""
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query, key, value = (
+            project(hidden_states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )  # each (batch, heads, tokens, head width)
+        if self.bias_k is not None:
+            key, value = (
+                torch.cat([tokens, bias.expand(len(tokens), -1, -1, -1)], dim=2)
+                for tokens, bias in ((key, self.bias_k), (value, self.bias_v))
+            )
+            if attention_mask is not None:
+                # False forbids in a boolean mask, and 0 allows in one that is added.
+                allowed = attention_mask.dtype == torch.bool
+                attention_mask = nn.functional.pad(attention_mask, (0, 1), value=allowed)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        mixed, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(mixed.reshape(hidden_states.shape).contiguous()), weights
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, in the form that transformers calls; `(batch, heads, tokens, head width)` each."""
+    scores = query @ key.transpose(-1, -2) * scaling  # (batch, heads, tokens, keys)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class ImageBindAudioMLP(nn.Module):
+    """The feed-forward branch."""
+
+    def __init__(self, config: ImageBindAudioConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, tokens, hidden)` to the same shape."""
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class ImageBindAudioLayer(GradientCheckpointingLayer):
+    """A transformer layer with its norms in front."""
+
+    def __init__(self, config: ImageBindAudioConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = ImageBindAudioAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ImageBindAudioMLP(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Map `(batch, tokens, hidden)` to the same shape."""
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), attention_mask, **kwargs)[0]
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class ImageBindAudioPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the models of this folder."""
+
+    config_class = ImageBindAudioConfig
+    config: ImageBindAudioConfig
+    base_model_prefix = "imagebind_audio"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ImageBindAudioLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": ImageBindAudioLayer, "attentions": ImageBindAudioAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, ImageBindAudioEmbeddings):
+            init.trunc_normal_(module.position_embeddings, std=std)
+            init.trunc_normal_(module.cls_token, std=std)
+        elif isinstance(module, ImageBindAudioAttention) and module.bias_k is not None:
+            init.normal_(module.bias_k, std=std)
+            init.normal_(module.bias_v, std=std)
+
+
+class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
+    """Mel spectrograms in, token features out; the class token after the final norm is `pooler_output`."""
+
+    def __init__(self, config: ImageBindAudioConfig):
+        super().__init__(config)
+        self.embeddings = ImageBindAudioEmbeddings(config)
+        self.layers = nn.ModuleList(ImageBindAudioLayer(config) for _ in range(config.num_hidden_layers))
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encode spectrograms.
+
+        Args:
+            input_values: `(batch, 1, num_mel_bins, num_frames)` log mel energies, normalised as in training.
+            **kwargs: Passed on to the layers.
+
+        Raises:
+            ValueError: If the shape is another.
+        """
+        hidden_states = self.embeddings(input_values)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        hidden_states = self.layernorm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])

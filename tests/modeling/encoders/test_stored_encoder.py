@@ -1,0 +1,67 @@
+"""An adapter's repository holds the encoder too where the encoder has no repository of its own."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+from hf_any3d.modeling.any2point import Any2PointConfig
+from tests.tiny_encoders import SMALL, clouds, random_encoder, tiny_config, tiny_model
+
+
+def adapted(method, model_type="bert"):
+    config = Any2PointConfig(encoder_config=tiny_config(model_type), num_labels=3, **SMALL)
+    model = Any2PointForPointCloudClassification(config, random_encoder(tiny_config(model_type)))
+    if method == "guided":
+        return get_peft_model(model, GuidedAdapterConfig(r=4, init_weights=False)).eval()
+    lora = LoraConfig(
+        target_modules=encoder_linear_pattern(model),
+        modules_to_save=trainable_module_names(model),
+        init_lora_weights=False,
+    )
+    return get_peft_model(model, lora).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["guided", "lora"])
+@pytest.mark.parametrize("model_type", ["bert", "clip_vision_model"])
+def test_adapter_of_an_encoder_without_a_name_is_saved_with_it(method, model_type, tmp_path):
+    model = adapted(method, model_type)
+    model.save_pretrained(tmp_path)
+    expected = model(points=clouds()).logits
+    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(clouds()).logits, expected)
+    plain = AutoModel.from_pretrained(tmp_path / "encoder")
+    own = random_encoder(tiny_config(model_type)).state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_stored_encoder_opens_in_the_precision_asked_for(tmp_path):
+    adapted("guided").save_pretrained(tmp_path)
+    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert loaded.any2point.encoder.dtype == torch.bfloat16
+    assert loaded(clouds()).logits.isfinite().all()
+
+
+def test_stored_encoder_that_lacks_weights_is_refused(tmp_path):
+    adapted("guided").save_pretrained(tmp_path)
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder")
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.endswith("query.weight")}
+    name = next(name for name in encoder.state_dict() if name not in state)
+    encoder.save_pretrained(tmp_path / "encoder", state_dict=state)
+    with pytest.raises(ValueError, match=f"the encoder in encoder/ lacks {name}"):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_encoder_with_a_name_is_not_stored(tmp_path):
+    model = get_peft_model(tiny_model(), GuidedAdapterConfig())
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "encoder").exists()
+    assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "attention.self" in name]

@@ -1,0 +1,125 @@
+"""ImageBind's audio encoder against the layers of torch, and through transformers' own doors."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from tests.tiny_encoders import random_encoder, tiny_config
+
+
+@pytest.fixture
+def model():
+    return random_encoder(tiny_config("imagebind_audio"))
+
+
+def spectrograms(config, batch=2):
+    shape = (batch, 1, config.num_mel_bins, config.num_frames)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def reference(model, input_values):
+    """The trunk as its paper's authors build it: torch's attention with its own bias key and value."""
+    config, embeddings = model.config, model.embeddings
+    patches = nn.functional.unfold(input_values, config.patch_size, stride=config.stride).transpose(1, 2)
+    tokens = embeddings.norm(patches @ embeddings.projection.weight.flatten(1).T)
+    tokens = torch.cat([embeddings.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+    tokens = tokens + embeddings.position_embeddings
+    for layer in model.layers:
+        ours = layer.attention
+        attention = nn.MultiheadAttention(
+            config.hidden_size, config.num_attention_heads, add_bias_kv=config.add_bias_kv, batch_first=True
+        )
+        projections = (ours.q_proj, ours.k_proj, ours.v_proj)
+        attention.in_proj_weight.copy_(torch.cat([linear.weight for linear in projections]))
+        attention.in_proj_bias.copy_(torch.cat([linear.bias for linear in projections]))
+        attention.out_proj.load_state_dict(ours.o_proj.state_dict())
+        if config.add_bias_kv:
+            attention.bias_k.copy_(ours.bias_k.reshape(1, 1, -1))
+            attention.bias_v.copy_(ours.bias_v.reshape(1, 1, -1))
+        normed = layer.norm1(tokens)
+        tokens = tokens + attention(normed, normed, normed, need_weights=False)[0]
+        normed = layer.norm2(tokens)
+        tokens = tokens + layer.mlp.fc2(nn.functional.gelu(layer.mlp.fc1(normed)))
+    return model.layernorm(tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("add_bias_kv", [True, False])
+def test_trunk_computes_what_torchs_own_layers_compute(add_bias_kv, attention):
+    model = random_encoder(tiny_config("imagebind_audio", add_bias_kv=add_bias_kv))
+    model.set_attn_implementation(attention)
+    values = spectrograms(model.config)
+    output = model(values)
+    expected = reference(model, values)
+    torch.testing.assert_close(output.last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.pooler_output, output.last_hidden_state[:, 0])
+
+
+@torch.no_grad()
+def test_bias_key_and_value_matter(model):
+    values = spectrograms(model.config)
+    before = model(values).last_hidden_state
+    for layer in model.layers:
+        layer.attention.bias_v.add_(1.0)
+    assert not torch.allclose(model(values).last_hidden_state, before, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+def test_masked_tokens_are_not_seen_but_the_bias_key_is(model, kind):
+    layer = model.layers[0]
+    tokens = torch.randn(1, 6, model.config.hidden_size)
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool)
+    mask[..., 4:] = False
+    if kind is not torch.bool:
+        mask = torch.zeros_like(mask, dtype=kind).masked_fill(~mask, -torch.inf)
+    masked = layer(tokens, attention_mask=mask)
+    torch.testing.assert_close(masked[:, :4], layer(tokens[:, :4]), rtol=1e-5, atol=1e-5)
+
+
+def test_defaults_are_the_sizes_of_the_published_trunk():
+    config = ImageBindAudioConfig()
+    assert config.patch_grid == (12, 19)
+    with torch.device("meta"):
+        model = ImageBindAudioModel(config)
+    assert model.embeddings.position_embeddings.shape == (1, 229, 768)
+    assert sum(parameter.numel() for parameter in model.layers[0].parameters()) == 7_087_872 + 2 * 768
+
+
+@torch.no_grad()
+def test_saved_trunk_is_opened_by_the_auto_classes(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is ImageBindAudioConfig
+    loaded = AutoModel.from_pretrained(tmp_path)
+    values = spectrograms(model.config)
+    assert torch.equal(loaded(values).last_hidden_state, model(values).last_hidden_state)
+
+
+@torch.no_grad()
+def test_hidden_states_and_attention_are_given_when_asked_for(model):
+    model.set_attn_implementation("eager")
+    output = model(spectrograms(model.config), output_hidden_states=True, output_attentions=True)
+    tokens = output.last_hidden_state.shape[1]
+    assert len(output.hidden_states) == 3 and len(output.attentions) == 2
+    assert output.attentions[0].shape == (2, 4, tokens, tokens + 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 36, 56), (2, 1, 56, 36), (2, 2, 36, 56)])
+def test_spectrograms_of_another_shape_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"input_values has shape .*; expected \(batch, 1, 36, 56\)"):
+        model(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"num_frames": 12}, "num_mel_bins=128, num_frames=12; expected at least patch_size=16"),
+        ({"hidden_size": 50}, "hidden_size=50; expected a multiple of num_attention_heads=12"),
+    ],
+)
+def test_impossible_sizes_are_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        ImageBindAudioConfig(**settings)
