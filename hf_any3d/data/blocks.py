@@ -40,12 +40,38 @@ def split_into_blocks(
         raise ValueError(f"xyz has shape {xyz.shape}; expected (points >= 1, 3)")
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1")
-    if up_axis not in AXES:
-        raise ValueError(f"up_axis is {up_axis!r}; expected one of {', '.join(AXES)}")
     generator = np.random.default_rng(generator)
-    ground = xyz[:, [axis for axis in range(3) if axis != AXES[up_axis]]]
+    ground = _ground(xyz, up_axis)
     columns = [np.arange(len(xyz))] if block_size is None else _columns(ground, block_size, overlap)
     return np.concatenate([_blocks_of(column, num_points, generator) for column in columns])
+
+
+def draw_crop(
+    xyz: np.ndarray,
+    num_points: int,
+    block_size: float | None,
+    generator: np.random.Generator,
+    *,
+    up_axis: str = "y",
+) -> np.ndarray:
+    """Draw a block of random points for training.
+
+    Args:
+        xyz: (points, 3).
+        num_points: points of the block; some repeat where there are fewer.
+        block_size: edge of the square column around a random point, in the units of `xyz`; None for the whole scene.
+        generator: numpy's random generator.
+        up_axis: "x", "y" or "z".
+
+    Returns:
+        (num_points,) int64, indices into `xyz`.
+    """
+    inside = np.arange(len(xyz))
+    if block_size is not None:
+        ground = _ground(np.asarray(xyz), up_axis)
+        near = np.abs(ground - ground[generator.integers(len(ground))]).max(axis=1) <= block_size / 2
+        inside = np.flatnonzero(near)
+    return inside[resample_index(len(inside), num_points, generator)]
 
 
 def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.ndarray:
@@ -73,6 +99,12 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
     total = np.zeros((num_points, logits.shape[2]))
     np.add.at(total, places, logits.reshape(len(places), -1))
     return total / seen[:, None]
+
+
+def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:
+    if up_axis not in AXES:
+        raise ValueError(f"up_axis is {up_axis!r}; expected one of {', '.join(AXES)}")
+    return xyz[:, [axis for axis in range(3) if axis != AXES[up_axis]]]  # (points, 2)
 
 
 def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.ndarray]:

@@ -44,13 +44,16 @@ def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def lamp(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A foot, a pole, and a shade that opens downwards."""
+    """A foot, a pole, and a shade that opens downwards, held by a cross at its upper rim."""
     height, foot = uniform(0.4, 1.6), uniform(0.1, 0.22)
     wide, shade = foot * uniform(1.0, 1.9), uniform(0.15, 0.35)
     narrow = wide * uniform(0.4, 0.95)
     base = _cylinder(foot, uniform(0.02, 0.08), 0.0) if choose(2) else _box((2 * foot, uniform(0.02, 0.08), 2 * foot))
-    cover = _revolved([(wide, height - shade * 0.6), (narrow, height + shade * 0.4)])
-    return [("foot", base), ("pole", _cylinder(uniform(0.008, 0.025), height, 0.0)), ("shade", cover)]
+    cover = _revolved([(wide, height - shade), (narrow, height)])
+    thick = uniform(0.008, 0.025)
+    cross = [_box(size, height - 0.01) for size in ((2 * narrow, 0.01, 0.01), (0.01, 0.01, 2 * narrow))]
+    pole = _cylinder(thick, height, 0.0)
+    return [("foot", base), ("pole", pole), ("shade", cover), *(("shade", bar) for bar in cross)]
 
 
 def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:

@@ -104,8 +104,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         logits = self.model(**model_inputs).logits
         if "category" in model_inputs:
             # Neither can an object have parts of other categories, nor would their finite share mean anything.
-            foreign = ~part_mask(self.model.config, model_inputs["category"]).unsqueeze(1)  # (blocks, 1, labels)
-            logits = logits.float().masked_fill(foreign, -1e9)
+            parts = self.model.config.category_parts
+            foreign = ~part_mask(parts, logits.shape[-1], model_inputs["category"])  # (blocks, labels)
+            logits = logits.float().masked_fill(foreign.unsqueeze(1), -1e9)
         return {"logits": logits.float(), **own}
 
     def postprocess(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from hf_any3d.modeling.any2point import part_mask
 from hf_any3d.training import segmentation_scores as scores
 from hf_any3d.training.scores import overall_accuracy
 
@@ -92,10 +93,8 @@ class LabelPoints:
         if torch.isnan(logits).any():
             raise ValueError("logits have NaN; the model has diverged or its input was not finite")
         if self.category_parts is not None:
-            allowed = torch.zeros(len(self.category_parts), logits.shape[-1], dtype=torch.bool, device=logits.device)
-            for number, parts in enumerate(self.category_parts):
-                allowed[number, list(parts)] = True
-            logits = logits.masked_fill(~allowed[labels[1]].unsqueeze(1), float("-inf"))
+            allowed = part_mask(self.category_parts, logits.shape[-1], labels[1])  # (batch, classes)
+            logits = logits.masked_fill(~allowed.unsqueeze(1), float("-inf"))
         return logits.argmax(dim=-1)
 
 

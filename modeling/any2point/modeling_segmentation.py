@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -165,7 +166,9 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         category = self._checked_category(category, points)
         logits = self.point_logits(points, self.category_embedding(category), **kwargs)
         if self.config.restrict_to_category_parts:
-            foreign = ~part_mask(self.config, category).unsqueeze(1)  # (batch, 1, parts)
+            foreign = ~part_mask(self.config.category_parts, self.config.num_labels, category).unsqueeze(
+                1
+            )  # (batch, 1, parts)
             logits = logits.masked_fill(foreign, torch.finfo(logits.dtype).min)
         return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
 
@@ -181,10 +184,19 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         return category
 
 
-def part_mask(config: Any2PointConfig, category: torch.Tensor) -> torch.Tensor:
-    """Which parts an object of a category can have: `(batch,)` category numbers to `(batch, parts)` bool."""
-    table = torch.zeros(config.num_categories, config.num_labels, dtype=torch.bool)
-    for number, parts in enumerate(config.category_parts):
+def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
+    """Which parts an object of a category can have.
+
+    Args:
+        category_parts: For each category its part numbers.
+        num_parts: Parts of all categories.
+        category: `(batch,)` category numbers.
+
+    Returns:
+        `(batch, parts)` bool, on the device of `category`.
+    """
+    table = torch.zeros(len(category_parts), num_parts, dtype=torch.bool)
+    for number, parts in enumerate(category_parts):
         table[number, list(parts)] = True
     return table.to(category.device)[category]
 
