@@ -41,7 +41,8 @@ class PointCloudPipeline(Pipeline):
         if not isinstance(clouds, Clouds):
             return results
         hidden = len(clouds) < LONG if progress is None else not progress
-        return list(tqdm(results, total=len(clouds), unit="cloud", disable=hidden))
+        # list() would ask for a length, which counts blocks where a cloud goes through in several.
+        return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.
