@@ -26,6 +26,19 @@ class PointCloudPipeline(Pipeline):
     _load_video_processor = False
     _load_tokenizer = False
     _load_feature_extractor = True
+    # Whether answers come from a head, which then must be the one that was saved.
+    uses_head = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        saved = model.config.architectures
+        if self.uses_head and saved and type(model).__name__ not in saved:
+            # Auto classes give such a model a head with random weights and a warning, enough for training only.
+            raise ValueError(
+                f"{model.name_or_path}: holds a {saved[0]}, which pipeline({self.task!r}) cannot use; expected a "
+                f"{type(model).__name__}"
+            )
 
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
         """Answer for one cloud or many; see the class.

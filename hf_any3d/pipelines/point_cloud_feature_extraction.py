@@ -27,6 +27,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
         ```
     """
 
+    uses_head = False
+
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "progress")
         return {}, {}, {}

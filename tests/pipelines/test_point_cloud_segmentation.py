@@ -11,7 +11,7 @@ from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.label_colors import label_colors
 from hf_any3d.pipelines import PointCloudSegmentationPipeline
-from tests.tiny_encoders import clouds, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]
 POINTS = 48
@@ -163,3 +163,16 @@ def test_saved_pipeline_opens_again(parts, tmp_path):
     again = pipeline("point-cloud-segmentation", model=str(tmp_path))
     cloud = clouds(1, 70)[0]
     assert same(again(cloud, category=0), parts[0](cloud, category=0))
+
+
+def test_models_of_other_tasks_are_refused_rather_than_given_a_random_head(tmp_path):
+    for name, model in (("scene", tiny_scene_model()), ("classifier", tiny_model())):
+        model.save_pretrained(tmp_path / name)
+        PointCloudProcessor(num_points=POINTS).save_pretrained(tmp_path / name)
+    for task, name, held in (
+        ("point-cloud-classification", "scene", "Any2PointForSemanticSegmentation"),
+        ("point-cloud-segmentation", "classifier", "Any2PointForPointCloudClassification"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: holds a {held}, which pipeline"):
+            pipeline(task, model=str(tmp_path / name))
+    assert pipeline("point-cloud-feature-extraction", model=str(tmp_path / "scene"))(clouds(1)[0])["pooled"].any()
