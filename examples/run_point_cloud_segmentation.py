@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from torch import nn
 from transformers import Trainer, default_data_collator
 
@@ -84,24 +84,40 @@ class Task:
 
 
 def find_task(rows: Dataset) -> Task:
-    """What the training rows teach.
+    """What the training rows teach; classes of points without names are named by their numbers.
 
     Raises:
-        ValueError: Rows without named classes of points, or a category that no row has.
+        ValueError: Rows without classes of points, or a category that no row has.
     """
-    labels = getattr(rows.features.get("labels"), "feature", None)
-    if not isinstance(labels, ClassLabel):
-        raise ValueError(f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel")
+    names = point_classes(rows)
     category = rows.features.get("label")
     if not isinstance(category, ClassLabel):
-        return Task(labels.names)
+        return Task(names)
     parts: list[set[int]] = [set() for _ in category.names]
     for row in rows.select_columns(["label", "labels"]):
         parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
     empty = [name for name, own in zip(category.names, parts, strict=True) if not own]
     if empty:
         raise ValueError(f"the training split has no object of category {empty[0]!r}; its parts are unknown")
-    return Task(labels.names, category.names, [sorted(own) for own in parts])
+    return Task(names, category.names, [sorted(own) for own in parts])
+
+
+def point_classes(rows: Dataset) -> list[str]:
+    """Names of the classes that points have.
+
+    Raises:
+        ValueError: Rows without classes of points.
+    """
+    feature = getattr(rows.features.get("labels"), "feature", None)
+    if isinstance(feature, ClassLabel):
+        return feature.names
+    if not isinstance(feature, Value) or "int" not in feature.dtype:
+        raise ValueError(
+            f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel or of whole "
+            "numbers"
+        )
+    most = max(int(max(row["labels"])) for row in rows.select_columns(["labels"]))
+    return [str(number) for number in range(most + 1)]
 
 
 def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
@@ -169,7 +185,11 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        judged = {s: BlockRows(splits[s], processor, task.has_parts) for s in ("validation", "test") if s in splits}
+        judged = {
+            split: BlockRows(rows, processor, task.has_parts)
+            for split, rows in splits.items()
+            if split in ("validation", "test") and "labels" in rows.column_names
+        }
         metrics, class_ious = judge_segmentation(trainer, judged, task.names, task.category_parts)
 
     report = report_run(

@@ -96,9 +96,10 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
     if len(seen) > num_points or not seen.all():
         missing = int((seen[:num_points] == 0).sum())
         raise ValueError(f"index leaves out {missing} of {num_points} points, or holds points beyond them")
-    total = np.zeros((num_points, logits.shape[2]))
-    np.add.at(total, places, logits.reshape(len(places), -1))
-    return total / seen[:, None]
+    flat = logits.reshape(len(places), -1)
+    # Column by column: adding whole rows at repeated places takes numpy many times as long.
+    total = [np.bincount(places, weights=flat[:, label], minlength=num_points) for label in range(flat.shape[1])]
+    return np.stack(total, axis=1) / seen[:, None]
 
 
 def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:

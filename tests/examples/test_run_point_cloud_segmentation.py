@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import List, Value
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
-from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset
+from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset, read_point_cloud
+from hf_any3d.data.files import write_point_cloud
 from hf_any3d.training.report import RunReport
 from hf_any3d.training.segmentation_metrics import MeanIoU, PartIoU
 from tests.examples.conftest import load_program
@@ -63,6 +65,15 @@ def run(script, tiny_encoder, tmp_path):
     return start
 
 
+def folder_with_chair(folder: Path) -> Path:
+    """A folder with the chair of the test files at the size of a chair, in metres."""
+    folder.mkdir()
+    chair = read_point_cloud(FILES / "chair.ply")
+    chair.points /= np.ptp(chair.points, axis=0).max()
+    write_point_cloud(folder / "chair.ply", chair)
+    return folder
+
+
 @NAMES
 @pytest.mark.parametrize("peft", ["guided_adapter", "none"])
 def test_what_is_pushed_is_small_and_its_card_runs(hub, run, tmp_path, monkeypatch, name, peft):
@@ -75,14 +86,12 @@ def test_what_is_pushed_is_small_and_its_card_runs(hub, run, tmp_path, monkeypat
     assert processor.block_size == OWN[name].get("block_size") and processor.up_axis == "y"
     assert processor.scale == (None if name == "rooms" else "unit_sphere")
 
-    points = processor(str(FILES / "chair.ply"))["points"]
+    monkeypatch.chdir(folder_with_chair(tmp_path / "elsewhere"))
+    points = processor("chair.ply")["points"]
     category = {"category": torch.tensor([0])} if name == "parts" else {}
     local = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "run")
     with torch.no_grad():
         expected = local(points, **category).logits
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "chair.ply").write_bytes((FILES / "chair.ply").read_bytes())
     blocks = re.findall(r"```python\n(.*?)```", hub.content(repository, "README.md").decode(), re.DOTALL)
     assert len(blocks) == (2 if peft == "none" else 3)
     seen = {}
@@ -135,6 +144,12 @@ def test_labels_without_names_are_refused(script):
     rows = load_point_dataset("shapes", split="test").select(range(4))
     with pytest.raises(ValueError, match="the training split has labels None; expected a list of ClassLabel"):
         script.find_task(rows)
+
+
+def test_classes_without_names_are_named_by_their_numbers(script):
+    rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
+    plain = rows.cast_column("labels", List(Value("int64")))
+    assert script.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
 
 
 def test_parts_of_a_category_are_those_that_occur(script):
