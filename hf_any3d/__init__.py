@@ -19,9 +19,12 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Any2PointConfig": "modeling.any2point",
+    "Any2PointForPartSegmentation": "modeling.any2point",
     "Any2PointForPointCloudClassification": "modeling.any2point",
+    "Any2PointForSemanticSegmentation": "modeling.any2point",
     "Any2PointModel": "modeling.any2point",
     "AutoModelForPointCloudClassification": "auto",
+    "AutoModelForPointCloudSegmentation": "auto",
     "GuidedAdapterConfig": "tuners",
     "PointCloudProcessor": "processing",
     "UnsupportedEncoder": "modeling.encoders",

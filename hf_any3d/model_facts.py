@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def _num_points(name: str, revision: str | None) -> int | None:
 
 def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
     base, heads = MODELS[type(config)]
-    named = {model.__name__: model for model in (base, *heads.values())}
+    named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
     with torch.device("meta"):
         model = named.get((config.architectures or [""])[0], base)(config)
         if adapter is not None:

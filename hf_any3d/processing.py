@@ -42,6 +42,9 @@ class PointCloudProcessor(FeatureExtractionMixin):
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
         up_axis: the axis that points up in the clouds the model knows; recorded for users and for augmentation,
             nothing is turned.
+        block_size: edge of the square columns that a scene is cut into for segmentation, in the units of the scene;
+            None for models that read clouds whole. Recorded for training and pipelines; a call cuts nothing.
+        block_overlap: share of that edge that neighbouring columns have in common.
 
     Raises:
         ValueError: if an argument is not one of the allowed values.
@@ -66,6 +69,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
         min_points: int = 3,
         seed: int | None = 0,
         up_axis: str = "y",
+        block_size: float | None = None,
+        block_overlap: float = 0.5,
         **kwargs: Any,
     ):
         unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
@@ -80,6 +85,11 @@ class PointCloudProcessor(FeatureExtractionMixin):
         self.min_points = _whole("min_points", min_points, 1)
         self.seed = None if seed is None else _whole("seed", seed, 0)
         self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
+        if block_size is not None and not block_size > 0:
+            raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
+        if not 0 <= block_overlap < 1:
+            raise ValueError(f"block_overlap: {block_overlap!r}; expected at least 0 and less than 1")
+        self.block_size, self.block_overlap = block_size, block_overlap
 
     def __call__(
         self,

@@ -21,31 +21,42 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
 
 from hf_any3d import tuners as _tuners  # noqa: F401  enters the guided adapter among PEFT's methods
-from hf_any3d.auto import AutoModelForPointCloudClassification
+from hf_any3d.auto import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
+    Any2PointForPartSegmentation,
     Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
     Any2PointModel,
 )
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
 from hf_any3d.modeling.encoders.stored_encoder import save_stored_encoder
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
-from hf_any3d.pipelines import PointCloudClassificationPipeline
+from hf_any3d.pipelines import (
+    PointCloudClassificationPipeline,
+    PointCloudFeatureExtractionPipeline,
+    PointCloudSegmentationPipeline,
+)
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners.loading import put_adapter_into
 from hf_any3d.tuners.sharing import check_base, left_out_modules
 
-# config: (base model, {auto class: model with a head})
+# config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {
     Any2PointConfig: (
         Any2PointModel,
-        {AutoModelForPointCloudClassification: Any2PointForPointCloudClassification},
+        {
+            AutoModelForPointCloudClassification: (Any2PointForPointCloudClassification,),
+            AutoModelForPointCloudSegmentation: (Any2PointForSemanticSegmentation, Any2PointForPartSegmentation),
+        },
     ),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
+    "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
+    "point-cloud-segmentation": (PointCloudSegmentationPipeline, AutoModelForPointCloudSegmentation),
 }
 
 
@@ -58,8 +69,8 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
         AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
-        for auto, head in heads.items():
-            auto.register(config, head, exist_ok=True)
+        for auto, models in heads.items():
+            auto.register(config, models if len(models) > 1 else models[0], exist_ok=True)
     for task, (pipeline, auto) in PIPELINES.items():
         # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
         # module objects: importing peft replaces the one that was there before.

@@ -247,3 +247,13 @@ def test_it_works_as_a_map_over_a_dataset():
     single = processor([rows[0], rows[1]], return_tensors="np")["points"]
     np.testing.assert_allclose(np.asarray(batched["points"]), single)
     assert processor(rows["points"])["points"].shape == (2, 10, 3)
+
+
+def test_size_of_blocks_is_recorded(tmp_path):
+    PointCloudProcessor(block_size=2.5, block_overlap=0.25).save_pretrained(tmp_path)
+    again = PointCloudProcessor.from_pretrained(tmp_path)
+    assert (again.block_size, again.block_overlap) == (2.5, 0.25)
+    with pytest.raises(ValueError, match="block_size: 0; expected more than 0, or None"):
+        PointCloudProcessor(block_size=0)
+    with pytest.raises(ValueError, match="block_overlap: 1.0; expected at least 0 and less than 1"):
+        PointCloudProcessor(block_overlap=1.0)

@@ -76,6 +76,21 @@ def test_auto_classes_know_our_models(tmp_path):
         assert auto.from_pretrained(tmp_path).num_points == 7
 
 
+def test_every_task_has_its_pipeline_and_auto_class():
+    for task, (made, auto) in registration.PIPELINES.items():
+        entry = PIPELINE_REGISTRY.check_task(task)[1]
+        assert entry["impl"] is made and entry["pt"] == (auto,)
+        assert getattr(transformers, auto.__name__) is auto
+
+
+def test_every_head_is_found_by_the_architecture_that_its_config_names():
+    for config, (_, heads) in registration.MODELS.items():
+        for auto, models in heads.items():
+            for model in models:
+                named = config(architectures=[model.__name__])
+                assert auto_factory._get_model_class(named, auto._model_mapping) is model
+
+
 def test_models_of_others_are_refused_by_our_auto_class():
     with pytest.raises(ValueError, match="Unrecognized configuration class.*BertConfig"):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(saved_encoder("bert"))

@@ -10,7 +10,12 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import (
+    Any2PointForPartSegmentation,
+    Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
+    Any2PointPreTrainedModel,
+)
 from hf_any3d.tuners import GuidedAdapterConfig
 
 HIDDEN = 48
@@ -63,12 +68,32 @@ def saved_encoder(model_type: str) -> str:
     return str(directory)
 
 
-def tiny_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPointCloudClassification:
-    """A classifier of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub."""
+def tiny_model(
+    encoder: str = "bert",
+    model_class: type[Any2PointPreTrainedModel] = Any2PointForPointCloudClassification,
+    **kwargs: Any,
+) -> Any2PointPreTrainedModel:
+    """A model of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub."""
     source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, "clip") else encoder
     torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
-    return Any2PointForPointCloudClassification.from_encoder_pretrained(source, **settings)
+    return model_class.from_encoder_pretrained(source, **settings)
+
+
+def tiny_scene_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForSemanticSegmentation:
+    """`tiny_model` for the objects of scenes."""
+    return tiny_model(encoder, Any2PointForSemanticSegmentation, **{"propagation_width": 8, **kwargs})
+
+
+def tiny_part_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPartSegmentation:
+    """`tiny_model` for five parts of two categories."""
+    settings = {
+        "propagation_width": 8,
+        "num_labels": 5,
+        "category_parts": [[0, 1], [2, 3, 4]],
+        "category_names": ["table", "lamp"],
+    }
+    return tiny_model(encoder, Any2PointForPartSegmentation, **settings | kwargs)
 
 
 def adapted_model(encoder: str = "bert", adapter: dict[str, Any] | None = None, **kwargs: Any) -> PeftModel:

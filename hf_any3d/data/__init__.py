@@ -19,6 +19,8 @@ _HOMES = {
     "Shuffle": "transforms",
     "build_transform": "transforms",
     "load_point_dataset": "catalog",
+    "merge_blocks": "blocks",
+    "split_into_blocks": "blocks",
     "validation_split": "validation",
 }
 

@@ -1,5 +1,11 @@
 """Pipelines: from files to answers, one file a task."""
 
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
+from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
+from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 
-__all__ = ["PointCloudClassificationPipeline"]
+__all__ = [
+    "PointCloudClassificationPipeline",
+    "PointCloudFeatureExtractionPipeline",
+    "PointCloudSegmentationPipeline",
+]

@@ -9,15 +9,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, Trainer
 
+from hf_any3d.training.card_tasks import CLASSIFICATION, CardTask
 from hf_any3d.training.report import RunReport
-
-TASK = "point-cloud-classification"
-_METRICS = {"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"}
 
 _CARD = """\
 # {title}
 
-Names what a 3D point cloud shows: {num_classes} classes. {what} With the frozen encoder it has {total:,} parameters; \
+{intro} {what} With the frozen encoder it has {total:,} parameters; \
 {trained:,} of them were trained and lie in this repository. The encoder is loaded from its own, and its weights are \
 checked against a checksum.
 
@@ -31,20 +29,18 @@ pip install hf-any3d
 import hf_any3d  # lets transformers and PEFT know these models
 from transformers import pipeline
 
-classify = pipeline("{task}", model="{name}")
-classify("chair.ply", top_k=3)
+{use}
 ```
 
-A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; clouds are brought to \
-{num_points} points in the unit sphere. As a model with logits:
+{inputs} As a model with logits:
 
 ```python
 import hf_any3d
-from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor
+from hf_any3d import {auto_class}, PointCloudProcessor
 
-model = AutoModelForPointCloudClassification.from_pretrained("{name}")
+model = {auto_class}.from_pretrained("{name}")
 processor = PointCloudProcessor.from_pretrained("{name}")
-logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {num_classes})
+{logits}
 ```
 {peft_door}
 ## Results
@@ -71,25 +67,28 @@ As an adapter, to be switched, disabled or put beside others:
 
 ```python
 import hf_any3d
-from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d import {model_class}
 from peft import PeftModel
 from transformers import AutoConfig
 
 config = AutoConfig.from_pretrained("{name}")
-base = Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
+base = {model_class}.from_encoder_pretrained(config=config)
 model = PeftModel.from_pretrained(base, "{name}").eval()
 ```
 """
 
 
-def build_model_card(report: RunReport, config: PreTrainedConfig, name: str, *, num_points: int) -> ModelCard:
-    """Write the card of a point cloud classifier.
+def build_model_card(
+    report: RunReport, config: PreTrainedConfig, name: str, *, num_points: int, task: CardTask = CLASSIFICATION
+) -> ModelCard:
+    """Write the card of a model that a training program made.
 
     Args:
-        report: What `examples/run_point_cloud_classification.py` stores as metrics.json.
+        report: What a program of `examples/`, such as `run_point_cloud_classification.py`, stores as metrics.json.
         config: The model's config.
         name: The repository's name, or the directory, that the card's examples load.
         num_points: Points of a cloud that the processor gives.
+        task: What the model does.
     """
     classes = [config.id2label[number] for number in sorted(config.id2label)]
     method = report.adapter.get("method")
@@ -102,15 +101,16 @@ def build_model_card(report: RunReport, config: PreTrainedConfig, name: str, *, 
     text = _CARD.format(
         title=name.rsplit("/", 1)[-1],
         name=name,
-        task=TASK,
+        intro=task.intro.format(count=len(classes)),
+        use=task.use.format(name=name, category=(config.category_names or [""])[0]),
+        inputs=task.inputs.format(channels=config.in_channels, num_points=num_points),
+        auto_class=task.auto_class,
+        logits=task.logits.format(count=len(classes), num_points=num_points),
         what=what,
-        num_classes=len(classes),
         total=report.total_parameters,
         trained=report.trained_parameters,
-        channels=config.in_channels,
-        num_points=num_points,
-        peft_door=_PEFT_DOOR.format(name=name) if method else "",
-        results=_results(report.metrics) + _by_class(report.class_accuracy.get("test", {})),
+        peft_door=_PEFT_DOOR.format(name=name, model_class=task.model_class) if method else "",
+        results=_results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task),
         selection=_selection(report.selection),
         seed=report.training["seed"],
         data=_facts(report.data),
@@ -119,7 +119,7 @@ def build_model_card(report: RunReport, config: PreTrainedConfig, name: str, *, 
         limits=_limits(config),
         versions=", ".join(f"{package} {version}" for package, version in report.versions.items()),
     )
-    return ModelCard(f"---\n{_metadata(report, name, method).to_yaml()}\n---\n\n{text}")
+    return ModelCard(f"---\n{_metadata(report, name, method, task).to_yaml()}\n---\n\n{text}")
 
 
 def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
@@ -139,57 +139,58 @@ def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
     trainer.create_model_card = create_model_card
 
 
-def _metadata(report: RunReport, name: str, method: str | None) -> ModelCardData:
+def _metadata(report: RunReport, name: str, method: str | None, task: CardTask) -> ModelCardData:
     on_hub = report.data.get("on_hub", False)
     dataset = report.data["name"]
     judged = {split: metrics for split, metrics in report.metrics.items() if split in ("validation", "test")}
     results = [
         EvalResult(
-            task_type=TASK,
-            task_name="Point cloud classification",
+            task_type=task.task,
+            task_name=task.task_name,
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split=split,
             metric_type=metric,
-            metric_name=_METRICS[metric],
+            metric_name=task.metrics[metric],
             metric_value=metrics[metric],
         )
         for split, metrics in judged.items()
-        for metric in _METRICS
+        for metric in task.metrics
         if metric in metrics
     ]
     # A directory on the author's disk means nothing to a reader of the hub.
     encoder = report.encoder["name"] if not os.path.isdir(report.encoder["name"]) else None
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=task.task,
         base_model=encoder,
         base_model_relation="adapter" if encoder else None,
         datasets=[dataset] if on_hub else None,
-        metrics=["accuracy"],
+        metrics=[next(iter(task.metrics))],
         tags=["hf_any3d", "any2point", "point-cloud", "3d", *([method] if method else [])],
         model_name=name.rsplit("/", 1)[-1],
         eval_results=results or None,
     )
 
 
-def _results(metrics: dict[str, dict[str, float]]) -> str:
-    rows = [f"| {split} | {_row(values)} |" for split, values in metrics.items() if split != "train"]
+def _results(metrics: dict[str, dict[str, float]], task: CardTask) -> str:
+    rows = [f"| {split} | {_row(values, task)} |" for split, values in metrics.items() if split != "train"]
     if not rows:
         return "The run judged no split."
-    return "\n".join(["| split | " + " | ".join(_METRICS.values()) + " | loss |", "|---|---|---|---|", *rows])
+    head = ["split", *task.metrics.values(), "loss"]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
 
 
-def _row(values: dict[str, float]) -> str:
-    shares = [f"{100 * values[metric]:.1f} %" if metric in values else "" for metric in _METRICS]
+def _row(values: dict[str, float], task: CardTask) -> str:
+    shares = [f"{100 * values[metric]:.1f} %" if metric in values else "" for metric in task.metrics]
     return " | ".join([*shares, f"{values['loss']:.3f}" if "loss" in values else ""])
 
 
-def _by_class(accuracy: dict[str, float]) -> str:
-    if not accuracy:
+def _by_class(scores: dict[str, float], task: CardTask) -> str:
+    if not scores:
         return ""
-    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in accuracy.items())
-    return f"\n\nTest split by class: {shares}."
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in scores.items())
+    return f"\n\nTest split, {task.class_score}: {shares}."
 
 
 def _selection(selection: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class RunReport:
         seconds: Wall-clock seconds of parts of the run, evaluation during training included in `training`.
         peak_memory: Bytes, see `peak_memory`.
         metrics: For each split judged, its metrics.
-        class_accuracy: For each split judged, the accuracy of each class.
+        class_accuracy: For each split judged, the accuracy of each class; its IoU for segmentation.
         selection: What the final weights were chosen by: metric, its value, step.
         training: Seed, steps, batch sizes, learning rate and the like.
         versions: Versions of the packages used.

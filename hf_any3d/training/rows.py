@@ -31,6 +31,9 @@ class ProcessedDataset(torch.utils.data.Dataset):
         seed: Draws points and augmentation anew in each epoch; None leaves the processor its own seed.
     """
 
+    # Columns beside the points that rows keep, where the dataset has them.
+    label_columns: tuple[str, ...] = ("label",)
+
     def __init__(
         self,
         dataset: Dataset,
@@ -40,7 +43,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
     ):
         if transform is not None and seed is None:
             raise ValueError("transform without a seed; expected both, or neither")
-        wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
+        wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *self.label_columns)
         columns = [name for name in wanted if name in dataset.column_names]
         self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.processor, self.transform, self.seed = processor, transform, seed
@@ -65,7 +68,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
         points = self.processor(row, seed=drawn, return_tensors="np")["points"][0]  # (num_points, channels)
         if self.transform is not None:
             points = self.transform(points, generator)
-        return {"points": points, **{name: row[name] for name in ("label",) if name in row}}
+        return {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
 
 
 class EpochCallback(TrainerCallback):
@@ -93,13 +96,20 @@ def training_rows(
             name one; normals among the features go along.
         seed: Governs all that is random.
     """
-    transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment]) if augment else None
-    if transform is not None and "normals" in processor.features:
+    return ProcessedDataset(dataset, processor, training_transform(processor, augment), seed)
+
+
+def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -> Compose | None:
+    """The augmentation that `augment` names, fitted to the processor's up axis and features; None for none."""
+    if not augment:
+        return None
+    transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment])
+    if "normals" in processor.features:
         first = 3 * processor.features.index("normals")
         for part in transform.transforms:
             if getattr(part, "normals_columns", ()) is None:
                 part.normals_columns = (first, first + 1, first + 2)
-    return ProcessedDataset(dataset, processor, transform, seed)
+    return transform
 
 
 def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> ProcessedDataset:

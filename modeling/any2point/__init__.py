@@ -7,11 +7,19 @@ from hf_any3d.modeling.any2point.modeling_any2point import (
     Any2PointOutput,
     Any2PointPreTrainedModel,
 )
+from hf_any3d.modeling.any2point.modeling_segmentation import (
+    Any2PointForPartSegmentation,
+    Any2PointForSemanticSegmentation,
+    part_mask,
+)
 
 __all__ = [
     "Any2PointConfig",
+    "Any2PointForPartSegmentation",
     "Any2PointForPointCloudClassification",
+    "Any2PointForSemanticSegmentation",
     "Any2PointModel",
     "Any2PointOutput",
     "Any2PointPreTrainedModel",
+    "part_mask",
 ]

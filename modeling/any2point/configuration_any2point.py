@@ -60,6 +60,10 @@ class Any2PointConfig(PreTrainedConfig):
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
+        propagation_width: Segmentation: channels of a point's features.
+        category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
+        category_names: Part segmentation: names of the categories.
+        restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
         final_norm_eps: Epsilon of the final norm; None for the encoder's.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
@@ -111,6 +115,10 @@ class Any2PointConfig(PreTrainedConfig):
     head_widths: list[int] | tuple[int, ...] = (256, 256)
     head_bias: bool = False
     head_dropout: float = 0.5
+    propagation_width: int = 128
+    category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
+    category_names: list[str] | tuple[str, ...] | None = None
+    restrict_to_category_parts: bool = False
     final_norm_eps: float | None = None
     initializer_range: float = 0.02
 
@@ -137,7 +145,17 @@ class Any2PointConfig(PreTrainedConfig):
         unknown = set(self.pooling) - {"max", "mean", "cls"}
         if unknown or not self.pooling:
             raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
+        if self.category_names is not None and len(self.category_names) != self.num_categories:
+            raise ValueError(
+                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
+                "has entries"
+            )
         super().__post_init__(**kwargs)
+
+    @property
+    def num_categories(self) -> int:
+        """Categories of objects that a part segmentation model knows."""
+        return len(self.category_parts or ())
 
     @property
     def num_stages(self) -> int:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 CATALOG: dict[str, str] = {
     "folder": "folder",  # a folder of point files and meshes, label = folder name
     "parquet": "parquet",  # local Parquet files with a column of points
+    "parts": "parts",  # objects assembled in code, each point with its part
+    "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
 """Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""

@@ -91,7 +91,9 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown dataset 'shape'; known are folder, parquet, shapes, or owner/name"):
+    with pytest.raises(
+        ValueError, match="unknown dataset 'shape'; known are folder, parquet, parts, rooms, shapes, or owner/name"
+    ):
         load_point_dataset("shape")
 
 

@@ -1,0 +1,213 @@
+"""Trains a model that names every point of a cloud, around a frozen pretrained encoder.
+
+Two tasks, told apart by the data: rows with a category in `label` and a part for each point in `labels` teach the
+parts of objects; rows with `labels` alone teach the objects of scenes, which are read in overlapping blocks.
+
+    python examples/run_point_cloud_segmentation.py --output_dir out/rooms --dataset_name rooms \
+        --block_size 2.5 --augment scale rotate
+    python examples/run_point_cloud_segmentation.py --output_dir out/parts --dataset_name parts --augment scale
+    python examples/run_point_cloud_segmentation.py recipe.yaml
+
+It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
+chooses the weights; the test split is looked at once, at the end, whole scenes put together from their blocks.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Value
+from torch import nn
+from transformers import Trainer, default_data_collator
+
+from hf_any3d import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation, PointCloudProcessor
+from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.card_tasks import PARTS, SCENES
+from hf_any3d.training.model_card import build_model_card
+from hf_any3d.training.point_rows import BlockRows, CropRows
+from hf_any3d.training.program import begin, build_adapted_model, data_facts, finish, load_splits, shared_name
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
+from hf_any3d.training.rows import EpochCallback, training_transform
+from hf_any3d.training.segmentation_judging import judge_segmentation
+from hf_any3d.training.segmentation_metrics import ComputePartMetrics, LabelPoints, compute_semantic_metrics
+from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.trainer_report import config_of, report_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SegmentationDataArguments(DataArguments):
+    """What it is trained on."""
+
+    dataset_name: str = field(
+        default="rooms",
+        metadata={"help": "Name in the catalogue (rooms, parts, parquet, …) or of a hub repository (owner/name)."},
+    )
+    block_size: float | None = field(
+        default=None,
+        metadata={"help": "Edge of the columns that scenes are cut into, in their units; none reads clouds whole."},
+    )
+    block_overlap: float = field(default=0.5, metadata={"help": "Share of a column that the next one has too."})
+
+
+@dataclass
+class SegmentationTrainingArguments(PointTrainingArguments):
+    """Trainer's own arguments, with defaults for segmentation."""
+
+    metric_for_best_model: str | None = field(
+        default="mean_iou", metadata={"help": "Of parts, mean_iou stands for instance_miou."}
+    )
+    num_train_epochs: float = field(default=20)
+
+
+@dataclass
+class Task:
+    """What the data teach.
+
+    Args:
+        names: Names of the classes or parts.
+        categories: Names of the categories of objects; None for scenes.
+        category_parts: For each category the part numbers that occur in it; None for scenes.
+    """
+
+    names: list[str]
+    categories: list[str] | None = None
+    category_parts: list[list[int]] | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether objects have parts, or scenes objects."""
+        return self.category_parts is not None
+
+
+def find_task(rows: Dataset) -> Task:
+    """What the training rows teach; classes of points without names are named by their numbers.
+
+    Raises:
+        ValueError: Rows without classes of points, or a category that no row has.
+    """
+    names = point_classes(rows)
+    category = rows.features.get("label")
+    if not isinstance(category, ClassLabel):
+        return Task(names)
+    parts: list[set[int]] = [set() for _ in category.names]
+    for row in rows.select_columns(["label", "labels"]):
+        parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
+    empty = [name for name, own in zip(category.names, parts, strict=True) if not own]
+    if empty:
+        raise ValueError(f"the training split has no object of category {empty[0]!r}; its parts are unknown")
+    return Task(names, category.names, [sorted(own) for own in parts])
+
+
+def point_classes(rows: Dataset) -> list[str]:
+    """Names of the classes that points have.
+
+    Raises:
+        ValueError: Rows without classes of points.
+    """
+    feature = getattr(rows.features.get("labels"), "feature", None)
+    if isinstance(feature, ClassLabel):
+        return feature.names
+    if not isinstance(feature, Value) or "int" not in feature.dtype:
+        raise ValueError(
+            f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel or of whole "
+            "numbers"
+        )
+    most = max(int(max(row["labels"])) for row in rows.select_columns(["labels"]))
+    return [str(number) for number in range(most + 1)]
+
+
+def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
+    """Settings of the model's config that follow from the task."""
+    settings: dict[str, Any] = {"in_channels": in_channels}
+    if task.has_parts:
+        settings |= {"category_names": task.categories, "category_parts": task.category_parts}
+    return settings
+
+
+def build_trainer(
+    model: nn.Module,
+    arguments: SegmentationTrainingArguments,
+    augment: Sequence[str],
+    splits: DatasetDict,
+    processor: PointCloudProcessor,
+    task: Task,
+) -> Trainer:
+    """A stock Trainer; without a validation split it neither evaluates nor chooses."""
+    if "validation" not in splits:
+        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+    if task.has_parts:
+        # A category that stands among the labels reaches the metrics.
+        arguments.label_names = ["labels", "category"]
+        if arguments.metric_for_best_model == "mean_iou":
+            arguments.metric_for_best_model = "instance_miou"
+    transform = training_transform(processor, augment)
+    train_rows = CropRows(splits["train"], processor, transform, arguments.seed, with_category=task.has_parts)
+    return Trainer(
+        model,
+        arguments,
+        train_dataset=train_rows,
+        eval_dataset=BlockRows(splits["validation"], processor, task.has_parts) if "validation" in splits else None,
+        processing_class=processor,
+        data_collator=default_data_collator,
+        compute_metrics=ComputePartMetrics(task.category_parts) if task.has_parts else compute_semantic_metrics,
+        preprocess_logits_for_metrics=LabelPoints(task.category_parts),
+        callbacks=[EpochCallback(train_rows)],
+    )
+
+
+def main(argv: list[str] | None = None) -> RunReport:
+    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    stopwatch = Stopwatch()
+    kinds = (ModelArguments, SegmentationDataArguments, AdapterArguments, SegmentationTrainingArguments)
+    model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
+    checkpoint = begin(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = load_splits(data)
+    task = find_task(splits["train"])
+    processor = PointCloudProcessor(
+        num_points=data.num_points,
+        features=data.features,
+        up_axis=data.up_axis,
+        # Objects of a scene keep the sizes that they have; objects alone are known by their form.
+        scale="unit_sphere" if task.has_parts else None,
+        block_size=data.block_size,
+        block_overlap=data.block_overlap,
+    )
+    model_class = Any2PointForPartSegmentation if task.has_parts else Any2PointForSemanticSegmentation
+    settings = model_settings(task, in_channels=3 * len(data.features))
+    model = build_adapted_model(model_class, model_arguments, adapter, task.names, **settings)
+    parameters = count_parameters(model)
+    trainer = build_trainer(model, arguments, data.augment, splits, processor, task)
+    with stopwatch.part("training"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    with stopwatch.part("evaluation"):
+        judged = {
+            split: BlockRows(rows, processor, task.has_parts)
+            for split, rows in splits.items()
+            if split in ("validation", "test") and "labels" in rows.column_names
+        }
+        metrics, class_ious = judge_segmentation(trainer, judged, task.names, task.category_parts)
+
+    report = report_run(
+        trainer,
+        data={**data_facts(data, splits, origin), "block_size": data.block_size, "block_overlap": data.block_overlap},
+        parameters=parameters,
+        seconds=stopwatch.stop(),
+        metrics=metrics,
+        class_accuracy=class_ious,
+        resumed_from=checkpoint,
+    )
+    name = shared_name(arguments, trainer)
+    card_task = PARTS if task.has_parts else SCENES
+    card = build_model_card(report, config_of(model), name, num_points=data.num_points, task=card_task)
+    finish(trainer, report, card)
+    logger.info('Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")', name, name)
+    return report
+
+
+if __name__ == "__main__":
+    main()

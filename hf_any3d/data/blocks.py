@@ -1,0 +1,142 @@
+"""Scenes in overlapping blocks that a model can read, and the blocks' answers as one for the whole scene."""
+
+import numpy as np
+
+from hf_any3d.data.resampling import resample_index
+from hf_any3d.data.transforms import AXES
+
+
+def split_into_blocks(
+    xyz: np.ndarray,
+    num_points: int,
+    block_size: float | None = None,
+    overlap: float = 0.5,
+    *,
+    up_axis: str = "y",
+    generator: np.random.Generator | int = 0,
+) -> np.ndarray:
+    """Cut a scene into blocks of equally many points; together they hold every point at least once.
+
+    Blocks are square columns over the ground, as high as the scene. A column with more points than `num_points` gives
+    several blocks, each spread over the whole column; the last of them is filled up with points of the column that
+    other blocks hold too. A column with fewer points repeats some.
+
+    Args:
+        xyz: (points, 3).
+        num_points: points of a block.
+        block_size: edge of a column, in the units of `xyz`; None takes the whole scene as one column.
+        overlap: share of a column's edge that it has in common with the next one, at least 0 and less than 1.
+        up_axis: "x", "y" or "z".
+        generator: draws which points go together, or a seed for it.
+
+    Returns:
+        (blocks, num_points) int64, indices into `xyz`.
+
+    Raises:
+        ValueError: no points, or an argument out of range.
+    """
+    xyz = np.asarray(xyz)
+    if xyz.ndim != 2 or xyz.shape[1] < 3 or not len(xyz):
+        raise ValueError(f"xyz has shape {xyz.shape}; expected (points >= 1, 3)")
+    if num_points < 1:
+        raise ValueError(f"num_points is {num_points}; expected at least 1")
+    generator = np.random.default_rng(generator)
+    ground = _ground(xyz, up_axis)
+    columns = [np.arange(len(xyz))] if block_size is None else _columns(ground, block_size, overlap)
+    return np.concatenate([_blocks_of(column, num_points, generator) for column in columns])
+
+
+def draw_crop(
+    xyz: np.ndarray,
+    num_points: int,
+    block_size: float | None,
+    generator: np.random.Generator,
+    *,
+    up_axis: str = "y",
+) -> np.ndarray:
+    """Draw a block of random points for training.
+
+    Args:
+        xyz: (points, 3).
+        num_points: points of the block; some repeat where there are fewer.
+        block_size: edge of the square column around a random point, in the units of `xyz`; None for the whole scene.
+        generator: numpy's random generator.
+        up_axis: "x", "y" or "z".
+
+    Returns:
+        (num_points,) int64, indices into `xyz`.
+    """
+    inside = np.arange(len(xyz))
+    if block_size is not None:
+        ground = _ground(np.asarray(xyz), up_axis)
+        near = np.abs(ground - ground[generator.integers(len(ground))]).max(axis=1) <= block_size / 2
+        inside = np.flatnonzero(near)
+    return inside[resample_index(len(inside), num_points, generator)]
+
+
+def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.ndarray:
+    """Average what blocks say of the points that they share.
+
+    Args:
+        index: (blocks, block_points), as `split_into_blocks` gives it.
+        logits: (blocks, block_points, labels).
+        num_points: points of the scene.
+
+    Returns:
+        (num_points, labels) float64: the mean of each point's logits over all places in which it occurs.
+
+    Raises:
+        ValueError: shapes that do not fit, or a point that no block holds.
+    """
+    index, logits = np.asarray(index), np.asarray(logits)
+    if logits.ndim != 3 or logits.shape[:2] != index.shape:
+        raise ValueError(f"logits have shape {logits.shape}; expected {(*index.shape, 'labels')}")
+    places = index.reshape(-1)
+    seen = np.bincount(places, minlength=num_points)
+    if len(seen) > num_points or not seen.all():
+        missing = int((seen[:num_points] == 0).sum())
+        raise ValueError(f"index leaves out {missing} of {num_points} points, or holds points beyond them")
+    flat = logits.reshape(len(places), -1)
+    # Column by column: adding whole rows at repeated places takes numpy many times as long.
+    total = [np.bincount(places, weights=flat[:, label], minlength=num_points) for label in range(flat.shape[1])]
+    return np.stack(total, axis=1) / seen[:, None]
+
+
+def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:
+    if up_axis not in AXES:
+        raise ValueError(f"up_axis is {up_axis!r}; expected one of {', '.join(AXES)}")
+    return xyz[:, [axis for axis in range(3) if axis != AXES[up_axis]]]  # (points, 2)
+
+
+def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.ndarray]:
+    """The points of each column that holds any."""
+    if not block_size > 0:
+        raise ValueError(f"block_size is {block_size}; expected more than 0, or None")
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap is {overlap}; expected at least 0 and less than 1")
+    starts = [_starts(ground[:, axis], block_size, block_size * (1 - overlap)) for axis in range(2)]
+    columns = []
+    for first in starts[0]:
+        strip = np.flatnonzero((ground[:, 0] >= first) & (ground[:, 0] <= first + block_size))
+        for second in starts[1]:
+            inside = (ground[strip, 1] >= second) & (ground[strip, 1] <= second + block_size)
+            if inside.any():
+                columns.append(strip[inside])
+    return columns
+
+
+def _starts(values: np.ndarray, block_size: float, stride: float) -> np.ndarray:
+    # In double precision, and a hair wider at both ends, so that rounding leaves no point outside.
+    low, high = float(values.min()), float(values.max())
+    slack = 1e-6 * max(abs(low), abs(high), block_size)
+    count = 1 + max(0, int(np.ceil((high - low + 2 * slack - block_size) / stride)))
+    return low - slack + stride * np.arange(count)
+
+
+def _blocks_of(column: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
+    if len(column) <= num_points:
+        return column[resample_index(len(column), num_points, generator)][None]
+    order = generator.permutation(column)
+    short = -len(order) % num_points
+    # The points in front fill the last block, where they cannot occur already.
+    return np.concatenate([order, order[:short]]).reshape(-1, num_points)

@@ -1,0 +1,74 @@
+"""What the pipelines share: clouds of every form in, a processor, and saving without code."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import Pipeline
+
+from hf_any3d.pipelines.inputs import Clouds, as_clouds
+
+# From this many clouds on a progress bar is shown.
+LONG = 100
+
+
+class PointCloudPipeline(Pipeline):
+    """Base of the pipelines whose input is point clouds.
+
+    They take a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
+    dataset column of them.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_tokenizer = False
+    _load_feature_extractor = True
+    # Whether answers come from a head, which then must be the one that was saved.
+    uses_head = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        saved = model.config.architectures
+        if self.uses_head and saved and type(model).__name__ not in saved:
+            # Auto classes give such a model a head with random weights and a warning, enough for training only.
+            raise ValueError(
+                f"{model.name_or_path}: holds a {saved[0]}, which pipeline({self.task!r}) cannot use; expected a "
+                f"{type(model).__name__}"
+            )
+
+    def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
+        """Answer for one cloud or many; see the class.
+
+        Args:
+            inputs: One cloud; a list, tuple, `(clouds, points, channels)` array or dataset column of clouds, which
+                gives a list; or a generator or torch dataset of clouds, which gives an iterator.
+            progress: Show a bar; None shows one for 100 clouds and more.
+            **kwargs: The task's own arguments, `batch_size`, `num_workers`.
+        """
+        clouds = as_clouds(inputs)
+        results = super().__call__(clouds, **kwargs)
+        if not isinstance(clouds, Clouds):
+            return results
+        hidden = len(clouds) < LONG if progress is None else not progress
+        # list() would ask for a length, which counts blocks where a cloud goes through in several.
+        return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.
+
+        Args:
+            save_directory: Directory to write into.
+            **kwargs: Passed on to the `save_pretrained` of model and processor.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.feature_extractor.save_pretrained(save_directory, **kwargs)
+
+
+def refuse_unknown(arguments: dict[str, Any], known: str) -> None:
+    """Raise a TypeError that names the arguments that a pipeline does not have, if there are any, and the known."""
+    if arguments:
+        raise TypeError(f"unknown arguments: {', '.join(arguments)}; expected {known}, batch_size, num_workers")

@@ -1,0 +1,135 @@
+"""Rows for segmentation: pieces of labelled clouds as a model sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_any3d.data.blocks import draw_crop, split_into_blocks
+from hf_any3d.data.transforms import Compose
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.rows import ProcessedDataset
+
+
+class _PointLabelRows(ProcessedDataset):
+    """What both kinds of rows share: a piece of a cloud with a label for each of its points.
+
+    A row is `{"points": (num_points, channels) float32, "labels": (num_points,) int64}`, and `category` where the
+    dataset has a `label` for the whole cloud and `with_category` is set.
+    """
+
+    label_columns = ("labels", "label")
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: PointCloudProcessor,
+        transform: Compose | None = None,
+        seed: int | None = None,
+        with_category: bool = False,
+    ):
+        if "labels" not in dataset.column_names:
+            raise ValueError(f"dataset has no column 'labels'; it has {', '.join(dataset.column_names)}")
+        if with_category and "label" not in dataset.column_names:
+            raise ValueError(f"dataset has no column 'label'; it has {', '.join(dataset.column_names)}")
+        super().__init__(dataset, processor, transform, seed)
+        self.with_category = with_category
+
+    def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Rows of a batch, one by one: several may be pieces of one large cloud."""
+        return [self[number] for number in numbers]
+
+    def _piece(
+        self, row: dict[str, Any], index: np.ndarray, generator: np.random.Generator | None = None
+    ) -> dict[str, Any]:
+        columns = [name for name in row if name not in self.label_columns]
+        # As many points as the processor gives: it keeps all, in their order, which labels rely on.
+        points = self.processor({name: row[name][index] for name in columns}, return_tensors="np")["points"][0]
+        labels = np.asarray(row["labels"])[index].astype(np.int64)
+        if self.transform is not None:
+            # Labels travel with their points as one more channel; float32 is exact up to 2**24.
+            together = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
+            points, labels = together[:, :-1], together[:, -1].astype(np.int64)
+        piece = {"points": np.ascontiguousarray(points), "labels": labels}
+        return {**piece, "category": int(row["label"])} if self.with_category else piece
+
+
+class CropRows(_PointLabelRows):
+    """Rows to train on: in each epoch other random crops of every cloud, about as many as cover it once.
+
+    What is random follows from seed, epoch and the row's number alone.
+
+    Args:
+        dataset: Rows with `points` and `labels` (num_points,), the columns that the processor's features need, and
+            `label` where the category is wanted.
+        processor: Makes the pieces; its `block_size` says how large they are.
+        transform: Augmentation that keeps the number of points.
+        seed: Governs all that is random.
+        with_category: Give the cloud's `label` as `category`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: PointCloudProcessor,
+        transform: Compose | None = None,
+        seed: int = 0,
+        with_category: bool = False,
+    ):
+        super().__init__(dataset, processor, transform, seed, with_category)
+        sizes = [len(labels) for labels in self.dataset["labels"]]
+        times = [max(1, round(size / processor.num_points)) for size in sizes]
+        self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), which cloud each row is a crop of
+
+    def __len__(self) -> int:
+        return len(self.clouds)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        row = self.dataset[int(self.clouds[number])]
+        generator = np.random.default_rng([self.seed, self.epoch, number])
+        processor = self.processor
+        index = draw_crop(
+            row["points"], processor.num_points, processor.block_size, generator, up_axis=processor.up_axis
+        )
+        return self._piece(row, index, generator)
+
+
+class BlockRows(_PointLabelRows):
+    """Rows to judge a model by: blocks that cover every point of every cloud, the same each time.
+
+    Args:
+        dataset: As for `CropRows`.
+        processor: As for `CropRows`; must have a seed.
+        with_category: Give the cloud's `label` as `category`.
+
+    Raises:
+        ValueError: A processor without a seed, or a missing column.
+    """
+
+    def __init__(self, dataset: Dataset, processor: PointCloudProcessor, with_category: bool = False):
+        if processor.seed is None:
+            raise ValueError("the processor's seed is None; expected a number, so that blocks stay the same")
+        super().__init__(dataset, processor, with_category=with_category)
+        self.index: list[np.ndarray] = []
+        self.clouds: list[int] = []
+        for cloud, row in enumerate(self.dataset.select_columns(["points"])):
+            blocks = split_into_blocks(
+                row["points"],
+                processor.num_points,
+                processor.block_size,
+                processor.block_overlap,
+                up_axis=processor.up_axis,
+                generator=processor.seed,
+            )
+            self.index.extend(blocks)
+            self.clouds.extend([cloud] * len(blocks))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self._piece(self.dataset[self.clouds[number]], self.index[number])

@@ -1,0 +1,148 @@
+"""The steps that the training programs share, between their arguments and what they leave behind."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from datasets import DatasetDict
+from huggingface_hub import ModelCard
+from peft import get_peft_model
+from torch import nn
+from transformers import Trainer, set_seed
+
+from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.training.adapters import build_peft_config
+from hf_any3d.training.checkpoints import checkpoint_to_resume
+from hf_any3d.training.model_card import keep_model_card
+from hf_any3d.training.report import RunReport
+from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+
+
+def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
+    """Set up logging and the seed.
+
+    Args:
+        arguments: The run's.
+        logger: The program's own; talks on the main process only.
+
+    Returns:
+        The checkpoint to go on from, or None.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
+    if not arguments.should_log:
+        transformers.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+    checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
+    if checkpoint is not None:
+        logger.info("Going on from %s; another --output_dir begins anew.", checkpoint)
+    set_seed(arguments.seed)
+    return checkpoint
+
+
+def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
+    """Load what a program's arguments name, with a part of the training rows to choose by.
+
+    Returns:
+        Splits `train`, `validation` (unless it is neither there nor wanted) and perhaps `test`, and where the one to
+        choose by comes from, in words.
+
+    Raises:
+        ValueError: No training split.
+    """
+    if arguments.train_file is not None:
+        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
+        files = {split: file for split, file in files.items() if file is not None}
+        splits = load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
+    else:
+        splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **arguments.dataset_options)
+    if "train" not in splits:
+        raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(splits)}")
+    origin = "the dataset's own split" if "validation" in splits else "none"
+    if "validation" not in splits and arguments.validation_fraction > 0:
+        columns = splits["train"].column_names
+        group_column = arguments.group_column or ("group" if "group" in columns else None)
+        splits = validation_split(
+            splits,
+            arguments.validation_fraction,
+            arguments.validation_seed,
+            group_column=group_column,
+            stratify="label" in columns,
+        )
+        origin = f"{arguments.validation_fraction:g} of the training split, seed {arguments.validation_seed}"
+        origin += f", whole groups of {group_column!r}" if group_column else ""
+    for split, most in (
+        ("train", arguments.max_train_samples),
+        ("validation", arguments.max_eval_samples),
+        ("test", arguments.max_eval_samples),
+    ):
+        if most is not None and split in splits:
+            splits[split] = splits[split].select(range(min(most, len(splits[split]))))
+    return splits, origin
+
+
+def build_adapted_model(
+    model_class: type[Any2PointPreTrainedModel],
+    arguments: ModelArguments,
+    adapter: AdapterArguments,
+    labels: list[str],
+    **config: Any,
+) -> nn.Module:
+    """The frozen encoder with tokenizer, head and adapter around it.
+
+    Args:
+        model_class: Says which head.
+        arguments: Say which encoder.
+        adapter: Says which adapter.
+        labels: Names of the classes.
+        **config: Further settings of the config; those of `arguments` win.
+    """
+    model = model_class.from_encoder_pretrained(
+        arguments.encoder_name_or_path,
+        tower=arguments.tower,
+        revision=arguments.encoder_revision,
+        num_layers=arguments.num_layers,
+        attn_implementation=arguments.attn_implementation,
+        id2label=dict(enumerate(labels)),
+        label2id={name: number for number, name in enumerate(labels)},
+        **{**config, **arguments.model_config},
+    )
+    if adapter.peft.lower() == "none":
+        return model
+    return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
+
+
+def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
+    """What a report tells about the data."""
+    return {
+        "name": data.train_file or data.dataset_name,
+        "options": data.dataset_options,
+        "rows": {split: len(rows) for split, rows in splits.items()},
+        "validation": validation,
+        "points": data.num_points,
+        "features": data.features,
+        "augmentation": data.augment,
+        "on_hub": data.train_file is None and "/" in data.dataset_name,
+    }
+
+
+def shared_name(arguments: PointTrainingArguments, trainer: Trainer) -> str:
+    """The name that others will open the model by: a repository, or the output directory."""
+    return trainer.hub_model_id if arguments.push_to_hub else arguments.output_dir
+
+
+def finish(trainer: Trainer, report: RunReport, card: ModelCard) -> None:
+    """Write model, card and metrics.json, and push them where that is wanted."""
+    keep_model_card(trainer, card)
+    if trainer.is_world_process_zero():
+        report.save(Path(trainer.args.output_dir) / "metrics.json")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.save_model()
+        trainer.create_model_card()

@@ -1,0 +1,116 @@
+"""The arguments that the training programs share."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from hf_any3d.training.arguments import json_mapping
+
+
+@dataclass
+class ModelArguments:
+    """What is trained around which encoder."""
+
+    encoder_name_or_path: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        metadata={"help": "Hub name or directory of a pretrained text, vision or audio encoder; it stays frozen."},
+    )
+    tower: str | None = field(
+        default=None, metadata={"help": "Encoder of a composite checkpoint: text, vision or audio."}
+    )
+    encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
+    num_layers: int | None = field(default=None, metadata={"help": "Use the encoder's first layers only."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
+    num_tokens: int | None = field(default=None, metadata={"help": "Tokens that a cloud becomes."})
+    tokenizer_neighbors: int | None = field(default=None, metadata={"help": "Points in a neighbourhood."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "JSON object with any further settings of the model's config."}
+    )
+
+    def __post_init__(self):
+        self.model_config = json_mapping(self.model_config, "model_config")
+        for name in ("num_tokens", "tokenizer_neighbors"):
+            if getattr(self, name) is not None:
+                self.model_config[name] = getattr(self, name)
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    dataset_name: str = field(
+        default="shapes",
+        metadata={"help": "Name in the catalogue (shapes, folder, parquet, …) or of a hub repository (owner/name)."},
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Where the files of the dataset lie."})
+    dataset_options: dict | str | None = field(
+        default=None, metadata={"help": "JSON object with further options of the dataset, such as a variant."}
+    )
+    train_file: str | None = field(default=None, metadata={"help": "Parquet file, instead of a dataset's name."})
+    validation_file: str | None = field(default=None, metadata={"help": "Parquet file that chooses the weights."})
+    test_file: str | None = field(default=None, metadata={"help": "Parquet file that only reports."})
+    validation_fraction: float = field(
+        default=0.2,
+        metadata={"help": "Share of the training split to choose the weights by, where there is no validation split."},
+    )
+    validation_seed: int = field(
+        default=0, metadata={"help": "Draws that share; apart from --seed, so that runs choose by the same clouds."}
+    )
+    group_column: str | None = field(
+        default=None,
+        metadata={"help": "Rows with equal values stay together; by default the column 'group', if any."},
+    )
+    num_points: int = field(default=1024, metadata={"help": "Points of a cloud that the model sees."})
+    features: list[str] = field(
+        default_factory=lambda: ["xyz"], metadata={"help": "Channels of a point: xyz, then any of rgb and normals."}
+    )
+    up_axis: str = field(default="y", metadata={"help": "The axis that points up; rotations turn about it."})
+    augment: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Transforms of training clouds in order, such as: scale rotate:axis=z,limit=0.5 jitter."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Judge on the first so many rows."})
+
+    def __post_init__(self):
+        self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
+        if self.train_file is None and (self.validation_file or self.test_file):
+            raise ValueError("--validation_file and --test_file need --train_file")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"--validation_fraction {self.validation_fraction}; expected at least 0 and less than 1")
+
+
+@dataclass
+class AdapterArguments:
+    """Which PEFT method adapts the encoder."""
+
+    peft: str = field(
+        default="guided_adapter",
+        metadata={"help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head alone."},
+    )
+    peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
+
+    def __post_init__(self):
+        self.peft_config = json_mapping(self.peft_config, "peft_config")
+
+
+@dataclass
+class PointTrainingArguments(TrainingArguments):
+    """Trainer's own arguments, with defaults for point clouds."""
+
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    remove_unused_columns: bool = field(default=False)
+    eval_strategy: str = field(default="epoch")
+    save_strategy: str = field(default="epoch")
+    save_total_limit: int | None = field(default=2)
+    load_best_model_at_end: bool = field(default=True)
+    metric_for_best_model: str | None = field(default="accuracy")
+    logging_steps: float = field(default=20)
+    ddp_find_unused_parameters: bool | None = field(default=False)
+    per_device_train_batch_size: int = field(default=16)
+    per_device_eval_batch_size: int = field(default=32)
+    learning_rate: float = field(default=1e-3)
+    weight_decay: float = field(default=0.05)
+    warmup_steps: float = field(default=0.05)
+    lr_scheduler_type: str = field(default="cosine")
+    num_train_epochs: float = field(default=40)

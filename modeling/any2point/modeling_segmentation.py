@@ -1,0 +1,214 @@
+"""Any2Point models that name every point of a cloud: parts of an object, or objects of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.modeling_any2point import (
+    Any2PointModel,
+    Any2PointOutput,
+    Any2PointPreTrainedModel,
+    ClassificationHead,
+    HeadNorm,
+)
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
+
+IGNORED = -100
+
+
+class PointPropagation(nn.Module):
+    """Carries what tokens and the whole cloud say to every point.
+
+    A point gets the features of the three nearest tokens, those of the whole cloud, and what is its own: its channels
+    and its place among those tokens, without which neighbours across an edge would look alike (after PointNet++,
+    Sec. 3.4).
+
+    Args:
+        config: The model's configuration.
+    """
+
+    def __init__(self, config: Any2PointConfig):
+        super().__init__()
+        hidden_size, width = config.encoder_config.hidden_size, config.propagation_width
+        self.from_tokens = nn.Linear(hidden_size, width, bias=False)
+        self.from_cloud = nn.Linear(len(config.pooling) * hidden_size, width, bias=False)
+        self.from_point = nn.Sequential(
+            nn.Linear(config.in_channels + 3, width), nn.ReLU(), nn.Linear(width, width, bias=False)
+        )
+        self.norm = HeadNorm(width)
+
+    def forward(
+        self, points: torch.Tensor, features: Any2PointOutput, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Features of every point.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            features: What the model made of them.
+            condition: `(batch, width)`, added for every point of a cloud; None for nothing.
+
+        Returns:
+            `(batch, points, width)`.
+        """
+        dtype = self.from_tokens.weight.dtype
+        # Places stay in full precision in a half precision model.
+        points = points.to(torch.promote_types(dtype, torch.float32))
+        tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
+        centers = features.centers.to(points.dtype)
+        near = three_nearest_interpolate(points, centers, torch.cat([tokens.to(points.dtype), centers], dim=-1))
+        offsets = points[..., :3] - near[..., -3:]
+        own = self.from_point(torch.cat([points, offsets], dim=-1).to(dtype))
+        whole = self.from_cloud(features.pooler_output.to(dtype))  # (batch, width)
+        if condition is not None:
+            whole = whole + condition
+        mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (batch, points, width)
+        return torch.relu(self.norm(mixed.flatten(0, 1))).view_as(mixed)
+
+
+class Any2PointSegmenter(Any2PointPreTrainedModel):
+    """What both kinds of segmentation share: the model, propagation to every point, and a head for each point.
+
+    Args:
+        config: The configuration, with `num_labels` or `id2label`.
+        encoder: A loaded encoder to use.
+    """
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.any2point = Any2PointModel(config, encoder)
+        self.propagation = PointPropagation(config)
+        self.segmenter = ClassificationHead(config.propagation_width, config)
+
+    def point_logits(self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """Logits `(batch, points, labels)` of every point; see `forward`."""
+        spread = self.propagation(points, self.any2point(points, **kwargs), condition)
+        return self.segmenter(spread.flatten(0, 1)).unflatten(0, points.shape[:2])
+
+
+class Any2PointForSemanticSegmentation(Any2PointSegmenter):
+    """Names the object that every point of a scene, or of a block of one, belongs to."""
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
+        self.post_init()
+
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch, points)` class numbers, -100 where a point does not count; with them the mean
+                cross-entropy over points is returned as `loss`.
+            **kwargs: Passed on to the encoder's layers.
+
+        Returns:
+            `logits (batch, points, labels)`.
+        """
+        logits = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
+
+
+class Any2PointForPartSegmentation(Any2PointSegmenter):
+    """Names the part that every point of an object belongs to, given the object's category.
+
+    Args:
+        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
+        encoder: A loaded encoder to use.
+
+    Raises:
+        ValueError: If `category_parts` is missing or names a part that is no label.
+    """
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
+        if not config.category_parts or not all(config.category_parts):
+            raise ValueError(
+                f"category_parts={config.category_parts}; expected the part numbers of one category or more"
+            )
+        unknown = sorted({part for parts in config.category_parts for part in parts} - set(range(config.num_labels)))
+        if unknown:
+            raise ValueError(f"category_parts names part {unknown[0]}; expected 0 to {config.num_labels - 1}")
+        self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
+        self.post_init()
+
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Segment objects.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            category: `(batch,)` category numbers; may be left out where the model knows one category only.
+            labels: `(batch, points)` part numbers, -100 where a point does not count; with them the mean
+                cross-entropy over points is returned as `loss`.
+            **kwargs: Passed on to the encoder's layers.
+
+        Returns:
+            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
+            of other categories are as low as the number type allows.
+
+        Raises:
+            ValueError: If the category is missing or has another shape.
+        """
+        category = self._checked_category(category, points)
+        logits = self.point_logits(points, self.category_embedding(category), **kwargs)
+        if self.config.restrict_to_category_parts:
+            foreign = ~part_mask(self.config.category_parts, self.config.num_labels, category).unsqueeze(
+                1
+            )  # (batch, 1, parts)
+            logits = logits.masked_fill(foreign, torch.finfo(logits.dtype).min)
+        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
+
+    def _checked_category(self, category: torch.Tensor | None, points: torch.Tensor) -> torch.Tensor:
+        if category is None:
+            if self.config.num_categories > 1:
+                raise ValueError(
+                    f"category is missing; expected a number from 0 to {self.config.num_categories - 1} for each cloud"
+                )
+            return torch.zeros(len(points), dtype=torch.long, device=points.device)
+        if category.shape != points.shape[:1]:
+            raise ValueError(f"category has shape {tuple(category.shape)}; expected ({len(points)},), one a cloud")
+        return category
+
+
+def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
+    """Which parts an object of a category can have.
+
+    Args:
+        category_parts: For each category its part numbers.
+        num_parts: Parts of all categories.
+        category: `(batch,)` category numbers.
+
+    Returns:
+        `(batch, parts)` bool, on the device of `category`.
+    """
+    table = torch.zeros(len(category_parts), num_parts, dtype=torch.bool)
+    for number, parts in enumerate(category_parts):
+        table[number, list(parts)] = True
+    return table.to(category.device)[category]
+
+
+def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
+
+    Raises:
+        ValueError: If there is not one label for each point.
+    """
+    if labels is None:
+        return None
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one a point")
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)

@@ -1,0 +1,120 @@
+"""Scenes in blocks and back: nothing is lost, nothing counted twice."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.blocks import draw_crop, merge_blocks, split_into_blocks
+
+
+@pytest.fixture
+def scene():
+    """A long room, denser at one end, y up."""
+    generator = np.random.default_rng(0)
+    x = 7 * generator.random(900) ** 2
+    return np.stack([x, 2.5 * generator.random(900), 3 * generator.random(900)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("block_size", [None, 0.4, 1.5, 20.0])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("num_points", [1, 64, 5000])
+def test_blocks_hold_every_point(scene, block_size, overlap, num_points):
+    index = split_into_blocks(scene, num_points, block_size, overlap)
+    assert index.shape[1] == num_points and index.dtype == np.int64
+    assert np.array_equal(np.unique(index), np.arange(len(scene)))
+
+
+def test_blocks_are_columns_of_their_size(scene):
+    index = split_into_blocks(scene, 64, 1.5)
+    extents = np.ptp(scene[index], axis=1)  # (blocks, 3)
+    assert extents[:, [0, 2]].max() <= 1.5 + 1e-5
+    assert extents[:, 1].max() > 2.4, "columns are as high as the scene"
+    upright = split_into_blocks(scene[:, [0, 2, 1]], 64, 1.5, up_axis="z")
+    assert np.array_equal(upright, index)
+
+
+def test_overlap_makes_more_blocks_that_share_points(scene):
+    apart = split_into_blocks(scene, 900, 1.5, 0.0)
+    shared = split_into_blocks(scene, 900, 1.5, 0.5)
+    assert len(shared) > 2 * len(apart)
+    times = [np.bincount(np.concatenate([np.unique(b) for b in blocks])) for blocks in (apart, shared)]
+    assert times[0].max() == 1 and times[1].max() == 4
+
+
+def test_blocks_repeat_a_point_only_where_a_column_has_too_few(scene):
+    index = split_into_blocks(scene, 64, 1.0, 0.0)
+    distinct = [np.unique(block) for block in index]
+    short = [number for number, own in enumerate(distinct) if len(own) < 64]
+    assert 0 < len(short) < len(index)
+    for number in short:
+        others = np.concatenate([own for other, own in enumerate(distinct) if other != number])
+        assert not np.isin(distinct[number], others).any(), "the column had more points"
+        assert np.ptp(np.bincount(index[number])[distinct[number]]) <= 1, "repeats are spread evenly"
+
+
+def test_chunks_of_a_whole_cloud_are_as_few_as_can_be(scene):
+    index = split_into_blocks(scene, 256)
+    assert index.shape == (4, 256)
+    assert all(len(np.unique(block)) == 256 for block in index)
+
+
+def test_the_same_seed_gives_the_same_blocks(scene):
+    one, other, third = (split_into_blocks(scene, 64, 1.5, generator=seed) for seed in (3, 3, 4))
+    assert np.array_equal(one, other) and not np.array_equal(one, third)
+
+
+def test_places_far_from_the_origin_lose_no_point(scene):
+    far = scene.astype(np.float64) + [4e5, 0, 5e6]
+    for points in (far, far.astype(np.float32)):
+        index = split_into_blocks(points, 64, 1.5, 0.0)
+        assert np.array_equal(np.unique(index), np.arange(len(scene)))
+
+
+def test_merging_averages_over_all_places_of_a_point(scene):
+    index = split_into_blocks(scene, 64, 1.5)
+    logits = np.random.default_rng(1).normal(size=(*index.shape, 3))
+    merged = merge_blocks(index, logits, len(scene))
+    assert merged.shape == (900, 3)
+    for point in range(0, 900, 37):
+        found = [logits[b, n] for b in range(len(index)) for n in range(64) if index[b, n] == point]
+        np.testing.assert_allclose(merged[point], np.mean(found, axis=0))
+
+
+def test_merging_what_each_point_says_of_itself_gives_it_back(scene):
+    index = split_into_blocks(scene, 64, 1.5)
+    np.testing.assert_allclose(merge_blocks(index, scene[index], len(scene)), scene, rtol=1e-6)
+
+
+def test_merging_refuses_points_that_no_block_holds():
+    with pytest.raises(ValueError, match="leaves out 2 of 5 points"):
+        merge_blocks(np.array([[0, 1, 3]]), np.zeros((1, 3, 2)), 5)
+    with pytest.raises(ValueError, match="points beyond them"):
+        merge_blocks(np.array([[0, 1, 2]]), np.zeros((1, 3, 2)), 2)
+    with pytest.raises(ValueError, match=r"logits have shape \(1, 2, 2\); expected \(1, 3"):
+        merge_blocks(np.array([[0, 1, 2]]), np.zeros((1, 2, 2)), 3)
+
+
+@pytest.mark.parametrize("block_size", [None, 1.5])
+def test_crops_are_random_blocks(scene, block_size):
+    generator = np.random.default_rng(0)
+    crops = [draw_crop(scene, 64, block_size, generator) for _ in range(20)]
+    extents = np.array([np.ptp(scene[crop], axis=0) for crop in crops])
+    if block_size is not None:
+        assert extents[:, [0, 2]].max() <= 1.5 + 1e-5
+        assert np.ptp([scene[crop, 0].mean() for crop in crops]) > 2
+    assert len({crop.tobytes() for crop in crops}) == 20 and all(crop.shape == (64,) for crop in crops)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_points": 0}, "num_points is 0"),
+        ({"block_size": 0.0}, "block_size is 0.0"),
+        ({"block_size": 1.0, "overlap": 1.0}, "overlap is 1.0"),
+        ({"up_axis": "w"}, "up_axis is 'w'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(scene, settings, message):
+    with pytest.raises(ValueError, match=message):
+        split_into_blocks(scene, **{"num_points": 64, **settings})
+    with pytest.raises(ValueError, match="xyz has shape"):
+        split_into_blocks(scene[:0], 64)

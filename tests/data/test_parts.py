@@ -1,0 +1,77 @@
+"""Objects assembled in code: every category has its parts, where they belong."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.parts import CATEGORIES, PARTS, assemble, part_names
+
+
+def test_every_category_lists_its_parts():
+    assert CATEGORIES.keys() == PARTS.keys()
+    names = part_names(list(CATEGORIES))
+    assert len(set(names)) == len(names) == sum(map(len, PARTS.values()))
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("seed", range(6))
+def test_objects_have_all_their_parts_and_stand_upright(category, seed):
+    points, names = assemble(category, 400, np.random.default_rng(seed))
+    assert points.shape == (400, 3) and points.dtype == np.float32 and np.isfinite(points).all()
+    assert set(names) == set(PARTS[category])
+    counts = [names.count(part) for part in PARTS[category]]
+    assert min(counts) >= 16
+    assert -0.05 < points[:, 1].min() and points[:, 1].max() < 3
+
+
+def heights(category, part, seed):
+    points, names = assemble(category, 600, np.random.default_rng(seed))
+    return points[np.array(names) == part, 1]
+
+
+@pytest.mark.parametrize(
+    ("category", "lower", "upper"),
+    [
+        ("table", "legs", "top"),
+        ("chair", "legs", "back"),
+        ("lamp", "foot", "shade"),
+        ("bottle", "body", "cap"),
+        ("bottle", "neck", "cap"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_lie_above_each_other_as_they_should(category, lower, upper, seed):
+    assert heights(category, lower, seed).mean() < heights(category, upper, seed).min()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_handle_of_a_mug_stands_off_its_body(seed):
+    points, names = assemble("mug", 800, np.random.default_rng(seed))
+    is_handle = np.array(names) == "handle"
+    middle = points[~is_handle].mean(axis=0)
+    far = np.linalg.norm((points - middle)[:, [0, 2]], axis=1)
+    assert far[is_handle].max() > 1.2 * far[~is_handle].max()
+    assert far[is_handle].min() < 1.05 * far[~is_handle].max(), "the handle floats"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_touch_each_other(seed):
+    """No part hangs in the air: some point of it lies near one of another part."""
+    for category in CATEGORIES:
+        points, names = assemble(category, 1500, np.random.default_rng(seed))
+        size = np.linalg.norm(np.ptp(points, axis=0))
+        for part in PARTS[category]:
+            own = np.array([name == part for name in names])
+            gap = np.linalg.norm(points[own][:, None] - points[~own][None], axis=2).min()
+            assert gap < 0.08 * size, f"{category} {part}"
+
+
+def test_seeds_draw_other_objects():
+    one, other, again = (assemble("chair", 300, np.random.default_rng(seed))[0] for seed in (0, 1, 0))
+    assert np.array_equal(one, again) and not np.allclose(np.sort(one[:, 1]), np.sort(other[:, 1]), atol=0.01)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="category is 'sofa'; expected one of bottle"):
+        assemble("sofa", 300, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="num_points is 20; expected at least 48"):
+        assemble("chair", 20, np.random.default_rng(0))

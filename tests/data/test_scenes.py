@@ -1,0 +1,66 @@
+"""Rooms: objects stand on the floor, apart from each other, each point with its object's class."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.scenes import RoomObject, compose_room
+
+
+@pytest.fixture
+def objects():
+    generator = np.random.default_rng(5)
+    return [RoomObject(generator.normal(size=(500, 3)), label, 1.0 + 0.2 * label) for label in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_objects_stand_on_the_floor_inside_the_room_without_overlap(objects, seed):
+    room = compose_room(objects, np.random.default_rng(seed), num_objects=4, num_points=2000, width=6.0)
+    points, members = room["points"], room["objects"]
+    assert points.shape == (2000, 3) and points.dtype == np.float32
+    assert np.abs(points[:, [0, 2]]).max() <= 3.0
+    assert (points[members == -1, 1] == 0).all() and points[:, 1].min() >= -1e-6
+    boxes = []
+    for number in range(members.max() + 1):
+        own = points[members == number]
+        assert own[:, 1].min() < 0.3, "an object hangs in the air"
+        boxes.append((own[:, [0, 2]].min(axis=0), own[:, [0, 2]].max(axis=0)))
+    for i, (low, high) in enumerate(boxes):
+        for other_low, other_high in boxes[:i]:
+            assert (high <= other_low).any() or (other_high <= low).any(), "two footprints overlap"
+
+
+def test_labels_are_those_of_the_objects(objects):
+    room = compose_room(objects, np.random.default_rng(0), num_objects=4, num_points=2000, floor_label=7)
+    assert set(room["labels"][room["objects"] == -1]) == {7}
+    for number in range(room["objects"].max() + 1):
+        assert len(set(room["labels"][room["objects"] == number])) == 1
+    assert set(room["labels"]) <= {1, 2, 3, 4, 7} and len(set(room["labels"])) > 3
+
+
+def test_sizes_are_those_of_the_classes(objects):
+    room = compose_room(objects, np.random.default_rng(0), num_objects=4, num_points=2000, size_spread=0.0)
+    for number in range(room["objects"].max() + 1):
+        own = room["points"][room["objects"] == number]
+        label = room["labels"][room["objects"] == number][0]
+        radius = np.linalg.norm(own - own.mean(axis=0), axis=1).max()
+        assert radius == pytest.approx((1.0 + 0.2 * label) / 2, rel=0.2)
+
+
+def test_the_seed_makes_the_room(objects):
+    one, other, third = (compose_room(objects, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert not np.array_equal(one["points"], third["points"])
+
+
+def test_objects_without_a_free_place_are_left_out(objects):
+    room = compose_room(objects, np.random.default_rng(0), num_objects=4, num_points=1000, width=2.0)
+    assert 0 <= room["objects"].max() < 3 and len(room["points"]) == 1000
+    empty = compose_room(objects, np.random.default_rng(0), num_objects=4, num_points=1000, width=0.5)
+    assert (empty["objects"] == -1).all()
+
+
+def test_rooms_that_make_no_sense_are_refused(objects):
+    with pytest.raises(ValueError, match="objects is empty"):
+        compose_room([], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="num_points is 100; expected at least 384"):
+        compose_room(objects, np.random.default_rng(0), num_points=100)

@@ -1,0 +1,159 @@
+"""The segmentation program from its arguments to what others download, for scenes and for parts."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import List, Value
+from huggingface_hub import ModelCard
+from transformers import pipeline
+
+from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset, read_point_cloud
+from hf_any3d.data.files import write_point_cloud
+from hf_any3d.training.report import RunReport
+from hf_any3d.training.segmentation_metrics import MeanIoU, PartIoU
+from tests.examples.conftest import load_program
+
+FILES = Path(__file__).resolve().parents[1] / "files"
+SMALL = {
+    "num_tokens": 8,
+    "tokenizer_neighbors": 4,
+    "num_points": 64,
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1,
+    "learning_rate": 0.01,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+DATA = {
+    "rooms": {"train_rooms": 2, "validation_rooms": 1, "test_rooms": 2, "num_points": 512},
+    "parts": {"train_objects": 12, "validation_objects": 6, "test_objects": 8, "num_points": 128},
+}
+OWN = {"rooms": {"block_size": 2.5}, "parts": {}}
+NAMES = pytest.mark.parametrize("name", ["rooms", "parts"])
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_program("run_point_cloud_segmentation")
+
+
+@pytest.fixture
+def run(script, tiny_encoder, tmp_path):
+    """Runs the program with small settings and others; gives the report."""
+
+    def start(name, output_dir="run", **settings):
+        settings = {
+            "encoder_name_or_path": tiny_encoder,
+            "output_dir": str(tmp_path / output_dir),
+            "dataset_name": name,
+            "dataset_options": DATA[name],
+            **SMALL,
+            **OWN[name],
+            **settings,
+        }
+        words = []
+        for key, value in settings.items():
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        return script.main(words)
+
+    return start
+
+
+def folder_with_chair(folder: Path) -> Path:
+    """A folder with the chair of the test files at the size of a chair, in metres."""
+    folder.mkdir()
+    chair = read_point_cloud(FILES / "chair.ply")
+    chair.points /= np.ptp(chair.points, axis=0).max()
+    write_point_cloud(folder / "chair.ply", chair)
+    return folder
+
+
+@NAMES
+@pytest.mark.parametrize("peft", ["guided_adapter", "none"])
+def test_what_is_pushed_is_small_and_its_card_runs(hub, run, tmp_path, monkeypatch, name, peft):
+    repository = f"me/segmentation-{name}-{peft.replace('_', '-')}"
+    report = run(name, peft=peft, augment=["scale", "rotate"], push_to_hub=True, hub_model_id=repository)
+    files = hub.files(repository)
+    assert sum(files.values()) <= 3 * 4 * report.trained_parameters + 100_000
+    assert {"config.json", "preprocessor_config.json", "README.md", "metrics.json"} <= files.keys()
+    processor = PointCloudProcessor.from_pretrained(repository)
+    assert processor.block_size == OWN[name].get("block_size") and processor.up_axis == "y"
+    assert processor.scale == (None if name == "rooms" else "unit_sphere")
+
+    monkeypatch.chdir(folder_with_chair(tmp_path / "elsewhere"))
+    points = processor("chair.ply")["points"]
+    category = {"category": torch.tensor([0])} if name == "parts" else {}
+    local = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "run")
+    with torch.no_grad():
+        expected = local(points, **category).logits
+    blocks = re.findall(r"```python\n(.*?)```", hub.content(repository, "README.md").decode(), re.DOTALL)
+    assert len(blocks) == (2 if peft == "none" else 3)
+    seen = {}
+    for block in blocks:
+        exec(block, seen)
+    torch.testing.assert_close(seen["logits"], expected, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(seen["model"](points, **category).logits, expected, rtol=0, atol=1e-6)
+    assert len(seen["answer"]["labels"]) == len(seen["answer"]["points"])
+    assert {path.name for path in Path("segmented").iterdir()} == {"chair.ply", "chair.html"}
+
+
+@NAMES
+def test_reported_scores_are_what_the_pipeline_reaches(run, tmp_path, name):
+    report = run(name, num_train_epochs=2)
+    rows = load_point_dataset(name, split="test", **DATA[name])
+    answers = pipeline("point-cloud-segmentation", model=str(tmp_path / "run"))(list(rows), batch_size=4)
+    said, true = [answer["labels"] for answer in answers], [row["labels"] for row in rows]
+    reported = report.metrics["test"]
+    right = np.concatenate(said) == np.concatenate(true)
+    assert right.mean() == pytest.approx(reported["accuracy"])
+    if name == "rooms":
+        metric = MeanIoU(cache_dir=str(tmp_path)).compute(predictions=said, references=true)
+        assert metric["mean_iou"] == pytest.approx(reported["mean_iou"])
+        assert "floor" in report.class_accuracy["test"]
+    else:
+        parts = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "run").config.category_parts
+        categories = [int(row["label"]) for row in rows]
+        metric = PartIoU(cache_dir=str(tmp_path)).compute(
+            predictions=said, references=true, categories=categories, category_parts=parts
+        )
+        assert metric["instance_miou"] == pytest.approx(reported["instance_miou"])
+        assert metric["category_miou"] == pytest.approx(reported["category_miou"])
+
+
+@NAMES
+def test_metrics_file_and_card_tell_the_run(run, tmp_path, name):
+    report = run(name, num_train_epochs=2, peft="lora")
+    assert RunReport.load(tmp_path / "run" / "metrics.json") == report
+    main = "mean_iou" if name == "rooms" else "instance_miou"
+    assert report.selection["metric"] == main and 0 <= report.selection["value"] <= 1
+    assert report.data["rows"]["test"] == len(load_point_dataset(name, split="test", **DATA[name]))
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.pipeline_tag == "point-cloud-segmentation"
+    assert {result.metric_type for result in card.data.eval_results} >= {main, "accuracy"}
+    assert "IoU by" in card.text and f"{100 * report.metrics['test'][main]:.1f} %" in card.text
+
+
+def test_labels_without_names_are_refused(script):
+    rows = load_point_dataset("shapes", split="test").select(range(4))
+    with pytest.raises(ValueError, match="the training split has labels None; expected a list of ClassLabel"):
+        script.find_task(rows)
+
+
+def test_classes_without_names_are_named_by_their_numbers(script):
+    rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
+    plain = rows.cast_column("labels", List(Value("int64")))
+    assert script.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
+
+
+def test_parts_of_a_category_are_those_that_occur(script):
+    task = script.find_task(load_point_dataset("parts", split="train", **DATA["parts"]))
+    assert task.category_parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [11, 12, 13], [14, 15]]
+    scenes = script.find_task(load_point_dataset("rooms", split="train", **DATA["rooms"]))
+    assert not scenes.has_parts and scenes.names[0] == "floor"

@@ -1,0 +1,214 @@
+"""Models that name every point: shapes, gradients, categories, propagation, and every door of a repository."""
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel
+
+from hf_any3d import (
+    AutoModelForPointCloudClassification,
+    AutoModelForPointCloudSegmentation,
+    GuidedAdapterConfig,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+from hf_any3d.modeling.any2point import part_mask
+from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
+
+POINTS = 48
+HEADS = {"scene": {"propagation", "segmenter"}, "part": {"propagation", "segmenter", "category_embedding"}}
+MAKERS = {"scene": tiny_scene_model, "part": tiny_part_model}
+KINDS = pytest.mark.parametrize("kind", ["scene", "part"])
+CATEGORY = torch.tensor([0, 1, 1])
+
+
+def inputs_of(kind):
+    return {"points": clouds(3, POINTS)} | ({"category": CATEGORY} if kind == "part" else {})
+
+
+def labels_of(kind, seed=4):
+    drawn = torch.randint(0, 3, (3, POINTS), generator=torch.Generator().manual_seed(seed))
+    return torch.where(CATEGORY[:, None] == 0, drawn % 2, drawn + 2) if kind == "part" else drawn
+
+
+@torch.no_grad()
+def logits_of(model, kind):
+    return model.eval()(**inputs_of(kind)).logits
+
+
+def adapted(base, method):
+    if method == "guided":
+        return get_peft_model(base, GuidedAdapterConfig(r=4, init_weights=False))
+    names = trainable_module_names(base)
+    return get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base), modules_to_save=names))
+
+
+def train(model, kind, steps=2):
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(**inputs_of(kind), labels=labels_of(kind)).loss
+        loss.backward()
+        optimizer.step()
+    return loss
+
+
+@KINDS
+def test_every_point_gets_logits_and_every_trained_part_a_gradient(kind):
+    model = MAKERS[kind]()
+    output = model.train()(**inputs_of(kind), labels=labels_of(kind))
+    assert output.logits.shape == (3, POINTS, 5 if kind == "part" else 3)
+    output.loss.backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert HEADS[kind] <= {name.partition(".")[0] for name in trained}
+    assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
+
+
+@KINDS
+def test_loss_is_the_mean_over_points_that_count(kind):
+    model, labels = MAKERS[kind]().eval(), labels_of(kind)
+    labels[0, ::3] = -100
+    with torch.no_grad():
+        output = model(**inputs_of(kind), labels=labels)
+    shares = output.logits.log_softmax(dim=-1)
+    losses = [-shares[b, n, labels[b, n]] for b in range(3) for n in range(POINTS) if labels[b, n] >= 0]
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+
+
+@KINDS
+def test_labels_of_another_shape_are_refused(kind):
+    with pytest.raises(ValueError, match=r"labels have shape \(3,\); expected \(3, 48\)"):
+        MAKERS[kind]()(**inputs_of(kind), labels=torch.zeros(3, dtype=torch.long))
+
+
+def test_every_point_hears_of_its_tokens():
+    model = tiny_scene_model().eval()
+    features = model.any2point(clouds(3, POINTS))
+    spread = model.propagation(clouds(3, POINTS), features)
+    features.last_hidden_state = features.last_hidden_state.clone()
+    features.last_hidden_state[:, 1:] += 3
+    moved = (model.propagation(clouds(3, POINTS), features) - spread).abs().amax(dim=-1)
+    assert (moved > 1e-4).all(), "some points saw no token change"
+
+
+def test_order_of_points_moves_with_their_logits():
+    model = tiny_scene_model().eval()
+    points = clouds(2, POINTS)
+    order = torch.cat([torch.zeros(1, dtype=torch.long), torch.randperm(POINTS - 1) + 1])  # sampling starts at 0
+    with torch.no_grad():
+        torch.testing.assert_close(model(points[:, order]).logits, model(points).logits[:, order])
+
+
+def test_logits_of_a_cloud_do_not_depend_on_its_batch():
+    model = tiny_part_model().eval()
+    with torch.no_grad():
+        alone = model(clouds(3, POINTS)[1:2], category=CATEGORY[1:2]).logits
+    torch.testing.assert_close(logits_of(model, "part")[1:2], alone)
+
+
+def test_category_changes_what_a_point_is():
+    model = tiny_part_model().eval()
+    with torch.no_grad():
+        one, other = (model(clouds(3, POINTS), category=torch.full((3,), c)).logits for c in (0, 1))
+    assert not torch.allclose(one, other, atol=1e-4)
+
+
+def test_parts_of_other_categories_can_be_shut_out():
+    free, shut = tiny_part_model(), tiny_part_model(restrict_to_category_parts=True)
+    shut.load_state_dict(free.state_dict())
+    allowed = part_mask([[0, 1], [2, 3, 4]], 5, CATEGORY)
+    assert allowed.tolist() == [[True, True, False, False, False]] + 2 * [[False, False, True, True, True]]
+    with torch.no_grad():
+        outputs = [model.eval()(**inputs_of("part"), labels=labels_of("part")) for model in (free, shut)]
+    shares = outputs[1].logits.softmax(dim=-1)
+    assert (shares[~allowed.unsqueeze(1).expand_as(shares)] == 0).all()
+    kept = allowed.unsqueeze(1).expand_as(shares)
+    assert torch.equal(outputs[0].logits[kept], outputs[1].logits[kept])
+    assert outputs[1].loss < outputs[0].loss
+
+
+def test_missing_or_misshapen_category_is_refused():
+    with pytest.raises(ValueError, match="category is missing; expected a number from 0 to 1"):
+        tiny_part_model()(clouds(3, POINTS))
+    with pytest.raises(ValueError, match=r"category has shape \(2,\); expected \(3,\)"):
+        tiny_part_model()(clouds(3, POINTS), category=torch.tensor([0, 1]))
+    single = tiny_part_model(category_parts=[[0, 1]], category_names=["table"], num_labels=2)
+    assert single(clouds(3, POINTS)).logits.shape == (3, POINTS, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"category_parts": None, "category_names": None}, "category_parts=None; expected the part numbers"),
+        ({"category_parts": [[0], []]}, "expected the part numbers"),
+        ({"category_parts": [[0, 1], [2, 7]]}, "names part 7; expected 0 to 4"),
+        ({"category_names": ["table"]}, "expected 2 names"),
+    ],
+)
+def test_categories_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_part_model(**settings)
+
+
+@KINDS
+@pytest.mark.parametrize("method", ["guided", "lora", "none"])
+def test_doors_of_a_segmentation_model_lead_to_equal_logits(kind, method, tmp_path):
+    base = MAKERS[kind]()
+    model = base if method == "none" else adapted(base, method)
+    train(model, kind)
+    expected = logits_of(model, kind)
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
+    assert type(opened) is type(base), "the saved architecture decides"
+    assert opened.config.category_parts == base.config.category_parts
+    torch.testing.assert_close(logits_of(opened, kind), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits_of(type(base).from_pretrained(tmp_path), kind), expected, rtol=0, atol=1e-6)
+    if method != "none":
+        again = PeftModel.from_pretrained(MAKERS[kind](), tmp_path)
+        torch.testing.assert_close(logits_of(again, kind), expected, rtol=0, atol=1e-6)
+    inner = model.get_base_model() if method != "none" else model
+    with torch.no_grad():
+        features = AutoModel.from_pretrained(tmp_path)(clouds(3, POINTS)).pooler_output
+        torch.testing.assert_close(features, inner.any2point(clouds(3, POINTS)).pooler_output, rtol=0, atol=1e-6)
+
+
+@KINDS
+def test_heads_are_trained_and_saved_with_any_adapter(kind):
+    assert HEADS[kind] <= set(trainable_module_names(MAKERS[kind]()))
+    trained = {n for n, p in adapted(MAKERS[kind](), "guided").named_parameters() if p.requires_grad}
+    for head in HEADS[kind]:
+        assert any(f".{head}." in name for name in trained), head
+
+
+def test_adapter_of_another_task_is_refused_by_the_auto_class(tmp_path):
+    adapted(tiny_scene_model(), "guided").save_pretrained(tmp_path / "scene")
+    adapted(tiny_model(), "guided").save_pretrained(tmp_path / "classifier")
+    with pytest.raises(ValueError, match="holds a Any2PointForSemanticSegmentation, which Any2PointForPointCloudCl"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "scene")
+    with pytest.raises(ValueError, match="holds a Any2PointForPointCloudClassification, which Any2PointForSemantic"):
+        AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "classifier")
+
+
+def test_config_without_architecture_builds_no_segmentation_model():
+    config = tiny_part_model().config
+    config.architectures = None
+    with pytest.raises(ValueError, match="architectures is empty"):
+        AutoModelForPointCloudSegmentation.from_config(config)
+    config.architectures = ["Any2PointForPartSegmentation"]
+    assert type(AutoModelForPointCloudSegmentation.from_config(config)).__name__ == "Any2PointForPartSegmentation"
+
+
+@KINDS
+def test_training_brings_the_loss_down(kind):
+    model = MAKERS[kind](head_dropout=0.0)
+    first = train(model, kind, steps=1).detach()
+    assert train(model, kind, steps=15) < first
+
+
+def test_half_precision_gives_nearly_the_same_logits(tmp_path):
+    model = tiny_scene_model()
+    model.save_pretrained(tmp_path)
+    half = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.segmenter.out.weight.dtype == torch.bfloat16
+    torch.testing.assert_close(logits_of(half, "scene").float(), logits_of(model, "scene"), rtol=0, atol=0.1)

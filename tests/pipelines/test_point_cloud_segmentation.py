@@ -1,0 +1,178 @@
+"""From files and arrays of any size to a label for every point."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from peft import get_peft_model
+from transformers import pipeline
+
+from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
+from hf_any3d.data.blocks import split_into_blocks
+from hf_any3d.label_colors import label_colors
+from hf_any3d.pipelines import PointCloudSegmentationPipeline
+from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
+
+PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]
+POINTS = 48
+
+
+def saved(directory, base, **processor):
+    model = get_peft_model(base, GuidedAdapterConfig(r=4, init_weights=False)).eval()
+    # Points that differ much, and a head far from even answers, so that wrong labels and scores show.
+    torch.manual_seed(0)
+    for name in ("segmenter", "propagation"):
+        for module in getattr(model.base_model.model, name).modules_to_save["default"].modules():
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.normal_(module.weight)
+    model.save_pretrained(directory)
+    PointCloudProcessor(num_points=POINTS, **processor).save_pretrained(directory)
+    return model
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("parts")
+    model = saved(directory, tiny_part_model(id2label=dict(enumerate(PARTS))))
+    return pipeline("point-cloud-segmentation", model=str(directory)), model
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("scenes")
+    model = saved(directory, tiny_scene_model(), scale=None, block_size=1.2)
+    return pipeline("point-cloud-segmentation", model=str(directory)), model
+
+
+def same(one, other):
+    for name in ("points", "labels"):
+        assert np.array_equal(one[name], other[name]), name
+    np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-5)
+    assert [segment["label"] for segment in one["segments"]] == [segment["label"] for segment in other["segments"]]
+    return True
+
+
+def test_pipeline_is_ours(parts):
+    segment, model = parts
+    assert type(segment) is PointCloudSegmentationPipeline
+    assert type(segment.model) is type(model.get_base_model()) and not segment.model.training
+
+
+@torch.no_grad()
+def test_cloud_of_the_models_size_gets_the_models_own_labels(parts):
+    segment, model = parts
+    cloud = clouds(1)[0].numpy()
+    order = split_into_blocks(cloud, POINTS)[0]
+    points = PointCloudProcessor(num_points=POINTS)(cloud[order])["points"]
+    logits = model(points=points, category=torch.tensor([1])).logits[0, :, 2:].softmax(dim=-1)
+    expected = torch.empty_like(logits)
+    expected[torch.from_numpy(order)] = logits
+    answer = segment(cloud, category="lamp")
+    assert np.array_equal(answer["labels"], 2 + expected.argmax(dim=-1).numpy())
+    np.testing.assert_allclose(answer["scores"], expected.amax(dim=-1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [20, 48, 49, 500])
+def test_every_point_gets_a_label_whatever_the_size(parts, scenes, count):
+    cloud = clouds(1, count)[0].numpy()
+    for answer, allowed in ((parts[0](cloud, category=1), {2, 3, 4}), (scenes[0](cloud), {0, 1, 2})):
+        assert answer["labels"].shape == answer["scores"].shape == (count,)
+        assert set(answer["labels"]) <= allowed
+        assert np.array_equal(answer["points"], cloud)
+        assert (answer["scores"] > 0.3).all() and (answer["scores"] <= 1).all()
+
+
+def test_segments_are_masks_of_all_points_largest_first(scenes):
+    answer = scenes[0](clouds(1, 300)[0])
+    masks = np.stack([segment["mask"] for segment in answer["segments"]])
+    assert (masks.sum(axis=0) == 1).all() and len(masks) > 1
+    sizes = masks.sum(axis=1).tolist()
+    assert sizes == sorted(sizes, reverse=True)
+    for segment in answer["segments"]:
+        number = int(segment["label"].removeprefix("LABEL_"))
+        assert np.array_equal(segment["mask"], answer["labels"] == number)
+        assert segment["score"] == pytest.approx(answer["scores"][segment["mask"]].mean())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_batch_size_changes_no_answer(scenes, batch_size):
+    inputs = [cloud.numpy() for size in (60, 200, 48) for cloud in clouds(1, size)]
+    alone = [scenes[0](cloud) for cloud in inputs]
+    assert len(np.unique(np.concatenate([answer["labels"] for answer in alone]))) > 1
+    assert all(same(a, b) for a, b in zip(scenes[0](inputs, batch_size=batch_size), alone, strict=True))
+    assert same(scenes[0](inputs[1], batch_size=batch_size), alone[1])
+
+
+def test_files_arrays_rows_and_generators_agree(parts, tmp_path):
+    segment = parts[0]
+    cloud = clouds(1, 70)[0].numpy()
+    np.save(tmp_path / "cloud.npy", cloud)
+    expected = segment(cloud, category="table")
+    assert same(segment(str(tmp_path / "cloud.npy"), category="table"), expected)
+    assert same(segment({"points": cloud, "label": 0}), expected), "a row knows its category"
+    assert same(segment({"points": cloud, "label": 1}, category=0), expected), "the call's category goes first"
+    assert same(next(iter(segment((torch.from_numpy(c) for c in [cloud]), category=0))), expected)
+
+
+def test_mesh_is_sampled_densely(parts):
+    answer = parts[0](trimesh.creation.box(), category=0)
+    assert answer["points"].shape == (4 * POINTS, 3)
+    assert np.abs(answer["points"]).max(axis=1) == pytest.approx(0.5)
+    assert same(answer, parts[0](trimesh.creation.box(), category=0))
+
+
+def test_far_coordinates_come_back_as_given(scenes):
+    cloud = clouds(1, 100)[0].numpy().astype(np.float64) + [400_000, 5_000_000, 0]
+    np.testing.assert_allclose(scenes[0](cloud)["points"], cloud, atol=1e-3)
+
+
+def test_answers_are_written_as_ply_and_page(parts, tmp_path):
+    cloud = clouds(1, 70)[0].numpy()
+    np.save(tmp_path / "desk.npy", cloud)
+    out = tmp_path / "out"
+    answer = parts[0](tmp_path / "desk.npy", category="table", output_dir=out)
+    assert sorted(file.name for file in out.iterdir()) == ["desk.html", "desk.ply"]
+    written = read_point_cloud(out / "desk.ply")
+    assert np.array_equal(written.labels, answer["labels"])
+    np.testing.assert_allclose(written.points, cloud)
+    np.testing.assert_allclose(written.colors, label_colors(5)[answer["labels"]], atol=1 / 255)
+    assert answer["segments"][0]["label"] in (out / "desk.html").read_text(encoding="utf-8")
+
+
+def test_clouds_without_a_name_are_numbered(scenes, tmp_path):
+    for _ in range(2):
+        scenes[0](list(clouds(2)), output_dir=tmp_path, formats="ply")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cloud-0.ply", "cloud-1.ply"]
+
+
+def test_wrong_arguments_are_refused(parts, scenes, tmp_path):
+    cloud = clouds(1)[0]
+    for category in (None, "chair", 2):
+        with pytest.raises(ValueError, match="expected one of table, lamp, or its number"):
+            parts[0](cloud, category=category)
+    with pytest.raises(ValueError, match="this model knows no categories"):
+        scenes[0](cloud, category="table")
+    with pytest.raises(TypeError, match="unknown arguments: top_k; expected category, output_dir, formats"):
+        scenes[0](cloud, top_k=3)
+    with pytest.raises(ValueError, match="formats names 'obj'; expected any of ply, html"):
+        scenes[0](cloud, output_dir=tmp_path, formats=["obj"])
+
+
+def test_saved_pipeline_opens_again(parts, tmp_path):
+    parts[0].save_pretrained(tmp_path)
+    again = pipeline("point-cloud-segmentation", model=str(tmp_path))
+    cloud = clouds(1, 70)[0]
+    assert same(again(cloud, category=0), parts[0](cloud, category=0))
+
+
+def test_models_of_other_tasks_are_refused_rather_than_given_a_random_head(tmp_path):
+    for name, model in (("scene", tiny_scene_model()), ("classifier", tiny_model())):
+        model.save_pretrained(tmp_path / name)
+        PointCloudProcessor(num_points=POINTS).save_pretrained(tmp_path / name)
+    for task, name, held in (
+        ("point-cloud-classification", "scene", "Any2PointForSemanticSegmentation"),
+        ("point-cloud-segmentation", "classifier", "Any2PointForPointCloudClassification"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: holds a {held}, which pipeline"):
+            pipeline(task, model=str(tmp_path / name))
+    assert pipeline("point-cloud-feature-extraction", model=str(tmp_path / "scene"))(clouds(1)[0])["pooled"].any()

@@ -1,0 +1,51 @@
+"""Colours of labels, and the page that shows them."""
+
+import base64
+import re
+
+import numpy as np
+import pytest
+
+from hf_any3d.label_colors import label_colors
+from hf_any3d.web_page import MOST_POINTS, write_point_cloud_page
+
+
+def decoded(page, name, kind):
+    return np.frombuffer(base64.b64decode(re.search(rf'{name} = new \w+\(decode\("(.*?)"\)', page)[1]), kind)
+
+
+def test_colors_of_labels_differ_and_stay():
+    colors = label_colors(50)
+    assert colors.shape == (50, 3) and colors.dtype == np.float32 and colors.min() >= 0 and colors.max() <= 1
+    apart = np.abs(colors[:, None] - colors[None]).max(axis=2) + np.eye(50)
+    assert apart.min() > 0.02 and apart[:8, :8].min() > 0.2
+    assert np.array_equal(label_colors(7), colors[:7])
+
+
+@pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
+def test_page_holds_points_and_labels_and_fetches_nothing(tmp_path, up_axis, up):
+    points = np.random.default_rng(0).normal(size=(30, 3)) * [1, 2, 3] + 100
+    labels = np.arange(30) % 2
+    names = ["<b>top", "legs", "never"]
+    path = write_point_cloud_page(tmp_path / "a.html", points, labels, names, title="a & b", up_axis=up_axis)
+    page = path.read_text(encoding="utf-8")
+    assert np.array_equal(decoded(page, "labels", "<u2"), labels)
+    shown = decoded(page, "points", "<f4").reshape(-1, 3)
+    assert np.linalg.norm(shown, axis=1).max() == pytest.approx(1)
+    assert np.array_equal(np.argsort(shown[:, 1]), np.argsort(points[:, up])), "the second axis is drawn upwards"
+    assert "&lt;b&gt;top" in page and "<b>top" not in page and "never" not in page and "a &amp; b" in page
+    assert "http" not in page and "src=" not in page
+    assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_huge_clouds_are_thinned_out(tmp_path):
+    count = MOST_POINTS + 1000
+    path = write_point_cloud_page(tmp_path / "a.html", np.random.rand(count, 3), np.zeros(count, int), ["one"])
+    assert len(decoded(path.read_text(), "labels", "<u2")) == MOST_POINTS
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"points have shape \(3, 2\)"):
+        write_point_cloud_page(tmp_path / "a.html", np.zeros((3, 2)), np.zeros(3, int), ["one"])
+    with pytest.raises(ValueError, match="labels run from 0 to 1; there are 1 names"):
+        write_point_cloud_page(tmp_path / "a.html", np.zeros((2, 3)), np.arange(2), ["one"])
