@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoConfig, CLIPModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.modeling.encoders import build_encoder
+from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
 from hf_any3d.tuners import GuidedAdapterConfig
 
 HIDDEN = 48
@@ -133,7 +133,8 @@ def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
 def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """An encoder in which no weight is zero or one by default, so that a forgotten one shows."""
     torch.manual_seed(seed)
-    encoder = build_encoder(config)
+    whole = config.model_type in composite_checkpoints()
+    encoder = AutoModel.from_config(config) if whole else build_encoder(config)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -141,22 +142,25 @@ def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 
 def saved_encoder(model_type: str) -> str:
-    """The directory of a family's tiny encoder, or of one CLIP with both towers; written once a test run."""
+    """The directory of a family's tiny encoder, or of a checkpoint with both towers; written once a test run."""
     directory = Path(os.environ["HF_HOME"]) / "tiny-encoders" / model_type
     if not directory.is_dir():
-        if model_type == "clip":
-            text, vision = (tiny_config(f"clip_{tower}_model").to_dict() for tower in ("text", "vision"))
-            config = AutoConfig.for_model("clip", text_config=text, vision_config=vision, projection_dim=16)
-            assert isinstance(encoder := random_encoder(config), CLIPModel)
+        if model_type in composite_checkpoints():
+            towers = {
+                f"{tower}_config": tiny_config(f"{model_type}_{tower}_model").to_dict()
+                for tower in composite_checkpoints()[model_type]
+                if model_type != "clap" or tower == "text"
+            }
+            config = AutoConfig.for_model(model_type, projection_dim=16, **towers)
         else:
-            encoder = random_encoder(tiny_config(model_type))
-        encoder.save_pretrained(directory)
+            config = tiny_config(model_type)
+        random_encoder(config).save_pretrained(directory)
     return str(directory)
 
 
 def tiny_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPointCloudClassification:
     """A classifier of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub."""
-    source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, "clip") else encoder
+    source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, *composite_checkpoints()) else encoder
     torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
     return Any2PointForPointCloudClassification.from_encoder_pretrained(source, **settings)

@@ -178,7 +178,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.family = find_family(config.encoder_config)
         if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
             raise ValueError(
-                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by the places of tokens; "
+                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
                 "expected 'tokens'"
             )
         self.adopt_encoder(encoder)

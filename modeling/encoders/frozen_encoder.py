@@ -81,6 +81,9 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(unneeded))
     if missing:
         raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+    if family.one_precision:
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.to(dtype or torch.float32)
     return freeze(_without_unused(encoder, family))
 
 

@@ -48,6 +48,9 @@ class EncoderFamily:
         model_class: Name of the transformers class to load; None for the one that `AutoModel` takes.
         unused: Paths of parts that reading tokens never needs, such as a decoder; they are dropped after loading.
         key_mapping: Renames weights of a composite checkpoint, as `from_pretrained(key_mapping=…)` takes it.
+        one_precision: Whether to convert parameters that transformers keeps in full precision though the family's own
+            layers cannot add them to others.
+        tested: With what weights the family was tried, for the table of encoders.
         refuses: The reason why an encoder with this config cannot be used, or None.
     """
 
@@ -67,6 +70,8 @@ class EncoderFamily:
     model_class: str | None = None
     unused: tuple[str, ...] = ()
     key_mapping: Mapping[str, str] = field(default_factory=dict)
+    one_precision: bool = False
+    tested: str = "small random weights"
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
     def layers_of(self, encoder: nn.Module) -> nn.ModuleList:

@@ -15,6 +15,7 @@ token has one place in every view, and one of these rules makes one rotation of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -110,6 +111,23 @@ def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
             one = pair[0].shape[1] == 1
             made[kind] = tuple(part.squeeze(1) if one else HeadRotation(part) for part in pair)
         yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": made[kind]}
+
+
+def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    """The same for layers that lose the word that attention is not causal: a mask of zeros says it again.
+
+    Raises:
+        ValueError: Under flash attention, which takes no such mask.
+    """
+    implementation = call.encoder.config._attn_implementation
+    if "flash" in (implementation or ""):
+        raise ValueError(
+            f"attn_implementation={implementation!r}: '{call.encoder.config.model_type}' layers would hide later "
+            "tokens; expected 'sdpa' or 'eager'"
+        )
+    tokens = call.hidden_states.shape[1]
+    mask = call.hidden_states.new_zeros(1, 1, tokens, tokens) if call.mask is None else call.mask
+    yield from rotary_line_inputs(replace(call, mask=mask))
 
 
 def _refuse_windows(call: LayerPass) -> None:

@@ -56,6 +56,9 @@ def _mpnet_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 def _deberta_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     config, stack, entry = call.encoder.config, call.encoder.encoder, call.places.entry
     heads = config.num_attention_heads
+    full = next(call.encoder.parameters()).dtype == torch.float32
+    if config.model_type == "deberta" and full and torch.is_autocast_enabled(entry.device.type):
+        raise ValueError("'deberta' layers overflow under autocast; load the encoder with dtype=torch.bfloat16")
     # Scores depend on content and bucket together, so a layer wants one whole distance for each pair and head: views
     # are divided among the heads, and distances are rounded.
     place = entry[:, torch.arange(heads, device=entry.device) % entry.shape[1], :, 0]  # (batch, heads, tokens)
@@ -134,5 +137,6 @@ for name, model_types in (("DeBERTa", ("deberta",)), ("DeBERTa v2, v3", ("debert
             input_norm="embeddings.LayerNorm",
             layer_inputs=_deberta_inputs,
             refuses=_refuses_deberta,
+            one_precision=model_types == ("deberta",),
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_any3d.modeling.encoders.families.parts import free_line
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
-from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
+from hf_any3d.modeling.encoders.rotary import masked_rotary_line_inputs, rotary_line_inputs
 
 # name, model_type, branch, final norm, norm before the first layer
 _ROTARY = (
@@ -40,6 +40,6 @@ for name, model_type, branch, final_norm, input_norm in _ROTARY:
             reached="rotations at the places themselves, views combined by `rotary_views`",
             final_norm=final_norm,
             input_norm=input_norm,
-            layer_inputs=rotary_line_inputs,
+            layer_inputs=masked_rotary_line_inputs if model_type == "stablelm" else rotary_line_inputs,
         )
     )

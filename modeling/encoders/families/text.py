@@ -36,8 +36,16 @@ _BERT_LIKE = {
     "input_norm": "embeddings.LayerNorm",
     **LEARNED_LINE,
 }
+register_family(
+    EncoderFamily(
+        name="BERT",
+        model_types=("bert",),
+        positions=_bert_positions,
+        tested="small random weights, all-MiniLM-L6-v2",
+        **_BERT_LIKE,
+    )
+)
 for name, model_types, positions in (
-    ("BERT", ("bert",), _bert_positions),
     ("ERNIE", ("ernie",), _bert_positions),
     ("RoBERTa", ("roberta",), _roberta_positions),
     ("XLM-RoBERTa", ("xlm-roberta",), _roberta_positions),
