@@ -7,8 +7,8 @@ token has one place in every view, and one of these rules makes one rotation of 
   the two axes of an image. Every head sees every view, whatever the number of heads.
 - "split_heads": heads (with the queries that share them, in grouped attention) take turns. Every head turns as it did
   in pretraining, but knows one view only.
-- "mean_angle": the mean place. Places are nearly linear in space, so their mean is one more projection: directions
-  that single views tell apart are lost.
+- "mean_angle": the mean place. Places on a line are linear in space, so their mean is a projection onto one direction,
+  and the others, which the views tell apart, are lost.
 - "first_view": the first view alone, as a lower bound.
 """
 
