@@ -60,8 +60,8 @@ class EncoderFamily:
     layers: str
     branch: str
     positions: Callable[[PreTrainedModel], PositionTable]
-    kind: str
-    reached: str
+    kind: str = "learned"
+    reached: str = "table read between its entries, mean over the views"
     final_norm: Path = None
     input_norm: Path = None
     class_token: Callable[[PreTrainedModel], torch.Tensor] | None = None

@@ -7,9 +7,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.position_table import PositionTable
 
-LEARNED_LINE = {"kind": "learned, on a line", "reached": "table read between its entries, mean over the views"}
-LEARNED_PLANE = {"kind": "learned, on a grid", "reached": "table read between its entries, mean over the views"}
-SINUSOID_LINE = {"kind": "sinusoids, on a line", "reached": "the encoder's own table, read between its entries"}
+LEARNED_LINE = {"kind": "learned, on a line"}
+LEARNED_PLANE = {"kind": "learned, on a grid"}
+SINUSOID_LINE = {"kind": "sinusoids, on a line"}
 
 
 def line(weight: torch.Tensor) -> PositionTable:
