@@ -8,6 +8,7 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
     encoder_settings,
     freeze,
     load_encoder,
+    open_encoder,
 )
 from hf_any3d.modeling.encoders.line_convolution import convolve_on_line
 from hf_any3d.modeling.encoders.position_table import PositionTable
@@ -43,6 +44,7 @@ __all__ = [
     "freeze",
     "hidden_of",
     "load_encoder",
+    "open_encoder",
     "refuse_encoders",
     "refused_encoders",
     "register_composite",

@@ -61,30 +61,52 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
         OSError: If they cannot be found.
     """
     source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
-    encoder_config = config.encoder_config
+    encoder, missing = open_encoder(source.path, config.encoder_config, dtype)
+    if missing:
+        raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+    return freeze(encoder)
+
+
+def open_encoder(
+    name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **hub: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Open a checkpoint as the class that reading tokens needs, without parts that it never needs.
+
+    Args:
+        name_or_path: Directory or repository.
+        config: Config of the encoder, of one tower for composite checkpoints.
+        dtype: Precision, float32 by default.
+        **hub: `revision`, `subfolder`, `token` and the like.
+
+    Returns:
+        The encoder, and the names of needed weights that the checkpoint lacks.
+
+    Raises:
+        UnsupportedEncoder: If the encoder is not supported.
+    """
+    family = find_family(config)
     verbosity = logging.get_verbosity()
     # Heads, other towers and unused layers of the checkpoint are left out on purpose: no report of unexpected keys.
     logging.set_verbosity_error()
     try:
-        family = find_family(encoder_config)
         encoder, report = _class_of(family).from_pretrained(
-            source.path,
-            config=encoder_config,
+            name_or_path,
+            config=config,
             key_mapping=dict(family.key_mapping) or None,
             dtype=dtype or torch.float32,
-            attn_implementation=encoder_config._attn_implementation,
+            attn_implementation=config._attn_implementation,
             output_loading_info=True,
+            **hub,
         )
     finally:
         logging.set_verbosity(verbosity)
-    unneeded = ("pooler.", *(f"{path}." for path in family.unused))
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(unneeded))
-    if missing:
-        raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
     if family.one_precision:
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)
-    return freeze(_without_unused(encoder, family))
+    unneeded = ("pooler.", *(f"{path}." for path in family.unused))
+    return _without_unused(encoder, family), sorted(
+        key for key in report["missing_keys"] if not key.startswith(unneeded)
+    )
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:

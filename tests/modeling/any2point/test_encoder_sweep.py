@@ -108,6 +108,17 @@ def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tm
     assert not any(parameter.requires_grad for parameter in loaded.any2point.encoder.parameters())
 
 
+@every_family
+def test_encoder_stored_with_the_model_comes_back_equal(family, tmp_path):
+    model = tiny_model(family)
+    model.config.encoder_name_or_path = None
+    model.any2point._keys_to_ignore_on_save = model._keys_to_ignore_on_save = None
+    model.save_pretrained(tmp_path)
+    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(clouds()).logits, model(clouds()).logits)
+
+
 @some_families
 def test_saved_adapter_comes_back_equal(family, tmp_path):
     model = adapted_model(family)
