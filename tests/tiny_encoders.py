@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.any2point import (
     Any2PointForPartSegmentation,
@@ -16,23 +16,115 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
     Any2PointPreTrainedModel,
 )
+from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
 from hf_any3d.tuners import GuidedAdapterConfig
 
 HIDDEN = 48
 LAYERS = 2
 _SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 96}
 _TEXT = {"vocab_size": 30, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+# Two heads for each head of the keys, and as many frequencies as there are views.
+_ROTARY = _TEXT | {"num_key_value_heads": 2, "head_dim": 12}
+_HALF_ROTARY = _TEXT | {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+}
+_LOCAL = {"layer_types": ["sliding_attention", "full_attention"]}
+_T5 = _TEXT | {"d_kv": 12, "d_ff": 96, "num_decoder_layers": 1, "relative_attention_num_buckets": 8}
+_DEBERTA = _TEXT | {
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "max_relative_positions": 32,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 _IMAGE = {"image_size": 64, "patch_size": 16}
+_SPEECH = {
+    "conv_dim": (8, 8),
+    "conv_stride": (5, 2),
+    "conv_kernel": (10, 3),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+    "vocab_size": 30,
+}
 _OWN_SIZES = {
     "bert": _TEXT,
+    "ernie": _TEXT,
     "roberta": _TEXT,
+    "xlm-roberta": _TEXT,
+    "camembert": _TEXT,
+    "data2vec-text": _TEXT,
+    "electra": _TEXT | {"embedding_size": HIDDEN},
+    "clap_text_model": _TEXT,
+    "megatron-bert": _TEXT,
+    "distilbert": _TEXT | {"hidden_dim": 96},
     "clip_text_model": _TEXT,
+    "siglip_text_model": _TEXT,
+    "siglip2_text_model": _TEXT,
+    "gpt2": _TEXT | {"n_inner": 96},
+    "opt": _TEXT | {"ffn_dim": 96, "word_embed_proj_dim": HIDDEN},
+    "xglm": _TEXT | {"ffn_dim": 96},
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": _T5,
+    "mpnet": _TEXT,
+    "deberta": _DEBERTA,
+    "deberta-v2": _DEBERTA | {"position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    "modernbert": _TEXT | _LOCAL | {"cls_token_id": 0, "sep_token_id": 2},
+    "eurobert": _ROTARY | {"mask_token_id": 3},
+    "nomic_bert": _TEXT | {"head_dim": 12},
+    "llama": _ROTARY,
+    "mistral": _ROTARY,
+    "qwen2": _ROTARY,
+    "qwen3": _ROTARY,
+    "smollm3": _ROTARY | {"no_rope_layers": [1, 0]},
+    "starcoder2": _ROTARY,
+    "stablelm": _HALF_ROTARY,
+    "gemma": _ROTARY,
+    "gemma2": _ROTARY | _LOCAL,
+    "gemma3_text": _ROTARY | _LOCAL,
+    "olmo2": _ROTARY,
+    "phi": _HALF_ROTARY,
+    "phi3": _ROTARY,
+    "gpt_neox": _HALF_ROTARY,
     "clip_vision_model": _IMAGE,
+    "siglip_vision_model": _IMAGE,
+    "siglip2_vision_model": {"num_patches": 16, "patch_size": 16},
     "vit": _IMAGE,
+    "deit": _IMAGE,
+    "vit_mae": _IMAGE | {"mask_ratio": 0.0},
+    "vit_msn": _IMAGE,
+    "ijepa": _IMAGE,
     "dinov2": _IMAGE,
+    "dinov2_with_registers": _IMAGE,
+    "dinov3_vit": _IMAGE | {"num_attention_heads": 2},
+    "dpt": _IMAGE | {"is_hybrid": False},
+    "beit": _IMAGE | {"use_relative_position_bias": True, "use_shared_relative_position_bias": True},
+    "data2vec-vision": _IMAGE | {"use_relative_position_bias": True, "use_mean_pooling": False},
     # 3 rows of frequency, 5 columns of time
     "imagebind_audio": {"num_mel_bins": 36, "num_frames": 56},
     "audio-spectrogram-transformer": {"num_mel_bins": 36, "max_length": 56, "patch_size": 16},
+    "whisper": {
+        "encoder_ffn_dim": 96,
+        "decoder_ffn_dim": 32,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "vocab_size": 30,
+        "max_source_positions": 40,
+        "max_target_positions": 8,
+        "num_mel_bins": 8,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 0,
+    },
+    "wav2vec2": _SPEECH,
+    "hubert": _SPEECH | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"},
+    "data2vec-audio": _SPEECH | {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5},
+    "unispeech": _SPEECH,
+    "unispeech-sat": _SPEECH,
+    "wavlm": _SPEECH | {"num_buckets": 16, "max_bucket_distance": 40},
 }
 # The smallest model that keeps every part: three stages, several tokens in a cell, a hidden layer in the head.
 SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_blocks": (1, 1, 1), "head_widths": (16,)}
@@ -47,7 +139,8 @@ def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
 def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """An encoder in which no weight is zero or one by default, so that a forgotten one shows."""
     torch.manual_seed(seed)
-    encoder = AutoModel.from_config(config)
+    whole = config.model_type in composite_checkpoints()
+    encoder = AutoModel.from_config(config) if whole else build_encoder(config)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -55,16 +148,19 @@ def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 
 def saved_encoder(model_type: str) -> str:
-    """The directory of a family's tiny encoder, or of one CLIP with both towers; written once a test run."""
+    """The directory of a family's tiny encoder, or of a checkpoint with both towers; written once a test run."""
     directory = Path(os.environ["HF_HOME"]) / "tiny-encoders" / model_type
     if not directory.is_dir():
-        if model_type == "clip":
-            text, vision = (tiny_config(f"clip_{tower}_model").to_dict() for tower in ("text", "vision"))
-            config = AutoConfig.for_model("clip", text_config=text, vision_config=vision, projection_dim=16)
-            assert isinstance(encoder := random_encoder(config), CLIPModel)
+        if model_type in composite_checkpoints():
+            towers = {
+                f"{tower}_config": tiny_config(f"{model_type}_{tower}_model").to_dict()
+                for tower in composite_checkpoints()[model_type]
+                if model_type != "clap" or tower == "text"
+            }
+            config = AutoConfig.for_model(model_type, projection_dim=16, **towers)
         else:
-            encoder = random_encoder(tiny_config(model_type))
-        encoder.save_pretrained(directory)
+            config = tiny_config(model_type)
+        random_encoder(config).save_pretrained(directory)
     return str(directory)
 
 
@@ -74,7 +170,7 @@ def tiny_model(
     **kwargs: Any,
 ) -> Any2PointPreTrainedModel:
     """A model of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub."""
-    source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, "clip") else encoder
+    source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, *composite_checkpoints()) else encoder
     torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
     return model_class.from_encoder_pretrained(source, **settings)

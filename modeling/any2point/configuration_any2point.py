@@ -14,6 +14,7 @@ _CHOICES = {
     "line_mapping": ("stretch", "wrap"),
     "plane_mapping": ("clamp", "wrap"),
     "position_injection": ("input", "every_layer", "input_and_every_layer"),
+    "rotary_views": ("split_frequencies", "split_heads", "mean_angle", "first_view"),
 }
 
 
@@ -48,6 +49,11 @@ class Any2PointConfig(PreTrainedConfig):
         normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
         line_direction: Direction that a rotated cloud is projected on for encoders with a line of positions.
+        line_length: Places on the line of encoders that learned no table of them (rotary, relative, convolutional);
+            None for `num_tokens`, so that tokens stand as close as words do.
+        rotary_views: How a rotary encoder turns by several views: "split_frequencies" (frequencies take turns, each
+            belongs to one view; keeps all views in every head), "split_heads" (heads take turns), "mean_angle" (the
+            mean place) or "first_view".
         line_cells: Number of cells that a line is cut into for guidance.
         plane_distance: Distance of the virtual camera from the cloud's centre, in units of its radius.
         plane_size: Width and height of the virtual image in pixels; None for 16 pixels a table entry.
@@ -103,6 +109,8 @@ class Any2PointConfig(PreTrainedConfig):
     normalize_centers: bool = True
     num_views: int = 6
     line_direction: list[float] | tuple[float, ...] = (1.0, -1.0, 0.0)
+    line_length: int | None = None
+    rotary_views: str = "split_frequencies"
     line_cells: float = 38.5
     plane_distance: float = 1.4
     plane_size: list[int] | tuple[int, ...] | None = None
@@ -137,6 +145,8 @@ class Any2PointConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
         if not 1 <= self.num_views <= 6:
             raise ValueError(f"num_views={self.num_views}; expected 1 to 6")
+        if self.line_length is not None and self.line_length < 2:
+            raise ValueError(f"line_length={self.line_length}; expected at least 2")
         if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
             raise ValueError(
                 f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "

@@ -22,8 +22,18 @@ from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
-from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
-from hf_any3d.modeling.encoders import AdapterRepositoryMixin, encoder_settings, find_family, load_encoder
+from hf_any3d.modeling.any2point.virtual_projection import Projection, normalize_centers, project
+from hf_any3d.modeling.encoders import (
+    AdapterRepositoryMixin,
+    LayerPass,
+    TokenPlaces,
+    bidirectional_inputs,
+    convolve_on_line,
+    encoder_settings,
+    find_family,
+    hidden_of,
+    load_encoder,
+)
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -166,7 +176,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if config.encoder_config is None:
             raise ValueError("encoder_config is missing; build the model with from_encoder_pretrained(name_or_path)")
         self.family = find_family(config.encoder_config)
+        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
+            raise ValueError(
+                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
+                "expected 'tokens'"
+            )
         self.adopt_encoder(encoder)
+        self.gradient_checkpointing = False
         hidden_size = config.encoder_config.hidden_size
         self.point_tokenizer = TOKENIZERS[config.tokenizer](config, hidden_size)
         self.class_token = ClassToken(hidden_size)
@@ -175,7 +191,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         fresh = nn.LayerNorm(hidden_size)
         self.output_norm = fresh if final_norm is None else copy.deepcopy(final_norm).float().requires_grad_(True)
         if config.final_norm_eps is not None:
-            self.output_norm.eps = config.final_norm_eps
+            name = "variance_epsilon" if hasattr(self.output_norm, "variance_epsilon") else "eps"
+            setattr(self.output_norm, name, config.final_norm_eps)
         self.post_init()
         if encoder is not None:
             self._start_from_encoder()
@@ -189,7 +206,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if final_norm is not None:
             self.output_norm.load_state_dict(final_norm.state_dict())
         if self.config.token_scale is not None:
-            spread = self.family.positions(self.encoder).weight.float().std()
+            weight = self.family.positions(self.encoder).weight
+            if weight is None:
+                raise ValueError(
+                    f"token_scale={self.config.token_scale}: '{self.encoder.config.model_type}' encoders learned no "
+                    "positions that are added to tokens, so there is no spread to take over; expected None"
+                )
+            spread = weight.float().std()
             self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * spread)
 
     def forward(self, points: torch.Tensor, **kwargs: Any) -> Any2PointOutput:
@@ -214,10 +237,18 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
         )
-        hidden_states, positions = self._sequence(tokens.tokens, projection.embedding)
-        hidden_states = self._run_layers(hidden_states, positions, geometry, **kwargs)
+        hidden_states, positions = self._sequence(tokens.tokens, self._positions(tokens.tokens, projection))
+        hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, **kwargs)
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         return Any2PointOutput(hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index)
+
+    def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
+        """What is added to the tokens, `(batch, tokens, hidden)`; zeros where positions act in the layers alone."""
+        convolution = self.family.line_convolution
+        if convolution is not None:
+            own = tokens.to(self.encoder.dtype)
+            return convolve_on_line(own, projection.places, partial(convolution, self.encoder)).to(tokens.dtype)
+        return torch.zeros_like(tokens) if projection.embedding is None else projection.embedding
 
     def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token and position in front, `(batch, 1 + tokens, hidden)` each."""
@@ -227,7 +258,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return hidden_states, torch.cat([front, embedding.to(tokens.dtype)], dim=1)
 
     def _run_layers(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, geometry: Geometry, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        positions: torch.Tensor,
+        geometry: Geometry,
+        places: TokenPlaces,
+        **kwargs: Any,
     ) -> torch.Tensor:
         config, encoder = self.config, self.encoder
         where = config.position_injection
@@ -241,21 +277,22 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if geometry.batch_second:
             hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
-        for layer in self.family.layers_of(encoder):
+        layers = self.family.layers_of(encoder)
+        inputs = self.family.layer_inputs(LayerPass(encoder, layers, hidden_states, mask, places, config.rotary_views))
+        for layer, arguments in zip(layers, inputs, strict=True):
             if where != "input":
                 hidden_states = hidden_states + positions
             # A guided adapter wraps a layer and wants to know where tokens are; a bare layer does not take the word.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-            call = partial(layer, attention_mask=mask, is_causal=False, **guidance, **kwargs)
-            hidden_states = self._recompute_later(layer, call, hidden_states)
+            call = partial(layer, **arguments, **guidance, **kwargs)
+            hidden_states = self._recompute_later(call, hidden_states)
         return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
 
-    def _recompute_later(self, layer: nn.Module, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _recompute_later(self, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
         """Gradient checkpointing: frozen layers stay in eval mode, so their own switch never fires."""
-        bare = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-        if self.training and getattr(bare, "gradient_checkpointing", False):
-            return bare._gradient_checkpointing_func(call, hidden_states)
-        return call(hidden_states)
+        if self.training and self.gradient_checkpointing:
+            return hidden_of(self._gradient_checkpointing_func(call, hidden_states))
+        return hidden_of(call(hidden_states))
 
     def _warn_once_about_batches(self) -> None:
         flags = self.config.batch_dependent_flags

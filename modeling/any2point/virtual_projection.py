@@ -6,13 +6,14 @@ on are looked up, continuously, in the table that the frozen encoder learned (An
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.encoders import PositionTable
+from hf_any3d.modeling.encoders import PositionTable, TokenPlaces
 
 # Rx(a) Ry(b) Rz(c) for (a, b, c) in quarter turns (0,0,1) (1,0,1) (2,0,1) (3,0,1) (0,-1,1) (0,1,1), written exactly.
 VIEW_ROTATIONS = (
@@ -33,13 +34,16 @@ class Projection:
         view_positions: `(batch, views, tokens, 1)` entries of the line, or `(batch, views, tokens, 2)` pixels (x, y).
         extent: Length of the line, or (width, height) of the image, in the same units.
         cell_size: Edge of a guidance cell in the same units.
-        embedding: `(batch, tokens, hidden)`, mean over the views of the encoder's positions.
+        embedding: `(batch, tokens, hidden)`, mean over the views of the encoder's positions; None where it learned
+            none that are added to tokens.
+        places: The same places in the units of the encoder's own positions, a class token in front.
     """
 
     view_positions: torch.Tensor
     extent: tuple[float, ...]
     cell_size: float
-    embedding: torch.Tensor
+    embedding: torch.Tensor | None
+    places: TokenPlaces
 
 
 @torch.no_grad()
@@ -50,29 +54,37 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
     with torch.autocast(centers.device.type, enabled=False):
         rotated = torch.einsum("vij,bgj->bvgi", rotations, centers.float())  # (batch, views, tokens, 3)
     if table.kind == "line":
-        place = line_positions(rotated, config.line_direction, table.columns, config.line_mapping)
-        if config.line_mapping == "wrap":
-            vectors = _read_stretched_line(table.weight, place)
-        else:
-            vectors = table.lookup(place)
-        extent: tuple[float, ...] = (float(table.columns),)
-        cell_size = table.columns / config.line_cells
+        columns = table.columns or config.line_length or config.num_tokens
+        place = line_positions(rotated, config.line_direction, columns, config.line_mapping)
+        entry, vectors = place, None
+        if table.weight is not None:
+            wrapped = config.line_mapping == "wrap"
+            vectors = _read_stretched_line(table.weight, place) if wrapped else table.lookup(place)
+        extent: tuple[float, ...] = (float(columns),)
+        cell_size = columns / config.line_cells
     else:
         if config.swapped_plane_shape:
-            table = PositionTable(table.kind, table.weight, table.columns, table.rows)
-        extent = tuple(map(float, config.plane_size or (16 * table.columns, 16 * table.rows)))
+            table = dataclasses.replace(table, rows=table.columns, columns=table.rows)
+        columns = table.columns
+        extent = tuple(map(float, config.plane_size or (16 * columns, 16 * table.rows)))
         place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
-        scale = [(table.columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
+        scale = [(columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
         entry = place * torch.tensor(scale, device=place.device)
-        vectors = table.lookup(entry)
-        if config.plane_mapping == "wrap":
-            # Half-pixel places just beyond the last entry fade into the zeros around the released table.
-            size = torch.tensor([table.columns, table.rows], device=place.device)
-            vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
-        if config.transposed_plane_positions:
-            vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
+        vectors = _read_plane(table, entry, config) if table.weight is not None else None
         cell_size = extent[0] / config.plane_cells
-    return Projection(place, extent, cell_size, vectors.mean(dim=1))
+    places = TokenPlaces.with_class_token(entry, table.rows, columns)
+    return Projection(place, extent, cell_size, None if vectors is None else vectors.mean(dim=1), places)
+
+
+def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConfig) -> torch.Tensor:
+    vectors = table.lookup(entry)
+    if config.plane_mapping == "wrap":
+        # Half-pixel places just beyond the last entry fade into the zeros around the released table.
+        size = torch.tensor([table.columns, table.rows], device=entry.device)
+        vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
+    if config.transposed_plane_positions:
+        vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
+    return vectors
 
 
 def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: int, mapping: str) -> torch.Tensor:

@@ -1,31 +1,52 @@
 """Pretrained encoders as readers of point tokens: which families, where their parts are, where weights come from."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
-from hf_any3d.modeling.encoders import imagebind_audio as _imagebind_audio  # noqa: F401
 from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
-from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, encoder_settings, freeze, load_encoder
+from hf_any3d.modeling.encoders.frozen_encoder import (
+    FrozenEncoderMixin,
+    build_encoder,
+    encoder_settings,
+    freeze,
+    load_encoder,
+    open_encoder,
+)
+from hf_any3d.modeling.encoders.line_convolution import convolve_on_line
 from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
     UnsupportedEncoder,
+    composite_checkpoints,
     encoder_families,
     find_family,
+    refuse_encoders,
+    refused_encoders,
     register_composite,
     register_family,
     select_tower,
 )
+from hf_any3d.modeling.encoders.token_places import LayerPass, TokenPlaces, bidirectional_inputs, hidden_of
 
 __all__ = [
     "AdapterRepositoryMixin",
     "EncoderFamily",
     "FrozenEncoderMixin",
+    "LayerPass",
     "PositionTable",
+    "TokenPlaces",
     "UnsupportedEncoder",
+    "bidirectional_inputs",
+    "build_encoder",
+    "composite_checkpoints",
+    "convolve_on_line",
     "encoder_families",
     "encoder_settings",
     "find_family",
     "freeze",
+    "hidden_of",
     "load_encoder",
+    "open_encoder",
+    "refuse_encoders",
+    "refused_encoders",
     "register_composite",
     "register_family",
     "select_tower",

@@ -8,11 +8,12 @@ import warnings
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from hf_any3d.modeling.encoders.registry import select_tower
+from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.encoders.sources import resolve_encoder, resolve_recorded
 
 # Marks the modules that are the encoder's own.
@@ -42,6 +43,8 @@ def encoder_settings(
                 f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, what {source.name} has"
             )
         config.num_hidden_layers = num_layers
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:num_layers]
     return {
         "encoder_config": config,
         "encoder_name_or_path": os.fspath(name_or_path),
@@ -64,24 +67,75 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
             "the config names no encoder: it is stored with the model; open the model by from_pretrained(…)"
         )
     source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
-    encoder_config = config.encoder_config
+    encoder, missing = open_encoder(source.path, config.encoder_config, dtype)
+    if missing:
+        raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+    return freeze(encoder)
+
+
+def open_encoder(
+    name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **hub: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Open a checkpoint as the class that reading tokens needs, without parts that it never needs.
+
+    Args:
+        name_or_path: Directory or repository.
+        config: Config of the encoder, of one tower for composite checkpoints.
+        dtype: Precision, float32 by default.
+        **hub: `revision`, `subfolder`, `token` and the like.
+
+    Returns:
+        The encoder, and the names of needed weights that the checkpoint lacks.
+
+    Raises:
+        UnsupportedEncoder: If the encoder is not supported.
+    """
+    family = find_family(config)
     verbosity = logging.get_verbosity()
     # Heads, other towers and unused layers of the checkpoint are left out on purpose: no report of unexpected keys.
     logging.set_verbosity_error()
     try:
-        encoder, report = AutoModel.from_pretrained(
-            source.path,
-            config=encoder_config,
+        encoder, report = _class_of(family).from_pretrained(
+            name_or_path,
+            config=config,
+            key_mapping=dict(family.key_mapping) or None,
             dtype=dtype or torch.float32,
-            attn_implementation=encoder_config._attn_implementation,
+            attn_implementation=config._attn_implementation,
             output_loading_info=True,
+            **hub,
         )
     finally:
         logging.set_verbosity(verbosity)
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
-    return freeze(encoder)
+    if family.one_precision:
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.to(dtype or torch.float32)
+    unneeded = ("pooler.", *(f"{path}." for path in family.unused))
+    return _without_unused(encoder, family), sorted(
+        key for key in report["missing_keys"] if not key.startswith(unneeded)
+    )
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder with random weights, without the parts that reading tokens never needs.
+
+    Raises:
+        UnsupportedEncoder: If the encoder is not supported.
+    """
+    family = find_family(config)
+    build = _class_of(family)
+    encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
+    return _without_unused(encoder, family)
+
+
+def _class_of(family: EncoderFamily) -> type:
+    return AutoModel if family.model_class is None else getattr(transformers, family.model_class)
+
+
+def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrainedModel:
+    for path in family.unused:
+        parent, _, name = path.rpartition(".")
+        delattr(encoder.get_submodule(parent), name)
+    return encoder
 
 
 def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
@@ -110,7 +164,7 @@ class FrozenEncoderMixin:
         """
         self._encoder_is_random = encoder is None
         if encoder is None:
-            encoder = AutoModel.from_config(self.config.encoder_config)
+            encoder = build_encoder(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
             # A config that becomes part of another one forgets the choice that its model was built with.
             encoder.config._attn_implementation = self.config._attn_implementation

@@ -14,17 +14,20 @@ class PositionTable:
 
     Args:
         kind: "line" or "plane".
-        weight: `(length, hidden)` on a line, `(rows * columns, hidden)`, row by row, on a plane.
+        weight: `(length, hidden)` on a line, `(rows * columns, hidden)`, row by row, on a plane; None where nothing is
+            added to tokens, because positions act in the attention (relative, rotary) or depend on neighbours.
         rows: Rows of the plane; 1 on a line.
-        columns: Columns of the plane; the length of a line.
+        columns: Columns of the plane; the length of a line, None where any length will do.
     """
 
     kind: Literal["line", "plane"]
-    weight: torch.Tensor
+    weight: torch.Tensor | None
     rows: int
-    columns: int
+    columns: int | None
 
     def __post_init__(self):
+        if self.weight is None:
+            return
         if self.weight.ndim != 2 or self.weight.shape[0] != self.rows * self.columns:
             raise ValueError(
                 f"position table has shape {tuple(self.weight.shape)}; expected ({self.rows} * {self.columns}, hidden)"

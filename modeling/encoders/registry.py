@@ -1,22 +1,25 @@
 """The registry of encoder families: where a pretrained transformer keeps its layers, norms and positions.
 
-A family is one entry; a new one is one file in this folder that calls `register_family`, and one import in
-`__init__.py`. Any2Point reads tokens through the layers, ACT will read its teachers through the same entries.
+A family is one entry; a new one is a call of `register_family` in a file of `families/`. Any2Point reads tokens
+through the layers, ACT will read its teachers through the same entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.position_table import PositionTable
+from hf_any3d.modeling.encoders.token_places import LayerPass, bidirectional_inputs
 
 Tower = Literal["text", "vision", "audio"]
+# A path inside a model, the same for the whole family or depending on the config.
+Path = str | Callable[[PreTrainedConfig], str | None] | None
 
 
 class UnsupportedEncoder(ValueError):
@@ -34,9 +37,21 @@ class EncoderFamily:
         layers: Path from the model to its `nn.ModuleList` of layers.
         branch: Path from a layer to the module whose output is the feed-forward branch, before the residual sum.
         positions: Reads the learned positions of a model into a `PositionTable`.
+        kind: What kind of positions it learned, for the table of encoders.
+        reached: How projected places reach them, for the table of encoders.
         final_norm: Path to the norm after the last layer, or None where the layers end with a norm of their own.
         input_norm: Path to the norm between the embeddings and the first layer, or None.
         class_token: Reads the embedding that a class token starts from, `(hidden,)`, or None where there is none.
+        layer_inputs: Keyword arguments of the layers in a forward pass, one dictionary a layer.
+        line_convolution: The encoder's convolution that tells places from neighbours, `(batch, length, hidden)` to the
+            same shape, or None.
+        model_class: Name of the transformers class to load; None for the one that `AutoModel` takes.
+        unused: Paths of parts that reading tokens never needs, such as a decoder; they are dropped after loading.
+        key_mapping: Renames weights of a composite checkpoint, as `from_pretrained(key_mapping=…)` takes it.
+        one_precision: Whether to convert parameters that transformers keeps in full precision though the family's own
+            layers cannot add them to others.
+        tested: With what weights the family was tried, for the table of encoders.
+        refuses: The reason why an encoder with this config cannot be used, or None.
     """
 
     name: str
@@ -45,16 +60,27 @@ class EncoderFamily:
     layers: str
     branch: str
     positions: Callable[[PreTrainedModel], PositionTable]
-    final_norm: str | None = None
-    input_norm: str | None = None
+    kind: str = "learned"
+    reached: str = "table read between its entries, mean over the views"
+    final_norm: Path = None
+    input_norm: Path = None
     class_token: Callable[[PreTrainedModel], torch.Tensor] | None = None
+    layer_inputs: Callable[[LayerPass], Iterator[dict[str, Any]]] = bidirectional_inputs
+    line_convolution: Callable[[PreTrainedModel, torch.Tensor], torch.Tensor] | None = None
+    model_class: str | None = None
+    unused: tuple[str, ...] = ()
+    key_mapping: Mapping[str, str] = field(default_factory=dict)
+    one_precision: bool = False
+    tested: str = "small random weights"
+    refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
     def layers_of(self, encoder: nn.Module) -> nn.ModuleList:
         """The encoder's layers, in order; PEFT wrappers around single layers are left in place."""
         return encoder.get_submodule(self.layers)
 
-    def norm_of(self, encoder: nn.Module, path: str | None) -> nn.Module | None:
-        """The norm at `path` (`final_norm` or `input_norm`), or None where the family has none."""
+    def norm_of(self, encoder: nn.Module, path: Path) -> nn.Module | None:
+        """The norm at `path` (`final_norm` or `input_norm`), or None where the encoder has none."""
+        path = path(encoder.config) if callable(path) else path
         return None if path is None else encoder.get_submodule(path)
 
     def __reduce__(self) -> tuple:
@@ -64,6 +90,7 @@ class EncoderFamily:
 
 _FAMILIES: dict[str, EncoderFamily] = {}
 _COMPOSITES: dict[str, dict[str, str]] = {}
+_REFUSED: dict[str, str] = {}
 
 
 def _registered(model_type: str) -> EncoderFamily:
@@ -84,6 +111,21 @@ def register_composite(model_type: str, towers: dict[str, str]) -> None:
     _COMPOSITES[model_type] = dict(towers)
 
 
+def refuse_encoders(model_types: tuple[str, ...], reason: str) -> None:
+    """Tell why encoders of these `model_type` values cannot be used; the error says it."""
+    _REFUSED.update(dict.fromkeys(model_types, reason))
+
+
+def refused_encoders() -> dict[str, str]:
+    """Known `model_type` values that cannot be used, with the reason."""
+    return dict(_REFUSED)
+
+
+def composite_checkpoints() -> dict[str, tuple[str, ...]]:
+    """Checkpoints with several encoders, by `model_type`, and the towers to choose from."""
+    return {model_type: tuple(towers) for model_type, towers in _COMPOSITES.items()}
+
+
 def encoder_families() -> dict[str, EncoderFamily]:
     """All supported `model_type` values with their families, in the order of registration."""
     return dict(_FAMILIES)
@@ -93,14 +135,18 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
     """The family of an encoder config.
 
     Raises:
-        UnsupportedEncoder: If the `model_type` belongs to no family.
+        UnsupportedEncoder: If the `model_type` belongs to no family, or the family has no way with this config.
     """
     family = _FAMILIES.get(config.model_type)
     if family is None:
+        reason = _REFUSED.get(config.model_type, "its layers and positions are unknown")
         raise UnsupportedEncoder(
-            f"encoder of model_type '{config.model_type}' is not supported: its layers and positions are unknown; "
+            f"encoder of model_type '{config.model_type}' is not supported: {reason}; "
             f"supported: {', '.join(sorted(_FAMILIES))} and, with tower=…, {', '.join(sorted(_COMPOSITES))}"
         )
+    reason = family.refuses(config)
+    if reason is not None:
+        raise UnsupportedEncoder(f"this encoder of model_type '{config.model_type}' is not supported: {reason}")
     return family
 
 
@@ -121,7 +167,9 @@ def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfi
                 f"a '{config.model_type}' checkpoint holds several encoders: tower={tower!r}, "
                 f"expected one of {', '.join(map(repr, towers))}"
             )
-        return getattr(config, towers[tower])
+        config = getattr(config, towers[tower])
+        find_family(config)
+        return config
     family = find_family(config)
     if tower is not None and tower != family.tower:
         raise UnsupportedEncoder(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.frozen_encoder import FROZEN, freeze
+from hf_any3d.modeling.encoders.frozen_encoder import FROZEN, freeze, open_encoder
 
 FOLDER = "encoder"
 
@@ -43,20 +43,13 @@ def load_stored_encoder(
     """
     folder = "/".join(part for part in (hub.get("subfolder"), FOLDER) if part)
     try:
-        encoder, report = AutoModel.from_pretrained(
-            name,
-            config=config.encoder_config,
-            dtype=dtype or torch.float32,
-            attn_implementation=config.encoder_config._attn_implementation,
-            output_loading_info=True,
-            **(hub | {"subfolder": folder}),
-        )
+        encoder, missing = open_encoder(name, config.encoder_config, dtype, **(hub | {"subfolder": folder}))
     except OSError as error:
         raise ValueError(
             f"{name}: an adapter whose config names no encoder, and the repository holds none in {folder}/; "
             "give encoder_name_or_path=…"
         ) from error
-    if missing := sorted(report["missing_keys"]):
+    if missing:
         raise ValueError(f"{name}: the encoder in {folder}/ lacks {', '.join(missing[:8])}")
     return freeze(encoder)
 

@@ -17,6 +17,7 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     bottleneck,
     guided_aggregation,
 )
+from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 
 
@@ -100,7 +101,7 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer, then the active adapters one after the other; `(batch, sequence, hidden)`."""
         entered = hidden_states
-        hidden_states = self.base_layer(hidden_states, *args, **kwargs)
+        hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
             if name in self.guided_adapter_gate:
                 hidden_states = self.guided_adapter_gate[name](entered, hidden_states)

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from hf_any3d.modeling.encoders import FrozenEncoderMixin
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
@@ -105,7 +106,7 @@ def encoder_linear_pattern(model: nn.Module) -> str:
     """A regular expression of all linear layers in the encoder's layers, for `target_modules` of LoRA and the like."""
     owner = encoder_owner(model)
     layers = owner.family.layers_of(owner.encoder)
-    names = {name for name, module in layers[0].named_modules() if isinstance(module, nn.Linear)}
+    names = {name for name, module in layers[0].named_modules() if isinstance(module, (nn.Linear, Conv1D))}
     choice = "|".join(re.escape(name) for name in sorted(names))
     return rf"(.*\.)?encoder\.{re.escape(owner.family.layers)}\.\d+\.({choice})"
 

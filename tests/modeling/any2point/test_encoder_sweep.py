@@ -6,13 +6,22 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.utils.parametrize import is_parametrized
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
 from hf_any3d.modeling.encoders import encoder_families
 from tests.tiny_encoders import HIDDEN, LAYERS, SMALL, adapted_model, clouds, saved_encoder, tiny_model, train_step
 
 TOKENS = SMALL["num_tokens"]
-pytestmark = pytest.mark.parametrize("family", list(encoder_families()))
+every_family = pytest.mark.parametrize("family", list(encoder_families()))
+# One for each way to tell places and each shape of layers; what concerns mechanics more than families runs on these.
+some_families = pytest.mark.parametrize(
+    "family",
+    [
+        *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
+        *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
+    ],
+)
 
 
 def core_of(model):
@@ -29,6 +38,7 @@ def frozen_modules(model):
     return [m for name, m in core_of(model).encoder.named_modules() if "guided_adapter_" not in name]
 
 
+@every_family
 def test_forward_has_the_promised_shapes(family):
     model = adapted_model(family)
     with torch.no_grad():
@@ -43,6 +53,7 @@ def test_forward_has_the_promised_shapes(family):
     assert torch.equal(output.centers, clouds()[torch.arange(3)[:, None], output.center_index])
 
 
+@every_family
 def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
     model = adapted_model(family).train()
     model(points=clouds(), labels=torch.arange(3)).loss.backward()
@@ -56,6 +67,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
     assert own
 
 
+@every_family
 def test_a_training_step_changes_everything_trained_and_no_bit_of_the_encoder(family):
     model = adapted_model(family)
     frozen = encoder_weights(model)
@@ -68,6 +80,7 @@ def test_a_training_step_changes_everything_trained_and_no_bit_of_the_encoder(fa
     assert not [name for name, value in trained.items() if torch.equal(value, now[name])]
 
 
+@some_families
 def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
     model = adapted_model(family)
     for mode in (True, False):
@@ -80,6 +93,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
         assert [module.training for module in wrapped] == [mode] * LAYERS
 
 
+@every_family
 def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tmp_path):
     model = tiny_model(family)
     model.save_pretrained(tmp_path)
@@ -94,6 +108,21 @@ def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tm
     assert not any(parameter.requires_grad for parameter in loaded.any2point.encoder.parameters())
 
 
+@every_family
+def test_encoder_stored_with_the_model_comes_back_equal(family, tmp_path):
+    model = tiny_model(family)
+    model.config.encoder_name_or_path = None
+    model.any2point._keys_to_ignore_on_save = model._keys_to_ignore_on_save = None
+    model.save_pretrained(tmp_path)
+    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    ours, theirs = ({**m.state_dict(), **dict(m.named_buffers())} for m in (model, loaded))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(clouds()).logits, model(clouds()).logits, rtol=0, atol=1e-6)
+
+
+@some_families
 def test_saved_adapter_comes_back_equal(family, tmp_path):
     model = adapted_model(family)
     train_step(model)
@@ -106,6 +135,7 @@ def test_saved_adapter_comes_back_equal(family, tmp_path):
         assert torch.equal(features(clouds()).last_hidden_state, expected)
 
 
+@every_family
 def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(family):
     model = adapted_model(family)
     points = clouds(4)
@@ -116,8 +146,13 @@ def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(family):
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
 
+@every_family
 def test_attention_implementations_agree(family):
     logits = {}
+    if not tiny_model(family).any2point.encoder._supports_sdpa:
+        with pytest.raises(ValueError, match="scaled_dot_product_attention"):
+            adapted_model(family, attn_implementation="sdpa")
+        return
     for implementation in ("sdpa", "eager"):
         model = adapted_model(family, attn_implementation=implementation)
         assert core_of(model).encoder.config._attn_implementation == implementation
@@ -126,9 +161,10 @@ def test_attention_implementations_agree(family):
     torch.testing.assert_close(logits["sdpa"], logits["eager"], rtol=1e-5, atol=1e-5)
 
 
+@every_family
 def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     model = adapted_model(family, dtype=torch.bfloat16)
-    assert {p.dtype for p in encoder_weights(model).values()} == {torch.bfloat16}
+    assert {p.dtype for p in encoder_weights(model).values() if p.is_floating_point()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     full = adapted_model(family)
     with torch.no_grad():
@@ -138,6 +174,7 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     assert train_step(model).isfinite()
 
 
+@some_families
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_whole_model_in_another_precision_sees_the_same_places(family, dtype):
     model = adapted_model(family)
@@ -155,6 +192,7 @@ def test_whole_model_in_another_precision_sees_the_same_places(family, dtype):
         torch.testing.assert_close(found.last_hidden_state.float(), expected.last_hidden_state, rtol=1e-3, atol=1e-3)
 
 
+@some_families
 def test_autocast_trains_as_full_precision_does(family):
     model = adapted_model(family, head_dropout=0.0).train()
     losses = []
@@ -173,6 +211,7 @@ def gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+@some_families
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, reentrant):
@@ -193,11 +232,17 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, 
     assert len(runs) == 3
 
 
+@some_families
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies_are_equal_and_independent(family, how):
     model = adapted_model(family)
     with torch.no_grad():
         expected = model(points=clouds()).logits
+    if how == "pickle" and any(map(is_parametrized, model.modules())):
+        # Normed weights of convolutions are made on the fly, by a class that pickle cannot find.
+        with pytest.raises(RuntimeError, match="parametrized modules"):
+            pickle.dumps(model)
+        return
     twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
     with torch.no_grad():
         assert torch.equal(twin(points=clouds()).logits, expected)
@@ -208,6 +253,7 @@ def test_copies_are_equal_and_independent(family, how):
         assert torch.equal(model(points=clouds()).logits, expected)
 
 
+@every_family
 def test_fewer_layers_of_the_encoder_can_be_used(family):
     model = tiny_model(family, num_layers=1)
     core = model.any2point
@@ -220,6 +266,7 @@ def test_fewer_layers_of_the_encoder_can_be_used(family):
         assert not torch.equal(model(clouds()).logits, whole(clouds()).logits)
 
 
+@every_family
 def test_model_takes_over_class_token_and_final_norm_of_its_encoder(family):
     core = tiny_model(family).any2point
     source = core.family

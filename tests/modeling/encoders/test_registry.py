@@ -3,13 +3,18 @@ import pickle
 
 import pytest
 import torch
-from transformers import AutoConfig, CLIPModel, GPT2Config
+from transformers import AutoConfig, AutoModel, BartConfig
 
 from hf_any3d.modeling.encoders import (
+    LayerPass,
+    TokenPlaces,
     UnsupportedEncoder,
+    composite_checkpoints,
     encoder_families,
     encoder_settings,
     find_family,
+    hidden_of,
+    refused_encoders,
     register_family,
     select_tower,
 )
@@ -28,10 +33,13 @@ def test_paths_of_a_family_lead_to_the_parts_of_its_encoders(model_type):
         assert isinstance(layer.get_submodule(family.branch), torch.nn.Module)
     for path in (family.input_norm, family.final_norm):
         norm = family.norm_of(encoder, path)
-        assert (norm is None) == (path is None)
+        assert norm is not None or path is None or callable(path)
         assert norm is None or norm.weight.shape == (HIDDEN,)
     table = family.positions(encoder)
-    assert table.weight.shape[1] == HIDDEN and table.rows * table.columns > 8
+    if table.weight is not None:
+        assert table.weight.shape[1] == HIDDEN and table.rows * table.columns > 8
+    elif table.kind == "plane":
+        assert (table.rows, table.columns) == (4, 4)
     if family.class_token is not None:
         assert family.class_token(encoder).shape == (HIDDEN,)
 
@@ -41,17 +49,29 @@ def test_branch_is_what_the_layer_adds_last(model_type):
     # Whatever joins the branch must pass through one residual sum only: for layers with the norm in front, adding a
     # constant to the branch adds it to the layer's output.
     family = encoder_families()[model_type]
-    layer = family.layers_of(random_encoder(tiny_config(model_type)))[0]
-    tokens = torch.randn(2, 5, HIDDEN)
+    encoder = random_encoder(tiny_config(model_type))
+    layers = family.layers_of(encoder)
+    table = family.positions(encoder)
+    size = (table.rows, table.columns or 9)
+    entry = torch.rand(2, 6, 4, 1 if table.kind == "line" else 2) * (min(size) - 1)
+    tokens, places = torch.randn(2, 5, HIDDEN), TokenPlaces.with_class_token(entry, *size)
+    inputs = next(iter(family.layer_inputs(LayerPass(encoder, layers, tokens, None, places, "mean_angle"))))
+    branch = layers[0].get_submodule(family.branch)
     with torch.no_grad():
-        before = layer(tokens, attention_mask=None, is_causal=False)
-        layer.get_submodule(family.branch).register_forward_hook(lambda module, args, out: out + 0.5)
-        after = layer(tokens, attention_mask=None, is_causal=False)
-    if family.final_norm is not None:
-        torch.testing.assert_close(after - before, torch.full_like(before, 0.5))
+        before = hidden_of(layers[0](tokens, **inputs))
+        hook = branch.register_forward_hook(lambda module, args, out: out + 0.5)
+        shifted = hidden_of(layers[0](tokens, **inputs))
+        hook.remove()
+        branch.register_forward_hook(lambda module, args, out: out.flip(-1))
+        assert not torch.allclose(hidden_of(layers[0](tokens, **inputs)), before, atol=1e-3)
+    if family.norm_of(encoder, family.final_norm) is not None:
+        # BEiT scales its branch, channel by channel, before it adds it.
+        scale = getattr(layers[0], "lambda_2", None)
+        expected = torch.full_like(before, 0.5) * (1 if scale is None else scale)
+        torch.testing.assert_close(shifted - before, expected)
     else:
         # Norm behind the sum: a shift that is equal in all channels vanishes in it.
-        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(shifted, before, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", ALL)
@@ -60,16 +80,46 @@ def test_families_pickle_by_name(model_type):
     assert pickle.loads(pickle.dumps(family)) is family
 
 
+def test_at_least_forty_kinds_of_encoders_over_three_towers():
+    families = encoder_families()
+    assert len(families) >= 40
+    assert {family.tower for family in families.values()} == {"text", "vision", "audio"}
+    assert {"learned, on a line", "relative bias", "rotary, on a line"} <= {f.kind for f in families.values()}
+
+
 def test_unknown_encoder_is_named_with_what_is_supported():
-    with pytest.raises(UnsupportedEncoder, match="model_type 'gpt2' is not supported") as error:
-        find_family(GPT2Config())
+    with pytest.raises(UnsupportedEncoder, match="'bart' is not supported: its layers and pos") as error:
+        find_family(BartConfig())
     assert all(model_type in str(error.value) for model_type in (*ALL, "clip"))
 
 
+@pytest.mark.parametrize("model_type", list(refused_encoders()))
+def test_known_encoders_without_a_way_are_refused_with_the_reason(model_type):
+    assert model_type not in ALL
+    with pytest.raises(UnsupportedEncoder) as error:
+        find_family(AutoConfig.for_model(model_type))
+    assert refused_encoders()[model_type] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "reason"),
+    [
+        ("electra", {"embedding_size": 16}, "normed at 16 channels before they are widened to the 48"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighbouring words"),
+        ("deberta-v2", {"relative_attention": False}, "relative_attention=False; expected True"),
+        ("dpt", {"is_hybrid": True}, "convolutional backbone"),
+    ],
+)
+def test_settings_that_leave_no_way_are_refused_with_the_reason(model_type, settings, reason):
+    find_family(tiny_config(model_type))
+    with pytest.raises(UnsupportedEncoder, match=reason):
+        find_family(tiny_config(model_type, **settings))
+
+
 def test_unknown_encoder_is_refused_before_its_weights_are_read(tmp_path):
-    GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=10).save_pretrained(tmp_path)
+    BartConfig(d_model=8, vocab_size=10).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
-    with pytest.raises(UnsupportedEncoder, match="gpt2"):
+    with pytest.raises(UnsupportedEncoder, match="bart"):
         tiny_model(str(tmp_path))
 
 
@@ -79,22 +129,31 @@ def test_composite_checkpoint_asks_for_a_tower(tower):
         tiny_model("clip", tower=tower)
 
 
+def test_refused_tower_of_a_composite_checkpoint_says_why():
+    with pytest.raises(UnsupportedEncoder, match="'clap_audio_model' is not supported: its stages merge tokens"):
+        tiny_model("clap", tower="audio")
+
+
 def test_tower_that_does_not_fit_is_refused():
     with pytest.raises(UnsupportedEncoder, match="tower='vision' does not fit: 'bert' is a text encoder"):
         tiny_model("bert", tower="vision")
     assert tiny_model("bert", tower="text").config.encoder_tower == "text"
 
 
-@pytest.mark.parametrize("tower", ["text", "vision"])
-def test_towers_of_a_composite_checkpoint_carry_its_weights(tower):
-    model = tiny_model("clip", tower=tower)
-    whole = AutoConfig.from_pretrained(saved_encoder("clip"))
-    assert model.config.encoder_config.model_type == f"clip_{tower}_model"
-    assert model.config.encoder_config.num_hidden_layers == getattr(whole, f"{tower}_config").num_hidden_layers
-    clip = CLIPModel.from_pretrained(saved_encoder("clip"))
-    expected = getattr(clip, f"{tower}_model").state_dict()
+@pytest.mark.parametrize(
+    ("checkpoint", "tower"),
+    [(c, t) for c, towers in composite_checkpoints().items() for t in towers if (c, t) != ("clap", "audio")],
+)
+def test_towers_of_a_composite_checkpoint_carry_its_weights(checkpoint, tower, tmp_path):
+    model = tiny_model(checkpoint, tower=tower)
+    assert model.config.encoder_config.model_type == f"{checkpoint}_{tower}_model"
+    whole = AutoModel.from_pretrained(saved_encoder(checkpoint))
+    expected = whole.get_submodule(f"{tower}_model").state_dict()
     found = model.any2point.encoder.state_dict()
     assert found and all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).any2point.encoder.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in again.items())
 
 
 def test_single_tower_of_a_composite_checkpoint_is_selected_from_its_config():

@@ -1,0 +1,11 @@
+"""The supported encoders, one file for each way in which they tell places."""
+
+from hf_any3d.modeling.encoders.families import (  # noqa: F401  each registers its families
+    audio,
+    refused,
+    relative_text,
+    rotary_text,
+    speech,
+    text,
+    vision,
+)

@@ -1,0 +1,47 @@
+"""What several families share: tables cut out of embeddings, and the words of the table of encoders."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.encoders.position_table import PositionTable
+
+LEARNED_LINE = {"kind": "learned, on a line"}
+LEARNED_PLANE = {"kind": "learned, on a grid"}
+SINUSOID_LINE = {"kind": "sinusoids, on a line"}
+
+
+def line(weight: torch.Tensor) -> PositionTable:
+    """A table of words, `(length, hidden)`."""
+    return PositionTable("line", weight, 1, weight.shape[0])
+
+
+def free_line(model: PreTrainedModel) -> PositionTable:
+    """A line of any length, for encoders that add no positions to tokens."""
+    return PositionTable("line", None, 1, None)
+
+
+def plane(weight: torch.Tensor, special_tokens: int, rows: int) -> PositionTable:
+    """A table of patches, `(…, special_tokens + rows * columns, hidden)`, without its special tokens."""
+    patches = weight.reshape(-1, weight.shape[-1])[special_tokens:]
+    return PositionTable("plane", patches, rows, patches.shape[0] // rows)
+
+
+def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
+    """Rows and columns of an image's patches."""
+    image, patch = (
+        size if isinstance(size, (list, tuple)) else (size, size) for size in (config.image_size, config.patch_size)
+    )
+    return image[0] // patch[0], image[1] // patch[1]
+
+
+def narrow_embeddings(config: PreTrainedConfig) -> str | None:
+    """Refuses encoders whose embeddings, positions among them, are narrower than their layers."""
+    width = getattr(config, "embedding_size", None) or config.hidden_size
+    if width == config.hidden_size:
+        return None
+    return (
+        f"its positions are normed at {width} channels before they are widened to the {config.hidden_size} of its "
+        "layers, so nothing can be added to tokens of that width"
+    )

@@ -1,0 +1,167 @@
+"""Text encoders that add a position from a table to every word."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.encoders.families.parts import LEARNED_LINE, SINUSOID_LINE, line, narrow_embeddings
+from hf_any3d.modeling.encoders.position_table import PositionTable
+from hf_any3d.modeling.encoders.registry import EncoderFamily, register_composite, register_family
+
+# Places 0 and 1 of these tables are left over from fairseq's padding.
+_FAIRSEQ_OFFSET = 2
+
+
+def _bert_positions(model: PreTrainedModel) -> PositionTable:
+    embeddings = model.embeddings
+    # Every token of a single text carries type 0: its vector is part of what layer 1 expects to see.
+    return line(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
+
+
+def _roberta_positions(model: PreTrainedModel) -> PositionTable:
+    table = _bert_positions(model)
+    # Rows up to padding_idx are never used by text: real positions start behind them.
+    return line(table.weight[model.config.pad_token_id + 1 :])
+
+
+def _opt_norm(config: PreTrainedConfig) -> str | None:
+    # OPT-350m norms behind its layers and has no norm after the last.
+    return "decoder.final_layer_norm" if config.do_layer_norm_before else None
+
+
+_BERT_LIKE = {
+    "tower": "text",
+    "layers": "encoder.layer",
+    "branch": "output.dense",
+    "input_norm": "embeddings.LayerNorm",
+    **LEARNED_LINE,
+}
+register_family(
+    EncoderFamily(
+        name="BERT",
+        model_types=("bert",),
+        positions=_bert_positions,
+        tested="small random weights, all-MiniLM-L6-v2",
+        **_BERT_LIKE,
+    )
+)
+for name, model_types, positions in (
+    ("ERNIE", ("ernie",), _bert_positions),
+    ("RoBERTa", ("roberta",), _roberta_positions),
+    ("XLM-RoBERTa", ("xlm-roberta",), _roberta_positions),
+    ("CamemBERT", ("camembert",), _roberta_positions),
+    ("Data2Vec text", ("data2vec-text",), _roberta_positions),
+):
+    register_family(EncoderFamily(name=name, model_types=model_types, positions=positions, **_BERT_LIKE))
+register_family(
+    EncoderFamily(
+        name="ELECTRA",
+        model_types=("electra",),
+        positions=_bert_positions,
+        refuses=narrow_embeddings,
+        **_BERT_LIKE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="CLAP text",
+        model_types=("clap_text_model",),
+        positions=_roberta_positions,
+        model_class="ClapTextModel",
+        key_mapping={r"^text_model\.": ""},
+        **_BERT_LIKE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="Megatron-BERT",
+        model_types=("megatron-bert",),
+        tower="text",
+        layers="encoder.layer",
+        branch="output.dense",
+        positions=_bert_positions,
+        final_norm="encoder.ln",
+        **LEARNED_LINE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="DistilBERT",
+        model_types=("distilbert",),
+        tower="text",
+        layers="transformer.layer",
+        branch="ffn",
+        positions=lambda model: line(model.embeddings.position_embeddings.weight),
+        input_norm="embeddings.LayerNorm",
+        **LEARNED_LINE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="CLIP text",
+        model_types=("clip_text_model",),
+        tower="text",
+        layers="encoder.layers",
+        branch="mlp",
+        positions=lambda model: line(model.embeddings.position_embedding.weight),
+        final_norm="final_layer_norm",
+        **LEARNED_LINE,
+    )
+)
+for name, model_type, model_class in (
+    ("SigLIP text", "siglip_text_model", "SiglipTextModel"),
+    ("SigLIP 2 text", "siglip2_text_model", "Siglip2TextModel"),
+):
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            tower="text",
+            layers="encoder.layers",
+            branch="mlp",
+            positions=lambda model: line(model.embeddings.position_embedding.weight),
+            final_norm="final_layer_norm",
+            model_class=model_class,
+            **LEARNED_LINE,
+        )
+    )
+register_family(
+    EncoderFamily(
+        name="GPT-2",
+        model_types=("gpt2",),
+        tower="text",
+        layers="h",
+        branch="mlp",
+        positions=lambda model: line(model.wpe.weight),
+        final_norm="ln_f",
+        **LEARNED_LINE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="OPT",
+        model_types=("opt",),
+        tower="text",
+        layers="decoder.layers",
+        branch="fc2",
+        positions=lambda model: line(model.decoder.embed_positions.weight[_FAIRSEQ_OFFSET:]),
+        final_norm=_opt_norm,
+        **LEARNED_LINE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="XGLM",
+        model_types=("xglm",),
+        tower="text",
+        layers="layers",
+        branch="fc2",
+        positions=lambda model: line(model.embed_positions.weights[_FAIRSEQ_OFFSET:]),
+        final_norm="layer_norm",
+        **SINUSOID_LINE,
+    )
+)
+register_composite("clip", {"text": "text_config", "vision": "vision_config"})
+register_composite("siglip", {"text": "text_config", "vision": "vision_config"})
+register_composite("siglip2", {"text": "text_config", "vision": "vision_config"})
+register_composite("clap", {"text": "text_config", "audio": "audio_config"})

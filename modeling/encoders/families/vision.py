@@ -1,0 +1,217 @@
+"""Image encoders: positions on the grid of patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, image_grid, plane
+from hf_any3d.modeling.encoders.position_table import PositionTable
+from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
+from hf_any3d.modeling.encoders.relative_bias import Addend, plane_bias
+from hf_any3d.modeling.encoders.rotary import rotation
+from hf_any3d.modeling.encoders.token_places import LayerPass
+
+_RELATIVE = {
+    "kind": "relative bias, on a grid",
+    "reached": "bias of each pair at the offset of their places, between whole offsets, mean over the views",
+}
+
+
+def _class_token(model: PreTrainedModel) -> torch.Tensor:
+    return model.embeddings.cls_token.flatten()
+
+
+def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
+    def positions(model: PreTrainedModel) -> PositionTable:
+        return plane(model.embeddings.position_embeddings, special_tokens, image_grid(model.config)[0])
+
+    return positions
+
+
+def _optional_grid(model: PreTrainedModel) -> PositionTable:
+    rows, columns = image_grid(model.config)
+    table = getattr(model.embeddings, "position_embeddings", None)
+    return PositionTable("plane", None, rows, columns) if table is None else plane(table, 1, rows)
+
+
+def _free_grid(model: PreTrainedModel) -> PositionTable:
+    return PositionTable("plane", None, *image_grid(model.config))
+
+
+def _beit_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    shared = call.encoder.shared_position_bias
+    for layer in call.layers:
+        own = layer.relative_position_bias
+        bias = _bias_instead(call, shared, own)
+        inputs = {"interpolate_pos_encoding": True, "resolution": _resolution(call.encoder.config)}
+        yield {"attention_mask": call.mask if bias is None else bias, "is_causal": False, **inputs}
+
+
+def _data2vec_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    shared = getattr(call.encoder.encoder, "relative_position_bias", None)
+    for layer in call.layers:
+        own = getattr(layer.attention.attention, "relative_position_bias", None)
+        bias = _bias_instead(call, shared, own)
+        inputs = {"interpolate_pos_encoding": True, "resolution": _resolution(call.encoder.config)}
+        yield {"relative_position_bias": bias if own is None else Addend(bias), **inputs}
+
+
+@torch.no_grad()
+def _bias_instead(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn.Module | None) -> torch.Tensor | None:
+    """The bias of places, less the bias of an image in the order of its patches that a layer adds on its own."""
+    if shared is None and own is None:
+        return None
+    tables = [module.relative_position_bias_table for module in (shared, own) if module is not None]
+    bias = plane_bias(call.places, sum(tables))
+    if own is not None:
+        bias = bias - own((call.places.rows, call.places.columns), True, dim_size=call.hidden_states.shape[1])
+    return bias.to(call.hidden_states.dtype)
+
+
+def _resolution(config: PreTrainedConfig) -> tuple[int, int]:
+    return tuple(count * config.patch_size for count in image_grid(config))
+
+
+def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    sizes = call.places.entry.new_tensor([call.places.rows, call.places.columns])
+    # Middles of patches span (-1, 1), and the rows come first.
+    coordinates = (call.places.entry.flip(-1) + 0.5) / sizes * 2 - 1
+    pair = rotation(call, coordinates, 2 * math.pi * call.encoder.rope_embeddings.inv_freq)
+    for _ in call.layers:
+        yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": pair}
+
+
+def _dpt_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    # Its layers say by themselves that attention is not causal, and take no mask.
+    for _ in call.layers:
+        yield {}
+
+
+def _refuses_dpt(config: PreTrainedConfig) -> str | None:
+    return "its patches come from a convolutional backbone (is_hybrid=True)" if config.is_hybrid else None
+
+
+_VIT_LIKE = {"tower": "vision", "final_norm": "layernorm"} | LEARNED_PLANE
+for name, model_type, special_tokens in (
+    ("ViT", "vit", 1),
+    ("DeiT", "deit", 2),
+    ("ViT-MAE", "vit_mae", 1),
+    ("ViT-MSN", "vit_msn", 1),
+):
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            layers="layers",
+            branch="mlp",
+            positions=_grid(special_tokens),
+            class_token=_class_token,
+            **_VIT_LIKE,
+        )
+    )
+register_family(
+    EncoderFamily(
+        name="I-JEPA", model_types=("ijepa",), layers="layers", branch="mlp", positions=_grid(0), **_VIT_LIKE
+    )
+)
+for name, model_type in (("DINOv2", "dinov2"), ("DINOv2 with registers", "dinov2_with_registers")):
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            layers="encoder.layer",
+            branch="layer_scale2",
+            positions=_grid(1),
+            class_token=_class_token,
+            **_VIT_LIKE,
+        )
+    )
+register_family(
+    EncoderFamily(
+        name="DPT",
+        model_types=("dpt",),
+        layers="encoder.layer",
+        branch="output.dense",
+        positions=_grid(1),
+        class_token=_class_token,
+        layer_inputs=_dpt_inputs,
+        refuses=_refuses_dpt,
+        **_VIT_LIKE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="DINOv3 ViT",
+        model_types=("dinov3_vit",),
+        tower="vision",
+        layers="model.layer",
+        branch="layer_scale2",
+        positions=_free_grid,
+        kind="rotary, on a grid",
+        reached="rotations at the places themselves, views combined by `rotary_views`",
+        final_norm="norm",
+        class_token=_class_token,
+        layer_inputs=_dinov3_inputs,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="BEiT",
+        model_types=("beit",),
+        tower="vision",
+        layers="layers",
+        branch="mlp",
+        positions=_optional_grid,
+        # With mean pooling its norm comes behind the mean; tokens never had one of their own.
+        final_norm=lambda config: "pooler.layernorm" if config.use_mean_pooling else "layernorm",
+        class_token=_class_token,
+        layer_inputs=_beit_inputs,
+        **_RELATIVE,
+    )
+)
+register_family(
+    EncoderFamily(
+        name="Data2Vec vision",
+        model_types=("data2vec-vision",),
+        tower="vision",
+        layers="encoder.layer",
+        branch="output.dense",
+        positions=_optional_grid,
+        final_norm=lambda config: None if config.use_mean_pooling else "layernorm",
+        class_token=_class_token,
+        layer_inputs=_data2vec_inputs,
+        **_RELATIVE,
+    )
+)
+_CLIP_LIKE = {"tower": "vision", "layers": "encoder.layers", "branch": "mlp", "final_norm": "post_layernorm"}
+register_family(
+    EncoderFamily(
+        name="CLIP vision",
+        model_types=("clip_vision_model",),
+        positions=lambda model: plane(model.embeddings.position_embedding.weight, 1, image_grid(model.config)[0]),
+        input_norm="pre_layrnorm",
+        class_token=lambda model: model.embeddings.class_embedding,
+        **_CLIP_LIKE,
+        **LEARNED_PLANE,
+    )
+)
+for name, model_type, rows_of in (
+    ("SigLIP vision", "siglip_vision_model", lambda config: image_grid(config)[0]),
+    ("SigLIP 2 vision", "siglip2_vision_model", lambda config: math.isqrt(config.num_patches)),
+):
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            positions=lambda model, rows_of=rows_of: plane(
+                model.embeddings.position_embedding.weight, 0, rows_of(model.config)
+            ),
+            **_CLIP_LIKE,
+            **LEARNED_PLANE,
+        )
+    )

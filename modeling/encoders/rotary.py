@@ -1,0 +1,141 @@
+"""Rotary positions at continuous places: how far queries and keys are turned, and what becomes of several views.
+
+A rotary encoder has no table: it turns each pair of channels by place times frequency, so any real place will do. A
+token has one place in every view, and one of these rules makes one rotation of them:
+
+- "split_frequencies" (default): frequencies take turns, each belongs to one view. This is how 2D rotary encoders treat
+  the two axes of an image. Every head sees every view, whatever the number of heads.
+- "split_heads": heads (with the queries that share them, in grouped attention) take turns. Every head turns as it did
+  in pretraining, but knows one view only.
+- "mean_angle": the mean place. Places on a line are linear in space, so their mean is a projection onto one direction,
+  and the others, which the views tell apart, are lost.
+- "first_view": the first view alone, as a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hf_any3d.modeling.encoders.token_places import LayerPass
+
+
+class HeadRotation:
+    """Cosines or sines that differ between heads, in the place of a tensor that layers broadcast over them.
+
+    Args:
+        values: `(batch, key heads, tokens, channels)`.
+    """
+
+    def __init__(self, values: torch.Tensor):
+        self.values = values
+        self.shape = values.shape
+
+    def unsqueeze(self, dim: int) -> HeadRotation:
+        """The axis of heads is there already."""
+        return self
+
+    def __rmul__(self, states: torch.Tensor) -> torch.Tensor:
+        groups = states.shape[1] // self.values.shape[1]
+        return states * self.values.repeat_interleave(groups, dim=1)
+
+
+def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tensor:
+    """One rotation for each token (and head) of the rotations in the views.
+
+    Args:
+        angles: `(batch, views, tokens, axes, frequencies)` in radians.
+        rule: One of the rules above.
+        key_heads: Heads of the keys.
+
+    Returns:
+        `(batch, 1 or key heads, tokens, axes, frequencies)`.
+
+    Raises:
+        ValueError: If there are more views than frequencies or heads to divide among them.
+    """
+    views, frequencies = angles.shape[1], angles.shape[-1]
+    if rule == "mean_angle":
+        return angles.mean(dim=1, keepdim=True)
+    if rule == "first_view":
+        return angles[:, :1]
+    shares, what = (key_heads, "key heads") if rule == "split_heads" else (frequencies, "frequencies")
+    if shares < views:
+        raise ValueError(
+            f"rotary_views={rule!r}: the encoder has {shares} {what} for num_views={views}; "
+            "take fewer views, or another rule"
+        )
+    owner = torch.arange(shares, device=angles.device) % views
+    if rule == "split_heads":
+        return angles[:, owner]
+    return angles.gather(1, owner.expand(angles.shape[0], 1, *angles.shape[2:4], -1))
+
+
+@torch.no_grad()
+def rotation(
+    call: LayerPass, coordinates: torch.Tensor, frequencies: torch.Tensor, scaling: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines `(batch, 1 or key heads, tokens, 2 * axes * frequencies)` in the dtype of the hidden states.
+
+    Args:
+        call: The forward pass.
+        coordinates: `(batch, views, tokens, axes)`, what the frequencies multiply.
+        frequencies: `(frequencies,)` in radians for one unit of the coordinates.
+        scaling: Factor of both, which some encoders for long texts have.
+    """
+    config = call.encoder.config
+    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    with torch.autocast(coordinates.device.type, enabled=False):
+        angles = coordinates.float().unsqueeze(-1) * frequencies.float()
+        angles = combine_views(angles, call.rotary_views, key_heads).flatten(3)
+        angles = torch.cat([angles, angles], dim=-1)
+        dtype = call.hidden_states.dtype
+        return (angles.cos() * scaling).to(dtype), (angles.sin() * scaling).to(dtype)
+
+
+def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    """Keyword arguments for layers of text encoders with rotary positions, one dictionary a layer."""
+    _refuse_windows(call)
+    config, rotary = call.encoder.config, call.encoder.rotary_emb
+    made: dict[str, tuple] = {}
+    for number in range(len(call.layers)):
+        # Encoders with local and global layers keep frequencies for each kind, under its name.
+        kind = config.layer_types[number] if hasattr(rotary, "layer_types") else ""
+        if kind not in made:
+            prefix = f"{kind}_" if kind else ""
+            scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
+            pair = rotation(call, call.places.entry, getattr(rotary, f"{prefix}inv_freq"), scaling)
+            one = pair[0].shape[1] == 1
+            made[kind] = tuple(part.squeeze(1) if one else HeadRotation(part) for part in pair)
+        yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": made[kind]}
+
+
+def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    """The same for layers that lose the word that attention is not causal: a mask of zeros says it again.
+
+    Raises:
+        ValueError: Under flash attention, which takes no such mask.
+    """
+    implementation = call.encoder.config._attn_implementation
+    if "flash" in (implementation or ""):
+        raise ValueError(
+            f"attn_implementation={implementation!r}: '{call.encoder.config.model_type}' layers would hide later "
+            "tokens; expected 'sdpa' or 'eager'"
+        )
+    tokens = call.hidden_states.shape[1]
+    mask = call.hidden_states.new_zeros(1, 1, tokens, tokens) if call.mask is None else call.mask
+    yield from rotary_line_inputs(replace(call, mask=mask))
+
+
+def _refuse_windows(call: LayerPass) -> None:
+    """Flash attention would cut windows in the order of the tokens, which means nothing in a cloud."""
+    config, tokens = call.encoder.config, call.hidden_states.shape[1]
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < tokens and "flash" in (config._attn_implementation or ""):
+        raise ValueError(
+            f"attn_implementation={config._attn_implementation!r} cuts windows of {window} tokens, fewer than the "
+            f"{tokens} of a cloud; expected 'sdpa' or 'eager'"
+        )
