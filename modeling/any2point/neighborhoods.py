@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 # Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
-_PART_CPU, _PART = 1 << 17, 1 << 24
+_PART_CPU, _PART = 1 << 18, 1 << 24
 
 
 def offset_frequencies(width: int, alpha: float, beta: float, device: torch.device | None = None) -> torch.Tensor:
@@ -46,14 +45,17 @@ class Neighborhoods:
         """Channels of a row."""
         return 2 * self.features.shape[1]
 
-    def parts(self) -> Iterator[tuple[slice, slice]]:
-        """Cut the neighbourhoods into parts: slices of the centres and of their rows."""
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.neighbors.numel()
+
+    def parts(self) -> list[slice]:
+        """Cut the centres into parts."""
         centers, k = self.neighbors.shape
         values = _PART_CPU if self.features.device.type == "cpu" else _PART
         step = max(1, values // (k * self.width))
-        for start in range(0, centers, step):
-            stop = min(start + step, centers)
-            yield slice(start, stop), slice(start * k, stop * k)
+        return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 
     def rows(self, part: slice) -> torch.Tensor:
         """Rows `(centers of the part * k, width)`: neighbour's and centre's features plus the encoded offset."""
@@ -62,7 +64,8 @@ class Neighborhoods:
         rows = self.features.new_empty(len(neighbors), self.width)
         phase = self.offsets[part].float().reshape(-1, 3, 1) * self.frequencies  # (rows, 3, width / 6)
         waves = rows.view(-1, 3, 2, phase.shape[-1])
-        waves[:, :, 0], waves[:, :, 1] = phase.sin(), phase.cos_()
+        torch.sin(phase, out=waves[:, :, 0])
+        torch.cos(phase, out=waves[:, :, 1])
         rows[:, :half] += self.features.index_select(0, neighbors)
         of_center = self.features.index_select(0, self.centers[part])
         rows.view(len(of_center), -1, self.width)[:, :, half:] += of_center.unsqueeze(1)

@@ -17,7 +17,9 @@ Numbers and gradients are those of the plain modules up to rounding. Both direct
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -62,32 +64,48 @@ class Block:
 
 @dataclass
 class Kept:
-    """What a block keeps for its backward pass, and its statistics.
+    """What a block keeps for its backward pass, rows in parts, and its statistics.
 
     Args:
-        reduced: `(rows, hidden)` behind the first linear layer.
-        reduce_mean: `(hidden,)` of those.
+        reduce_mean: `(hidden,)` behind the first linear layer.
         reduce_variance: `(hidden,)`.
         hidden_mean: `(hidden,)` of the rows that enter the second linear layer.
         hidden_covariance: `(hidden, hidden)` of those.
         expand_mean: `(width,)` behind the second linear layer.
         expand_variance: `(width,)`.
+        reduced: For each part the rows `(rows, hidden)` behind the first linear layer.
+        inputs: For each part the rows `(rows, width)` that enter the block; nothing for the first block, whose rows
+            are made anew.
     """
 
-    reduced: torch.Tensor
     reduce_mean: torch.Tensor
     reduce_variance: torch.Tensor
     hidden_mean: torch.Tensor
     hidden_covariance: torch.Tensor
     expand_mean: torch.Tensor
     expand_variance: torch.Tensor
+    reduced: list[torch.Tensor]
+    inputs: list[torch.Tensor]
 
-    FIELDS = 7
-
-    def hidden(self, block: Block, part: slice) -> torch.Tensor:
-        """The rows of a part that enter the second linear layer."""
+    def hidden(self, block: Block) -> Iterator[torch.Tensor]:
+        """For each part the rows `(rows, hidden)` that enter the second linear layer."""
         gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
-        return torch.addcmul(block.reduce_shift - self.reduce_mean * gain, self.reduced[part], gain).relu_()
+        shift = block.reduce_shift - self.reduce_mean * gain
+        return (torch.addcmul(shift, rows, gain).relu_() for rows in self.reduced)
+
+    def pack(self) -> list[torch.Tensor]:
+        """All tensors in order."""
+        *statistics, reduced, inputs = vars(self).values()
+        return [*statistics, *reduced, *inputs]
+
+    @staticmethod
+    def unpack(tensors: list[torch.Tensor], blocks: int, parts: int) -> list[Kept]:
+        """What the blocks keep, from the packed tensors of all of them."""
+        tensors = iter(tensors)
+        return [
+            Kept(*islice(tensors, 6), list(islice(tensors, parts)), list(islice(tensors, parts if block else 0)))
+            for block in range(blocks)
+        ]
 
 
 @torch.library.custom_op("hf_any3d::pooled_blocks", mutates_args=())
@@ -113,80 +131,77 @@ def pooled_blocks(
 
     Returns:
         The pooled features `(centers, width)`, the winning neighbours `(centers, width)` as numbers in [0, k), then
-        for each block the tensors of `Kept` in order, then the input of each block behind the first.
+        what `Kept.unpack` reads.
     """
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
-    blocks = Block.unpack(weights, eps)
-    shape = (neighbors.numel(), hoods.width)
-    inputs, kept = [features.new_empty(shape)], []
-    for number, block in enumerate(blocks):
-        kept.append(_first_half(hoods, block, inputs[-1], fill=number == 0))
-        if number < len(blocks) - 1:
-            inputs.append(features.new_empty(shape))
-            for _, part in hoods.parts():
-                torch.relu_(_second_half(block, kept[-1], inputs[-2], part, out=inputs[-1][part]))
+    parts = hoods.parts()
+    inputs = [hoods.rows(part) for part in parts]
+    kept: list[Kept] = []
+    *blocks, last = Block.unpack(weights, eps)
+    for block in blocks:
+        kept.append(_first_half(hoods, block, inputs))
+        rows, shift = _second_half(block, kept[-1])
+        inputs = [part.add_(shift).relu_() for part in rows]
+    kept.append(_first_half(hoods, last, inputs))
+    sums, shift = _second_half(last, kept[-1])
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
-    for group, part in hoods.parts():
-        rows = _second_half(blocks[-1], kept[-1], inputs[-1], part)
-        # The maximum before the ReLU: the same numbers from fewer.
+    for part, rows in zip(parts, sums, strict=True):
         rows = rows.view(-1, neighbors.shape[1], hoods.width)
-        torch.max(rows, dim=1, out=(pooled[group], winners[group]))
-    flat = [tensor for one in kept for tensor in vars(one).values()]
-    return [pooled.relu_(), winners, *flat, *inputs[1:]]
+        torch.max(rows, dim=1, out=(pooled[part], winners[part]))
+    kept[0].inputs = []
+    # What is the same for all neighbours, and the ReLU, can wait until after the maximum.
+    return [pooled.add_(shift).relu_(), winners, *(tensor for one in kept for tensor in one.pack())]
 
 
-def _first_half(hoods: Neighborhoods, block: Block, inputs: torch.Tensor, fill: bool) -> Kept:
+def _first_half(hoods: Neighborhoods, block: Block, inputs: list[torch.Tensor]) -> Kept:
     """Run the first linear layer on all rows, and find the statistics of both norms."""
-    count = len(inputs)
-    reduced = inputs.new_empty(count, len(block.reduce))
-    total = torch.zeros(reduced.shape[1], dtype=torch.float64, device=inputs.device)
+    dtype = block.reduce.dtype
+    total = torch.zeros(len(block.reduce), dtype=torch.float64, device=block.reduce.device)
     squares = torch.zeros_like(total)
-    for group, part in hoods.parts():
-        if fill:
-            inputs[part] = hoods.rows(group)
-        rows = torch.mm(inputs[part], block.reduce.T, out=reduced[part])
-        if part.start == 0:
-            # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
-            guess = rows.mean(dim=0)
-        rows = rows - guess
-        total += rows.sum(dim=0)
-        squares += rows.square_().sum(dim=0)
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp_min_(0)
-    kept = Kept(reduced, (guess + mean).to(inputs.dtype), variance.to(inputs.dtype), *[reduced] * 4)
+    # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
+    guess = block.reduce @ inputs[0].mean(dim=0)
+    reduced = []
+    for rows in inputs:
+        reduced.append(rows @ block.reduce.T)
+        rows = reduced[-1] - guess
+        total += rows.sum(dim=0).double()
+        squares += rows.square_().sum(dim=0).double()
+    mean = total / hoods.count
+    variance = (squares / hoods.count - mean.square()).clamp_min_(0)
+    kept = Kept((guess + mean).to(dtype), variance.to(dtype), *[guess] * 4, reduced, inputs)
     products = total.new_zeros(len(total), len(total))
     total.zero_()
-    for _, part in hoods.parts():
-        hidden = kept.hidden(block, part)
-        total += hidden.sum(dim=0)
-        products += hidden.T @ hidden
-    mean = total / count
-    covariance = products / count - mean.outer(mean)
+    for hidden in kept.hidden(block):
+        total += hidden.sum(dim=0).double()
+        products += (hidden.T @ hidden).double()
+    mean = total / hoods.count
+    covariance = products / hoods.count - mean.outer(mean)
     expand = block.expand.double()
     variance = ((expand @ covariance) * expand).sum(dim=1).clamp_min_(0)
-    kept.hidden_mean, kept.hidden_covariance = mean.to(inputs.dtype), covariance.to(inputs.dtype)
-    kept.expand_mean, kept.expand_variance = (expand @ mean).to(inputs.dtype), variance.to(inputs.dtype)
+    kept.hidden_mean, kept.hidden_covariance = mean.to(dtype), covariance.to(dtype)
+    kept.expand_mean, kept.expand_variance = (expand @ mean).to(dtype), variance.to(dtype)
     return kept
 
 
-def _second_half(
-    block: Block, kept: Kept, inputs: torch.Tensor, part: slice, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Second linear layer, norm and residual sum of a part; the ReLU is left to the caller."""
+def _second_half(block: Block, kept: Kept) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
+    """Run the second linear layer, its norm and the residual sum, up to a summand of each channel: parts, summand."""
     gain = block.expand_gain * (kept.expand_variance + block.expand_eps).rsqrt()
-    shift = block.expand_shift - kept.expand_mean * gain
-    rows = torch.addmm(shift, kept.hidden(block, part), (block.expand * gain.unsqueeze(1)).T, out=out)
-    return rows.add_(inputs[part])
+    weight = (block.expand * gain.unsqueeze(1)).T
+    pairs = zip(kept.inputs, kept.hidden(block), strict=True)
+    parts = (torch.addmm(rows, hidden, weight) for rows, hidden in pairs)
+    return parts, block.expand_shift - kept.expand_mean * gain
 
 
 @pooled_blocks.register_fake
 def _result_shapes(features, neighbors, centers, offsets, frequencies, weights, eps):
-    pooled = features.new_empty(len(neighbors), 2 * features.shape[1])
-    flat = []
-    for block in Block.unpack(weights, eps):
-        hidden, width = block.reduce.shape
-        shapes = (neighbors.numel(), hidden), (hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)
-        flat += [features.new_empty(shape) for shape in shapes]
-    inputs = [features.new_empty(neighbors.numel(), pooled.shape[1]) for _ in eps[2::2]]
-    return [pooled, neighbors.new_empty(pooled.shape), *flat, *inputs]
+    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    pooled = features.new_empty(len(neighbors), hoods.width)
+    sizes = [(part.stop - part.start) * neighbors.shape[1] for part in hoods.parts()]
+    results = [pooled, neighbors.new_empty(pooled.shape)]
+    for number, block in enumerate(Block.unpack(weights, eps)):
+        width, hidden = block.expand.shape
+        shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
+        shapes += [(size, hidden) for size in sizes] + [(size, width) for size in sizes if number]
+        results += [features.new_empty(shape) for shape in shapes]
+    return results

@@ -54,11 +54,9 @@ def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
     pooled, _, *rest = pooled_blocks(
         hoods.features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
     )
-    rows = hoods.neighbors.numel()
-    for number, block in enumerate(blocks):
-        kept = Kept(*rest[Kept.FIELDS * number : Kept.FIELDS * (number + 1)])
-        _move_on(block.reduce_norm, block.reduce, kept.reduce_mean, kept.reduce_variance, rows)
-        _move_on(block.expand_norm, block.expand, kept.expand_mean, kept.expand_variance, rows)
+    for block, kept in zip(blocks, Kept.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
+        _move_on(block.reduce_norm, block.reduce, kept.reduce_mean, kept.reduce_variance, hoods.count)
+        _move_on(block.expand_norm, block.expand, kept.expand_mean, kept.expand_variance, hoods.count)
     return pooled
 
 
