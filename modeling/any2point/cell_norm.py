@@ -40,7 +40,8 @@ class CellNorm(nn.Module):
             return nn.functional.gelu(normed) if gelu else normed
         occupied = members.occupied.to(rows.dtype)  # (batch, views, rows)
         count = occupied.sum(dim=(0, 2)).unsqueeze(-1)  # (views, 1)
-        total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count
+        # A copy, because a compiled graph takes no tensor for two arguments.
+        total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count.clone()
         normed, mean, variance = _NormalizeOccupied.apply(
             rows, occupied, self.weight, self.bias, count, total, self.eps, gelu
         )

@@ -97,16 +97,19 @@ class CellAttention(nn.Module):
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
         batch, count = tokens.shape[:2]
         shape = (batch, count, views, 3, self.heads, triple // (3 * self.heads))
-        query, key, value = qkv.view(shape).permute(3, 0, 2, 4, 1, 5)  # each (batch, views, heads, tokens, head width)
+        # Four axes, views beside clouds: for more, torch has no kernel that keeps no attention weights.
+        query, key, value = (
+            part.flatten(0, 1) for part in qkv.view(shape).permute(3, 0, 2, 4, 1, 5)
+        )  # each (batch * views, heads, tokens, head width)
         gathered = nn.functional.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=members.same,
+            attn_mask=members.same.flatten(0, 1),
             dropout_p=self.dropout if self.training else 0.0,
             scale=(triple // 3) ** -0.5,  # the width of all heads, as published
         )
-        return gathered.transpose(2, 3).flatten(3)
+        return gathered.transpose(1, 2).reshape(batch, views, count, triple // 3)
 
 
 def guided_aggregation(

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.any2point.residual_blocks import ResidualBlock, train_as_one, trains_as_one
 from hf_any3d.modeling.any2point.tokenizer import PointTokens, Tokenizer
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
+from hf_any3d.modeling.point_ops.grouping import flatten_index
 
 
 class PointTokenizer(Tokenizer):
@@ -69,36 +72,27 @@ class TokenizerStage(nn.Module):
         self, xyz: torch.Tensor, features: torch.Tensor, centers: torch.Tensor, centers_index: torch.Tensor
     ) -> torch.Tensor:
         """Map `(batch, points, width / 2)` features of a level to `(batch, centers, width)` of the next."""
-        k = min(self.config.tokenizer_neighbors, xyz.shape[1])
+        config = self.config
+        k = min(config.tokenizer_neighbors, xyz.shape[1])
         neighbors = knn(centers, xyz, k)  # (batch, centers, k)
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
-        offsets = normalize_offsets(offsets, self.config.offset_normalization, self.config.offset_eps)
-        center_features = gather_points(features, centers_index).unsqueeze(2)  # (batch, centers, 1, width / 2)
-        grouped = group(features, neighbors)  # (batch, centers, k, width / 2)
-        shape = (*neighbors.shape, self.width)
-        grouped = torch.cat([grouped, center_features.expand_as(grouped)], dim=-1)
-        phase = encode_offsets(offsets, self.width, self.config.tokenizer_alpha, self.config.tokenizer_beta)
-        rows = grouped.add_(phase).view(-1, self.width)  # (batch * centers * k, width)
-        for block in self.blocks:
-            rows = block(rows)
-        return rows.view(shape).amax(dim=2)
-
-
-class ResidualBlock(nn.Module):
-    """Two linear layers with batch norms around a residual sum, applied to every point alone."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.reduce = nn.Linear(width, hidden)
-        self.reduce_norm = nn.BatchNorm1d(hidden)
-        self.expand = nn.Linear(hidden, width)
-        self.expand_norm = nn.BatchNorm1d(width)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Map `(rows, width)` to `(rows, width)`."""
-        # In place: these tensors, one row for every neighbour, are most of a training step's time and memory.
-        hidden = self.reduce_norm(self.reduce(rows)).relu_()
-        return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
+        offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
+        points = xyz.shape[1]
+        hoods = Neighborhoods(
+            features.flatten(0, 1),
+            flatten_index("neighbors", neighbors, points).view(-1, k),
+            flatten_index("centers", centers_index, points),
+            offsets.flatten(0, 1),
+            offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
+        )
+        if trains_as_one(self.blocks, hoods):
+            pooled = train_as_one(self.blocks, hoods)
+        else:
+            rows = hoods.all_rows()
+            for block in self.blocks:
+                rows = block(rows)
+            pooled = rows.view(-1, k, self.width).amax(dim=1)
+        return pooled.view(*centers.shape[:2], self.width)
 
 
 def default_tokenizer_width(hidden_size: int, stages: int) -> int:
@@ -112,11 +106,3 @@ def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tens
         return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
     axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)
     return offsets / (offsets.std(dim=axes, keepdim=True) + eps)
-
-
-def encode_offsets(offsets: torch.Tensor, width: int, alpha: float, beta: float) -> torch.Tensor:
-    """Sinusoid of offsets `(..., 3)` in `(..., width)`: x sines, x cosines, then y, then z (Point-NN, Eq. 3)."""
-    count = width // 6
-    frequencies = beta / alpha ** (torch.arange(count, device=offsets.device, dtype=torch.float32) / count)
-    phase = offsets.float().unsqueeze(-1) * frequencies  # (..., 3, width / 6)
-    return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)

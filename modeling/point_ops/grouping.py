@@ -16,7 +16,7 @@ def gather_points(values: Tensor, index: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit together.
-        IndexError: if an index lies outside the cloud (checked on CPU; on other devices the check would stall).
+        IndexError: if an index lies outside the cloud (checked on CPU; elsewhere, or compiled, the check would stall).
     """
     return _rows(values, index, "(batch, picks)")
 
@@ -33,7 +33,7 @@ def group(values: Tensor, index: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit together.
-        IndexError: if an index lies outside the cloud (checked on CPU; on other devices the check would stall).
+        IndexError: if an index lies outside the cloud (checked on CPU; elsewhere, or compiled, the check would stall).
     """
     return _rows(values, index, "(batch, queries, neighbors)")
 
@@ -51,11 +51,11 @@ def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
 
     Raises:
         ValueError: if `index` does not hold integers.
-        IndexError: if an index lies outside its cloud (checked on CPU; on other devices the check would stall).
+        IndexError: if an index lies outside its cloud (checked on CPU; elsewhere, or compiled, the check would stall).
     """
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: dtype {index.dtype}; expected torch.int64 or torch.int32")
-    if index.device.type == "cpu" and index.numel():
+    if index.device.type == "cpu" and index.numel() and not torch.compiler.is_compiling():
         low, high = index.aminmax()
         # A flat index past the end of one cloud would silently read the next cloud.
         if low < 0 or high >= count:

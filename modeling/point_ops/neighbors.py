@@ -38,6 +38,9 @@ def knn(
     Raises:
         ValueError: if an argument has the wrong shape, range or device, or if a coordinate is NaN or infinite.
     """
+    if torch.compiler.is_dynamo_compiling():
+        index, distance = _search_uncompiled(query, points, k, method)
+        return (index, distance) if return_distances else index
     query, points = _coordinates("query", query), _coordinates("points", points)
     batch, count = points.shape[:2]
     if query.shape[0] != batch:
@@ -67,6 +70,18 @@ def knn(
         for block in _blocks(batch, query.shape[1], count, _BLOCK_CPU if on_cpu else _BLOCK):
             distance[block], index[block] = search(query[block], points[block[0]], k)
     return (index, distance) if return_distances else index
+
+
+# A tree of scipy, and checks of values: a compiler is shown one operator.
+@torch.library.custom_op("hf_any3d::knn", mutates_args=())
+def _search_uncompiled(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
+    return knn(query, points, k, method=method, return_distances=True)
+
+
+@_search_uncompiled.register_fake
+def _shape_of_search(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
+    index = query.new_empty(*query.shape[:2], k, dtype=torch.long)
+    return index, torch.empty_like(index, dtype=torch.float32)
 
 
 def _coordinates(name: str, value: Tensor) -> Tensor:

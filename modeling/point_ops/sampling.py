@@ -44,6 +44,13 @@ def farthest_point_sample(
 
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
     """
+    if torch.compiler.is_dynamo_compiling():
+        start = (
+            start_index
+            if isinstance(start_index, Tensor)
+            else torch.full((len(points),), start_index, device=points.device)
+        )
+        return _sample_uncompiled(points, num_samples, start, min_squared_norm, tie_rule)
     if points.dim() != 3 or points.shape[2] < 3:
         raise ValueError(f"points: shape {tuple(points.shape)}; expected (batch, points, channels) with channels >= 3")
     if not points.is_floating_point():
@@ -76,6 +83,23 @@ def farthest_point_sample(
     else:
         index = _sample_with_torch(axes, nearest, start, num_samples)
     return index if order is None else order[index]
+
+
+# Hundreds of dependent steps, and numpy: a compiler is shown one operator.
+@torch.library.custom_op("hf_any3d::farthest_point_sample", mutates_args=())
+def _sample_uncompiled(
+    points: Tensor, num_samples: int, start_index: Tensor, min_squared_norm: float | None, tie_rule: str
+) -> Tensor:
+    return farthest_point_sample(
+        points, num_samples, start_index=start_index, min_squared_norm=min_squared_norm, tie_rule=tie_rule
+    )
+
+
+@_sample_uncompiled.register_fake
+def _shape_of_sample(
+    points: Tensor, num_samples: int, start_index: Tensor, min_squared_norm: float | None, tie_rule: str
+) -> Tensor:
+    return points.new_empty(len(points), num_samples, dtype=torch.long)
 
 
 def cuda_priority(count: int) -> np.ndarray:

@@ -63,8 +63,13 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
             assert not parameter.requires_grad and parameter.grad is None, name
         elif parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().max() > 0, name
+            assert (parameter.grad.abs().max() > 0) != is_taken_out_again(name), name
     assert own
+
+
+def is_taken_out_again(name):
+    """Biases in front of a batch norm: in training nothing depends on them, so that their gradient is zero."""
+    return ".blocks." in name and name.endswith(("reduce.bias", "expand.bias"))
 
 
 @every_family
@@ -77,7 +82,9 @@ def test_a_training_step_changes_everything_trained_and_no_bit_of_the_encoder(fa
     assert frozen.keys() == after.keys()
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
     now = dict(model.named_parameters())
-    assert not [name for name, value in trained.items() if torch.equal(value, now[name])]
+    assert not [
+        name for name, value in trained.items() if torch.equal(value, now[name]) and not is_taken_out_again(name)
+    ]
 
 
 @some_families

@@ -2,12 +2,8 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.point_tokenizer import (
-    PointTokenizer,
-    default_tokenizer_width,
-    encode_offsets,
-    normalize_offsets,
-)
+from hf_any3d.modeling.any2point.neighborhoods import encode_offsets, offset_frequencies
+from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, default_tokenizer_width, normalize_offsets
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
 from tests.tiny_encoders import SMALL, clouds
 
@@ -109,7 +105,7 @@ def test_equal_points_give_finite_tokens():
 
 def test_offsets_are_encoded_axis_by_axis_sines_first():
     offsets = torch.randn(2, 3)
-    found = encode_offsets(offsets, 24, 1000.0, 100.0).view(2, 3, 2, 4)
+    found = encode_offsets(offsets, offset_frequencies(24, 1000.0, 100.0)).view(2, 3, 2, 4)
     for axis in range(3):
         for step in range(4):
             phase = offsets[:, axis] * 100 / 1000 ** (step / 4)

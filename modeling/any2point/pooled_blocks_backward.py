@@ -1,0 +1,272 @@
+"""The backward pass of `pooled_blocks`; notation as there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods
+from hf_any3d.modeling.any2point.pooled_blocks import Block, Kept, pooled_blocks
+
+
+@dataclass
+class PooledGradient:
+    """The gradient in front of the maximum: one value for each centre and channel, zero for all other neighbours.
+
+    Args:
+        values: `(centers, width)`.
+        winners: `(centers, width)`, the neighbour that each value belongs to.
+        k: Neighbours of a centre.
+        parts: The parts of the centres.
+    """
+
+    values: torch.Tensor
+    winners: torch.Tensor
+    k: int
+    parts: list[slice]
+
+    def total(self) -> torch.Tensor:
+        """Sum over all rows, `(width,)`."""
+        return self.values.sum(dim=0)
+
+    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
+        """Product of the transposed gradient `(width, rows)` with a part of other rows."""
+        rows, values = self._rows(number), self.values[self.parts[number]]
+        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
+        return nn.functional.embedding_bag(
+            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
+        )
+
+    def add_times(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the product of a part with `weight` `(width, hidden)` to its rows `out`."""
+        scaled = self.values[self.parts[number]].unsqueeze(-1) * weight  # (centers, width, hidden)
+        return out.index_add_(0, self._rows(number).flatten(), scaled.flatten(0, 1))
+
+    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the gradient of a part to its rows `out` `(rows, width)`."""
+        part = self.parts[number]
+        out.view(-1, self.k, out.shape[1]).scatter_add_(
+            1, self.winners[part].unsqueeze(1), self.values[part].unsqueeze(1)
+        )
+        return out
+
+    def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
+        """Add the gradient of all rows to the features `(points, width / 2)` they were gathered from."""
+        half = out.shape[1]
+        out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
+        out.index_add_(0, hoods.centers, self.values[:, half:])
+
+    def _rows(self, number: int) -> torch.Tensor:
+        """`(centers, width)`, the rows of the winners, counted from the first row of a part."""
+        winners = self.winners[self.parts[number]]
+        return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
+
+
+@dataclass
+class RowsGradient:
+    """The gradient behind a block that another one follows: for each part `(rows, width)`."""
+
+    parts: list[torch.Tensor]
+
+    def total(self) -> torch.Tensor:
+        """Sum over all rows, `(width,)`."""
+        return sum(rows.sum(dim=0) for rows in self.parts)
+
+    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
+        """Product of the transposed gradient `(width, rows)` with a part of other rows."""
+        return self.parts[number].T @ hidden
+
+    def add_times(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the product of a part with `weight` `(width, hidden)` to its rows `out`."""
+        return out.addmm_(self.parts[number], weight)
+
+    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the gradient of a part to its rows `out` `(rows, width)`."""
+        return out.add_(self.parts[number])
+
+    def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
+        """Add the gradient of all rows to the features `(points, width / 2)` they were gathered from."""
+        half = out.shape[1]
+        for part, rows in zip(hoods.parts(), self.parts, strict=True):
+            neighbors = hoods.neighbors[part]
+            out.index_add_(0, neighbors.flatten(), rows[:, :half])
+            of_centers = rows.view(*neighbors.shape, 2 * half)[:, :, half:].sum(dim=1)
+            out.index_add_(0, hoods.centers[part], of_centers)
+
+
+@torch.library.custom_op("hf_any3d::pooled_blocks_backward", mutates_args=())
+def pooled_blocks_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    neighbors: torch.Tensor,
+    centers: torch.Tensor,
+    offsets: torch.Tensor,
+    frequencies: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+    results: list[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Gradients of `pooled_blocks`.
+
+    Args:
+        gradient: `(centers, width)` of the pooled features.
+        features: An argument of the forward pass, as the next six.
+        neighbors: Neighbours.
+        centers: Centres.
+        offsets: Offsets.
+        frequencies: Frequencies.
+        weights: Weights.
+        eps: Epsilons.
+        results: What the forward pass returned.
+
+    Returns:
+        The gradient of `features`, then those of `weights`.
+    """
+    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    blocks = Block.unpack(weights, eps)
+    pooled, winners, *rest = results
+    parts = hoods.parts()
+    kept = Kept.unpack(rest, len(blocks), len(parts))
+    behind: PooledGradient | RowsGradient
+    behind = PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
+    gradients: list[torch.Tensor] = []
+    for number in reversed(range(len(blocks))):
+        block, one = blocks[number], kept[number]
+        of_reduced, of_norm, of_expand = _through_expand(hoods, block, one, behind)
+        if number:
+            behind, of_reduce = _to_rows(block, one.inputs, of_reduced, behind)
+        else:
+            of_features, of_reduce = _to_features(hoods, block, of_reduced, behind)
+        of_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
+        of_reduce = [of_reduce, of_biases[0], *of_norm]
+        gradients = [*of_reduce, of_expand[0], of_biases[1], *of_expand[1:], *gradients]
+    return [of_features, *gradients]
+
+
+@dataclass
+class ReducedGradient:
+    """The gradient behind the first linear layer of a block, made in parts from that behind its norm.
+
+    Args:
+        behind: For each part `(rows, hidden)`, the gradient behind the norm.
+        reduced: For each part `(rows, hidden)`, what left the linear layer.
+        gain: `(hidden,)`, factors of `behind`.
+        slope: `(hidden,)`, factors of `reduced`: in training the statistics move with every row.
+        constant: `(hidden,)`.
+    """
+
+    behind: list[torch.Tensor]
+    reduced: list[torch.Tensor]
+    gain: torch.Tensor
+    slope: torch.Tensor
+    constant: torch.Tensor
+
+    def rows(self, number: int) -> torch.Tensor:
+        """The rows `(rows, hidden)` of a part."""
+        rows = torch.addcmul(self.constant, self.behind[number], self.gain)
+        return rows.addcmul_(self.reduced[number], self.slope)
+
+
+def _through_expand(
+    hoods: Neighborhoods, block: Block, kept: Kept, behind: PooledGradient | RowsGradient
+) -> tuple[ReducedGradient, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """The gradient behind the first linear layer; gradients of its norm; of the second layer with its norm."""
+    product = torch.zeros_like(block.expand)  # (width, hidden), gradient times hidden rows
+    for number, hidden in enumerate(kept.hidden(block)):
+        product += behind.transposed_times(hidden, number)
+    of_shift = behind.total()
+    deviation = (kept.expand_variance + block.expand_eps).rsqrt()
+    gain = block.expand_gain * deviation
+    # The rows behind the layer are not kept. Their products with the gradient and with the hidden rows follow from
+    # the layer's weight and from the hidden rows' products with the gradient and with themselves.
+    of_gain = deviation * ((block.expand * product).sum(dim=1) - kept.expand_mean * of_shift)
+    share = (gain * deviation * of_gain).unsqueeze(1) * block.expand  # (width, hidden)
+    of_weight = gain.unsqueeze(1) * (product - of_shift.outer(kept.hidden_mean)) - share @ kept.hidden_covariance
+    weight = gain.unsqueeze(1) * block.expand
+    spread = block.expand.T @ share / -hoods.count  # (hidden, hidden)
+    constant = kept.hidden_mean @ spread + of_shift @ weight / hoods.count
+    of_hidden = []
+    total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
+    for number, (hidden, reduced) in enumerate(zip(kept.hidden(block), kept.reduced, strict=True)):
+        rows = (hidden @ spread).sub_(constant)
+        behind.add_times(rows, weight, number)
+        torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
+        total += rows.sum(dim=0)
+        moment += (reduced - kept.reduce_mean).mul_(rows).sum(dim=0)
+        of_hidden.append(rows)
+    return *_through_norm(block, kept, hoods.count, of_hidden, total, moment), (of_weight, of_gain, of_shift)
+
+
+def _through_norm(
+    block: Block, kept: Kept, count: int, of_hidden: list[torch.Tensor], total: torch.Tensor, moment: torch.Tensor
+) -> tuple[ReducedGradient, tuple[torch.Tensor, ...]]:
+    """The gradient in front of the first norm, from the sum of that behind it and of its product with the rows."""
+    deviation = (kept.reduce_variance + block.reduce_eps).rsqrt()
+    gain = block.reduce_gain * deviation
+    slope = gain * deviation.square() * moment / -count
+    constant = -kept.reduce_mean * slope - gain * total / count
+    return ReducedGradient(of_hidden, kept.reduced, gain, slope, constant), (moment * deviation, total)
+
+
+def _to_rows(
+    block: Block, inputs: list[torch.Tensor], of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
+) -> tuple[RowsGradient, torch.Tensor]:
+    """Gradients behind the block before, its ReLU passed, and of the first linear layer."""
+    of_weight = torch.zeros_like(block.reduce)
+    of_inputs = []
+    for number, entered in enumerate(inputs):
+        reduced = of_reduced.rows(number)
+        of_weight.addmm_(reduced.T, entered)
+        rows = behind.add_to(reduced @ block.reduce, number)
+        of_inputs.append(torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows))  # the ReLU
+    return RowsGradient(of_inputs), of_weight
+
+
+def _to_features(
+    hoods: Neighborhoods, block: Block, of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the features that rows were gathered from, and of the first linear layer."""
+    of_weight = torch.zeros_like(block.reduce)
+    points, half = hoods.features.shape
+    # Gathering is linear: narrow rows are brought back to the points first and widened there.
+    as_neighbor = hoods.features.new_zeros(points, len(block.reduce))
+    as_center = torch.zeros_like(as_neighbor)
+    for number, part in enumerate(hoods.parts()):
+        rows, neighbors = of_reduced.rows(number), hoods.neighbors[part]
+        of_weight.addmm_(rows.T, hoods.rows(part))
+        as_neighbor.index_add_(0, neighbors.flatten(), rows)
+        as_center.index_add_(0, hoods.centers[part], rows.view(*neighbors.shape, -1).sum(dim=1))
+    of_features = as_neighbor @ block.reduce[:, :half] + as_center @ block.reduce[:, half:]
+    behind.add_to_features(of_features, hoods)
+    return of_features, of_weight
+
+
+@pooled_blocks_backward.register_fake
+def _gradient_shapes(gradient, features, neighbors, centers, offsets, frequencies, weights, eps, results):
+    return [torch.empty_like(features), *map(torch.empty_like, weights)]
+
+
+def _keep(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
+    *tensors, weights, eps = inputs
+    ctx.eps, ctx.counts = eps, (len(tensors), len(weights))
+    ctx.save_for_backward(*tensors, *weights, *output)
+    ctx.mark_non_differentiable(*output[1:])
+    # Otherwise zeros as large as all that is kept would be made for the outputs that no gradient reaches.
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
+    tensors, weights = ctx.counts
+    saved = list(ctx.saved_tensors)
+    features, *of_weights = pooled_blocks_backward(
+        gradients[0], *saved[:tensors], saved[tensors : tensors + weights], ctx.eps, saved[tensors + weights :]
+    )
+    return features, None, None, None, None, of_weights, None
+
+
+pooled_blocks.register_autograd(_backward, setup_context=_keep)
+
+__all__ = ["pooled_blocks", "pooled_blocks_backward"]

@@ -1,0 +1,68 @@
+"""The residual blocks of the point tokenizer, module by module or all of a stage as one operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods
+from hf_any3d.modeling.any2point.pooled_blocks import Kept
+from hf_any3d.modeling.any2point.pooled_blocks_backward import pooled_blocks
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers with batch norms around a residual sum, applied to every point alone."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.reduce = nn.Linear(width, hidden)
+        self.reduce_norm = nn.BatchNorm1d(hidden)
+        self.expand = nn.Linear(hidden, width)
+        self.expand_norm = nn.BatchNorm1d(width)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map `(rows, width)` to `(rows, width)`."""
+        # In place: these tensors, one row for every neighbour, are large.
+        hidden = self.reduce_norm(self.reduce(rows)).relu_()
+        return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
+
+
+def trains_as_one(blocks: Iterable[ResidualBlock], hoods: Neighborhoods) -> bool:
+    """Whether `train_as_one` computes what these blocks would: training, in full precision, of unchanged modules."""
+    features = hoods.features
+    if torch.is_autocast_enabled(features.device.type) or hoods.offsets.requires_grad:
+        return False
+    for block in blocks:
+        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm)):
+            # Synchronised norms, adapters and observers put modules of other types in the place of ours.
+            if type(linear) is not nn.Linear or type(norm) is not nn.BatchNorm1d or not norm.training:
+                return False
+            if linear.weight.dtype not in (torch.float32, torch.float64) or norm.momentum is None:
+                return False
+    return True
+
+
+def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
+    """Train a stage's blocks on its rows and pool them: `(centers, width)`; running statistics move on."""
+    weights, eps = [], []
+    for block in blocks:
+        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm)):
+            weights += [linear.weight, linear.bias, norm.weight, norm.bias]
+            eps.append(norm.eps)
+    pooled, _, *rest = pooled_blocks(
+        hoods.features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
+    )
+    for block, kept in zip(blocks, Kept.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
+        _move_on(block.reduce_norm, block.reduce, kept.reduce_mean, kept.reduce_variance, hoods.count)
+        _move_on(block.expand_norm, block.expand, kept.expand_mean, kept.expand_variance, hoods.count)
+    return pooled
+
+
+@torch.no_grad()
+def _move_on(norm: nn.BatchNorm1d, linear: nn.Linear, mean: torch.Tensor, variance: torch.Tensor, rows: int) -> None:
+    """Update running statistics as the norm itself would."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean + linear.bias, norm.momentum)
+    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

@@ -1,0 +1,32 @@
+"""A training step under `torch.compile`: one graph, and the numbers of the plain step."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.tiny_encoders import adapted_model, clouds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count_empty_cells", [False, True])
+def test_training_step_compiles_into_one_graph(count_empty_cells):
+    settings = {"count_empty_cells": count_empty_cells}
+    model = adapted_model("clip_text_model", settings, encoder_layers=1, head_dropout=0.0).train()
+    other = copy.deepcopy(model)
+    labels = torch.arange(3)
+    expected = model(points=clouds(), labels=labels).loss
+    expected.backward()
+    # A break in the graph is an error. The backend differentiates the graph and runs it without code generation.
+    step = torch.compile(other, backend="aot_eager", fullgraph=True)
+    loss = step(points=clouds(), labels=labels).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    largest = max(parameter.grad.abs().max() for parameter in model.parameters() if parameter.grad is not None)
+    pairs = zip(model.named_parameters(), other.parameters(), strict=True)
+    for (name, plain), compiled in pairs:
+        assert (plain.grad is None) == (compiled.grad is None), name
+        if plain.grad is not None:
+            torch.testing.assert_close(compiled.grad, plain.grad, rtol=1e-3, atol=1e-5 * largest.item(), msg=name)
+    for (name, plain), compiled in zip(model.named_buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(compiled, plain, msg=name)
