@@ -4,6 +4,7 @@ from hf_any3d.modeling.encoders.families import (  # noqa: F401  each registers 
     audio,
     refused,
     relative_text,
+    relative_vision,
     rotary_text,
     speech,
     text,

@@ -36,6 +36,11 @@ def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
     return image[0] // patch[0], image[1] // patch[1]
 
 
+def class_token(model: PreTrainedModel) -> torch.Tensor:
+    """The embedding that an image encoder's class token starts from, `(hidden,)`."""
+    return model.embeddings.cls_token.flatten()
+
+
 def narrow_embeddings(config: PreTrainedConfig) -> str | None:
     """Refuses encoders whose embeddings, positions among them, are narrower than their layers."""
     width = getattr(config, "embedding_size", None) or config.hidden_size

@@ -1,4 +1,4 @@
-"""Image encoders: positions on the grid of patches."""
+"""Image encoders: tables and rotations on the grid of patches."""
 
 from __future__ import annotations
 
@@ -6,24 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, image_grid, plane
+from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, class_token, image_grid, plane
 from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
-from hf_any3d.modeling.encoders.relative_bias import Addend, plane_bias
 from hf_any3d.modeling.encoders.rotary import rotation
 from hf_any3d.modeling.encoders.token_places import LayerPass
-
-_RELATIVE = {
-    "kind": "relative bias, on a grid",
-    "reached": "bias of each pair at the offset of their places, between whole offsets, mean over the views",
-}
-
-
-def _class_token(model: PreTrainedModel) -> torch.Tensor:
-    return model.embeddings.cls_token.flatten()
 
 
 def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
@@ -33,48 +22,8 @@ def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
     return positions
 
 
-def _optional_grid(model: PreTrainedModel) -> PositionTable:
-    rows, columns = image_grid(model.config)
-    table = getattr(model.embeddings, "position_embeddings", None)
-    return PositionTable("plane", None, rows, columns) if table is None else plane(table, 1, rows)
-
-
 def _free_grid(model: PreTrainedModel) -> PositionTable:
     return PositionTable("plane", None, *image_grid(model.config))
-
-
-def _beit_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    shared = call.encoder.shared_position_bias
-    for layer in call.layers:
-        own = layer.relative_position_bias
-        bias = _bias_instead(call, shared, own)
-        inputs = {"interpolate_pos_encoding": True, "resolution": _resolution(call.encoder.config)}
-        yield {"attention_mask": call.mask if bias is None else bias, "is_causal": False, **inputs}
-
-
-def _data2vec_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    shared = getattr(call.encoder.encoder, "relative_position_bias", None)
-    for layer in call.layers:
-        own = getattr(layer.attention.attention, "relative_position_bias", None)
-        bias = _bias_instead(call, shared, own)
-        inputs = {"interpolate_pos_encoding": True, "resolution": _resolution(call.encoder.config)}
-        yield {"relative_position_bias": bias if own is None else Addend(bias), **inputs}
-
-
-@torch.no_grad()
-def _bias_instead(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn.Module | None) -> torch.Tensor | None:
-    """The bias of places, less the bias of an image in the order of its patches that a layer adds on its own."""
-    if shared is None and own is None:
-        return None
-    tables = [module.relative_position_bias_table for module in (shared, own) if module is not None]
-    bias = plane_bias(call.places, sum(tables))
-    if own is not None:
-        bias = bias - own((call.places.rows, call.places.columns), True, dim_size=call.hidden_states.shape[1])
-    return bias.to(call.hidden_states.dtype)
-
-
-def _resolution(config: PreTrainedConfig) -> tuple[int, int]:
-    return tuple(count * config.patch_size for count in image_grid(config))
 
 
 def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
@@ -110,7 +59,7 @@ for name, model_type, special_tokens in (
             layers="layers",
             branch="mlp",
             positions=_grid(special_tokens),
-            class_token=_class_token,
+            class_token=class_token,
             **_VIT_LIKE,
         )
     )
@@ -127,7 +76,7 @@ for name, model_type in (("DINOv2", "dinov2"), ("DINOv2 with registers", "dinov2
             layers="encoder.layer",
             branch="layer_scale2",
             positions=_grid(1),
-            class_token=_class_token,
+            class_token=class_token,
             **_VIT_LIKE,
         )
     )
@@ -138,7 +87,7 @@ register_family(
         layers="encoder.layer",
         branch="output.dense",
         positions=_grid(1),
-        class_token=_class_token,
+        class_token=class_token,
         layer_inputs=_dpt_inputs,
         refuses=_refuses_dpt,
         **_VIT_LIKE,
@@ -155,37 +104,8 @@ register_family(
         kind="rotary, on a grid",
         reached="rotations at the places themselves, views combined by `rotary_views`",
         final_norm="norm",
-        class_token=_class_token,
+        class_token=class_token,
         layer_inputs=_dinov3_inputs,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="BEiT",
-        model_types=("beit",),
-        tower="vision",
-        layers="layers",
-        branch="mlp",
-        positions=_optional_grid,
-        # With mean pooling its norm comes behind the mean; tokens never had one of their own.
-        final_norm=lambda config: "pooler.layernorm" if config.use_mean_pooling else "layernorm",
-        class_token=_class_token,
-        layer_inputs=_beit_inputs,
-        **_RELATIVE,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="Data2Vec vision",
-        model_types=("data2vec-vision",),
-        tower="vision",
-        layers="encoder.layer",
-        branch="output.dense",
-        positions=_optional_grid,
-        final_norm=lambda config: None if config.use_mean_pooling else "layernorm",
-        class_token=_class_token,
-        layer_inputs=_data2vec_inputs,
-        **_RELATIVE,
     )
 )
 _CLIP_LIKE = {"tower": "vision", "layers": "encoder.layers", "branch": "mlp", "final_norm": "post_layernorm"}
