@@ -10,7 +10,17 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
 from hf_any3d.modeling.encoders import encoder_families
-from tests.tiny_encoders import HIDDEN, LAYERS, SMALL, adapted_model, clouds, saved_encoder, tiny_model, train_step
+from tests.tiny_encoders import (
+    HIDDEN,
+    LAYERS,
+    SMALL,
+    adapted_model,
+    clouds,
+    is_taken_out_again,
+    saved_encoder,
+    tiny_model,
+    train_step,
+)
 
 TOKENS = SMALL["num_tokens"]
 every_family = pytest.mark.parametrize("family", list(encoder_families()))
@@ -65,11 +75,6 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
             assert (parameter.grad.abs().max() > 0) != is_taken_out_again(name), name
     assert own
-
-
-def is_taken_out_again(name):
-    """Biases in front of a batch norm: in training nothing depends on them, so that their gradient is zero."""
-    return ".blocks." in name and name.endswith(("reduce.bias", "expand.bias"))
 
 
 @every_family
