@@ -29,7 +29,10 @@ def in_two_processes(encoder: str, peft: str, accumulation_steps: int, output_di
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [str(PROGRAM), encoder, peft, str(accumulation_steps), str(output_dir)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
+    for _ in range(2):  # two processes may miss each other on a loaded machine; a wrong gradient fails twice
+        done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, done.stderr
     return json.loads((output_dir / "result.json").read_text())
 
