@@ -29,7 +29,7 @@ def in_two_processes(encoder: str, peft: str, accumulation_steps: int, output_di
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [str(PROGRAM), encoder, peft, str(accumulation_steps), str(output_dir)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for _ in range(2):  # two processes may miss each other on a loaded machine; a wrong gradient fails twice
+    for _ in range(2):  # seen to fail once, cause unknown; a wrong gradient still fails
         done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode == 0:
             break
