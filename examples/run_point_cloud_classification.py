@@ -20,15 +20,14 @@ from transformers import Trainer
 
 from hf_any3d import Any2PointForPointCloudClassification, PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.card_tasks import CLASSIFICATION
 from hf_any3d.training.judging import judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
-from hf_any3d.training.model_card import build_model_card
-from hf_any3d.training.program import begin, build_adapted_model, data_facts, finish, load_splits, shared_name
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
+from hf_any3d.training.rows import evaluation_rows, training_rows
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
-from hf_any3d.training.trainer_report import config_of, report_run
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +51,15 @@ def build_trainer(
     splits: DatasetDict,
     processor: PointCloudProcessor,
 ) -> Trainer:
-    """A stock Trainer; without a validation split it neither evaluates nor chooses."""
-    if "validation" not in splits:
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
-    train_rows = training_rows(splits["train"], processor, data.augment, seed=arguments.seed)
-    return Trainer(
+    """A stock Trainer for this task."""
+    return program.build_trainer(
         model,
         arguments,
-        train_dataset=train_rows,
-        eval_dataset=evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
-        processing_class=processor,
+        training_rows(splits["train"], processor, data.augment, seed=arguments.seed),
+        evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
+        processor,
         data_collator=PointCloudCollator(),
         compute_metrics=compute_classification_metrics,
-        callbacks=[EpochCallback(train_rows)],
     )
 
 
@@ -73,12 +68,12 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch = Stopwatch()
     kinds = (ModelArguments, DataArguments, AdapterArguments, PointTrainingArguments)
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = begin(arguments, logger)
+    checkpoint = program.begin(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
-        splits, origin = load_splits(data)
+        splits, origin = program.load_splits(data)
     classes = class_names(splits["train"])
     processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = build_adapted_model(
+    model = program.build_adapted_model(
         Any2PointForPointCloudClassification, model_arguments, adapter, classes, in_channels=3 * len(data.features)
     )
     parameters = count_parameters(model)
@@ -87,19 +82,17 @@ def main(argv: list[str] | None = None) -> RunReport:
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
         judged = {s: evaluation_rows(splits[s], processor) for s in ("validation", "test") if s in splits}
-        metrics, class_accuracy = judge_splits(trainer, judged, classes)
-
-    report = report_run(
+        scores = judge_splits(trainer, judged, classes)
+    report, name = program.leave_behind(
         trainer,
-        data=data_facts(data, splits, origin),
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin),
         parameters=parameters,
-        seconds=stopwatch.stop(),
-        metrics=metrics,
-        class_accuracy=class_accuracy,
-        resumed_from=checkpoint,
+        num_points=data.num_points,
+        task=CLASSIFICATION,
+        checkpoint=checkpoint,
     )
-    name = shared_name(arguments, trainer)
-    finish(trainer, report, build_model_card(report, config_of(model), name, num_points=data.num_points))
     logger.info("Model, card and metrics.json: %s. Try: hf-any3d predict FILE --model %s", name, name)
     return report
 

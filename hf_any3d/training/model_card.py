@@ -32,7 +32,8 @@ from transformers import pipeline
 {use}
 ```
 
-{inputs} As a model with logits:
+A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions} As a model with
+logits:
 
 ```python
 import hf_any3d
@@ -103,7 +104,8 @@ def build_model_card(
         name=name,
         intro=task.intro.format(count=len(classes)),
         use=task.use.format(name=name, category=(config.category_names or [""])[0]),
-        inputs=task.inputs.format(channels=config.in_channels, num_points=num_points),
+        channels=config.in_channels,
+        portions=task.portions.format(num_points=num_points),
         auto_class=task.auto_class,
         logits=task.logits.format(count=len(classes), num_points=num_points),
         what=what,

@@ -15,22 +15,10 @@ from transformers import pipeline
 
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.training.report import RunReport
-from tests.examples.conftest import load_program
+from tests.examples.conftest import SMALL, load_program, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
-SMALL = {
-    "num_tokens": 8,
-    "tokenizer_neighbors": 4,
-    "num_points": 64,
-    "max_train_samples": 32,
-    "max_eval_samples": 16,
-    "per_device_train_batch_size": 8,
-    "num_train_epochs": 1,
-    "learning_rate": 0.01,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "seed": 3,
-}
+FEW = {**SMALL, "max_train_samples": 32, "max_eval_samples": 16}
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +34,10 @@ def run(script, tiny_encoder, tmp_path):
         settings = {
             "encoder_name_or_path": tiny_encoder,
             "output_dir": str(tmp_path / output_dir),
-            **SMALL,
+            **FEW,
             **settings,
         }
-        words = []
-        for name, value in settings.items():
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
-        return script.main(words)
+        return script.main(words_of(settings))
 
     return start
 
@@ -111,7 +95,7 @@ def test_what_is_pushed_is_small_and_opens_by_every_door_with_equal_logits(hub, 
 
 def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
     report = run(num_train_epochs=3, augment=["scale"])
-    rows = load_point_dataset("shapes", split="test").select(range(SMALL["max_eval_samples"]))
+    rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
     answers = pipeline("point-cloud-classification", model=str(tmp_path / "run"))(rows["points"], batch_size=5)
     names = rows.features["label"].names
     right = [names[label] == answer[0]["label"] for label, answer in zip(rows["label"], answers, strict=True)]
@@ -223,7 +207,7 @@ def test_folder_of_clouds_trains_with_the_folders_names_as_classes(run, tmp_path
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_path, form):
-    settings = {**SMALL, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
+    settings = {**FEW, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
     expected = run("words", **{k: v for k, v in settings.items() if k != "encoder_name_or_path"})
     settings["output_dir"] = str(tmp_path / "file")
     path = tmp_path / f"recipe.{form}"
