@@ -14,7 +14,9 @@ from transformers import HfArgumentParser
 from hf_any3d.training.settings_file import FILE_TYPES, merge, numbers, read_settings
 
 
-def parse_arguments(dataclass_types: Iterable[type], argv: Sequence[str]) -> tuple[Any, ...]:
+def parse_arguments(
+    dataclass_types: Iterable[type], argv: Sequence[str], *, others_in_file: bool = False
+) -> tuple[Any, ...]:
     """Fill dataclasses of arguments.
 
     Args:
@@ -22,6 +24,7 @@ def parse_arguments(dataclass_types: Iterable[type], argv: Sequence[str]) -> tup
         argv: The words behind the program's name. A first one that ends in .json, .yaml or .yml is a file of
             arguments, see `read_settings`; words behind it win over the file. JSON objects among them are merged
             with the file's: `recipe.yaml --dataset_options '{"fold": 3}'` leaves the other options as they are.
+        others_in_file: Pass over what a file holds for other dataclasses.
 
     Returns:
         An object of each class.
@@ -40,6 +43,8 @@ def parse_arguments(dataclass_types: Iterable[type], argv: Sequence[str]) -> tup
         for name, value in read_settings(path).items()
     }
     known = {field.name for kind in parser.dataclass_types for field in fields(kind) if field.init}
+    if others_in_file:
+        values = {name: value for name, value in values.items() if name in known}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")
     return parser.parse_dict(_with_words(values, parser, argv[1:]))

@@ -24,6 +24,7 @@ from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.training.trainer_report import config_of, report_run
 
 
@@ -143,7 +144,7 @@ def build_trainer(
     processor: PointCloudProcessor,
     **settings: Any,
 ) -> Trainer:
-    """A stock Trainer that tells its training rows the epoch; without validation rows it neither judges nor chooses.
+    """A Trainer that tells its training rows the epoch; without validation rows it neither judges nor chooses.
 
     Args:
         model: What is trained.
@@ -155,7 +156,7 @@ def build_trainer(
     """
     if validation_rows is None:
         arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
-    return Trainer(
+    return PointTrainer(
         model,
         arguments,
         train_dataset=train_rows,
