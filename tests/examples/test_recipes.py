@@ -190,7 +190,19 @@ def program():
     return load_program("run_point_cloud_classification")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+# Every base file once; the others differ from these in numbers and options alone.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "any2point_clip_scanobjectnn_obj_bg",
+        "any2point_imagebind_modelnet40",
+        "any2point_dinov2_modelnet40_fewshot",
+        "released/any2point_clip_modelnet40",
+        "released/any2point_dinov2_scanobjectnn",
+        "released/any2point_imagebind_scanobjectnn",
+    ],
+)
 def test_recipe_runs(program, benchmarks, tmp_path, recipe):
     encoder, benchmark = kind_of(recipe)
     settings = SHORT | {"encoder_name_or_path": saved_encoder(ENCODERS[encoder]), "output_dir": str(tmp_path)}
