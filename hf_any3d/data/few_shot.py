@@ -44,7 +44,7 @@ def draw_fold(
     ):
         if number < least:
             raise ValueError(f"{name} is {number}; expected at least {least}")
-    labels = {split: np.asarray(splits[split].with_format(None)["label"]) for split in wanted}
+    labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in wanted}
     counts = {split: np.bincount(labels[split], minlength=label.num_classes) for split in wanted}
     fit = np.flatnonzero(np.all([counts[split] >= number for split, number in wanted.items()], axis=0))
     if len(fit) < way:

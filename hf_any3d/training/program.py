@@ -20,6 +20,7 @@ from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
 from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
+from hf_any3d.training.encoder_dropout import drop_attention
 from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
@@ -117,6 +118,8 @@ def build_adapted_model(
         label2id={name: number for number, name in enumerate(labels)},
         **{**config, **arguments.model_config},
     )
+    if arguments.encoder_attention_dropout:
+        drop_attention(model, arguments.encoder_attention_dropout)
     if adapter.peft.lower() == "none":
         return model
     return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))

@@ -24,6 +24,9 @@ class ModelArguments:
     encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
     num_layers: int | None = field(default=None, metadata={"help": "Use the encoder's first layers only."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
+    encoder_attention_dropout: float = field(
+        default=0.0, metadata={"help": "Share of the frozen attention's weights that is dropped in training."}
+    )
     num_tokens: int | None = field(default=None, metadata={"help": "Tokens that a cloud becomes."})
     tokenizer_neighbors: int | None = field(default=None, metadata={"help": "Points in a neighbourhood."})
     model_config: dict | str | None = field(

@@ -76,6 +76,7 @@ def test_recipe_has_the_published_values_of_its_program(recipe):
     assert (settings.line_direction if encoder == "clip" else settings.plane_distance) == place
     assert settings.head_widths == [256, 256] and settings.head_dropout == 0.5
     assert settings.head_bias is (benchmark == "modelnet")
+    assert model.encoder_attention_dropout == (0.1 if encoder != "clip" and benchmark == "scan" else 0)
     guided = GuidedAdapterConfig(**adapter.peft_config)
     assert (guided.r, guided.cell_size, guided.voxel_size, guided.pooling) == (width, cell, voxel, pooling)
     assert (guided.aggregation_scale, guided.bottleneck_scale) == (aggregation, bottleneck)
