@@ -46,7 +46,8 @@ def drop_attention(model: nn.Module, share: float) -> int:
             found += 1
     if not found:
         raise ValueError(
-            f"{type(owner.encoder).__name__} has no attention with dropout under {' or '.join(_NAMES)}; expected share 0"
+            f"{type(owner.encoder).__name__} has no attention with dropout under {' or '.join(_NAMES)}; expected "
+            "another encoder or no such dropout"
         )
     return found
 
