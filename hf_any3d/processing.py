@@ -13,11 +13,12 @@ from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 FEATURES = ("xyz", *ATTRIBUTES)
 SAMPLINGS = ("random", "farthest", "first")
 SCALES = ("unit_sphere", None)
-EXTENTS = ("kept", "all")
 # Farthest point sampling costs points times samples; a random part of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
+# Whose centre and radius are brought to the origin and to one.
+EXTENTS = ("kept", "all")
 # What saved files hold beside the arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 

@@ -21,9 +21,7 @@ from tests.examples.conftest import EXAMPLES, load_program, words_of
 from tests.tiny_encoders import saved_encoder
 
 FOLDER = EXAMPLES / "recipes"
-RECIPES = sorted(
-    p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.yaml") if p.parent.name != "base"
-)
+RECIPES = sorted(p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("any2point_*.yaml"))
 KINDS = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
 ENCODERS = {"clip": "clip_text_model", "dinov2": "dinov2", "imagebind": "imagebind_audio"}
 # Arguments of the six released programs: neighbours, direction or distance, cell, voxel, share of the aggregation,
