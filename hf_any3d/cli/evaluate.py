@@ -37,7 +37,12 @@ def evaluate(
     vote_augment: Annotated[
         list[str] | None, typer.Option(help="A transform of the copies; may be given several times.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clouds that go through the model together.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Clouds that go through the model together; 32, or 1 where a batch sways the answer."
+        ),
+    ] = None,
     max_samples: Annotated[
         int | None, typer.Option(min=1, help="Judge on the first so many rows.", show_default=False)
     ] = None,
@@ -85,7 +90,7 @@ def _judge(
     recipe: Path | None,
     words: list[str],
     split: str,
-    batch_size: int,
+    batch_size: int | None,
     max_samples: int | None,
     seed: int,
     cpu: bool,

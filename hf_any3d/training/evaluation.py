@@ -27,14 +27,14 @@ class HowToJudge:
     Args:
         data: Says which transforms voting clouds go through, if `protocol` does not.
         protocol: Says how many votes there are.
-        batch_size: Clouds that go through the model together.
+        batch_size: Clouds that go through the model together; None for 32, or 1 where a batch sways the answer.
         seed: Governs the votes.
         use_cpu: Leave a GPU alone.
     """
 
     data: DataArguments
     protocol: ProtocolArguments
-    batch_size: int = 32
+    batch_size: int | None = None
     seed: int = 0
     use_cpu: bool = False
 
@@ -63,10 +63,11 @@ def evaluate_classifier(model_name: str, rows: Dataset, split: str, how: HowToJu
     names = label.names if isinstance(label, ClassLabel) else None
     if names != classes:
         raise ValueError(f"split {split} has the classes {names}; expected the model's, {classes}")
+    alone = 1 if model.config.batch_dependent_flags else 32
     with tempfile.TemporaryDirectory() as folder:
         arguments = PointTrainingArguments(
             folder,
-            per_device_eval_batch_size=how.batch_size,
+            per_device_eval_batch_size=how.batch_size or alone,
             seed=how.seed,
             use_cpu=how.use_cpu,
             eval_strategy="no",
