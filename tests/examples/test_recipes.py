@@ -6,13 +6,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from peft import get_peft_model
+from transformers import AutoConfig
 
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
-from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
@@ -117,6 +120,34 @@ def test_other_recipes_have_no_accident(recipe):
     assert config.batch_dependent_flags == [] and not protocol.select_on_test
     for flag in ("line_mapping", "plane_mapping", "transposed_plane_positions", "swapped_plane_shape", "offset_eps"):
         assert getattr(config, flag) == getattr(sound, flag)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "without_head", "head"),
+    [
+        ("any2point_clip_scanobjectnn_pb_t50_rs", 948_312, 463_631),
+        ("any2point_dinov2_scanobjectnn_pb_t50_rs", 800_760, 463_631),
+        ("any2point_imagebind_scanobjectnn_pb_t50_rs", 874_536, 463_631),
+        ("any2point_clip_modelnet40", 948_312, 470_568),
+        ("any2point_dinov2_modelnet40", 800_760, 470_568),
+        ("any2point_imagebind_modelnet40", 800_760, 470_568),
+    ],
+)
+def test_recipe_trains_as_many_parameters_as_its_program(recipe, without_head, head):
+    encoder, benchmark = kind_of(recipe)
+    variant = VARIANTS[f"{encoder}-{benchmark}"]
+    settings, _, _, adapter, _ = parsed(recipe)
+    # In true size, with shapes but no numbers.
+    with torch.device("meta"):
+        encoder_config = AutoConfig.for_model(**variant.encoder)
+        config = Any2PointConfig(
+            encoder_config=encoder_config, id2label=variant.model["id2label"], **settings.model_config
+        )
+        model = Any2PointForPointCloudClassification(config)
+        model = get_peft_model(model, GuidedAdapterConfig(**adapter.peft_config))
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    in_head = sum(size for name, size in sizes.items() if "classifier" in name)
+    assert (sum(sizes.values()) - in_head, in_head) == (without_head, head)
 
 
 def test_clouds_of_scanobjectnn_are_augmented_as_published():
