@@ -26,6 +26,7 @@ _PUBLIC = {
     "AutoModelForPointCloudClassification": "auto",
     "AutoModelForPointCloudSegmentation": "auto",
     "GuidedAdapterConfig": "tuners",
+    "PointCloud": "data",
     "PointCloudProcessor": "processing",
     "UnsupportedEncoder": "modeling.encoders",
     "encoder_linear_pattern": "tuners",
