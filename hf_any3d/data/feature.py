@@ -14,7 +14,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, point_cloud_byt
 from hf_any3d.data.files.npy import cloud_from_array
 from hf_any3d.data.files.source import Source
 from hf_any3d.data.inputs import as_array, to_cloud
-from hf_any3d.data.stored_files import Tokens, is_local, read_stored, self_contained, type_of_bytes, type_of_path
+from hf_any3d.data.stored_files import Tokens, local_path, read_stored, self_contained, type_of_bytes, type_of_path
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType
@@ -170,7 +170,7 @@ class PointCloud:
         def embed(row: dict | None) -> dict | None:
             if row is None or row["path"] is None:
                 return row
-            if not (local_files if is_local(row["path"]) else remote_files):
+            if not (remote_files if local_path(row["path"]) is None else local_files):
                 return row
             if row["bytes"] is None:
                 return self_contained(row["path"], self.format, token_per_repo_id)

@@ -12,7 +12,7 @@ from datasets.table import embed_table_storage
 from hf_any3d.data.cloud_rows import CloudColumns
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
-from hf_any3d.data.stored_files import is_local, read_stored
+from hf_any3d.data.stored_files import local_path, read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +242,8 @@ def _stamp(stored: Dataset, column: str) -> int:
     stamp = 0
     for batch in stored.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         for path in batch.column(column).combine_chunks().field("path").to_pylist():
-            if path is not None and is_local(path) and os.path.isfile(path):
+            path = None if path is None else local_path(path)
+            if path is not None and os.path.isfile(path):
                 status = os.stat(path)
                 stamp = zlib.crc32(f"{path} {status.st_size} {status.st_mtime_ns}".encode(), stamp)
     return stamp

@@ -3,6 +3,8 @@
 import io
 import os
 from collections.abc import Mapping
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from hf_any3d.data.files import (
     PointCloudData,
@@ -72,7 +74,7 @@ def fetch(path: str, tokens: Tokens | None = None) -> bytes:
         with xopen(path, "rb", download_config=DownloadConfig(token=token)) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise PointCloudFileError(f"{path}: no such file") from error
+        raise PointCloudFileError(f"{path}: no such file ({error})") from error
 
 
 def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = None) -> PointCloudData:
@@ -90,8 +92,8 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
     if data is None:
         if path is None:
             raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
-        if is_local(path):
-            return read_point_cloud(path)  # files beside it, such as materials, are found too
+        if (local := local_path(path)) is not None:
+            return read_point_cloud(local)  # files beside it, such as materials, are found too
         data = fetch(path, tokens)
     file_type = type_of_bytes(data) if path is None else type_of_path(path)
     return read_point_cloud(_NamedBytes(data, path or f"<{len(data)} bytes>"), file_type=file_type)
@@ -110,18 +112,21 @@ def self_contained(path: str, file_format: str, tokens: Tokens | None = None) ->
     Raises:
         PointCloudFileError: a file that is missing or, if it names others, cannot be read.
     """
-    data, name = fetch(path, tokens), os.path.basename(path.split("::", 1)[0])
+    local = local_path(path)
+    data, name = fetch(local or path, tokens), os.path.basename(path.split("::", 1)[0])
     reference = _REFERENCES.get(type_of_path(path))
-    if reference is not None and reference in data and is_local(path):
-        data, name = point_cloud_bytes(read_point_cloud(path), file_format), f"{name}.{file_format}"
+    if reference is not None and reference in data and local is not None:
+        data, name = point_cloud_bytes(read_point_cloud(local), file_format), f"{name}.{file_format}"
     return {"bytes": data, "path": name}
 
 
-def is_local(path: str) -> bool:
-    """Whether a path is one of this machine's file system."""
+def local_path(path: str) -> str | None:
+    """Give the path in this machine's file system, also of a file:// URL; None for what lies elsewhere."""
     from datasets.utils.file_utils import is_local_path
 
-    return is_local_path(path)
+    if path.startswith("file://") and "::" not in path:
+        return url2pathname(urlsplit(path).path)
+    return path if is_local_path(path) else None
 
 
 class _NamedBytes(io.BytesIO):
