@@ -3,7 +3,8 @@
 import logging
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 AnyDataset = TypeVar("AnyDataset", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 
 _ROWS_OF_FILES = 16
+_EXACT = PointCloud(format="npz")
 
 
 def files_to_points(
@@ -67,7 +69,10 @@ def files_to_points(
     others = {name: feature for name, feature in features.items() if name != column}
     if taken := sorted(set(others) & set(wanted.names)):
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it first")
-    stored = dataset.cast_column(column, PointCloud(decode=False)).with_format(None)
+    stored = dataset.with_format(None)
+    for name, feature in features.items():
+        if getattr(feature, "decode", False):  # files of other columns pass through unread
+            stored = stored.cast_column(name, replace(feature, decode=False))
     skip = on_error == "skip"
     arguments = {"column": column, "wanted": wanted, "kept": tuple(others) if skip else (), "skip": skip}
     if isinstance(dataset, Dataset):
@@ -171,6 +176,7 @@ def _map(
     function: Callable,
     arguments: dict[str, Any],
     *,
+    features: Features,
     rows_at_a_time: int,
     num_proc: int | None,
     description: str,
@@ -180,8 +186,16 @@ def _map(
     if isinstance(dataset, IterableDataset):
         if num_proc is not None:
             raise ValueError(f"num_proc is {num_proc}; a dataset that streams is read in the workers of a DataLoader")
-        return dataset.map(function, **options)
-    return dataset.map(function, writer_batch_size=rows_at_a_time, num_proc=num_proc, desc=description, **options)
+        # Given to map, features would promise that its results are decoded already.
+        return dataset.map(function, **options).cast(features)
+    return dataset.map(
+        function,
+        features=features,
+        writer_batch_size=rows_at_a_time,
+        num_proc=num_proc,
+        desc=description,
+        **options,
+    )
 
 
 def _read_batch(*batch, column: str, wanted: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0) -> dict:
@@ -192,7 +206,9 @@ def _read_batch(*batch, column: str, wanted: CloudColumns, kept: tuple[str, ...]
         try:
             if file is None:
                 raise PointCloudFileError("a row without a point cloud")
-            cloud = read_stored(file["path"], file["bytes"])
+            if not (isinstance(file, Mapping) and "path" in file):
+                file = _EXACT.encode_example(file)  # a stream hands on what a function before this one made
+            cloud = read_stored(file["path"], file.get("bytes"))
             try:
                 row = wanted.row(cloud)
             except PointCloudError as error:
@@ -216,8 +232,8 @@ def _write_batch(*batch, names: tuple[str, ...], column: str, feature: PointClou
     }
 
 
-def _name_of(file: dict | None) -> str:
-    return (file or {}).get("path") or "<bytes>"
+def _name_of(file: Any) -> str:
+    return (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
 
 
 def _features_of(dataset: Dataset | IterableDataset) -> Features:

@@ -52,7 +52,8 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     """Make a ClassLabel of labels that are text or whole numbers, with the classes of the training split.
 
     Args:
-        splits: the data; a `label` of another kind, such as a measured quantity, stays as it is.
+        splits: the data; a `label` of another kind, such as a measured quantity, stays as it is, and so does that of
+            a stream.
         origin: the dataset's name, for error messages.
 
     Raises:
@@ -64,6 +65,8 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     first = "train" if "train" in labelled else labelled[0]
     feature = splits[first].features["label"]
     if not isinstance(feature, ClassLabel):
+        if not isinstance(splits[first], Dataset):
+            return splits  # the classes of a stream are known only at its end
         feature = _classes_of(splits, first, labelled)
         if feature is None:
             return splits

@@ -26,7 +26,8 @@ def read_metadata(root: Path) -> pa.Table | None:
         ValueError: a file that cannot be read, lacks `file_name`, has other columns than the others, names a file
             outside its own folder, or one that is named already; files of several types.
     """
-    files = sorted(path for name in METADATA_NAMES for path in root.rglob(name) if not _is_hidden(path, root))
+    files = [path for name in METADATA_NAMES for path in root.rglob(name) if not _is_hidden(path, root)]
+    files.sort(key=lambda path: (len(path.parts), path))  # from the outermost inwards
     if not files:
         return None
     if len({path.suffix for path in files}) > 1:
