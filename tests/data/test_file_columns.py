@@ -100,7 +100,8 @@ def test_other_columns_of_files_pass_through_unread(scans, tmp_path):
     for rows in (other, other.to_iterable_dataset()):
         plain = files_to_points(rows, column="scan", on_error="skip")
         assert plain.features["other"] == PointCloud()
-        assert len(list(plain.remove_columns("other"))) == 2
+        kept = plain.remove_columns("other") if isinstance(plain, Dataset) else plain.decode(False)
+        assert len(list(kept)) == 2
 
 
 def test_what_a_file_lacks_and_rows_without_files_are_named(scans):
