@@ -5,11 +5,14 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
+from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
+from hf_any3d import __version__
 from hf_any3d.data.cloud_rows import CloudColumns
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
@@ -160,8 +163,13 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset is of type {type(dataset).__name__}; expected a Dataset or DatasetDict")
     form = dataset.format
+    stamp = 0
+    for name, feature in dataset.features.items():
+        if hasattr(feature, "embed_storage"):
+            stamp = _stamp(dataset.cast_column(name, replace(feature, decode=False)), name, stamp)
     embedded = dataset.with_format("arrow").map(
         embed_table_storage,
+        cache_file_name=_cache_file(dataset, "embed_files", stamp),
         batched=True,
         batch_size=_ROWS_OF_FILES,
         writer_batch_size=_ROWS_OF_FILES,
@@ -191,11 +199,22 @@ def _map(
     return dataset.map(
         function,
         features=features,
+        cache_file_name=_cache_file(dataset, function.__name__, arguments, features),
         writer_batch_size=rows_at_a_time,
         num_proc=num_proc,
         desc=description,
         **options,
     )
+
+
+def _cache_file(dataset: Dataset, *decides: Any) -> str | None:
+    """Where the result is kept for a dataset that lies in memory, since `Dataset.map` would hold it in memory too."""
+    if dataset.cache_files:
+        return None  # beside the dataset's own files, as map does
+    key = Hasher.hash((__version__, dataset._fingerprint, *decides))
+    folder = Path(config.HF_DATASETS_CACHE) / "hf_any3d" / "conversions"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"{key}.arrow")
 
 
 def _read_batch(*batch, column: str, wanted: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0) -> dict:
@@ -253,9 +272,8 @@ def _file_column(features: Features, column: str | None) -> str:
     raise ValueError(f"column is {column!r}; expected the name of a PointCloud column, and {have}")
 
 
-def _stamp(stored: Dataset, column: str) -> int:
+def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:
     """A number that changes when one of the files does, so that nothing outdated is taken from the cache."""
-    stamp = 0
     for batch in stored.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         for path in batch.column(column).combine_chunks().field("path").to_pylist():
             path = None if path is None else local_path(path)

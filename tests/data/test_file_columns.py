@@ -124,6 +124,19 @@ def test_a_changed_file_is_not_taken_from_the_cache(scans, tmp_path):
     assert len(files_to_points(rows)[0]["points"]) == 5
 
 
+def test_the_results_for_a_dataset_in_memory_lie_on_disk_and_are_found_again(scans, tmp_path):
+    assert not scans.cache_files
+    plain = files_to_points(scans, num_points=4)
+    results = [plain, points_to_files(plain), embed_files(scans)]
+    assert all(rows.cache_files for rows in results)
+    assert files_to_points(scans, num_points=4).cache_files == plain.cache_files
+    assert files_to_points(scans, num_points=4, seed=1).cache_files != plain.cache_files
+    write_point_cloud(tmp_path / "a.ply", full_cloud(5))
+    os.utime(tmp_path / "a.ply", ns=(0, 1))
+    assert embed_files(scans).cache_files != results[2].cache_files
+    assert len(embed_files(scans)[0]["scan"]["points"]) == 5
+
+
 def test_several_processes_give_the_same_rows(scans):
     together = files_to_points(scans, num_points=4, num_proc=2)
     np.testing.assert_array_equal(together["points"][:], files_to_points(scans, num_points=4)["points"][:])
