@@ -12,6 +12,7 @@ CATALOG: dict[str, str] = {
     "parquet": "parquet",  # local Parquet files with a column of points
     "parts": "parts",  # objects assembled in code, each point with its part
     "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class
+    "scanobjectnn": "scanobjectnn",  # objects cut out of scans of real rooms, 15 classes
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
 """Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""
