@@ -33,6 +33,8 @@ class SplitSource:
         files: the published files that the rows depend on; their sizes and times tell whether a cache is up to date.
         num_rows: how many rows there are, where that is known before reading.
         describe: names a unit in errors.
+        missing: files of units that are known not to be there; an error before anything is read, or left out with
+            `on_error="skip"`.
     """
 
     units: Sequence[Any]
@@ -40,6 +42,7 @@ class SplitSource:
     files: Sequence[Path]
     num_rows: int | None = None
     describe: Callable[[Any], str] = str
+    missing: Sequence[Path] = ()
 
 
 def convert_split(

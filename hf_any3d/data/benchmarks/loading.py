@@ -70,6 +70,8 @@ def load_benchmark(
     expected = benchmark.expected_counts.get(variant, {}) if verify else {}
     what = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
     for split, source in sources.items():
+        if on_error == "raise":
+            benchmark.require(source.missing, root)
         if source.num_rows is not None:
             _check_count(what, split, source.num_rows, expected.get(split), root)
 

@@ -23,6 +23,8 @@ def checked_row(row: Mapping[str, object], features: Features) -> dict[str, obje
     """
     checked = {}
     for name, feature in features.items():
+        if name not in row:
+            raise PointCloudError(f"there are no {name}")
         value = row[name]
         if isinstance(feature, Array2D):
             value = _array(name, value, feature)
