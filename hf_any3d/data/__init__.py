@@ -20,6 +20,7 @@ _HOMES = {
     "build_transform": "transforms",
     "load_point_dataset": "catalog",
     "merge_blocks": "blocks",
+    "push_point_dataset": "benchmarks.publishing",
     "split_into_blocks": "blocks",
     "validation_split": "validation",
 }
