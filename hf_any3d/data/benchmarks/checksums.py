@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from hf_any3d.data.benchmarks.lists import read_lines
+
 FILE_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
@@ -25,12 +27,10 @@ def verify_checksums(root: Path, files: Iterable[Path]) -> None:
     if not path.is_file():
         return
     sums = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        found = _LINE.fullmatch(line.strip())
+    for line in read_lines(path):
+        found = _LINE.fullmatch(line)
         if not found:
-            raise ValueError(f"{path}: line {number} is {line[:60]!r}; expected a SHA-256, two spaces and a file name")
+            raise ValueError(f"{path}: a line is {line[:60]!r}; expected a SHA-256, two spaces and a file name")
         sums[(root / found[2]).resolve()] = found[1].lower()
     listed = [file for file in sorted(files) if file.resolve() in sums]
     for file in tqdm(listed, desc="Checking sums", unit=" files", disable=None):

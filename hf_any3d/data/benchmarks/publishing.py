@@ -57,9 +57,9 @@ def push_point_dataset(
     if licence not in OPEN_LICENCES and not rights_confirmed and not _stays_private(api, repo_id, private):
         terms = f"their licence is {licence!r}" if licence else "their licence is not known"
         raise ValueError(
-            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, licence= "
-            "with the identifier of an open licence if the data have one, or rights_confirmed=True if you may publish "
-            "them"
+            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
+            "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
+            "may publish them"
         )
     statistics = {split: _statistics(split, rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]

@@ -10,6 +10,7 @@ from datasets import Value
 
 from hf_any3d.data.benchmarks import Benchmark, SplitSource
 from hf_any3d.data.benchmarks.hdf5_rows import hdf5_source
+from hf_any3d.data.benchmarks.lists import read_lines
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
 from hf_any3d.data.files.tables import normalized_lines, numbers, reject_binary
@@ -58,7 +59,7 @@ def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[
 
     sources = {}
     for split, file in lists.items():
-        models = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        models = read_lines(file)
         for number, model in enumerate(models, 1):
             # The class is what stands before the last underscore: flower_pot_0001.
             if model.rpartition("_")[0] not in benchmark.class_names or "/" in model:
@@ -72,7 +73,7 @@ def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[
 
 def check_class_names(benchmark: Benchmark, path: Path) -> None:
     """Refuse a list of class names that are not the published ones: its line numbers are the labels."""
-    found = path.read_text(encoding="utf-8").split()
+    found = read_lines(path)
     if tuple(found) != benchmark.class_names:
         pairs = zip(found, benchmark.class_names, strict=False)
         number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(benchmark.class_names)))

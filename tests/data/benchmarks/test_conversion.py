@@ -177,7 +177,7 @@ def test_sums_beside_the_data_are_checked(tree, cache_dir):
     sums.write_text(f"{right} *train/0.npy\n")
     assert_complete(load_toy(tree, cache_dir))
     sums.write_text("something else\n")
-    with pytest.raises(ValueError, match="line 1 is 'something else'; expected a SHA-256"):
+    with pytest.raises(ValueError, match="a line is 'something else'; expected a SHA-256"):
         load_toy(tree, cache_dir + "2")
 
 
