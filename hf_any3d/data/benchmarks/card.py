@@ -22,7 +22,7 @@ row = clouds["{split}"].with_format("numpy")[0]
 row["points"].shape  # {shape}
 ```
 
-All columns are of plain types; no other package is needed. With [hf_any3d](https://pypi.org/project/hf-any3d/) the \
+All columns are of plain types; no other package is needed. With hf_any3d the \
 same rows are `load_point_dataset("{repo_id}")`.
 
 ## Columns

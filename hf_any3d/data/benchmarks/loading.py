@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
-from datasets import DatasetDict, Features, load_dataset
+from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
@@ -37,7 +37,8 @@ def load_benchmark(
     cache_dir: str | os.PathLike | None = None,
     verify: bool = True,
     on_error: str = "raise",
-) -> DatasetDict:
+    streaming: bool = False,
+) -> DatasetDict | IterableDatasetDict:
     """Convert the files of a benchmark to Parquet, unless that was done before, and open them.
 
     The cache is keyed by the names, sizes and times of the files and by all that decides the rows. A conversion that
@@ -55,6 +56,7 @@ def load_benchmark(
         verify: check the number of clouds against the published one, and the files against SHA256SUMS where that
             file lies in `root`; False is for own subsets.
         on_error: "raise" stops at what cannot be read; "skip" leaves it out with a warning.
+        streaming: read the Parquet files row by row, without the Arrow copy that random access needs.
 
     Returns:
         The splits in the order of `sources`, with description, citation, homepage and licence in their `info`.
@@ -103,7 +105,7 @@ def load_benchmark(
         described = {key: decides[key] for key in ("format_version", "name", "revision", "variant", "options")}
         if read_json(folder / "meta" / "stats.json") != {**described, "splits": statistics}:
             write_json(folder / "meta" / "stats.json", {**described, "splits": statistics})
-        splits = _open(folder, records)
+        splits = _open(folder, records, streaming)
     for rows in splits.values():
         rows.info.description = benchmark.description
         rows.info.citation = benchmark.citation
@@ -149,10 +151,12 @@ def _statistics(records: list[ShardRecord]) -> dict:
     return {**total.as_dict(), "num_skipped": skipped}
 
 
-def _open(folder: Path, records: Mapping[str, list[ShardRecord]]) -> DatasetDict:
+def _open(
+    folder: Path, records: Mapping[str, list[ShardRecord]], streaming: bool
+) -> DatasetDict | IterableDatasetDict:
     files = {split: [str(folder / "data" / record.file) for record in some] for split, some in records.items()}
     try:
-        return load_dataset("parquet", data_files=files, cache_dir=str(folder / "arrow"))
+        return load_dataset("parquet", data_files=files, cache_dir=str(folder / "arrow"), streaming=streaming)
     except DatasetGenerationError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

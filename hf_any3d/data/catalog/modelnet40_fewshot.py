@@ -72,7 +72,7 @@ def load(
         fold: which of them, 0 to 9.
         normals: read the column `normals` too.
         modelnet_dir: for JSON, which only names the shapes: the folder of ModelNet40 in layout "txt".
-        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
 
     Raises:
         ValueError: an argument out of range; a fold of another content, or with another number of shapes.

@@ -82,7 +82,7 @@ def load(data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs
         data_dir: the folder above `h5_files`, that folder, or one that holds `main_split` or `main_split_nobg`.
         variant: "obj_bg" (objects with background), "obj_only" (without), "pb_t50_rs" (the hardest: moved by up to
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
-        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
 
     Raises:
         ValueError: an unknown variant, or another number of clouds than published.

@@ -78,6 +78,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(tree, cache_dir, small_s
     assert second[0] == f"train/{kept}.npy" and len(second) == sum(COUNTS.values()) - kept
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_dir, small_shards):
     program = f"""
 from pathlib import Path
@@ -126,6 +127,29 @@ def test_a_full_disk_is_an_error_that_names_the_shard_and_the_rest_goes_on(tree,
     again = []
     splits = load_toy(tree, cache_dir, again)
     assert splits.num_rows == COUNTS and 0 < len(again) < sum(COUNTS.values())
+
+
+def test_a_full_disk_while_opening_is_an_error_and_the_shards_stay(tree, cache_dir):
+    # Equal points fill little of Parquet and much of Arrow.
+    np.save(tree / "train" / "6.npy", np.zeros((9000, 3), np.float32))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"arrow could not be written"):
+            load_toy(tree, cache_dir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    again = []
+    assert load_toy(tree, cache_dir, again).num_rows == COUNTS and again == []
+
+
+def test_rows_stream_from_several_shards_without_a_copy(tree, cache_dir, small_shards):
+    splits = load_toy(tree, cache_dir, streaming=True)
+    rows = splits["train"].with_format("numpy")
+    assert rows.num_shards > 3 and rows.info.license.startswith("other")
+    for number, row in enumerate(rows):
+        np.testing.assert_array_equal(row["points"], cloud("train", number))
+    assert number == 11 and not files_in(cache_dir, "*.arrow")
 
 
 def test_a_shard_that_lost_its_end_is_written_anew(tree, cache_dir, small_shards):

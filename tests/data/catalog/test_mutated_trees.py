@@ -108,7 +108,7 @@ def test_mutated_files_give_rows_or_one_named_error(name, tmp_path, monkeypatch)
     monkeypatch.setattr(conversion, "ShardWriter", Counted)
     for module in (conversion, loading):
         monkeypatch.setattr(module, "write_json", lambda path, value: None)
-    monkeypatch.setattr(loading, "_open", lambda folder, records: DatasetDict())
+    monkeypatch.setattr(loading, "_open", lambda *_: DatasetDict())
     files = sorted(path for path in root.rglob("*") if path.is_file())
     whole = [path.read_bytes() for path in files]
     generator = np.random.default_rng(0)
