@@ -52,9 +52,3 @@ def hdf5_source(
         return f"{unit[0]} from row {unit[1].start}"
 
     return SplitSource(units, read, files, num_rows=total, describe=describe)
-
-
-def array_names(file: Path) -> set[str]:
-    """Name the arrays at the top of an HDF5 file."""
-    with open_hdf5(file) as arrays:
-        return set(arrays)

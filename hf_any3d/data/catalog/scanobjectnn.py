@@ -1,13 +1,12 @@
 """ScanObjectNN: 15 classes of objects cut out of scans of real rooms."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List
 
 from hf_any3d.data.benchmarks import Benchmark, Licence, load_benchmark
-from hf_any3d.data.benchmarks.hdf5_rows import array_names, hdf5_source
+from hf_any3d.data.benchmarks.hdf5_rows import hdf5_source
 
 FILES = {
     "obj_bg": ("main_split", "objectdataset"),
@@ -72,20 +71,23 @@ BENCHMARK = Benchmark(
 )
 
 
-def load(data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", **conversion) -> DatasetDict:
+def load(
+    data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", masks: bool = False, **conversion
+) -> DatasetDict:
     """Read ScanObjectNN in its official HDF5 files; needs the package h5py.
 
-    Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`. Where the files
-    have masks, `labels` (2048,) says of each point whether it belongs to the object or to the background.
+    Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
 
     Args:
         data_dir: the folder above `h5_files`, that folder, or one that holds `main_split` or `main_split_nobg`.
         variant: "obj_bg" (objects with background), "obj_only" (without), "pb_t50_rs" (the hardest: moved by up to
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
+        masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
+            That makes rows of segmentation: a batch for classification cannot have both.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
 
     Raises:
-        ValueError: an unknown variant, or another number of clouds than published.
+        ValueError: an unknown variant, another number of clouds than published, or masks of files that have none.
         FileNotFoundError: files are missing; says where they are to be had.
         ImportError: h5py is not installed.
 
@@ -100,14 +102,14 @@ def load(data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
     BENCHMARK.require(files.values(), root)
 
-    masked = all("mask" in array_names(file) for file in files.values())
     features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": BENCHMARK.class_label()})
     columns = {"data": "points", "label": "label"}
-    if masked:
+    if masks:
         features["labels"] = List(ClassLabel(names=["background", "object"]))
         columns["mask"] = "labels"
     sources = {split: hdf5_source([file], columns, _row) for split, file in files.items()}
-    return load_benchmark(BENCHMARK, Path(root), sources, features, variant=variant, **conversion)
+    options = {"masks": masks}
+    return load_benchmark(BENCHMARK, root, sources, features, variant=variant, options=options, **conversion)
 
 
 def _row(values: dict[str, np.ndarray]) -> dict[str, object]:

@@ -66,7 +66,10 @@ TREES: dict[str, Tree] = {
     ),
     "modelnet40_fewshot pickle": (fold_tree, load_fold),
     "modelnet40_fewshot parquet": (lambda root: fold_tree(root, as_parquet=True), load_fold),
-    "scanobjectnn": (scan_tree, lambda root, options: scanobjectnn.load(root, variant="obj_bg", **options)),
+    "scanobjectnn": (
+        scan_tree,
+        lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
+    ),
 }
 """Layout -> how to write a small tree of it, and how to load one."""
 

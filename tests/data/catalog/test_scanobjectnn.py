@@ -6,6 +6,7 @@ import pytest
 from datasets import Array2D, ClassLabel, List
 
 from hf_any3d import load_point_dataset
+from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog import scanobjectnn
 
 NAMES = ["bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table"]
@@ -42,22 +43,35 @@ def tree(tmp_path):
     return folder.parent
 
 
-@pytest.mark.parametrize("variant", ["obj_bg", "obj_only", "pb_t50_rs", "pb_t50_rs_nobg"])
+VARIANTS = ["obj_bg", "obj_only", "pb_t50_rs", "pb_t50_rs_nobg"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_has_the_rows_of_its_files(tree, cache_dir, variant):
     splits = load_point_dataset("scanobjectnn", data_dir=tree, variant=variant, cache_dir=cache_dir, verify=False)
     assert splits.num_rows == {"train": 5, "test": 3}
-    seed = ["obj_bg", "obj_only", "pb_t50_rs", "pb_t50_rs_nobg"].index(variant)
     for split, count in splits.num_rows.items():
-        rows, values = splits[split], arrays(count, seed)
+        rows, values = splits[split], arrays(count, VARIANTS.index(variant))
+        assert rows.column_names == ["points", "label"]
         assert rows.features["points"] == Array2D((2048, 3), "float32")
         assert rows.features["label"].names == NAMES
         np.testing.assert_array_equal(rows["points"][:], values["data"])
         assert rows["label"][:].tolist() == values["label"].tolist()
-        if variant in ("obj_bg", "pb_t50_rs"):
-            assert rows.features["labels"] == List(ClassLabel(names=["background", "object"]))
-            np.testing.assert_array_equal(rows["labels"][:], values["mask"] != -1)
-        else:
-            assert rows.column_names == ["points", "label"]
+
+
+def test_masks_tell_the_object_from_the_background(tree, cache_dir):
+    options = {"data_dir": tree, "masks": True, "cache_dir": cache_dir, "verify": False}
+    rows = load_point_dataset("scanobjectnn", variant="obj_bg", split="test", **options)
+    assert rows.features["labels"] == List(ClassLabel(names=["background", "object"]))
+    np.testing.assert_array_equal(rows["labels"][:], arrays(3, 0)["mask"] != -1)
+    with pytest.raises(ValueError, match=r"training_objectdataset.h5: no array 'mask'; found data, label"):
+        load_point_dataset("scanobjectnn", variant="obj_only", **options)
+
+
+def test_rows_make_batches_of_classification(tree, cache_dir):
+    rows = load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, split="test")
+    batch = PointCloudCollator(num_points=1024)([rows[i] for i in range(3)])
+    assert batch["points"].shape == (3, 1024, 3) and batch["labels"].tolist() == rows["label"][:].tolist()
 
 
 def test_the_hardest_variant_is_the_default(tree, cache_dir):
@@ -114,7 +128,7 @@ def test_files_of_another_content_are_refused(tree, cache_dir, change, message):
     values = {name: value for name, value in {**arrays(3), **change}.items() if value is not None}
     write(path, values)
     with pytest.raises(ValueError, match=f"test_objectdataset_augmentedrot_scale75.h5.*{message}"):
-        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False)
+        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, masks=True)
 
 
 def test_without_h5py_the_error_says_how_to_install_it(tree, cache_dir, monkeypatch):
