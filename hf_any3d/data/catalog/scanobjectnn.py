@@ -79,7 +79,7 @@ def load(
     Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
 
     Args:
-        data_dir: the folder above `h5_files`, that folder, or one that holds `main_split` or `main_split_nobg`.
+        data_dir: the folder above `h5_files`, that folder, or the one above `ScanObjectNN/h5_files`.
         variant: "obj_bg" (objects with background), "obj_only" (without), "pb_t50_rs" (the hardest: moved by up to
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
         masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
@@ -97,7 +97,7 @@ def load(
         raise ValueError(f"variant is {variant!r}; expected one of {', '.join(FILES)}")
     root = BENCHMARK.root(data_dir)
     folder, name = FILES[variant]
-    places = [root / "h5_files" / folder, root / folder]
+    places = [root / above / folder for above in ("h5_files", "", "ScanObjectNN/h5_files")]
     place = next((place for place in places if place.is_dir()), places[0])
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
     BENCHMARK.require(files.values(), root)
