@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -28,9 +25,9 @@ import transformers
 from datasets import DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
+from training_runs import fit, kept_run, machine, over_seeds, percent, write_text
 from transformers import AutoModel, PreTrainedModel, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_callback import PrinterCallback
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -102,21 +99,13 @@ ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
 def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_dir: Path) -> dict[str, Any]:
     """Train one arm with one seed and measure it."""
     model = ARMS[arm][1](seed, splits["train"].features["label"].names)
-    trainer = recipe.build_trainer(model, recipe.training_arguments(output_dir / "trainer", seed), splits["train"])
-    trainer.remove_callback(PrinterCallback)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    training = trainer.train()
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    trainer, cost = fit(model, seed, splits["train"], output_dir / "trainer")
     metrics = recipe.evaluate(trainer, splits[report_on])
     return {
         "accuracy": metrics["eval_accuracy"],
         "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
         "loss": metrics["eval_loss"],
-        "train_loss": training.training_loss,
-        "trained_parameters": recipe.trained_parameters(model),
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "train_rows": len(splits["train"]),
+        **cost,
         "rows": len(splits[report_on]),
     }
 
@@ -155,27 +144,18 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
     return splits, report_on
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename, so that no half-written result is ever found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm and seed, those that are stored already read back."""
     runs = []
     for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc="runs"):
         path = options.output_dir / "runs" / f"{arm}-{seed}.json"
-        settings = settings_of(arm, options)
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if stored.get("settings") != settings:
+
+        def run(arm: str = arm, seed: int = seed) -> dict[str, Any]:
             tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
             splits, report_on = prepare(options, seed)
-            result = train_once(arm, seed, splits, report_on, options.output_dir)
-            stored = {"arm": arm, "seed": seed, **result, "threads": torch.get_num_threads(), "settings": settings}
-            write_text(path, json.dumps(stored, indent=1))
+            return {"arm": arm, "seed": seed, **train_once(arm, seed, splits, report_on, options.output_dir)}
+
+        stored = kept_run(path, settings_of(arm, options), run)
         tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
         runs.append(stored)
     return runs
@@ -187,15 +167,10 @@ def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     rows = [{"arm": "majority", "title": "majority class", "runs": 1, **majority(splits, report_on)}]
     for arm in options.arms:
         own = [run for run in runs if run["arm"] == arm]
-        row = {"arm": arm, "title": ARMS[arm][0], "runs": len(own)}
-        for name in ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters"):
-            values = [run[name] for run in own]
-            row[name] = float(np.mean(values))
-            row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        rows.append(row)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
+        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **over_seeds(own, figures)})
     about = {"split": report_on, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
-    return {**about, "machine": machine, "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
+    return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -205,10 +180,7 @@ def table(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in summary["rows"]:
-        cells = [
-            f"{100 * row[name]:.1f}" + (f" ± {100 * row[f'{name}_std']:.1f}" if f"{name}_std" in row else "")
-            for name in ("accuracy", "mean_class_accuracy")
-        ]
+        cells = [percent(row, name) for name in ("accuracy", "mean_class_accuracy")]
         cost = f"{row['trained_parameters']:,.0f} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f}"
         lines.append(f"| {row['title']} | {cost} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"

@@ -21,7 +21,7 @@ def bench():
         import bench_learn
 
         yield bench_learn
-    for name in ("bench_learn", "shapes_recipe", "pointnet"):
+    for name in ("bench_learn", "training_runs", "shapes_recipe", "pointnet"):
         sys.modules.pop(name, None)
 
 
