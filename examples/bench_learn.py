@@ -24,8 +24,7 @@ import torch
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from tqdm.auto import tqdm
-from training_runs import fit, kept_run, machine, over_seeds, percent, write_text
+from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
 from transformers import AutoModel, PreTrainedModel, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -125,13 +124,12 @@ def majority(splits: DatasetDict, report_on: str) -> dict[str, float]:
 
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """What decides the result of a run beside its seed, as JSON would give it back."""
-    settings = {"training": recipe.TRAINING, "augmentation": recipe.AUGMENTATION, "shots": options.shots}
-    settings |= {"validation": options.validation, "label_smoothing": recipe.LABEL_SMOOTHING}
+    settings: dict[str, Any] = {"shots": options.shots, "validation": options.validation}
     if arm != "pointnet":
         settings["model"] = recipe.MODEL
     if arm not in ("pointnet", "tokenizer"):
         settings["adapter"] = recipe.ADAPTER
-    return json.loads(json.dumps(settings))
+    return recipe_settings(**settings)
 
 
 def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
@@ -146,19 +144,12 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm and seed, those that are stored already read back."""
-    runs = []
-    for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc="runs"):
-        path = options.output_dir / "runs" / f"{arm}-{seed}.json"
 
-        def run(arm: str = arm, seed: int = seed) -> dict[str, Any]:
-            tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
-            splits, report_on = prepare(options, seed)
-            return {"arm": arm, "seed": seed, **train_once(arm, seed, splits, report_on, options.output_dir)}
+    def run(arm: str, seed: int) -> dict[str, Any]:
+        return train_once(arm, seed, *prepare(options, seed), options.output_dir)
 
-        stored = kept_run(path, settings_of(arm, options), run)
-        tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
-        runs.append(stored)
-    return runs
+    folder = options.output_dir / "runs"
+    return every_run(options.arms, options.seeds, folder, lambda arm: settings_of(arm, options), run)
 
 
 def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:

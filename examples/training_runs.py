@@ -15,6 +15,7 @@ import shapes_recipe as recipe
 import torch
 from datasets import Dataset
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
@@ -64,6 +65,46 @@ def kept_run(path: Path, settings: dict[str, Any], run: Callable[[], dict[str, A
     return stored
 
 
+def every_run(
+    arms: Iterable[str],
+    seeds: Iterable[int],
+    folder: Path,
+    settings_of: Callable[[str], dict[str, Any]],
+    run: Callable[[str, int], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The runs of all arms with all seeds, each kept as `folder/<arm>-<seed>.json` (see `kept_run`).
+
+    Args:
+        arms: names of what is trained.
+        seeds: seeds of each.
+        folder: where runs are kept.
+        settings_of: what decides the result of an arm beside the seed.
+        run: trains an arm with a seed and measures it; gives at least `accuracy` and `seconds`.
+    """
+    runs = []
+    for seed, arm in tqdm([(seed, arm) for seed in seeds for arm in arms], desc="runs"):
+
+        def named_run(arm: str = arm, seed: int = seed) -> dict[str, Any]:
+            tqdm.write(f"{arm}, seed {seed}")
+            return {"arm": arm, "seed": seed, **run(arm, seed)}
+
+        stored = kept_run(folder / f"{arm}-{seed}.json", settings_of(arm), named_run)
+        tqdm.write(f"{arm}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
+        runs.append(stored)
+    return runs
+
+
+def recipe_settings(changes: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """What decides the result of a run by the recipe, as JSON gives it back.
+
+    Args:
+        changes: changed training settings (see `fit`).
+        **more: what else decides, such as settings of the model.
+    """
+    settings = {"training": {**recipe.TRAINING, **(changes or {})}, "augmentation": recipe.AUGMENTATION, **more}
+    return json.loads(json.dumps({**settings, "label_smoothing": recipe.LABEL_SMOOTHING}))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, then rename, so that no half-written result is ever found."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,5 +130,5 @@ def percent(row: dict[str, Any], name: str) -> str:
 
 
 def machine() -> str:
-    """What the figures were made on."""
+    """What figures are made on."""
     return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
