@@ -69,18 +69,30 @@ def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
     return pretrained
 
 
+def replace_encoder(
+    wrapper: Any2PointForPointCloudClassification, change: Callable[[PreTrainedModel], PreTrainedModel], seed: int
+) -> Any2PointForPointCloudClassification:
+    """The wrap anew, around an encoder made from its pretrained one.
+
+    Args:
+        wrapper: what `recipe.build_wrapper` gives.
+        change: makes the other encoder.
+        seed: governs everything that starts at random.
+    """
+    config = wrapper.config
+    # Weights of no repository: this model would be stored whole.
+    config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+    set_seed(1000 + seed)
+    encoder = change(wrapper.any2point.encoder)
+    set_seed(seed)
+    return Any2PointForPointCloudClassification(config, encoder=encoder)
+
+
 def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callable[[int, list[str]], nn.Module]:
     """A builder of the recipe's model around an encoder made from the pretrained one."""
 
     def build(seed: int, names: list[str]) -> nn.Module:
-        wrapper = recipe.build_wrapper(seed, names)
-        config = wrapper.config
-        # Weights of no repository: this model would be stored whole.
-        config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
-        set_seed(1000 + seed)
-        encoder = change(wrapper.any2point.encoder)
-        set_seed(seed)
-        return recipe.add_adapter(Any2PointForPointCloudClassification(config, encoder=encoder), seed)
+        return recipe.add_adapter(replace_encoder(recipe.build_wrapper(seed, names), change, seed), seed)
 
     return build
 

@@ -24,18 +24,17 @@ import shapes_recipe as recipe
 import torch
 import transformers
 from _rotary_pretraining import PRETRAINING, pretrained_encoder
+from bench_learn import random_encoder, replace_encoder
 from datasets import DatasetDict
 from torch import nn
 from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
-from transformers import AutoModel
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import LayerPass
 from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
 
-# Norming tokens to the spread of learned positions means nothing here: there are none. The rest is for speed.
-MODEL: dict[str, Any] = {"token_scale": None, "num_layers": None, "tokenizer_neighbors": 16}
+# Norming tokens to the spread of learned positions means nothing here: there are none. Fewer neighbours are for speed.
+MODEL: dict[str, Any] = {"token_scale": None, "tokenizer_neighbors": 16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +92,7 @@ def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
     """The recipe's wrap around the small rotary encoder, as the arm wants it."""
     wrapper = recipe.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule)
     if not arm.pretrained:
-        config = wrapper.config
-        # Weights of no repository.
-        config.encoder_name_or_path = config.encoder_checksum = None
-        transformers.set_seed(1000 + seed)
-        random = AutoModel.from_config(config.encoder_config)
-        transformers.set_seed(seed)
-        wrapper = Any2PointForPointCloudClassification(config, encoder=random)
+        wrapper = replace_encoder(wrapper, random_encoder, seed)
     model = wrapper.any2point
     if not arm.turned:
         model.family = dataclasses.replace(model.family, layer_inputs=at_one_place)
@@ -152,16 +145,16 @@ def report(summary: dict[str, Any]) -> str:
     """Everything measured as Markdown."""
     pretraining, rows = summary["pretraining"], summary["rows"]
     losses = (
-        "{loss_before:.2f} before, {loss_after:.2f} after, {loss_after_at_one_place:.2f} with all bytes at one place"
+        "before {loss_before:.2f}, after {loss_after:.2f}, with all bytes at one place {loss_after_at_one_place:.2f}"
     )
     return "\n".join(
         [
-            f"Pretraining: {pretraining['stamp']['text']}, {pretraining['bytes']:,} bytes; loss of masked bytes "
-            f"{losses.format(**pretraining)}; by frequencies alone {pretraining['loss_of_frequencies']:.2f} (nats); "
-            f"{pretraining['cpu_seconds']:.0f} CPU seconds.\n",
-            "Tokenizer that knows the centres:\n",
+            f"Pretraining: {pretraining['stamp']['text']}, {pretraining['bytes']:,} bytes, "
+            f"{pretraining['cpu_seconds']:.0f} CPU seconds. Loss of masked bytes of held-out modules in nats: "
+            f"{losses.format(**pretraining)}, by frequencies alone {pretraining['loss_of_frequencies']:.2f}.\n",
+            "Tokenizer that knows where its tokens are:\n",
             table(rows, blind=False),
-            "Blind tokenizer:\n",
+            "Blind tokenizer and no guidance:\n",
             table(rows, blind=True),
         ]
     )
