@@ -54,10 +54,13 @@ _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packa
 _HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def library_docstrings() -> list[str]:
-    """The docstrings in the standard library's sources, one text a module that has any, by name of its file."""
-    root = Path(sysconfig.get_path("stdlib"))
-    texts = []
+def library_docstrings(root: Path | None = None) -> list[str]:
+    """The docstrings of all modules under a folder, one text a module that has any, by name of its file.
+
+    Args:
+        root: where the sources are; the standard library by default.
+    """
+    root, texts = root or Path(sysconfig.get_path("stdlib")), []
     for path in sorted(root.rglob("*.py")):
         if _LEFT_OUT & set(path.relative_to(root).parts):
             continue
