@@ -33,6 +33,8 @@ from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.encoders import LayerPass
 from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
 
+# Gates would let little of the frozen layers in at the start, and it is they that are compared.
+NO_GATE = {"gate": None}
 # Norming tokens to the spread of learned positions means nothing here: there are none. Fewer neighbours are for speed.
 MODEL: dict[str, Any] = {"token_scale": None, "tokenizer_neighbors": 16}
 
@@ -102,8 +104,8 @@ def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
 
 
 def adapter_of(arm: Arm) -> dict[str, Any]:
-    """Changed settings of the adapter: a blind wrap gets no guidance."""
-    return {"aggregation_scale": 0.0} if arm.blind else {}
+    """Changed settings of the adapter: no gates, and no guidance for a blind wrap."""
+    return {**NO_GATE, "aggregation_scale": 0.0} if arm.blind else NO_GATE
 
 
 def train_once(name: str, seed: int, splits: DatasetDict, options: argparse.Namespace) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/rotary_views"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to train")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--epochs", type=float, default=5.0)
     parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING["steps"])
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     return parser.parse_args(arguments)
