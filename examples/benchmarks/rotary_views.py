@@ -6,7 +6,8 @@ No weights of a rotary encoder come with this project, so a small one is pretrai
 machine has (see `_rotary_pretraining.py`), and kept. Then it is wrapped, frozen, with each of the rules of
 `Any2PointConfig.rotary_views`, beside two controls: without any turning, and with random weights. All of that twice:
 with the recipe's tokenizer, which knows where its tokens are, and with a blind one, which does not, so that places
-reach the model through rotations alone. Every run is kept when it ends and not repeated.
+reach the model through rotations alone. Every run is kept when it ends and not repeated. Beside this stands what can
+be said of each rule without training (see `_rotary_geometry.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import _examples  # noqa: F401
 import shapes_recipe as recipe
 import torch
 import transformers
+from _rotary_geometry import offsets_told
 from _rotary_pretraining import PRETRAINING, pretrained_encoder
 from bench_learn import random_encoder, replace_encoder
 from datasets import DatasetDict
 from torch import nn
 from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
+from transformers import AutoModel
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.encoders import LayerPass
@@ -143,6 +146,12 @@ def table(rows: list[dict[str, Any]], blind: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def told_table(told: dict[str, float]) -> str:
+    """What rotations tell of offsets, by rule, as a Markdown table."""
+    lines = ["| views combined by | offsets between tokens that rotations tell, % of variance |", "|---|---|"]
+    return "\n".join(lines + [f"| `{rule}` | {100 * share:.0f} |" for rule, share in told.items()]) + "\n"
+
+
 def report(summary: dict[str, Any]) -> str:
     """Everything measured as Markdown."""
     pretraining, rows = summary["pretraining"], summary["rows"]
@@ -154,6 +163,7 @@ def report(summary: dict[str, Any]) -> str:
             f"Pretraining: {pretraining['stamp']['text']}, {pretraining['bytes']:,} bytes, "
             f"{pretraining['cpu_seconds']:.0f} CPU seconds. Loss of masked bytes of held-out modules in nats: "
             f"{losses.format(**pretraining)}, by frequencies alone {pretraining['loss_of_frequencies']:.2f}.\n",
+            told_table(summary["offsets_told"]),
             "Tokenizer that knows where its tokens are:\n",
             table(rows, blind=False),
             "Blind tokenizer and no guidance:\n",
@@ -195,6 +205,10 @@ def main(arguments: list[str] | None = None) -> None:
         figures = over_seeds(own, ("accuracy", "mean_class_accuracy", "loss", "seconds", "cpu_seconds"))
         rows.append({"arm": name, "title": ARMS[name].title, "runs": len(own), **figures})
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine(), "pretraining": made}
+    encoder = AutoModel.from_pretrained(options.output_dir / "encoder")
+    rules = dict.fromkeys(arm.rule for arm in ARMS.values())
+    tokens = recipe.MODEL["num_tokens"]
+    about["offsets_told"] = {rule: offsets_told(encoder, rule, splits["test"], tokens) for rule in rules}
     summary = {**about, "rows": rows, "runs": runs}
     write_text(options.output_dir / "rotary_views.json", json.dumps(summary, indent=1))
     write_text(options.output_dir / "rotary_views.md", report(summary))

@@ -92,6 +92,19 @@ def test_a_blind_wrap_cannot_tell_where_a_cloud_is(bench, tiny, tmp_path):
     assert not torch.allclose(tokens("split_heads", 0.0), tokens("split_heads", 2.0), atol=1e-2)
 
 
+def test_rules_that_keep_views_apart_tell_offsets_and_others_one_direction_of_three(bench, pretraining):
+    encoder = pretraining.new_model(pretraining.PRETRAINING).model
+    rows = tiny_shapes(rows=32)["test"]
+    told = {
+        rule: bench.offsets_told(encoder, rule, rows, 16)
+        for rule in ("split_frequencies", "split_heads", "mean_angle", "first_view")
+    }
+    assert told["split_frequencies"] > 0.8
+    assert told["split_heads"] > 0.8
+    assert told["mean_angle"] < 0.5
+    assert told["first_view"] < 0.5
+
+
 @pytest.mark.slow
 def test_the_program_pretrains_trains_and_goes_on_where_it_stopped(bench, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "PRETRAINING", tiny)
@@ -104,6 +117,7 @@ def test_the_program_pretrains_trains_and_goes_on_where_it_stopped(bench, tiny, 
     summary = json.loads((tmp_path / "rotary_views.json").read_text())
     assert [row["arm"] for row in summary["rows"]] == arms
     assert len({round(row["loss"], 6) for row in summary["rows"]}) == len(arms)
+    assert list(summary["offsets_told"]) == ["split_frequencies", "split_heads", "mean_angle", "first_view"]
     assert summary["pretraining"]["stamp"]["settings"]["steps"] == 2
     assert "| `split_heads` |" in (tmp_path / "rotary_views.md").read_text()
     monkeypatch.setattr(bench, "train_once", None)
