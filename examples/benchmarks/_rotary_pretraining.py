@@ -42,7 +42,7 @@ PRETRAINING: dict[str, Any] = {
     "length": 64,
     "batch_size": 16,
     "masked": 0.2,
-    "steps": 400,
+    "steps": 300,
     "learning_rate": 2e-3,
     "held_out_rows": 512,
     "seed": 0,
