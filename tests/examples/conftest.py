@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.util
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,40 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from tests.tiny_encoders import random_encoder, tiny_config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+SMALL = {
+    "num_tokens": 8,
+    "tokenizer_neighbors": 4,
+    "num_points": 64,
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1,
+    "learning_rate": 0.01,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+"""Arguments of a training program that make a run short."""
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Arguments as a command line would have them."""
+    words = []
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+    return words
+
+
+@contextmanager
+def imported_beside_others(name: str, folder: Path = EXAMPLES) -> Iterator[ModuleType]:
+    """A program that imports other files of examples/; all of them are forgotten at the end."""
+    there = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield importlib.import_module(name)
+    for other in set(sys.modules) - there:
+        if EXAMPLES in Path(getattr(sys.modules[other], "__file__", None) or "/").parents:
+            del sys.modules[other]
 
 
 def load_program(name: str) -> ModuleType:
@@ -25,18 +61,6 @@ def load_program(name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-@contextmanager
-def imported(name: str, *folders: Path) -> Iterator[ModuleType]:
-    """A program as it is when it is started in its folder; what it imports from examples/ is forgotten afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in folders:
-            patch.syspath_prepend(str(folder))
-        yield importlib.import_module(name)
-    for other, module in list(sys.modules.items()):
-        if EXAMPLES in Path(getattr(module, "__file__", None) or "/").parents:
-            del sys.modules[other]
 
 
 def tiny_shapes(classes: int = 2, rows: int = 8, points: int = 160) -> DatasetDict:

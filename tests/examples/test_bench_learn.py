@@ -9,12 +9,12 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig, BertModel
 
-from tests.examples.conftest import EXAMPLES, imported
+from tests.examples.conftest import imported_beside_others
 
 
 @pytest.fixture(scope="module")
 def bench():
-    with imported("bench_learn", EXAMPLES) as program:
+    with imported_beside_others("bench_learn") as program:
         yield program
 
 

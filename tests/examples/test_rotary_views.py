@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
-from tests.examples.conftest import EXAMPLES, imported, tiny_shapes
+from tests.examples.conftest import EXAMPLES, imported_beside_others, tiny_shapes
 
 TINY = {
     "hidden_size": 72,
@@ -22,13 +22,13 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def bench():
-    with imported("rotary_views", EXAMPLES / "benchmarks") as program:
+    with imported_beside_others("rotary_views", EXAMPLES / "benchmarks") as program:
         yield program
 
 
 @pytest.fixture(scope="module")
 def pretraining(bench):
-    with imported("_rotary_pretraining", EXAMPLES / "benchmarks") as module:
+    with imported_beside_others("_rotary_pretraining", EXAMPLES / "benchmarks") as module:
         yield module
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.examples.conftest import EXAMPLES, imported, tiny_shapes
+from tests.examples.conftest import EXAMPLES, imported_beside_others, tiny_shapes
 
 
 @pytest.fixture(scope="module")
 def bench():
-    with imported("sound_and_faithful", EXAMPLES / "benchmarks") as program:
+    with imported_beside_others("sound_and_faithful", EXAMPLES / "benchmarks") as program:
         yield program
 
 

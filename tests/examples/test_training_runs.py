@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tests.examples.conftest import EXAMPLES, imported
+from tests.examples.conftest import imported_beside_others
 
 
 @pytest.fixture(scope="module")
 def shared():
-    with imported("training_runs", EXAMPLES) as module:
+    with imported_beside_others("training_runs") as module:
         yield module
 
 
