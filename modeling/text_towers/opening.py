@@ -52,7 +52,7 @@ def open_text_tower(config: PreTrainedConfig) -> TextTower:
         config: Has `encoder_name_or_path`, `encoder_revision`, `encoder_checksum` and `text_pooling`.
 
     Raises:
-        ValueError: If the config names no encoder, or the checkpoint lacks weights or the tokenizer.
+        ValueError: If the config names no encoder, or the checkpoint lacks the tokenizer.
         EncoderMismatchError: If the weights are others than the recorded ones.
         UnsupportedEncoder: If the encoder has no aligned text tower.
     """
@@ -60,10 +60,13 @@ def open_text_tower(config: PreTrainedConfig) -> TextTower:
     model = _load(source, family.model_class, family.text_config(whole))
     # With its commit a file that was fetched once is found without the network.
     place = source.path if source.revision is None else source.name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=source.revision or "main")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"encoder {source.name!r}: no tokenizer for its text tower ({error})") from error
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=source.revision or "main")
+    # Where the files are missing transformers makes a tokenizer to which all words are unknown, and says nothing.
+    if tokenizer("chair")["input_ids"] == tokenizer("lamp")["input_ids"]:
+        raise ValueError(
+            f"encoder {source.name!r}: its files have no tokenizer, or one that cannot tell 'chair' from 'lamp'; "
+            "expected that of its text tower beside the weights"
+        )
     return TextTower(model, tokenizer, family, config.text_pooling)
 
 
