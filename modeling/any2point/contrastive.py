@@ -6,7 +6,26 @@ import torch
 from torch import nn
 
 
-def contrastive_loss(logits: torch.Tensor, cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
+def right_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
+    """Which texts mean what a cloud shows, `(clouds, texts)` of 0 and 1.
+
+    Args:
+        cloud_labels: `(clouds,)` what each cloud shows.
+        text_labels: `(texts,)` what each text means.
+
+    Raises:
+        ValueError: If no cloud has a text of its own.
+    """
+    right = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
+    if not right.any():
+        raise ValueError(
+            f"no text means what a cloud shows: labels {cloud_labels.unique().tolist()} of the clouds and "
+            f"{text_labels.unique().tolist()} of the texts; expected some in common"
+        )
+    return right
+
+
+def contrastive_loss(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """InfoNCE in both directions, in which every pair of equal labels is a right one.
 
     A batch of few classes holds clouds whose texts would be false negatives of each other; here the right answers of a
@@ -15,19 +34,22 @@ def contrastive_loss(logits: torch.Tensor, cloud_labels: torch.Tensor, text_labe
 
     Args:
         logits: `(clouds, texts)`.
-        cloud_labels: `(clouds,)` what each cloud shows.
-        text_labels: `(texts,)` what each text means.
-
-    Raises:
-        ValueError: If no cloud has a text of its own.
+        right: `(clouds, texts)`, see `right_pairs`.
     """
-    right = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()  # (clouds, texts)
-    if not right.any():
-        raise ValueError(
-            f"no text means what a cloud shows: labels {cloud_labels.unique().tolist()} of the clouds and "
-            f"{text_labels.unique().tolist()} of the texts; expected some in common"
-        )
     return (_one_way(logits.float(), right) + _one_way(logits.float().T, right.T)) / 2
+
+
+def distance_to_texts(cosines: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Mean distance, one minus the cosine, of clouds from the texts that mean what they show.
+
+    The contrastive loss alone leads clouds away from the texts of other classes in the batch, wherever that is; this
+    keeps them where texts are, and so where the texts of classes lie that the batch does not have.
+
+    Args:
+        cosines: `(clouds, texts)`.
+        right: `(clouds, texts)`, see `right_pairs`.
+    """
+    return 1 - (cosines.float() * right).sum() / right.sum()
 
 
 def _one_way(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

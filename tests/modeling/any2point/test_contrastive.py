@@ -6,13 +6,15 @@ import pytest
 import torch
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from hf_any3d.modeling.any2point.contrastive import contrastive_loss
+from hf_any3d.modeling.any2point.contrastive import contrastive_loss, distance_to_texts, right_pairs
 
 
 def test_pairs_that_all_differ_have_clips_loss():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(5)
-    torch.testing.assert_close(contrastive_loss(logits, labels, labels), image_text_contrastive_loss(logits.T))
+    torch.testing.assert_close(
+        contrastive_loss(logits, right_pairs(labels, labels)), image_text_contrastive_loss(logits.T)
+    )
 
 
 def test_clouds_of_one_class_are_not_pushed_off_each_others_texts():
@@ -20,9 +22,9 @@ def test_clouds_of_one_class_are_not_pushed_off_each_others_texts():
     sure = torch.where(labels[:, None] == labels[None], 50.0, -50.0)
     # Two right answers for two rows of three, which share the target: what is left is its entropy.
     least = 2 / 3 * math.log(2)
-    assert contrastive_loss(sure, labels, labels) == pytest.approx(least, abs=1e-5)
+    assert contrastive_loss(sure, right_pairs(labels, labels)) == pytest.approx(least, abs=1e-5)
     only_pairs = torch.where(torch.eye(3, dtype=torch.bool), 50.0, -50.0)
-    assert contrastive_loss(only_pairs, labels, labels) > 10
+    assert contrastive_loss(only_pairs, right_pairs(labels, labels)) > 10
 
 
 def test_texts_may_be_fewer_or_more_than_clouds():
@@ -31,19 +33,25 @@ def test_texts_may_be_fewer_or_more_than_clouds():
     to_texts = torch.nn.functional.cross_entropy(logits, labels)
     targets = torch.tensor([[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
     to_clouds = torch.nn.functional.cross_entropy(logits.T, targets)
-    torch.testing.assert_close(contrastive_loss(logits, labels, texts), (to_texts + to_clouds) / 2)
+    torch.testing.assert_close(contrastive_loss(logits, right_pairs(labels, texts)), (to_texts + to_clouds) / 2)
 
 
 def test_rows_without_a_right_answer_do_not_count():
     logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
-    loss = contrastive_loss(logits, torch.tensor([0, 1, 7]), torch.tensor([0, 1]))
+    loss = contrastive_loss(logits, right_pairs(torch.tensor([0, 1, 7]), torch.tensor([0, 1])))
     to_texts = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([0, 1]))
     to_clouds = torch.nn.functional.cross_entropy(logits.T, torch.tensor([0, 1]))
     torch.testing.assert_close(loss, (to_texts + to_clouds) / 2)
     with pytest.raises(ValueError, match=r"labels \[5\] of the clouds and \[0, 1\] of the texts"):
-        contrastive_loss(logits, torch.tensor([5, 5, 5]), torch.tensor([0, 1]))
+        right_pairs(torch.tensor([5, 5, 5]), torch.tensor([0, 1]))
 
 
 def test_half_precision_logits_have_a_full_precision_loss():
-    loss = contrastive_loss(torch.zeros(2, 2, dtype=torch.bfloat16), torch.arange(2), torch.arange(2))
+    loss = contrastive_loss(torch.zeros(2, 2, dtype=torch.bfloat16), torch.eye(2))
     assert loss.dtype == torch.float32 and loss == pytest.approx(math.log(2))
+
+
+def test_distance_counts_right_pairs_alone():
+    cosines = torch.tensor([[0.5, 1.0], [-1.0, 0.0]])
+    assert distance_to_texts(cosines, torch.eye(2)) == pytest.approx(1 - 0.25)
+    assert distance_to_texts(cosines, torch.ones(2, 2)) == pytest.approx(1 - 0.125)
