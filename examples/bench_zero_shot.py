@@ -34,7 +34,7 @@ HELD_OUT = 5
 ORDER_SEED, VALIDATION_ORDER_SEED = 0, 1
 
 RECIPE: dict[str, Any] = {
-    "num_train_epochs": 12,
+    "num_train_epochs": 10,
     "per_device_train_batch_size": 32,
     "learning_rate": 2e-3,
     "warmup_steps": 0.1,
