@@ -74,7 +74,6 @@ class Any2PointConfig(PreTrainedConfig):
         text_pooling: Zero-shot: "mean", "cls" or "max", how the text tower of a sentence encoder pools words.
         hypothesis_templates: Zero-shot: texts with `{}` in place of a label, whose vectors are averaged.
         temperature: Zero-shot: what cosines are divided by at the start of training.
-        text_pull: Zero-shot: weight in the loss of the distance between clouds and their own texts.
         final_norm_eps: Epsilon of the final norm; None for the encoder's.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
@@ -136,7 +135,6 @@ class Any2PointConfig(PreTrainedConfig):
     text_pooling: str | None = None
     hypothesis_templates: list[str] | tuple[str, ...] = ("a 3D model of a {}.",)
     temperature: float = 0.07
-    text_pull: float = 0.0
     final_norm_eps: float | None = None
     initializer_range: float = 0.02
 

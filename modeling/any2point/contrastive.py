@@ -39,19 +39,6 @@ def contrastive_loss(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return (_one_way(logits.float(), right) + _one_way(logits.float().T, right.T)) / 2
 
 
-def distance_to_texts(cosines: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Mean distance, one minus the cosine, of clouds from the texts that mean what they show.
-
-    The contrastive loss alone leads clouds away from the texts of other classes in the batch, wherever that is; this
-    keeps them where texts are, and so where the texts of classes lie that the batch does not have.
-
-    Args:
-        cosines: `(clouds, texts)`.
-        right: `(clouds, texts)`, see `right_pairs`.
-    """
-    return 1 - (cosines.float() * right).sum() / right.sum()
-
-
 def _one_way(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     answered = right.any(dim=1)
     targets = right[answered] / right[answered].sum(dim=1, keepdim=True)

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.contrastive import contrastive_loss, distance_to_texts, right_pairs
+from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointModel, Any2PointPreTrainedModel
 from hf_any3d.modeling.text_towers import (
     TextTower,
@@ -34,7 +34,7 @@ class Any2PointZeroShotOutput(ModelOutput):
     """How well clouds and texts fit.
 
     Args:
-        loss: Mean contrastive loss of both directions, and the pull towards the texts.
+        loss: Mean contrastive loss of both directions.
         logits_per_point_cloud: `(clouds, texts)`, cosines times the learned scale.
         logits_per_text: `(texts, clouds)`, the same turned round.
         point_embeds: `(clouds, text_width)`, unit vectors.
@@ -198,13 +198,9 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
                 raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
             return Any2PointZeroShotOutput(point_embeds=point_embeds)
         text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
-        cosines = point_embeds @ text_embeds.T  # (clouds, texts)
-        logits, loss = scale * cosines, None
+        logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if wants_loss:
-            right = right_pairs(*_pair_labels(logits, labels, text_labels))
-            loss = contrastive_loss(logits, right)
-            if self.config.text_pull:
-                loss = loss + self.config.text_pull * distance_to_texts(cosines, right)
+            loss = contrastive_loss(logits, right_pairs(*_pair_labels(logits, labels, text_labels)))
         return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds)
 
 

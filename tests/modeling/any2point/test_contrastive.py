@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from hf_any3d.modeling.any2point.contrastive import contrastive_loss, distance_to_texts, right_pairs
+from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
 
 
 def test_pairs_that_all_differ_have_clips_loss():
@@ -49,9 +49,3 @@ def test_rows_without_a_right_answer_do_not_count():
 def test_half_precision_logits_have_a_full_precision_loss():
     loss = contrastive_loss(torch.zeros(2, 2, dtype=torch.bfloat16), torch.eye(2))
     assert loss.dtype == torch.float32 and loss == pytest.approx(math.log(2))
-
-
-def test_distance_counts_right_pairs_alone():
-    cosines = torch.tensor([[0.5, 1.0], [-1.0, 0.0]])
-    assert distance_to_texts(cosines, torch.eye(2)) == pytest.approx(1 - 0.25)
-    assert distance_to_texts(cosines, torch.ones(2, 2)) == pytest.approx(1 - 0.125)
