@@ -49,7 +49,7 @@ class ZeroShotDataArguments(DataArguments):
         metadata={"help": "Classes that training never sees; zero-shot is judged on them."},
     )
     caption_column: str | None = field(
-        default=None, metadata={"help": "Column with a text about each cloud, used beside the name of its class."}
+        default=None, metadata={"help": "Column with a text about each cloud, used in place of its class name."}
     )
     caption_templates: list[str] = field(
         default_factory=lambda: list(CAPTION_TEMPLATES),

@@ -87,7 +87,9 @@ def caption_texts(
     templates: Sequence[str] = CAPTION_TEMPLATES,
     forbidden: Sequence[str] = (),
 ) -> list[list[str]]:
-    """The texts that each row may be trained on: its class name and its caption, each in every template.
+    """The texts that each row may be trained on: its caption, or else its class name, in every template.
+
+    Names beside captions would draw all clouds of a class to one place, which leaves less to tell of other classes.
 
     Args:
         labels: Class name of each row.
@@ -101,6 +103,5 @@ def caption_texts(
         caption = captions[number] if captions is not None else None
         allowed = caption and caption.strip() and not (forbidden and banned.search(caption))
         # Captions are titles: in the middle of a sentence they are written small.
-        own = [readable(label), *([caption.strip().lower()] if allowed else [])]
-        names.append(list(dict.fromkeys(own)))
-    return [[text for texts in fill_templates(own, templates) for text in texts] for own in names]
+        names.append(caption.strip().lower() if allowed else readable(label))
+    return fill_templates(names, templates)

@@ -22,17 +22,17 @@ def rows():
     return rows.cast_column("label", ClassLabel(names=LABELS))
 
 
-def test_names_and_captions_go_into_every_template():
-    texts = caption_texts(["night_stand", "lamp"], ["Bedside table", None], ["a {}", "{}!"])
-    assert texts == [["a night stand", "night stand!", "a bedside table", "bedside table!"], ["a lamp", "lamp!"]]
-    assert caption_texts(["lamp"], ["Lamp "], ["{}"]) == [["lamp"]], "a caption that is the name counts once"
+def test_captions_go_into_every_template_and_names_where_there_is_none():
+    texts = caption_texts(["night_stand", "lamp"], ["Bedside table ", None], ["a {}", "{}!"])
+    assert texts == [["a bedside table", "bedside table!"], ["a lamp", "lamp!"]]
+    assert caption_texts(["night_stand"], templates=["{}"]) == [["night stand"]]
     assert readable("flower__pot ") == "flower pot"
 
 
-def test_captions_that_name_a_held_out_class_are_left_out():
+def test_captions_that_name_a_held_out_class_give_way_to_the_class_name():
     captions = ["Sofa bed", "Bedside table", "Garden bench", "Embedded screen"]
     texts = caption_texts(["chair"] * 4, captions, ["{}"], forbidden=["bed", "night_stand"])
-    assert texts == [["chair"], ["chair"], ["chair", "garden bench"], ["chair", "embedded screen"]]
+    assert texts == [["chair"], ["chair"], ["garden bench"], ["embedded screen"]]
 
 
 def test_each_epoch_draws_a_text_of_the_rows_own_and_the_seed_repeats_it(rows, tower):
