@@ -17,6 +17,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
+from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.tiny_encoders import clouds, saved_encoder, tiny_config, tiny_model
 from tests.tiny_text_towers import (
@@ -228,3 +229,12 @@ def test_half_precision_encoder_gives_nearly_the_same(tmp_path):
     half = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.any2point.encoder.dtype == torch.bfloat16
     torch.testing.assert_close(logits_of(half).float(), logits_of(model), rtol=0, atol=0.5)
+
+
+def test_facts_of_a_saved_model_are_read_from_its_config(tmp_path):
+    model = adapted_zero_shot_model()
+    model.save_pretrained(tmp_path)
+    facts = model_facts(str(tmp_path))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert facts["class"] == "Any2PointForZeroShotPointCloudClassification"
+    assert facts["trained parameters"] == trained
