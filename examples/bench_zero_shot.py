@@ -40,7 +40,7 @@ VALIDATION_DRAWS = (
 """What is held out to choose the recipe by, before the draws that are reported were looked at."""
 
 RECIPE: dict[str, Any] = {
-    "num_train_epochs": 10,
+    "num_train_epochs": 7,
     "per_device_train_batch_size": 32,
     "learning_rate": 2e-3,
     "warmup_steps": 0.1,
