@@ -26,6 +26,7 @@ from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
 from hf_any3d.training.card_tasks import ZERO_SHOT
 from hf_any3d.training.model_card import build_model_card
+from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.program import begin, build_adapted_model, data_facts, finish, load_splits, shared_name
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import EpochCallback, training_transform
@@ -177,6 +178,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     trainer = build_trainer(model, arguments, data, splits, processor, tower)
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
+        refresh_norm_statistics(trainer)
     with stopwatch.part("evaluation"):
         judged = {s: captioned_rows(splits[s], processor, tower, data) for s in data.judged_splits if s in splits}
         metrics, class_accuracy = judge_zero_shot(trainer, judged, classes, unseen)
