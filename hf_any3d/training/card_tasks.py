@@ -86,10 +86,9 @@ ZERO_SHOT = CardTask(
     intro="Says which of some labels, given as words, fits a 3D point cloud; trained on {count} classes.",
     use="""classify = pipeline("zero-shot-point-cloud-classification", model="{name}")
 classify("chair.ply", candidate_labels=["chair", "lamp", "car"])""",
-    inputs=_ANY_CLOUD + "clouds are brought to {num_points} points in the unit sphere.",
+    portions="clouds are brought to {num_points} points in the unit sphere.",
     logits="""texts = model.encode_labels(["chair", "lamp", "car"])
 logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
-    auto_class="AutoModelForZeroShotPointCloudClassification",
     model_class="Any2PointForZeroShotPointCloudClassification",
     metrics={
         "unseen_accuracy": "Unseen classes among themselves",
@@ -104,7 +103,7 @@ logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts)
 ## Limits
 
 The text tower is frozen and has never met a point cloud. What its texts have to do with shapes was learned from the
-classes below alone; how far that reaches is what the figures for unseen classes say. Between seen and unseen classes
+classes above alone; how far that reaches is what the figures for unseen classes say. Between seen and unseen classes
 the model leans towards the seen. Scores are shares among the labels given, not probabilities that one is right: some
 label always wins.
 """,
