@@ -22,16 +22,14 @@ from transformers import Trainer, default_data_collator
 
 from hf_any3d import Any2PointForZeroShotPointCloudClassification, PointCloudProcessor
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
+from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
 from hf_any3d.training.card_tasks import ZERO_SHOT
-from hf_any3d.training.model_card import build_model_card
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
-from hf_any3d.training.program import begin, build_adapted_model, data_facts, finish, load_splits, shared_name
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.rows import EpochCallback, training_transform
+from hf_any3d.training.rows import training_transform
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
-from hf_any3d.training.trainer_report import config_of, report_run
 from hf_any3d.training.zero_shot_judging import CompareWithClasses, ComputeZeroShotMetrics, judge_zero_shot
 
 logger = logging.getLogger(__name__)
@@ -135,22 +133,18 @@ def build_trainer(
     processor: PointCloudProcessor,
     tower: TextTower,
 ) -> Trainer:
-    """A stock Trainer; without a validation split it neither evaluates nor chooses."""
+    """The trainer of the programs; without a validation split it neither evaluates nor chooses."""
     classes, unseen = class_numbers(splits["train"], data.held_out_classes)
-    if "validation" not in splits:
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
-    train_rows = captioned_rows(splits["train"], processor, tower, data, arguments.seed)
     names = embed_labels(tower, [readable(name) for name in classes], data.hypothesis_templates)
-    return Trainer(
+    return program.build_trainer(
         model,
         arguments,
-        train_dataset=train_rows,
-        eval_dataset=captioned_rows(splits["validation"], processor, tower, data) if "validation" in splits else None,
-        processing_class=processor,
+        captioned_rows(splits["train"], processor, tower, data, arguments.seed),
+        captioned_rows(splits["validation"], processor, tower, data) if "validation" in splits else None,
+        processor,
         data_collator=default_data_collator,
         compute_metrics=ComputeZeroShotMetrics(unseen),
         preprocess_logits_for_metrics=CompareWithClasses(names),
-        callbacks=[EpochCallback(train_rows)],
     )
 
 
@@ -159,13 +153,13 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch = Stopwatch()
     kinds = (ModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = begin(arguments, logger)
+    checkpoint = program.begin(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
-        splits, origin = load_splits(data)
+        splits, origin = program.load_splits(data)
     classes, unseen = class_numbers(splits["train"], data.held_out_classes)
     splits = hold_out(splits, unseen)
     processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = build_adapted_model(
+    model = program.build_adapted_model(
         Any2PointForZeroShotPointCloudClassification,
         model_arguments,
         adapter,
@@ -181,21 +175,22 @@ def main(argv: list[str] | None = None) -> RunReport:
         refresh_norm_statistics(trainer)
     with stopwatch.part("evaluation"):
         judged = {s: captioned_rows(splits[s], processor, tower, data) for s in data.judged_splits if s in splits}
-        metrics, class_accuracy = judge_zero_shot(trainer, judged, classes, unseen)
-
-    facts = {"held-out classes": data.held_out_classes, "caption column": data.caption_column}
-    report = report_run(
+        scores = judge_zero_shot(trainer, judged, classes, unseen)
+    facts = {
+        "held-out classes": data.held_out_classes,
+        "caption column": data.caption_column,
+        "caption templates": data.caption_templates,
+    }
+    report, name = program.leave_behind(
         trainer,
-        data={**data_facts(data, splits, origin), **facts, "caption templates": data.caption_templates},
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin) | facts,
         parameters=parameters,
-        seconds=stopwatch.stop(),
-        metrics=metrics,
-        class_accuracy=class_accuracy,
-        resumed_from=checkpoint,
+        num_points=data.num_points,
+        task=ZERO_SHOT,
+        checkpoint=checkpoint,
     )
-    name = shared_name(arguments, trainer)
-    card = build_model_card(report, config_of(model), name, num_points=data.num_points, task=ZERO_SHOT)
-    finish(trainer, report, card)
     logger.info(
         'Model, card and metrics.json: %s. Try: pipeline("zero-shot-point-cloud-classification", model="%s")',
         name,

@@ -62,8 +62,6 @@ def judge_zero_shot(
         For each split the scores of `zero_shot_scores`; and for each split the accuracy of each class that occurs in
         it, of unseen classes among the unseen, of seen ones among the seen.
     """
-    # What is left of the last batch is left out of training where that is wanted, never of the judgement.
-    trainer.args.dataloader_drop_last = False
     metrics, by_class = {}, {}
     for split, rows in splits.items():
         output = trainer.predict(rows, metric_key_prefix=split)
