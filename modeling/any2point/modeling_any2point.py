@@ -252,9 +252,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token and position in front, `(batch, 1 + tokens, hidden)` each."""
-        front = self.class_token.token.expand(len(tokens), 1, -1)
+        front = self.class_token.token.expand(tokens.shape[0], 1, -1)
         hidden_states = torch.cat([front, tokens], dim=1)
-        front = self.class_token.position.expand(len(tokens), 1, -1)
+        front = self.class_token.position.expand(tokens.shape[0], 1, -1)
         return hidden_states, torch.cat([front, embedding.to(tokens.dtype)], dim=1)
 
     def _run_layers(
