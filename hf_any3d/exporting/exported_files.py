@@ -1,4 +1,4 @@
-"""An exported file that was checked, and beside it what its user must know: how to prepare points, what labels mean."""
+"""An exported file that was checked, and beside it what its user must know: how to prepare points, the labels."""
 
 from __future__ import annotations
 
@@ -55,15 +55,12 @@ def export_file(
     if format not in FORMATS:
         raise ValueError(f"format={format!r}; expected one of {', '.join(map(repr, FORMATS))}")
     output = Path(output)
-    settings = output.with_suffix(".json")
+    settings = output.parent / f"{output.stem}.json"
     if settings == output:
-        raise ValueError(
-            f"output={str(output)!r}: that name is for the settings; expected one such as 'model.{format}'"
-        )
-    if classifier_of(model).device.type != "cpu":
-        raise ValueError(
-            f"the model is on {classifier_of(model).device}; expected the CPU, where the file is compared"
-        )
+        raise ValueError(f"output={str(output)!r}: that name is for the settings; expected one like 'model.{format}'")
+    device = classifier_of(model).device
+    if device.type != "cpu":
+        raise ValueError(f"the model is on {device}; expected the CPU, where the file is compared with it")
     with replaced_when_complete(output) as unfinished:
         FORMATS[format].write(model, unfinished)
         worst = compare(model, FORMATS[format].open(unfinished))

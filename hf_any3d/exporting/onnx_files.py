@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hf_any3d.exporting.replacing import replaced_when_complete
 from hf_any3d.exporting.tracing import classifier_of, trace_classifier

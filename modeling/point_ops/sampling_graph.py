@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan_op
 
 # The CUDA kernel's threads, and their numbers read backwards; see `cuda_priority`.
 _THREAD_BITS = 9
@@ -42,6 +41,9 @@ def sample_in_graph(
         nearest = nearest.masked_fill(x + y + z <= largest_skipped, -1.0)
     index = start.unsqueeze(0)  # (samples, batch)
     if num_samples > 1:
+        # Here, since torch has no public name for it yet: should it move, nothing but exporting would suffer.
+        from torch._higher_order_ops.scan import scan_op
+
         steps = torch.arange(1, num_samples, device=points.device)
         *_, rest = scan_op(_step, [nearest, _pick(axes, start)], [steps], additional_inputs=(axes,))
         index = torch.cat([index, rest])
