@@ -97,11 +97,13 @@ def _require(*packages: str) -> None:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """The exporter remarks on other packages that it could have used."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter remarks on packages that it could have used and on what it could not shorten."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -88,7 +88,7 @@ def _refuse(model: PreTrainedModel) -> None:
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "
             "file could not say so; only models whose clouds do not touch each other can be exported"
         )
-    if getattr(config.encoder_config, "quantization_config", None) is not None:
+    if getattr(model.any2point.encoder, "hf_quantizer", None) is not None:
         raise ValueError("quantization_config: a quantized encoder cannot be exported; load the model without it")
     implementation = config.encoder_config._attn_implementation or "sdpa"
     if implementation not in ("sdpa", "eager"):

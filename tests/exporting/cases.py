@@ -48,14 +48,23 @@ CASES = {case.__name__: case for case in (text_with_point_tokenizer, vision_with
 
 
 def trained(name: str) -> PeftModel:
-    """A case after two steps of training, so that statistics have moved, with logits that lie apart."""
+    """A case after two steps of training, so that statistics have moved, with several labels among `other_clouds`."""
     model = CASES[name]()
     for seed in (5, 6):
         train_step(model, clouds(6, 64, model.config.in_channels, seed))
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module.out_features == 3:
-            nn.init.normal_(module.weight, std=2.0, generator=torch.Generator().manual_seed(0))
-    return model.eval()
+    heads = [
+        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == len(LABELS)
+    ]
+    asked = other_clouds(model.config.in_channels)
+    with torch.no_grad():
+        for head in heads:
+            nn.init.normal_(head.weight, std=20.0, generator=torch.Generator().manual_seed(0))
+        model.eval()
+        # An untrained head would give all clouds the same label.
+        middle = torch.cat([model(points=points).logits for points in asked]).mean(dim=0)
+        for head in heads:
+            head.bias -= middle
+    return model
 
 
 def other_clouds(channels: int) -> list[torch.Tensor]:
