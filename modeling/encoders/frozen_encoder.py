@@ -115,6 +115,11 @@ def open_encoder(
     if quantized and getattr(config, "quantization_config", None) is None:
         # How a model was opened, not what it is: the next one to open it has the weights in full.
         del encoder.config.quantization_config
+    for module in encoder.modules() if quantized else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # In eval mode on a CPU, 4-bit layers of bitsandbytes pack their weights and then pass no gradient. Frozen
+            # layers are always in eval mode, and what is below them trains.
+            module.support_avx512bf16_for_cpu = False
     if family.one_precision and not quantized:
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)

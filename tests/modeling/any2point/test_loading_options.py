@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
+from transformers.utils import is_flash_attn_2_available
 
 from hf_any3d import (
     Any2PointForPointCloudClassification,
@@ -40,6 +41,16 @@ def loss(model):
     return model(points=clouds(), labels=torch.zeros(shape, dtype=torch.long), **more).loss
 
 
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def head_of(model):
+    return getattr(model, "classifier", None) or model.segmenter
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """An encoder whose layers are as wide as blocks of 4 bits ask for."""
@@ -60,9 +71,10 @@ def saved(request, wide, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_gradients(make, dtype):
     full, half = make().train(), make(dtype=dtype).train()
+    torch.nn.init.normal_(head_of(full).out.weight, std=2.0)
+    head_of(half).load_state_dict(head_of(full).state_dict())
     for model in (full, half):
-        for module in model.modules():
-            module.p = 0.0 if isinstance(module, torch.nn.Dropout) else getattr(module, "p", None)
+        without_dropout(model)
         loss(model).backward()
     assert {p.dtype for p in half.any2point.encoder.parameters()} == {dtype}
     pairs = [
@@ -72,21 +84,20 @@ def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_g
     ]
     one, other = (torch.cat(side) for side in zip(*pairs, strict=True))
     assert other.dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.95
     with torch.no_grad():
         expected, found = logits(full.eval()), logits(half.eval())
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+    worst = (found - expected).abs().max()
+    assert worst < 0.05 * expected.abs().max()
     top = expected.topk(2, dim=-1).values
-    clear = top[..., 0] - top[..., 1] > 0.02
+    clear = top[..., 0] - top[..., 1] > 2 * worst
     assert clear.any() and torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
 
 
 @pytest.mark.parametrize("make", KINDS)
 def test_autocast_gives_nearly_the_same_loss_and_gradients_in_full_precision(make):
     model = make().train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
     expected = loss(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = loss(model)
@@ -122,9 +133,6 @@ def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
 
 
 def test_flash_attention_that_is_not_installed_is_told_by_transformers(saved):
-    pytest.importorskip("transformers")
-    from transformers.utils import is_flash_attn_2_available
-
     if is_flash_attn_2_available():
         pytest.skip("flash attention is installed")
     for build in (
