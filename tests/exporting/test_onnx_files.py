@@ -1,5 +1,7 @@
 """ONNX files give PyTorch's answers for clouds of sizes that they were not traced with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,12 @@ pytest.importorskip("onnxscript")
 @pytest.fixture(scope="module", params=CASES)
 def exported(request, tmp_path_factory):
     """A model and the path of its file."""
-    model = trained(request.param)
-    return model, export_onnx(model, tmp_path_factory.mktemp("onnx") / "model.onnx")
+    model = trained(request.param).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    path = export_onnx(model, tmp_path_factory.mktemp("onnx") / "model.onnx")
+    assert model.training, "exporting leaves a model as it was"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return model.eval(), path
 
 
 @pytest.mark.slow
@@ -45,6 +51,7 @@ def test_file_is_valid_and_samples_in_a_loop_of_the_graph(exported):
     assert points.name == "points" and all(isinstance(size, str) for size in sizes[:2])
     assert [node.op_type for node in model.graph.node].count("Scan") == 1
     assert {opset.domain for opset in model.opset_import} <= {""}, "operators that runtimes would not know"
+    assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), "paths of this machine"
 
 
 def test_half_precision_is_refused_for_onnx(tmp_path):

@@ -1,12 +1,11 @@
-"""What cannot be exported is refused with the reason, and tracing leaves the model as it was."""
+"""What cannot be exported is refused with the reason."""
 
 import pytest
 import torch
 
 from hf_any3d import Any2PointForPointCloudClassification
 from hf_any3d.exporting import export_program
-from hf_any3d.exporting.tracing import trace_classifier
-from tests.tiny_encoders import adapted_model, tiny_model, tiny_scene_model
+from tests.tiny_encoders import tiny_model, tiny_scene_model
 
 
 @pytest.mark.parametrize(
@@ -40,14 +39,3 @@ def test_other_attention_than_sdpa_and_eager_is_refused():
     model.config.encoder_config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="attn_implementation='flex_attention'.*expected|load the model with 'sdpa'"):
         export_program(model)
-
-
-def test_tracing_keeps_mode_weights_and_paths_to_itself():
-    model = adapted_model("bert", encoder_layers=1, tokenizer="patch").train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    program = trace_classifier(model)
-    assert model.training and not model.get_base_model().any2point.encoder.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any("stack_trace" in node.meta for node in program.graph.nodes)
-    least = {limits.lower for limits in program.range_constraints.values()}
-    assert model.config.min_points in least, "fewer points are refused by the file too"
