@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.convert import convert
+from hf_any3d.cli.evaluate import evaluate
 from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(evaluate)
 app.command()(info)
 app.command()(export)
 app.add_typer(convert, name="convert")
