@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ import numpy as np
 import shapes_recipe as recipe
 import torch
 import transformers
+from bench_runs import machine, mean_and_spread, percent, random_encoder, stored_run, write_text
 from datasets import DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_callback import PrinterCallback
 
@@ -57,11 +57,6 @@ def tokenizer_alone(seed: int, names: list[str]) -> nn.Module:
     """The wrap's own tokenizer and a head of the same shape."""
     wrapper = recipe.build_wrapper(seed, names)
     return TokenizerAlone(wrapper.any2point.point_tokenizer, wrapper.config)
-
-
-def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
-    """An encoder of the same shape as its own initialisation leaves it."""
-    return AutoModel.from_config(pretrained.config)
 
 
 @torch.no_grad()
@@ -97,6 +92,8 @@ ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
     "pretrained": ("wrap, pretrained encoder", recipe.build_model),
 }
 """What is trained: title and builder."""
+
+FIGURES = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
 
 
 def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_dir: Path) -> dict[str, Any]:
@@ -155,12 +152,11 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
     return splits, report_on
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename, so that no half-written result is ever found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def run_once(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The result of one run."""
+    tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
+    splits, report_on = prepare(options, seed)
+    return {"arm": arm, "seed": seed, **train_once(arm, seed, splits, report_on, options.output_dir)}
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -169,13 +165,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc="runs"):
         path = options.output_dir / "runs" / f"{arm}-{seed}.json"
         settings = settings_of(arm, options)
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if stored.get("settings") != settings:
-            tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
-            splits, report_on = prepare(options, seed)
-            result = train_once(arm, seed, splits, report_on, options.output_dir)
-            stored = {"arm": arm, "seed": seed, **result, "threads": torch.get_num_threads(), "settings": settings}
-            write_text(path, json.dumps(stored, indent=1))
+        stored = stored_run(path, settings, partial(run_once, arm, seed, options))
         tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
         runs.append(stored)
     return runs
@@ -187,15 +177,9 @@ def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     rows = [{"arm": "majority", "title": "majority class", "runs": 1, **majority(splits, report_on)}]
     for arm in options.arms:
         own = [run for run in runs if run["arm"] == arm]
-        row = {"arm": arm, "title": ARMS[arm][0], "runs": len(own)}
-        for name in ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters"):
-            values = [run[name] for run in own]
-            row[name] = float(np.mean(values))
-            row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        rows.append(row)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **mean_and_spread(own, FIGURES)})
     about = {"split": report_on, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
-    return {**about, "machine": machine, "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
+    return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -205,10 +189,7 @@ def table(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in summary["rows"]:
-        cells = [
-            f"{100 * row[name]:.1f}" + (f" ± {100 * row[f'{name}_std']:.1f}" if f"{name}_std" in row else "")
-            for name in ("accuracy", "mean_class_accuracy")
-        ]
+        cells = [percent(row, name) for name in ("accuracy", "mean_class_accuracy")]
         cost = f"{row['trained_parameters']:,.0f} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f}"
         lines.append(f"| {row['title']} | {cost} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"

@@ -126,6 +126,20 @@ def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
     return settings
 
 
+def build_processor(data: SegmentationDataArguments, task: Task) -> PointCloudProcessor:
+    """Makes the clouds, here and wherever the model is used."""
+    return PointCloudProcessor(
+        num_points=data.num_points,
+        features=data.features,
+        up_axis=data.up_axis,
+        # Objects of a scene keep the sizes and heights that they have; objects alone are known by their form.
+        center=True if task.has_parts else "ground",
+        scale="unit_sphere" if task.has_parts else None,
+        block_size=data.block_size,
+        block_overlap=data.block_overlap,
+    )
+
+
 def build_trainer(
     model: nn.Module,
     arguments: SegmentationTrainingArguments,
@@ -153,6 +167,18 @@ def build_trainer(
     )
 
 
+def judge(
+    trainer: Trainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Metrics of the splits that chose or that report, and the IoU of their classes; see `judge_segmentation`."""
+    judged = {
+        split: BlockRows(rows, processor, task.has_parts)
+        for split, rows in splits.items()
+        if split in ("validation", "test") and "labels" in rows.column_names
+    }
+    return judge_segmentation(trainer, judged, task.names, task.category_parts)
+
+
 def main(argv: list[str] | None = None) -> RunReport:
     """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
@@ -162,15 +188,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
-    processor = PointCloudProcessor(
-        num_points=data.num_points,
-        features=data.features,
-        up_axis=data.up_axis,
-        # Objects of a scene keep the sizes that they have; objects alone are known by their form.
-        scale="unit_sphere" if task.has_parts else None,
-        block_size=data.block_size,
-        block_overlap=data.block_overlap,
-    )
+    processor = build_processor(data, task)
     model_class = Any2PointForPartSegmentation if task.has_parts else Any2PointForSemanticSegmentation
     settings = model_settings(task, in_channels=3 * len(data.features))
     model = program.build_adapted_model(model_class, model_arguments, adapter, task.names, **settings)
@@ -179,12 +197,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        judged = {
-            split: BlockRows(rows, processor, task.has_parts)
-            for split, rows in splits.items()
-            if split in ("validation", "test") and "labels" in rows.column_names
-        }
-        scores = judge_segmentation(trainer, judged, task.names, task.category_parts)
+        scores = judge(trainer, splits, processor, task)
     blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
     report, name = program.leave_behind(
         trainer,

@@ -86,12 +86,41 @@ def test_labels_of_another_shape_are_refused(kind):
 
 def test_every_point_hears_of_its_tokens():
     model = tiny_scene_model().eval()
-    features = model.any2point(clouds(3, POINTS))
+    features = model.any2point(clouds(3, POINTS), output_levels=True)
     spread = model.propagation(clouds(3, POINTS), features)
     features.last_hidden_state = features.last_hidden_state.clone()
     features.last_hidden_state[:, 1:] += 3
     moved = (model.propagation(clouds(3, POINTS), features) - spread).abs().amax(dim=-1)
     assert (moved > 1e-4).all(), "some points saw no token change"
+
+
+@pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
+def test_points_hear_of_the_levels_below_their_tokens(tokenizer):
+    model = tiny_scene_model(tokenizer=tokenizer).eval()
+    points = clouds(3, POINTS)
+    features = model.any2point(points, output_levels=True)
+    widths = [level.shape[-1] for level, _ in features.levels]
+    assert widths == list(model.any2point.point_tokenizer.level_widths) and widths
+    assert features.levels[0][0].shape[:2] == points.shape[:2], "the finest level is that of the points"
+    spread = model.propagation(points, features)
+    for number, (level, places) in enumerate(features.levels):
+        others = [*features.levels]
+        others[number] = (level + torch.randn_like(level), places)
+        features.levels, kept = tuple(others), features.levels
+        assert not torch.allclose(model.propagation(points, features), spread, atol=1e-4)
+        features.levels = kept
+
+
+def test_levels_that_were_not_asked_for_are_missed_by_name():
+    model = tiny_scene_model().eval()
+    with pytest.raises(ValueError, match="features.levels is missing; call the model with output_levels=True"):
+        model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
+
+
+def test_points_can_do_without_levels():
+    model = tiny_scene_model(propagate_levels=False)
+    assert not [name for name, _ in model.named_parameters() if "from_levels" in name]
+    assert model(clouds(2, POINTS)).logits.shape == (2, POINTS, 3)
 
 
 def test_order_of_points_moves_with_their_logits():
