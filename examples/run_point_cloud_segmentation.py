@@ -27,6 +27,7 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import PARTS, SCENES
 from hf_any3d.training.point_rows import BlockRows, CropRows
+from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_judging import judge_segmentation
@@ -59,6 +60,10 @@ class SegmentationTrainingArguments(PointTrainingArguments):
         default="mean_iou", metadata={"help": "Of parts, mean_iou stands for instance_miou."}
     )
     num_train_epochs: float = field(default=20)
+    class_weighting: float = field(
+        default=0.0,
+        metadata={"help": "Power of the inverse frequency that weighs classes in the loss; 0 weighs all the same."},
+    )
 
 
 @dataclass
@@ -154,6 +159,10 @@ def build_trainer(
         arguments.label_names = ["labels", "category"]
         if arguments.metric_for_best_model == "mean_iou":
             arguments.metric_for_best_model = "instance_miou"
+    settings: dict[str, Any] = {}
+    if arguments.class_weighting:
+        weights = class_weights(splits["train"]["labels"], len(task.names), arguments.class_weighting)
+        settings["compute_loss_func"] = WeightedPointLoss(weights)
     transform = training_transform(processor, augment)
     return program.build_trainer(
         model,
@@ -164,6 +173,7 @@ def build_trainer(
         data_collator=default_data_collator,
         compute_metrics=ComputePartMetrics(task.category_parts) if task.has_parts else compute_semantic_metrics,
         preprocess_logits_for_metrics=LabelPoints(task.category_parts),
+        **settings,
     )
 
 
