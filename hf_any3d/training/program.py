@@ -20,10 +20,12 @@ from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
 from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
+from hf_any3d.training.encoder_dropout import drop_attention
 from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.training.trainer_report import config_of, report_run
 
 
@@ -116,6 +118,8 @@ def build_adapted_model(
         label2id={name: number for number, name in enumerate(labels)},
         **{**config, **arguments.model_config},
     )
+    if arguments.encoder_attention_dropout:
+        drop_attention(model, arguments.encoder_attention_dropout)
     if adapter.peft.lower() == "none":
         return model
     return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
@@ -143,7 +147,7 @@ def build_trainer(
     processor: PointCloudProcessor,
     **settings: Any,
 ) -> Trainer:
-    """A stock Trainer that tells its training rows the epoch; without validation rows it neither judges nor chooses.
+    """A Trainer that tells its training rows the epoch; without validation rows it neither judges nor chooses.
 
     Args:
         model: What is trained.
@@ -155,7 +159,7 @@ def build_trainer(
     """
     if validation_rows is None:
         arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
-    return Trainer(
+    return PointTrainer(
         model,
         arguments,
         train_dataset=train_rows,
