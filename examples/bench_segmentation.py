@@ -188,7 +188,7 @@ def draw(task: str, model: Path, path: Path) -> Path:
     """Test rooms, or an object of each category, as they are and as a trained model sees them."""
     splits, learned = load_task(task)
     rows: Dataset = splits["test"]
-    shown = [rows[number] for number in range(len(learned.categories) if learned.has_parts else 3)]
+    shown = [rows[number] for number in range(len(learned.categories) if learned.has_parts else 4)]
     answers = pipeline("point-cloud-segmentation", model=str(model))(shown)
     palette = label_colors(len(learned.names))
     clouds, titles = [], []
@@ -202,15 +202,8 @@ def draw(task: str, model: Path, path: Path) -> Path:
             titles.append(f"{name}, truth" if what == "truth" else f"{name}, {right:.0f} % right")
     legend = None if learned.has_parts else dict(zip(learned.names, palette, strict=True))
     heading = f"Unseen {task}: truth beside what a wrapped sentence encoder says"
-    return plot_point_clouds(
-        clouds,
-        path,
-        titles=titles,
-        heading=heading,
-        legend=legend,
-        columns=6,
-        elevation=18 if learned.has_parts else 45,
-    )
+    view = {"columns": 6} if learned.has_parts else {"columns": 4, "elevation": 40.0, "zoom": 1.05, "cell": 2.8}
+    return plot_point_clouds(clouds, path, titles=titles, heading=heading, legend=legend, **view)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -20,6 +20,8 @@ def plot_point_clouds(
     columns: int = 6,
     up_axis: str = "y",
     elevation: float = 18.0,
+    zoom: float = 1.0,
+    cell: float = 2.0,
 ) -> Path:
     """Draw point clouds in a grid and write a PNG.
 
@@ -33,6 +35,8 @@ def plot_point_clouds(
         columns: Clouds in a row.
         up_axis: "x", "y" or "z".
         elevation: Degrees by which the camera looks down.
+        zoom: How large clouds are drawn in their cells.
+        cell: Inches of a cell's edge.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -47,8 +51,8 @@ def plot_point_clouds(
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)
-    height = 2.25 * rows + (0.4 if heading else 0) + (0.5 if legend else 0)
-    figure = Figure(figsize=(2.0 * columns, height), dpi=110, layout="constrained")
+    height = (cell + 0.25) * rows + (0.4 if heading else 0) + (0.5 if legend else 0)
+    figure = Figure(figsize=(cell * columns, height), dpi=110, layout="constrained")
     order = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}[up_axis]
     for number, cloud in enumerate(clouds):
         cloud = np.asarray(cloud, dtype=np.float32)
@@ -58,10 +62,14 @@ def plot_point_clouds(
         across, deep, up = cloud[:, order].T
         paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else {"c": up, "cmap": "viridis"}
         axes.scatter(across, deep, up, s=2.0, linewidths=0, **paint)
-        axes.set_box_aspect([1, 1, 1], zoom=1.25)
-        center, radius = cloud[:, order].mean(axis=0), np.abs(cloud[:, order] - cloud[:, order].mean(axis=0)).max()
-        for limit, middle in zip((axes.set_xlim, axes.set_ylim, axes.set_zlim), center, strict=True):
-            limit(middle - radius, middle + radius)
+        low, high = cloud[:, order].min(axis=0), cloud[:, order].max(axis=0)
+        # As large as it can be drawn; a box without any extent would be no box.
+        reach = np.maximum((high - low) / 2, 0.1 * (high - low).max() + 1e-6)
+        axes.set_box_aspect(reach, zoom=zoom)
+        for limit, middle, half in zip(
+            (axes.set_xlim, axes.set_ylim, axes.set_zlim), (low + high) / 2, reach, strict=True
+        ):
+            limit(middle - half, middle + half)
         axes.view_init(elev=elevation, azim=35)
         axes.set_axis_off()
         if titles is not None:
