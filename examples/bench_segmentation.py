@@ -160,7 +160,10 @@ def summarise(task: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [{"arm": "majority", "title": "majority", "runs": 1, **majority(task)}]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         own = [run for run in runs if run["arm"] == arm]
-        figures = mean_and_spread(own, (*TASKS[task], "seconds", "cpu_seconds", "trained_parameters"))
+        # The time of a run that was cut is that of its last piece only.
+        whole = [run for run in own if not run["resumed"]] or own
+        figures = mean_and_spread(own, (*TASKS[task], "trained_parameters"))
+        figures |= mean_and_spread(whole, ("seconds", "cpu_seconds"))
         classes = [run["class_ious"] for run in own]
         rows.append({"arm": arm, "title": ARMS[arm], "runs": len(own), **figures})
         rows[-1]["class_ious"] = mean_and_spread(classes, classes[0])
