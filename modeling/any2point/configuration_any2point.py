@@ -126,7 +126,7 @@ class Any2PointConfig(PreTrainedConfig):
     head_bias: bool = False
     head_dropout: float = 0.5
     propagation_width: int = 128
-    propagate_levels: bool = True
+    propagate_levels: bool = False
     category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
     category_names: list[str] | tuple[str, ...] | None = None
     restrict_to_category_parts: bool = False

@@ -70,9 +70,10 @@ class PointPropagation(nn.Module):
         if condition is not None:
             whole = whole + condition
         mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (batch, points, width)
-        if len(self.from_levels) != len(features.levels or ()):
+        if self.from_levels and features.levels is None:
             raise ValueError("features.levels is missing; call the model with output_levels=True")
-        for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=True):
+        # The finest levels come first; a head that was made without any hears none.
+        for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=False):
             said = linear(level.to(dtype))  # (batch, places, width)
             if places is not None:
                 said = three_nearest_interpolate(points, places.to(points.dtype), said)

@@ -86,7 +86,7 @@ def test_labels_of_another_shape_are_refused(kind):
 
 def test_every_point_hears_of_its_tokens():
     model = tiny_scene_model().eval()
-    features = model.any2point(clouds(3, POINTS), output_levels=True)
+    features = model.any2point(clouds(3, POINTS))
     spread = model.propagation(clouds(3, POINTS), features)
     features.last_hidden_state = features.last_hidden_state.clone()
     features.last_hidden_state[:, 1:] += 3
@@ -96,7 +96,7 @@ def test_every_point_hears_of_its_tokens():
 
 @pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
 def test_points_hear_of_the_levels_below_their_tokens(tokenizer):
-    model = tiny_scene_model(tokenizer=tokenizer).eval()
+    model = tiny_scene_model(tokenizer=tokenizer, propagate_levels=True).eval()
     points = clouds(3, POINTS)
     features = model.any2point(points, output_levels=True)
     widths = [level.shape[-1] for level, _ in features.levels]
@@ -112,15 +112,21 @@ def test_points_hear_of_the_levels_below_their_tokens(tokenizer):
 
 
 def test_levels_that_were_not_asked_for_are_missed_by_name():
-    model = tiny_scene_model().eval()
+    model = tiny_scene_model(propagate_levels=True).eval()
     with pytest.raises(ValueError, match="features.levels is missing; call the model with output_levels=True"):
         model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
 
 
-def test_points_can_do_without_levels():
-    model = tiny_scene_model(propagate_levels=False)
-    assert not [name for name, _ in model.named_parameters() if "from_levels" in name]
-    assert model(clouds(2, POINTS)).logits.shape == (2, POINTS, 3)
+@pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
+def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
+    model = adapted(tiny_part_model(tokenizer=tokenizer, propagate_levels=True), "guided")
+    train(model, "part")
+    weights = [p for name, p in model.named_parameters() if "from_levels" in name and p.requires_grad]
+    assert len(weights) == (3 if tokenizer == "point_pn" else 1) and all(p.grad.any() for p in weights)
+    expected = logits_of(model, "part")
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(opened, "part"), expected, rtol=0, atol=1e-6)
 
 
 def test_order_of_points_moves_with_their_logits():
