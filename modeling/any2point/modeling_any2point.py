@@ -241,7 +241,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self._warn_once_about_batches()
         # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
         points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
-        tokens = self.point_tokenizer(points, with_levels=output_levels)
+        # Tokenizers of others need not have levels.
+        tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions(self.encoder), config)
         geometry = Geometry(
