@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+<<<<<<< HEAD
 import time
+=======
+>>>>>>> main
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -27,10 +30,14 @@ import transformers
 from bench_runs import machine, mean_and_spread, percent, random_encoder, stored_run, write_text
 from datasets import DatasetDict
 from torch import nn
+<<<<<<< HEAD
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
+=======
+from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
+from transformers import AutoModel, PreTrainedModel, set_seed
+>>>>>>> main
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_callback import PrinterCallback
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -68,18 +75,30 @@ def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
     return pretrained
 
 
+def replace_encoder(
+    wrapper: Any2PointForPointCloudClassification, change: Callable[[PreTrainedModel], PreTrainedModel], seed: int
+) -> Any2PointForPointCloudClassification:
+    """The wrap anew, around an encoder made from its pretrained one.
+
+    Args:
+        wrapper: what `recipe.build_wrapper` gives.
+        change: makes the other encoder.
+        seed: governs everything that starts at random.
+    """
+    config = wrapper.config
+    # Weights of no repository: this model would be stored whole.
+    config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+    set_seed(1000 + seed)
+    encoder = change(wrapper.any2point.encoder)
+    set_seed(seed)
+    return Any2PointForPointCloudClassification(config, encoder=encoder)
+
+
 def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callable[[int, list[str]], nn.Module]:
     """A builder of the recipe's model around an encoder made from the pretrained one."""
 
     def build(seed: int, names: list[str]) -> nn.Module:
-        wrapper = recipe.build_wrapper(seed, names)
-        config = wrapper.config
-        # Weights of no repository: this model would be stored whole.
-        config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
-        set_seed(1000 + seed)
-        encoder = change(wrapper.any2point.encoder)
-        set_seed(seed)
-        return recipe.add_adapter(Any2PointForPointCloudClassification(config, encoder=encoder), seed)
+        return recipe.add_adapter(replace_encoder(recipe.build_wrapper(seed, names), change, seed), seed)
 
     return build
 
@@ -99,21 +118,13 @@ FIGURES = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained
 def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_dir: Path) -> dict[str, Any]:
     """Train one arm with one seed and measure it."""
     model = ARMS[arm][1](seed, splits["train"].features["label"].names)
-    trainer = recipe.build_trainer(model, recipe.training_arguments(output_dir / "trainer", seed), splits["train"])
-    trainer.remove_callback(PrinterCallback)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    training = trainer.train()
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    trainer, cost = fit(model, seed, splits["train"], output_dir / "trainer")
     metrics = recipe.evaluate(trainer, splits[report_on])
     return {
         "accuracy": metrics["eval_accuracy"],
         "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
         "loss": metrics["eval_loss"],
-        "train_loss": training.training_loss,
-        "trained_parameters": recipe.trained_parameters(model),
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "train_rows": len(splits["train"]),
+        **cost,
         "rows": len(splits[report_on]),
     }
 
@@ -133,13 +144,12 @@ def majority(splits: DatasetDict, report_on: str) -> dict[str, float]:
 
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """What decides the result of a run beside its seed, as JSON would give it back."""
-    settings = {"training": recipe.TRAINING, "augmentation": recipe.AUGMENTATION, "shots": options.shots}
-    settings |= {"validation": options.validation, "label_smoothing": recipe.LABEL_SMOOTHING}
+    settings: dict[str, Any] = {"shots": options.shots, "validation": options.validation}
     if arm != "pointnet":
         settings["model"] = recipe.MODEL
     if arm not in ("pointnet", "tokenizer"):
         settings["adapter"] = recipe.ADAPTER
-    return json.loads(json.dumps(settings))
+    return recipe_settings(**settings)
 
 
 def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
@@ -152,6 +162,7 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
     return splits, report_on
 
 
+<<<<<<< HEAD
 def run_once(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The result of one run."""
     tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
@@ -169,6 +180,16 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
         runs.append(stored)
     return runs
+=======
+def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every arm and seed, those that are stored already read back."""
+
+    def run(arm: str, seed: int) -> dict[str, Any]:
+        return train_once(arm, seed, *prepare(options, seed), options.output_dir)
+
+    folder = options.output_dir / "runs"
+    return every_run(options.arms, options.seeds, folder, lambda arm: settings_of(arm, options), run)
+>>>>>>> main
 
 
 def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
@@ -177,7 +198,12 @@ def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     rows = [{"arm": "majority", "title": "majority class", "runs": 1, **majority(splits, report_on)}]
     for arm in options.arms:
         own = [run for run in runs if run["arm"] == arm]
+<<<<<<< HEAD
         rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **mean_and_spread(own, FIGURES)})
+=======
+        figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
+        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **over_seeds(own, figures)})
+>>>>>>> main
     about = {"split": report_on, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
     return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
 

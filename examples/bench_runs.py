@@ -43,12 +43,13 @@ def stored_run(path: Path, settings: Mapping[str, Any], run: Callable[[], dict[s
 
 
 def mean_and_spread(runs: Iterable[Mapping[str, Any]], names: Iterable[str]) -> dict[str, float]:
-    """Mean of each figure over the runs, and its sample standard deviation under the name with `_std`."""
+    """Mean of each figure over the runs, and of several its sample standard deviation under the name with `_std`."""
     runs, row = list(runs), {}
     for name in names:
         values = [run[name] for run in runs]
         row[name] = float(np.mean(values))
-        row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if len(values) > 1:
+            row[f"{name}_std"] = float(np.std(values, ddof=1))
     return row
 
 
