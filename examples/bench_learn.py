@@ -13,13 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-<<<<<<< HEAD
-import time
-=======
->>>>>>> main
 from collections.abc import Callable
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +22,10 @@ import numpy as np
 import shapes_recipe as recipe
 import torch
 import transformers
-from bench_runs import machine, mean_and_spread, percent, random_encoder, stored_run, write_text
 from datasets import DatasetDict
 from torch import nn
-<<<<<<< HEAD
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, set_seed
-=======
 from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
 from transformers import AutoModel, PreTrainedModel, set_seed
->>>>>>> main
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import load_point_dataset, validation_split
@@ -64,6 +53,11 @@ def tokenizer_alone(seed: int, names: list[str]) -> nn.Module:
     """The wrap's own tokenizer and a head of the same shape."""
     wrapper = recipe.build_wrapper(seed, names)
     return TokenizerAlone(wrapper.any2point.point_tokenizer, wrapper.config)
+
+
+def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
+    """An encoder of the same shape as its own initialisation leaves it."""
+    return AutoModel.from_config(pretrained.config)
 
 
 @torch.no_grad()
@@ -111,8 +105,6 @@ ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
     "pretrained": ("wrap, pretrained encoder", recipe.build_model),
 }
 """What is trained: title and builder."""
-
-FIGURES = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
 
 
 def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_dir: Path) -> dict[str, Any]:
@@ -162,25 +154,6 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
     return splits, report_on
 
 
-<<<<<<< HEAD
-def run_once(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The result of one run."""
-    tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
-    splits, report_on = prepare(options, seed)
-    return {"arm": arm, "seed": seed, **train_once(arm, seed, splits, report_on, options.output_dir)}
-
-
-def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every arm and seed, those that are stored already read back."""
-    runs = []
-    for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc="runs"):
-        path = options.output_dir / "runs" / f"{arm}-{seed}.json"
-        settings = settings_of(arm, options)
-        stored = stored_run(path, settings, partial(run_once, arm, seed, options))
-        tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
-        runs.append(stored)
-    return runs
-=======
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm and seed, those that are stored already read back."""
 
@@ -189,7 +162,6 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     folder = options.output_dir / "runs"
     return every_run(options.arms, options.seeds, folder, lambda arm: settings_of(arm, options), run)
->>>>>>> main
 
 
 def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
@@ -198,12 +170,8 @@ def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     rows = [{"arm": "majority", "title": "majority class", "runs": 1, **majority(splits, report_on)}]
     for arm in options.arms:
         own = [run for run in runs if run["arm"] == arm]
-<<<<<<< HEAD
-        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **mean_and_spread(own, FIGURES)})
-=======
         figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
         rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **over_seeds(own, figures)})
->>>>>>> main
     about = {"split": report_on, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
     return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
 

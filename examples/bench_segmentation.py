@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,11 @@ import numpy as np
 import run_point_cloud_segmentation as segmentation
 import transformers
 import yaml
-from bench_runs import machine, mean_and_spread, percent, random_encoder, stored_run, write_text
+from bench_learn import random_encoder
 from datasets import Dataset, DatasetDict
 from pointnet import PointNetSegmenter
 from tqdm.auto import tqdm
+from training_runs import kept_run, machine, over_seeds, percent, write_text
 from transformers import AutoModel, pipeline, set_seed
 
 from hf_any3d.label_colors import label_colors
@@ -155,6 +156,12 @@ def majority(task: str) -> dict[str, float]:
     return {**found, "instance_miou": scores.instance_miou(ious), "category_miou": scores.category_miou(ious)}
 
 
+def figures_of(runs: list[dict[str, Any]], names: Iterable[str]) -> dict[str, float]:
+    """`over_seeds`, without the spread that a single run does not have."""
+    figures = over_seeds(runs, names)
+    return figures if len(runs) > 1 else {name: value for name, value in figures.items() if not name.endswith("_std")}
+
+
 def summarise(task: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sample standard deviation of every arm over its seeds, and of every class's IoU."""
     rows = [{"arm": "majority", "title": "majority", "runs": 1, **majority(task)}]
@@ -162,11 +169,11 @@ def summarise(task: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         own = [run for run in runs if run["arm"] == arm]
         # The time of a run that was cut is that of its last piece only.
         whole = [run for run in own if not run["resumed"]] or own
-        figures = mean_and_spread(own, (*TASKS[task], "trained_parameters"))
-        figures |= mean_and_spread(whole, ("seconds", "cpu_seconds"))
+        figures = figures_of(own, (*TASKS[task], "trained_parameters"))
+        figures |= figures_of(whole, ("seconds", "cpu_seconds"))
         classes = [run["class_ious"] for run in own]
         rows.append({"arm": arm, "title": ARMS[arm], "runs": len(own), **figures})
-        rows[-1]["class_ious"] = mean_and_spread(classes, classes[0])
+        rows[-1]["class_ious"] = figures_of(classes, classes[0])
     return {"settings": settings_of(task), "rows": rows, "runs": runs}
 
 
@@ -231,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
         for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc=task):
             name = f"{task}-{arm}-{seed}"
             run = partial(run_once, task, arm, seed, folder / name)
-            runs.append(stored_run(folder / "runs" / f"{name}.json", settings_of(task), run))
+            runs.append(kept_run(folder / "runs" / f"{name}.json", settings_of(task), run))
             tqdm.write(f"{name}: {percent(runs[-1], TASKS[task][0])} % in {runs[-1]['cpu_seconds']:.0f} CPU seconds")
         summary[task] = summarise(task, runs)
         text += f"## {task}\n\n{table(task, summary[task]['rows'])}\n"
