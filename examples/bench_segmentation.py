@@ -198,7 +198,8 @@ def draw(task: str, model: Path, path: Path) -> Path:
     """Test rooms, or an object of each category, as they are and as a trained model sees them."""
     splits, learned = load_task(task)
     rows: Dataset = splits["test"]
-    shown = [rows[number] for number in range(len(learned.categories) if learned.has_parts else 4)]
+    count = len(learned.categories) if learned.has_parts else 4
+    shown = list(rows.select(range(min(count, len(rows)))))
     answers = pipeline("point-cloud-segmentation", model=str(model))(shown)
     palette = label_colors(len(learned.names))
     clouds, titles = [], []
