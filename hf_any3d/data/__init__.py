@@ -26,6 +26,7 @@ _HOMES = {
     "load_point_dataset": "catalog",
     "merge_blocks": "blocks",
     "points_to_files": "file_columns",
+    "push_point_dataset": "benchmarks.publishing",
     "split_into_blocks": "blocks",
     "validation_split": "validation",
 }

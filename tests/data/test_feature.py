@@ -17,6 +17,7 @@ from datasets import Array2D, Dataset, Features, List, Mesh, Value, load_dataset
 
 from hf_any3d.data import PointCloud, embed_files
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
+from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
 
 FEATURES = Features({"cloud": PointCloud()})
@@ -97,6 +98,9 @@ def test_npz_keeps_every_number_and_ply_colours_in_eight_bits():
 def test_decoded_clouds_make_an_object_that_samples_surfaces():
     cloud = PointCloudData(**rows_of(triangle())[0]["cloud"])
     assert cloud.is_mesh and cloud.sample_surface(5).points.shape == (5, 3)
+    # Processors and pipelines take the dict itself, in any format.
+    for form in (None, "torch", "numpy"):
+        assert to_cloud(rows_of(triangle()).with_format(form)[0]["cloud"]).is_mesh
 
 
 def test_a_feature_that_is_not_decoded_gives_bytes_and_path():

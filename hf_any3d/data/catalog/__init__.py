@@ -9,9 +9,12 @@ if TYPE_CHECKING:
 
 CATALOG: dict[str, str] = {
     "folder": "folder",  # a folder of point files and meshes, label = folder name
+    "modelnet40": "modelnet40",  # CAD models of 40 classes
+    "modelnet40_fewshot": "modelnet40_fewshot",  # its few-shot episodes
     "parquet": "parquet",  # local Parquet files with a column of points
     "parts": "parts",  # objects assembled in code, each point with its part
     "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class
+    "scanobjectnn": "scanobjectnn",  # objects cut out of scans of real rooms, 15 classes
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
 """Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""
@@ -24,7 +27,7 @@ def load_point_dataset(
 
     Rows have `points` (num_points, 3 or more) float32 and mostly `label`, a ClassLabel. All columns are of plain
     types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy arrays; for lists, use
-    `.with_format(None)`.
+    `.with_format(None)`. A column of files (`PointCloud`) stays one, and `files_to_points` makes points of it.
 
     Args:
         name: a name in `CATALOG`, or a repository on the hub (`owner/name`).
