@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, DatasetInfo, Features, NamedSplit, Value
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, NamedSplit, Value
 
 from hf_any3d.data.catalog.columns import with_class_labels
 from hf_any3d.data.catalog.layout import (
@@ -78,6 +78,8 @@ def _splits_of_metadata(
         logger.warning(
             "%s: %d files are not in the metadata and are left out, the first is %s", root, len(left), left[0]
         )
+    if not names:
+        raise ValueError(f"{root}: the metadata names no file")
     parts = [tuple(name.split("/")) for name in names]
     has_labels = "label" in metadata.column_names
     if has_labels or drop_labels:
@@ -116,8 +118,14 @@ def _rows(root: Path, files: list[LabelledFile], split: str, metadata: pa.Table 
 
 def _check_labels(root: Path, listed: DatasetDict) -> None:
     for rows in listed.values():
-        if "label" in rows.column_names:
-            column = rows.data.column("label")
-            if column.null_count:
-                place = column.is_null().to_pylist().index(True)
+        if "label" not in rows.column_names:
+            continue
+        feature, labels = rows.features["label"], rows.data.column("label").to_pylist()
+        for place, label in enumerate(labels):
+            if label is None:
                 raise ValueError(f"{root}: the metadata has no label for {rows[place][FILE]}")
+            if isinstance(feature, ClassLabel) and not 0 <= label < feature.num_classes:
+                raise ValueError(
+                    f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected 0 to "
+                    f"{feature.num_classes - 1}"
+                )

@@ -60,10 +60,11 @@ def _is_hidden(path: Path, root: Path) -> bool:
 def _read(path: Path) -> pa.Table:
     try:
         table = _READERS[path.suffix](path)
-    except OSError:
-        raise
-    # Damaged tables fail in many ways, in pandas, json and Arrow.
+        table.validate(full=True)  # Parquet hands over damaged text as it is
+    # Damaged tables fail in many ways, in pandas, json and Arrow, whose errors can be OSErrors without a number.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(f"{path}: cannot be read as a table ({type(error).__name__}: {error})") from None
     if FILE_NAME not in table.column_names:
         raise ValueError(f"{path}: no column {FILE_NAME!r}; there are {', '.join(table.column_names) or 'none'}")

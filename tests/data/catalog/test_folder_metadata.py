@@ -78,6 +78,15 @@ def test_features_of_a_parquet_file_are_kept(scans, load):
     assert loaded["file"][:].tolist() == ["deep/er/b.npy", "a.npy"]  # in the order of the metadata
 
 
+def test_a_class_number_beyond_the_classes_is_named(scans, load):
+    features = Features({"file_name": Value("string"), "label": ClassLabel(names=["mug"])})
+    rows = Dataset.from_dict({"file_name": ["a.npy"], "label": [0]}, features=features)
+    plain = rows.cast_column("label", Value("int64")).map(lambda row: {"label": 3})
+    Dataset(plain.data.table, info=rows.info).to_parquet(scans / "metadata.parquet")
+    with pytest.raises(ValueError, match="the metadata gives a.npy the label 3; expected 0 to 0"):
+        load(scans)
+
+
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [([2, 0], ClassLabel(num_classes=3)), ([1.5, 2.5], Value("float64")), (["b", "a"], ClassLabel(names=["a", "b"]))],
@@ -151,6 +160,7 @@ def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans
         ("name,label\na.npy,mug\n", "metadata.csv: no column 'file_name'; there are name, label"),
         ("file_name,points\na.npy,8\n", "the metadata has a column 'points', which is the name of another"),
         ("file_name,file\na.npy,8\n", "the metadata has a column 'file', which is the name of another"),
+        ("file_name,label\n", "the metadata names no file"),
         ("", "metadata.csv: cannot be read as a table"),
         ('file_name\n"a.npy\n', "metadata.csv: cannot be read as a table"),
     ],
