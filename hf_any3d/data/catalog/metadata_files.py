@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+from datasets import Features
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
@@ -61,6 +62,7 @@ def _read(path: Path) -> pa.Table:
     try:
         table = _READERS[path.suffix](path)
         table.validate(full=True)  # Parquet hands over damaged text as it is
+        Features.from_arrow_schema(table.schema)  # a description of the columns may be damaged too
     # Damaged tables fail in many ways, in pandas, json and Arrow, whose errors can be OSErrors without a number.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
