@@ -100,7 +100,7 @@ def _type(feature: object) -> str:
     if isinstance(feature, List):
         return f"list of {_type(feature.feature)}"
     if isinstance(feature, dict):
-        return ", ".join(f"{name}: {_type(some)}" for name, some in feature.items())
+        return f"({', '.join(f'{name}: {_type(some)}' for name, some in feature.items())})"
     return getattr(feature, "dtype", type(feature).__name__)
 
 

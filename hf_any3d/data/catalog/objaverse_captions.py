@@ -58,8 +58,8 @@ BENCHMARK = Benchmark(
     expected_counts={which: {"test": 200} for which in WHICH},
     origin=(
         "Get the files by `hf download RunsenXu/PointLLM --repo-type dataset` (78 GB packed, about 130 GB unpacked; "
-        "their page is https://huggingface.co/datasets/RunsenXu/PointLLM), join and unpack the clouds by `cat Objaverse_660K_8192_npy_split_a* | tar -xz`, and pass the folder above "
-        "8192_npy as data_dir"
+        "their page is https://huggingface.co/datasets/RunsenXu/PointLLM), join and unpack the clouds by "
+        "`cat Objaverse_660K_8192_npy_split_a* | tar -xz`, and pass the folder above 8192_npy as data_dir"
     ),
     layout="""  8192_npy/00000054c36d44a2a483bdbff31d8edf_8192.npy, ...   or objaverse_data/; x, y, z and colours
   anno_data/PointLLM_brief_description_660K_filtered.json   anno_data/ may be left out

@@ -68,40 +68,26 @@ class PointLLMSplits:
             PointCloudFileError: a file that is no list of annotations, of another length, or with an object twice.
             ValueError: objects without annotation.
         """
-        reserved_file, reserved = self._reserved()
-        files = {"train": COMPLEX if training == "complex" else FILTERED, "validation": reserved_file, "test": TEST}
-        needed = {files[split] for split in splits} | ({TEST} if "validation" in splits else set())
-        if files["train"] in needed and training == "brief" and not self._is_there(FILTERED) and self._is_there(FULL):
-            needed = needed - {FILTERED} | {FULL}
-            files["train"] = FULL
-            if not reserved:
-                needed.add(VALIDATION_IDS)
-        if reserved_file == FULL:
-            needed.add(VALIDATION_IDS)
-        self._benchmark.require([self._folder / name for name in sorted(needed)], self._root)
-
-        test = self._objects(TEST) if self._is_there(TEST) else frozenset()
+        files = self._files(training, splits)
+        reserved, test = self._reserved(), self._objects(TEST)
+        unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
+        if files.get("validation") == FULL:
+            self._check_reserved(reserved)
         chosen, seen = {}, set()
-        for split in splits:
+        for split, name in files.items():
             wanted = frozenset(types if split == "train" else TYPES[:1])
-            kept = []
-            for entry in self._entries(files[split]):
-                identifier = entry.object_id
-                if not identifier:
-                    if ids is None and not (split == "validation" and files[split] == FULL):
-                        kept.append(entry)
-                    continue
-                if entry.type not in wanted or identifier in unwanted or (ids is not None and identifier not in ids):
-                    continue
-                if split == "train" and (identifier in reserved or identifier in test):
-                    continue
-                if split == "validation" and (identifier in test or identifier not in reserved):
-                    continue
-                kept.append(entry)
-                if ids is not None:
-                    seen.add(identifier)
+            only = reserved if (split, name) == ("validation", FULL) else None
+            kept = [
+                entry
+                for entry in self._entries(name)
+                if (only is None or entry.object_id in only)
+                and (ids is None or entry.object_id in ids)
+                and (not entry.object_id or entry.type in wanted and entry.object_id not in unwanted_in[split])
+            ]
             if kept or ids is None:
-                chosen[split] = self._folder / files[split], kept
+                chosen[split] = self._folder / name, kept
+            if ids is not None:
+                seen.update(entry.object_id for entry in kept)
         unknown = sorted(set(ids or ()) - seen)
         if unknown:
             raise ValueError(
@@ -110,18 +96,44 @@ class PointLLMSplits:
             )
         return chosen
 
+    def _files(self, training: str, splits: Sequence[str]) -> dict[str, str]:
+        """The file of each split; all that is needed for them is there."""
+        listed = self._is_there(VALIDATION_IDS) and not self._is_there(VALIDATION)
+        files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
+        if training == "brief":
+            files["train"] = FULL if self._is_there(FULL) and not self._is_there(FILTERED) else FILTERED
+        files = {split: files[split] for split in splits}
+        needed = set(files.values())
+        if FULL in needed and not self._is_there(VALIDATION):
+            needed.add(VALIDATION_IDS)  # among all objects, these are the reserved ones
+        if "validation" in files:
+            needed.add(TEST)
+        self._benchmark.require([self._folder / name for name in sorted(needed)], self._root)
+        return files
+
     def _is_there(self, name: str) -> bool:
         return (self._folder / name).is_file()
 
-    def _reserved(self) -> tuple[str, frozenset[str]]:
-        """The file with the captions of the reserved objects, and these objects, as far as they are known."""
+    def _reserved(self) -> frozenset[str]:
+        """The reserved objects, as far as there are files that name them."""
         if self._is_there(VALIDATION) or not self._is_there(VALIDATION_IDS):
-            return VALIDATION, self._objects(VALIDATION) if self._is_there(VALIDATION) else frozenset()
+            return self._objects(VALIDATION)
         lines = read_lines(self._folder / VALIDATION_IDS)
         self._check_length(VALIDATION_IDS, len(lines))
-        return FULL, frozenset(lines)
+        return frozenset(lines)
+
+    def _check_reserved(self, reserved: frozenset[str]) -> None:
+        lacking = sorted(reserved - self._objects(FULL)) if self._verify else []
+        if lacking:
+            raise PointCloudFileError(
+                f"{self._folder / VALIDATION_IDS}: {len(lacking)} objects have no caption in {FULL}, the first: "
+                f"{lacking[0][:60]!r}"
+            )
 
     def _objects(self, name: str) -> frozenset[str]:
+        """The objects that a file names; none where it is not there."""
+        if not self._is_there(name):
+            return frozenset()
         return frozenset(entry.object_id for entry in self._entries(name) if entry.object_id)
 
     def _read(self, name: str) -> list[Annotation]:

@@ -7,6 +7,7 @@ from datasets.distributed import split_dataset_by_node
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.benchmarks import loading
+from hf_any3d.data.benchmarks.card import card_text
 from hf_any3d.data.catalog import pointllm_splits
 from hf_any3d.data.catalog.objaverse_captions import BENCHMARK
 from hf_any3d.data.catalog.pointllm_annotations import to_messages
@@ -78,13 +79,19 @@ def test_minigpt_lists_the_reserved_objects_and_has_their_captions_among_all(tmp
     assert found == {**SPLITS, "validation": [RESERVED[2], RESERVED[0]]}
 
 
-def test_without_the_filtered_file_the_reserved_objects_are_left_out_of_all(tmp_path, load):
+def test_without_the_filtered_file_the_reserved_objects_are_left_out_of_all(tmp_path, load, monkeypatch):
     root = write_minigpt(tmp_path)
     filtered = root / "data" / "anno_data" / pointllm_splits.FILTERED
     filtered.unlink()
     splits = load(root, streaming=True, splits=["train"])
     assert [row["object_id"] for row in splits["train"]] == TRAIN
-    (filtered.parent / "val_object_ids_3000.txt").unlink()
+    ids = filtered.parent / "val_object_ids_3000.txt"
+    for name in (pointllm_splits.FULL, pointllm_splits.TEST, ids.name):
+        monkeypatch.setitem(pointllm_splits.LENGTHS, name, (0, 10))
+    ids.write_text(f"{'ab' * 16}\n")
+    with pytest.raises(ValueError, match=f"{ids.name}: 1 objects have no caption in {pointllm_splits.FULL}"):
+        load_point_dataset("objaverse_captions", data_dir=root, cache_dir=tmp_path / "cache")
+    ids.unlink()
     with pytest.raises(FileNotFoundError, match=r"missing data/anno_data/val_object_ids_3000\.txt\. Get the files by"):
         load(root, streaming=True, splits=["train"])
 
@@ -275,6 +282,22 @@ def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
         load(tree, splits=["train"])
     assert load(tree, splits=["train"])["train"]["object_id"][:].tolist() == TRAIN
     assert opened == [*TRAIN, TRAIN[2]]
+
+
+def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
+    from hf_any3d.data.benchmarks import conversion
+
+    monkeypatch.setattr(conversion, "SHARD_BYTES", 100)
+    load(tree, splits=["train"], streaming=True)
+    assert len(list((tmp_path / "cache").rglob("train-*.parquet"))) == 3
+
+
+def test_the_card_says_what_a_conversation_is_made_of(tree, load):
+    splits = load(tree, splits=["test"])
+    statistics = {"test": {"num_rows": 1, "points_per_cloud": {"min": 1, "max": 1}, "bounds": {"min": [], "max": []}}}
+    text = card_text("me/talks", "Talks", splits, splits["test"].info.license, statistics)
+    assert "| conversations | list of (from: string, value: string) |" in text
+    assert "| colors | Array2D (8192, 3) float32 |" in text and "ODC-By" in text and "xu2024pointllm" in text
 
 
 def test_statistics_lie_beside_the_rows(tree, load, tmp_path):
