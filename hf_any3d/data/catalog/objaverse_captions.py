@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from datasets import DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.benchmarks import Benchmark, Licence, SplitSource, load_benchmark
@@ -174,6 +175,9 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streami
     def describe(annotation: Annotation) -> str:
         return f"{cloud_path(clouds, annotation.object_id)} (entry {annotation.number} of {path})"
 
+    # Which entries are chosen depends on other files too, such as the list of reserved objects.
+    chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
     sound = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
     digest, missing = stamp_clouds(clouds, sound)
-    return SplitSource(annotations, read, [path], len(annotations), describe, missing, "" if streaming else digest)
+    digest = chosen.hexdigest() if streaming else f"{chosen.hexdigest()} {digest}"
+    return SplitSource(annotations, read, [path], len(annotations), describe, missing, digest)

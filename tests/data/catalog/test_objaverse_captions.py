@@ -117,6 +117,18 @@ def test_no_object_is_in_two_splits_even_if_a_file_says_so(tmp_path, load):
     assert [row["object_id"] for row in splits["train"]] == [entry["object_id"] for entry in COMPLEX]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_objects_reserved_later_leave_the_training_rows(tmp_path, load, streaming):
+    root = write_pointllm(tmp_path)
+    file = root / "anno_data" / pointllm_splits.VALIDATION
+    text = file.read_text()
+    file.unlink()
+    options = {"splits": ["train"], "streaming": streaming}
+    assert len(list(load(root, **options)["train"])) == 3
+    file.write_text(text.replace(RESERVED[0], TRAIN[1]))
+    assert [row["object_id"] for row in load(root, **options)["train"]] == [TRAIN[0], TRAIN[2]]
+
+
 def test_the_two_objects_with_broken_colors_come_only_without_colors(tmp_path, load):
     root = write_pointllm(tmp_path)
     for name in BROKEN:
