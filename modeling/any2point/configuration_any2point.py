@@ -13,6 +13,7 @@ _CHOICES = {
     "attention_axis": ("tokens", "batch"),
     "line_mapping": ("stretch", "wrap"),
     "plane_mapping": ("clamp", "wrap"),
+    "token_places": ("projected", "order", "random"),
     "position_injection": ("input", "every_layer", "input_and_every_layer"),
     "rotary_views": ("split_frequencies", "split_heads", "mean_angle", "first_view"),
 }
@@ -48,6 +49,11 @@ class Any2PointConfig(PreTrainedConfig):
         offset_eps: Added to that divisor.
         normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
+        token_places: Where tokens stand in the views: "projected", or, to measure what projection is worth, without
+            regard to their places in space: "order" spreads them evenly over the line or plane in the order in which
+            they were sampled, the same in all views; "random" gives each number of a token a fixed random place in
+            each view.
+        random_places_seed: Governs the places of `token_places="random"`.
         line_direction: Direction that a rotated cloud is projected on for encoders with a line of positions.
         line_length: Places on the line of encoders that learned no table of them (rotary, relative, convolutional);
             None for `num_tokens`, so that tokens stand as close as words do.
@@ -108,6 +114,8 @@ class Any2PointConfig(PreTrainedConfig):
 
     normalize_centers: bool = True
     num_views: int = 6
+    token_places: str = "projected"
+    random_places_seed: int = 0
     line_direction: list[float] | tuple[float, ...] = (1.0, -1.0, 0.0)
     line_length: int | None = None
     rotary_views: str = "split_frequencies"
