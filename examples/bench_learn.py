@@ -28,12 +28,12 @@ import transformers
 from datasets import DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_callback import PrinterCallback
 
 from hf_any3d.data import load_point_dataset, validation_split
-from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.modeling_any2point import ClassificationHead
 
 
@@ -59,11 +59,6 @@ def tokenizer_alone(seed: int, names: list[str]) -> nn.Module:
     return TokenizerAlone(wrapper.any2point.point_tokenizer, wrapper.config)
 
 
-def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
-    """An encoder of the same shape as its own initialisation leaves it."""
-    return AutoModel.from_config(pretrained.config)
-
-
 @torch.no_grad()
 def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
     """The pretrained encoder with the numbers of each tensor in random order: its statistics without its knowledge."""
@@ -77,14 +72,8 @@ def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callabl
     """A builder of the recipe's model around an encoder made from the pretrained one."""
 
     def build(seed: int, names: list[str]) -> nn.Module:
-        wrapper = recipe.build_wrapper(seed, names)
-        config = wrapper.config
-        # Weights of no repository: this model would be stored whole.
-        config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
-        set_seed(1000 + seed)
-        encoder = change(wrapper.any2point.encoder)
-        set_seed(seed)
-        return recipe.add_adapter(Any2PointForPointCloudClassification(config, encoder=encoder), seed)
+        wrapper = recipe.exchange_encoder(recipe.build_wrapper(seed, names), change, seed)
+        return recipe.add_adapter(wrapper, seed)
 
     return build
 
@@ -92,7 +81,7 @@ def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callabl
 ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
     "pointnet": ("PointNet from scratch", lambda seed, names: recipe.build_pointnet(seed, len(names))),
     "tokenizer": ("tokenizer and head, no encoder", tokenizer_alone),
-    "random": ("wrap, random encoder", wrap_around(random_encoder)),
+    "random": ("wrap, random encoder", wrap_around(recipe.random_encoder)),
     "shuffled": ("wrap, shuffled pretrained encoder", wrap_around(shuffled_encoder)),
     "pretrained": ("wrap, pretrained encoder", recipe.build_model),
 }

@@ -157,10 +157,16 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_is_learned_through_a_projection():
+def test_projection_teaches_positions_where_they_train_but_never_places():
     centers = clouds(1, 5).requires_grad_()
+    assert not project(centers, LINE, Any2PointConfig()).embedding.requires_grad
     table = PositionTable("line", LINE.weight.clone().requires_grad_(), 1, 40)
-    assert not project(centers, table, Any2PointConfig()).embedding.requires_grad
+    projection = project(centers, table, Any2PointConfig())
+    assert not projection.view_positions.requires_grad
+    projection.embedding.sum().backward()
+    # Each of the five tokens shares out one sixth a view among two entries, for each of six channels.
+    torch.testing.assert_close(table.weight.grad.sum(), torch.tensor(30.0))
+    assert centers.grad is None
 
 
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])
