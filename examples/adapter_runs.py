@@ -1,4 +1,4 @@
-"""One run of `compare_adapters.py`: train, measure, judge, store; each in a fresh process, so that peaks are its own."""
+"""One run of `compare_adapters.py`: train, measure, judge and store, in a fresh process, so that peaks are its own."""
 
 from __future__ import annotations
 

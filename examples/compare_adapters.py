@@ -31,8 +31,8 @@ from adapter_runs import Run, in_fresh_process
 from adapter_table import markdown, plot, summarise, write_text
 from tqdm.auto import tqdm
 
-MODEL = {"tokenizer_neighbors": 16}
-"""Changes of the recipe's model: half the neighbours, for speed."""
+MODEL = {"num_tokens": 16}
+"""Changes of the recipe's model: half the tokens, for speed."""
 
 
 def stored_or_done(run: Run, directory: Path, work: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
@@ -54,12 +54,10 @@ def choose_learning_rate(
     base = recipe.TRAINING["learning_rate"]
     if not find_method(name).searched:
         return base, []
-    tried = [
-        stored_or_done(
-            make_run(name, options.search_seed, rate, options, on_validation=True), options.output_dir, work
-        )
-        for rate in tqdm(options.learning_rates, desc=f"learning rate of {name}", leave=False)
-    ]
+    tried = []
+    for rate in tqdm(options.learning_rates, desc=f"learning rate of {name}", leave=False):
+        run = make_run(name, options.search_seed, rate, options, on_validation=True)
+        tried.append(stored_or_done(run, options.output_dir, work))
     best = min(tried, key=lambda run: run["loss"])
     return best["settings"]["encoder_learning_rate"], tried
 

@@ -1,4 +1,4 @@
-"""What all our PEFT methods have in common, on layers with the norm behind the sum (BERT) and in front of it (CLIP)."""
+"""What our PEFT methods have in common, on layers with the norm behind the sum (BERT) and in front of it (CLIP)."""
 
 import pytest
 import torch
