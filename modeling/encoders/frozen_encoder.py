@@ -224,5 +224,6 @@ class FrozenEncoderMixin:
                 module._is_hf_initialized = True
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True
-            freeze(encoder)
+        # Loading makes parameters anew, which would train.
+        freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
