@@ -112,7 +112,9 @@ def build_adapted_model(
         label2id={name: number for number, name in enumerate(labels)},
         **{**config, **arguments.model_config},
     )
-    if adapter.peft.lower() == "none":
+    if adapter.peft.lower() == "full":
+        model.unfreeze_encoder()
+    if adapter.peft.lower() in ("none", "full"):
         return model
     return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
 

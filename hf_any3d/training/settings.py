@@ -86,7 +86,9 @@ class AdapterArguments:
 
     peft: str = field(
         default="guided_adapter",
-        metadata={"help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head alone."},
+        metadata={
+            "help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head alone, full the encoder too."
+        },
     )
     peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
 

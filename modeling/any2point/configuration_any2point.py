@@ -31,6 +31,7 @@ class Any2PointConfig(PreTrainedConfig):
         encoder_name_or_path: Where the encoder's weights come from. None: they are stored with the model.
         encoder_revision: Pinned revision of that repository.
         encoder_checksum: `sha256:…` of the encoder's weight files; other weights are refused at loading.
+        encoder_trained_from: Where an encoder that was trained with the model started from, for the record.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         encoder_layers: Number of layers to use, counted from the first; None for all.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
@@ -97,6 +98,7 @@ class Any2PointConfig(PreTrainedConfig):
     encoder_name_or_path: str | None = None
     encoder_revision: str | None = None
     encoder_checksum: str | None = None
+    encoder_trained_from: str | None = None
     encoder_tower: str | None = None
     encoder_layers: int | None = None
 

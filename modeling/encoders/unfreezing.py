@@ -45,6 +45,7 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     for module in model.modules():
         if isinstance(module, FrozenEncoderMixin):
             config = module.config
+            config.encoder_trained_from = config.encoder_name_or_path or config.encoder_trained_from
             config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
     model.train(mode)
     return trained

@@ -82,6 +82,7 @@ def test_opened_model_is_frozen_until_it_is_asked_to_train_on(tmp_path):
         logits_of(model)
     assert not any(p.requires_grad for p in model.any2point.encoder.parameters())
     assert model.config.encoder_name_or_path is None
+    assert model.config.encoder_trained_from == tiny_model().config.encoder_name_or_path
     before = logits_of(model)
     model.unfreeze_encoder()
     assert torch.equal(logits_of(model), before)
