@@ -123,10 +123,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--views", nargs="*", type=int, default=[1, 2, 3], choices=range(1, 7), metavar="N",
                         help="ablations with so many views; the guided adapter itself has six")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=[2e-4, 2e-3, 2e-2],
+    parser.add_argument("--learning-rates", nargs="+", type=float, default=[5e-4, 5e-3],
                         help="of what trains inside the encoder; the best on validation is taken")  # fmt: skip
     parser.add_argument("--search-seed", type=int, default=0, help="seed of the runs that choose learning rates")
-    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--max-steps", type=int, help="instead of epochs")
     parser.add_argument("--dataset", default="shapes", help="name for load_point_dataset; with columns points, label")
     parser.add_argument("--encoder", default=recipe.ENCODER, help="name or directory of a pretrained encoder")
