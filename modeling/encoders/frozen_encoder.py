@@ -202,7 +202,7 @@ class FrozenEncoderMixin:
         if self.config.encoder_name_or_path is None:
             # It may have been named when the model was built.
             own = re.compile(r"(^|\.)encoder\.")
-            self._keys_to_ignore_on_save = {key for key in self._keys_to_ignore_on_save if not own.search(key)}
+            self._keys_to_ignore_on_save = {key for key in self._keys_to_ignore_on_save or () if not own.search(key)}
         super().save_pretrained(save_directory, **kwargs)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
