@@ -29,7 +29,8 @@ class Method:
         adapt: Makes the model that trains of the wrapped encoder.
         model: Changes of the model's settings.
         random_encoder: Put an encoder of the same shape with random weights in the place of the pretrained one.
-        searched: Whether there is a learning rate of its own to choose.
+        rate: Learning rate of what trains inside the encoder, where none is searched for; of the layer, for "linear".
+        own: Whether the method has anything that takes that learning rate.
     """
 
     title: str
@@ -37,7 +38,8 @@ class Method:
     adapt: Callable[[Any2PointForPointCloudClassification], nn.Module]
     model: dict[str, Any] = field(default_factory=dict)
     random_encoder: bool = False
-    searched: bool = True
+    rate: float = recipe.TRAINING["learning_rate"]
+    own: bool = True
 
 
 def train_classifier_alone(model: Any2PointForPointCloudClassification) -> nn.Module:
@@ -76,7 +78,7 @@ METHODS: dict[str, Method] = {
         "head only",
         "tokenizer, class token, output norm and MLP head; nothing in the encoder",
         lambda model: model,
-        searched=False,
+        own=False,
     ),
     "bitfit": Method("BitFit", "changes of all biases of the encoder's layers, norms included", peft("bitfit")),
     "ia3": Method("IA3", "one factor for each channel of every linear layer of the encoder", peft("ia3")),
@@ -93,6 +95,7 @@ METHODS: dict[str, Method] = {
         "everything that a point cloud meets: layers, norms and positions of the encoder too; dropout in the encoder "
         "is on",
         train_everything,
+        rate=recipe.TRAINING["learning_rate"] / 10,
     ),
 }
 

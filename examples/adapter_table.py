@@ -41,7 +41,7 @@ def summarise(found: dict[str, Any]) -> list[dict[str, Any]]:
         own = [run for run in found["runs"] if run["settings"]["method"] == name]
         method = find_method(name)
         row: dict[str, Any] = {"method": name, "title": method.title, "about": method.about, "runs": len(own)}
-        row["encoder_learning_rate"] = own[0]["settings"]["encoder_learning_rate"] if method.searched else None
+        row["encoder_learning_rate"] = own[0]["settings"]["encoder_learning_rate"] if method.own else None
         for key in _AVERAGED:
             values = [run[key] for run in own]
             if None in values:

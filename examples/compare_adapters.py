@@ -5,9 +5,9 @@
     python examples/compare_adapters.py --table-only
 
 Methods and ablations are defined in `adapter_methods.py`. Every method gets the same data, augmentation, schedule and
-tokenizer; what trains inside the encoder has a learning rate of its own, chosen from `--learning-rates` by the loss on
-a part of the training split, with the first seed. Ablations are of the guided adapter and take its learning rate.
-The test split chooses nothing. Each run is a process of its own and is stored when it ends; a run that is there
+tokenizer. What trains inside the encoder has the recipe's learning rate, in full fine-tuning a tenth of it; with
+`--learning-rates` each method takes of these the one with the lowest loss on a part of the training split. Ablations
+are of the guided adapter and take its learning rate. The test split chooses nothing. Each run is a process of its own and is stored when it ends; a run that is there
 already, made with the same settings, is not repeated, so the program can be stopped and started again, and several of
 them can share an output directory if they are given different seeds or methods.
 """
@@ -50,10 +50,10 @@ def stored_or_done(run: Run, directory: Path, work: Callable[[Run], dict[str, An
 def choose_learning_rate(
     name: str, options: argparse.Namespace, work: Callable[[Run], dict[str, Any]]
 ) -> tuple[float, list[dict[str, Any]]]:
-    """The learning rate with the lowest loss on the validation part, and all that was tried."""
-    base = recipe.TRAINING["learning_rate"]
-    if not find_method(name).searched:
-        return base, []
+    """The learning rate with the lowest loss on the validation part, and all that was tried; the method's own else."""
+    method = find_method(name)
+    if not method.own or not options.learning_rates:
+        return method.rate, []
     tried = []
     for rate in tqdm(options.learning_rates, desc=f"learning rate of {name}", leave=False):
         run = make_run(name, options.search_seed, rate, options, on_validation=True)
@@ -123,8 +123,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--views", nargs="*", type=int, default=[1, 2, 3], choices=range(1, 7), metavar="N",
                         help="ablations with so many views; the guided adapter itself has six")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=[5e-4, 5e-3],
-                        help="of what trains inside the encoder; the best on validation is taken")  # fmt: skip
+    parser.add_argument("--learning-rates", nargs="+", type=float, default=[],
+                        help="of what trains inside the encoder: choose for each method")  # fmt: skip
     parser.add_argument("--search-seed", type=int, default=0, help="seed of the runs that choose learning rates")
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--max-steps", type=int, help="instead of epochs")

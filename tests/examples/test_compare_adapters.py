@@ -174,7 +174,7 @@ def started(compare, monkeypatch):
 
 def test_finished_runs_are_not_repeated_and_the_test_split_chooses_nothing(compare, started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "lora", "--ablations", "no_gate", "--views", "1"]
-    options += ["--seeds", "0", "1"]
+    options += ["--seeds", "0", "1", "--learning-rates", "5e-4", "5e-3"]
     compare.main(options)
     searched = [run for run in started if run.on_validation]
     assert {(run.method, run.seed) for run in searched} == {("lora", 0), ("guided", 0)} and len(searched) == 4
@@ -190,9 +190,17 @@ def test_finished_runs_are_not_repeated_and_the_test_split_chooses_nothing(compa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_without_a_search_every_method_has_the_recipes_rate_and_full_fine_tuning_a_tenth(compare, started, tmp_path):
+    compare.main(["--output-dir", str(tmp_path), "--seeds", "0"])
+    rates = {run.method: run.encoder_learning_rate for run in started}
+    assert len(started) == len(rates) == 9 + 5 + 3 and not any(run.on_validation for run in started)
+    assert rates.pop("full") == pytest.approx(2e-4)
+    assert set(rates.values()) == {2e-3}
+
+
 def test_table_says_mean_and_deviation_and_what_each_row_is(compare, started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "guided", "--ablations", "no_gate", "--views"]
-    compare.main(options)
+    compare.main([*options, "--learning-rates", "5e-4", "5e-3"])
     text = (tmp_path / "adapters.md").read_text()
     assert "| guided adapter | 300,000 | 1,000 | 0.005 | 71.0 ± 1.0 |" in text
     assert "| head only | 300,000 | 1,000 | – | 71.0 ± 1.0 |" in text
