@@ -7,9 +7,11 @@
 Methods and ablations are defined in `adapter_methods.py`. Every method gets the same data, augmentation, schedule and
 tokenizer. What trains inside the encoder has the recipe's learning rate, in full fine-tuning a tenth of it; with
 `--learning-rates` each method takes of these the one with the lowest loss on a part of the training split. Ablations
-are of the guided adapter and take its learning rate. The test split chooses nothing. Each run is a process of its own and is stored when it ends; a run that is there
-already, made with the same settings, is not repeated, so the program can be stopped and started again, and several of
-them can share an output directory if they are given different seeds or methods.
+are of the guided adapter and take its learning rate. The test split chooses nothing.
+
+Each run is a process of its own and is stored when it ends; a run that is there already, made with the same settings,
+is not repeated. So the program can be stopped and started again, and several of them can share an output directory if
+they are given different seeds or methods.
 """
 
 from __future__ import annotations
