@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.encoders.frozen_encoder import FROZEN, FrozenEncoderMixin
+from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 
 
 def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
@@ -28,7 +28,7 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     """
     owner = getattr(model, model.base_model_prefix, model)
     encoder = owner.encoder
-    if strangers := sorted({type(module).__name__ for module in encoder.modules() if FROZEN not in vars(module)}):
+    if strangers := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
         raise ValueError(f"the encoder holds adapters ({', '.join(strangers)}); merge or unload them first")
     named = dict(encoder.named_parameters())
     if quantized := [name for name, parameter in named.items() if not parameter.is_floating_point()]:
