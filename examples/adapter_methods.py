@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import shapes_recipe as recipe
+from bench_learn import random_encoder, replace_encoder
 from peft import get_peft_model
 from torch import nn
 from transformers import set_seed
@@ -156,6 +157,6 @@ def build(name: str, seed: int, names: list[str], encoder: str, model_settings: 
     method = find_method(name)
     wrapper = recipe.build_wrapper(seed, names, encoder, **{**model_settings, **method.model})
     if method.random_encoder:
-        wrapper = recipe.exchange_encoder(wrapper, recipe.random_encoder, seed)
+        wrapper = replace_encoder(wrapper, random_encoder, seed)
     set_seed(seed)
     return method.adapt(wrapper)

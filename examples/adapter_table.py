@@ -26,14 +26,6 @@ _AVERAGED = (
 )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename, so that no half-written result is ever found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def summarise(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Mean and sample standard deviation of every method and ablation over its seeds."""
     rows = []

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
@@ -27,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import shapes_recipe as recipe
-import torch
 from adapter_methods import ABLATIONS, METHODS, find_method
 from adapter_runs import Run, in_fresh_process
-from adapter_table import markdown, plot, summarise, write_text
+from adapter_table import markdown, plot, summarise
 from tqdm.auto import tqdm
+from training_runs import kept_run, machine, write_text
 
 MODEL = {"num_tokens": 16}
 """Changes of the recipe's model: half the tokens, for speed."""
@@ -41,12 +39,7 @@ def stored_or_done(run: Run, directory: Path, work: Callable[[Run], dict[str, An
     """Read a run's result back, or do it and store it."""
     split = "validation" if run.on_validation else "test"
     path = directory / "runs" / f"{run.method}-{split}-{run.encoder_learning_rate:g}-{run.seed}.json"
-    settings = json.loads(json.dumps(asdict(run)))
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if stored.get("settings") != settings:
-        stored = {"settings": settings, **work(run)}
-        write_text(path, json.dumps(stored, indent=1))
-    return stored
+    return kept_run(path, json.loads(json.dumps(asdict(run))), lambda: work(run))
 
 
 def choose_learning_rate(
@@ -105,8 +98,7 @@ def run_all(options: argparse.Namespace, work: Callable[[Run], dict[str, Any]]) 
             "encoder": options.encoder,
             "dataset": options.dataset,
         },
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"{options.threads} thread{'s' if options.threads > 1 else ''} a run",
+        "machine": f"{machine()}, {options.threads} thread{'s' if options.threads > 1 else ''} a run",
         "date": date.today().isoformat(),
     }
 

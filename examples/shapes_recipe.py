@@ -6,7 +6,6 @@ Every setting was chosen on validation parts of the training split; see benchmar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from peft import PeftModel, get_peft_model
 from pointnet import PointNet
 from torch import nn
-from transformers import AutoModel, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
@@ -77,40 +76,25 @@ def build_model(seed: int, names: list[str]) -> PeftModel:
 
 
 def build_wrapper(
-    seed: int, names: list[str], encoder: str = ENCODER, **changes: Any
+    seed: int, names: list[str], encoder: str | os.PathLike = ENCODER, **changes: Any
 ) -> Any2PointForPointCloudClassification:
-    """`build_model` before it gets its adapters, around another `encoder` or with `changes` of `MODEL` if wanted."""
+    """`build_model` before it gets its adapters.
+
+    Args:
+        seed: see `build_model`.
+        names: see `build_model`.
+        encoder: hub name or directory of another encoder.
+        **changes: settings of `MODEL` to change, or others of `Any2PointConfig`.
+    """
     set_seed(seed)
-    return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        encoder,
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-        **{**MODEL, **changes},
-    )
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **labels, **{**MODEL, **changes})
 
 
-def exchange_encoder(
-    wrapper: Any2PointForPointCloudClassification, change: Callable[[PreTrainedModel], PreTrainedModel], seed: int
-) -> Any2PointForPointCloudClassification:
-    """The same model around an encoder that `change` makes of its own; all around it starts anew."""
-    config = wrapper.config
-    # Weights of no repository: this model would be stored whole.
-    config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
-    set_seed(1000 + seed)
-    encoder = change(wrapper.any2point.encoder)
+def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **changes: Any) -> PeftModel:
+    """Put the recipe's guided adapters, with some settings changed, into a wrapped encoder."""
     set_seed(seed)
-    return Any2PointForPointCloudClassification(config, encoder=encoder)
-
-
-def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
-    """An encoder of the same shape as its own initialisation leaves it."""
-    return AutoModel.from_config(pretrained.config)
-
-
-def add_adapter(model: Any2PointForPointCloudClassification, seed: int) -> PeftModel:
-    """Put the recipe's guided adapters into a wrapped encoder."""
-    set_seed(seed)
-    return get_peft_model(model, GuidedAdapterConfig(**ADAPTER))
+    return get_peft_model(model, GuidedAdapterConfig(**{**ADAPTER, **changes}))
 
 
 def build_pointnet(seed: int, num_labels: int) -> PointNet:

@@ -35,7 +35,7 @@ def test_shuffling_keeps_the_numbers_of_each_tensor_and_moves_them(bench, bert):
 
 def test_the_random_encoder_shares_nothing_but_the_shape(bench, bert):
     torch.manual_seed(1)
-    other = bench.recipe.random_encoder(bert)
+    other = bench.random_encoder(bert)
     name = "embeddings.position_embeddings.weight"
     assert other.get_parameter(name).shape == bert.get_parameter(name).shape
     assert not torch.equal(other.get_parameter(name), bert.get_parameter(name))

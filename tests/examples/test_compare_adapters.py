@@ -11,7 +11,8 @@ import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PROGRAM = ("compare_adapters", "adapter_methods", "adapter_runs", "adapter_table", "shapes_recipe", "pointnet")
+OWN = ("compare_adapters", "adapter_methods", "adapter_runs", "adapter_table")
+SHARED_WITH_OTHERS = ("bench_learn", "shapes_recipe", "training_runs", "pointnet")
 TINY = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 8, "head_widths": [8]}
 SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
 
@@ -23,7 +24,7 @@ def compare():
         import compare_adapters
 
         yield compare_adapters
-    for name in (*PROGRAM, "benchmarks", "benchmarks.any2point_wrapper"):
+    for name in (*OWN, *SHARED_WITH_OTHERS, "benchmarks", "benchmarks.any2point_wrapper"):
         sys.modules.pop(name, None)
 
 
