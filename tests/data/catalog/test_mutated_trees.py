@@ -16,8 +16,8 @@ from datasets import DatasetDict
 
 from hf_any3d.data.benchmarks import conversion, loading
 from hf_any3d.data.benchmarks.statistics import SplitStatistics
-from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot, scanobjectnn
-from tests.data.catalog import modelnet_trees
+from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot, s3dis, scanobjectnn, shapenet55, shapenetpart
+from tests.data.catalog import modelnet_trees, s3dis_trees, shapenet_trees
 
 MUTATIONS = int(os.environ.get("ANY3D_MUTATIONS", "25"))
 SECONDS = 5.0  # of CPU, for one tree of a few small clouds
@@ -66,6 +66,14 @@ TREES: dict[str, Tree] = {
     ),
     "modelnet40_fewshot pickle": (fold_tree, load_fold),
     "modelnet40_fewshot parquet": (lambda root: fold_tree(root, as_parquet=True), load_fold),
+    "s3dis annotations": (s3dis_trees.write_annotations, lambda root, options: s3dis.load(root, **options)),
+    "s3dis npy": (s3dis_trees.write_arrays, lambda root, options: s3dis.load(root, **options)),
+    "s3dis blocks": (
+        s3dis_trees.write_arrays,
+        lambda root, options: s3dis.load(root, block_size=1.0, block_points=32, **options),
+    ),
+    "shapenet55": (shapenet_trees.write_shapenet55, lambda root, options: shapenet55.load(root, **options)),
+    "shapenetpart": (shapenet_trees.write_shapenetpart, lambda root, options: shapenetpart.load(root, **options)),
     "scanobjectnn": (
         scan_tree,
         lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
