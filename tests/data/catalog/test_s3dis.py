@@ -118,6 +118,15 @@ def test_missing_rooms_are_named_and_where_to_get_them(load, root, write, name, 
         load(verify=True, block_size=block_size)
 
 
+@pytest.mark.parametrize("block_size", [None, 1.0])
+def test_the_272_rooms_pass_for_complete(load, root, block_size):
+    rooms = list(map(str, s3dis_rooms.PUBLISHED_ROOMS))
+    write_arrays(root, rooms, num_points=1)
+    splits = load(verify=True, block_size=block_size, block_points=8)
+    assert splits["test"]["room"][:].tolist() == rooms[156:224]
+    assert list(dict.fromkeys(splits["train"]["room"][:].tolist())) == rooms[:156] + rooms[224:]
+
+
 def test_rooms_that_were_never_published_are_named(load, root):
     write_arrays(root, (*ROOMS, "Area_1_cellar_1"))
     with pytest.raises(ValueError, match=r"Area_1_cellar_1\.npy: not a published room, one of 1"):
