@@ -14,6 +14,7 @@ from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, lo
 from hf_any3d.data.catalog.s3dis import CLASS_NAMES
 from hf_any3d.data.catalog.shapenetpart import CATEGORY_PARTS, PART_NAMES
 from hf_any3d.data.files import write_point_cloud
+from hf_any3d.training.point_weights import WeightedPointLoss
 from hf_any3d.training.report import RunReport
 from hf_any3d.training.segmentation_metrics import MeanIoU, PartIoU
 from tests.data.catalog.s3dis_trees import write_arrays
@@ -157,6 +158,17 @@ def test_published_benchmarks_train_from_their_files(run, tmp_path, name):
         # Four blocks of each of two rooms to train on, of a third one to choose by, and two whole rooms to test.
         assert report.data["rows"] == {"train": 8, "validation": 4, "test": 2}
         assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
+
+
+def test_classes_are_weighed_by_the_training_points(script, run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(script, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
+    loss = WeightedPointLoss
+    report = run("rooms", class_weighting=1.0, max_steps=1)
+    labels = np.concatenate(load_point_dataset("rooms", split="train", **DATA["rooms"])["labels"])
+    counts = np.bincount(labels, minlength=len(seen[0]))
+    np.testing.assert_allclose((seen[0] * counts)[counts > 0], len(labels) / (counts > 0).sum(), rtol=1e-5)
+    assert np.isfinite(report.metrics["test"]["loss"])
 
 
 def test_labels_without_names_are_refused(script):
