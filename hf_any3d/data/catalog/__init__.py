@@ -16,7 +16,10 @@ CATALOG: dict[str, str] = {
     "parquet": "parquet",  # local Parquet files with a column of points
     "parts": "parts",  # objects assembled in code, each point with its part
     "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class
+    "s3dis": "s3dis",  # scanned rooms of six areas, each point with one of 13 classes
     "scanobjectnn": "scanobjectnn",  # objects cut out of scans of real rooms, 15 classes
+    "shapenet55": "shapenet55",  # models of 55 categories, to pretrain on
+    "shapenetpart": "shapenetpart",  # objects of 16 categories, each point with one of 50 parts
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
 """Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""

@@ -21,9 +21,12 @@ from hf_any3d.data.catalog import (
     modelnet40_fewshot,
     modelnet40_generative,
     objaverse_captions,
+    s3dis,
     scanobjectnn,
+    shapenet55,
+    shapenetpart,
 )
-from tests.data.catalog import modelnet_trees, pointllm_trees, test_modelnet40_generative
+from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 
 MUTATIONS = int(os.environ.get("ANY3D_MUTATIONS", "25"))
 SECONDS = 5.0  # of CPU, for one tree of a few small clouds
@@ -84,6 +87,14 @@ TREES: dict[str, Tree] = {
         pointllm_trees.write_texts,
         lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
     ),
+    "s3dis annotations": (s3dis_trees.write_annotations, lambda root, options: s3dis.load(root, **options)),
+    "s3dis npy": (s3dis_trees.write_arrays, lambda root, options: s3dis.load(root, **options)),
+    "s3dis blocks": (
+        s3dis_trees.write_arrays,
+        lambda root, options: s3dis.load(root, block_size=1.0, block_points=32, **options),
+    ),
+    "shapenet55": (shapenet_trees.write_shapenet55, lambda root, options: shapenet55.load(root, **options)),
+    "shapenetpart": (shapenet_trees.write_shapenetpart, lambda root, options: shapenetpart.load(root, **options)),
     "scanobjectnn": (
         scan_tree,
         lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
