@@ -20,7 +20,7 @@ from tests.data.catalog import modelnet_trees
 from tests.mutations import TooLong, bounded, mutate, mutations
 
 MUTATIONS = mutations(25)
-MEGABYTES = 2048  # of address space, of which Arrow takes more than it uses
+MEGABYTES = 512  # of address space, of which Arrow takes more than it uses
 
 
 def scan_tree(root: Path) -> None:
