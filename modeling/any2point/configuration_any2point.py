@@ -67,6 +67,8 @@ class Any2PointConfig(PreTrainedConfig):
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
         propagation_width: Segmentation: channels of a point's features.
+        propagate_levels: Segmentation: let points also hear what the tokenizer made of them and their neighbours
+            before they became tokens, as PointNet++ links its levels.
         category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
@@ -128,6 +130,7 @@ class Any2PointConfig(PreTrainedConfig):
     head_bias: bool = False
     head_dropout: float = 0.5
     propagation_width: int = 128
+    propagate_levels: bool = False
     category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
     category_names: list[str] | tuple[str, ...] | None = None
     restrict_to_category_parts: bool = False
