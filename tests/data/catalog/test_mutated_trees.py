@@ -15,8 +15,14 @@ from datasets import DatasetDict
 
 from hf_any3d.data.benchmarks import conversion, loading
 from hf_any3d.data.benchmarks.statistics import SplitStatistics
-from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot, scanobjectnn
-from tests.data.catalog import modelnet_trees
+from hf_any3d.data.catalog import (
+    modelnet40,
+    modelnet40_fewshot,
+    modelnet40_generative,
+    objaverse_captions,
+    scanobjectnn,
+)
+from tests.data.catalog import modelnet_trees, pointllm_trees, test_modelnet40_generative
 from tests.mutations import TooLong, bounded, mutate, mutations
 
 MUTATIONS = mutations(25)
@@ -78,6 +84,18 @@ TREES: dict[str, Tree] = {
         lambda root, options: load_fold(root, {"modelnet_dir": root, **options}),
     ),
     "modelnet40_fewshot parquet": (lambda root: fold_tree(root, as_parquet=True), load_fold),
+    "modelnet40_generative": (
+        test_modelnet40_generative.write,
+        lambda root, options: modelnet40_generative.load(root, **options),
+    ),
+    "objaverse_captions": (
+        pointllm_trees.write_pointllm,
+        lambda root, options: objaverse_captions.load(root, **options),
+    ),
+    "objaverse_captions annotations": (
+        pointllm_trees.write_texts,
+        lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
+    ),
     "scanobjectnn": (
         scan_tree,
         lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
