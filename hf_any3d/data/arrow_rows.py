@@ -46,26 +46,28 @@ class ArrowRows(torch.utils.data.Dataset):
         return self._size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One row, its columns in the order of the dataset.
+        """One row, its columns in the order of the dataset."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows of a batch; DataLoader asks for them together.
 
         Raises:
             IndexError: an index outside the dataset.
         """
-        row = {} if self._rest is None else self._rest[index]
-        return self._read(index, row)
+        for index in indices:
+            if not -self._size <= index < self._size:
+                raise IndexError(f"row {index} of {self._size}")
+        places = [index % self._size for index in indices]
+        if self._rest is None:
+            return [self._read(place, {}) for place in places]
+        rest = self._rest.__getitems__(places) if len(places) > 1 else [self._rest[place] for place in places]
+        return [self._read(place, row) for place, row in zip(places, rest, strict=True)]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The rows of a batch; DataLoader asks for them together."""
-        rows = [{} for _ in indices] if self._rest is None else self._rest.__getitems__(list(indices))
-        return [self._read(index, row) for index, row in zip(indices, rows, strict=True)]
-
-    def _read(self, index: int, rest: dict[str, Any]) -> dict[str, Any]:
-        if not -self._size <= index < self._size:
-            raise IndexError(f"row {index} of {self._size}")
-        number = index % self._size if self._order is None else int(self._order[index])
+    def _read(self, place: int, rest: dict[str, Any]) -> dict[str, Any]:
+        number = place if self._order is None else int(self._order[place])
         return {
-            name: self._chunks[name].read(number) if name in self._chunks else rest[name]
-            for name in self._columns
+            name: self._chunks[name].read(number) if name in self._chunks else rest[name] for name in self._columns
         }
 
 

@@ -1,13 +1,14 @@
 """The columns that every dataset of the catalogue has, whatever it was read from."""
 
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List, Value
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, IterableDatasetDict, List, Value
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     """Check the column of points, give labels their class names and read rows as numpy arrays.
 
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
-    that are text or integers become a ClassLabel whose classes are those of the training split.
+    that are text or integers become a ClassLabel whose classes are those of the training split; those of streamed
+    data stay as they are, since the classes are not known before all of it is read.
 
     Args:
         splits: the data as loaded.
@@ -22,15 +23,18 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
 
 def _with_array_points(rows: Dataset, origin: str) -> Dataset:
-    if "points" not in rows.features:
-        raise ValueError(f"{origin}: no column 'points'; there are {', '.join(rows.column_names) or 'no columns'}")
+    if "points" not in (rows.features or {}):
+        raise ValueError(
+            f"{origin}: no column 'points'; there are {', '.join(rows.column_names or []) or 'no columns'}"
+        )
     feature = rows.features["points"]
     if isinstance(feature, Array2D):
         shape = feature.shape
     elif (
         isinstance(feature, List) and isinstance(feature.feature, List) and isinstance(feature.feature.feature, Value)
     ):
-        shape = (None, len(rows.with_format(None)[0]["points"][0]) if len(rows) else 3)
+        first = next(iter(rows.with_format(None)), None)
+        shape = (None, 3 if first is None else len(first["points"][0]))
     else:
         raise ValueError(f"{origin}: points has type {feature}; expected Array2D or lists of lists of numbers")
     if shape[1] < 3:
@@ -47,6 +51,8 @@ def _with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     first = "train" if "train" in labelled else labelled[0]
     feature = splits[first].features["label"]
     if not isinstance(feature, ClassLabel):
+        if isinstance(splits, IterableDatasetDict):
+            return splits
         feature = _classes_of(splits, first, labelled)
         if feature is None:
             return splits
