@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
-import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, load_dataset
 from transformers import Trainer, TrainingArguments
 
