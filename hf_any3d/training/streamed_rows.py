@@ -71,13 +71,20 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        tables = iter(self.dataset)
-        while some := list(islice(tables, READ_TOGETHER)):
-            rows = self._decode(pa.concat_tables(some))
+        for table in self._tables():
+            rows = self._decode(table)
             keys = None if self.seed is None else [self._key(row) for row in rows]
             clouds = prepare_clouds(rows, self.processor, self.transform, keys)
             for points, row in zip(clouds, rows, strict=True):
                 yield {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
+
+    def _tables(self) -> Iterator[pa.Table]:
+        if torch.utils.data.get_worker_info() is None:
+            yield from self.dataset.iter(READ_TOGETHER)
+            return
+        rows = iter(self.dataset)  # `datasets` divides what is read row by row among workers, and only that
+        while some := list(islice(rows, READ_TOGETHER)):
+            yield pa.concat_tables(some)
 
     def _decode(self, table: pa.Table) -> list[dict[str, Any]]:
         rows = read_table(table.combine_chunks(), self.features)
