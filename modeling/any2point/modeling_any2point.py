@@ -29,6 +29,7 @@ from hf_any3d.modeling.encoders import (
     TokenPlaces,
     bidirectional_inputs,
     convolve_on_line,
+    encoder_loading,
     encoder_settings,
     find_family,
     hidden_of,
@@ -47,12 +48,15 @@ class Any2PointOutput(ModelOutput):
         pooler_output: `(batch, len(config.pooling) * hidden)`, what a head reads.
         centers: `(batch, tokens, 3)`, places of the tokens in the units of the input.
         center_index: `(batch, tokens)`, the input points that the centres are.
+        levels: What the tokenizer made of points before they became tokens, where it was asked for: pairs of features
+            `(batch, places, width)` and places `(batch, places, 3)`, or None for the input points.
     """
 
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     centers: torch.Tensor | None = None
     center_index: torch.Tensor | None = None
+    levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
 
 
 class ClassToken(nn.Module):
@@ -126,6 +130,8 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
         num_layers: int | None = None,
         dtype: torch.dtype | None = None,
         attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
         **config_kwargs: Any,
     ) -> Any2PointPreTrainedModel:
         """Wrap a pretrained text, vision or audio encoder: it stays frozen, all around it starts untrained.
@@ -139,6 +145,9 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
             num_layers: Use only the first layers of the encoder.
             dtype: Precision of the encoder's weights, float32 by default; all that trains is float32.
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
+            device_map: The device of the whole model: "cuda:1", "auto" for the fastest one …
+            quantization_config: How the frozen encoder's weights are kept, such as `BitsAndBytesConfig(…)` in 8 or 4
+                bits; all that trains is float32.
             **config_kwargs: Anything of `Any2PointConfig`, `num_labels`, `id2label`, …
 
         Raises:
@@ -150,7 +159,11 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             config = Any2PointConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
-        return cls(config, encoder=load_encoder(config, dtype)).eval()
+        elif attn_implementation is not None:
+            config.encoder_config._attn_implementation = attn_implementation
+        encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        model = cls(config, encoder=encoder).eval()
+        return model if device_map is None else model.to(encoder.device)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -215,11 +228,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
             spread = weight.float().std()
             self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * spread)
 
-    def forward(self, points: torch.Tensor, **kwargs: Any) -> Any2PointOutput:
+    def forward(self, points: torch.Tensor, output_levels: bool = False, **kwargs: Any) -> Any2PointOutput:
         """Read point clouds.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
+            output_levels: Give what the tokenizer made of points before they became tokens, too.
             **kwargs: Passed on to the encoder's layers.
         """
         config = self.config
@@ -227,7 +241,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self._warn_once_about_batches()
         # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
         points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
-        tokens = self.point_tokenizer(points)
+        # Tokenizers of others need not have levels.
+        tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions(self.encoder), config)
         geometry = Geometry(
@@ -240,7 +255,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_states, positions = self._sequence(tokens.tokens, self._positions(tokens.tokens, projection))
         hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, **kwargs)
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
-        return Any2PointOutput(hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index)
+        levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
+        return Any2PointOutput(
+            hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index, levels
+        )
 
     def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
         """What is added to the tokens, `(batch, tokens, hidden)`; zeros where positions act in the layers alone."""
@@ -252,9 +270,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token and position in front, `(batch, 1 + tokens, hidden)` each."""
-        front = self.class_token.token.expand(len(tokens), 1, -1)
+        front = self.class_token.token.expand(tokens.shape[0], 1, -1)
         hidden_states = torch.cat([front, tokens], dim=1)
-        front = self.class_token.position.expand(len(tokens), 1, -1)
+        front = self.class_token.position.expand(tokens.shape[0], 1, -1)
         return hidden_states, torch.cat([front, embedding.to(tokens.dtype)], dim=1)
 
     def _run_layers(

@@ -11,6 +11,8 @@ CATALOG: dict[str, str] = {
     "folder": "folder",  # a folder of point files and meshes, label = folder name
     "modelnet40": "modelnet40",  # CAD models of 40 classes
     "modelnet40_fewshot": "modelnet40_fewshot",  # its few-shot episodes
+    "modelnet40_generative": "modelnet40_generative",  # its test set with questions for language models
+    "objaverse_captions": "objaverse_captions",  # coloured objects with captions and conversations
     "parquet": "parquet",  # local Parquet files with a column of points
     "parts": "parts",  # objects assembled in code, each point with its part
     "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class

@@ -165,8 +165,12 @@ def _itself(cloud: object) -> object:
 
 
 def _row_of(rows: Dataset, number: int) -> np.ndarray:
-    row = rows[number]
-    return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
+    try:
+        row = rows[number]
+        return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
+    # Damaged lists come out of the library as whatever fails first.
+    except Exception as error:
+        raise PointCloudError(f"damaged points ({type(error).__name__}: {str(error)[:80]})") from None
 
 
 def _whole(value: object) -> int:

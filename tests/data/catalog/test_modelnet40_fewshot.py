@@ -162,6 +162,16 @@ def test_damaged_parquet_is_named(write, load):
         load()
 
 
+def test_parquet_with_clouds_of_other_shapes_is_named(write, load):
+    path = write(fold())
+    for split, rows in load(normals=True).items():
+        ragged = rows.with_format(None).select_columns(["points", "normals", "label", "original_label"]).to_dict()
+        ragged["normals"][2] = ragged["normals"][2][:-1]
+        rows.from_dict(ragged, features=rows.features).to_parquet(path.parent / f"3-{split}.parquet")
+    with pytest.raises(ValueError, match=r"3-train\.parquet, train 2: damaged points \(ValueError"):
+        load()
+
+
 def test_a_missing_fold_says_where_folds_are_to_be_had(write, load):
     write(fold())
     with pytest.raises(FileNotFoundError, match="5way_10shot: no 4.pkl, 4.json or 4-train.parquet.*Point-BERT"):

@@ -16,8 +16,14 @@ from datasets import DatasetDict
 
 from hf_any3d.data.benchmarks import conversion, loading
 from hf_any3d.data.benchmarks.statistics import SplitStatistics
-from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot, scanobjectnn
-from tests.data.catalog import modelnet_trees
+from hf_any3d.data.catalog import (
+    modelnet40,
+    modelnet40_fewshot,
+    modelnet40_generative,
+    objaverse_captions,
+    scanobjectnn,
+)
+from tests.data.catalog import modelnet_trees, pointllm_trees, test_modelnet40_generative
 
 MUTATIONS = int(os.environ.get("ANY3D_MUTATIONS", "25"))
 SECONDS = 5.0  # of CPU, for one tree of a few small clouds
@@ -66,6 +72,18 @@ TREES: dict[str, Tree] = {
     ),
     "modelnet40_fewshot pickle": (fold_tree, load_fold),
     "modelnet40_fewshot parquet": (lambda root: fold_tree(root, as_parquet=True), load_fold),
+    "modelnet40_generative": (
+        test_modelnet40_generative.write,
+        lambda root, options: modelnet40_generative.load(root, **options),
+    ),
+    "objaverse_captions": (
+        pointllm_trees.write_pointllm,
+        lambda root, options: objaverse_captions.load(root, **options),
+    ),
+    "objaverse_captions annotations": (
+        pointllm_trees.write_texts,
+        lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
+    ),
     "scanobjectnn": (
         scan_tree,
         lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
