@@ -110,7 +110,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
         clouds: Any,
         *,
         num_points: int | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prepare one cloud or many, of any sizes.
@@ -121,7 +121,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
                 `normals` (a dataset row), or a trimesh Trimesh, PointCloud or Scene; or an array or tensor
                 (batch, points, channels).
             num_points: instead of the processor's.
-            seed: instead of the processor's.
+            seed: instead of the processor's; a sequence has one for each cloud.
             return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
 
         Returns:
@@ -132,12 +132,12 @@ class PointCloudProcessor(FeatureExtractionMixin):
                 feature; names the cloud. PointCloudFileError, a ValueError, if a file cannot be read.
         """
         num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1)
-        seed = self.seed if seed is None else _whole("seed", seed, 0)
         entries = split_clouds(clouds)
+        seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
         for number, entry in enumerate(entries):
             try:
-                points, available = self._prepare(to_cloud(entry, self.features), num_points, seed)
+                points, available = self._prepare(to_cloud(entry, self.features), num_points, seeds[number])
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
@@ -155,6 +155,13 @@ class PointCloudProcessor(FeatureExtractionMixin):
         points = np.stack(prepared) if return_tensors is not None else prepared  # (batch, num_points, channels)
         return BatchFeature({"points": points}, tensor_type=return_tensors)
 
+    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int | None]:
+        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
+            return [self.seed if seed is None else _whole("seed", seed, 0)] * count
+        if len(seed) != count:
+            raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
+        return [_whole("seed", one, 0) for one in seed]
+
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
         from hf_any3d.data.resampling import new_generator, resample_index
 
@@ -166,13 +173,14 @@ class PointCloudProcessor(FeatureExtractionMixin):
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
         channels = self._channels(cloud)
         xyz = self._normalize(cloud.points) if self.extent == "all" else cloud.points
-        keep = np.arange(len(cloud))
         if len(cloud) > num_points:
             keep = self._reduce(xyz, num_points, generator)
-        xyz = xyz[keep] if self.extent == "all" else self._normalize(xyz[keep])
-        points = np.concatenate([xyz, *(values[keep] for values in channels)], axis=1)
-        if len(keep) < num_points:
-            points = points[resample_index(len(keep), num_points, generator)]
+            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+        if self.extent != "all":
+            xyz = self._normalize(xyz)
+        points = np.concatenate([xyz, *channels], axis=1)
+        if len(points) < num_points:
+            points = points.take(resample_index(len(points), num_points, generator), axis=0)
         return points, len(cloud)
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
@@ -208,18 +216,20 @@ class PointCloudProcessor(FeatureExtractionMixin):
         return candidates[index[0].numpy()]
 
     def _normalize(self, xyz: np.ndarray) -> np.ndarray:
-        xyz = xyz.astype(np.float64)
-        if self.scale is not None and not np.ptp(xyz, axis=0).any():
+        from hf_any3d.data.normalization import largest_norm, mean_point
+
+        if self.scale is not None and (xyz == xyz[0]).all():
             raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
+        axes = np.ascontiguousarray(xyz.T, dtype=np.float64)  # (3, num_points): each axis in one piece
         if self.center:
-            origin = xyz.mean(0)
+            origin = mean_point(axes)  # (3, 1)
             if self.center == "ground":
                 up = "xyz".index(self.up_axis)
-                origin[up] = xyz[:, up].min()
-            xyz -= origin
+                origin[up] = axes[up].min()
+            axes -= origin
         if self.scale is not None:
-            xyz /= np.linalg.norm(xyz, axis=1).max()
-        return xyz.astype(np.float32)
+            axes /= largest_norm(axes)
+        return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
 def _whole(name: str, value: Any, least: int) -> int:

@@ -282,3 +282,15 @@ def test_size_of_blocks_is_recorded(tmp_path):
         PointCloudProcessor(block_size=0)
     with pytest.raises(ValueError, match="block_overlap: 1.0; expected at least 0 and less than 1"):
         PointCloudProcessor(block_overlap=1.0)
+
+
+def test_each_cloud_of_a_call_may_have_its_own_seed():
+    clouds = list(np.random.default_rng(0).standard_normal((3, 60, 3)).astype(np.float32))
+    processor = PointCloudProcessor(num_points=20)
+    together = processor(clouds, seed=[5, 6, 5], return_tensors="np")["points"]
+    for cloud, seed, found in zip(clouds, [5, 6, 5], together, strict=True):
+        np.testing.assert_array_equal(found, processor(cloud, seed=seed, return_tensors="np")["points"][0])
+    with pytest.raises(ValueError, match="seed: 2 seeds for 3 clouds"):
+        processor(clouds, seed=[1, 2])
+    with pytest.raises(ValueError, match="seed: -1; expected a whole number from 0"):
+        processor(clouds, seed=[1, 2, -1])

@@ -78,7 +78,7 @@ class PointCloudCollator:
         random = self.transform is not None or self.seed is not None
         # A generator for each cloud, so that a cloud's points do not depend on its neighbours in the batch.
         generator = new_generator(self.seed) if random else None
-        if generator is not None and len(cloud) == num_points:
+        if len(cloud) == num_points:
             sample = cloud  # nothing to choose
         else:
             sample = cloud[resample_index(len(cloud), num_points, generator)]

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from hf_any3d.data.normalization import largest_norm, mean_point
 from hf_any3d.data.resampling import new_generator, resample_index
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
@@ -188,7 +189,7 @@ class RandomSubsample(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Select rows; the result has `num_points` of them."""
-        return points[resample_index(len(points), self.num_points, generator)]
+        return points.take(resample_index(len(points), self.num_points, generator), axis=0)
 
 
 @dataclass
@@ -226,10 +227,10 @@ class CenterAndScale(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Normalise xyz."""
-        points[:, :3] -= points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
-        radius = np.linalg.norm(points[:, :3], axis=1).max() if self.scale else 0
-        if radius > 0:
-            points[:, :3] /= radius
+        axes = np.ascontiguousarray(points[:, :3].T)  # (3, num_points): each axis in one piece
+        axes -= mean_point(axes).astype(np.float32)
+        radius = largest_norm(axes) if self.scale else 0
+        points[:, :3] = (axes / radius if radius > 0 else axes).T
         return points
 
 

@@ -89,7 +89,7 @@ class CropRows(_PointLabelRows):
     def __getitem__(self, number: int) -> dict[str, Any]:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
-        row = self.dataset[int(self.clouds[number])]
+        row = self.rows[int(self.clouds[number])]
         generator = np.random.default_rng([self.seed, self.epoch, number])
         processor = self.processor
         index = draw_crop(
@@ -132,4 +132,4 @@ class BlockRows(_PointLabelRows):
         return len(self.index)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return self._piece(self.dataset[self.clouds[number]], self.index[number])
+        return self._piece(self.rows[self.clouds[number]], self.index[number])

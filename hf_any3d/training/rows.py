@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_any3d.data.arrow_rows import ArrowRows
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.transforms import Compose, build_transform
 from hf_any3d.processing import PointCloudProcessor
@@ -51,6 +52,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
         wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *self.label_columns)
         columns = [name for name in wanted if name in dataset.column_names]
         self.dataset = dataset.select_columns(columns).with_format("numpy")
+        self.rows = ArrowRows(self.dataset)
         self.processor, self.transform, self.seed = processor, transform, seed
         self.whole = whole
         self.epoch = 0
@@ -59,33 +61,57 @@ class ProcessedDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._prepare(index, self.dataset[index])
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Rows of a batch; reading them together is several times faster."""
-        rows = self.dataset.__getitems__(indices)
-        return [self._prepare(index, row) for index, row in zip(indices, rows, strict=True)]
+        """Rows of a batch, each as if it were read alone; DataLoader asks for them together."""
+        rows = self.rows.__getitems__(indices)
+        keys = None if self.seed is None else [(self.seed, self.epoch, index) for index in indices]
+        clouds = prepare_clouds(rows, self.processor, self.transform, keys, self.whole)
+        return [
+            {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
+            for points, row in zip(clouds, rows, strict=True)
+        ]
 
-    def _prepare(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
-        drawn, generator = None, None
-        if self.seed is not None:
-            generator = np.random.default_rng([self.seed, self.epoch, index])
-            drawn = int(generator.integers(2**31))
-        if self.whole:
-            points = self._in_form(self.transform(whole_cloud(row, self.processor.features), generator))
-        else:
-            points = self.processor(row, seed=drawn, return_tensors="np")["points"][0]  # (num_points, channels)
-            if self.transform is not None:
-                points = self.transform(points, generator)
-        return {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
 
-    def _in_form(self, points: np.ndarray) -> np.ndarray:
-        if len(points) != self.processor.num_points:
+def prepare_clouds(
+    rows: Sequence[dict[str, Any]],
+    processor: PointCloudProcessor,
+    transform: Compose | None = None,
+    keys: Sequence[tuple[int, ...]] | None = None,
+    whole: bool = False,
+) -> list[np.ndarray]:
+    """Clouds as a model sees them in training: other points for other keys, and augmented.
+
+    Args:
+        rows: Rows of a dataset.
+        processor: Makes the clouds.
+        transform: Applied to each cloud behind the processor.
+        keys: For each row whole numbers from 0 that all that is random follows from; None leaves the processor its
+            own seed.
+        whole: Give the transform the whole clouds, in place of the processor.
+
+    Returns:
+        For each row (num_points, channels) float32, whatever rows it is read with.
+
+    Raises:
+        ValueError: A cloud that the processor refuses, or a transform of whole clouds that gives too few points.
+    """
+    generators = [None] * len(rows) if keys is None else [np.random.default_rng(key) for key in keys]
+    drawn = None if keys is None else [int(generator.integers(2**31)) for generator in generators]
+    if whole:
+        clouds = [whole_cloud(row, processor.features) for row in rows]
+    else:
+        clouds = list(processor(rows, seed=drawn, return_tensors="np")["points"])  # each (num_points, channels)
+    if transform is not None:
+        clouds = [transform(cloud, generator) for cloud, generator in zip(clouds, generators, strict=True)]
+    for cloud in clouds:
+        if len(cloud) != processor.num_points and whole:
             raise ValueError(
-                f"transforms of whole clouds gave {len(points)} points, the model takes {self.processor.num_points}; "
-                f"expected a last one such as subsample:num_points={self.processor.num_points}"
+                f"transforms of whole clouds gave {len(cloud)} points, the model takes {processor.num_points}; "
+                f"expected a last one such as subsample:num_points={processor.num_points}"
             )
-        return points
+    return clouds
 
 
 def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.data.transforms import TRANSFORMS
 from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
 from tests.tiny_encoders import tiny_model
 
@@ -45,6 +46,15 @@ def test_training_rows_follow_from_seed_epoch_and_number_alone(dataset):
     rows.epoch = 1
     others.append(rows[2]["points"])
     assert all(not np.allclose(other, first) for other in others)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_batch_holds_what_rows_read_one_by_one_are(dataset, name):
+    keeps = {"subsample": "subsample:num_points=32", "farthest": "farthest:num_points=32"}
+    rows = training_rows(dataset, PointCloudProcessor(num_points=32), [keeps.get(name, name), "jitter"], seed=4)
+    for row, number in zip(rows.__getitems__([5, 0, 2, 2]), [5, 0, 2, 2], strict=True):
+        assert row["points"].dtype == np.float32 and row["label"] == rows[number]["label"]
+        np.testing.assert_array_equal(row["points"], rows[number]["points"])
 
 
 def test_other_points_of_larger_clouds_are_seen_in_each_epoch(dataset):

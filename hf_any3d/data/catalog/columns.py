@@ -11,7 +11,8 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     Columns of files (`PointCloud`) stay what they are, and may stand in for points.
 
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
-    that are text or integers become a ClassLabel whose classes are those of the training split.
+    that are text or integers become a ClassLabel whose classes are those of the training split; those of streamed
+    data stay as they are, since the classes are not known before all of it is read.
 
     Args:
         splits: the data as loaded.
@@ -26,19 +27,23 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
 
 def _with_array_points(rows: Dataset, origin: str) -> Dataset:
-    if any(isinstance(feature, PointCloud) for feature in rows.features.values()) and not isinstance(
-        rows.features.get("points"), (Array2D, List)
+    features = rows.features or {}
+    if any(isinstance(feature, PointCloud) for feature in features.values()) and not isinstance(
+        features.get("points"), (Array2D, List)
     ):
         return rows
-    if "points" not in rows.features:
-        raise ValueError(f"{origin}: no column 'points'; there are {', '.join(rows.column_names) or 'no columns'}")
-    feature = rows.features["points"]
+    if "points" not in features:
+        raise ValueError(
+            f"{origin}: no column 'points'; there are {', '.join(rows.column_names or []) or 'no columns'}"
+        )
+    feature = features["points"]
     if isinstance(feature, Array2D):
         shape = feature.shape
     elif (
         isinstance(feature, List) and isinstance(feature.feature, List) and isinstance(feature.feature.feature, Value)
     ):
-        shape = (None, len(rows.with_format(None)[0]["points"][0]) if len(rows) else 3)
+        first = next(iter(rows.with_format(None)), None)
+        shape = (None, 3 if first is None else len(first["points"][0]))
     else:
         raise ValueError(f"{origin}: points has type {feature}; expected Array2D or lists of lists of numbers")
     if shape[1] < 3:

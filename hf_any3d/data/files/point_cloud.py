@@ -106,8 +106,8 @@ def _rows(name: str, values, count: int, dtype=np.float32) -> np.ndarray:
         raise PointCloudError(f"{name} have type {values.dtype}; expected numbers")
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(values, dtype)
-    bad = ~np.isfinite(values).all(1)
-    if bad.any():
+    if not np.isfinite(values).all():  # many times quicker than asking row by row, which only the error needs
+        bad = ~np.isfinite(values).all(1)
         raise PointCloudError(
             f"{name} hold NaN, infinite or too large values in {bad.sum()} of {count} rows, first in row "
             f"{bad.argmax()}; expected finite float32 numbers"

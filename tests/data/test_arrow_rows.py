@@ -1,0 +1,108 @@
+"""Rows read from Arrow buffers are those that `datasets` gives."""
+
+import pickle
+
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+
+from hf_any3d.data.arrow_rows import ArrowRows, read_table
+
+
+def make(sizes, shape=(None, 3), start=0) -> Dataset:
+    generator = np.random.default_rng(start)
+    clouds = [generator.standard_normal((size, 3)).astype(np.float32) for size in sizes]
+    features = Features(
+        {
+            "points": Array2D(shape, "float32"),
+            "colors": Array2D(shape, "uint8"),
+            "wide": Array2D((None, 5), "float64"),
+            "labels": List(Value("int32")),
+            "label": ClassLabel(num_classes=9),
+            "name": Value("string"),
+            "weight": Value("float32"),
+        }
+    )
+    rows = {
+        "points": clouds,
+        "colors": [generator.integers(0, 256, (size, 3)).astype(np.uint8) for size in sizes],
+        "wide": [generator.standard_normal((2, 5)) for _ in sizes],
+        "labels": [list(range(size)) for size in sizes],
+        "label": [i % 9 for i in range(len(sizes))],
+        "name": [f"cloud {start + i}" for i in range(len(sizes))],
+        "weight": [0.5 * i for i in range(len(sizes))],
+    }
+    return Dataset.from_dict(rows, features=features)
+
+
+def from_file(folder) -> Dataset:
+    make([3, 1, 4, 1, 5]).save_to_disk(folder, num_shards=2)
+    return Dataset.load_from_disk(folder)
+
+
+DATASETS = {
+    "of many sizes": lambda folder: make([3, 1, 4, 1, 5]),
+    "of one size": lambda folder: make([4, 4, 4], (4, 3)),
+    "of a free size that is one": lambda folder: make([4, 4, 4]),
+    "memory-mapped": from_file,
+    "shuffled": lambda folder: make([3, 1, 4, 1, 5]).shuffle(seed=1),
+    "selected": lambda folder: make([3, 1, 4, 1, 5]).select([4, 0, 2]),
+    "a part": lambda folder: make([3, 1, 4, 1, 5]).select(range(2, 5)),
+    "concatenated": lambda folder: concatenate_datasets([make([3, 1]), make([2, 6], start=7)]),
+    "filtered": lambda folder: make([3, 1, 4, 1, 5]).filter(lambda row: len(row["labels"]) > 1),
+}
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_rows_are_those_of_the_numpy_format(kind, tmp_path):
+    dataset = DATASETS[kind](str(tmp_path / "saved"))
+    rows, expected = ArrowRows(dataset), dataset.with_format("numpy")
+    numbers = [*range(len(dataset)), 0, -1]
+    together = rows.__getitems__(numbers)
+    assert len(rows) == len(dataset)
+    for number, row in zip(numbers, together, strict=True):
+        for found in (row, rows[number]):
+            assert list(found) == dataset.column_names
+            for name, value in expected[number].items():
+                np.testing.assert_array_equal(found[name], value)
+                if isinstance(value, np.ndarray):
+                    assert found[name].dtype == value.dtype
+
+
+def test_clouds_are_views_and_not_to_be_written():
+    dataset = make([3, 2])
+    points = ArrowRows(dataset)[1]["points"]
+    with pytest.raises(ValueError, match="read-only"):
+        points[0] = 0
+    assert np.shares_memory(points, ArrowRows(dataset)[1]["points"])
+
+
+def test_missing_values_are_left_to_datasets():
+    features = Features({"points": Array2D((None, 3), "float32"), "label": Value("int64")})
+    dataset = Dataset.from_dict({"points": [np.ones((2, 3), np.float32), None], "label": [None, 2]}, features=features)
+    rows = ArrowRows(dataset)
+    assert rows[0]["points"].shape == (2, 3) and np.isnan(rows[1]["points"]).all()
+    assert rows[1]["label"] == 2
+    assert read_table(dataset.with_format("arrow")[:], features) is None
+
+
+def test_a_row_that_is_not_there_is_an_index_error():
+    for number in (2, -3):
+        with pytest.raises(IndexError, match=f"row {number} of 2"):
+            ArrowRows(make([3, 2]))[number]
+
+
+def test_a_pickle_of_memory_mapped_rows_holds_no_clouds(tmp_path):
+    dataset = make([20_000, 20_000]).select_columns(["points"])
+    dataset.save_to_disk(str(tmp_path))
+    rows = ArrowRows(Dataset.load_from_disk(str(tmp_path)))
+    pickled = pickle.dumps(rows)
+    assert len(pickled) < 20_000
+    np.testing.assert_array_equal(pickle.loads(pickled)[1]["points"], rows[1]["points"])
+
+
+def test_rows_of_a_table_are_read_with_their_types():
+    dataset = make([3, 1, 4]).select_columns(["points", "label"])
+    rows = read_table(dataset.with_format("arrow")[1:], dataset.features)
+    assert [int(row["label"]) for row in rows] == [1, 2]
+    np.testing.assert_array_equal(rows[1]["points"], dataset.with_format("numpy")[2]["points"])

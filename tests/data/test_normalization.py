@@ -1,0 +1,27 @@
+"""Centre and radius are, to the last bit, what the plain formulas give."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data import CenterAndScale
+from hf_any3d.data.normalization import largest_norm, mean_point
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_points", [1, 2, 7, 100, 1024, 9000])
+def test_mean_and_radius_are_those_of_the_plain_formulas(num_points, dtype):
+    generator = np.random.default_rng(num_points)
+    points = (30 * generator.standard_normal((num_points, 3)) + [50, -2, 0.1]).astype(dtype)
+    axes = np.ascontiguousarray(points.T)
+    np.testing.assert_array_equal(mean_point(axes)[:, 0], points.mean(axis=0, dtype=np.float64))
+    assert largest_norm(axes) == np.linalg.norm(points, axis=1).max()
+    assert largest_norm(axes).dtype == dtype
+
+
+def test_a_cloud_is_centred_and_scaled_as_the_plain_formulas_do():
+    points = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32) + 3
+    expected = points[:, :3] - points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
+    expected = expected / np.linalg.norm(expected, axis=1).max()
+    found = CenterAndScale()(points)
+    np.testing.assert_array_equal(found[:, :3], expected)
+    np.testing.assert_array_equal(found[:, 3:], points[:, 3:])
