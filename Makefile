@@ -14,7 +14,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # These train for half an hour and are started by hand.
 TRAININGS := $(addprefix examples/benchmarks/,rotary_views.py sound_and_faithful.py)
-FUZZED := tests/data/files/test_damaged_files.py tests/data/catalog/test_mutated_trees.py
+FUZZED := tests/data/files/test_damaged_files.py tests/data/catalog/test_mutated_folders.py \
+	tests/data/catalog/test_mutated_trees.py
 SOURCES := conversions examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
