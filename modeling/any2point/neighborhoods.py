@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+
+from hf_any3d.modeling.any2point.wave_table import Taps, WaveTable
 
 # Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 18, 1 << 24
@@ -18,7 +21,8 @@ def offset_frequencies(width: int, alpha: float, beta: float, device: torch.devi
 
 def encode_offsets(offsets: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     """Sinusoid of offsets `(..., 3)` in `(..., width)`: x sines, x cosines, then y, then z (Point-NN, Eq. 3)."""
-    phase = offsets.float().unsqueeze(-1) * frequencies  # (..., 3, width / 6)
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+    phase = offsets.unsqueeze(-1) * frequencies  # (..., 3, width / 6)
     return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
@@ -57,19 +61,47 @@ class Neighborhoods:
         step = max(1, values // (k * self.width))
         return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 
-    def rows(self, part: slice) -> torch.Tensor:
+    @cached_property
+    def table(self) -> WaveTable:
+        """The waves of the offsets' sinusoid at the nodes of a table."""
+        return WaveTable(self.offsets, self.frequencies, self.features.dtype)
+
+    def taps(self, part: slice) -> Taps:
+        """How to read the encoded offsets of a part: `(centers of the part * k * 3, taps)`."""
+        return self.table.taps(self.offsets[part].flatten(), part.start * self.neighbors.shape[1] * 3)
+
+    def waves(self, taps: Taps) -> torch.Tensor:
+        """Encoded offsets `(centers of the part * k, width)`."""
+        return taps.read(self.table.waves).view(-1, self.width)
+
+    def rows(self, part: slice, taps: Taps) -> torch.Tensor:
         """Rows `(centers of the part * k, width)`: neighbour's and centre's features plus the encoded offset."""
-        neighbors = self.neighbors[part].flatten()
+        rows = self.waves(taps)
         half = self.features.shape[1]
-        rows = self.features.new_empty(len(neighbors), self.width)
-        phase = self.offsets[part].float().reshape(-1, 3, 1) * self.frequencies  # (rows, 3, width / 6)
-        waves = rows.view(-1, 3, 2, phase.shape[-1])
-        torch.sin(phase, out=waves[:, :, 0])
-        torch.cos(phase, out=waves[:, :, 1])
-        rows[:, :half] += self.features.index_select(0, neighbors)
+        rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         of_center = self.features.index_select(0, self.centers[part])
         rows.view(len(of_center), -1, self.width)[:, :, half:] += of_center.unsqueeze(1)
         return rows
+
+    def reduced_rows(self, weight: torch.Tensor, taps: list[Taps]) -> list[torch.Tensor]:
+        """Products of all rows with `weight` `(hidden, width)`, in parts `(centers of the part * k, hidden)`.
+
+        Points, centres and nodes of the table are far fewer than rows: they are multiplied and rows add them up.
+        """
+        half = self.features.shape[1]
+        as_neighbor = self.features @ weight[:, :half].T  # (points, hidden)
+        as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
+        axes = weight.view(len(weight), 3, -1).permute(1, 2, 0)
+        table = (self.table.waves @ axes).flatten(0, 1)  # (3 * nodes, hidden)
+        starts = torch.arange(3, device=table.device, dtype=torch.int32).unsqueeze(-1) * len(self.table.waves)
+        products = []
+        for part, of_part in zip(self.parts(), taps, strict=True):
+            index = of_part.index.view(-1, 3, of_part.index.shape[1]) + starts
+            rows = Taps(index.flatten(1), of_part.weights.view_as(index).flatten(1)).read(table)
+            rows += as_neighbor.index_select(0, self.neighbors[part].flatten())
+            rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
+            products.append(rows)
+        return products
 
     def all_rows(self) -> torch.Tensor:
         """All rows at once, differentiable in features and offsets."""

@@ -17,7 +17,7 @@ Numbers and gradients are those of the plain modules up to rounding. Both direct
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -135,36 +135,48 @@ def pooled_blocks(
     """
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     parts = hoods.parts()
-    inputs = [hoods.rows(part) for part in parts]
+    taps = [hoods.taps(part) for part in parts]
+    blocks = Block.unpack(weights, eps)
     kept: list[Kept] = []
-    *blocks, last = Block.unpack(weights, eps)
+    sums = map(hoods.rows, parts, taps)  # rows are made where they are needed, and not twice where they are not kept
     for block in blocks:
-        kept.append(_first_half(hoods, block, inputs))
-        rows, shift = _second_half(block, kept[-1])
-        inputs = [part.add_(shift).relu_() for part in rows]
-    kept.append(_first_half(hoods, last, inputs))
-    sums, shift = _second_half(last, kept[-1])
+        if kept:
+            inputs = [part.add_(shift).relu_() for part in sums]
+            kept.append(_first_half(hoods, block, [rows @ block.reduce.T for rows in inputs], inputs))
+            entering: Iterator[torch.Tensor] = map(torch.clone, inputs)
+        else:
+            kept.append(_first_half(hoods, block, hoods.reduced_rows(block.reduce, taps), []))
+            entering = sums
+        sums, shift = _second_half(block, kept[-1], entering)
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
-        rows = rows.view(-1, neighbors.shape[1], hoods.width)
-        torch.max(rows, dim=1, out=(pooled[part], winners[part]))
-    kept[0].inputs = []
+        pooled[part], winners[part] = _largest(rows.view(-1, neighbors.shape[1], hoods.width))
     # What is the same for all neighbours, and the ReLU, can wait until after the maximum.
     return [pooled.add_(shift).relu_(), winners, *(tensor for one in kept for tensor in one.pack())]
 
 
-def _first_half(hoods: Neighborhoods, block: Block, inputs: list[torch.Tensor]) -> Kept:
-    """Run the first linear layer on all rows, and find the statistics of both norms."""
+def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maximum over the neighbours of `(centers, k, width)` and the first neighbour that has it; `rows` is used up."""
+    k = rows.shape[1]
+    largest = rows.amax(dim=1)
+    # Several times faster than a maximum with indices: what falls short falls behind all places.
+    places = torch.arange(k, 0, -1, device=rows.device, dtype=rows.dtype).unsqueeze(-1)
+    first = torch.add(places, rows.sub_(largest.unsqueeze(1)), alpha=1e30).amax(dim=1)
+    return largest, (k - first).long().clamp_(0, k - 1)  # undefined rows have no winner
+
+
+def _first_half(
+    hoods: Neighborhoods, block: Block, reduced: list[torch.Tensor], inputs: list[torch.Tensor]
+) -> Kept:
+    """Find the statistics of both norms from the rows behind the first linear layer."""
     dtype = block.reduce.dtype
     total = torch.zeros(len(block.reduce), dtype=torch.float64, device=block.reduce.device)
     squares = torch.zeros_like(total)
     # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
-    guess = block.reduce @ inputs[0].mean(dim=0)
-    reduced = []
-    for rows in inputs:
-        reduced.append(rows @ block.reduce.T)
-        rows = reduced[-1] - guess
+    guess = reduced[0].mean(dim=0)
+    for rows in reduced:
+        rows = rows - guess
         total += rows.sum(dim=0).double()
         squares += rows.square_().sum(dim=0).double()
     mean = total / hoods.count
@@ -184,13 +196,17 @@ def _first_half(hoods: Neighborhoods, block: Block, inputs: list[torch.Tensor]) 
     return kept
 
 
-def _second_half(block: Block, kept: Kept) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
-    """Run the second linear layer, its norm and the residual sum, up to a summand of each channel: parts, summand."""
+def _second_half(
+    block: Block, kept: Kept, entering: Iterable[torch.Tensor]
+) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
+    """Run the second linear layer, its norm and the residual sum, up to a summand of each channel: parts, summand.
+
+    The rows that entered the block, in parts, are used up.
+    """
     gain = block.expand_gain * (kept.expand_variance + block.expand_eps).rsqrt()
     weight = (block.expand * gain.unsqueeze(1)).T
-    pairs = zip(kept.inputs, kept.hidden(block), strict=True)
-    parts = (torch.addmm(rows, hidden, weight) for rows, hidden in pairs)
-    return parts, block.expand_shift - kept.expand_mean * gain
+    pairs = zip(entering, kept.hidden(block), strict=True)
+    return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - kept.expand_mean * gain
 
 
 @pooled_blocks.register_fake

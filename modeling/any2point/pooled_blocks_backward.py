@@ -236,9 +236,11 @@ def _to_features(
     as_center = torch.zeros_like(as_neighbor)
     for number, part in enumerate(hoods.parts()):
         rows, neighbors = of_reduced.rows(number), hoods.neighbors[part]
-        of_weight.addmm_(rows.T, hoods.rows(part))
+        of_weight.addmm_(rows.T, hoods.waves(hoods.taps(part)))
         as_neighbor.index_add_(0, neighbors.flatten(), rows)
         as_center.index_add_(0, hoods.centers[part], rows.view(*neighbors.shape, -1).sum(dim=1))
+    of_weight[:, :half].addmm_(as_neighbor.T, hoods.features)
+    of_weight[:, half:].addmm_(as_center.T, hoods.features)
     of_features = as_neighbor @ block.reduce[:, :half] + as_center @ block.reduce[:, half:]
     behind.add_to_features(of_features, hoods)
     return of_features, of_weight
