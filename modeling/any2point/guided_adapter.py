@@ -146,9 +146,8 @@ def guided_aggregation(
     voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
     agreement = (1 + view_voxel_cosine(view_rows, voxel_rows, members, voxels)) / 2  # (batch, views, tokens)
     agreement = agreement / agreement.sum(dim=1, keepdim=True)
-    added = _spread(view_rows, agreement, members) * guidance.scale
-    special = hidden_states[:, : geometry.special_tokens]
-    return torch.cat([special, (tokens + added).to(hidden_states.dtype)], dim=1)
+    added = _spread(view_rows, agreement * guidance.scale, members, geometry.special_tokens)
+    return (hidden_states + added).to(hidden_states.dtype)
 
 
 def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membership, pooling: str) -> torch.Tensor:
@@ -199,11 +198,13 @@ def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False)
     return maximum.view_as(mean) + mean
 
 
-def _spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership) -> torch.Tensor:
-    """Weighted sum over the views of each token's cell rows, `(batch, tokens, hidden)`."""
+def _spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership, special: int) -> torch.Tensor:
+    """Weighted sum over the views of each token's cell rows, `(batch, special + tokens, hidden)`, zeros in front."""
     batch, views, rows, hidden_size = view_rows.shape
     tokens = weights.shape[-1]
     column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
     mix = weights.new_zeros(batch, tokens, views * rows)
     mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
+    # Rows of zeros for the special tokens are cheaper than to take the sequence apart and put it together again.
+    mix = nn.functional.pad(mix, (0, 0, special, 0))
     return mix @ view_rows.reshape(batch, views * rows, hidden_size)

@@ -183,10 +183,14 @@ def _first_half(
     variance = (squares / hoods.count - mean.square()).clamp_min_(0)
     kept = Kept((guess + mean).to(dtype), variance.to(dtype), *[guess] * 4, reduced, inputs)
     products = total.new_zeros(len(total), len(total))
+    half = len(total) // 2
     total.zero_()
     for hidden in kept.hidden(block):
         total += hidden.sum(dim=0).double()
-        products += (hidden.T @ hidden).double()
+        # The lower left quarter follows from the upper right one.
+        products[:half] += (hidden[:, :half].T @ hidden).double()
+        products[half:, half:] += (hidden[:, half:].T @ hidden[:, half:]).double()
+    products[half:, :half] = products[:half, half:].T
     mean = total / hoods.count
     covariance = products / hoods.count - mean.outer(mean)
     expand = block.expand.double()
