@@ -1,14 +1,15 @@
 """Trains a classifier of point clouds on a frozen pretrained encoder.
 
-With arguments, or with a JSON or YAML file of them as the only one:
+With arguments, or with a JSON or YAML file of them, which words behind it change:
 
     python examples/run_point_cloud_classification.py --output_dir out/shapes --peft guided_adapter \
         --encoder_name_or_path sentence-transformers/all-MiniLM-L6-v2 --augment scale shift --num_train_epochs 40
-    python examples/run_point_cloud_classification.py recipe.yaml
+    python examples/run_point_cloud_classification.py examples/recipes/any2point_clip_modelnet40.yaml \
+        --data_dir data --voting 10
     python -m torch.distributed.run --nproc_per_node 2 examples/run_point_cloud_classification.py recipe.yaml
 
 It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
-chooses the weights; the test split is looked at once, at the end.
+chooses the weights; the test split is looked at once, at the end, unless --select_on_test asks for something else.
 """
 
 import logging
@@ -20,15 +21,23 @@ from transformers import Trainer
 
 from hf_any3d import Any2PointForPointCloudClassification, PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.card_tasks import CLASSIFICATION
 from hf_any3d.training.judging import judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
-from hf_any3d.training.model_card import build_model_card
-from hf_any3d.training.program import begin, build_adapted_model, data_facts, finish, load_splits, shared_name
+from hf_any3d.training.protocol import (
+    ProtocolArguments,
+    apply_protocol,
+    build_processor,
+    learning_rows,
+    protocol_facts,
+    voting_rows,
+)
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
+from hf_any3d.training.rows import evaluation_rows
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
-from hf_any3d.training.trainer_report import config_of, report_run
+from hf_any3d.training.voting import judge_by_voting
 
 logger = logging.getLogger(__name__)
 
@@ -49,57 +58,59 @@ def build_trainer(
     model: nn.Module,
     arguments: PointTrainingArguments,
     data: DataArguments,
+    protocol: ProtocolArguments,
     splits: DatasetDict,
     processor: PointCloudProcessor,
 ) -> Trainer:
-    """A stock Trainer; without a validation split it neither evaluates nor chooses."""
-    if "validation" not in splits:
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
-    train_rows = training_rows(splits["train"], processor, data.augment, seed=arguments.seed)
-    return Trainer(
+    """A Trainer for this task."""
+    return program.build_trainer(
         model,
         arguments,
-        train_dataset=train_rows,
-        eval_dataset=evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
-        processing_class=processor,
+        learning_rows(splits["train"], processor, data, protocol, arguments.seed),
+        evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
+        processor,
         data_collator=PointCloudCollator(),
         compute_metrics=compute_classification_metrics,
-        callbacks=[EpochCallback(train_rows)],
     )
 
 
 def main(argv: list[str] | None = None) -> RunReport:
     """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
-    kinds = (ModelArguments, DataArguments, AdapterArguments, PointTrainingArguments)
-    model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = begin(arguments, logger)
+    kinds = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
+    model_arguments, data, protocol, adapter, arguments = parse_arguments(
+        kinds, sys.argv[1:] if argv is None else argv
+    )
+    checkpoint = program.begin(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
-        splits, origin = load_splits(data)
+        splits, origin = apply_protocol(*program.load_splits(data), protocol)
     classes = class_names(splits["train"])
-    processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = build_adapted_model(
+    processor = build_processor(data, protocol)
+    model = program.build_adapted_model(
         Any2PointForPointCloudClassification, model_arguments, adapter, classes, in_channels=3 * len(data.features)
     )
     parameters = count_parameters(model)
-    trainer = build_trainer(model, arguments, data, splits, processor)
+    trainer = build_trainer(model, arguments, data, protocol, splits, processor)
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        judged = {s: evaluation_rows(splits[s], processor) for s in ("validation", "test") if s in splits}
-        metrics, class_accuracy = judge_splits(trainer, judged, classes)
-
-    report = report_run(
+        own = ("test",) if protocol.select_on_test else ("validation", "test")
+        judged = {split: evaluation_rows(splits[split], processor) for split in own if split in splits}
+        scores = judge_splits(trainer, judged, classes)
+        if protocol.voting and "test" in splits:
+            rows = voting_rows(splits["test"], processor, data, protocol, arguments.seed)
+            votes = judge_by_voting(trainer, {"test": rows}, classes, protocol.voting)
+            scores = tuple({**plain, **voted} for plain, voted in zip(scores, votes, strict=True))
+    report, name = program.leave_behind(
         trainer,
-        data=data_facts(data, splits, origin),
+        stopwatch,
+        scores,
+        data={**program.data_facts(data, splits, origin), **protocol_facts(protocol)},
         parameters=parameters,
-        seconds=stopwatch.stop(),
-        metrics=metrics,
-        class_accuracy=class_accuracy,
-        resumed_from=checkpoint,
+        num_points=data.num_points,
+        task=CLASSIFICATION,
+        checkpoint=checkpoint,
     )
-    name = shared_name(arguments, trainer)
-    finish(trainer, report, build_model_card(report, config_of(model), name, num_points=data.num_points))
     logger.info("Model, card and metrics.json: %s. Try: hf-any3d predict FILE --model %s", name, name)
     return report
 

@@ -23,17 +23,15 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation, PointCloudProcessor
+from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import PARTS, SCENES
-from hf_any3d.training.model_card import build_model_card
 from hf_any3d.training.point_rows import BlockRows, CropRows
-from hf_any3d.training.program import begin, build_adapted_model, data_facts, finish, load_splits, shared_name
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.rows import EpochCallback, training_transform
+from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_judging import judge_segmentation
 from hf_any3d.training.segmentation_metrics import ComputePartMetrics, LabelPoints, compute_semantic_metrics
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
-from hf_any3d.training.trainer_report import config_of, report_run
 
 logger = logging.getLogger(__name__)
 
@@ -136,26 +134,22 @@ def build_trainer(
     processor: PointCloudProcessor,
     task: Task,
 ) -> Trainer:
-    """A stock Trainer; without a validation split it neither evaluates nor chooses."""
-    if "validation" not in splits:
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+    """A stock Trainer for this task."""
     if task.has_parts:
         # A category that stands among the labels reaches the metrics.
         arguments.label_names = ["labels", "category"]
         if arguments.metric_for_best_model == "mean_iou":
             arguments.metric_for_best_model = "instance_miou"
     transform = training_transform(processor, augment)
-    train_rows = CropRows(splits["train"], processor, transform, arguments.seed, with_category=task.has_parts)
-    return Trainer(
+    return program.build_trainer(
         model,
         arguments,
-        train_dataset=train_rows,
-        eval_dataset=BlockRows(splits["validation"], processor, task.has_parts) if "validation" in splits else None,
-        processing_class=processor,
+        CropRows(splits["train"], processor, transform, arguments.seed, with_category=task.has_parts),
+        BlockRows(splits["validation"], processor, task.has_parts) if "validation" in splits else None,
+        processor,
         data_collator=default_data_collator,
         compute_metrics=ComputePartMetrics(task.category_parts) if task.has_parts else compute_semantic_metrics,
         preprocess_logits_for_metrics=LabelPoints(task.category_parts),
-        callbacks=[EpochCallback(train_rows)],
     )
 
 
@@ -164,9 +158,9 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch = Stopwatch()
     kinds = (ModelArguments, SegmentationDataArguments, AdapterArguments, SegmentationTrainingArguments)
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = begin(arguments, logger)
+    checkpoint = program.begin(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
-        splits, origin = load_splits(data)
+        splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
     processor = PointCloudProcessor(
         num_points=data.num_points,
@@ -179,7 +173,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     )
     model_class = Any2PointForPartSegmentation if task.has_parts else Any2PointForSemanticSegmentation
     settings = model_settings(task, in_channels=3 * len(data.features))
-    model = build_adapted_model(model_class, model_arguments, adapter, task.names, **settings)
+    model = program.build_adapted_model(model_class, model_arguments, adapter, task.names, **settings)
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data.augment, splits, processor, task)
     with stopwatch.part("training"):
@@ -190,21 +184,18 @@ def main(argv: list[str] | None = None) -> RunReport:
             for split, rows in splits.items()
             if split in ("validation", "test") and "labels" in rows.column_names
         }
-        metrics, class_ious = judge_segmentation(trainer, judged, task.names, task.category_parts)
-
-    report = report_run(
+        scores = judge_segmentation(trainer, judged, task.names, task.category_parts)
+    blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
+    report, name = program.leave_behind(
         trainer,
-        data={**data_facts(data, splits, origin), "block_size": data.block_size, "block_overlap": data.block_overlap},
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin) | blocks,
         parameters=parameters,
-        seconds=stopwatch.stop(),
-        metrics=metrics,
-        class_accuracy=class_ious,
-        resumed_from=checkpoint,
+        num_points=data.num_points,
+        task=PARTS if task.has_parts else SCENES,
+        checkpoint=checkpoint,
     )
-    name = shared_name(arguments, trainer)
-    card_task = PARTS if task.has_parts else SCENES
-    card = build_model_card(report, config_of(model), name, num_points=data.num_points, task=card_task)
-    finish(trainer, report, card)
     logger.info('Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")', name, name)
     return report
 

@@ -17,6 +17,8 @@ SCALES = ("unit_sphere", None)
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
+# Whose centre and radius are brought to the origin and to one.
+EXTENTS = ("kept", "all")
 # What saved files hold beside the arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
@@ -45,6 +47,10 @@ class PointCloudProcessor(FeatureExtractionMixin):
         block_size: edge of the square columns that a scene is cut into for segmentation, in the units of the scene;
             None for models that read clouds whole. Recorded for training and pipelines; a call cuts nothing.
         block_overlap: share of that edge that neighbouring columns have in common.
+        extent: which points have their mean moved to the origin and their radius scaled to one: the "kept" ones, or
+            "all" points of the cloud, which is then sampled in its new place and size.
+        min_squared_norm: "farthest" passes over points whose x²+y²+z² is no larger, as the CUDA kernel of many
+            released programs does (there it is 1e-3); None for none. Measured behind `extent="all"`, if that is set.
 
     Raises:
         ValueError: if an argument is not one of the allowed values.
@@ -71,6 +77,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
         up_axis: str = "y",
         block_size: float | None = None,
         block_overlap: float = 0.5,
+        extent: str = "kept",
+        min_squared_norm: float | None = None,
         **kwargs: Any,
     ):
         unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
@@ -81,6 +89,10 @@ class PointCloudProcessor(FeatureExtractionMixin):
         self.center = _one_of("center", center, (True, False))
         self.scale = _one_of("scale", scale, SCALES)
         self.sampling = _one_of("sampling", sampling, SAMPLINGS)
+        self.extent = _one_of("extent", extent, EXTENTS)
+        if min_squared_norm is not None and not min_squared_norm >= 0:
+            raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
+        self.min_squared_norm = min_squared_norm
         self.features = _features(features)
         self.min_points = _whole("min_points", min_points, 1)
         self.seed = None if seed is None else _whole("seed", seed, 0)
@@ -151,10 +163,12 @@ class PointCloudProcessor(FeatureExtractionMixin):
         if len(cloud) < self.min_points:
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
         channels = self._channels(cloud)
+        xyz = self._normalize(cloud.points) if self.extent == "all" else cloud.points
         keep = np.arange(len(cloud))
         if len(cloud) > num_points:
-            keep = self._reduce(cloud.points, num_points, generator)
-        points = np.concatenate([self._normalize(cloud.points[keep]), *(values[keep] for values in channels)], axis=1)
+            keep = self._reduce(xyz, num_points, generator)
+        xyz = xyz[keep] if self.extent == "all" else self._normalize(xyz[keep])
+        points = np.concatenate([xyz, *(values[keep] for values in channels)], axis=1)
         if len(keep) < num_points:
             points = points[resample_index(len(keep), num_points, generator)]
         return points, len(cloud)
@@ -188,7 +202,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
         if not 1e-12 < largest < 1e12:
             # Squared distances would leave the range of float32.
             xyz = (xyz.astype(np.float64) / max(largest, np.finfo(np.float64).tiny)).astype(np.float32)
-        return candidates[farthest_point_sample(torch.from_numpy(xyz)[None], num_points)[0].numpy()]
+        index = farthest_point_sample(torch.from_numpy(xyz)[None], num_points, min_squared_norm=self.min_squared_norm)
+        return candidates[index[0].numpy()]
 
     def _normalize(self, xyz: np.ndarray) -> np.ndarray:
         xyz = xyz.astype(np.float64)

@@ -51,6 +51,20 @@ def test_farthest_sampling_takes_the_points_of_the_operation():
     assert (processor(CHAIR)["points"][0] == torch.from_numpy(CHAIR)[index]).all()
 
 
+def test_whole_clouds_can_set_centre_and_radius_before_they_are_sampled():
+    processor = PointCloudProcessor(num_points=64, sampling="farthest", extent="all", min_squared_norm=0.04)
+    centred = CHAIR.astype(np.float64) - CHAIR.mean(0, dtype=np.float64)
+    expected = torch.from_numpy(centred / np.linalg.norm(centred, axis=1).max()).float()
+    index = farthest_point_sample(expected[None], 64, min_squared_norm=0.04)[0]
+    plain = farthest_point_sample(expected[None], 64)[0]
+    assert not torch.equal(index, plain)
+    points = processor(CHAIR)["points"][0]
+    torch.testing.assert_close(points, expected[index], rtol=0, atol=1e-6)
+    assert (points[1:].norm(dim=1) > 0.2).all()
+    kept = PointCloudProcessor(num_points=64, sampling="farthest")(CHAIR)["points"][0]
+    assert not torch.allclose(points.mean(0), kept.mean(0), atol=1e-4)
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1e25])
 def test_farthest_sampling_works_at_every_scale(factor):
     processor = PointCloudProcessor(num_points=64, sampling="farthest")
@@ -205,6 +219,8 @@ def test_ten_million_points_are_read_and_sampled():
         ({"min_points": 0}, "min_points: 0"),
         ({"seed": -1}, "seed: -1"),
         ({"up_axis": "up"}, "up_axis: 'up'"),
+        ({"extent": "most"}, "extent: 'most'; expected one of 'kept', 'all'"),
+        ({"min_squared_norm": -1}, "min_squared_norm: -1; expected 0 or more, or None"),
     ],
 )
 def test_a_wrong_argument_is_explained(arguments, why):

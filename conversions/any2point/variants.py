@@ -147,7 +147,14 @@ _SCAN_DATA = {
 }
 _MODELNET_DATA = {
     "dataset": "ModelNet40",
-    "processor": {"num_points": 1024, "sampling": "farthest", "center": True, "scale": "unit_sphere"},
+    "processor": {
+        "num_points": 1024,
+        "sampling": "farthest",
+        "center": True,
+        "scale": "unit_sphere",
+        "extent": "all",
+        "min_squared_norm": 1e-3,
+    },
 }
 _ADAPTER = {"attention_width": 12, "attention_heads": 6, "voxel_size": 0.16, "count_empty_cells": True}
 

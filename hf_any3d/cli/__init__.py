@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.convert import convert
+from hf_any3d.cli.evaluate import evaluate
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(evaluate)
 app.command()(info)
 app.add_typer(convert, name="convert")
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from hf_any3d.data.resampling import new_generator, resample_index
+from hf_any3d.modeling.point_ops import farthest_point_sample
 
 AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -190,16 +192,42 @@ class RandomSubsample(PointTransform):
 
 
 @dataclass
+class FarthestSubsample(PointTransform):
+    """Keep `num_points` points that are spread evenly, starting from the first; a smaller cloud stays as it is.
+
+    Behind `shuffle` the start is random. With `min_squared_norm`, points whose x²+y²+z² is no larger are passed over,
+    as the CUDA kernel of many released programs does (there it is 1e-3).
+    """
+
+    num_points: int = 1024
+    min_squared_norm: float | None = None
+
+    def __post_init__(self):
+        self._require(self.num_points >= 1, "num_points", "at least 1")
+        self._require(self.min_squared_norm is None or self.min_squared_norm >= 0, "min_squared_norm", "zero or more")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Select rows in the order in which they are found."""
+        if len(points) <= self.num_points:
+            return points
+        xyz = torch.from_numpy(points[None, :, :3])  # (1, num_points', 3)
+        index = farthest_point_sample(xyz, self.num_points, min_squared_norm=self.min_squared_norm)
+        return points[index[0].numpy()]
+
+
+@dataclass
 class CenterAndScale(PointTransform):
     """Move the mean of the points to the origin and scale them into the unit sphere; nothing is random.
 
-    A cloud whose points all coincide is only moved.
+    A cloud whose points all coincide is only moved. With `scale=False` all clouds are.
     """
+
+    scale: bool = True
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Normalise xyz."""
         points[:, :3] -= points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
-        radius = np.linalg.norm(points[:, :3], axis=1).max()
+        radius = np.linalg.norm(points[:, :3], axis=1).max() if self.scale else 0
         if radius > 0:
             points[:, :3] /= radius
         return points
@@ -226,6 +254,7 @@ TRANSFORMS: dict[str, Callable[..., PointTransform]] = {
     "dropout": RandomDropout,
     "shuffle": Shuffle,
     "subsample": RandomSubsample,
+    "farthest": FarthestSubsample,
     "center": CenterAndScale,
 }
 """Names that `build_transform` knows."""

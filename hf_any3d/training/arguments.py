@@ -1,28 +1,30 @@
-"""Arguments of training programs, from a command line or from one JSON or YAML file."""
+"""Arguments of training programs, from a command line, from a JSON or YAML file, or from both."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
-# YAML 1.1 reads 1e-3, which has no dot, as text.
-_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+from hf_any3d.training.settings_file import FILE_TYPES, merge, numbers, read_settings
 
 
-def parse_arguments(dataclass_types: Iterable[type], argv: Sequence[str]) -> tuple[Any, ...]:
+def parse_arguments(
+    dataclass_types: Iterable[type], argv: Sequence[str], *, others_in_file: bool = False
+) -> tuple[Any, ...]:
     """Fill dataclasses of arguments.
 
     Args:
         dataclass_types: The dataclasses, as `HfArgumentParser` takes them.
-        argv: The words behind the program's name; a single one that ends in .json, .yaml or .yml is a file with all
-            arguments.
+        argv: The words behind the program's name. A first one that ends in .json, .yaml or .yml is a file of
+            arguments, see `read_settings`; words behind it win over the file. JSON objects among them are merged
+            with the file's: `recipe.yaml --dataset_options '{"fold": 3}'` leaves the other options as they are.
+        others_in_file: Pass over what a file holds for other dataclasses.
 
     Returns:
         An object of each class.
@@ -32,23 +34,20 @@ def parse_arguments(dataclass_types: Iterable[type], argv: Sequence[str]) -> tup
         FileNotFoundError: No such file.
     """
     parser = HfArgumentParser(tuple(dataclass_types))
-    if len(argv) != 1 or not argv[0].endswith((".json", ".yaml", ".yml")):
+    if not argv or not argv[0].endswith(FILE_TYPES):
         return parser.parse_args_into_dataclasses(list(argv))
     path = Path(argv[0])
-    try:
-        values = (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds a {type(values).__name__}; expected names and values of arguments")
     texts = {name for kind in parser.dataclass_types for name in _text_fields(kind)}
     values = {
-        name: value if name in texts and isinstance(value, str) else _numbers(value) for name, value in values.items()
+        name: value if name in texts and isinstance(value, str) else numbers(value)
+        for name, value in read_settings(path).items()
     }
-    try:
-        return parser.parse_dict(values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    known = {field.name for kind in parser.dataclass_types for field in fields(kind) if field.init}
+    if others_in_file:
+        values = {name: value for name, value in values.items() if name in known}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")
+    return parser.parse_dict(_with_words(values, parser, argv[1:]))
 
 
 def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
@@ -66,14 +65,18 @@ def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
     return value
 
 
+def _with_words(values: dict[str, Any], parser: HfArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    # Without defaults the namespace holds what was said, and nothing else.
+    for action in parser._actions:
+        action.default, action.required = argparse.SUPPRESS, False
+    said = vars(parser.parse_args(list(words)))
+    for name, value in said.items():
+        if isinstance(values.get(name), dict) and isinstance(value, str):
+            value = merge(values[name], json_mapping(value, name))
+        values = {**values, name: value}
+    return values
+
+
 def _text_fields(kind: type) -> list[str]:
     hints = get_type_hints(kind)
     return [field.name for field in fields(kind) if str in (hints[field.name], *get_args(hints[field.name]))]
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value

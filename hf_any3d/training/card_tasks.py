@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,8 @@ class CardTask:
         task_name: The same for readers.
         intro: What the model does; `{count}` classes.
         use: A program with the pipeline, for the repository `{name}` and, of parts, a `{category}`.
-        inputs: What goes in; `{channels}`, `{num_points}`.
+        portions: How clouds that go in are read; `{num_points}`.
         logits: A program with the model.
-        auto_class: Opens the model.
         model_class: Builds a base for the adapter.
         metrics: Metrics in the order of the table, by their keys in the report; the first one is the main one.
         class_score: What the figure of each class is.
@@ -26,24 +25,26 @@ class CardTask:
     task_name: str
     intro: str
     use: str
-    inputs: str
+    portions: str
     logits: str
-    auto_class: str
     model_class: str
     metrics: dict[str, str]
     class_score: str
 
+    @property
+    def auto_class(self) -> str:
+        """Opens the model."""
+        return "AutoModelFor" + self.task.title().replace("-", "")
 
-_ANY_CLOUD = "A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; "
+
 CLASSIFICATION = CardTask(
     task="point-cloud-classification",
     task_name="Point cloud classification",
     intro="Names what a 3D point cloud shows: {count} classes.",
     use="""classify = pipeline("point-cloud-classification", model="{name}")
 classify("chair.ply", top_k=3)""",
-    inputs=_ANY_CLOUD + "clouds are brought to {num_points} points in the unit sphere.",
+    portions="clouds are brought to {num_points} points in the unit sphere.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {count})""",
-    auto_class="AutoModelForPointCloudClassification",
     model_class="Any2PointForPointCloudClassification",
     metrics={"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"},
     class_score="accuracy by class",
@@ -55,26 +56,24 @@ SCENES = CardTask(
     use="""segment = pipeline("point-cloud-segmentation", model="{name}")
 answer = segment("chair.ply", output_dir="segmented")  # also writes a coloured PLY and a page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
-    inputs=_ANY_CLOUD + "they are read in overlapping blocks of {num_points} points, and every point gets a label.",
+    portions="they are read in overlapping blocks of {num_points} points, and every point gets a label.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {num_points}, {count})""",
-    auto_class="AutoModelForPointCloudSegmentation",
     model_class="Any2PointForSemanticSegmentation",
     metrics={"mean_iou": "Mean IoU", "accuracy": "Accuracy of points"},
     class_score="IoU by class",
 )
-PARTS = CardTask(
-    task="point-cloud-segmentation",
+PARTS = replace(
+    SCENES,
     task_name="Part segmentation of point clouds",
     intro="Names the part of an object that each point belongs to, given the object's category: {count} parts.",
     use="""segment = pipeline("point-cloud-segmentation", model="{name}")
 answer = segment("chair.ply", category="{category}", output_dir="segmented")  # also a coloured PLY and a page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
-    inputs=_ANY_CLOUD + "they are read in portions of {num_points} points, and every point gets a label.",
+    portions="they are read in portions of {num_points} points, and every point gets a label.",
     logits="""import torch
 
 inputs = processor("chair.ply", return_tensors="pt")
 logits = model(**inputs, category=torch.tensor([0])).logits  # (1, {num_points}, {count})""",
-    auto_class="AutoModelForPointCloudSegmentation",
     model_class="Any2PointForPartSegmentation",
     metrics={"instance_miou": "Instance mIoU", "category_miou": "Category mIoU", "accuracy": "Accuracy of points"},
     class_score="IoU by part",

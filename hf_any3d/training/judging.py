@@ -10,12 +10,11 @@ from transformers import Trainer
 
 from hf_any3d.training.scores import class_accuracies, confusion_matrix
 
+Judgement = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
 _KEPT = ("accuracy", "mean_class_accuracy", "loss")
 
 
-def judge_splits(
-    trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+def judge_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]) -> Judgement:
     """Judge the trainer's model on splits, and print what comes out.
 
     Args:
@@ -34,7 +33,12 @@ def judge_splits(
             continue
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {key: float(output.metrics[f"{split}_{key}"]) for key in _KEPT}
-        matrix = confusion_matrix(output.predictions.argmax(axis=1), output.label_ids, len(classes))
-        shares = dict(zip(classes, class_accuracies(matrix), strict=True))
-        by_class[split] = {name: float(share) for name, share in shares.items() if not np.isnan(share)}
+        by_class[split] = accuracy_by_class(output.predictions, output.label_ids, classes)
     return metrics, by_class
+
+
+def accuracy_by_class(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Accuracy of each class that occurs among the labels, from logits (rows, classes)."""
+    matrix = confusion_matrix(logits.argmax(axis=1), labels, len(classes))
+    shares = dict(zip(classes, class_accuracies(matrix), strict=True))
+    return {name: float(share) for name, share in shares.items() if not np.isnan(share)}

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, Trainer
 
 from hf_any3d.training.card_tasks import CLASSIFICATION, CardTask
+from hf_any3d.training.protocol import TEST_CHOOSES
 from hf_any3d.training.report import RunReport
 
 _CARD = """\
@@ -32,7 +33,8 @@ from transformers import pipeline
 {use}
 ```
 
-{inputs} As a model with logits:
+A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions} As a model with
+logits:
 
 ```python
 import hf_any3d
@@ -103,7 +105,8 @@ def build_model_card(
         name=name,
         intro=task.intro.format(count=len(classes)),
         use=task.use.format(name=name, category=(config.category_names or [""])[0]),
-        inputs=task.inputs.format(channels=config.in_channels, num_points=num_points),
+        channels=config.in_channels,
+        portions=task.portions.format(num_points=num_points),
         auto_class=task.auto_class,
         logits=task.logits.format(count=len(classes), num_points=num_points),
         what=what,
@@ -111,7 +114,7 @@ def build_model_card(
         trained=report.trained_parameters,
         peft_door=_PEFT_DOOR.format(name=name, model_class=task.model_class) if method else "",
         results=_results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task),
-        selection=_selection(report.selection),
+        selection=_selection(report),
         seed=report.training["seed"],
         data=_facts(report.data),
         classes=", ".join(classes),
@@ -193,13 +196,17 @@ def _by_class(scores: dict[str, float], task: CardTask) -> str:
     return f"\n\nTest split, {task.class_score}: {shares}."
 
 
-def _selection(selection: dict[str, Any]) -> str:
+def _selection(report: RunReport) -> str:
+    selection = report.selection
     if not selection:
         return "The weights are those of the last step."
-    return (
-        f"The weights are those of step {selection['step']}, which gave the best {selection['metric']} "
-        f"({selection['value']:.4g}) on the validation split; the test split selected nothing."
-    )
+    which = f"The weights are those of step {selection['step']}, which gave the best {selection['metric']} "
+    if report.data.get("validation") == TEST_CHOOSES:
+        return which + (
+            f"({selection['value']:.4g}) on the test split itself: these figures are better than those on unseen "
+            "clouds would be."
+        )
+    return which + f"({selection['value']:.4g}) on the validation split; the test split selected nothing."
 
 
 def _training_facts(report: RunReport) -> dict[str, Any]:

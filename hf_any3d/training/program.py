@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 from datasets import DatasetDict
-from huggingface_hub import ModelCard
 from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
+from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.model_card import keep_model_card
-from hf_any3d.training.report import RunReport
+from hf_any3d.training.encoder_dropout import drop_attention
+from hf_any3d.training.model_card import build_model_card, keep_model_card
+from hf_any3d.training.report import RunReport, Stopwatch
+from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.training.trainer_report import config_of, report_run
 
 
 def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
@@ -112,6 +118,8 @@ def build_adapted_model(
         label2id={name: number for number, name in enumerate(labels)},
         **{**config, **arguments.model_config},
     )
+    if arguments.encoder_attention_dropout:
+        drop_attention(model, arguments.encoder_attention_dropout)
     if adapter.peft.lower() == "none":
         return model
     return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
@@ -131,13 +139,75 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
     }
 
 
-def shared_name(arguments: PointTrainingArguments, trainer: Trainer) -> str:
-    """The name that others will open the model by: a repository, or the output directory."""
-    return trainer.hub_model_id if arguments.push_to_hub else arguments.output_dir
+def build_trainer(
+    model: nn.Module,
+    arguments: PointTrainingArguments,
+    train_rows: ProcessedDataset,
+    validation_rows: ProcessedDataset | None,
+    processor: PointCloudProcessor,
+    **settings: Any,
+) -> Trainer:
+    """A Trainer that tells its training rows the epoch; without validation rows it neither judges nor chooses.
+
+    Args:
+        model: What is trained.
+        arguments: The run's; changed where there are no validation rows.
+        train_rows: Rows to train on.
+        validation_rows: Rows to choose the weights by.
+        processor: Stored with the model.
+        **settings: Further arguments of Trainer, such as `data_collator` and `compute_metrics`.
+    """
+    if validation_rows is None:
+        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+    return PointTrainer(
+        model,
+        arguments,
+        train_dataset=train_rows,
+        eval_dataset=validation_rows,
+        processing_class=processor,
+        callbacks=[EpochCallback(train_rows)],
+        **settings,
+    )
 
 
-def finish(trainer: Trainer, report: RunReport, card: ModelCard) -> None:
-    """Write model, card and metrics.json, and push them where that is wanted."""
+def leave_behind(
+    trainer: Trainer,
+    stopwatch: Stopwatch,
+    scores: tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]]],
+    *,
+    data: Mapping[str, Any],
+    parameters: tuple[int, int],
+    num_points: int,
+    task: CardTask,
+    checkpoint: str | None,
+) -> tuple[RunReport, str]:
+    """Write model, card and metrics.json, and push them where that is wanted.
+
+    Args:
+        trainer: Has trained.
+        stopwatch: Has run since the program began.
+        scores: For each split its metrics, and for each split the scores of its classes.
+        data: See `data_facts`.
+        parameters: See `count_parameters`; counted before training.
+        num_points: Points of a cloud that the model sees.
+        task: What the card says.
+        checkpoint: Where the run went on from, if anywhere.
+
+    Returns:
+        The report, and the name that others will open the model by: a repository, or the output directory.
+    """
+    metrics, class_scores = scores
+    report = report_run(
+        trainer,
+        data=dict(data),
+        parameters=parameters,
+        seconds=stopwatch.stop(),
+        metrics=metrics,
+        class_accuracy=class_scores,
+        resumed_from=checkpoint,
+    )
+    name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
+    card = build_model_card(report, config_of(trainer.model), name, num_points=num_points, task=task)
     keep_model_card(trainer, card)
     if trainer.is_world_process_zero():
         report.save(Path(trainer.args.output_dir) / "metrics.json")
@@ -146,3 +216,4 @@ def finish(trainer: Trainer, report: RunReport, card: ModelCard) -> None:
     else:
         trainer.save_model()
         trainer.create_model_card()
+    return report, name

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.transforms import Compose, build_transform
 from hf_any3d.processing import PointCloudProcessor
 
@@ -29,6 +29,8 @@ class ProcessedDataset(torch.utils.data.Dataset):
         processor: Makes the clouds.
         transform: Applied to each cloud behind the processor; needs a seed.
         seed: Draws points and augmentation anew in each epoch; None leaves the processor its own seed.
+        whole: Give the transform the whole clouds as they are stored, in place of the processor; it must bring them
+            to as many points as the processor gives.
     """
 
     # Columns beside the points that rows keep, where the dataset has them.
@@ -40,13 +42,17 @@ class ProcessedDataset(torch.utils.data.Dataset):
         processor: PointCloudProcessor,
         transform: Compose | None = None,
         seed: int | None = None,
+        whole: bool = False,
     ):
         if transform is not None and seed is None:
             raise ValueError("transform without a seed; expected both, or neither")
+        if whole and transform is None:
+            raise ValueError("whole clouds without a transform that brings them to form")
         wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *self.label_columns)
         columns = [name for name in wanted if name in dataset.column_names]
         self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.processor, self.transform, self.seed = processor, transform, seed
+        self.whole = whole
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -65,10 +71,35 @@ class ProcessedDataset(torch.utils.data.Dataset):
         if self.seed is not None:
             generator = np.random.default_rng([self.seed, self.epoch, index])
             drawn = int(generator.integers(2**31))
-        points = self.processor(row, seed=drawn, return_tensors="np")["points"][0]  # (num_points, channels)
-        if self.transform is not None:
-            points = self.transform(points, generator)
+        if self.whole:
+            points = self._in_form(self.transform(whole_cloud(row, self.processor.features), generator))
+        else:
+            points = self.processor(row, seed=drawn, return_tensors="np")["points"][0]  # (num_points, channels)
+            if self.transform is not None:
+                points = self.transform(points, generator)
         return {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
+
+    def _in_form(self, points: np.ndarray) -> np.ndarray:
+        if len(points) != self.processor.num_points:
+            raise ValueError(
+                f"transforms of whole clouds gave {len(points)} points, the model takes {self.processor.num_points}; "
+                f"expected a last one such as subsample:num_points={self.processor.num_points}"
+            )
+        return points
+
+
+def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:
+    """A row's cloud as it is stored, `(points, channels)` with the channels of `features`.
+
+    Raises:
+        ValueError: A row that lacks one of the features.
+    """
+    cloud = to_cloud(row, features)
+    columns = [cloud.points, *(getattr(cloud, ATTRIBUTES[name]) for name in features[1:])]
+    missing = [name for name, column in zip(features, columns, strict=True) if column is None]
+    if missing:
+        raise ValueError(f"a row has no {ATTRIBUTES[missing[0]]}, which features {', '.join(features)} ask for")
+    return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
 class EpochCallback(TrainerCallback):
@@ -85,7 +116,12 @@ class EpochCallback(TrainerCallback):
 
 
 def training_rows(
-    dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str] = (), *, seed: int = 0
+    dataset: Dataset,
+    processor: PointCloudProcessor,
+    augment: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    whole: bool = False,
 ) -> ProcessedDataset:
     """Rows to train on: other points of larger clouds in each epoch, and augmentation.
 
@@ -95,8 +131,9 @@ def training_rows(
         augment: Transforms as `build_transform` takes them. Rotations turn about the processor's up axis unless they
             name one; normals among the features go along.
         seed: Governs all that is random.
+        whole: The transforms take whole clouds as they are stored, in place of the processor.
     """
-    return ProcessedDataset(dataset, processor, training_transform(processor, augment), seed)
+    return ProcessedDataset(dataset, processor, training_transform(processor, augment), seed, whole)
 
 
 def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -> Compose | None:

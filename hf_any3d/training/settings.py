@@ -1,10 +1,13 @@
 """The arguments that the training programs share."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from transformers import TrainingArguments
 
 from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.schedules import EpochCosine
+
+DECAY_RULES = ("trainer", "matrices")
 
 
 @dataclass
@@ -21,6 +24,9 @@ class ModelArguments:
     encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
     num_layers: int | None = field(default=None, metadata={"help": "Use the encoder's first layers only."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
+    encoder_attention_dropout: float = field(
+        default=0.0, metadata={"help": "Share of the frozen attention's weights that is dropped in training."}
+    )
     num_tokens: int | None = field(default=None, metadata={"help": "Tokens that a cloud becomes."})
     tokenizer_neighbors: int | None = field(default=None, metadata={"help": "Points in a neighbourhood."})
     model_config: dict | str | None = field(
@@ -114,3 +120,36 @@ class PointTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05)
     lr_scheduler_type: str = field(default="cosine")
     num_train_epochs: float = field(default=40)
+    epoch_cosine: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
+            "epochs): a rate for each epoch instead of lr_scheduler_type. epochs are num_train_epochs unless named."
+        },
+    )
+    weight_decay_on: str = field(
+        default="trainer",
+        metadata={"help": "What decays: trainer (its own rule) or matrices (no biases, norms and vectors)."},
+    )
+    no_weight_decay: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Regular expressions of parameters that do not decay; needs weight_decay_on matrices."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
+        if self.weight_decay_on not in DECAY_RULES:
+            raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")
+        if self.no_weight_decay and self.weight_decay_on != "matrices":
+            raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
+        if self.epoch_cosine is not None:
+            known = {setting.name for setting in fields(EpochCosine)}
+            if unknown := sorted(set(self.epoch_cosine) - known):
+                raise ValueError(f"--epoch_cosine has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+            self.epoch_cosine = asdict(EpochCosine(**{"epochs": self.num_train_epochs, **self.epoch_cosine}))
+
+    @property
+    def epoch_schedule(self) -> EpochCosine | None:
+        """The schedule that `epoch_cosine` tells, if it tells one."""
+        return None if self.epoch_cosine is None else EpochCosine(**self.epoch_cosine)

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, Trainer
 
 from hf_any3d.training.report import RunReport, peak_memory
+from hf_any3d.training.settings import PointTrainingArguments
 
 _ENCODER = ("name_or_path", "revision", "checksum", "tower", "layers")
 _NO_SETTINGS = {
@@ -72,15 +73,26 @@ def report_run(
             "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
             "processes": arguments.world_size,
             "learning_rate": float(arguments.learning_rate),
-            "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-            "warmup_steps": arguments.get_warmup_steps(state.max_steps),
+            **_schedule_facts(arguments, state.max_steps),
             "weight_decay": arguments.weight_decay,
+            "weight_decay_on": arguments.weight_decay_on,
+            "no_weight_decay": arguments.no_weight_decay,
+            "max_grad_norm": arguments.max_grad_norm,
             "label_smoothing": arguments.label_smoothing_factor,
             "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
             "device": arguments.device.type,
             "resumed_from": resumed_from,
         },
     )
+
+
+def _schedule_facts(arguments: PointTrainingArguments, max_steps: int) -> dict[str, Any]:
+    if arguments.epoch_cosine is not None:
+        return {"lr_scheduler": "epoch_cosine", "epoch_cosine": arguments.epoch_cosine}
+    return {
+        "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
+        "warmup_steps": arguments.get_warmup_steps(max_steps),
+    }
 
 
 def config_of(model: nn.Module) -> PreTrainedConfig:

@@ -305,8 +305,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self._warned_about_batches = True
 
 
-class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
-    """`Any2PointModel` with a classification head.
+class Any2PointWithHead(Any2PointPreTrainedModel):
+    """`Any2PointModel` as `any2point`, for a subclass to put a head on.
 
     Args:
         config: The configuration, with `num_labels` or `id2label`.
@@ -316,6 +316,13 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.any2point = Any2PointModel(config, encoder)
+
+
+class Any2PointForPointCloudClassification(Any2PointWithHead):
+    """`Any2PointModel` with a classification head."""
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
         self.classifier = ClassificationHead(len(config.pooling) * config.encoder_config.hidden_size, config)
         self.post_init()
 

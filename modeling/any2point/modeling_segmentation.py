@@ -12,9 +12,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.modeling_any2point import (
-    Any2PointModel,
     Any2PointOutput,
-    Any2PointPreTrainedModel,
+    Any2PointWithHead,
     ClassificationHead,
     HeadNorm,
 )
@@ -72,17 +71,11 @@ class PointPropagation(nn.Module):
         return torch.relu(self.norm(mixed.flatten(0, 1))).view_as(mixed)
 
 
-class Any2PointSegmenter(Any2PointPreTrainedModel):
-    """What both kinds of segmentation share: the model, propagation to every point, and a head for each point.
-
-    Args:
-        config: The configuration, with `num_labels` or `id2label`.
-        encoder: A loaded encoder to use.
-    """
+class Any2PointSegmenter(Any2PointWithHead):
+    """What both kinds of segmentation share: the model, propagation to every point, and a head for each point."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
-        super().__init__(config)
-        self.any2point = Any2PointModel(config, encoder)
+        super().__init__(config, encoder)
         self.propagation = PointPropagation(config)
         self.segmenter = ClassificationHead(config.propagation_width, config)
 

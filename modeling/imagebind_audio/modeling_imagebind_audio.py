@@ -58,6 +58,7 @@ class ImageBindAudioAttention(nn.Module):
         shape = (config.num_attention_heads, 1, self.head_dim)
         self.bias_k = nn.Parameter(torch.zeros(shape)) if config.add_bias_kv else None
         self.bias_v = nn.Parameter(torch.zeros(shape)) if config.add_bias_kv else None
+        self.attention_dropout = config.attention_dropout
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -83,7 +84,7 @@ class ImageBindAudioAttention(nn.Module):
             key,
             value,
             attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )

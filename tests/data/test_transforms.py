@@ -6,6 +6,7 @@ from hf_any3d.data.transforms import (
     TRANSFORMS,
     CenterAndScale,
     Compose,
+    FarthestSubsample,
     Jitter,
     RandomDropout,
     RandomRotation,
@@ -15,6 +16,7 @@ from hf_any3d.data.transforms import (
     Shuffle,
     build_transform,
 )
+from hf_any3d.modeling.point_ops import farthest_point_sample
 
 
 @pytest.fixture
@@ -160,6 +162,19 @@ def test_center_and_scale_gives_zero_mean_and_unit_radius(cloud):
     normalised = CenterAndScale()(cloud)[:, :3]
     np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=1e-4)
     assert np.linalg.norm(normalised, axis=1).max() == pytest.approx(1)
+
+
+def test_farthest_points_are_those_of_the_operation_in_its_order(cloud):
+    xyz = torch.from_numpy(cloud[None, :, :3])
+    for skipped in (None, 0.3):
+        index = farthest_point_sample(xyz, 40, min_squared_norm=skipped)[0].numpy()
+        np.testing.assert_array_equal(FarthestSubsample(40, skipped)(cloud), cloud[index])
+    assert len(FarthestSubsample(300)(cloud)) == 256
+
+
+def test_centring_alone_keeps_the_size(cloud):
+    moved = CenterAndScale(scale=False)(cloud + 7)
+    np.testing.assert_allclose(moved[:, :3], cloud[:, :3] - cloud[:, :3].mean(axis=0), atol=1e-5)
 
 
 def test_center_and_scale_survives_coinciding_points():

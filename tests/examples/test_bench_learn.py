@@ -1,9 +1,7 @@
 """The learning benchmark: what its arms are, and that it goes on where it stopped."""
 
 import json
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,18 +9,13 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig, BertModel
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.examples.conftest import imported_beside_others
 
 
 @pytest.fixture(scope="module")
 def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        import bench_learn
-
-        yield bench_learn
-    for name in ("bench_learn", "shapes_recipe", "pointnet"):
-        sys.modules.pop(name, None)
+    with imported_beside_others("bench_learn") as program:
+        yield program
 
 
 @pytest.fixture

@@ -1,22 +1,15 @@
 """The quickstart, on a small encoder and for a few steps: it compares, draws, saves and answers."""
 
-import sys
-
 import pytest
 from PIL import Image
 
-from tests.examples.conftest import EXAMPLES
+from tests.examples.conftest import imported_beside_others
 
 
 @pytest.fixture(scope="module")
 def quickstart():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        import quickstart
-
-        yield quickstart
-    for name in ("quickstart", "shapes_recipe", "pointnet"):
-        sys.modules.pop(name, None)
+    with imported_beside_others("quickstart") as program:
+        yield program
 
 
 @pytest.fixture

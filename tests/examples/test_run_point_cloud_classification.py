@@ -12,25 +12,15 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
+from typer.testing import CliRunner
 
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
+from hf_any3d.cli import app
 from hf_any3d.training.report import RunReport
-from tests.examples.conftest import load_program
+from tests.examples.conftest import SMALL, load_program, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
-SMALL = {
-    "num_tokens": 8,
-    "tokenizer_neighbors": 4,
-    "num_points": 64,
-    "max_train_samples": 32,
-    "max_eval_samples": 16,
-    "per_device_train_batch_size": 8,
-    "num_train_epochs": 1,
-    "learning_rate": 0.01,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "seed": 3,
-}
+FEW = {**SMALL, "max_train_samples": 32, "max_eval_samples": 16}
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +36,10 @@ def run(script, tiny_encoder, tmp_path):
         settings = {
             "encoder_name_or_path": tiny_encoder,
             "output_dir": str(tmp_path / output_dir),
-            **SMALL,
+            **FEW,
             **settings,
         }
-        words = []
-        for name, value in settings.items():
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
-        return script.main(words)
+        return script.main(words_of(settings))
 
     return start
 
@@ -111,7 +97,7 @@ def test_what_is_pushed_is_small_and_opens_by_every_door_with_equal_logits(hub, 
 
 def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
     report = run(num_train_epochs=3, augment=["scale"])
-    rows = load_point_dataset("shapes", split="test").select(range(SMALL["max_eval_samples"]))
+    rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
     answers = pipeline("point-cloud-classification", model=str(tmp_path / "run"))(rows["points"], batch_size=5)
     names = rows.features["label"].names
     right = [names[label] == answer[0]["label"] for label, answer in zip(rows["label"], answers, strict=True)]
@@ -223,7 +209,7 @@ def test_folder_of_clouds_trains_with_the_folders_names_as_classes(run, tmp_path
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_path, form):
-    settings = {**SMALL, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
+    settings = {**FEW, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
     expected = run("words", **{k: v for k, v in settings.items() if k != "encoder_name_or_path"})
     settings["output_dir"] = str(tmp_path / "file")
     path = tmp_path / f"recipe.{form}"
@@ -245,8 +231,48 @@ def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_p
         ({"resume_from_checkpoint": "elsewhere"}, FileNotFoundError, "elsewhere: no such checkpoint"),
         ({"dataset_name": "shape"}, ValueError, "unknown dataset 'shape'"),
         ({"augment": ["twist"]}, ValueError, "unknown transform 'twist'"),
+        ({"processor_config": {"num_points": 3}}, ValueError, "expected it as --num_points"),
+        ({"few_shot": {"way": 3}}, ValueError, "--few_shot: 'fold' is missing or unknown"),
+        ({"voting": -1}, ValueError, "--voting -1"),
+        ({"select_on_test": True}, ValueError, "--select_on_test beside a validation split"),
     ],
 )
 def test_wrong_arguments_are_named(run, settings, error, text):
     with pytest.raises(error, match=text):
         run(**settings)
+
+
+def test_votes_stand_apart_from_plain_figures_and_are_found_again_by_evaluate(run, tmp_path):
+    chain = ["scale:low=0.5,high=2,per_axis=True"]
+    report = run(voting=3, vote_augment=chain)
+    assert set(report.metrics) == {"validation", "test", "test_voting"}
+    assert report.metrics["test"] != report.metrics["test_voting"]
+    assert set(report.class_accuracy["test_voting"]) == set(report.class_accuracy["test"])
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert "| test_voting | " in text and "| votes | 3 |" in text and "per_axis=True" in text
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert {result.dataset_split for result in card.data.eval_results} == {"validation", "test"}
+
+    words = ["evaluate", str(tmp_path / "run"), "--dataset", "shapes", "--max-samples", "16", "--cpu", "--json"]
+    words += ["--voting", "3", "--vote-augment", *chain, "--seed", "3"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["metrics"].keys() == {"test", "test_voting"}
+    for split, metrics in found["metrics"].items():
+        assert metrics == pytest.approx(report.metrics[split], rel=1e-4), split
+        assert found["class_accuracy"][split] == pytest.approx(report.class_accuracy[split])
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("dataset_name: shapes\nlearning_rate: 1.0\n")
+    words = ["evaluate", str(tmp_path / "run"), "--recipe", str(recipe), "--max-samples", "16", "--cpu"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0 and "test_voting" not in result.stdout
+    assert f"accuracy {100 * report.metrics['test']['accuracy']:.2f} %" in result.stdout
+
+
+def test_weights_may_be_chosen_on_the_test_split_but_the_card_says_so(run, tmp_path):
+    report = run(validation_fraction=0, select_on_test=True, num_train_epochs=2)
+    assert report.data["validation"] == "the test split itself" and set(report.metrics) == {"test"}
+    assert report.selection["value"] == pytest.approx(report.metrics["test"]["accuracy"])
+    assert "on the test split itself" in (tmp_path / "run" / "README.md").read_text()

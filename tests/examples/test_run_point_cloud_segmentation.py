@@ -1,6 +1,5 @@
 """The segmentation program from its arguments to what others download, for scenes and for parts."""
 
-import json
 import re
 from pathlib import Path
 
@@ -15,20 +14,9 @@ from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, lo
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.training.report import RunReport
 from hf_any3d.training.segmentation_metrics import MeanIoU, PartIoU
-from tests.examples.conftest import load_program
+from tests.examples.conftest import SMALL, load_program, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
-SMALL = {
-    "num_tokens": 8,
-    "tokenizer_neighbors": 4,
-    "num_points": 64,
-    "per_device_train_batch_size": 8,
-    "num_train_epochs": 1,
-    "learning_rate": 0.01,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "seed": 3,
-}
 DATA = {
     "rooms": {"train_rooms": 2, "validation_rooms": 1, "test_rooms": 2, "num_points": 512},
     "parts": {"train_objects": 12, "validation_objects": 6, "test_objects": 8, "num_points": 128},
@@ -56,11 +44,7 @@ def run(script, tiny_encoder, tmp_path):
             **OWN[name],
             **settings,
         }
-        words = []
-        for key, value in settings.items():
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
-        return script.main(words)
+        return script.main(words_of(settings))
 
     return start
 

@@ -42,6 +42,25 @@ def test_json_file_gives_what_it_holds(tmp_path):
     assert parse_arguments((Model, Training), [str(path)]) == (Model("a"), Training(steps=3, augment=["scale"]))
 
 
+def test_words_behind_a_file_win_over_it_and_mappings_are_merged(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\nsettings: {x: 1, inner: {y: 2, z: 3}}\nrate: 0.5\nsteps: 7\naugment: [scale, jitter]\n")
+    words = ["--settings", '{"inner": {"z": 4}, "w": 5}', "--rate", "0.25", "--augment", "shift"]
+    model, training = parse_arguments((Model, Training), [str(path), *words])
+    assert model == Model("a", settings={"x": 1, "inner": {"y": 2, "z": 4}, "w": 5})
+    assert training == Training(0.25, 7, ["shift"])
+
+
+def test_wrong_words_behind_a_file_are_refused(tmp_path, capsys):
+    path = tmp_path / "a.yaml"
+    path.write_text("settings: {x: 1}\n")
+    with pytest.raises(SystemExit):
+        parse_arguments((Model, Training), [str(path), "--nmae", "a"])
+    assert "--nmae" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--settings 3; expected a JSON object"):
+        parse_arguments((Model, Training), [str(path), "--settings", "3"])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [

@@ -57,6 +57,35 @@ def test_other_points_of_larger_clouds_are_seen_in_each_epoch(dataset):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_transforms_of_whole_clouds_stand_in_for_the_processor(dataset):
+    chain = ["scale:low=2,high=2", "center:scale=False", "farthest:num_points=40", "subsample:num_points=32"]
+    processor = PointCloudProcessor(num_points=32, features=("xyz", "normals"))
+    rows = training_rows(dataset, processor, chain, seed=1, whole=True)
+    stored = dataset.with_format("numpy")[3]
+    expected = 2 * stored["points"]
+    expected = expected - expected.mean(axis=0)
+    points = rows[3]["points"]
+    assert points.shape == (32, 6) and points.dtype == np.float32
+    distance = np.abs(points[:, None, :3] - expected[None]).max(-1).min(1)  # (32,)
+    assert distance.max() < 1e-5
+    np.testing.assert_array_equal(points[:, 3:], stored["normals"][:32])
+    np.testing.assert_array_equal(rows.__getitems__([1, 3])[1]["points"], points)
+    rows.epoch = 1
+    assert not np.allclose(rows[3]["points"], points)
+
+
+def test_whole_clouds_that_do_not_fit_are_refused(dataset):
+    processor = PointCloudProcessor(num_points=32)
+    rows = training_rows(dataset, processor, ["shuffle"], whole=True)
+    with pytest.raises(ValueError, match="gave 50 points, the model takes 32; .* subsample:num_points=32"):
+        rows[0]
+    with pytest.raises(ValueError, match="whole clouds without a transform"):
+        training_rows(dataset, processor, whole=True)
+    colours = PointCloudProcessor(num_points=32, features=("xyz", "rgb"))
+    with pytest.raises(ValueError, match="no colors, which features xyz, rgb ask for"):
+        training_rows(dataset, colours, ["subsample:num_points=32"], whole=True)[0]
+
+
 @pytest.mark.parametrize("axis", ["y", "z"])
 def test_rotations_turn_about_the_up_axis_and_take_normals_along(dataset, axis):
     processor = PointCloudProcessor(num_points=50, features=["xyz", "normals"], up_axis=axis)

@@ -1,0 +1,91 @@
+"""Many runs of one program over the folds of a few-shot benchmark, and their mean."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hf_any3d.training.report import RunReport
+
+SUMMARY = "few_shot.json"
+_WORDS = "arguments.json"
+
+
+def run_folds(
+    run: Callable[[list[str]], RunReport],
+    words: Sequence[str],
+    output_dir: str | os.PathLike,
+    folds: int,
+    fold_words: Callable[[int], list[str]],
+) -> dict[str, Any]:
+    """Run a program once for each fold, and gather what comes out.
+
+    Folds that are complete are not run again: an interrupted series goes on where it stopped, the fold it was in from
+    its last checkpoint.
+
+    Args:
+        run: A training program; takes the words of its command line and writes metrics.json into --output_dir.
+        words: Arguments of all folds.
+        output_dir: Gets a folder for each fold, and the summary as few_shot.json.
+        folds: How many.
+        fold_words: The arguments that say which fold it is.
+
+    Returns:
+        `folds`, the metrics of each split for each fold, and `summary`: for each split and metric, `mean` and `std`
+        over the folds (std with n - 1, 0 for a single fold).
+
+    Raises:
+        ValueError: No fold asked for, or a folder with a fold of other arguments.
+    """
+    if folds < 1:
+        raise ValueError(f"folds is {folds}; expected at least 1")
+    root = Path(output_dir)
+    reports = []
+    for fold in tqdm(range(folds), desc="folds", unit="fold"):
+        folder = root / f"fold_{fold}"
+        own = [*words, *fold_words(fold)]
+        _claim(folder, own)
+        if not (folder / "metrics.json").is_file():
+            run([*own, "--output_dir", str(folder)])
+        reports.append(RunReport.load(folder / "metrics.json"))
+    result = {"arguments": list(words), **summarize([report.metrics for report in reports])}
+    _write(root / SUMMARY, result)
+    return result
+
+
+def summarize(metrics: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Mean and standard deviation over runs, split by split and metric by metric; see `run_folds`."""
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for split, first in metrics[0].items():
+        for name in first:
+            values = np.array([run[split][name] for run in metrics])
+            std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            summary.setdefault(split, {})[name] = {"mean": float(values.mean()), "std": std}
+    return {"folds": list(metrics), "summary": summary}
+
+
+def _claim(folder: Path, words: list[str]) -> None:
+    """Note what a fold is run with, and refuse a folder of another run."""
+    path = folder / _WORDS
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there != words:
+            raise ValueError(
+                f"{folder}: was run with {' '.join(there)}, now it is {' '.join(words)}; expected the same or "
+                "another --output_dir"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, words)
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

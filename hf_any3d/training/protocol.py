@@ -1,0 +1,120 @@
+"""How a benchmark of classification is read, drawn and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from hf_any3d.data.few_shot import draw_fold
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.rows import ProcessedDataset, training_rows
+from hf_any3d.training.settings import DataArguments
+
+TEST_CHOOSES = "the test split itself"
+_FROM_DATA = ("num_points", "features", "up_axis")
+
+
+@dataclass
+class ProtocolArguments:
+    """How clouds are brought to form, which of them are drawn, and how the model is judged."""
+
+    processor_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "JSON object with further settings of the processor, such as sampling, scale and extent."},
+    )
+    augment_whole: bool = field(
+        default=False,
+        metadata={"help": "The transforms take whole clouds, as they are stored, and bring them to num_points."},
+    )
+    few_shot: dict | str | None = field(
+        default=None,
+        metadata={"help": "JSON object with way, shot and fold: draw few rows of few classes, by a seed."},
+    )
+    select_on_test: bool = field(
+        default=False,
+        metadata={"help": "Choose the weights by the test split, as many published figures were; the card says so."},
+    )
+    voting: int = field(
+        default=0,
+        metadata={"help": "Also judge the test split by the mean logits of so many augmented copies of each cloud."},
+    )
+    vote_augment: list[str] | None = field(
+        default=None, metadata={"help": "Transforms of the clouds that vote; those of training when left out."}
+    )
+
+    def __post_init__(self):
+        self.processor_config = json_mapping(self.processor_config, "processor_config")
+        self.few_shot = json_mapping(self.few_shot, "few_shot")
+        if own := sorted(set(self.processor_config) & set(_FROM_DATA)):
+            raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
+        known = set(signature(draw_fold).parameters) - {"splits"}
+        if self.few_shot and (
+            wrong := sorted({"way", "shot", "fold"} - set(self.few_shot) or set(self.few_shot) - known)
+        ):
+            raise ValueError(
+                f"--few_shot: {wrong[0]!r} is missing or unknown; expected way, shot, fold and perhaps seed"
+            )
+        if self.voting < 0:
+            raise ValueError(f"--voting {self.voting}; expected 0 or more")
+
+
+def build_processor(data: DataArguments, protocol: ProtocolArguments) -> PointCloudProcessor:
+    """The processor that is saved with the model."""
+    return PointCloudProcessor(**{name: getattr(data, name) for name in _FROM_DATA}, **protocol.processor_config)
+
+
+def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments) -> tuple[DatasetDict, str]:
+    """Draw the rows of a few-shot fold, and let the test split choose where that is wanted.
+
+    Args:
+        splits: What `load_splits` gave.
+        origin: Where the split to choose by comes from, in words.
+        protocol: The run's.
+
+    Returns:
+        Splits and words anew.
+
+    Raises:
+        ValueError: A protocol that the splits do not fit.
+    """
+    if "validation" in splits and (protocol.few_shot or protocol.select_on_test):
+        asked = "few_shot" if protocol.few_shot else "select_on_test"
+        raise ValueError(f"--{asked} beside a validation split ({origin}); expected --validation_fraction 0")
+    if protocol.few_shot:
+        splits = draw_fold(splits, **protocol.few_shot)
+    if protocol.select_on_test:
+        if "test" not in splits:
+            raise ValueError(f"--select_on_test: there is no test split but {', '.join(splits)}")
+        splits, origin = DatasetDict(**splits, validation=splits["test"]), TEST_CHOOSES
+    return splits, origin
+
+
+def learning_rows(
+    dataset: Dataset, processor: PointCloudProcessor, data: DataArguments, protocol: ProtocolArguments, seed: int
+) -> ProcessedDataset:
+    """Rows to train on."""
+    return training_rows(dataset, processor, data.augment, seed=seed, whole=protocol.augment_whole)
+
+
+def voting_rows(
+    dataset: Dataset, processor: PointCloudProcessor, data: DataArguments, protocol: ProtocolArguments, seed: int
+) -> ProcessedDataset:
+    """Rows that vote: other points and another augmentation in each of their epochs."""
+    augment = data.augment if protocol.vote_augment is None else protocol.vote_augment
+    return training_rows(dataset, processor, augment, seed=seed, whole=protocol.augment_whole)
+
+
+def protocol_facts(protocol: ProtocolArguments) -> dict[str, Any]:
+    """What a report tells of the protocol; only what was set."""
+    votes = {"votes": protocol.voting, "augmentation_of_votes": protocol.vote_augment} if protocol.voting else {}
+    facts = {
+        "processor": protocol.processor_config,
+        "augmentation_of_whole_clouds": protocol.augment_whole,
+        "few_shot": protocol.few_shot,
+        **votes,
+    }
+    return {name: fact for name, fact in facts.items() if fact}

@@ -1,0 +1,64 @@
+"""Learning rates that change with the epoch alone, as the released programs of the field set them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class EpochCosine:
+    """A linear warm-up and a cosine over whole epochs; all steps of an epoch have one learning rate.
+
+    The cosine's clock runs during the warm-up, so behind it the rate does not start from its peak, and the last epoch
+    ends a little above the floor. `cosine_with_min_lr` of transformers differs in all of that: it changes with each
+    step, warms up from zero and begins its cosine behind the warm-up.
+
+    Args:
+        epochs: Epochs until the cosine reaches its floor.
+        warmup_epochs: Epochs of warm-up.
+        warmup_lr: Learning rate that the warm-up starts from.
+        min_lr: The cosine's floor.
+        repeat_first: Further epochs with the rate of the first one, before the clock starts. Programs that count
+            epochs from 0 and set the rate behind each of them train epochs 0 and 1 alike.
+
+    Source: the schedule of Any2Point, ACT and Point-BERT, which is timm's `CosineLRScheduler` stepped once an epoch.
+    """
+
+    epochs: float
+    warmup_epochs: float = 10
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
+    repeat_first: int = 0
+
+    def __post_init__(self):
+        if not self.epochs > 0:
+            raise ValueError(f"epochs is {self.epochs!r}; expected more than 0")
+        for name in ("warmup_epochs", "warmup_lr", "min_lr", "repeat_first"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+
+    def rate(self, epoch: int, peak: float) -> float:
+        """Learning rate of an epoch, counted from 0, when the cosine starts from `peak`."""
+        clock = max(0, epoch - self.repeat_first)
+        if clock < self.warmup_epochs:
+            return self.warmup_lr + clock * (peak - self.warmup_lr) / self.warmup_epochs
+        clock = min(clock, self.epochs)
+        return self.min_lr + 0.5 * (peak - self.min_lr) * (1 + math.cos(math.pi * clock / self.epochs))
+
+    def scheduler(self, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
+        """The schedule for an optimiser that takes `steps_per_epoch` steps in an epoch.
+
+        Raises:
+            ValueError: Fewer than one step, or a peak that is not positive.
+        """
+        if steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch is {steps_per_epoch}; expected at least 1")
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        if min(peaks) <= 0:
+            raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
+        factors = [lambda step, peak=peak: self.rate(step // steps_per_epoch, peak) / peak for peak in peaks]
+        return LambdaLR(optimizer, factors)

@@ -1,0 +1,62 @@
+"""The stock Trainer with an optimisation that its arguments cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
+
+from hf_any3d.training.settings import PointTrainingArguments
+from hf_any3d.training.weight_decay import decaying_parameters
+
+
+class PointTrainer(Trainer):
+    """A Trainer that knows `epoch_cosine` and `weight_decay_on` of `PointTrainingArguments`.
+
+    It also judges all rows: the stock Trainer leaves the rows of an incomplete last batch out of evaluation too when
+    `dataloader_drop_last` is set for training.
+    """
+
+    args: PointTrainingArguments
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that decay."""
+        if self.args.weight_decay_on == "matrices":
+            return decaying_parameters(model, self.args.no_weight_decay)
+        return super().get_decay_parameter_names(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the learning rate."""
+        schedule = self.args.epoch_schedule
+        if self.lr_scheduler is not None or schedule is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
+        self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer, max(1, steps))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Batches to choose by, with the incomplete last one."""
+        with self._keeping_all_rows():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Batches to judge by, with the incomplete last one."""
+        with self._keeping_all_rows():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_all_rows(self) -> Iterator[None]:
+        asked = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = asked

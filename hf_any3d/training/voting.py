@@ -1,0 +1,75 @@
+"""Judging a classifier by votes: the mean logits of augmented copies of each cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, Trainer
+
+from hf_any3d.training.judging import Judgement, accuracy_by_class
+from hf_any3d.training.metrics import compute_classification_metrics
+from hf_any3d.training.rows import ProcessedDataset
+
+SUFFIX = "_voting"
+
+
+def vote_logits(trainer: Trainer, rows: ProcessedDataset, votes: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean logits over copies of each cloud.
+
+    Args:
+        trainer: Holds the model.
+        rows: Rows that differ from epoch to epoch, as training rows do; vote `i` is what they are in epoch `i`, so
+            that votes follow from the rows' seed alone.
+        votes: How many copies, at least 1.
+
+    Returns:
+        Logits (rows, classes) float64, and labels (rows,) or None.
+
+    Raises:
+        ValueError: Fewer than one vote.
+    """
+    if votes < 1:
+        raise ValueError(f"votes is {votes}; expected at least 1")
+    total, labels, before = 0, None, rows.epoch
+    quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+    for rows.epoch in tqdm(range(votes), desc="votes", unit="vote", disable=quiet):
+        output = trainer.predict(rows, metric_key_prefix="vote")
+        total, labels = total + output.predictions.astype(np.float64), output.label_ids
+    rows.epoch = before
+    return total / votes, labels
+
+
+def judge_by_voting(
+    trainer: Trainer, splits: Mapping[str, ProcessedDataset], classes: Sequence[str], votes: int
+) -> Judgement:
+    """Judge the trainer's model on splits by votes, and print what comes out.
+
+    What comes out stands under `{split}_voting`, never beside the figures of one look at each cloud.
+
+    Args:
+        trainer: Holds the model.
+        splits: Rows of each split, see `vote_logits`; a split without labels is passed over.
+        classes: Names of the classes.
+        votes: How many copies of each cloud.
+
+    Returns:
+        As `judge_splits`; the loss is that of the mean logits.
+
+    Source: Any2Point's programs hold it and do not use it; Point-BERT, Point-MAE and ACT report it beside plain
+    figures (10 votes).
+    """
+    metrics, by_class = {}, {}
+    for split, rows in splits.items():
+        logits, labels = vote_logits(trainer, rows, votes)
+        if labels is None:
+            continue
+        name = f"{split}{SUFFIX}"
+        found = compute_classification_metrics(EvalPrediction(logits, labels))
+        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+        metrics[name] = {**found, "loss": float(loss)}
+        by_class[name] = accuracy_by_class(logits, labels, classes)
+        trainer.log_metrics(name, {f"{name}_{key}": value for key, value in metrics[name].items()})
+    return metrics, by_class

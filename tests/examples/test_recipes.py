@@ -1,0 +1,254 @@
+"""The recipes: what they set, against the published values, and that each of them runs."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from peft import get_peft_model
+from transformers import AutoConfig
+
+from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.data import catalog
+from hf_any3d.data.transforms import build_transform
+from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.protocol import ProtocolArguments
+from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.tuners import GuidedAdapterConfig
+from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.tiny_encoders import saved_encoder
+
+FOLDER = EXAMPLES / "recipes"
+RECIPES = sorted(p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("any2point_*.yaml"))
+KINDS = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
+ENCODERS = {"clip": "clip_text_model", "dinov2": "dinov2", "imagebind": "imagebind_audio"}
+# Arguments of the six released programs: neighbours, direction or distance, cell, voxel, share of the aggregation,
+# share and width of the bottleneck, pooling.
+PUBLISHED = {
+    ("clip", "scan"): (81, [-1, 0, 1], 2, 0.08, 0.3, 0.3, 16, "mean"),
+    ("clip", "modelnet"): (64, [1, -1, 0], 2, 0.16, 0.5, 0.3, 16, "mean"),
+    ("dinov2", "scan"): (64, 1.8, 26, 0.16, 0.7, 0.3, 8, "mean"),
+    ("dinov2", "modelnet"): (81, 1.4, 26, 0.16, 0.1, 1.0, 8, "max_mean"),
+    ("imagebind", "scan"): (64, 1.4, 16, 0.16, 0.5, 0.3, 12, "mean"),
+    ("imagebind", "modelnet"): (81, 1.4, 16, 0.16, 0.1, 1.0, 8, "max_mean"),
+}
+
+
+def parsed(recipe: str, *words: str):
+    return parse_arguments(KINDS, [str(FOLDER / f"{recipe}.yaml"), *words])
+
+
+def kind_of(recipe: str) -> tuple[str, str]:
+    """Encoder and data set of a recipe, by its name."""
+    parts = Path(recipe).name.split("_")
+    return parts[1], "scan" if parts[2] == "scanobjectnn" else "modelnet"
+
+
+def test_every_run_that_was_published_has_a_recipe():
+    names = {
+        f"any2point_{encoder}_{data}"
+        for encoder in ENCODERS
+        for data in (
+            "scanobjectnn_pb_t50_rs",
+            "scanobjectnn_obj_bg",
+            "scanobjectnn_obj_only",
+            "modelnet40",
+            "modelnet40_fewshot",
+        )
+    }
+    released = {
+        f"released/any2point_{encoder}_{data}" for encoder in ENCODERS for data in ("scanobjectnn", "modelnet40")
+    }
+    assert set(RECIPES) == names | released
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_has_the_published_values_of_its_program(recipe):
+    model, data, protocol, adapter, training = parsed(recipe)
+    encoder, benchmark = kind_of(recipe)
+    neighbours, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, benchmark]
+    settings = Any2PointConfig(**model.model_config)
+    assert (settings.num_tokens, settings.tokenizer_neighbors, settings.num_views) == (128, neighbours, 6)
+    assert (settings.line_direction if encoder == "clip" else settings.plane_distance) == place
+    assert settings.head_widths == [256, 256] and settings.head_dropout == 0.5
+    assert settings.head_bias is (benchmark == "modelnet")
+    assert model.encoder_attention_dropout == (0.1 if encoder != "clip" and benchmark == "scan" else 0)
+    guided = GuidedAdapterConfig(**adapter.peft_config)
+    assert (guided.r, guided.cell_size, guided.voxel_size, guided.pooling) == (width, cell, voxel, pooling)
+    assert (guided.aggregation_scale, guided.bottleneck_scale) == (aggregation, bottleneck)
+    assert (guided.attention_width, guided.attention_heads, guided.bottleneck_dropout) == (12, 6, 0.1)
+
+    assert data.num_points == 1024 and data.validation_fraction == 0 and protocol.voting == 0
+    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (5e-4, 0.05, 10)
+    assert (training.adam_beta1, training.adam_beta2, training.label_smoothing_factor) == (0.9, 0.999, 0)
+    assert (training.per_device_train_batch_size, training.per_device_eval_batch_size) == (32, 64)
+    assert training.dataloader_drop_last and training.weight_decay_on == "matrices"
+    modelnet, few = benchmark == "modelnet", recipe.endswith("fewshot")
+    epochs = 150 if few else 300
+    assert training.num_train_epochs == epochs + modelnet
+    schedule = training.epoch_schedule
+    assert (schedule.epochs, schedule.warmup_epochs, schedule.repeat_first) == (epochs, 10, modelnet)
+    assert (schedule.warmup_lr, schedule.min_lr) == (1e-6, 1e-6)
+    assert bool(training.no_weight_decay) is modelnet
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" in recipe])
+def test_released_recipe_is_the_variant_that_converted_checkpoints_have(recipe):
+    encoder, benchmark = kind_of(recipe)
+    variant = VARIANTS[f"{encoder}-{benchmark}"]
+    model, _, protocol, adapter, _ = parsed(recipe)
+    expected = {name: value for name, value in variant.model.items() if name != "id2label"}
+    ours = {name: tuple(v) if isinstance(v, list) else v for name, v in model.model_config.items()}
+    assert {name: ours.get(name, getattr(Any2PointConfig(), name)) for name in expected} == expected
+    assert {name: adapter.peft_config.get(name) for name in variant.adapter} == variant.adapter
+    assert protocol.select_on_test and (model.tower, model.encoder_name_or_path) in (
+        (variant.encoder_tower, variant.encoder_name),
+        (None, "outputs/imagebind_audio"),
+    )
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" not in recipe])
+def test_other_recipes_have_no_accident(recipe):
+    model, _, protocol, *_ = parsed(recipe)
+    config = Any2PointConfig(**model.model_config)
+    sound = Any2PointConfig()
+    assert config.batch_dependent_flags == [] and not protocol.select_on_test
+    for flag in ("line_mapping", "plane_mapping", "transposed_plane_positions", "swapped_plane_shape", "offset_eps"):
+        assert getattr(config, flag) == getattr(sound, flag)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "without_head", "head"),
+    [
+        ("any2point_clip_scanobjectnn_pb_t50_rs", 948_312, 463_631),
+        ("any2point_dinov2_scanobjectnn_pb_t50_rs", 800_760, 463_631),
+        ("any2point_imagebind_scanobjectnn_pb_t50_rs", 874_536, 463_631),
+        ("any2point_clip_modelnet40", 948_312, 470_568),
+        ("any2point_dinov2_modelnet40", 800_760, 470_568),
+        ("any2point_imagebind_modelnet40", 800_760, 470_568),
+    ],
+)
+def test_recipe_trains_as_many_parameters_as_its_program(recipe, without_head, head):
+    encoder, benchmark = kind_of(recipe)
+    variant = VARIANTS[f"{encoder}-{benchmark}"]
+    settings, _, _, adapter, _ = parsed(recipe)
+    # In true size, with shapes but no numbers.
+    with torch.device("meta"):
+        encoder_config = AutoConfig.for_model(**variant.encoder)
+        config = Any2PointConfig(
+            encoder_config=encoder_config, id2label=variant.model["id2label"], **settings.model_config
+        )
+        model = Any2PointForPointCloudClassification(config)
+        model = get_peft_model(model, GuidedAdapterConfig(**adapter.peft_config))
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    in_head = sum(size for name, size in sizes.items() if "classifier" in name)
+    assert (sum(sizes.values()) - in_head, in_head) == (without_head, head)
+
+
+def test_clouds_of_scanobjectnn_are_augmented_as_published():
+    _, data, protocol, *_ = parsed("any2point_clip_scanobjectnn_pb_t50_rs")
+    shuffle, scale, center, rotate, farthest, subsample = build_transform(data.augment).transforms
+    assert (scale.low, scale.high, scale.per_axis) == (0.9, 1.1, True)
+    assert center.scale is False and (rotate.axis, rotate.limit) == ("y", np.pi)
+    assert (farthest.num_points, farthest.min_squared_norm, subsample.num_points) == (1200, None, 1024)
+    assert protocol.augment_whole and protocol.processor_config == {
+        "sampling": "farthest",
+        "center": True,
+        "scale": None,
+    }
+
+
+def test_clouds_of_modelnet40_are_augmented_as_published():
+    _, data, protocol, *_ = parsed("any2point_clip_modelnet40")
+    center, shuffle, farthest, subsample, scale, shift = build_transform(data.augment).transforms
+    assert center.scale and (farthest.num_points, farthest.min_squared_norm, subsample.num_points) == (
+        1200,
+        1e-3,
+        1024,
+    )
+    assert (scale.low, scale.high, scale.per_axis, shift.limit) == (2 / 3, 3 / 2, True, 0.2)
+    assert build_transform(protocol.vote_augment).transforms == [center, farthest, subsample, scale, shift]
+    assert protocol.processor_config["extent"] == "all" and protocol.processor_config["min_squared_norm"] == 1e-3
+
+
+def made_up_clouds(rows: int, seed: int) -> Dataset:
+    """Spheres and boxes of 1300 points with normals in channels behind the coordinates."""
+    generator = np.random.default_rng(seed)
+    points = generator.standard_normal((rows, 1300, 6)).astype(np.float32)
+    points[::2, :, :3] /= np.linalg.norm(points[::2, :, :3], axis=2, keepdims=True)
+    features = Features({"points": Array2D((1300, 6), "float32"), "label": ClassLabel(names=["sphere", "cloud"])})
+    return Dataset.from_dict({"points": list(points), "label": [i % 2 for i in range(rows)]}, features=features)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch) -> list[dict]:
+    """Stands in for the benchmarks of the catalogue; tells the options that each was loaded with."""
+    asked = []
+
+    def load(data_dir=None, **options):
+        asked.append(options)
+        return DatasetDict(train=made_up_clouds(5, 0), test=made_up_clouds(5, 1))
+
+    module = ModuleType("hf_any3d.data.catalog.made_up")
+    module.load = load
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("scanobjectnn", "modelnet40", "modelnet40_fewshot"):
+        monkeypatch.setitem(catalog.CATALOG, name, "made_up")
+    return asked
+
+
+SHORT = {
+    "num_tokens": 8,
+    "tokenizer_neighbors": 4,
+    "per_device_train_batch_size": 2,
+    "num_train_epochs": 2,
+    "max_steps": 1,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "dataloader_num_workers": 0,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def program():
+    return load_program("run_point_cloud_classification")
+
+
+# Every base file once; the others differ from these in numbers and options alone.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "any2point_clip_scanobjectnn_obj_bg",
+        "any2point_imagebind_modelnet40",
+        "any2point_dinov2_modelnet40_fewshot",
+        "released/any2point_clip_modelnet40",
+        "released/any2point_dinov2_scanobjectnn",
+        "released/any2point_imagebind_scanobjectnn",
+    ],
+)
+def test_recipe_runs(program, benchmarks, tmp_path, recipe):
+    encoder, benchmark = kind_of(recipe)
+    settings = SHORT | {"encoder_name_or_path": saved_encoder(ENCODERS[encoder]), "output_dir": str(tmp_path)}
+    report = program.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
+    assert report.training["steps"] == 1 and report.training["lr_scheduler"] == "epoch_cosine"
+    assert set(report.metrics) == {"test"} and report.data["points"] == 1024
+    chosen = recipe.startswith("released")
+    text = (tmp_path / "README.md").read_text()
+    assert ("on the test split itself" in text) is chosen and bool(report.selection) is chosen
+    variant = "_".join(Path(recipe).name.split("_")[3:]) or "pb_t50_rs"
+    few = {"way": 5, "shot": 10, "fold": 0} if recipe.endswith("fewshot") else {}
+    assert benchmarks == [few if benchmark == "modelnet" else {"variant": variant}]
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "fewshot" not in recipe])
+def test_recipe_tells_its_own_command(recipe):
+    text = (FOLDER / f"{recipe}.yaml").read_text()
+    assert f"examples/recipes/{recipe}.yaml --data_dir DATA" in text
+    assert yaml.safe_load(text)["output_dir"] == f"outputs/recipes/{recipe}"

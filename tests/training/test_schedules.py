@@ -1,0 +1,92 @@
+"""The published schedule of the learning rate."""
+
+import math
+
+import pytest
+import torch
+from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
+
+from hf_any3d.training.schedules import EpochCosine
+
+PEAK, WARMUP_LR, FLOOR, EPOCHS = 5e-4, 1e-6, 1e-6, 300
+
+
+def clock_value(clock: int) -> float:
+    """The released programs' rate at a clock value, written down once more."""
+    if clock < 10:
+        return WARMUP_LR + (PEAK - WARMUP_LR) * clock / 10
+    return FLOOR + (PEAK - FLOOR) * (1 + math.cos(math.pi * clock / EPOCHS)) / 2
+
+
+def rates(schedule: EpochCosine, epochs: int, steps_per_epoch: int = 3, peak: float = PEAK) -> list[list[float]]:
+    """What an optimiser is given in each step, epoch by epoch."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    scheduler = schedule.scheduler(optimizer, steps_per_epoch)
+    seen = []
+    for _ in range(epochs):
+        seen.append([])
+        for _ in range(steps_per_epoch):
+            seen[-1].append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+    return seen
+
+
+def test_every_epoch_has_the_published_rate_of_the_programs_for_scanobjectnn():
+    for number, steps in enumerate(rates(EpochCosine(epochs=EPOCHS), EPOCHS), start=1):
+        assert steps == pytest.approx([clock_value(number - 1)] * 3, rel=1e-12), number
+
+
+def test_every_epoch_has_the_published_rate_of_the_programs_for_modelnet():
+    for number, steps in enumerate(rates(EpochCosine(epochs=EPOCHS, repeat_first=1), EPOCHS + 1)):
+        assert steps == pytest.approx([clock_value(max(0, number - 1))] * 3, rel=1e-12), number
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 1e-6), (1, 5.09e-5), (9, 4.501e-4), (10, 4.9863284e-4), (150, 2.505e-4), (299, 1.0136807e-6), (300, 1e-6)],
+)
+def test_known_values(epoch, rate):
+    assert EpochCosine(epochs=300).rate(epoch, 5e-4) == pytest.approx(rate, rel=1e-6)
+
+
+def test_a_floor_other_than_the_start_of_the_warmup():
+    schedule = EpochCosine(epochs=100, warmup_lr=1e-6, min_lr=1e-7)
+    assert schedule.rate(0, 1e-3) == 1e-6
+    assert schedule.rate(100, 1e-3) == schedule.rate(170, 1e-3) == pytest.approx(1e-7)
+
+
+def test_without_warmup_it_starts_from_its_peak():
+    assert EpochCosine(epochs=5, warmup_epochs=0).rate(0, 0.1) == pytest.approx(0.1)
+
+
+def test_parameter_groups_keep_their_own_peaks():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}], lr=0.1)
+    EpochCosine(epochs=4, warmup_epochs=0).scheduler(optimizer, 1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.5])
+
+
+def test_the_schedule_of_transformers_is_another_one():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    theirs = get_cosine_with_min_lr_schedule_with_warmup(optimizer, 10, EPOCHS, min_lr=FLOOR)
+    ours = EpochCosine(epochs=EPOCHS)
+    apart = []
+    for epoch in range(EPOCHS):
+        apart.append(abs(theirs.get_last_lr()[0] - ours.rate(epoch, PEAK)))
+        optimizer.step()
+        theirs.step()
+    assert max(apart) > 0.01 * PEAK
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"epochs": 0}, "epochs is 0; expected more than 0"),
+        ({"epochs": 3, "min_lr": -1}, "min_lr is -1; expected 0 or more"),
+        ({"epochs": 3, "repeat_first": -1}, "repeat_first is -1"),
+    ],
+)
+def test_wrong_settings_are_named(settings, text):
+    with pytest.raises(ValueError, match=text):
+        EpochCosine(**settings)

@@ -1,0 +1,140 @@
+"""Which parameters decay: the published rule, and the hook through which Trainer follows it."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import AutoConfig
+
+from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.training.settings import PointTrainingArguments
+from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.training.weight_decay import decaying_parameters
+from hf_any3d.tuners import GuidedAdapterConfig
+from tests.modeling.any2point.reference_case import FOLDER
+
+SPARED = {"scan": [], "modelnet": [r"class_token\..*token$"]}
+
+
+def model_without_memory(name: str) -> nn.Module:
+    """A released program's model in its true size, with shapes but no numbers."""
+    variant = VARIANTS[name]
+    with torch.device("meta"):
+        encoder_config = AutoConfig.for_model(**variant.encoder)
+        model = Any2PointForPointCloudClassification(Any2PointConfig(encoder_config=encoder_config, **variant.model))
+        return get_peft_model(model, GuidedAdapterConfig(**variant.adapter))
+
+
+def decayed_by_the_program(name: str) -> int:
+    """Numbers that the released program lets decay, by its rule and the shapes that it had."""
+    manifest = json.loads((FOLDER / f"any2point_{name.replace('-', '_')}.json").read_text())
+    shapes = {key: manifest["state_dict"][key][0] for key in manifest["trainable"]}
+    spared = ("cls_token",) if name.endswith("modelnet") else ()
+    return sum(
+        math.prod(shape)
+        for key, shape in shapes.items()
+        if len(shape) > 1 and not key.endswith(".bias") and key.split(".")[-1] not in spared
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_as_many_numbers_decay_as_in_the_released_program(name):
+    model = model_without_memory(name)
+    decaying = set(decaying_parameters(model, SPARED[name.split("-")[1]]))
+    ours = sum(p.numel() for key, p in model.named_parameters() if p.requires_grad and key in decaying)
+    assert ours == decayed_by_the_program(name)
+
+
+def test_norms_biases_and_vectors_do_not_decay_however_they_are_stored():
+    model = model_without_memory("dinov2-scan")
+    decaying = decaying_parameters(model)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for part in ("norm_weight", "qkv_bias", "out_bias", "view_norm", "voxel_norm", "output_norm"):
+        assert any(part in name for name in trained) and not any(part in name for name in decaying), part
+    for part in ("qkv_weight", "adapter_down.default.weight", "token", "position", "classifier"):
+        assert any(part in name for name in decaying), part
+
+
+def test_a_pattern_that_fits_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no_weight_decay 'cls_token' fits no parameter of Linear"):
+        decaying_parameters(nn.Linear(2, 2), ["cls_token"])
+
+
+class Rows(torch.utils.data.Dataset):
+    """Ten rows: three whole batches of three and one row more."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.full((4,), float(index)), "labels": torch.tensor(index % 2)}
+
+
+class Toy(nn.Module):
+    """Logits of four numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 2), nn.LayerNorm(2)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.norm(self.linear(x))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def trainer(tmp_path, **settings) -> PointTrainer:
+    settings = {"per_device_train_batch_size": 3, "per_device_eval_batch_size": 3, "num_train_epochs": 4} | settings
+    arguments = PointTrainingArguments(
+        str(tmp_path),
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **settings,
+    )
+    return PointTrainer(Toy(), arguments, train_dataset=Rows(), eval_dataset=Rows())
+
+
+def groups(trainer: PointTrainer) -> dict[float, int]:
+    """Number of parameters that each weight decay applies to."""
+    made = trainer.create_optimizer().param_groups
+    return {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in made}
+
+
+def test_trainer_makes_the_groups_that_are_asked_for(tmp_path):
+    assert groups(trainer(tmp_path, weight_decay_on="matrices", weight_decay=0.05)) == {0.05: 8, 0.0: 6}
+    spared = trainer(tmp_path, weight_decay_on="matrices", no_weight_decay=["linear"], weight_decay=0.05)
+    assert groups(spared) == {0.05: 0, 0.0: 14}
+
+
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
+def test_trainer_follows_the_schedule_by_epochs_and_judges_all_rows(tmp_path, drop_last, steps):
+    schedule = {"warmup_epochs": 1, "warmup_lr": 1e-6, "min_lr": 1e-5}
+    run = trainer(tmp_path, epoch_cosine=schedule, dataloader_drop_last=drop_last, learning_rate=0.1, logging_steps=1)
+    run.train()
+    expected = [run.args.epoch_schedule.rate(epoch, 0.1) for epoch in range(4) for _ in range(steps)]
+    told = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+    assert told == pytest.approx(expected, rel=1e-6)
+    assert run.args.epoch_schedule.epochs == 4
+    assert len(run.predict(Rows()).predictions) == 10
+    assert run.args.dataloader_drop_last is drop_last
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"weight_decay_on": "some"}, "--weight_decay_on 'some'; expected one of trainer, matrices"),
+        ({"no_weight_decay": ["token"]}, "needs --weight_decay_on matrices"),
+        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; it has epochs, min_lr"),
+        ({"epoch_cosine": '{"min_lr": -1}'}, "min_lr is -1"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, settings, text):
+    with pytest.raises(ValueError, match=text):
+        trainer(tmp_path, **settings)
