@@ -24,6 +24,7 @@ class PairAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: torch.Tensor, query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
+        """What every row gathers, `(rows, heads, channels)`."""
         score = _scores(qkv, query, key, scale)  # (pairs, heads)
         rows, heads = qkv.shape[0], qkv.shape[2]
         largest = score.new_full((rows, heads), -torch.inf)
@@ -38,6 +39,7 @@ class PairAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradient of `qkv`."""
         qkv, query, key, gathered, log_total = ctx.saved_tensors
         rows = len(qkv)
         share = _scores(qkv, query, key, ctx.scale).sub_(log_total.index_select(0, query)).exp_()

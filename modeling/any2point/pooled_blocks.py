@@ -4,6 +4,7 @@ A stage has one row for every neighbour of every centre, far more rows than ther
 that need all rows before the first can go on. Written layer by layer, each layer, norm and sum reads and writes all
 rows through main memory and keeps them for the backward pass. Here
 
+- what enters the first linear layer is a sum of few different summands, which are multiplied before they are added;
 - rows are worked on in parts that stay in the cache, between the points where a norm needs them all;
 - the statistics behind a linear layer follow from the mean and the covariance of what enters it, so that its norm
   becomes part of its weights and the sum with the residual part of its product;
@@ -136,18 +137,14 @@ def pooled_blocks(
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     parts = hoods.parts()
     taps = [hoods.taps(part) for part in parts]
-    blocks = Block.unpack(weights, eps)
-    kept: list[Kept] = []
-    sums = map(hoods.rows, parts, taps)  # rows are made where they are needed, and not twice where they are not kept
-    for block in blocks:
-        if kept:
-            inputs = [part.add_(shift).relu_() for part in sums]
-            kept.append(_first_half(hoods, block, [rows @ block.reduce.T for rows in inputs], inputs))
-            entering: Iterator[torch.Tensor] = map(torch.clone, inputs)
-        else:
-            kept.append(_first_half(hoods, block, hoods.reduced_rows(block.reduce, taps), []))
-            entering = sums
-        sums, shift = _second_half(block, kept[-1], entering)
+    first, *others = Block.unpack(weights, eps)
+    kept = [_first_half(hoods, first, hoods.reduced_rows(first.reduce, taps), [])]
+    # The first block's rows are made only here, one part at a time, and used up.
+    sums, shift = _second_half(first, kept[0], map(hoods.rows, parts, taps))
+    for block in others:
+        inputs = [part.add_(shift).relu_() for part in sums]
+        kept.append(_first_half(hoods, block, [rows @ block.reduce.T for rows in inputs], inputs))
+        sums, shift = _second_half(block, kept[-1], map(torch.clone, inputs))
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
@@ -166,9 +163,7 @@ def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return largest, (k - first).long().clamp_(0, k - 1)  # undefined rows have no winner
 
 
-def _first_half(
-    hoods: Neighborhoods, block: Block, reduced: list[torch.Tensor], inputs: list[torch.Tensor]
-) -> Kept:
+def _first_half(hoods: Neighborhoods, block: Block, reduced: list[torch.Tensor], inputs: list[torch.Tensor]) -> Kept:
     """Find the statistics of both norms from the rows behind the first linear layer."""
     dtype = block.reduce.dtype
     total = torch.zeros(len(block.reduce), dtype=torch.float64, device=block.reduce.device)

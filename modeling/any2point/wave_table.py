@@ -52,7 +52,7 @@ class WaveTable:
     """A table of `sin(f x)` and `cos(f x)` that holds all of the given numbers.
 
     Args:
-        numbers: The numbers x, of any shape. Where there are fewer than the table would have nodes, they are the nodes.
+        numbers: The numbers x, of any shape. If they are fewer than the table would have nodes, they are the nodes.
         frequencies: `(count,)`, the frequencies f, the highest one first.
         dtype: Of the waves; float32 or float64.
 
@@ -75,7 +75,7 @@ class WaveTable:
         self.waves = torch.cat([phase.sin(), phase.cos()], dim=-1).to(dtype)
 
     def taps(self, numbers: torch.Tensor, start: int) -> Taps:
-        """How to read the waves at `numbers` `(rows,)`, which begin at place `start` of all numbers: `(rows, taps)`."""
+        """How to read the waves at `numbers` `(rows,)`, those from place `start` on of all numbers."""
         if self.exact:
             index = torch.arange(start, start + len(numbers), device=numbers.device).unsqueeze(-1)
             return Taps(index.int(), torch.ones_like(index, dtype=self.waves.dtype))
