@@ -11,6 +11,7 @@ import typer
 
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.evaluate import evaluate
+from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(evaluate)
 app.command()(info)
+app.command()(export)
 app.add_typer(convert, name="convert")
 
 

@@ -29,6 +29,7 @@ from hf_any3d.modeling.encoders import (
     TokenPlaces,
     bidirectional_inputs,
     convolve_on_line,
+    encoder_loading,
     encoder_settings,
     find_family,
     hidden_of,
@@ -126,6 +127,8 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
         num_layers: int | None = None,
         dtype: torch.dtype | None = None,
         attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
         **config_kwargs: Any,
     ) -> Any2PointPreTrainedModel:
         """Wrap a pretrained text, vision or audio encoder: it stays frozen, all around it starts untrained.
@@ -139,6 +142,9 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
             num_layers: Use only the first layers of the encoder.
             dtype: Precision of the encoder's weights, float32 by default; all that trains is float32.
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
+            device_map: The device of the whole model: "cuda:1", "auto" for the fastest one …
+            quantization_config: How the frozen encoder's weights are kept, such as `BitsAndBytesConfig(…)` in 8 or 4
+                bits; all that trains is float32.
             **config_kwargs: Anything of `Any2PointConfig`, `num_labels`, `id2label`, …
 
         Raises:
@@ -150,7 +156,11 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             config = Any2PointConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
-        return cls(config, encoder=load_encoder(config, dtype)).eval()
+        elif attn_implementation is not None:
+            config.encoder_config._attn_implementation = attn_implementation
+        encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        model = cls(config, encoder=encoder).eval()
+        return model if device_map is None else model.to(encoder.device)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -252,9 +262,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token and position in front, `(batch, 1 + tokens, hidden)` each."""
-        front = self.class_token.token.expand(len(tokens), 1, -1)
+        front = self.class_token.token.expand(tokens.shape[0], 1, -1)
         hidden_states = torch.cat([front, tokens], dim=1)
-        front = self.class_token.position.expand(len(tokens), 1, -1)
+        front = self.class_token.position.expand(tokens.shape[0], 1, -1)
         return hidden_states, torch.cat([front, embedding.to(tokens.dtype)], dim=1)
 
     def _run_layers(

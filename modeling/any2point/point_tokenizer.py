@@ -54,7 +54,7 @@ class PointTokenizer(Tokenizer):
             features = stage(xyz, features, centers, centers_index)
             xyz = centers
             count //= 2
-            centers_index = torch.arange(count, device=xyz.device).expand(len(xyz), -1)
+            centers_index = torch.arange(count, device=xyz.device).expand(xyz.shape[0], -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
         return PointTokens(tokens, xyz, index[:, : config.num_tokens])
 
@@ -73,7 +73,8 @@ class TokenizerStage(nn.Module):
     ) -> torch.Tensor:
         """Map `(batch, points, width / 2)` features of a level to `(batch, centers, width)` of the next."""
         config = self.config
-        k = min(config.tokenizer_neighbors, xyz.shape[1])
+        # Not min(…), which an exporter keeps as a size that it does not know.
+        k = config.tokenizer_neighbors if xyz.shape[1] >= config.tokenizer_neighbors else xyz.shape[1]
         neighbors = knn(centers, xyz, k)  # (batch, centers, k)
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
         offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)

@@ -11,6 +11,7 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
     open_encoder,
 )
 from hf_any3d.modeling.encoders.line_convolution import convolve_on_line
+from hf_any3d.modeling.encoders.placing import encoder_loading
 from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
@@ -39,6 +40,7 @@ __all__ = [
     "composite_checkpoints",
     "convolve_on_line",
     "encoder_families",
+    "encoder_loading",
     "encoder_settings",
     "find_family",
     "freeze",

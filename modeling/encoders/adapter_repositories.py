@@ -17,6 +17,7 @@ from transformers.utils import (
 )
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, load_encoder
+from hf_any3d.modeling.encoders.placing import encoder_loading
 from hf_any3d.modeling.encoders.stored_encoder import load_stored_encoder, save_stored_encoder
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -44,10 +45,30 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         """
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         if pretrained_model_name_or_path is None or not _holds_adapter_only(pretrained_model_name_or_path, hub):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            return cls._from_whole_repository(pretrained_model_name_or_path, *args, **kwargs)
         return cls._from_adapter_repository(
             os.fspath(pretrained_model_name_or_path), hub, **{k: v for k, v in kwargs.items() if k not in hub}
         )
+
+    @classmethod
+    def _from_whole_repository(
+        cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        opened = super().from_pretrained(name, *args, **kwargs)
+        if quantization_config is None:
+            return opened
+        model = opened[0] if isinstance(opened, tuple) else opened
+        # What trains stays in full precision; only the encoder is opened anew.
+        owner = getattr(model, model.base_model_prefix, model)
+        if model.config.encoder_name_or_path is None:
+            raise ValueError(
+                f"quantization_config: {name} stores its encoder among its own weights; only an encoder with a "
+                "repository of its own can be quantized when it is opened"
+            )
+        place = {"device_map": {"": owner.device}, "quantization_config": quantization_config}
+        owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **place))
+        owner._encoder_is_random = False
+        return opened
 
     @classmethod
     def _from_adapter_repository(
@@ -59,6 +80,7 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         torch_dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
         output_loading_info: bool = False,
         **overrides: Any,
     ) -> PreTrainedModel:
@@ -72,10 +94,11 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         dtype = dtype or torch_dtype
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
+        loading = encoder_loading(device_map, quantization_config)
         if config.encoder_name_or_path is None:
-            encoder = load_stored_encoder(name, config, dtype, hub)
+            encoder = load_stored_encoder(name, config, dtype, hub, **loading)
         else:
-            encoder = load_encoder(config, dtype)
+            encoder = load_encoder(config, dtype, **loading)
         model = cls._saved_class(config)(config, encoder)
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
@@ -89,7 +112,7 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
             model = base
         if device_map is not None:
-            model = model.to(_single_device(device_map))
+            model = model.to(encoder.device)
         return (model.eval(), info) if output_loading_info else model.eval()
 
     @classmethod
@@ -125,17 +148,6 @@ def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
 
     # Without a config an adapter is but a part of a model in another repository; transformers knows how to open it.
     return holds(CONFIG_NAME) and not holds(SAFE_WEIGHTS_NAME) and not holds(SAFE_WEIGHTS_INDEX_NAME)
-
-
-def _single_device(device_map: Any) -> Any:
-    if isinstance(device_map, dict):
-        devices = set(device_map.values())
-        if len(devices) != 1:
-            raise ValueError(f"device_map={device_map}; an adapter's repository opens on one device only")
-        return devices.pop()
-    if device_map == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
-    return device_map
 
 
 def _subclasses(root: type) -> set[type]:

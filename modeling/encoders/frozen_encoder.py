@@ -54,8 +54,13 @@ def encoder_settings(
     }
 
 
-def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any) -> PreTrainedModel:
     """Load the encoder that a composite config names, after checking that its weights are the recorded ones.
+
+    Args:
+        config: The composite config.
+        dtype: Precision, float32 by default.
+        **loading: `device_map`, `quantization_config` and the like of `from_pretrained`.
 
     Raises:
         EncoderMismatchError: If the weights found have another checksum than the config records.
@@ -67,14 +72,14 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> 
             "the config names no encoder: it is stored with the model; open the model by from_pretrained(…)"
         )
     source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
-    encoder, missing = open_encoder(source.path, config.encoder_config, dtype)
+    encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
     if missing:
         raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
     return freeze(encoder)
 
 
 def open_encoder(
-    name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **hub: Any
+    name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """Open a checkpoint as the class that reading tokens needs, without parts that it never needs.
 
@@ -82,7 +87,7 @@ def open_encoder(
         name_or_path: Directory or repository.
         config: Config of the encoder, of one tower for composite checkpoints.
         dtype: Precision, float32 by default.
-        **hub: `revision`, `subfolder`, `token` and the like.
+        **loading: `revision`, `subfolder`, `token`, `device_map`, `quantization_config` and the like.
 
     Returns:
         The encoder, and the names of needed weights that the checkpoint lacks.
@@ -102,11 +107,20 @@ def open_encoder(
             dtype=dtype or torch.float32,
             attn_implementation=config._attn_implementation,
             output_loading_info=True,
-            **hub,
+            **loading,
         )
     finally:
         logging.set_verbosity(verbosity)
-    if family.one_precision:
+    quantized = getattr(encoder, "hf_quantizer", None) is not None
+    if quantized and getattr(config, "quantization_config", None) is None:
+        # How a model was opened, not what it is: the next one to open it has the weights in full.
+        del encoder.config.quantization_config
+    for module in encoder.modules() if quantized else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # In eval mode on a CPU, 4-bit layers of bitsandbytes pack their weights and then pass no gradient. Frozen
+            # layers are always in eval mode, and what is below them trains.
+            module.support_avx512bf16_for_cpu = False
+    if family.one_precision and not quantized:
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)
     unneeded = ("pooler.", *(f"{path}." for path in family.unused))
@@ -146,6 +160,11 @@ def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
     return encoder.eval()
 
 
+def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
+    """The frozen encoder of a model or of the base model in it; None while they are being built."""
+    return getattr(getattr(model, model.base_model_prefix, model), "encoder", None)
+
+
 class FrozenEncoderMixin:
     """For `PreTrainedModel` classes whose base model owns a frozen `encoder` described by its config.
 
@@ -173,6 +192,16 @@ class FrozenEncoderMixin:
         if self.config.encoder_name_or_path is not None:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
 
+    @property
+    def is_loaded_in_8bit(self) -> bool:
+        """Whether the encoder is; PEFT asks the whole model when it chooses its layers."""
+        return getattr(frozen_encoder_of(self), "is_loaded_in_8bit", False)
+
+    @property
+    def is_loaded_in_4bit(self) -> bool:
+        """Whether the encoder is; see above."""
+        return getattr(frozen_encoder_of(self), "is_loaded_in_4bit", False)
+
     def warn_if_encoder_is_random(self) -> None:
         """Warn once if the config names an encoder whose weights were never loaded; for the owner's `forward`."""
         if self._encoder_is_random and self.config.encoder_name_or_path is not None:
@@ -187,7 +216,7 @@ class FrozenEncoderMixin:
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode of everything but the encoder's own modules, which stay in eval mode."""
         super().train(mode)
-        encoder = getattr(getattr(self, self.base_model_prefix, self), "encoder", None)
+        encoder = frozen_encoder_of(self)
         for module in encoder.modules() if encoder is not None else ():
             # Not getattr: adapters around a layer look for unknown attributes in the layer.
             if FROZEN in vars(module):

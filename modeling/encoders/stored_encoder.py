@@ -28,7 +28,7 @@ def save_stored_encoder(model: PreTrainedModel, directory: str | os.PathLike) ->
 
 
 def load_stored_encoder(
-    name: str, config: PreTrainedConfig, dtype: torch.dtype | None, hub: dict[str, Any]
+    name: str, config: PreTrainedConfig, dtype: torch.dtype | None, hub: dict[str, Any], **loading: Any
 ) -> PreTrainedModel:
     """Load what `save_stored_encoder` wrote.
 
@@ -37,13 +37,14 @@ def load_stored_encoder(
         config: Config of the model, whose `encoder_config` describes the encoder.
         dtype: Precision, float32 by default.
         hub: `revision`, `token`, `cache_dir` and the like.
+        **loading: `device_map`, `quantization_config` and the like of `from_pretrained`.
 
     Raises:
         ValueError: If the repository holds no encoder, or one that lacks weights.
     """
     folder = "/".join(part for part in (hub.get("subfolder"), FOLDER) if part)
     try:
-        encoder, missing = open_encoder(name, config.encoder_config, dtype, **(hub | {"subfolder": folder}))
+        encoder, missing = open_encoder(name, config.encoder_config, dtype, **(hub | {"subfolder": folder} | loading))
     except OSError as error:
         raise ValueError(
             f"{name}: an adapter whose config names no encoder, and the repository holds none in {folder}/; "

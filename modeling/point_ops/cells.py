@@ -79,6 +79,9 @@ def voxel_cells(xyz: Tensor, edge: float) -> Tensor:
     corner = xyz.amin(dim=1, keepdim=True)
     step = ((xyz - corner) / edge).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
     voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
+    if torch.compiler.is_exporting():
+        # Formats of other programs know no running maximum; comparing all pairs needs none.
+        return (voxel[:, :, None] == voxel[:, None]).to(torch.uint8).argmax(dim=-1)
     # A stable sort brings the points of a voxel together with the first of them in front.
     voxel, order = voxel.sort(dim=1, stable=True)
     place = torch.arange(voxel.shape[1], device=voxel.device).expand_as(voxel)

@@ -55,7 +55,7 @@ def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
     """
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: dtype {index.dtype}; expected torch.int64 or torch.int32")
-    if index.device.type == "cpu" and index.numel() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and index.device.type == "cpu" and index.numel():
         low, high = index.aminmax()
         # A flat index past the end of one cloud would silently read the next cloud.
         if low < 0 or high >= count:

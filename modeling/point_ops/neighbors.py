@@ -38,7 +38,7 @@ def knn(
     Raises:
         ValueError: if an argument has the wrong shape, range or device, or if a coordinate is NaN or infinite.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         index, distance = _search_uncompiled(query, points, k, method)
         return (index, distance) if return_distances else index
     query, points = _coordinates("query", query), _coordinates("points", points)

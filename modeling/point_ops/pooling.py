@@ -44,7 +44,7 @@ def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
     flat, rows, count = _flatten(values, cell, num_cells)
     wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
     # index_add costs a tenth of scatter_add, which wants an index as large as the values.
-    total = wide.new_zeros(len(count), wide.shape[1]).index_add(0, flat, wide)
+    total = wide.new_zeros(count.shape[0], wide.shape[1]).index_add(0, flat, wide)
     mean = total / count.clamp(min=1)[:, None]
     return mean.to(values.dtype).reshape(values.shape[0], num_cells, values.shape[2])
 
@@ -65,9 +65,15 @@ def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
         IndexError: if a cell does not exist (checked on CPU).
     """
     flat, rows, count = _flatten(values, cell, num_cells)
-    # Sorting the few cells lets the tokens of each be reduced in one run: several times faster than scatter_reduce.
-    rows = rows.index_select(0, flat.argsort(stable=True))
-    largest = torch.segment_reduce(rows, "max", lengths=count, axis=0, unsafe=True)
+    if torch.compiler.is_exporting():
+        # Formats of other programs know no runs.
+        largest = rows.new_full((count.shape[0], rows.shape[1]), -torch.inf)
+        largest = largest.scatter_reduce(0, flat[:, None].expand_as(rows), rows, "amax")
+    else:
+        # Sorting the few cells lets the tokens of each be reduced in one run: several times faster than
+        # scatter_reduce.
+        rows = rows.index_select(0, flat.argsort(stable=True))
+        largest = torch.segment_reduce(rows, "max", lengths=count, axis=0, unsafe=True)
     return largest.masked_fill(count[:, None] == 0, 0).reshape(values.shape[0], num_cells, values.shape[2])
 
 
@@ -77,7 +83,7 @@ def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tens
     if cell.shape != values.shape[:2]:
         raise ValueError(f"cell: shape {tuple(cell.shape)}; expected {tuple(values.shape[:2])} like values")
     flat = flatten_index("cell", cell, num_cells)
-    return flat, values.reshape(len(flat), values.shape[2]), _count(flat, values.shape[0] * num_cells)
+    return flat, values.reshape(flat.shape[0], values.shape[2]), _count(flat, values.shape[0] * num_cells)
 
 
 def _count(flat: Tensor, length: int) -> Tensor:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.point_ops.sampling_graph import sample_in_graph
+
 TIE_RULES = ("first", "cuda")
 _MAX_THREADS = 512
 # Seven arrays of this many float32 fit in a second-level cache of 1 MiB.
@@ -44,12 +46,15 @@ def farthest_point_sample(
 
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         start = (
             start_index
             if isinstance(start_index, Tensor)
-            else torch.full((len(points),), start_index, device=points.device)
+            else torch.full((points.shape[0],), start_index, device=points.device)
         )
+        if torch.compiler.is_exporting():
+            skipped = None if min_squared_norm is None else _largest_float32(min_squared_norm)
+            return sample_in_graph(points, num_samples, start, skipped, tie_rule)
         return _sample_uncompiled(points, num_samples, start, min_squared_norm, tie_rule)
     if points.dim() != 3 or points.shape[2] < 3:
         raise ValueError(f"points: shape {tuple(points.shape)}; expected (batch, points, channels) with channels >= 3")
@@ -99,7 +104,7 @@ def _sample_uncompiled(
 def _shape_of_sample(
     points: Tensor, num_samples: int, start_index: Tensor, min_squared_norm: float | None, tie_rule: str
 ) -> Tensor:
-    return points.new_empty(len(points), num_samples, dtype=torch.long)
+    return points.new_empty(points.shape[0], num_samples, dtype=torch.long)
 
 
 def cuda_priority(count: int) -> np.ndarray:

@@ -1,0 +1,12 @@
+"""Classifiers as files that run without this package: ONNX, and programs of `torch.export`.
+
+Sampling, neighbours, projection, frozen layers and adapters are all inside the graph, and it takes any number of
+clouds of any number of points.
+"""
+
+from hf_any3d.exporting.exported_files import ExportedFile, export_file
+from hf_any3d.exporting.formats import FORMATS
+from hf_any3d.exporting.onnx_files import export_onnx
+from hf_any3d.exporting.programs import export_program
+
+__all__ = ["FORMATS", "ExportedFile", "export_file", "export_onnx", "export_program"]

@@ -1,0 +1,109 @@
+"""ONNX files, which runtimes in other languages and on other devices read."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.exporting.replacing import replaced_when_complete
+from hf_any3d.exporting.tracing import classifier_of, trace_classifier
+from hf_any3d.exporting.verifying import Runner
+
+# The first one with an operator for GELU.
+OPSET = 20
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET) -> Path:
+    """Write a classifier as ONNX: input `points` (batch, points, in_channels) float32, output `logits`.
+
+    Args:
+        model: A classifier with or without adapters, in float32.
+        path: The file; weights beyond 2 GB go into a second one, `path` with `.data` appended.
+        opset: Version of the operators.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: If the exporter's packages are not installed.
+        ValueError: If the model cannot be exported.
+    """
+    _require("onnx", "onnxscript")
+    kept = {str(parameter.dtype) for parameter in classifier_of(model).parameters() if parameter.is_floating_point()}
+    if kept != {"torch.float32"}:
+        raise ValueError(
+            f"dtype: the model has weights in {', '.join(sorted(kept))}; expected torch.float32 for ONNX, since "
+            "runtimes on CPU lack operators for others"
+        )
+    program = trace_classifier(model)
+    path = Path(path)
+    with replaced_when_complete(path) as unfinished, _without_remarks(), torch.no_grad():
+        made = torch.onnx.export(
+            program,
+            input_names=["points"],
+            output_names=["logits"],
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={torch.ops.hf_any3d.knn.default: _nearest},
+        )
+        made.save(unfinished)
+    return path
+
+
+def open_onnx(path: Path) -> Runner:
+    """A function from points to logits on the CPU, by onnxruntime.
+
+    Raises:
+        ImportError: If onnxruntime is not installed.
+    """
+    _require("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda points: torch.from_numpy(session.run(None, {"points": points.numpy()})[0])
+
+
+def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
+    """`knn` in operators of ONNX, whose TopK puts equally far points in the order of their indices, as `knn` does."""
+    from onnxscript import opset18 as op
+
+    distance = None
+    for axis in range(3):
+        ours = op.Gather(query, [axis], axis=2)  # (batch, queries, 1)
+        theirs = op.Transpose(op.Gather(points, [axis], axis=2), perm=[0, 2, 1])  # (batch, 1, points)
+        difference = op.Sub(ours, theirs)
+        square = op.Mul(difference, difference)
+        distance = square if distance is None else op.Add(distance, square)
+    nearest, index = op.TopK(distance, [k], axis=-1, largest=0, sorted=1)
+    return index, nearest
+
+
+def _require(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'hf-any3d[export]'")
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """The exporter remarks on packages that it could have used and on what it could not shorten."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

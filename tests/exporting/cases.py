@@ -1,0 +1,76 @@
+"""Small classifiers to export, one for each way that graphs may differ, and clouds to ask them about."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from tests.tiny_encoders import adapted_model, clouds, tiny_model, train_step
+
+LABELS = ["bottle", "chair", "lamp"]
+
+
+def text_with_point_tokenizer() -> PeftModel:
+    """Positions from a line; guidance pools means and maxima."""
+    return adapted_model("bert", {"pooling": "max_mean"}, encoder_layers=1, id2label=dict(enumerate(LABELS)))
+
+
+def vision_with_patch_tokenizer() -> PeftModel:
+    """Positions from a plane, colours, and every choice of the released programs that concerns one cloud alone."""
+    return adapted_model(
+        "vit",
+        {"gate": 0.5},
+        encoder_layers=1,
+        tokenizer="patch",
+        tokenizer_width=24,
+        in_channels=6,
+        token_scale=1.0,
+        sampling_tie_rule="cuda",
+        sampling_min_squared_norm=1e-3,
+        plane_mapping="wrap",
+        transposed_plane_positions=True,
+        position_injection="input_and_every_layer",
+    )
+
+
+def rotary_with_lora() -> PeftModel:
+    """Positions in the attention; LoRA in the frozen layers, not merged."""
+    model = tiny_model("llama", encoder_layers=1, tokenizer="patch", tokenizer_width=24)
+    lora = LoraConfig(
+        r=4,
+        target_modules=encoder_linear_pattern(model),
+        modules_to_save=trainable_module_names(model),
+        init_lora_weights=False,
+    )
+    return get_peft_model(model, lora)
+
+
+CASES = {case.__name__: case for case in (text_with_point_tokenizer, vision_with_patch_tokenizer, rotary_with_lora)}
+
+
+def trained(name: str) -> PeftModel:
+    """A case after two steps of training, so that statistics have moved, with several labels among `other_clouds`."""
+    model = CASES[name]()
+    for seed in (5, 6):
+        train_step(model, clouds(6, 64, model.config.in_channels, seed))
+    heads = [
+        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == len(LABELS)
+    ]
+    asked = other_clouds(model.config.in_channels)
+    with torch.no_grad():
+        for head in heads:
+            nn.init.normal_(head.weight, std=20.0, generator=torch.Generator().manual_seed(0))
+        model.eval()
+        # An untrained head would give all clouds the same label.
+        middle = torch.cat([model(points=points).logits for points in asked]).mean(dim=0)
+        for head in heads:
+            head.bias -= middle
+    return model
+
+
+def other_clouds(channels: int) -> list[torch.Tensor]:
+    """Batches of other sizes than any that a graph was traced with; the last one has equal distances and repeats."""
+    grid = (clouds(4, 300, channels, seed=9) * 3).round() / 3
+    return [clouds(1, 700, channels, seed=7), clouds(5, 2048, channels, seed=8), grid]

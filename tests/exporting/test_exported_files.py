@@ -1,0 +1,69 @@
+"""A checked file with its settings, from Python and from the command line."""
+
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.cli import app
+from hf_any3d.exporting import export_file
+from hf_any3d.exporting.formats import FORMATS, Format
+from tests.tiny_encoders import adapted_model, tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _libraries_as_they_were():
+    verbosity = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    settings = {"encoder_layers": 1, "tokenizer": "patch", "tokenizer_width": 24}
+    model = adapted_model("bert", id2label={0: "bottle", 1: "chair", 2: "lamp"}, **settings)
+    model.save_pretrained(path)
+    PointCloudProcessor(num_points=64, up_axis="z").save_pretrained(path)
+    return model, path
+
+
+def broken(model, path):
+    path.write_text("no graph")
+
+
+@pytest.mark.parametrize("earlier", [None, "an earlier file"])
+def test_file_that_disagrees_never_takes_its_place(monkeypatch, saved, tmp_path, earlier):
+    monkeypatch.setitem(FORMATS, "onnx", Format(broken, lambda path: lambda points: torch.zeros(len(points), 3)))
+    output = tmp_path / "model.onnx"
+    if earlier is not None:
+        output.write_text(earlier)
+    with pytest.raises(ValueError, match="disagrees with the model"):
+        export_file(saved[0], output, "onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ([] if earlier is None else ["model.onnx"])
+    assert earlier is None or output.read_text() == earlier
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--format", "tflite", "--output", "model.tflite"), "format='tflite'; expected one of 'onnx', 'pt2'"),
+        (("--output", "model.json"), "that name is for the settings; expected one like 'model.onnx'"),
+        (("--output", "nowhere/model.onnx"), "nowhere/model.onnx: the folder nowhere does not exist"),
+        (("--output", "."), ".: is a folder; expected the name of a file"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(saved, monkeypatch, tmp_path, words, text):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["export", str(saved[1]), *words])
+    assert result.exit_code == 1 and result.stdout == ""
+    assert text in result.stderr and len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_on_other_devices_are_refused(tmp_path):
+    model = tiny_model("bert").to("meta")
+    with pytest.raises(ValueError, match="the model is on meta; expected the CPU"):
+        export_file(model, tmp_path / "model.pt2", "pt2")

@@ -1,0 +1,71 @@
+"""ONNX files give PyTorch's answers for clouds of sizes that they were not traced with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d.exporting import export_onnx
+from tests.exporting.cases import CASES, other_clouds, trained
+from tests.tiny_encoders import clouds, tiny_model
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request, tmp_path_factory):
+    """A model and the path of its file."""
+    model = trained(request.param).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    path = export_onnx(model, tmp_path_factory.mktemp("onnx") / "model.onnx")
+    assert model.training, "exporting leaves a model as it was"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return model.eval(), path
+
+
+@pytest.mark.slow
+def test_other_clouds_with_other_numbers_of_points_get_the_labels_of_pytorch(exported):
+    model, path = exported
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    labels = set()
+    for points in other_clouds(model.config.in_channels):
+        with torch.no_grad():
+            expected = model(points=points).logits
+        (found,) = session.run(["logits"], {"points": points.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+        assert np.array_equal(found.argmax(axis=1), expected.argmax(dim=1).numpy())
+        labels.update(found.argmax(axis=1).tolist())
+    assert len(labels) > 1, "clouds that all look alike would prove nothing"
+
+
+@pytest.mark.slow
+def test_file_is_valid_and_samples_in_a_loop_of_the_graph(exported):
+    _, path = exported
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    (points,) = model.graph.input
+    sizes = [size.dim_param or size.dim_value for size in points.type.tensor_type.shape.dim]
+    assert points.name == "points" and all(isinstance(size, str) for size in sizes[:2])
+    assert [node.op_type for node in model.graph.node].count("Scan") == 1
+    assert {opset.domain for opset in model.opset_import} <= {""}, "operators that runtimes would not know"
+    assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), "paths of this machine"
+
+
+def test_half_precision_is_refused_for_onnx(tmp_path):
+    model = tiny_model("bert", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"dtype: .* torch.bfloat16, torch.float32; expected torch.float32"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"ONNX needs onnx, onnxscript: pip install 'hf-any3d\[export\]'"):
+        export_onnx(tiny_model("bert"), tmp_path / "model.onnx")
+
+
+def test_clouds_of_the_cases_differ_in_size():
+    assert len({tuple(points.shape) for points in [clouds(2, 1024), *other_clouds(3)]}) == 4

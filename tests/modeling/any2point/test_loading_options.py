@@ -1,0 +1,257 @@
+"""Precision, attention, device and quantization of the encoder, by every way to open a model."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_flash_attn_2_available
+
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
+    AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
+)
+from hf_any3d.modeling.encoders import encoder_loading
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from tests.tiny_encoders import (
+    adapted_model,
+    clouds,
+    random_encoder,
+    tiny_config,
+    tiny_model,
+    tiny_part_model,
+    tiny_scene_model,
+)
+
+KINDS = [tiny_model, tiny_scene_model, tiny_part_model]
+
+
+def logits(model, points=None):
+    points = clouds() if points is None else points
+    more = {"category": torch.tensor([0, 1, 0])} if type(model).__name__.endswith("PartSegmentation") else {}
+    return model(points=points, **more).logits
+
+
+def loss(model):
+    shape = logits(model).shape[:-1]
+    more = {"category": torch.tensor([0, 1, 0])} if type(model).__name__.endswith("PartSegmentation") else {}
+    return model(points=clouds(), labels=torch.zeros(shape, dtype=torch.long), **more).loss
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def head_of(model):
+    return getattr(model, "classifier", None) or model.segmenter
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """An encoder whose layers are as wide as blocks of 4 bits ask for."""
+    path = tmp_path_factory.mktemp("wide")
+    random_encoder(tiny_config("bert", hidden_size=64, intermediate_size=128)).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(params=["adapter", "whole"])
+def saved(request, wide, tmp_path):
+    """A repository that holds an adapter, and one that holds all that trains."""
+    model = adapted_model(wide) if request.param == "adapter" else tiny_model(wide)
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_gradients(make, dtype):
+    full, half = make().train(), make(dtype=dtype).train()
+    torch.nn.init.normal_(head_of(full).out.weight, std=2.0)
+    head_of(half).load_state_dict(head_of(full).state_dict())
+    for model in (full, half):
+        without_dropout(model)
+        loss(model).backward()
+    assert {p.dtype for p in half.any2point.encoder.parameters()} == {dtype}
+    pairs = [
+        (one.grad.flatten(), other.grad.flatten())
+        for one, other in zip(full.parameters(), half.parameters(), strict=True)
+        if one.requires_grad and one.grad is not None
+    ]
+    one, other = (torch.cat(side) for side in zip(*pairs, strict=True))
+    assert other.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.95
+    with torch.no_grad():
+        expected, found = logits(full.eval()), logits(half.eval())
+    worst = (found - expected).abs().max()
+    assert worst < 0.05 * expected.abs().max()
+    top = expected.topk(2, dim=-1).values
+    clear = top[..., 0] - top[..., 1] > 2 * worst
+    assert clear.any() and torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_autocast_gives_nearly_the_same_loss_and_gradients_in_full_precision(make):
+    model = make().train()
+    without_dropout(model)
+    expected = loss(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(model)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+    found.backward()
+    grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+    assert grads and all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+def test_gradient_checkpointing_gives_equal_gradients(make):
+    plain, recomputing = make().train(), make().train()
+    recomputing.gradient_checkpointing_enable()
+    for model in (plain, recomputing):
+        torch.manual_seed(0)
+        loss(model).backward()
+    for (name, one), other in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
+    path, model = saved
+    config = AutoModelForPointCloudClassification.from_pretrained(path).config
+    opened = [
+        AutoModelForPointCloudClassification.from_pretrained(path, attn_implementation="eager"),
+        Any2PointForPointCloudClassification.from_encoder_pretrained(config=config, attn_implementation="eager"),
+    ]
+    assert [one.any2point.encoder.config._attn_implementation for one in opened] == ["eager", "eager"]
+    with torch.no_grad():
+        torch.testing.assert_close(logits(opened[0]), logits(model), rtol=1e-5, atol=1e-5)
+
+
+def test_flash_attention_that_is_not_installed_is_told_by_transformers(saved):
+    if is_flash_attn_2_available():
+        pytest.skip("flash attention is installed")
+    for build in (
+        lambda: tiny_model(attn_implementation="flash_attention_2"),
+        lambda: AutoModelForPointCloudClassification.from_pretrained(
+            saved[0], attn_implementation="flash_attention_2"
+        ),
+    ):
+        with pytest.raises((ImportError, ValueError), match="(?i)flash.?attention"):
+            build()
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}, torch.device("cpu")])
+def test_device_map_places_the_whole_model(saved, device_map):
+    path, model = saved
+    with torch.no_grad():
+        expected = logits(model)
+    opened = AutoModelForPointCloudClassification.from_pretrained(path, device_map=device_map)
+    made = tiny_model(device_map=device_map)
+    for one in (opened, made):
+        devices = {tensor.device for tensor in (*one.parameters(), *one.buffers())}
+        wanted = torch.accelerator.current_accelerator() if device_map == "auto" else None
+        assert devices == {wanted or torch.device("cpu")}
+    with torch.no_grad():
+        found = logits(opened, clouds().to(opened.device)).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_maps_of_several_devices_are_refused():
+    with pytest.raises(ValueError, match="expected one device for the whole model"):
+        tiny_model(device_map={"encoder": 0, "head": "cpu"})
+
+
+def test_quantization_is_handed_to_the_encoder_alone(monkeypatch):
+    """The words reach the loading of the encoder, in the form that every quantizer asks for."""
+    wanted = BitsAndBytesConfig(load_in_8bit=True)
+    assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
+    assert encoder_loading(None, None) == {}
+    seen = []
+    from hf_any3d.modeling.any2point import modeling_any2point
+    from hf_any3d.modeling.encoders import load_encoder
+
+    def note(config, dtype, **loading):
+        seen.append(loading)
+        return load_encoder(config, dtype)
+
+    monkeypatch.setattr(modeling_any2point, "load_encoder", note)
+    tiny_model(quantization_config=wanted)
+    assert seen == [{"quantization_config": wanted}]
+
+
+BITS = {
+    "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
+    "4 bit": lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32),
+}
+
+
+@pytest.fixture(params=BITS)
+def bits(request):
+    pytest.importorskip("bitsandbytes")
+    return BITS[request.param]()
+
+
+def kinds_of_linear(model):
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    return {type(module).__name__ for module in linear}
+
+
+@pytest.mark.parametrize("model_class", [Any2PointForPointCloudClassification, Any2PointForSemanticSegmentation])
+def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, wide, model_class):
+    settings = {"num_labels": 3, "num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer": "patch"}
+    torch.manual_seed(0)
+    plain = model_class.from_encoder_pretrained(wide, **settings)
+    torch.manual_seed(0)
+    model = model_class.from_encoder_pretrained(wide, quantization_config=bits, **settings)
+    assert any(name.startswith("Linear") and name != "Linear" for name in kinds_of_linear(model.any2point.encoder))
+    assert kinds_of_linear(model.any2point.point_tokenizer) == {"Linear"}
+    with torch.no_grad():
+        torch.testing.assert_close(logits(model), logits(plain), rtol=0.2, atol=0.2)
+    adapted = get_peft_model(model, GuidedAdapterConfig(r=4)).train()
+    shape = adapted(points=clouds()).logits.shape[:-1]
+    adapted(points=clouds(), labels=torch.zeros(shape, dtype=torch.long)).loss.backward()
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    assert sum(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained) > 10
+
+
+def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
+    model = tiny_model(wide, quantization_config=bits)
+    lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
+    adapted = get_peft_model(model, lora).train()
+    assert any("bit" in type(module).__name__ and "peft" in type(module).__module__ for module in adapted.modules())
+    adapted(points=clouds(), labels=torch.arange(3)).loss.backward()
+
+
+def test_saved_models_open_with_a_quantized_encoder_and_do_not_remember_it(bits, saved, tmp_path_factory):
+    path, model = saved
+    with torch.no_grad():
+        expected = logits(model)
+        opened = AutoModelForPointCloudClassification.from_pretrained(path, quantization_config=bits)
+        torch.testing.assert_close(logits(opened), expected, rtol=0.2, atol=0.2)
+    assert kinds_of_linear(opened.any2point.encoder) != {"Linear"}
+    again = tmp_path_factory.mktemp("again")
+    opened.save_pretrained(again)
+    assert "quantization" not in json.dumps(json.loads((again / "config.json").read_text()))
+    plain = AutoModelForPointCloudClassification.from_pretrained(again)
+    assert kinds_of_linear(plain.any2point.encoder) == {"Linear"}
+    with torch.no_grad():
+        torch.testing.assert_close(logits(plain), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path):
+    model = tiny_model("bert")
+    model.config.encoder_name_or_path = None
+    model.any2point.config.encoder_name_or_path = None
+    model.any2point._keys_to_ignore_on_save = None
+    model._keys_to_ignore_on_save = None
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="stores its encoder among its own weights"):
+        AutoModelForPointCloudClassification.from_pretrained(
+            tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+        )

@@ -1,0 +1,37 @@
+"""The loop that exported graphs hold takes the same points as `farthest_point_sample`."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import farthest_point_sample
+from hf_any3d.modeling.point_ops.sampling import cuda_priority
+from hf_any3d.modeling.point_ops.sampling_graph import _cuda_order, sample_in_graph
+
+
+def clouds(batch: int, count: int, steps: int | None) -> torch.Tensor:
+    points = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(count)) * 2 - 1
+    # Points of a coarse grid are often equally far, and often repeated.
+    return points if steps is None else (points * steps).round() / steps
+
+
+@pytest.mark.parametrize("tie_rule", ["first", "cuda"])
+@pytest.mark.parametrize("steps", [None, 2], ids=["scattered", "grid"])
+@pytest.mark.parametrize(("batch", "count", "samples"), [(1, 33, 33), (3, 100, 1), (4, 700, 64)])
+def test_indices_are_those_of_the_plain_function(tie_rule, steps, batch, count, samples):
+    points = clouds(batch, count, steps)
+    start = torch.arange(batch) * 3
+    expected = farthest_point_sample(points, samples, start_index=start, tie_rule=tie_rule)
+    assert torch.equal(sample_in_graph(points, samples, start, None, tie_rule), expected)
+
+
+def test_points_near_the_origin_are_no_candidates():
+    points = clouds(2, 200, None)
+    expected = farthest_point_sample(points, 50, min_squared_norm=0.5)
+    found = sample_in_graph(points, 50, torch.zeros(2, dtype=torch.long), 0.5, "first")
+    assert torch.equal(found, expected)
+    assert (points.gather(1, found[:, 1:, None].expand(-1, -1, 3)).square().sum(-1) > 0.5).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 500, 511, 512, 513, 2000])
+def test_order_of_preference_is_the_kernels(count):
+    assert _cuda_order(count, torch.device("cpu")).tolist() == cuda_priority(count).tolist()
