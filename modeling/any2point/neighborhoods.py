@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 
@@ -11,6 +13,8 @@ from hf_any3d.modeling.any2point.wave_table import Taps, WaveTable
 
 # Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 18, 1 << 24
+# Values that are summed by index at a time: few enough for the last cache.
+_MANY = 1 << 22
 
 
 def offset_frequencies(width: int, alpha: float, beta: float, device: torch.device | None = None) -> torch.Tensor:
@@ -66,24 +70,26 @@ class Neighborhoods:
         """The waves of the offsets' sinusoid at the nodes of a table."""
         return WaveTable(self.offsets, self.frequencies, self.features.dtype)
 
-    def taps(self, part: slice) -> Taps:
-        """How to read the encoded offsets of a part: `(centers of the part * k * 3, taps)`."""
-        return self.table.taps(self.offsets[part].flatten(), part.start * self.neighbors.shape[1] * 3)
+    @cached_property
+    def taps(self) -> Taps:
+        """How to read the encoded offsets: `(centers * k * 3, taps)`."""
+        return self.table.taps(self.offsets.flatten())
 
-    def waves(self, taps: Taps) -> torch.Tensor:
-        """Encoded offsets `(centers of the part * k, width)`."""
-        return taps.read(self.table.waves).view(-1, self.width)
+    def taps_of(self, part: slice) -> Taps:
+        """How to read the encoded offsets of a part."""
+        axes = 3 * self.neighbors.shape[1]
+        return self.taps[part.start * axes : part.stop * axes]
 
-    def rows(self, part: slice, taps: Taps) -> torch.Tensor:
+    def rows(self, part: slice) -> torch.Tensor:
         """Rows `(centers of the part * k, width)`: neighbour's and centre's features plus the encoded offset."""
-        rows = self.waves(taps)
+        rows = self.taps_of(part).read(self.table.waves).view(-1, self.width)
         half = self.features.shape[1]
         rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         of_center = self.features.index_select(0, self.centers[part])
         rows.view(len(of_center), -1, self.width)[:, :, half:] += of_center.unsqueeze(1)
         return rows
 
-    def reduced_rows(self, weight: torch.Tensor, taps: list[Taps]) -> list[torch.Tensor]:
+    def reduced_rows(self, weight: torch.Tensor) -> Iterator[torch.Tensor]:
         """Products of all rows with `weight` `(hidden, width)`, in parts `(centers of the part * k, hidden)`.
 
         Points, centres and nodes of the table are far fewer than rows: they are multiplied and rows add them up.
@@ -91,17 +97,34 @@ class Neighborhoods:
         half = self.features.shape[1]
         as_neighbor = self.features @ weight[:, :half].T  # (points, hidden)
         as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
-        axes = weight.view(len(weight), 3, -1).permute(1, 2, 0)
-        table = (self.table.waves @ axes).flatten(0, 1)  # (3 * nodes, hidden)
-        starts = torch.arange(3, device=table.device, dtype=torch.int32).unsqueeze(-1) * len(self.table.waves)
-        products = []
-        for part, of_part in zip(self.parts(), taps, strict=True):
-            index = of_part.index.view(-1, 3, of_part.index.shape[1]) + starts
-            rows = Taps(index.flatten(1), of_part.weights.view_as(index).flatten(1)).read(table)
+        table = self.table.waves @ weight.view(len(weight), 3, -1).permute(1, 2, 0)  # (3, nodes, hidden)
+        for part in self.parts():
+            rows = self.taps_of(part).read_axes(table)
             rows += as_neighbor.index_select(0, self.neighbors[part].flatten())
             rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
-            products.append(rows)
-        return products
+            yield rows
+
+    def reduced_gradient(
+        self, weight: torch.Tensor, of_rows: Iterable[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of the features and of the weight from those of `reduced_rows`, in parts: its transpose."""
+        half = self.features.shape[1]
+        as_neighbor = self.features.new_zeros(len(self.features), len(weight))
+        as_center = torch.zeros_like(as_neighbor)
+        table = self.features.new_zeros(3, len(self.table.waves), len(weight))
+        parts, of_rows = self.parts(), iter(of_rows)
+        some = max(1, _MANY // (len(weight) * self.neighbors.shape[1] * parts[0].stop))
+        for start in range(0, len(parts), some):
+            # Many parts together: every sum by index has a price for each of its bins.
+            rows = torch.cat(list(islice(of_rows, some)))
+            part = slice(parts[start].start, parts[min(start + some, len(parts)) - 1].stop)
+            as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
+            as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
+            self.taps_of(part).add_to_axes(table, rows)
+        of_weight = (table.transpose(1, 2) @ self.table.waves).transpose(0, 1).reshape_as(weight)
+        of_weight[:, :half].addmm_(as_neighbor.T, self.features)
+        of_weight[:, half:].addmm_(as_center.T, self.features)
+        return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], of_weight
 
     def all_rows(self) -> torch.Tensor:
         """All rows at once, differentiable in features and offsets."""

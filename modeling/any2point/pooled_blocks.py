@@ -89,10 +89,11 @@ class Kept:
     inputs: list[torch.Tensor]
 
     def hidden(self, block: Block) -> Iterator[torch.Tensor]:
-        """For each part the rows `(rows, hidden)` that enter the second linear layer."""
+        """For each part the rows `(rows, hidden)` that enter the second linear layer, each in place of the last."""
         gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
         shift = block.reduce_shift - self.reduce_mean * gain
-        return (torch.addcmul(shift, rows, gain).relu_() for rows in self.reduced)
+        buffer = torch.empty_like(self.reduced[0])
+        return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
 
     def pack(self) -> list[torch.Tensor]:
         """All tensors in order."""
@@ -136,14 +137,13 @@ def pooled_blocks(
     """
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     parts = hoods.parts()
-    taps = [hoods.taps(part) for part in parts]
     first, *others = Block.unpack(weights, eps)
-    kept = [_first_half(hoods, first, hoods.reduced_rows(first.reduce, taps), [])]
+    kept = [_first_half(hoods, first, hoods.reduced_rows(first.reduce), [])]
     # The first block's rows are made only here, one part at a time, and used up.
-    sums, shift = _second_half(first, kept[0], map(hoods.rows, parts, taps))
+    sums, shift = _second_half(first, kept[0], map(hoods.rows, parts))
     for block in others:
-        inputs = [part.add_(shift).relu_() for part in sums]
-        kept.append(_first_half(hoods, block, [rows @ block.reduce.T for rows in inputs], inputs))
+        inputs: list[torch.Tensor] = []
+        kept.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs), inputs))
         sums, shift = _second_half(block, kept[-1], map(torch.clone, inputs))
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
@@ -163,17 +163,29 @@ def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return largest, (k - first).long().clamp_(0, k - 1)  # undefined rows have no winner
 
 
-def _first_half(hoods: Neighborhoods, block: Block, reduced: list[torch.Tensor], inputs: list[torch.Tensor]) -> Kept:
+def _next_rows(
+    block: Block, sums: Iterable[torch.Tensor], shift: torch.Tensor, inputs: list[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Finish the block before and apply the first linear layer of this one, in parts; `inputs` gets what enters."""
+    for rows in sums:
+        inputs.append(rows.add_(shift).relu_())
+        yield rows @ block.reduce.T
+
+
+def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[torch.Tensor], inputs: list[torch.Tensor]) -> Kept:
     """Find the statistics of both norms from the rows behind the first linear layer."""
     dtype = block.reduce.dtype
     total = torch.zeros(len(block.reduce), dtype=torch.float64, device=block.reduce.device)
     squares = torch.zeros_like(total)
-    # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
-    guess = reduced[0].mean(dim=0)
-    for rows in reduced:
-        rows = rows - guess
-        total += rows.sum(dim=0).double()
-        squares += rows.square_().sum(dim=0).double()
+    reduced: list[torch.Tensor] = []
+    for rows in parts:
+        if not reduced:
+            # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
+            guess, buffer = rows.mean(dim=0), torch.empty_like(rows)
+        reduced.append(rows)
+        rows = torch.sub(rows, guess, out=buffer[: len(rows)])
+        total += rows.sum(dim=0)
+        squares += rows.square_().sum(dim=0)
     mean = total / hoods.count
     variance = (squares / hoods.count - mean.square()).clamp_min_(0)
     kept = Kept((guess + mean).to(dtype), variance.to(dtype), *[guess] * 4, reduced, inputs)
@@ -181,10 +193,10 @@ def _first_half(hoods: Neighborhoods, block: Block, reduced: list[torch.Tensor],
     half = len(total) // 2
     total.zero_()
     for hidden in kept.hidden(block):
-        total += hidden.sum(dim=0).double()
+        total += hidden.sum(dim=0)
         # The lower left quarter follows from the upper right one.
-        products[:half] += (hidden[:, :half].T @ hidden).double()
-        products[half:, half:] += (hidden[:, half:].T @ hidden[:, half:]).double()
+        products[:half] += hidden[:, :half].T @ hidden
+        products[half:, half:] += hidden[:, half:].T @ hidden[:, half:]
     products[half:, :half] = products[:half, half:].T
     mean = total / hoods.count
     covariance = products / hoods.count - mean.outer(mean)

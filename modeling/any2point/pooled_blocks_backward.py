@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,10 +41,18 @@ class PooledGradient:
             rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
         )
 
-    def add_times(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Add the product of a part with `weight` `(width, hidden)` to its rows `out`."""
-        scaled = self.values[self.parts[number]].unsqueeze(-1) * weight  # (centers, width, hidden)
-        return out.index_add_(0, self._rows(number).flatten(), scaled.flatten(0, 1))
+    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
+        channels, values, starts = self._by_row
+        part, width = self.parts[number], self.values.shape[1]
+        entries = slice(part.start * width, part.stop * width)
+        return nn.functional.embedding_bag(
+            channels[entries],
+            weight,
+            starts[part.start * self.k : part.stop * self.k] - entries.start,
+            mode="sum",
+            per_sample_weights=values[entries],
+        )
 
     def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
@@ -64,6 +73,15 @@ class PooledGradient:
         winners = self.winners[self.parts[number]]
         return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
 
+    @cached_property
+    def _by_row(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Channels and values of all entries in the order of their rows, and where every row starts."""
+        centers, width = self.winners.shape
+        places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
+        rows, order = (self.winners + places).flatten().sort()
+        starts = torch.searchsorted(rows, torch.arange(centers * self.k, device=rows.device))
+        return order % width, self.values.flatten().index_select(0, order), starts
+
 
 @dataclass
 class RowsGradient:
@@ -79,9 +97,9 @@ class RowsGradient:
         """Product of the transposed gradient `(width, rows)` with a part of other rows."""
         return self.parts[number].T @ hidden
 
-    def add_times(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Add the product of a part with `weight` `(width, hidden)` to its rows `out`."""
-        return out.addmm_(self.parts[number], weight)
+    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
+        return self.parts[number] @ weight
 
     def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
@@ -165,8 +183,9 @@ class ReducedGradient:
     constant: torch.Tensor
 
     def rows(self, number: int) -> torch.Tensor:
-        """The rows `(rows, hidden)` of a part."""
-        rows = torch.addcmul(self.constant, self.behind[number], self.gain)
+        """The rows `(rows, hidden)` of a part, which can be had once: they take the place of those in `behind`."""
+        rows = self.behind[number]
+        torch.addcmul(self.constant, rows, self.gain, out=rows)
         return rows.addcmul_(self.reduced[number], self.slope)
 
 
@@ -191,11 +210,10 @@ def _through_expand(
     of_hidden = []
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
     for number, (hidden, reduced) in enumerate(zip(kept.hidden(block), kept.reduced, strict=True)):
-        rows = (hidden @ spread).sub_(constant)
-        behind.add_times(rows, weight, number)
+        rows = behind.times(weight, number).sub_(constant).addmm_(hidden, spread)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
-        moment += (reduced - kept.reduce_mean).mul_(rows).sum(dim=0)
+        moment += torch.sub(reduced, kept.reduce_mean, out=hidden).mul_(rows).sum(dim=0)
         of_hidden.append(rows)
     return *_through_norm(block, kept, hoods.count, of_hidden, total, moment), (of_weight, of_gain, of_shift)
 
@@ -229,19 +247,8 @@ def _to_features(
     hoods: Neighborhoods, block: Block, of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the features that rows were gathered from, and of the first linear layer."""
-    of_weight = torch.zeros_like(block.reduce)
-    points, half = hoods.features.shape
-    # Gathering is linear: narrow rows are brought back to the points first and widened there.
-    as_neighbor = hoods.features.new_zeros(points, len(block.reduce))
-    as_center = torch.zeros_like(as_neighbor)
-    for number, part in enumerate(hoods.parts()):
-        rows, neighbors = of_reduced.rows(number), hoods.neighbors[part]
-        of_weight.addmm_(rows.T, hoods.waves(hoods.taps(part)))
-        as_neighbor.index_add_(0, neighbors.flatten(), rows)
-        as_center.index_add_(0, hoods.centers[part], rows.view(*neighbors.shape, -1).sum(dim=1))
-    of_weight[:, :half].addmm_(as_neighbor.T, hoods.features)
-    of_weight[:, half:].addmm_(as_center.T, hoods.features)
-    of_features = as_neighbor @ block.reduce[:, :half] + as_center @ block.reduce[:, half:]
+    of_rows = (of_reduced.rows(number) for number in range(len(of_reduced.behind)))
+    of_features, of_weight = hoods.reduced_gradient(block.reduce, of_rows)
     behind.add_to_features(of_features, hoods)
     return of_features, of_weight
 

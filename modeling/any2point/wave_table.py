@@ -36,16 +36,58 @@ class Taps:
     """Which rows of a table to sum, with which weights.
 
     Args:
-        index: `(rows, taps)` integers.
+        first: `(rows,)` integers, the first of the nodes that are summed; the others follow it.
         weights: `(rows, taps)`.
     """
 
-    index: torch.Tensor
+    first: torch.Tensor
     weights: torch.Tensor
+
+    def __getitem__(self, rows: slice) -> Taps:
+        return Taps(self.first[rows], self.weights[rows])
+
+    @property
+    def index(self) -> torch.Tensor:
+        """All nodes that are summed, `(rows, taps)`."""
+        steps = torch.arange(self.weights.shape[1], device=self.first.device, dtype=self.first.dtype)
+        return self.first.unsqueeze(-1) + steps
 
     def read(self, table: torch.Tensor) -> torch.Tensor:
         """Weighted sums `(rows, channels)` of rows of a table."""
         return nn.functional.embedding_bag(self.index, table, mode="sum", per_sample_weights=self.weights)
+
+    def read_axes(self, table: torch.Tensor) -> torch.Tensor:
+        """Weighted sums `(rows / 3, channels)` where rows are the three axes in turns, each with a table of its own.
+
+        Args:
+            table: `(3, nodes, channels)`.
+        """
+        index = self.index.view(-1, 3, self.weights.shape[1]) + self._starts(table.shape[1]).unsqueeze(-1)
+        weights = self.weights.reshape(len(index), -1)
+        return nn.functional.embedding_bag(
+            index.flatten(1), table.flatten(0, 1), mode="sum", per_sample_weights=weights
+        )
+
+    def add_to_axes(self, out: torch.Tensor, rows: torch.Tensor) -> None:
+        """Add `rows` `(rows / 3, channels)` to tables `out` `(3, nodes, channels)`: the transpose of `read_axes`."""
+        taps = self.weights.shape[1]
+        first = (self.first.view(-1, 3) + self._starts(out.shape[1])).flatten()
+        first, order = first.sort()
+        starts = torch.searchsorted(first, torch.arange(3 * out.shape[1], device=out.device, dtype=first.dtype))
+        weights = self.weights.index_select(0, order).T.flatten()  # tap by tap
+        each = torch.arange(taps, device=out.device).unsqueeze(-1)
+        sums = nn.functional.embedding_bag(
+            order.div_(3, rounding_mode="floor").repeat(taps),
+            rows,
+            (starts + each * len(order)).flatten(),
+            mode="sum",
+            per_sample_weights=weights,
+        ).view(taps, *out.shape)
+        for tap in range(taps):
+            out[:, tap:] += sums[tap, :, : out.shape[1] - tap]
+
+    def _starts(self, nodes: int) -> torch.Tensor:
+        return torch.arange(3, device=self.first.device, dtype=self.first.dtype) * nodes
 
 
 class WaveTable:
@@ -74,17 +116,16 @@ class WaveTable:
         phase = places.unsqueeze(-1) * frequencies
         self.waves = torch.cat([phase.sin(), phase.cos()], dim=-1).to(dtype)
 
-    def taps(self, numbers: torch.Tensor, start: int) -> Taps:
-        """How to read the waves at `numbers` `(rows,)`, those from place `start` on of all numbers."""
+    def taps(self, numbers: torch.Tensor) -> Taps:
+        """How to read the waves at `numbers` `(rows,)`; where the numbers are the nodes, all of them."""
         if self.exact:
-            index = torch.arange(start, start + len(numbers), device=numbers.device).unsqueeze(-1)
-            return Taps(index.int(), torch.ones_like(index, dtype=self.waves.dtype))
+            first = torch.arange(len(numbers), device=numbers.device, dtype=torch.int32)
+            return Taps(first, self.waves.new_ones(len(numbers), 1))
         # In double precision: a place is a large number, of which the fraction counts.
-        place = (numbers.double() - self.first) / self.step - (_TAPS / 2 - 1)
-        base = place.nan_to_num(0, 0, 0).floor().clamp_(0, len(self.waves) - _TAPS)
-        away = (place - base - 0.5).to(self.waves.dtype).unsqueeze(-1)  # (rows, 1), from the middle of the taps
-        *rest, weights = away.new_tensor(_COEFFICIENTS)
-        for coefficients in reversed(rest):
-            weights = torch.addcmul(coefficients, weights, away)
-        steps = torch.arange(_TAPS, device=numbers.device, dtype=torch.int32)
-        return Taps(base.int().unsqueeze(-1) + steps, weights)
+        place = (numbers.double() - self.first).div_(self.step).sub_(_TAPS / 2 - 1)
+        base = place.nan_to_num(0, 0, 0).floor_().clamp_(0, len(self.waves) - _TAPS)
+        away = place.sub_(base).sub_(0.5).to(self.waves.dtype)  # from the middle of the taps
+        powers = torch.ones(_TAPS, len(away), device=away.device, dtype=away.dtype)
+        for power in range(1, _TAPS):
+            torch.mul(powers[power - 1], away, out=powers[power])
+        return Taps(base.int(), powers.T @ away.new_tensor(_COEFFICIENTS))
