@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -10,6 +11,23 @@ from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_
 
 # Share of pairs up to which attention along a list of them is the faster one (measured).
 _FEW = 0.08
+
+
+@dataclass
+class Links:
+    """Which token is in which cell, the tokens and cells of all clouds laid end to end.
+
+    Args:
+        rows: `(tokens, views)`, the row of a token's cell among the rows of all clouds and views.
+        order: `(tokens * views,)`, the entries of `rows` in the order of their rows.
+        starts: `(rows,)`, where each row's entries start in `order`.
+        shares: `(tokens * views,)`, one over the number of tokens in the cell of each entry of `order`.
+    """
+
+    rows: torch.Tensor
+    order: torch.Tensor
+    starts: torch.Tensor
+    shares: torch.Tensor
 
 
 @dataclass
@@ -48,6 +66,17 @@ class Membership:
             few = len(view) <= _FEW * self.same.numel()
             self._few_pairs.append((view * tokens + query, view * tokens + key) if few else None)
         return self._few_pairs[0]
+
+    @cached_property
+    def links(self) -> Links:
+        """Cells as a list."""
+        batch, views, count, _ = self.pool.shape
+        first = torch.arange(batch * views, device=self.row.device).view(batch, views, 1) * count
+        rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
+        ordered, order = rows.flatten().sort()
+        starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
+        shares = self.pool.amax(dim=-1).flatten().index_select(0, ordered)
+        return Links(rows, order, starts, shares)
 
     def first_visit(self, visitor: object) -> bool:
         """False from the second time on: a pass recomputed by gradient checkpointing must not count twice."""
