@@ -114,9 +114,13 @@ class Neighborhoods:
         table = self.features.new_zeros(3, len(self.table.waves), len(weight))
         parts, of_rows = self.parts(), iter(of_rows)
         some = max(1, _MANY // (len(weight) * self.neighbors.shape[1] * parts[0].stop))
+        buffer = None
         for start in range(0, len(parts), some):
             # Many parts together: every sum by index has a price for each of its bins.
-            rows = torch.cat(list(islice(of_rows, some)))
+            together = list(islice(of_rows, some))
+            if buffer is None:
+                buffer = together[0].new_empty(sum(map(len, together)), len(weight))
+            rows = torch.cat(together, out=buffer[: sum(map(len, together))])
             part = slice(parts[start].start, parts[min(start + some, len(parts)) - 1].stop)
             as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
             as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,13 +34,9 @@ class PooledGradient:
         """Sum over all rows, `(width,)`."""
         return self.values.sum(dim=0)
 
-    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        """Product of the transposed gradient `(width, rows)` with a part of other rows."""
-        rows, values = self._rows(number), self.values[self.parts[number]]
-        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
-        return nn.functional.embedding_bag(
-            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
-        )
+    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Product of the transposed gradient `(width, rows)` with other rows `(rows, hidden)`, given in parts."""
+        return sum(self._transposed_times(rows, number) for number, rows in enumerate(hidden))
 
     def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
         """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
@@ -68,6 +65,13 @@ class PooledGradient:
         out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
         out.index_add_(0, hoods.centers, self.values[:, half:])
 
+    def _transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
+        rows, values = self._rows(number), self.values[self.parts[number]]
+        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
+        return nn.functional.embedding_bag(
+            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
+        )
+
     def _rows(self, number: int) -> torch.Tensor:
         """`(centers, width)`, the rows of the winners, counted from the first row of a part."""
         winners = self.winners[self.parts[number]]
@@ -85,17 +89,25 @@ class PooledGradient:
 
 @dataclass
 class RowsGradient:
-    """The gradient behind a block that another one follows: for each part `(rows, width)`."""
+    """The gradient behind a block that another one follows.
+
+    Args:
+        parts: For each part `(rows, width)`.
+        sum: `(width,)` over all rows.
+        times_hidden: `(width, hidden)`, product of its transpose with the rows that entered the second linear layer.
+    """
 
     parts: list[torch.Tensor]
+    sum: torch.Tensor
+    times_hidden: torch.Tensor
 
     def total(self) -> torch.Tensor:
         """Sum over all rows, `(width,)`."""
-        return sum(rows.sum(dim=0) for rows in self.parts)
+        return self.sum
 
-    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        """Product of the transposed gradient `(width, rows)` with a part of other rows."""
-        return self.parts[number].T @ hidden
+    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Product of the transposed gradient `(width, rows)` with the block's hidden rows, known already."""
+        return self.times_hidden
 
     def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
         """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
@@ -155,7 +167,8 @@ def pooled_blocks_backward(
         block, one = blocks[number], kept[number]
         of_reduced, of_norm, of_expand = _through_expand(hoods, block, one, behind)
         if number:
-            behind, of_reduce = _to_rows(block, one.inputs, of_reduced, behind)
+            hidden = kept[number - 1].hidden(blocks[number - 1])
+            behind, of_reduce = _to_rows(block, one.inputs, of_reduced, behind, hidden)
         else:
             of_features, of_reduce = _to_features(hoods, block, of_reduced, behind)
         of_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
@@ -193,9 +206,7 @@ def _through_expand(
     hoods: Neighborhoods, block: Block, kept: Kept, behind: PooledGradient | RowsGradient
 ) -> tuple[ReducedGradient, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """The gradient behind the first linear layer; gradients of its norm; of the second layer with its norm."""
-    product = torch.zeros_like(block.expand)  # (width, hidden), gradient times hidden rows
-    for number, hidden in enumerate(kept.hidden(block)):
-        product += behind.transposed_times(hidden, number)
+    product = behind.product(kept.hidden(block))  # (width, hidden)
     of_shift = behind.total()
     deviation = (kept.expand_variance + block.expand_eps).rsqrt()
     gain = block.expand_gain * deviation
@@ -230,17 +241,25 @@ def _through_norm(
 
 
 def _to_rows(
-    block: Block, inputs: list[torch.Tensor], of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
+    block: Block,
+    inputs: list[torch.Tensor],
+    of_reduced: ReducedGradient,
+    behind: PooledGradient | RowsGradient,
+    hidden_before: Iterable[torch.Tensor],
 ) -> tuple[RowsGradient, torch.Tensor]:
     """Gradients behind the block before, its ReLU passed, and of the first linear layer."""
     of_weight = torch.zeros_like(block.reduce)
-    of_inputs = []
-    for number, entered in enumerate(inputs):
+    gradient = RowsGradient([], block.reduce.new_zeros(block.reduce.shape[1]), torch.zeros_like(block.expand))
+    for number, (entered, hidden) in enumerate(zip(inputs, hidden_before, strict=True)):
         reduced = of_reduced.rows(number)
         of_weight.addmm_(reduced.T, entered)
         rows = behind.add_to(reduced @ block.reduce, number)
-        of_inputs.append(torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows))  # the ReLU
-    return RowsGradient(of_inputs), of_weight
+        torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows)  # the ReLU
+        # What the block before needs of all rows at first, while these are at hand.
+        gradient.sum += rows.sum(dim=0)
+        gradient.times_hidden.addmm_(rows.T, hidden)
+        gradient.parts.append(rows)
+    return gradient, of_weight
 
 
 def _to_features(
