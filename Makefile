@@ -12,6 +12,8 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# These train for half an hour and are started by hand.
+TRAININGS := $(addprefix examples/benchmarks/,rotary_views.py sound_and_faithful.py)
 SOURCES := conversions examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -54,7 +56,7 @@ format: $(INSTALLED) ## Mend style and format where that can be done safely
 	$(BIN)/ruff format $(SOURCES)
 
 bench: $(INSTALLED) ## Time point operations and the wrapped encoder against their plain forms
-	@set -e; for program in examples/benchmarks/[!_]*.py; do echo "== $$program"; $(BIN)/python $$program; done
+	@set -e; for program in $(filter-out $(TRAININGS),$(wildcard examples/benchmarks/[!_]*.py)); do echo "== $$program"; $(BIN)/python $$program; done
 
 bench-learn: $(INSTALLED) ## Train all arms of the learning benchmark and print its table (BENCH_ARGS)
 	$(BIN)/python examples/bench_learn.py $(BENCH_ARGS)

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -27,10 +24,9 @@ import torch
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from tqdm.auto import tqdm
+from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
 from transformers import AutoModel, PreTrainedModel, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_callback import PrinterCallback
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -73,18 +69,30 @@ def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
     return pretrained
 
 
+def replace_encoder(
+    wrapper: Any2PointForPointCloudClassification, change: Callable[[PreTrainedModel], PreTrainedModel], seed: int
+) -> Any2PointForPointCloudClassification:
+    """The wrap anew, around an encoder made from its pretrained one.
+
+    Args:
+        wrapper: what `recipe.build_wrapper` gives.
+        change: makes the other encoder.
+        seed: governs everything that starts at random.
+    """
+    config = wrapper.config
+    # Weights of no repository: this model would be stored whole.
+    config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+    set_seed(1000 + seed)
+    encoder = change(wrapper.any2point.encoder)
+    set_seed(seed)
+    return Any2PointForPointCloudClassification(config, encoder=encoder)
+
+
 def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callable[[int, list[str]], nn.Module]:
     """A builder of the recipe's model around an encoder made from the pretrained one."""
 
     def build(seed: int, names: list[str]) -> nn.Module:
-        wrapper = recipe.build_wrapper(seed, names)
-        config = wrapper.config
-        # Weights of no repository: this model would be stored whole.
-        config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
-        set_seed(1000 + seed)
-        encoder = change(wrapper.any2point.encoder)
-        set_seed(seed)
-        return recipe.add_adapter(Any2PointForPointCloudClassification(config, encoder=encoder), seed)
+        return recipe.add_adapter(replace_encoder(recipe.build_wrapper(seed, names), change, seed), seed)
 
     return build
 
@@ -102,21 +110,13 @@ ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
 def train_once(arm: str, seed: int, splits: DatasetDict, report_on: str, output_dir: Path) -> dict[str, Any]:
     """Train one arm with one seed and measure it."""
     model = ARMS[arm][1](seed, splits["train"].features["label"].names)
-    trainer = recipe.build_trainer(model, recipe.training_arguments(output_dir / "trainer", seed), splits["train"])
-    trainer.remove_callback(PrinterCallback)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    training = trainer.train()
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    trainer, cost = fit(model, seed, splits["train"], output_dir / "trainer")
     metrics = recipe.evaluate(trainer, splits[report_on])
     return {
         "accuracy": metrics["eval_accuracy"],
         "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
         "loss": metrics["eval_loss"],
-        "train_loss": training.training_loss,
-        "trained_parameters": recipe.trained_parameters(model),
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "train_rows": len(splits["train"]),
+        **cost,
         "rows": len(splits[report_on]),
     }
 
@@ -136,13 +136,12 @@ def majority(splits: DatasetDict, report_on: str) -> dict[str, float]:
 
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """What decides the result of a run beside its seed, as JSON would give it back."""
-    settings = {"training": recipe.TRAINING, "augmentation": recipe.AUGMENTATION, "shots": options.shots}
-    settings |= {"validation": options.validation, "label_smoothing": recipe.LABEL_SMOOTHING}
+    settings: dict[str, Any] = {"shots": options.shots, "validation": options.validation}
     if arm != "pointnet":
         settings["model"] = recipe.MODEL
     if arm not in ("pointnet", "tokenizer"):
         settings["adapter"] = recipe.ADAPTER
-    return json.loads(json.dumps(settings))
+    return recipe_settings(**settings)
 
 
 def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
@@ -155,30 +154,14 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
     return splits, report_on
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename, so that no half-written result is ever found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm and seed, those that are stored already read back."""
-    runs = []
-    for seed, arm in tqdm([(seed, arm) for seed in options.seeds for arm in options.arms], desc="runs"):
-        path = options.output_dir / "runs" / f"{arm}-{seed}.json"
-        settings = settings_of(arm, options)
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if stored.get("settings") != settings:
-            tqdm.write(f"{ARMS[arm][0]}, seed {seed}")
-            splits, report_on = prepare(options, seed)
-            result = train_once(arm, seed, splits, report_on, options.output_dir)
-            stored = {"arm": arm, "seed": seed, **result, "threads": torch.get_num_threads(), "settings": settings}
-            write_text(path, json.dumps(stored, indent=1))
-        tqdm.write(f"{ARMS[arm][0]}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
-        runs.append(stored)
-    return runs
+
+    def run(arm: str, seed: int) -> dict[str, Any]:
+        return train_once(arm, seed, *prepare(options, seed), options.output_dir)
+
+    folder = options.output_dir / "runs"
+    return every_run(options.arms, options.seeds, folder, lambda arm: settings_of(arm, options), run)
 
 
 def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
@@ -187,15 +170,10 @@ def summarise(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     rows = [{"arm": "majority", "title": "majority class", "runs": 1, **majority(splits, report_on)}]
     for arm in options.arms:
         own = [run for run in runs if run["arm"] == arm]
-        row = {"arm": arm, "title": ARMS[arm][0], "runs": len(own)}
-        for name in ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters"):
-            values = [run[name] for run in own]
-            row[name] = float(np.mean(values))
-            row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        rows.append(row)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
+        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **over_seeds(own, figures)})
     about = {"split": report_on, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
-    return {**about, "machine": machine, "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
+    return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -205,10 +183,7 @@ def table(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in summary["rows"]:
-        cells = [
-            f"{100 * row[name]:.1f}" + (f" ± {100 * row[f'{name}_std']:.1f}" if f"{name}_std" in row else "")
-            for name in ("accuracy", "mean_class_accuracy")
-        ]
+        cells = [percent(row, name) for name in ("accuracy", "mean_class_accuracy")]
         cost = f"{row['trained_parameters']:,.0f} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f}"
         lines.append(f"| {row['title']} | {cost} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"

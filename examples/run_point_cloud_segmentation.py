@@ -27,6 +27,7 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import PARTS, SCENES
 from hf_any3d.training.point_rows import BlockRows, CropRows
+from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_judging import judge_segmentation
@@ -59,6 +60,10 @@ class SegmentationTrainingArguments(PointTrainingArguments):
         default="mean_iou", metadata={"help": "Of parts, mean_iou stands for instance_miou."}
     )
     num_train_epochs: float = field(default=20)
+    class_weighting: float = field(
+        default=0.0,
+        metadata={"help": "Power of the inverse frequency that weighs classes in the loss; 0 weighs all the same."},
+    )
 
 
 @dataclass
@@ -126,6 +131,20 @@ def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
     return settings
 
 
+def build_processor(data: SegmentationDataArguments, task: Task) -> PointCloudProcessor:
+    """Makes the clouds, here and wherever the model is used."""
+    return PointCloudProcessor(
+        num_points=data.num_points,
+        features=data.features,
+        up_axis=data.up_axis,
+        # Objects of a scene keep the sizes and heights that they have; objects alone are known by their form.
+        center=True if task.has_parts else "ground",
+        scale="unit_sphere" if task.has_parts else None,
+        block_size=data.block_size,
+        block_overlap=data.block_overlap,
+    )
+
+
 def build_trainer(
     model: nn.Module,
     arguments: SegmentationTrainingArguments,
@@ -140,6 +159,10 @@ def build_trainer(
         arguments.label_names = ["labels", "category"]
         if arguments.metric_for_best_model == "mean_iou":
             arguments.metric_for_best_model = "instance_miou"
+    settings: dict[str, Any] = {}
+    if arguments.class_weighting:
+        weights = class_weights(splits["train"]["labels"], len(task.names), arguments.class_weighting)
+        settings["compute_loss_func"] = WeightedPointLoss(weights)
     transform = training_transform(processor, augment)
     return program.build_trainer(
         model,
@@ -150,7 +173,20 @@ def build_trainer(
         data_collator=default_data_collator,
         compute_metrics=ComputePartMetrics(task.category_parts) if task.has_parts else compute_semantic_metrics,
         preprocess_logits_for_metrics=LabelPoints(task.category_parts),
+        **settings,
     )
+
+
+def judge(
+    trainer: Trainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Metrics of the splits that chose or that report, and the IoU of their classes; see `judge_segmentation`."""
+    judged = {
+        split: BlockRows(rows, processor, task.has_parts)
+        for split, rows in splits.items()
+        if split in ("validation", "test") and "labels" in rows.column_names
+    }
+    return judge_segmentation(trainer, judged, task.names, task.category_parts)
 
 
 def main(argv: list[str] | None = None) -> RunReport:
@@ -162,15 +198,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
-    processor = PointCloudProcessor(
-        num_points=data.num_points,
-        features=data.features,
-        up_axis=data.up_axis,
-        # Objects of a scene keep the sizes that they have; objects alone are known by their form.
-        scale="unit_sphere" if task.has_parts else None,
-        block_size=data.block_size,
-        block_overlap=data.block_overlap,
-    )
+    processor = build_processor(data, task)
     model_class = Any2PointForPartSegmentation if task.has_parts else Any2PointForSemanticSegmentation
     settings = model_settings(task, in_channels=3 * len(data.features))
     model = program.build_adapted_model(model_class, model_arguments, adapter, task.names, **settings)
@@ -179,12 +207,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        judged = {
-            split: BlockRows(rows, processor, task.has_parts)
-            for split, rows in splits.items()
-            if split in ("validation", "test") and "labels" in rows.column_names
-        }
-        scores = judge_segmentation(trainer, judged, task.names, task.category_parts)
+        scores = judge(trainer, splits, processor, task)
     blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
     report, name = program.leave_behind(
         trainer,

@@ -75,18 +75,26 @@ def build_model(seed: int, names: list[str]) -> PeftModel:
     return add_adapter(build_wrapper(seed, names), seed)
 
 
-def build_wrapper(seed: int, names: list[str]) -> Any2PointForPointCloudClassification:
-    """`build_model` before it gets its adapters."""
+def build_wrapper(
+    seed: int, names: list[str], encoder: str | os.PathLike = ENCODER, **changes: Any
+) -> Any2PointForPointCloudClassification:
+    """`build_model` before it gets its adapters.
+
+    Args:
+        seed: see `build_model`.
+        names: see `build_model`.
+        encoder: hub name or directory of another encoder.
+        **changes: settings of `MODEL` to change, or others of `Any2PointConfig`.
+    """
     set_seed(seed)
-    return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        ENCODER, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}, **MODEL
-    )
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **labels, **{**MODEL, **changes})
 
 
-def add_adapter(model: Any2PointForPointCloudClassification, seed: int) -> PeftModel:
-    """Put the recipe's guided adapters into a wrapped encoder."""
+def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **changes: Any) -> PeftModel:
+    """Put the recipe's guided adapters, with some settings changed, into a wrapped encoder."""
     set_seed(seed)
-    return get_peft_model(model, GuidedAdapterConfig(**ADAPTER))
+    return get_peft_model(model, GuidedAdapterConfig(**{**ADAPTER, **changes}))
 
 
 def build_pointnet(seed: int, num_labels: int) -> PointNet:

@@ -38,3 +38,9 @@ class AutoModelForPointCloudSegmentation(_BaseAutoModelClass):
                 "class, which says whether objects or their parts are meant"
             )
         return super().from_config(config, **kwargs)
+
+
+class AutoModelForZeroShotPointCloudClassification(_BaseAutoModelClass):
+    """Opens any model that compares point clouds with texts, so that classes need only names."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())

@@ -13,6 +13,7 @@ from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 FEATURES = ("xyz", *ATTRIBUTES)
 SAMPLINGS = ("random", "farthest", "first")
 SCALES = ("unit_sphere", None)
+CENTERINGS = (True, "ground", False)
 # Farthest point sampling costs points times samples; a random part of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
@@ -33,7 +34,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
 
     Args:
         num_points: points a cloud gets.
-        center: move the mean of the points to the origin.
+        center: True moves the mean of the points to the origin; "ground" does so across the up axis alone and puts the
+            lowest point at height 0, as fits pieces of scenes, where height tells much; False moves nothing.
         scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
         sampling: how to reduce a cloud. "random" draws without replacement; "farthest" spreads the points evenly,
             starting from the first (clouds above a million points are first reduced to that many at random);
@@ -42,8 +44,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
             model uses them.
         min_points: fewer points than that are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
-        up_axis: the axis that points up in the clouds the model knows; recorded for users and for augmentation,
-            nothing is turned.
+        up_axis: the axis that points up in the clouds the model knows; recorded for users, for augmentation and for
+            `center`, nothing is turned.
         block_size: edge of the square columns that a scene is cut into for segmentation, in the units of the scene;
             None for models that read clouds whole. Recorded for training and pipelines; a call cuts nothing.
         block_overlap: share of that edge that neighbouring columns have in common.
@@ -68,7 +70,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
     def __init__(
         self,
         num_points: int = 1024,
-        center: bool = True,
+        center: bool | str = True,
         scale: str | None = "unit_sphere",
         sampling: str = "random",
         features: Sequence[str] = ("xyz",),
@@ -86,7 +88,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
             raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
         super().__init__(**kwargs)
         self.num_points = _whole("num_points", num_points, 1)
-        self.center = _one_of("center", center, (True, False))
+        self.center = _one_of("center", center, CENTERINGS)
         self.scale = _one_of("scale", scale, SCALES)
         self.sampling = _one_of("sampling", sampling, SAMPLINGS)
         self.extent = _one_of("extent", extent, EXTENTS)
@@ -210,7 +212,11 @@ class PointCloudProcessor(FeatureExtractionMixin):
         if self.scale is not None and not np.ptp(xyz, axis=0).any():
             raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
         if self.center:
-            xyz -= xyz.mean(0)
+            origin = xyz.mean(0)
+            if self.center == "ground":
+                up = "xyz".index(self.up_axis)
+                origin[up] = xyz[:, up].min()
+            xyz -= origin
         if self.scale is not None:
             xyz /= np.linalg.norm(xyz, axis=1).max()
         return xyz.astype(np.float32)

@@ -21,12 +21,17 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
 
 from hf_any3d import tuners as _tuners  # noqa: F401  enters the guided adapter among PEFT's methods
-from hf_any3d.auto import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
+from hf_any3d.auto import (
+    AutoModelForPointCloudClassification,
+    AutoModelForPointCloudSegmentation,
+    AutoModelForZeroShotPointCloudClassification,
+)
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPartSegmentation,
     Any2PointForPointCloudClassification,
     Any2PointForSemanticSegmentation,
+    Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
 )
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
@@ -36,6 +41,7 @@ from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
     PointCloudSegmentationPipeline,
+    ZeroShotPointCloudClassificationPipeline,
 )
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners.loading import put_adapter_into
@@ -48,6 +54,7 @@ MODELS = {
         {
             AutoModelForPointCloudClassification: (Any2PointForPointCloudClassification,),
             AutoModelForPointCloudSegmentation: (Any2PointForSemanticSegmentation, Any2PointForPartSegmentation),
+            AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
     ),
 }
@@ -57,6 +64,10 @@ PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
     "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
     "point-cloud-segmentation": (PointCloudSegmentationPipeline, AutoModelForPointCloudSegmentation),
+    "zero-shot-point-cloud-classification": (
+        ZeroShotPointCloudClassificationPipeline,
+        AutoModelForZeroShotPointCloudClassification,
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,12 @@ def plot_point_clouds(
     titles: Sequence[str] | None = None,
     title_colors: Sequence[str] | None = None,
     heading: str | None = None,
+    legend: Mapping[str, Sequence[float]] | None = None,
     columns: int = 6,
     up_axis: str = "y",
+    elevation: float = 18.0,
+    zoom: float = 1.0,
+    cell: float = 2.0,
 ) -> Path:
     """Draw point clouds in a grid and write a PNG.
 
@@ -27,8 +31,12 @@ def plot_point_clouds(
         titles: A line above each cloud.
         title_colors: Colour of each of those lines.
         heading: A line above all.
+        legend: What colours mean: names and their red, green and blue in [0, 1], below all.
         columns: Clouds in a row.
         up_axis: "x", "y" or "z".
+        elevation: Degrees by which the camera looks down.
+        zoom: How large clouds are drawn in their cells.
+        cell: Inches of a cell's edge.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -36,13 +44,15 @@ def plot_point_clouds(
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
     except ImportError as error:
         raise ImportError("drawing point clouds needs matplotlib: pip install matplotlib") from error
     if not len(clouds):
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)
-    figure = Figure(figsize=(2.0 * columns, 2.25 * rows + (0.4 if heading else 0)), dpi=110, layout="constrained")
+    height = (cell + 0.25) * rows + (0.4 if heading else 0) + (0.5 if legend else 0)
+    figure = Figure(figsize=(cell * columns, height), dpi=110, layout="constrained")
     order = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}[up_axis]
     for number, cloud in enumerate(clouds):
         cloud = np.asarray(cloud, dtype=np.float32)
@@ -52,16 +62,23 @@ def plot_point_clouds(
         across, deep, up = cloud[:, order].T
         paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else {"c": up, "cmap": "viridis"}
         axes.scatter(across, deep, up, s=2.0, linewidths=0, **paint)
-        axes.set_box_aspect([1, 1, 1], zoom=1.25)
-        center, radius = cloud[:, order].mean(axis=0), np.abs(cloud[:, order] - cloud[:, order].mean(axis=0)).max()
-        for limit, middle in zip((axes.set_xlim, axes.set_ylim, axes.set_zlim), center, strict=True):
-            limit(middle - radius, middle + radius)
-        axes.view_init(elev=18, azim=35)
+        low, high = cloud[:, order].min(axis=0), cloud[:, order].max(axis=0)
+        # As large as it can be drawn; a box without any extent would be no box.
+        reach = np.maximum((high - low) / 2, 0.1 * (high - low).max() + 1e-6)
+        axes.set_box_aspect(reach, zoom=zoom)
+        for limit, middle, half in zip(
+            (axes.set_xlim, axes.set_ylim, axes.set_zlim), (low + high) / 2, reach, strict=True
+        ):
+            limit(middle - half, middle + half)
+        axes.view_init(elev=elevation, azim=35)
         axes.set_axis_off()
         if titles is not None:
             axes.set_title(titles[number], fontsize=8, color=title_colors[number] if title_colors else "black")
     if heading:
         figure.suptitle(heading, fontsize=11)
+    if legend:
+        patches = [Patch(color=tuple(color), label=name) for name, color in legend.items()]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), fontsize=8)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")

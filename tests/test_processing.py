@@ -39,6 +39,15 @@ def test_without_centre_and_scale_points_stay_as_they_are():
     np.testing.assert_allclose(centred, first - first.mean(0), atol=1e-5)
 
 
+@pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
+def test_centred_on_the_ground_a_cloud_keeps_its_heights(up_axis, up):
+    processor = PointCloudProcessor(num_points=500, center="ground", scale=None, up_axis=up_axis)
+    points, given = processor(cloud(500))["points"][0].numpy(), cloud(500)
+    expected = given - given.mean(0)
+    expected[:, up] = given[:, up] - given[:, up].min()
+    np.testing.assert_allclose(points, expected, atol=1e-5)
+
+
 def test_a_cloud_of_the_right_size_keeps_its_order():
     for sampling in ("random", "farthest", "first"):
         processor = PointCloudProcessor(num_points=1024, center=False, scale=None, sampling=sampling)
@@ -210,7 +219,7 @@ def test_ten_million_points_are_read_and_sampled():
         ({"num_points": 0}, "num_points: 0; expected a whole number from 1"),
         ({"num_points": 1.5}, "num_points: 1.5"),
         ({"num_points": True}, "num_points: True"),
-        ({"center": "mean"}, "center: 'mean'; expected one of True, False"),
+        ({"center": "mean"}, "center: 'mean'; expected one of True, 'ground', False"),
         ({"scale": "cube"}, "scale: 'cube'; expected one of 'unit_sphere', None"),
         ({"sampling": "voxel"}, "sampling: 'voxel'; expected one of 'random', 'farthest', 'first'"),
         ({"features": ("rgb",)}, "features: .*expected 'xyz', then"),

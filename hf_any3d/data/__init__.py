@@ -22,6 +22,7 @@ _HOMES = {
     "draw_fold": "few_shot",
     "load_point_dataset": "catalog",
     "merge_blocks": "blocks",
+    "push_point_dataset": "benchmarks.publishing",
     "split_into_blocks": "blocks",
     "validation_split": "validation",
 }

@@ -19,6 +19,7 @@ class CardTask:
         model_class: Builds a base for the adapter.
         metrics: Metrics in the order of the table, by their keys in the report; the first one is the main one.
         class_score: What the figure of each class is.
+        limits: What the model cannot do, for readers.
     """
 
     task: str
@@ -30,6 +31,7 @@ class CardTask:
     model_class: str
     metrics: dict[str, str]
     class_score: str
+    limits: str = ""
 
     @property
     def auto_class(self) -> str:
@@ -77,4 +79,32 @@ logits = model(**inputs, category=torch.tensor([0])).logits  # (1, {num_points},
     model_class="Any2PointForPartSegmentation",
     metrics={"instance_miou": "Instance mIoU", "category_miou": "Category mIoU", "accuracy": "Accuracy of points"},
     class_score="IoU by part",
+)
+ZERO_SHOT = CardTask(
+    task="zero-shot-point-cloud-classification",
+    task_name="Zero-shot point cloud classification",
+    intro="Says which of some labels, given as words, fits a 3D point cloud; trained on {count} classes.",
+    use="""classify = pipeline("zero-shot-point-cloud-classification", model="{name}")
+classify("chair.ply", candidate_labels=["chair", "lamp", "car"])""",
+    portions="clouds are brought to {num_points} points in the unit sphere.",
+    logits="""texts = model.encode_labels(["chair", "lamp", "car"])
+logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
+    model_class="Any2PointForZeroShotPointCloudClassification",
+    metrics={
+        "unseen_accuracy": "Unseen classes among themselves",
+        "unseen_chance": "Chance of that",
+        "unseen_among_all": "Unseen among all",
+        "seen_accuracy": "Seen among themselves",
+        "seen_among_all": "Seen among all",
+        "harmonic_mean": "Harmonic mean",
+    },
+    class_score="accuracy by class, of unseen classes among the unseen, of seen ones among the seen",
+    limits="""
+## Limits
+
+The text tower is frozen and has never met a point cloud. What its texts have to do with shapes was learned from the
+classes above alone; how far that reaches is what the figures for unseen classes say. Between seen and unseen classes
+the model leans towards the seen. Scores are shares among the labels given, not probabilities that one is right: some
+label always wins.
+""",
 )

@@ -119,7 +119,7 @@ def build_model_card(
         data=_facts(report.data),
         classes=", ".join(classes),
         training=_facts(_training_facts(report)),
-        limits=_limits(config),
+        limits=_limits(config) + task.limits,
         versions=", ".join(f"{package} {version}" for package, version in report.versions.items()),
     )
     return ModelCard(f"---\n{_metadata(report, name, method, task).to_yaml()}\n---\n\n{text}")

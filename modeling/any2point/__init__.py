@@ -12,14 +12,20 @@ from hf_any3d.modeling.any2point.modeling_segmentation import (
     Any2PointForSemanticSegmentation,
     part_mask,
 )
+from hf_any3d.modeling.any2point.modeling_zero_shot import (
+    Any2PointForZeroShotPointCloudClassification,
+    Any2PointZeroShotOutput,
+)
 
 __all__ = [
     "Any2PointConfig",
     "Any2PointForPartSegmentation",
     "Any2PointForPointCloudClassification",
     "Any2PointForSemanticSegmentation",
+    "Any2PointForZeroShotPointCloudClassification",
     "Any2PointModel",
     "Any2PointOutput",
     "Any2PointPreTrainedModel",
+    "Any2PointZeroShotOutput",
     "part_mask",
 ]

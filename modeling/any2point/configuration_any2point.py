@@ -67,9 +67,15 @@ class Any2PointConfig(PreTrainedConfig):
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
         propagation_width: Segmentation: channels of a point's features.
+        propagate_levels: Segmentation: let points also hear what the tokenizer made of them and their neighbours
+            before they became tokens, as PointNet++ links its levels.
         category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
+        text_width: Zero-shot: width of the space that clouds and texts share.
+        text_pooling: Zero-shot: "mean", "cls" or "max", how the text tower of a sentence encoder pools words.
+        hypothesis_templates: Zero-shot: texts with `{}` in place of a label, whose vectors are averaged.
+        temperature: Zero-shot: what cosines are divided by at the start of training.
         final_norm_eps: Epsilon of the final norm; None for the encoder's.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
@@ -124,9 +130,14 @@ class Any2PointConfig(PreTrainedConfig):
     head_bias: bool = False
     head_dropout: float = 0.5
     propagation_width: int = 128
+    propagate_levels: bool = False
     category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
     category_names: list[str] | tuple[str, ...] | None = None
     restrict_to_category_parts: bool = False
+    text_width: int | None = None
+    text_pooling: str | None = None
+    hypothesis_templates: list[str] | tuple[str, ...] = ("a 3D model of a {}.",)
+    temperature: float = 0.07
     final_norm_eps: float | None = None
     initializer_range: float = 0.02
 
@@ -155,6 +166,8 @@ class Any2PointConfig(PreTrainedConfig):
         unknown = set(self.pooling) - {"max", "mean", "cls"}
         if unknown or not self.pooling:
             raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
+        if not 0.01 <= self.temperature:
+            raise ValueError(f"temperature={self.temperature}; expected at least 0.01")
         if self.category_names is not None and len(self.category_names) != self.num_categories:
             raise ValueError(
                 f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "

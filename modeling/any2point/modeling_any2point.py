@@ -48,12 +48,15 @@ class Any2PointOutput(ModelOutput):
         pooler_output: `(batch, len(config.pooling) * hidden)`, what a head reads.
         centers: `(batch, tokens, 3)`, places of the tokens in the units of the input.
         center_index: `(batch, tokens)`, the input points that the centres are.
+        levels: What the tokenizer made of points before they became tokens, where it was asked for: pairs of features
+            `(batch, places, width)` and places `(batch, places, 3)`, or None for the input points.
     """
 
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     centers: torch.Tensor | None = None
     center_index: torch.Tensor | None = None
+    levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
 
 
 class ClassToken(nn.Module):
@@ -225,11 +228,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
             spread = weight.float().std()
             self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * spread)
 
-    def forward(self, points: torch.Tensor, **kwargs: Any) -> Any2PointOutput:
+    def forward(self, points: torch.Tensor, output_levels: bool = False, **kwargs: Any) -> Any2PointOutput:
         """Read point clouds.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
+            output_levels: Give what the tokenizer made of points before they became tokens, too.
             **kwargs: Passed on to the encoder's layers.
         """
         config = self.config
@@ -237,7 +241,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self._warn_once_about_batches()
         # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
         points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
-        tokens = self.point_tokenizer(points)
+        # Tokenizers of others need not have levels.
+        tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions(self.encoder), config)
         geometry = Geometry(
@@ -250,7 +255,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_states, positions = self._sequence(tokens.tokens, self._positions(tokens.tokens, projection))
         hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, **kwargs)
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
-        return Any2PointOutput(hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index)
+        levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
+        return Any2PointOutput(
+            hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index, levels
+        )
 
     def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
         """What is added to the tokens, `(batch, tokens, hidden)`; zeros where positions act in the layers alone."""

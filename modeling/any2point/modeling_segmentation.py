@@ -26,14 +26,15 @@ class PointPropagation(nn.Module):
     """Carries what tokens and the whole cloud say to every point.
 
     A point gets the features of the three nearest tokens, those of the whole cloud, and what is its own: its channels
-    and its place among those tokens, without which neighbours across an edge would look alike (after PointNet++,
-    Sec. 3.4).
+    and its place among those tokens, without which neighbours across an edge would look alike; and what the tokenizer
+    made of it and of places near it on the way to tokens (after PointNet++, Sec. 3.4).
 
     Args:
         config: The model's configuration.
+        level_widths: Channels of the tokenizer's levels; none leaves them out.
     """
 
-    def __init__(self, config: Any2PointConfig):
+    def __init__(self, config: Any2PointConfig, level_widths: Sequence[int] = ()):
         super().__init__()
         hidden_size, width = config.encoder_config.hidden_size, config.propagation_width
         self.from_tokens = nn.Linear(hidden_size, width, bias=False)
@@ -41,6 +42,7 @@ class PointPropagation(nn.Module):
         self.from_point = nn.Sequential(
             nn.Linear(config.in_channels + 3, width), nn.ReLU(), nn.Linear(width, width, bias=False)
         )
+        self.from_levels = nn.ModuleList(nn.Linear(channels, width, bias=False) for channels in level_widths)
         self.norm = HeadNorm(width)
 
     def forward(
@@ -68,6 +70,14 @@ class PointPropagation(nn.Module):
         if condition is not None:
             whole = whole + condition
         mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (batch, points, width)
+        if self.from_levels and features.levels is None:
+            raise ValueError("features.levels is missing; call the model with output_levels=True")
+        # The finest levels come first; a head that was made without any hears none.
+        for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=False):
+            said = linear(level.to(dtype))  # (batch, places, width)
+            if places is not None:
+                said = three_nearest_interpolate(points, places.to(points.dtype), said)
+            mixed = mixed + said
         return torch.relu(self.norm(mixed.flatten(0, 1))).view_as(mixed)
 
 
@@ -76,12 +86,14 @@ class Any2PointSegmenter(Any2PointWithHead):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
-        self.propagation = PointPropagation(config)
+        levels = self.any2point.point_tokenizer.level_widths if config.propagate_levels else ()
+        self.propagation = PointPropagation(config, levels)
         self.segmenter = ClassificationHead(config.propagation_width, config)
 
     def point_logits(self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Logits `(batch, points, labels)` of every point; see `forward`."""
-        spread = self.propagation(points, self.any2point(points, **kwargs), condition)
+        features = self.any2point(points, output_levels=self.config.propagate_levels, **kwargs)
+        spread = self.propagation(points, features, condition)
         return self.segmenter(spread.flatten(0, 1)).unflatten(0, points.shape[:2])
 
 

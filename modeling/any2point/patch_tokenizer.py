@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.tokenizer import PointTokens, Tokenizer
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
+from hf_any3d.modeling.any2point.tokenizer import PointLevel, PointTokens, Tokenizer
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn, scatter_mean
 
 
 class PatchTokenizer(Tokenizer):
@@ -23,10 +23,11 @@ class PatchTokenizer(Tokenizer):
     def __init__(self, config: Any2PointConfig, hidden_size: int):
         super().__init__(config, hidden_size)
         width = config.tokenizer_width or 192
+        self.level_widths = (width,)
         self.local = MiniPointNet(config.in_channels, width, hidden_size)
         self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
 
-    def tokenize(self, points: torch.Tensor) -> PointTokens:
+    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
         config = self.config
         xyz = points[..., :3].contiguous()
@@ -37,12 +38,17 @@ class PatchTokenizer(Tokenizer):
             tie_rule=config.sampling_tie_rule,
         )
         centers = gather_points(xyz, index)  # (batch, tokens, 3)
-        neighbors = group(points, knn(centers, xyz, config.tokenizer_neighbors))  # (batch, tokens, k, channels)
+        near = knn(centers, xyz, config.tokenizer_neighbors)  # (batch, tokens, k)
+        neighbors = group(points, near)  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
-        tokens = self.local(torch.cat([offsets, neighbors[..., 3:]], dim=-1)) + self.place(
-            centers.to(self.place[0].weight.dtype)
-        )
-        return PointTokens(tokens, centers, index)
+        of_points = self.local.read(torch.cat([offsets, neighbors[..., 3:]], dim=-1))  # (batch, tokens, k, width)
+        tokens = self.local.pool(of_points) + self.place(centers.to(self.place[0].weight.dtype))
+        levels = ()
+        if with_levels:
+            # A point is what the patches that hold it make of it, on average; one that no patch holds is nothing.
+            seen = scatter_mean(of_points.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
+            levels = (PointLevel(seen),)
+        return PointTokens(tokens, centers, index, levels)
 
 
 class MiniPointNet(nn.Module):
@@ -62,6 +68,10 @@ class MiniPointNet(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""
+        return self.pool(self.read(patches))
+
+    def read(self, patches: torch.Tensor) -> torch.Tensor:
+        """What every point of `(batch, groups, k, channels)` is within its patch, `(batch, groups, k, width)`."""
         batch, groups, k, channels = patches.shape
         rows = patches.reshape(-1, channels).to(self.lift.weight.dtype)  # (batch * groups * k, channels)
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
@@ -70,5 +80,9 @@ class MiniPointNet(nn.Module):
         for_whole, for_points = self.join.weight.chunk(2, dim=1)
         shared = nn.functional.linear(whole, for_whole).repeat_interleave(k, dim=0)
         rows = self.join_norm(nn.functional.linear(rows, for_points) + shared).relu_()
-        # So is the last one, but a maximum follows it: no short cut there.
-        return self.out(rows).view(batch, groups, k, -1).amax(dim=2)
+        return rows.view(batch, groups, k, -1)
+
+    def pool(self, rows: torch.Tensor) -> torch.Tensor:
+        """Patches `(batch, groups, hidden)` from what `read` gave."""
+        # This layer is linear, too, but a maximum follows it: no short cut here.
+        return self.out(rows).amax(dim=2)

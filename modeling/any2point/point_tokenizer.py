@@ -8,7 +8,7 @@ from torch import nn
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.any2point.residual_blocks import ResidualBlock, train_as_one, trains_as_one
-from hf_any3d.modeling.any2point.tokenizer import PointTokens, Tokenizer
+from hf_any3d.modeling.any2point.tokenizer import PointLevel, PointTokens, Tokenizer
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
 from hf_any3d.modeling.point_ops.grouping import flatten_index
 
@@ -35,9 +35,10 @@ class PointTokenizer(Tokenizer):
             TokenizerStage(config, width >> (stages - 1 - stage), config.tokenizer_blocks[stage], bottleneck)
             for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
         )
+        self.level_widths = tuple(width >> (stages - stage) for stage in range(stages))
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
 
-    def tokenize(self, points: torch.Tensor) -> PointTokens:
+    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
         config = self.config
         xyz = points[..., :3].contiguous()
@@ -48,15 +49,18 @@ class PointTokenizer(Tokenizer):
         )
         rows = self.embed(points.to(self.embed.weight.dtype).flatten(0, 1))
         features = self.embed_norm(rows).relu_().view(*points.shape[:2], -1)  # (batch, points, width / 8)
+        levels: list[PointLevel] = []
         centers_index = index
         for stage in self.stages:
             centers = gather_points(xyz, centers_index)  # (batch, centers, 3)
+            if with_levels:
+                levels.append(PointLevel(features, xyz if levels else None))
             features = stage(xyz, features, centers, centers_index)
             xyz = centers
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(xyz.shape[0], -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
-        return PointTokens(tokens, xyz, index[:, : config.num_tokens])
+        return PointTokens(tokens, xyz, index[:, : config.num_tokens], tuple(levels))
 
 
 class TokenizerStage(nn.Module):

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from tests.tiny_encoders import random_encoder, tiny_config
 
@@ -40,15 +42,15 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def imported_beside_others(name: str) -> Iterator[ModuleType]:
+def imported_beside_others(name: str, folder: Path = EXAMPLES) -> Iterator[ModuleType]:
     """A program that imports other files of examples/; all of them are forgotten at the end."""
     there = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
+        patch.syspath_prepend(str(folder))
         yield importlib.import_module(name)
-    for file in EXAMPLES.glob("*.py"):
-        if file.stem not in there:
-            sys.modules.pop(file.stem, None)
+    for other in set(sys.modules) - there:
+        if EXAMPLES in Path(getattr(sys.modules[other], "__file__", None) or "/").parents:
+            del sys.modules[other]
 
 
 def load_program(name: str) -> ModuleType:
@@ -59,6 +61,19 @@ def load_program(name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def tiny_shapes(classes: int = 2, rows: int = 8, points: int = 160) -> DatasetDict:
+    """Random clouds of classes that differ in their extent, the same for training and test."""
+    random = np.random.default_rng(0)
+    labels = np.arange(rows) % classes
+    clouds = random.normal(size=(rows, points, 3)) * (1 + labels)[:, None, None]
+    features = Features(
+        points=Array2D((points, 3), "float32"), label=ClassLabel(names=[f"class {i}" for i in range(classes)])
+    )
+    one = Dataset.from_dict({"points": clouds.astype(np.float32), "label": labels}, features=features)
+    one = one.with_format("numpy")
+    return DatasetDict(train=one, test=one)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from transformers import pipeline
 
 from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset, read_point_cloud
 from hf_any3d.data.files import write_point_cloud
+from hf_any3d.training.point_weights import WeightedPointLoss
 from hf_any3d.training.report import RunReport
 from hf_any3d.training.segmentation_metrics import MeanIoU, PartIoU
 from tests.examples.conftest import SMALL, load_program, words_of
@@ -122,6 +123,17 @@ def test_metrics_file_and_card_tell_the_run(run, tmp_path, name):
     assert card.data.pipeline_tag == "point-cloud-segmentation"
     assert {result.metric_type for result in card.data.eval_results} >= {main, "accuracy"}
     assert "IoU by" in card.text and f"{100 * report.metrics['test'][main]:.1f} %" in card.text
+
+
+def test_classes_are_weighed_by_the_training_points(script, run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(script, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
+    loss = WeightedPointLoss
+    report = run("rooms", class_weighting=1.0, max_steps=1)
+    labels = np.concatenate(load_point_dataset("rooms", split="train", **DATA["rooms"])["labels"])
+    counts = np.bincount(labels, minlength=len(seen[0]))
+    np.testing.assert_allclose((seen[0] * counts)[counts > 0], len(labels) / (counts > 0).sum(), rtol=1e-5)
+    assert np.isfinite(report.metrics["test"]["loss"])
 
 
 def test_labels_without_names_are_refused(script):

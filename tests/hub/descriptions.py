@@ -40,7 +40,7 @@ def describe_repository(repository: Repository, commit: Commit) -> dict:
         "sha": commit.sha,
         "createdAt": _DATE,
         "lastModified": _DATE,
-        "private": False,
+        "private": repository.private,
         "gated": False,
         "disabled": False,
         "downloads": 0,

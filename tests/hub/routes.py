@@ -96,7 +96,7 @@ def _create(store: Store, request: Request) -> Response:
     kind = wanted.get("type") or "model"
     name = f"{wanted.get('organization') or USER}/{wanted['name']}"
     url = f"{request.url}/{'' if kind == 'model' else f'{kind}s/'}{name}"
-    is_new = store.create(kind, name)
+    is_new = store.create(kind, name, private=wanted.get("private") is True or wanted.get("visibility") == "private")
     return Response(json.dumps({"url": url, "name": name, "id": name}).encode(), 200 if is_new else 409)
 
 

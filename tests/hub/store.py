@@ -48,6 +48,7 @@ class Repository:
     commits: list[Commit] = field(default_factory=list)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    private: bool = False
 
     def __post_init__(self):
         self.branches["main"] = ""
@@ -78,11 +79,11 @@ class Store:
         self._repositories: dict[tuple[str, str], Repository] = {}
         self.uploads: dict[str, bytes] = {}
 
-    def create(self, kind: str, name: str) -> bool:
+    def create(self, kind: str, name: str, private: bool = False) -> bool:
         """Says whether the repository is a new one; one that is there stays as it is."""
         if (kind, name) in self._repositories:
             return False
-        self._repositories[kind, name] = Repository(kind, name)
+        self._repositories[kind, name] = Repository(kind, name, private=private)
         return True
 
     def get(self, kind: str, name: str) -> Repository:

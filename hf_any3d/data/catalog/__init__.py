@@ -9,9 +9,12 @@ if TYPE_CHECKING:
 
 CATALOG: dict[str, str] = {
     "folder": "folder",  # a folder of point files and meshes, label = folder name
+    "modelnet40": "modelnet40",  # CAD models of 40 classes
+    "modelnet40_fewshot": "modelnet40_fewshot",  # its few-shot episodes
     "parquet": "parquet",  # local Parquet files with a column of points
     "parts": "parts",  # objects assembled in code, each point with its part
     "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class
+    "scanobjectnn": "scanobjectnn",  # objects cut out of scans of real rooms, 15 classes
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
 """Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""

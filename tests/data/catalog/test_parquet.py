@@ -4,6 +4,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.data.catalog import CATALOG
 
 
 def table(labels, sizes=None, names=None):
@@ -91,9 +92,8 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        ValueError, match="unknown dataset 'shape'; known are folder, parquet, parts, rooms, shapes, or owner/name"
-    ):
+    known = ", ".join(sorted(CATALOG))
+    with pytest.raises(ValueError, match=f"unknown dataset 'shape'; known are {known}, or owner/name"):
         load_point_dataset("shape")
 
 

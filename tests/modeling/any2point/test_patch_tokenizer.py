@@ -35,6 +35,26 @@ def test_tokens_are_those_of_a_plain_mini_pointnet():
             torch.testing.assert_close(found.tokens[cloud, token], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_point_is_on_its_level_what_its_patches_make_of_it():
+    made = tokenizer()
+    points = clouds()
+    found = made(points, with_levels=True)
+    (level,) = found.levels
+    assert level.centers is None and torch.equal(found.tokens, made(points).tokens)
+    seen = [[[] for _ in range(40)] for _ in range(3)]
+    for cloud in range(3):
+        for token in range(8):
+            center = points[cloud, found.index[cloud, token]]
+            nearest = (points[cloud] - center).norm(dim=1).argsort()[:4]
+            rows = made.local.read((points[cloud, nearest] - center)[None, None])[0, 0]
+            for point, row in zip(nearest.tolist(), rows, strict=True):
+                seen[cloud][point].append(row)
+    for cloud in range(3):
+        for point, rows in enumerate(seen[cloud]):
+            expected = torch.stack(rows).mean(dim=0) if rows else torch.zeros(16)
+            torch.testing.assert_close(level.features[cloud, point], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_reach_every_weight():
     made = tokenizer(token_scale=1.0).train()
     made(clouds()).tokens.square().sum().backward()

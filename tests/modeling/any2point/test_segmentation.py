@@ -94,6 +94,41 @@ def test_every_point_hears_of_its_tokens():
     assert (moved > 1e-4).all(), "some points saw no token change"
 
 
+@pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
+def test_points_hear_of_the_levels_below_their_tokens(tokenizer):
+    model = tiny_scene_model(tokenizer=tokenizer, propagate_levels=True).eval()
+    points = clouds(3, POINTS)
+    features = model.any2point(points, output_levels=True)
+    widths = [level.shape[-1] for level, _ in features.levels]
+    assert widths == list(model.any2point.point_tokenizer.level_widths) and widths
+    assert features.levels[0][0].shape[:2] == points.shape[:2], "the finest level is that of the points"
+    spread = model.propagation(points, features)
+    for number, (level, places) in enumerate(features.levels):
+        others = [*features.levels]
+        others[number] = (level + torch.randn_like(level), places)
+        features.levels, kept = tuple(others), features.levels
+        assert not torch.allclose(model.propagation(points, features), spread, atol=1e-4)
+        features.levels = kept
+
+
+def test_levels_that_were_not_asked_for_are_missed_by_name():
+    model = tiny_scene_model(propagate_levels=True).eval()
+    with pytest.raises(ValueError, match="features.levels is missing; call the model with output_levels=True"):
+        model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
+
+
+@pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
+def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
+    model = adapted(tiny_part_model(tokenizer=tokenizer, propagate_levels=True), "guided")
+    train(model, "part")
+    weights = [p for name, p in model.named_parameters() if "from_levels" in name and p.requires_grad]
+    assert len(weights) == (3 if tokenizer == "point_pn" else 1) and all(p.grad.any() for p in weights)
+    expected = logits_of(model, "part")
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(opened, "part"), expected, rtol=0, atol=1e-6)
+
+
 def test_order_of_points_moves_with_their_logits():
     model = tiny_scene_model().eval()
     points = clouds(2, POINTS)

@@ -1,0 +1,203 @@
+"""Trains a frozen pretrained encoder to put point clouds where its own text tower puts their names.
+
+The text tower belongs to the same checkpoint: a sentence encoder is its own, CLIP, SigLIP and CLAP have one. Training
+is contrastive, on pairs of clouds and texts; afterwards classes need names only:
+
+    python examples/run_zero_shot.py --output_dir out/zero-shot --held_out_classes sofa lamp vehicle \
+        --caption_column title --augment scale shift --num_train_epochs 20
+    python examples/run_zero_shot.py recipe.yaml
+
+Held-out classes are never seen in training, neither clouds nor captions with their names; zero-shot accuracy is judged
+on them, among themselves and among all classes, beside the classes that were seen. Without held-out classes the model
+learns all classes, and nothing zero-shot is judged. Model, model card and metrics.json end in the output directory.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+
+from datasets import ClassLabel, Dataset, DatasetDict
+from torch import nn
+from transformers import Trainer, default_data_collator
+
+from hf_any3d import Any2PointForZeroShotPointCloudClassification, PointCloudProcessor
+from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
+from hf_any3d.training import program
+from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
+from hf_any3d.training.card_tasks import ZERO_SHOT
+from hf_any3d.training.norm_statistics import refresh_norm_statistics
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
+from hf_any3d.training.rows import training_transform
+from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.zero_shot_judging import CompareWithClasses, ComputeZeroShotMetrics, judge_zero_shot
+
+logger = logging.getLogger(__name__)
+# Rows of held-out classes that the training and validation splits had.
+HELD_OUT = "held_out"
+
+
+@dataclass
+class ZeroShotDataArguments(DataArguments):
+    """What it is trained on, and what it never sees."""
+
+    # What classes it knows says nothing about those that it does not know, so nothing is set aside to choose by.
+    validation_fraction: float = field(default=0.0, metadata={"help": "Share of the training split to look at."})
+    held_out_classes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Classes that training never sees; zero-shot is judged on them."},
+    )
+    caption_column: str | None = field(
+        default=None, metadata={"help": "Column with a text about each cloud, used in place of its class name."}
+    )
+    caption_templates: list[str] = field(
+        default_factory=lambda: list(CAPTION_TEMPLATES),
+        metadata={"help": "What names and captions are put into in training, at {}."},
+    )
+    hypothesis_templates: list[str] = field(
+        default_factory=lambda: list(HYPOTHESIS_TEMPLATES),
+        metadata={"help": "What labels are put into afterwards; several are averaged."},
+    )
+    judged_splits: list[str] = field(
+        default_factory=lambda: ["validation", "test", HELD_OUT],
+        metadata={"help": f"Splits to judge on; {HELD_OUT} has the training rows of held-out classes."},
+    )
+
+
+@dataclass
+class ZeroShotTrainingArguments(PointTrainingArguments):
+    """Trainer's own arguments, with defaults for contrastive training."""
+
+    load_best_model_at_end: bool = field(default=False)
+    metric_for_best_model: str | None = field(default="seen_accuracy")
+    per_device_train_batch_size: int = field(default=32)
+    num_train_epochs: float = field(default=20)
+
+
+def class_numbers(rows: Dataset, held_out: list[str]) -> tuple[list[str], list[int]]:
+    """Names of all classes, and the numbers of those to hold out.
+
+    Raises:
+        ValueError: Rows without classes, or held-out classes that are not there, or that leave fewer than two.
+    """
+    label = rows.features.get("label")
+    if not isinstance(label, ClassLabel):
+        raise ValueError(f"the training split has label {label}; expected a ClassLabel, text or whole numbers from 0")
+    if unknown := [name for name in held_out if name not in label.names]:
+        raise ValueError(f"--held_out_classes names {unknown[0]!r}; there are {', '.join(label.names)}")
+    unseen = sorted({label.names.index(name) for name in held_out})
+    if len(label.names) - len(unseen) < 2:
+        raise ValueError(f"--held_out_classes leaves {len(label.names) - len(unseen)} classes; expected at least 2")
+    return label.names, unseen
+
+
+def hold_out(splits: DatasetDict, unseen: list[int]) -> DatasetDict:
+    """Move rows of unseen classes out of `train` and `validation` into a split of their own; `test` keeps all."""
+    if not unseen:
+        return splits
+    kept, moved = DatasetDict(splits), []
+    for split in ("train", "validation"):
+        if split in splits:
+            is_unseen = [label in unseen for label in splits[split]["label"]]
+            kept[split] = splits[split].select([i for i, away in enumerate(is_unseen) if not away])
+            moved.append(splits[split].select([i for i, away in enumerate(is_unseen) if away]))
+    # The validation rows of the dataset's own split may have columns that training rows lack.
+    kept[HELD_OUT] = moved[0]
+    return kept
+
+
+def captioned_rows(
+    rows: Dataset,
+    processor: PointCloudProcessor,
+    tower: TextTower,
+    data: ZeroShotDataArguments,
+    seed: int | None = None,
+) -> CaptionedDataset:
+    """Rows to train on; without a seed rows to judge by, each with the text that its class is asked for by."""
+    names = [rows.features["label"].names[int(label)] for label in rows["label"]]
+    if seed is None:
+        texts = caption_texts(names, templates=data.hypothesis_templates)
+        return CaptionedDataset(rows, processor, texts, tower)
+    if data.caption_column is not None and data.caption_column not in rows.column_names:
+        raise ValueError(f"--caption_column {data.caption_column}; there are {', '.join(rows.column_names)}")
+    captions = None if data.caption_column is None else rows[data.caption_column]
+    texts = caption_texts(names, captions, data.caption_templates, forbidden=data.held_out_classes)
+    return CaptionedDataset(rows, processor, texts, tower, training_transform(processor, data.augment), seed)
+
+
+def build_trainer(
+    model: nn.Module,
+    arguments: ZeroShotTrainingArguments,
+    data: ZeroShotDataArguments,
+    splits: DatasetDict,
+    processor: PointCloudProcessor,
+    tower: TextTower,
+) -> Trainer:
+    """The trainer of the programs; without a validation split it neither evaluates nor chooses."""
+    classes, unseen = class_numbers(splits["train"], data.held_out_classes)
+    names = embed_labels(tower, [readable(name) for name in classes], data.hypothesis_templates)
+    return program.build_trainer(
+        model,
+        arguments,
+        captioned_rows(splits["train"], processor, tower, data, arguments.seed),
+        captioned_rows(splits["validation"], processor, tower, data) if "validation" in splits else None,
+        processor,
+        data_collator=default_data_collator,
+        compute_metrics=ComputeZeroShotMetrics(unseen),
+        preprocess_logits_for_metrics=CompareWithClasses(names),
+    )
+
+
+def main(argv: list[str] | None = None) -> RunReport:
+    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    stopwatch = Stopwatch()
+    kinds = (ModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
+    model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
+    checkpoint = program.begin(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = program.load_splits(data)
+    classes, unseen = class_numbers(splits["train"], data.held_out_classes)
+    splits = hold_out(splits, unseen)
+    processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
+    model = program.build_adapted_model(
+        Any2PointForZeroShotPointCloudClassification,
+        model_arguments,
+        adapter,
+        [name for number, name in enumerate(classes) if number not in unseen],
+        in_channels=3 * len(data.features),
+        hypothesis_templates=data.hypothesis_templates,
+    )
+    parameters = count_parameters(model)
+    tower = model.text_tower
+    trainer = build_trainer(model, arguments, data, splits, processor, tower)
+    with stopwatch.part("training"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        refresh_norm_statistics(trainer)
+    with stopwatch.part("evaluation"):
+        judged = {s: captioned_rows(splits[s], processor, tower, data) for s in data.judged_splits if s in splits}
+        scores = judge_zero_shot(trainer, judged, classes, unseen)
+    facts = {
+        "held-out classes": data.held_out_classes,
+        "caption column": data.caption_column,
+        "caption templates": data.caption_templates,
+    }
+    report, name = program.leave_behind(
+        trainer,
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin) | facts,
+        parameters=parameters,
+        num_points=data.num_points,
+        task=ZERO_SHOT,
+        checkpoint=checkpoint,
+    )
+    logger.info(
+        'Model, card and metrics.json: %s. Try: pipeline("zero-shot-point-cloud-classification", model="%s")',
+        name,
+        name,
+    )
+    return report
+
+
+if __name__ == "__main__":
+    main()

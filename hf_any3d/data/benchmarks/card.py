@@ -1,0 +1,133 @@
+"""The card of a dataset of point clouds on the hub."""
+
+from collections.abc import Mapping
+
+from datasets import Array2D, ClassLabel, DatasetDict, Features, List
+from huggingface_hub import DatasetCardData
+
+from hf_any3d.data.benchmarks.description import OPEN_LICENCES
+
+_TEXT = """\
+# {title}
+
+{description}
+
+## How to use it
+
+```python
+from datasets import load_dataset
+
+clouds = load_dataset("{repo_id}")
+row = clouds["{split}"].with_format("numpy")[0]
+row["points"].shape  # {shape}
+```
+
+All columns are of plain types; no other package is needed. With hf_any3d the \
+same rows are `load_point_dataset("{repo_id}")`.
+
+## Columns
+
+{columns}
+
+## Splits
+
+{splits}
+
+{classes}## Licence and source
+
+{licence}
+{homepage}{citation}"""
+
+
+def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
+    """What the hub reads at the head of the card.
+
+    Args:
+        title: the dataset's name for people.
+        licence: an identifier of the hub, or terms of their own in words.
+        num_rows: clouds of all splits.
+    """
+    data = {"pretty_name": title, "tags": ["3d", "point-cloud"], "size_categories": [_size_category(num_rows)]}
+    if licence in OPEN_LICENCES:
+        return DatasetCardData(license=licence, **data)
+    words = licence.split()
+    links = [word for word in words if word.startswith("https://")]
+    return DatasetCardData(
+        license="other", license_name="other", **({"license_link": links[-1]} if links else {}), **data
+    )
+
+
+def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, statistics: Mapping[str, dict]) -> str:
+    """Write the card.
+
+    Args:
+        repo_id: where the data lies.
+        title: its heading.
+        splits: the data; description, homepage and citation are taken from their `info`.
+        licence: the terms.
+        statistics: of each split, as `SplitStatistics.as_dict` gives them.
+    """
+    split = next(iter(splits))
+    features, info = splits[split].features, splits[split].info
+    citation = f"\n```bibtex\n{info.citation.strip()}\n```\n" if info.citation else ""
+    return _TEXT.format(
+        title=title,
+        description=info.description or "Point clouds.",
+        repo_id=repo_id,
+        split=split,
+        shape=f"({features['points'].shape[0] or 'points'}, {features['points'].shape[1]})",
+        columns=_columns(features),
+        splits=_splits(statistics),
+        classes=_classes(features, statistics),
+        licence=f"{licence[0].upper()}{licence[1:]}" if licence else "The licence is not known.",
+        homepage=f"\nHomepage: {info.homepage}\n" if info.homepage else "",
+        citation=citation,
+    )
+
+
+def _columns(features: Features) -> str:
+    lines = ["| column | type |", "|---|---|"]
+    for name, feature in features.items():
+        lines.append(f"| {name} | {_type(feature)} |")
+    return "\n".join(lines)
+
+
+def _type(feature: object) -> str:
+    if isinstance(feature, Array2D):
+        return f"Array2D ({feature.shape[0] or 'points'}, {feature.shape[1]}) {feature.dtype}"
+    if isinstance(feature, ClassLabel):
+        return f"ClassLabel, {feature.num_classes} classes"
+    if isinstance(feature, List):
+        return f"list of {_type(feature.feature)}"
+    return getattr(feature, "dtype", type(feature).__name__)
+
+
+def _splits(statistics: Mapping[str, dict]) -> str:
+    lines = ["| split | clouds | points a cloud | x, y, z from | to |", "|---|---|---|---|---|"]
+    for split, some in statistics.items():
+        sizes, bounds = some["points_per_cloud"], some["bounds"]
+        points = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,} to {sizes['max']:,}"
+        ends = [", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max")]
+        lines.append(f"| {split} | {some['num_rows']:,} | {points} | {ends[0]} | {ends[1]} |")
+    return "\n".join(lines) + "\n\nThe same figures are in `meta/stats.json`."
+
+
+def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
+    feature = features.get("label")
+    if not isinstance(feature, ClassLabel):
+        return ""
+    lines = [
+        "## Clouds of each class",
+        "",
+        f"| label | class | {' | '.join(statistics)} |",
+        "|---|---|" + "---|" * len(statistics),
+    ]
+    for number, name in enumerate(feature.names):
+        counts = " | ".join(str(some.get("labels", {}).get(name, 0)) for some in statistics.values())
+        lines.append(f"| {number} | {name} | {counts} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def _size_category(num_rows: int) -> str:
+    steps = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+    return next((name for name, limit in steps if num_rows < limit), "n>10M")

@@ -1,0 +1,164 @@
+"""A benchmark as a DatasetDict: converted once, then opened from the cache."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from filelock import FileLock
+
+from hf_any3d.data.benchmarks.atomic import not_written, read_json, remove_temporaries, write_json
+from hf_any3d.data.benchmarks.checksums import verify_checksums
+from hf_any3d.data.benchmarks.conversion import SplitSource, convert_split, stamp_of
+from hf_any3d.data.benchmarks.description import Benchmark
+from hf_any3d.data.benchmarks.journal import ShardRecord
+from hf_any3d.data.benchmarks.statistics import SplitStatistics
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Of the cache and of `meta/stats.json`; raised when either changes its form."""
+
+
+def load_benchmark(
+    benchmark: Benchmark,
+    root: Path,
+    sources: Mapping[str, SplitSource],
+    features: Features,
+    *,
+    variant: str = "default",
+    options: Mapping[str, object] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    verify: bool = True,
+    on_error: str = "raise",
+    streaming: bool = False,
+) -> DatasetDict | IterableDatasetDict:
+    """Convert the files of a benchmark to Parquet, unless that was done before, and open them.
+
+    The cache is keyed by the names, sizes and times of the files and by all that decides the rows. A conversion that
+    was interrupted goes on with the first shard that is not complete. Several processes may call this at once: one
+    converts, the others wait.
+
+    Args:
+        benchmark: what is known of it.
+        root: the folder of its files.
+        sources: where the rows of each split come from.
+        features: the columns.
+        variant: a key of `benchmark.expected_counts`.
+        options: whatever else decides the rows, as plain values.
+        cache_dir: where conversions are kept; None takes the folder `hf_any3d` in the cache of `datasets`.
+        verify: check the number of clouds against the published one, and the files against SHA256SUMS where that
+            file lies in `root`; False is for own subsets.
+        on_error: "raise" stops at what cannot be read; "skip" leaves it out with a warning.
+        streaming: read the Parquet files row by row, without the Arrow copy that random access needs.
+
+    Returns:
+        The splits in the order of `sources`, with description, citation, homepage and licence in their `info`.
+
+    Raises:
+        ValueError: a wrong option; another number of clouds than published; a file that cannot be read, or one whose
+            checksum differs.
+        FileNotFoundError: a file that is gone.
+        OSError: the disk is full; names the file. What was converted before stays usable.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    expected = benchmark.expected_counts.get(variant, {}) if verify else {}
+    what = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
+    for split, source in sources.items():
+        if on_error == "raise":
+            benchmark.require(source.missing, root)
+        if source.num_rows is not None:
+            _check_count(what, split, source.num_rows, expected.get(split), root)
+
+    stamps = {split: stamp_of(source.files, root) for split, source in sources.items()}
+    decides = {
+        "format_version": FORMAT_VERSION,
+        "name": benchmark.name,
+        "revision": benchmark.revision,
+        "variant": variant,
+        "options": dict(options or {}),
+        "features": features.to_dict(),
+    }
+    text = json.dumps({**decides, "files": stamps}, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    caches = Path(datasets.config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
+    folder = caches / benchmark.name / f"{variant}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        remove_temporaries(folder)
+        if verify and not (folder / "meta" / "stats.json").is_file():
+            verify_checksums(root, {file for source in sources.values() for file in source.files})
+        records = {}
+        for split, source in sources.items():
+            progress = f"Converting {what}, {split}"
+            skip = on_error == "skip"
+            records[split] = convert_split(source, split, features, folder, skip=skip, progress=progress)
+            _check_converted(what, split, records[split], expected.get(split), root, skip)
+        statistics = {split: _statistics(some) for split, some in records.items()}
+        described = {key: decides[key] for key in ("format_version", "name", "revision", "variant", "options")}
+        if read_json(folder / "meta" / "stats.json") != {**described, "splits": statistics}:
+            write_json(folder / "meta" / "stats.json", {**described, "splits": statistics})
+        splits = _open(folder, records, streaming)
+    for rows in splits.values():
+        rows.info.description = benchmark.description
+        rows.info.citation = benchmark.citation
+        rows.info.homepage = benchmark.homepage
+        rows.info.license = str(benchmark.licence)
+    return splits
+
+
+def _check_count(what: str, split: str, found: int, expected: int | None, root: Path) -> None:
+    if expected is None or found == expected:
+        return
+    difference = f"{abs(expected - found):,} {'are missing' if found < expected else 'too many'}"
+    raise ValueError(
+        f"{root}: {what}, split {split}, has {found:,} clouds; expected {expected:,}, so {difference}. "
+        "Check that the files are complete and of this variant, or pass verify=False for a subset of your own"
+    )
+
+
+def _check_converted(
+    what: str, split: str, records: list[ShardRecord], expected: int | None, root: Path, skip: bool
+) -> None:
+    skipped = [text for record in records for text in record.skipped]
+    found = sum(record.statistics["num_rows"] for record in records)
+    if skipped and not skip:
+        raise ValueError(
+            f"{root}: {what}, split {split}, was converted without {len(skipped)} pieces that could not be read, the "
+            f"first: {skipped[0]}. Repair the files, or pass on_error='skip'"
+        )
+    if not found:
+        reason = f"the first error: {skipped[0]}" if skipped else "there are none"
+        raise ValueError(f"{root}: {what}, split {split}, has no clouds that could be read; {reason}")
+    if skipped:
+        logger.warning("%s, split %s: %d clouds, and %d pieces left out", what, split, found, len(skipped))
+    else:
+        _check_count(what, split, found, expected, root)
+
+
+def _statistics(records: list[ShardRecord]) -> dict:
+    total = SplitStatistics()
+    for record in records:
+        total.merge(SplitStatistics.from_dict(record.statistics))
+    skipped = sum(len(record.skipped) for record in records)
+    return {**total.as_dict(), "num_skipped": skipped}
+
+
+def _open(
+    folder: Path, records: Mapping[str, list[ShardRecord]], streaming: bool
+) -> DatasetDict | IterableDatasetDict:
+    files = {split: [str(folder / "data" / record.file) for record in some] for split, some in records.items()}
+    try:
+        return load_dataset("parquet", data_files=files, cache_dir=str(folder / "arrow"), streaming=streaming)
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise not_written(folder / "arrow", cause) from cause
+        raise

@@ -1,0 +1,119 @@
+"""ScanObjectNN: 15 classes of objects cut out of scans of real rooms."""
+
+import os
+
+import numpy as np
+from datasets import Array2D, ClassLabel, DatasetDict, Features, List
+
+from hf_any3d.data.benchmarks import Benchmark, Licence, load_benchmark
+from hf_any3d.data.benchmarks.hdf5_rows import hdf5_source
+
+FILES = {
+    "obj_bg": ("main_split", "objectdataset"),
+    "obj_only": ("main_split_nobg", "objectdataset"),
+    "pb_t50_rs": ("main_split", "objectdataset_augmentedrot_scale75"),
+    "pb_t50_rs_nobg": ("main_split_nobg", "objectdataset_augmentedrot_scale75"),
+}
+"""Variant -> folder, and the name of its files behind `training_` or `test_`."""
+
+SPLITS = {"train": "training", "test": "test"}
+NUM_POINTS = 2048
+
+BENCHMARK = Benchmark(
+    name="scanobjectnn",
+    description=(
+        "ScanObjectNN: 2,902 objects of 15 classes, cut out of scans of real rooms, as clouds of 2,048 points. "
+        "Variants: objects with background, objects only, and objects cut, moved, turned and scaled at random."
+    ),
+    homepage="https://hkust-vgd.github.io/scanobjectnn/",
+    licence=Licence(
+        "other",
+        "for research that is not commercial, after agreeing to the authors' terms of use",
+        "https://hkust-vgd.github.io/scanobjectnn/",
+    ),
+    citation="""@inproceedings{uy2019scanobjectnn,
+  title = {Revisiting Point Cloud Classification: A New Benchmark Dataset and Classification Model on Real-World Data},
+  author = {Uy, Mikaela Angelina and Pham, Quang-Hieu and Hua, Binh-Son and Nguyen, Duc Thanh and Yeung, Sai-Kit},
+  booktitle = {International Conference on Computer Vision (ICCV)},
+  year = {2019}
+}""",
+    expected_counts={
+        "obj_bg": {"train": 2309, "test": 581},
+        "obj_only": {"train": 2309, "test": 581},
+        "pb_t50_rs": {"train": 11416, "test": 2882},
+        "pb_t50_rs_nobg": {"train": 11416, "test": 2882},
+    },
+    origin=(
+        "Agree to the terms of use at https://hkust-vgd.github.io/scanobjectnn/, get h5_files.zip by the link in the "
+        "answer, unpack it and pass the folder above h5_files as data_dir"
+    ),
+    layout="""  h5_files/main_split/{training,test}_objectdataset.h5                            obj_bg
+  h5_files/main_split/{training,test}_objectdataset_augmentedrot_scale75.h5       pb_t50_rs
+  h5_files/main_split_nobg/{training,test}_objectdataset.h5                       obj_only
+  h5_files/main_split_nobg/{training,test}_objectdataset_augmentedrot_scale75.h5  pb_t50_rs_nobg""",
+    class_names=(
+        "bag",
+        "bin",
+        "box",
+        "cabinet",
+        "chair",
+        "desk",
+        "display",
+        "door",
+        "shelf",
+        "table",
+        "bed",
+        "pillow",
+        "sink",
+        "sofa",
+        "toilet",
+    ),
+)
+
+
+def load(
+    data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", masks: bool = False, **conversion
+) -> DatasetDict:
+    """Read ScanObjectNN in its official HDF5 files; needs the package h5py.
+
+    Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
+
+    Args:
+        data_dir: the folder above `h5_files`, that folder, or the one above `ScanObjectNN/h5_files`.
+        variant: "obj_bg" (objects with background), "obj_only" (without), "pb_t50_rs" (the hardest: moved by up to
+            half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
+        masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
+            That makes rows of segmentation: a batch for classification cannot have both.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+
+    Raises:
+        ValueError: an unknown variant, another number of clouds than published, or masks of files that have none.
+        FileNotFoundError: files are missing; says where they are to be had.
+        ImportError: h5py is not installed.
+
+    Source: Uy et al., "Revisiting Point Cloud Classification", Sec. 3.
+    """
+    if variant not in FILES:
+        raise ValueError(f"variant is {variant!r}; expected one of {', '.join(FILES)}")
+    root = BENCHMARK.root(data_dir)
+    folder, name = FILES[variant]
+    places = [root / above / folder for above in ("h5_files", "", "ScanObjectNN/h5_files")]
+    place = next((place for place in places if place.is_dir()), places[0])
+    files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
+    BENCHMARK.require(files.values(), root)
+
+    features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": BENCHMARK.class_label()})
+    columns = {"data": "points", "label": "label"}
+    if masks:
+        features["labels"] = List(ClassLabel(names=["background", "object"]))
+        columns["mask"] = "labels"
+    sources = {split: hdf5_source([file], columns, _row) for split, file in files.items()}
+    options = {"masks": masks}
+    return load_benchmark(BENCHMARK, root, sources, features, variant=variant, options=options, **conversion)
+
+
+def _row(values: dict[str, np.ndarray]) -> dict[str, object]:
+    if "labels" in values:
+        # A mask holds -1 at points of the background.
+        values["labels"] = (values["labels"] != -1).astype(np.int64)
+    return values

@@ -1,0 +1,128 @@
+"""`pipeline("zero-shot-point-cloud-classification")`: files and labels in, the labels that fit out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hf_any3d.modeling.text_towers import fill_templates
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+
+# Sets of labels whose vectors are kept.
+KEPT = 32
+
+
+class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
+    """Says which of some labels, given as words, fits a point cloud.
+
+    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
+    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
+    `{"label": …, "score": …}` by falling score, one for each label; the scores add up to 1. What labels mean is
+    computed once for each set of labels and templates and kept.
+
+    Arguments of a call:
+
+    - `candidate_labels`: a list of labels, or one text with commas between them.
+    - `hypothesis_template`: what a label is put into, at its `{}`; several are averaged. By default those that the
+      model was trained with, "a 3D model of a {}." where nothing else was said; `"{}"` for labels that are texts.
+    - `top_k`: how many labels to return; all by default.
+
+    Example:
+        ```python
+        import hf_any3d
+        from transformers import pipeline
+
+        classify = pipeline("zero-shot-point-cloud-classification", model="me/any2point-minilm-shapes")
+        classify("chair.ply", candidate_labels=["chair", "lamp", "car"])
+        classify(["chair.ply", "lamp.stl"], candidate_labels="chair, lamp", hypothesis_template="a scan of a {}.")
+        ```
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._known: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+        super().__init__(*args, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        candidate_labels: Sequence[str] | str | None = None,
+        hypothesis_template: Sequence[str] | str | None = None,
+        top_k: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict, dict, dict]:
+        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, top_k")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k}; expected at least 1")
+        texts: dict[str, Any] = {}
+        if candidate_labels is not None:
+            texts["labels"] = as_labels(candidate_labels)
+        if hypothesis_template is not None:
+            templates = hypothesis_template
+            texts["templates"] = (templates,) if isinstance(templates, str) else tuple(templates)
+            fill_templates([], texts["templates"])
+        after = {name: value for name, value in {**texts, "top_k": top_k}.items() if value is not None}
+        after.pop("templates", None)
+        return {}, texts, after
+
+    def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
+        """Answer for one cloud or many; see the class and `PointCloudPipeline`.
+
+        Raises:
+            ValueError: If there are no labels, or a label or template makes no sense.
+        """
+        if candidate_labels is not None:
+            kwargs["candidate_labels"] = candidate_labels
+        elif "labels" not in self._forward_params:
+            raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, cloud: Any) -> dict[str, torch.Tensor]:
+        """One cloud to `points (1, num_points, channels)`."""
+        return self.feature_extractor(cloud, return_tensors="pt")
+
+    def _forward(
+        self,
+        model_inputs: dict[str, torch.Tensor],
+        labels: tuple[str, ...] = (),
+        templates: tuple[str, ...] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        texts = self.label_embeddings(labels, templates)
+        return {"logits": self.model(**model_inputs, text_embeds=texts).logits_per_point_cloud}
+
+    def postprocess(
+        self, outputs: dict[str, torch.Tensor], labels: tuple[str, ...] = (), top_k: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Logits `(1, labels)` to labels with their shares, the best first."""
+        shares = outputs["logits"][0].float().softmax(dim=-1)
+        scores, order = shares.sort(descending=True, stable=True)
+        answers = [{"label": labels[int(i)], "score": float(s)} for i, s in zip(order, scores, strict=True)]
+        return answers[:top_k]
+
+    def label_embeddings(self, labels: tuple[str, ...], templates: tuple[str, ...] | None = None) -> torch.Tensor:
+        """Unit vectors `(labels, text_width)`, from memory where the same were asked for before."""
+        key = (labels, tuple(templates or self.model.config.hypothesis_templates))
+        if key not in self._known:
+            self._known[key] = self.model.encode_labels(*key)
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key]
+
+
+def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Labels as a tuple; a text is cut at its commas.
+
+    Raises:
+        ValueError: If there are none, one is no text or empty, or one is there twice.
+    """
+    labels = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
+    if not labels:
+        raise ValueError("candidate_labels is empty; expected at least one label")
+    for label in labels:
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"candidate_labels has {label!r}; expected words")
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"candidate_labels has {twice[0]!r} twice; expected each label once")
+    return labels

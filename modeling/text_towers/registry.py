@@ -1,0 +1,80 @@
+"""The registry of text towers: which checkpoints put texts and what else they read into one space, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.encoders import UnsupportedEncoder
+
+
+@dataclass(frozen=True)
+class TextTowerFamily:
+    """How the checkpoints of one family embed texts.
+
+    Args:
+        name: What people call the family, for tables and messages.
+        model_types: The `model_type` values of whole checkpoints that belong to it.
+        model_class: Name of the transformers class that reads texts, or None for the one that `AutoModel` takes.
+        text_config: The text encoder's config, out of that of the whole checkpoint.
+        width: Width of the space that texts are put into.
+        features: From the model, its inputs and the kind of pooling to `(texts, width)`.
+        max_length: The most words that a text may have; longer ones are cut.
+        fixed_length: Whether texts were always padded to that length, and the padding read along.
+        pools_words: Whether the checkpoint's own files must say how words become a sentence.
+        projections: For a tower, the transformers class and the path of the linear layer that leads it into the space.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    model_class: str | None
+    text_config: Callable[[PreTrainedConfig], PreTrainedConfig]
+    width: Callable[[PreTrainedConfig], int]
+    features: Callable[[PreTrainedModel, Mapping[str, torch.Tensor], str | None], torch.Tensor]
+    max_length: Callable[[PreTrainedConfig], int]
+    fixed_length: bool = False
+    pools_words: bool = False
+    projections: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple:
+        # By name, as what embeds may be a lambda, which pickle refuses.
+        return _registered, (self.model_types[0],)
+
+
+_FAMILIES: dict[str, TextTowerFamily] = {}
+
+
+def _registered(model_type: str) -> TextTowerFamily:
+    return _FAMILIES[model_type]
+
+
+def register_text_tower(family: TextTowerFamily) -> TextTowerFamily:
+    """Add a family; every `model_type` may belong to one family only."""
+    for model_type in family.model_types:
+        if model_type in _FAMILIES:
+            raise ValueError(f"model_type '{model_type}' already belongs to '{_FAMILIES[model_type].name}'")
+        _FAMILIES[model_type] = family
+    return family
+
+
+def text_tower_families() -> dict[str, TextTowerFamily]:
+    """All `model_type` values of checkpoints with a text tower, in the order of registration."""
+    return dict(_FAMILIES)
+
+
+def find_text_tower(config: PreTrainedConfig) -> TextTowerFamily:
+    """The family of a whole checkpoint's config.
+
+    Raises:
+        UnsupportedEncoder: If no text tower is known that is aligned with such an encoder.
+    """
+    family = _FAMILIES.get(config.model_type)
+    if family is None:
+        raise UnsupportedEncoder(
+            f"an encoder of model_type '{config.model_type}' has no text tower that is aligned with it, so there is "
+            f"nothing to compare clouds with; checkpoints of {', '.join(sorted(_FAMILIES))} have one"
+        )
+    return family

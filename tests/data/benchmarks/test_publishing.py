@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+import yaml
+from datasets import load_dataset
+
+from hf_any3d.data import load_point_dataset, push_point_dataset
+from tests.data.benchmarks.toy import COUNTS, cloud, load_toy, write_tree
+
+
+@pytest.fixture
+def splits(tmp_path, cache_dir):
+    return load_toy(write_tree(tmp_path / "toy"), cache_dir)
+
+
+def head_and_text(hub, name):
+    _, head, text = hub.content(name, "README.md", kind="dataset").decode().split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+def test_what_is_pushed_opens_with_datasets_alone(hub, splits, tmp_path):
+    url = push_point_dataset(splits, "me/toy-clouds", private=True, title="Toy clouds")
+    assert url.endswith("/datasets/me/toy-clouds")
+    plain = load_dataset("me/toy-clouds", cache_dir=str(tmp_path / "other"))
+    assert plain.num_rows == COUNTS and plain["train"].features == splits["train"].features
+    np.testing.assert_array_equal(plain["test"].with_format("numpy")[3]["points"], cloud("test", 3))
+    ours = load_point_dataset("me/toy-clouds", split="test", cache_dir=str(tmp_path / "ours"))
+    assert ours.features["label"].names == ["mug", "tile", "cup"]
+
+
+def test_the_card_says_what_is_known(hub, splits):
+    push_point_dataset(splits, "me/toy-card", private=True, title="Toy clouds")
+    head, text = head_and_text(hub, "me/toy-card")
+    assert head["pretty_name"] == "Toy clouds" and head["size_categories"] == ["n<1K"]
+    assert head["license"] == "other" and head["license_link"] == "https://example.org/terms"
+    assert {split["name"]: split["num_examples"] for split in head["dataset_info"]["splits"]} == COUNTS
+    assert head["configs"][0]["data_files"][0]["split"] == "train"
+    assert "# Toy clouds" in text and "Clouds for tests." in text and "@misc{toy}" in text
+    assert "Other: for tests alone https://example.org/terms" in text and "Homepage: https://example.org/toy" in text
+    assert "| points | Array2D (points, 3) float32 |" in text and "| label | ClassLabel, 3 classes |" in text
+    assert "| train | 12 | 5 to 16 |" in text and "| 1 | tile | 4 | 1 |" in text
+    statistics = json.loads(hub.content("me/toy-card", "meta/stats.json", kind="dataset"))
+    assert statistics["format_version"] == 1
+    assert statistics["splits"]["test"]["points_per_cloud"] == {"min": 5, "mean": 6.5, "max": 8}
+
+
+def test_the_snippet_of_the_card_runs_without_this_package(hub, splits, tmp_path, monkeypatch):
+    push_point_dataset(splits, "me/toy-snippet", private=True)
+    _, text = head_and_text(hub, "me/toy-snippet")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "hf_any3d" not in code
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["row"]["points"].shape == (5, 3)
+
+
+def test_data_that_may_not_be_passed_on_are_not_made_public(hub, splits):
+    for private in (None, False):
+        with pytest.raises(ValueError, match="me/toy-public would be public, and their licence is 'other: for tests"):
+            push_point_dataset(splits, "me/toy-public", private=private)
+    push_point_dataset(splits, "me/toy-public", rights_confirmed=True)
+    assert head_and_text(hub, "me/toy-public")[0]["license"] == "other"
+
+
+def test_a_repository_that_is_public_already_does_not_become_private_by_asking(hub, splits):
+    push_point_dataset(splits, "me/toy-open", licence="cc-by-4.0")
+    assert head_and_text(hub, "me/toy-open")[0]["license"] == "cc-by-4.0"
+    with pytest.raises(ValueError, match="me/toy-open would be public"):
+        push_point_dataset(splits, "me/toy-open", private=True)
+
+
+def test_data_of_unknown_licence_need_one(hub, cache_dir):
+    shapes = load_point_dataset("shapes", cache_dir=cache_dir)
+    for split, rows in shapes.items():
+        shapes[split] = rows.select(range(4)).select_columns(["points", "label"])
+    with pytest.raises(ValueError, match="me/own would be public, and their licence is not known"):
+        push_point_dataset(shapes, "me/own")
+    push_point_dataset(shapes, "me/own", licence="cc0-1.0")
+    head, text = head_and_text(hub, "me/own")
+    assert head["license"] == "cc0-1.0" and "Array2D (1024, 3)" in text
+
+
+def test_rows_without_points_are_refused(splits):
+    for name in splits:
+        splits[name] = splits[name].remove_columns("points")
+    with pytest.raises(ValueError, match="split train has 12 rows of .*expected some with points"):
+        push_point_dataset(splits, "me/none", private=True)

@@ -1,0 +1,191 @@
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+from datasets import Array2D, Value
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data.catalog import modelnet40
+from tests.data.catalog.modelnet_trees import (
+    MODELS,
+    label,
+    table,
+    write_hdf5,
+    write_meshes,
+    write_pickle,
+    write_text,
+)
+
+
+@pytest.fixture
+def load(tmp_path, cache_dir):
+    def load(**options):
+        options = {"data_dir": tmp_path / "data", "verify": False, **options}
+        return load_point_dataset("modelnet40", cache_dir=cache_dir, **options)
+
+    (tmp_path / "data").mkdir()
+    return load
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data"
+
+
+def assert_rows_of(splits, num_points, normals=False, with_file=True):
+    for split, models in MODELS.items():
+        rows = splits[split]
+        assert rows.features["label"].names == list(modelnet40.CLASS_NAMES)
+        assert rows["label"][:].tolist() == [label(model) for model in models]
+        assert ("normals" in rows.column_names) == normals and ("file" in rows.column_names) == with_file
+        if with_file:
+            assert rows.features["file"] == Value("string") and rows["file"][:].tolist() == models
+        for row, model in zip(rows, models, strict=True):
+            np.testing.assert_array_equal(row["points"], table(model, num_points)[:, :3].astype(np.float32))
+            if normals:
+                np.testing.assert_array_equal(row["normals"], table(model, num_points)[:, 3:].astype(np.float32))
+
+
+@pytest.mark.parametrize("normals", [False, True])
+def test_text_has_points_normals_and_the_order_of_the_lists(load, root, normals):
+    write_text(root)
+    splits = load(normals=normals)
+    assert_rows_of(splits, 40, normals)
+    assert splits["train"].features["points"] == Array2D((None, 3), "float32")
+
+
+@pytest.mark.parametrize("normals", [False, True])
+def test_hdf5_files_follow_each_other_by_number(load, root, normals):
+    write_hdf5(root)
+    splits = load(normals=normals)
+    assert_rows_of(splits, 2048, normals, with_file=False)
+    assert splits["train"].features["points"] == Array2D((2048, 3), "float32")
+
+
+@pytest.mark.parametrize("normals", [False, True])
+def test_the_pickled_cache_is_read_without_unpickling(load, root, normals, monkeypatch):
+    write_pickle(root, num_points=40)
+    monkeypatch.setattr(pickle, "load", None)
+    monkeypatch.setattr(pickle, "loads", None)
+    splits = load(normals=normals, num_points=40)
+    assert_rows_of(splits, 40, normals, with_file=False)
+    assert splits["train"].features["points"] == Array2D((40, 3), "float32")
+
+
+def test_the_pickled_cache_of_8192_points_is_the_usual_one(load, root):
+    write_pickle(root)
+    with pytest.raises(ValueError, match=r"train_8192pts_fps.dat, cloud 0, row 0: points has shape \(40, 3\)"):
+        load()
+
+
+def test_meshes_are_sampled_on_their_surface_also_with_glued_headers(load, root):
+    write_meshes(root)
+    splits = load(num_points=100, normals=True)
+    for split in MODELS:
+        rows = splits[split]
+        assert sorted(rows["file"][:]) == sorted(MODELS[split])
+        assert rows["label"][:].tolist() == [label(name) for name in rows["file"][:]]
+        assert rows["points"][:].shape == (len(MODELS[split]), 100, 3)
+        for row in rows:
+            assert (row["points"][:, 2] == 0).all() and 0 <= row["points"].min() and row["points"].max() <= 2
+            assert np.abs(row["normals"]).tolist() == [[0, 0, 1]] * 100
+    # Drawn by the name of the model and the seed.
+    assert not np.array_equal(splits["train"][0]["points"], splits["train"][1]["points"])
+    np.testing.assert_array_equal(load(num_points=100)["train"]["points"][:], splits["train"]["points"][:])
+    assert not np.array_equal(load(num_points=100, seed=1)["train"]["points"][:], splits["train"]["points"][:])
+    assert load()["test"].features["points"] == Array2D((10_000, 3), "float32")
+
+
+def test_text_is_taken_where_several_layouts_lie_and_others_by_name(load, root):
+    write_text(root)
+    write_pickle(root, num_points=40)
+    write_hdf5(root)
+    assert "file" in load()["test"].column_names
+    assert load(layout="h5")["test"][0]["points"].shape == (2048, 3)
+    assert load(layout="pickle", num_points=40)["test"].column_names == ["points", "label"]
+    with pytest.raises(FileNotFoundError, match="no ModelNet40 in layout off"):
+        load(layout="off")
+
+
+@pytest.mark.parametrize("write", [write_text, write_hdf5, write_meshes])
+def test_the_folder_itself_may_be_given(load, root, write):
+    folder = write(root)
+    assert load(data_dir=folder).num_rows == {"train": 5, "test": 3}
+
+
+@pytest.mark.parametrize(
+    ("write", "count"),
+    [(write_text, "9,843"), (write_pickle, "9,843"), (write_meshes, "9,843"), (write_hdf5, "9,840")],
+)
+def test_the_published_numbers_are_checked(load, root, write, count):
+    write(root)
+    with pytest.raises(ValueError, match=f"modelnet40 .*, split train, has 5 clouds; expected {count}"):
+        load(verify=True)
+
+
+def test_listed_files_that_are_gone_are_named_or_left_out(load, root):
+    folder = write_text(root)
+    (folder / "xbox" / "xbox_0104.txt").unlink()
+    (folder / "xbox" / "xbox_0004.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing xbox/xbox_0004\.txt\. Get modelnet40_normal_resampled\.zip"):
+        load()
+    splits = load(on_error="skip")
+    assert splits.num_rows == {"train": 4, "test": 2}
+
+
+def test_a_line_that_is_no_point_is_named(load, root):
+    folder = write_text(root)
+    path = folder / "airplane" / "airplane_0001.txt"
+    path.write_text(path.read_text() + "0.1,0.2,0.3\n")
+    with pytest.raises(ValueError, match=r"airplane_0001\.txt: line 41 has 3 columns; expected 6"):
+        load()
+
+
+def test_class_names_in_another_order_are_refused(load, root):
+    names = write_text(root) / "modelnet40_shape_names.txt"
+    names.write_text(names.read_text().replace("bathtub\nbed\n", "bed\nbathtub\n"))
+    with pytest.raises(ValueError, match=r"modelnet40_shape_names\.txt: class 1 is bed; expected bathtub"):
+        load()
+
+
+@pytest.mark.parametrize("line", ["../../etc/passwd", "spaceship_0001", "chair"])
+def test_a_listed_name_without_a_known_class_is_refused(load, root, line):
+    (write_text(root) / "modelnet40_test.txt").write_text(f"airplane_0627\n{line}\n")
+    with pytest.raises(ValueError, match=f"modelnet40_test.txt: line 2 is '{line}'; expected a class and a number"):
+        load()
+
+
+def test_a_missing_part_of_the_hdf5_files_is_named(load, root):
+    (write_hdf5(root) / "ply_data_train0.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing ply_data_train0\.h5"):
+        load()
+
+
+def test_hdf5_labels_beyond_the_classes_are_refused(load, root):
+    with h5py.File(write_hdf5(root) / "ply_data_test1.h5", "a") as file:
+        file["label"][0] = 40
+    with pytest.raises(ValueError, match=r"ply_data_test1\.h5 from row 0, row 0: label is 40; expected 0 to 39"):
+        load()
+
+
+@pytest.mark.parametrize("content", [[1], {"a": 1}, [[np.zeros((3, 6))], []], [[np.zeros((3, 4))], [0]], [["x"], [0]]])
+def test_pickles_of_another_content_are_refused(load, root, content):
+    folder = write_pickle(root, num_points=40)
+    (folder / "modelnet40_test_40pts_fps.dat").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"modelnet40_test_40pts_fps\.dat.*(holds no list|expected \(points, 6\))"):
+        load(num_points=40)
+
+
+def test_wrong_arguments_are_named(load, root):
+    with pytest.raises(FileNotFoundError, match="no ModelNet40 in layout txt or h5 or pickle or off"):
+        load()
+    with pytest.raises(ValueError, match="layout is 'ply'; expected one of txt, h5, pickle, off or None"):
+        load(layout="ply")
+    write_text(root)
+    with pytest.raises(ValueError, match="num_points is 1024 in layout 'txt'"):
+        load(num_points=1024)
+
+
+def test_class_names_are_the_forty_in_alphabetical_order():
+    assert len(modelnet40.CLASS_NAMES) == 40 and list(modelnet40.CLASS_NAMES) == sorted(modelnet40.CLASS_NAMES)

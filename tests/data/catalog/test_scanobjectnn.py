@@ -1,0 +1,137 @@
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, List
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data import PointCloudCollator
+from hf_any3d.data.catalog import scanobjectnn
+
+NAMES = ["bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table"]
+NAMES += ["bed", "pillow", "sink", "sofa", "toilet"]
+
+
+def arrays(count, seed=0):
+    generator = np.random.default_rng(seed)
+    return {
+        "data": generator.normal(size=(count, 2048, 3)).astype(np.float32),
+        "label": generator.integers(0, 15, count),
+        "mask": generator.integers(-1, 15, (count, 2048)),
+    }
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, value in values.items():
+            file[name] = value
+    return values
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """All four variants in the official folders; no background has no mask here."""
+    folder = tmp_path / "ScanObjectNN" / "h5_files"
+    for number, (main, name) in enumerate(scanobjectnn.FILES.values()):
+        for split, count in (("training", 5), ("test", 3)):
+            values = arrays(count, number)
+            if main == "main_split_nobg":
+                del values["mask"]
+            write(folder / main / f"{split}_{name}.h5", values)
+    return folder.parent
+
+
+VARIANTS = ["obj_bg", "obj_only", "pb_t50_rs", "pb_t50_rs_nobg"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_has_the_rows_of_its_files(tree, cache_dir, variant):
+    splits = load_point_dataset("scanobjectnn", data_dir=tree, variant=variant, cache_dir=cache_dir, verify=False)
+    assert splits.num_rows == {"train": 5, "test": 3}
+    for split, count in splits.num_rows.items():
+        rows, values = splits[split], arrays(count, VARIANTS.index(variant))
+        assert rows.column_names == ["points", "label"]
+        assert rows.features["points"] == Array2D((2048, 3), "float32")
+        assert rows.features["label"].names == NAMES
+        np.testing.assert_array_equal(rows["points"][:], values["data"])
+        assert rows["label"][:].tolist() == values["label"].tolist()
+
+
+def test_masks_tell_the_object_from_the_background(tree, cache_dir):
+    options = {"data_dir": tree, "masks": True, "cache_dir": cache_dir, "verify": False}
+    rows = load_point_dataset("scanobjectnn", variant="obj_bg", split="test", **options)
+    assert rows.features["labels"] == List(ClassLabel(names=["background", "object"]))
+    np.testing.assert_array_equal(rows["labels"][:], arrays(3, 0)["mask"] != -1)
+    with pytest.raises(ValueError, match=r"training_objectdataset.h5: no array 'mask'; found data, label"):
+        load_point_dataset("scanobjectnn", variant="obj_only", **options)
+
+
+def test_rows_make_batches_of_classification(tree, cache_dir):
+    rows = load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, split="test")
+    batch = PointCloudCollator(num_points=1024)([rows[i] for i in range(3)])
+    assert batch["points"].shape == (3, 1024, 3) and batch["labels"].tolist() == rows["label"][:].tolist()
+
+
+def test_the_hardest_variant_is_the_default(tree, cache_dir):
+    options = {"data_dir": tree, "cache_dir": cache_dir, "verify": False, "split": "test"}
+    default, hardest = (load_point_dataset("scanobjectnn", **options, **v) for v in ({}, {"variant": "pb_t50_rs"}))
+    np.testing.assert_array_equal(default["points"][:], hardest["points"][:])
+
+
+@pytest.mark.parametrize("below", ["h5_files", "h5_files/..", ".."])
+def test_the_folder_may_be_given_above_or_below_h5_files(tree, cache_dir, below):
+    rows = load_point_dataset("scanobjectnn", data_dir=tree / below, cache_dir=cache_dir, verify=False, split="test")
+    assert len(rows) == 3
+
+
+def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_dir):
+    counts = scanobjectnn.BENCHMARK.expected_counts
+    assert counts["obj_bg"] == counts["obj_only"] == {"train": 2309, "test": 581}
+    assert counts["pb_t50_rs"] == counts["pb_t50_rs_nobg"] == {"train": 11416, "test": 2882}
+    with pytest.raises(ValueError, match=r"\(pb_t50_rs\), split train, has 5 clouds; expected 11,416, so 11,411 are"):
+        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
+
+
+def test_missing_files_are_named_with_where_to_get_them(tree, cache_dir):
+    (tree / "h5_files" / "main_split" / "test_objectdataset.h5").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load_point_dataset("scanobjectnn", data_dir=tree, variant="obj_bg", cache_dir=cache_dir)
+    text = str(error.value)
+    assert "missing h5_files/main_split/test_objectdataset.h5" in text
+    assert "https://hkust-vgd.github.io/scanobjectnn/" in text and "h5_files.zip" in text
+    with pytest.raises(ValueError, match="data_dir is None; .* terms of use"):
+        load_point_dataset("scanobjectnn")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        load_point_dataset("scanobjectnn", data_dir=tree / "nowhere")
+
+
+def test_an_unknown_variant_is_named(tree):
+    with pytest.raises(ValueError, match="variant is 'PB'; expected one of obj_bg, obj_only, pb_t50_rs"):
+        load_point_dataset("scanobjectnn", data_dir=tree, variant="PB")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": np.zeros((3, 1024, 3), np.float32)}, r"points has shape \(1024, 3\); expected \(2048, 3\)"),
+        ({"data": np.full((3, 2048, 3), np.nan, np.float32)}, "points has NaN or infinite numbers in 2048 rows"),
+        ({"label": np.array([0, 15, 1])}, "row 1: label is 15; expected 0 to 14"),
+        ({"label": np.array([0, 1])}, "arrays of different lengths: data 3, label 2, mask 3"),
+        ({"mask": np.zeros((3, 7), int)}, r"labels has shape \(7,\); expected one of each of 2048 points"),
+        ({"label": None}, "no array 'label'; found data, mask"),
+    ],
+)
+def test_files_of_another_content_are_refused(tree, cache_dir, change, message):
+    path = tree / "h5_files" / "main_split" / "test_objectdataset_augmentedrot_scale75.h5"
+    values = {name: value for name, value in {**arrays(3), **change}.items() if value is not None}
+    write(path, values)
+    with pytest.raises(ValueError, match=f"test_objectdataset_augmentedrot_scale75.h5.*{message}"):
+        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, masks=True)
+
+
+def test_without_h5py_the_error_says_how_to_install_it(tree, cache_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match=r"pip install hf-any3d\[files\]"):
+        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)

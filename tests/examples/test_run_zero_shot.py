@@ -1,0 +1,227 @@
+"""The zero-shot training script from its arguments to what others download, and the benchmark around it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from transformers import AutoModel, pipeline
+
+from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
+from hf_any3d.training.report import RunReport
+from tests.examples.conftest import EXAMPLES, load_program
+from tests.tiny_encoders import saved_encoder
+from tests.tiny_text_towers import write_text_files
+
+FILES = Path(__file__).resolve().parents[1] / "files"
+UNSEEN = ["chair", "lamp"]
+TASK = "zero-shot-point-cloud-classification"
+SMALL = {
+    "num_tokens": 8,
+    "tokenizer_neighbors": 4,
+    "num_points": 64,
+    "max_train_samples": 60,
+    "max_eval_samples": 24,
+    "per_device_train_batch_size": 16,
+    "num_train_epochs": 1,
+    "learning_rate": 0.01,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_program("run_zero_shot")
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(hub, tmp_path_factory) -> str:
+    directory = write_text_files(tmp_path_factory.mktemp("sentences"), is_sentence_encoder=True)
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
+    HfApi().create_repo("me/tiny-sentence-bert")
+    HfApi().upload_folder(repo_id="me/tiny-sentence-bert", folder_path=directory)
+    return "me/tiny-sentence-bert"
+
+
+@pytest.fixture
+def run(script, sentence_encoder, tmp_path):
+    """Runs the script with small settings and others; gives the report."""
+
+    def start(output_dir="run", **settings):
+        settings = {
+            "encoder_name_or_path": sentence_encoder,
+            "output_dir": str(tmp_path / output_dir),
+            "held_out_classes": UNSEEN,
+            **SMALL,
+            **settings,
+        }
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps(settings))
+        return script.main([str(path)])
+
+    return start
+
+
+@pytest.mark.slow
+def test_what_is_pushed_opens_by_the_cards_own_examples(hub, run, tmp_path, monkeypatch):
+    name = "me/zero-shot-script"
+    report = run(caption_column="title", augment=["scale"], push_to_hub=True, hub_model_id=name)
+    files = hub.files(name)
+    assert sum(files.values()) <= 3 * 4 * report.trained_parameters + 100_000
+    assert not [file for file in files if "tokenizer" in file]
+    card = hub.content(name, "README.md").decode()
+    monkeypatch.chdir(FILES)
+    seen = {}
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, seen)
+    answers = seen["classify"]("chair.ply", candidate_labels=["chair", "lamp", "car"])
+    shares = {answer["label"]: answer["score"] for answer in answers}
+    expected = seen["logits"].softmax(dim=-1)[0].tolist()
+    assert [shares[label] for label in ("chair", "lamp", "car")] == pytest.approx(expected, abs=1e-5)
+    assert "## Limits" in card and "held-out classes | chair, lamp" in card
+    assert ModelCard(card).data.pipeline_tag == TASK
+
+
+def test_held_out_classes_are_never_trained_on_and_the_report_says_how_they_fare(run, tmp_path):
+    report = run(augment=["scale"])
+    assert RunReport.load(tmp_path / "run" / "metrics.json") == report
+    shapes = load_point_dataset("shapes")
+    names = shapes["train"].features["label"].names
+    first = [names[label] for label in shapes["train"][: SMALL["max_train_samples"]]["label"]]
+    away = sum(name in UNSEEN for name in first)
+    assert report.data["rows"] == {"train": 60 - away, "test": 24, "held_out": away} and away > 0
+    assert set(report.class_accuracy["held_out"]) <= set(UNSEEN)
+    assert report.metrics["held_out"]["unseen_chance"] == 1 / 2
+    assert {"unseen_accuracy", "unseen_among_all", "seen_accuracy", "harmonic_mean"} <= set(report.metrics["test"])
+    model = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path / "run")
+    assert not set(UNSEEN) & set(model.config.id2label.values()) and len(model.config.id2label) == 16
+
+
+@pytest.mark.slow
+def test_reported_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
+    report = run(num_train_epochs=2, hypothesis_templates=["a {}", "the {}"])
+    rows = load_point_dataset("shapes", split="test").select(range(SMALL["max_eval_samples"]))
+    names = rows.features["label"].names
+    classify = pipeline(TASK, model=str(tmp_path / "run"), top_k=1)
+    truth = [names[label] for label in rows["label"]]
+    is_unseen = np.array([name in UNSEEN for name in truth])
+    for labels, key in ((names, "among_all"), (None, "accuracy")):
+        for kind, chosen in (("unseen", is_unseen), ("seen", ~is_unseen)):
+            own = labels or [name for name in names if (name in UNSEEN) == (kind == "unseen")]
+            clouds = [rows["points"][int(place)] for place in np.flatnonzero(chosen)]
+            answers = classify(clouds, candidate_labels=own, batch_size=5)
+            right = [
+                one[0]["label"] == truth[place] for one, place in zip(answers, np.flatnonzero(chosen), strict=True)
+            ]
+            assert np.mean(right) == pytest.approx(report.metrics["test"][f"{kind}_{key}"])
+
+
+@pytest.mark.slow
+def test_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path):
+    settings = {
+        "num_train_epochs": 2,
+        "max_train_samples": 40,
+        "caption_column": "title",
+        "augment": ["jitter"],
+        "save_total_limit": 3,
+    }
+    whole = run("whole", **settings)
+    steps = whole.training["steps"]
+    last = tmp_path / "whole" / f"checkpoint-{steps // 2}"
+    half = run("half", **settings, resume_from_checkpoint=str(last))
+    assert half.training["resumed_from"] and half.metrics == whole.metrics
+
+
+def test_all_classes_may_be_learned_and_weights_chosen_by_validation(run):
+    report = run(held_out_classes=[], validation_fraction=0.2, load_best_model_at_end=True)
+    assert set(report.metrics["test"]) == {"seen_accuracy", "seen_among_all"}
+    assert report.selection["metric"] == "seen_accuracy"
+
+
+@pytest.mark.slow
+def test_what_is_seen_is_learned(run, tmp_path):
+    generator = np.random.default_rng(0)
+    for label, extent in (("flat", [1, 1, 0.05]), ("round", [1, 1, 1]), ("long", [1, 0.1, 0.1])):
+        for split, count in (("train", 16), ("test", 8)):
+            (tmp_path / "scans" / split / label).mkdir(parents=True)
+            for number in range(count):
+                points = generator.standard_normal((80, 3)) * extent
+                np.save(tmp_path / "scans" / split / label / f"{number}.npy", points.astype(np.float32))
+    # To a random text tower whole sentences are nearly the same.
+    words = {"caption_templates": ["{}"], "hypothesis_templates": ["{}"]}
+    data = {"dataset_name": "folder", "data_dir": str(tmp_path / "scans"), "held_out_classes": ["long"]}
+    report = run(**data, **words, num_train_epochs=12, per_device_train_batch_size=8, learning_rate=0.003)
+    assert report.data["rows"] == {"train": 32, "test": 24, "held_out": 16}
+    assert report.metrics["test"]["seen_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"held_out_classes": ["chairs"]}, "--held_out_classes names 'chairs'; there are appliance, bed"),
+        ({"caption_column": "text"}, "--caption_column text; there are"),
+        ({"hypothesis_templates": ["chair"]}, "hypothesis_template has 'chair'"),
+        ({"encoder_name_or_path": "me/tiny-plain-bert"}, "says that it embeds sentences"),
+    ],
+)
+def test_wrong_arguments_are_named(run, hub, settings, text):
+    if settings.get("encoder_name_or_path"):
+        AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub("me/tiny-plain-bert")
+    with pytest.raises(ValueError, match=text):
+        run(**settings)
+
+
+def test_too_few_classes_left_are_refused(run):
+    names = load_point_dataset("shapes", split="train").features["label"].names
+    with pytest.raises(ValueError, match="--held_out_classes leaves 1 classes; expected at least 2"):
+        run(held_out_classes=names[1:])
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        import bench_zero_shot
+
+        yield bench_zero_shot
+    for name in ("bench_zero_shot", "bench_learn", "shapes_recipe", "pointnet", "run_zero_shot"):
+        sys.modules.pop(name, None)
+
+
+def test_benchmark_holds_no_class_out_twice(bench):
+    names = load_point_dataset("shapes", split="train").features["label"].names
+    for validation in (False, True):
+        drawn = [name for number in range(3) for name in bench.draw_classes(names, number, validation)]
+        assert len(drawn) == len(set(drawn) & set(names)) == 15
+    chosen_by = [set(bench.draw_classes(names, number, validation=True)) for number in range(3)]
+    assert all(set(bench.draw_classes(names, number)) not in chosen_by for number in range(3))
+    with pytest.raises(ValueError, match="draw 3; expected 0 to 2"):
+        bench.draw_classes(names, 3)
+
+
+@pytest.mark.slow
+def test_benchmark_goes_on_where_it_stopped_and_tables_all_draws(bench, sentence_encoder, tmp_path, monkeypatch):
+    small = {"num_train_epochs": 1, "max_train_samples": 60, "num_points": 64, "use_cpu": True}
+    monkeypatch.setattr(bench, "ENCODER", sentence_encoder)
+    monkeypatch.setattr(bench, "MODEL_CHANGES", {"num_tokens": 8, "tokenizer_neighbors": 4})
+    monkeypatch.setattr(bench, "RECIPE", small)
+    bench.main(["--output-dir", str(tmp_path), "--draws", "0"])
+    (tmp_path / "draw-0" / "metrics.json").unlink()
+    bench.main(["--output-dir", str(tmp_path), "--draws", "0", "1"])
+    assert not (tmp_path / "draw-0" / "metrics.json").exists(), "a stored draw is not repeated"
+    summary = json.loads((tmp_path / "zero_shot.json").read_text())
+    accuracies = [run["metrics"]["test"]["unseen_accuracy"] for run in summary["runs"]]
+    told = summary["figures"]["test"]["unseen_accuracy"]
+    assert told["mean"] == pytest.approx(np.mean(accuracies))
+    assert told["std"] == pytest.approx(np.std(accuracies, ddof=1))
+    text = (tmp_path / "zero_shot.md").read_text()
+    assert f"{100 * told['mean']:.1f} ± {100 * told['std']:.1f}" in text and "draw 1:" in text
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,51 @@
+"""The contrastive loss: CLIP's where all pairs differ, and no punishment for clouds that mean the same."""
+
+import math
+
+import pytest
+import torch
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+
+from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
+
+
+def test_pairs_that_all_differ_have_clips_loss():
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5)
+    torch.testing.assert_close(
+        contrastive_loss(logits, right_pairs(labels, labels)), image_text_contrastive_loss(logits.T)
+    )
+
+
+def test_clouds_of_one_class_are_not_pushed_off_each_others_texts():
+    labels = torch.tensor([0, 0, 1])
+    sure = torch.where(labels[:, None] == labels[None], 50.0, -50.0)
+    # Two right answers for two rows of three, which share the target: what is left is its entropy.
+    least = 2 / 3 * math.log(2)
+    assert contrastive_loss(sure, right_pairs(labels, labels)) == pytest.approx(least, abs=1e-5)
+    only_pairs = torch.where(torch.eye(3, dtype=torch.bool), 50.0, -50.0)
+    assert contrastive_loss(only_pairs, right_pairs(labels, labels)) > 10
+
+
+def test_texts_may_be_fewer_or_more_than_clouds():
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+    labels, texts = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1])
+    to_texts = torch.nn.functional.cross_entropy(logits, labels)
+    targets = torch.tensor([[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
+    to_clouds = torch.nn.functional.cross_entropy(logits.T, targets)
+    torch.testing.assert_close(contrastive_loss(logits, right_pairs(labels, texts)), (to_texts + to_clouds) / 2)
+
+
+def test_rows_without_a_right_answer_do_not_count():
+    logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
+    loss = contrastive_loss(logits, right_pairs(torch.tensor([0, 1, 7]), torch.tensor([0, 1])))
+    to_texts = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([0, 1]))
+    to_clouds = torch.nn.functional.cross_entropy(logits.T, torch.tensor([0, 1]))
+    torch.testing.assert_close(loss, (to_texts + to_clouds) / 2)
+    with pytest.raises(ValueError, match=r"labels \[5\] of the clouds and \[0, 1\] of the texts"):
+        right_pairs(torch.tensor([5, 5, 5]), torch.tensor([0, 1]))
+
+
+def test_half_precision_logits_have_a_full_precision_loss():
+    loss = contrastive_loss(torch.zeros(2, 2, dtype=torch.bfloat16), torch.eye(2))
+    assert loss.dtype == torch.float32 and loss == pytest.approx(math.log(2))

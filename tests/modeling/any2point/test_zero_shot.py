@@ -1,0 +1,240 @@
+"""Clouds and texts in one space: outputs, training, and equal numbers through every door of a small repository."""
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel, pipeline
+
+from hf_any3d import (
+    Any2PointForZeroShotPointCloudClassification,
+    AutoModelForPointCloudClassification,
+    AutoModelForZeroShotPointCloudClassification,
+    PointCloudProcessor,
+    UnsupportedEncoder,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+from hf_any3d.model_facts import model_facts
+from hf_any3d.modeling.any2point import Any2PointConfig
+from tests.tiny_encoders import clouds, saved_encoder, tiny_config, tiny_model
+from tests.tiny_text_towers import (
+    LABELS,
+    adapted_zero_shot_model,
+    saved_text_tower,
+    tiny_zero_shot_model,
+    write_text_files,
+)
+
+PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
+TOWERS = pytest.mark.parametrize(
+    ("encoder", "tower"), [("bert", None), ("mpnet", None), ("clip", "text"), ("clip", "vision"), ("siglip", "vision")]
+)
+
+
+def lora_model(encoder="bert", **kwargs):
+    base = tiny_zero_shot_model(encoder, **kwargs)
+    config = LoraConfig(r=2, target_modules=encoder_linear_pattern(base), modules_to_save=trainable_module_names(base))
+    return get_peft_model(base, config)
+
+
+MAKERS = pytest.mark.parametrize("make", [adapted_zero_shot_model, lora_model, tiny_zero_shot_model])
+
+
+def train_step(model):
+    """One step on three pairs; returns the loss it started from."""
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    loss = model(points=clouds(), text_embeds=model.encode_labels(LABELS), labels=torch.arange(3)).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model.eval()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def logits_of(model):
+    points = PROCESSOR(clouds())["points"]
+    return model(points=points, text_embeds=model.encode_labels(LABELS)).logits_per_point_cloud
+
+
+@TOWERS
+def test_outputs_are_cosines_times_the_scale(encoder, tower):
+    model = tiny_zero_shot_model(encoder, tower=tower)
+    inputs = model.text_tower.tokenize(["a chair", "a lamp"])
+    with torch.no_grad():
+        output = model(clouds(), **inputs)
+        assert output.loss is None
+        assert output.logits_per_point_cloud.shape == (3, 2)
+        assert torch.equal(output.logits_per_text, output.logits_per_point_cloud.T)
+        for vectors in (output.point_embeds, output.text_embeds):
+            assert vectors.shape[1] == model.config.text_width
+            torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)))
+        expected = output.point_embeds @ output.text_embeds.T / model.config.temperature
+        torch.testing.assert_close(output.logits_per_point_cloud, expected)
+        torch.testing.assert_close(model.get_point_features(clouds()), output.point_embeds)
+        torch.testing.assert_close(model.get_text_features(**inputs), output.text_embeds)
+        torch.testing.assert_close(model.encode_labels(["chair", "lamp"], ["a {}"]), output.text_embeds)
+        alone = model(clouds()[1:2], **inputs).logits_per_point_cloud
+    torch.testing.assert_close(alone, output.logits_per_point_cloud[1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_projection_starts_as_the_checkpoints_own():
+    for encoder, tower in (("clip", "vision"), ("bert", None)):
+        model = tiny_zero_shot_model(encoder, tower=tower, pooling=["max", "cls"])
+        with torch.no_grad():
+            pooled = model.any2point(clouds()).pooler_output
+            mean = pooled.unflatten(1, (2, -1)).mean(dim=1)
+            if encoder == "clip":
+                mean = AutoModel.from_pretrained(saved_text_tower("clip")).visual_projection(mean)
+            expected = torch.nn.functional.normalize(mean, dim=-1)
+            torch.testing.assert_close(model.get_point_features(clouds()), expected)
+
+
+def test_text_tower_is_no_part_of_the_model():
+    model = tiny_zero_shot_model()
+    names = {name for name, _ in model.named_modules()}
+    parameters = sum(p.numel() for p in model.parameters())
+    frozen = copy.deepcopy(model.text_tower.model.state_dict())
+    assert {name for name, _ in model.named_modules()} == names
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sorted(trainable_module_names(model)) == sorted(
+        ["alignment", "class_token", "output_norm", "point_tokenizer"]
+    )
+    train_step(model)
+    for name, tensor in model.text_tower.model.state_dict().items():
+        assert torch.equal(tensor, frozen[name]), name
+
+
+def test_adapters_of_the_points_do_not_reach_the_texts():
+    model = adapted_zero_shot_model()
+    texts = model.encode_labels(LABELS)
+    torch.testing.assert_close(texts, tiny_zero_shot_model().encode_labels(LABELS))
+    train_step(model)
+    torch.testing.assert_close(model.encode_labels(LABELS), texts)
+
+
+@MAKERS
+def test_training_brings_clouds_to_their_texts(make):
+    model = make()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    first = train_step(model)
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert any(changed) and changed == [
+        parameter.requires_grad and c for parameter, c in zip(model.parameters(), changed, strict=True)
+    ]
+    for _ in range(8):
+        last = train_step(model)
+    assert last < first
+
+
+def test_loss_knows_pairs_groups_and_banks():
+    model = tiny_zero_shot_model()
+    texts = model.encode_labels(LABELS)
+    with torch.no_grad():
+        pairs = model(clouds(), text_embeds=texts, return_loss=True).loss
+        named = model(clouds(), text_embeds=texts, labels=torch.tensor([4, 9, 2])).loss
+        groups = model(clouds(), text_embeds=texts, labels=torch.tensor([0, 0, 1])).loss
+        bank = model(
+            clouds(), text_embeds=texts[:2], labels=torch.tensor([1, 0, 1]), text_labels=torch.tensor([0, 1])
+        ).loss
+    assert pairs == named and pairs != groups and torch.isfinite(bank)
+    assert model(clouds(), text_embeds=texts, labels=torch.arange(3), return_loss=False).loss is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({"return_loss": True}, "expected input_ids or text_embeds"),
+        ({"text_embeds": torch.ones(2, 48), "return_loss": True}, "3 clouds and 2 texts"),
+        ({"text_embeds": torch.ones(3, 48), "labels": torch.arange(2)}, r"shape \(2,\).*expected \(3,\)"),
+        ({"text_embeds": torch.ones(3, 48), "input_ids": torch.ones(3, 4).long()}, "both input_ids and text_embeds"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(inputs, text):
+    with pytest.raises(ValueError, match=text):
+        tiny_zero_shot_model()(clouds(), **inputs)
+
+
+def test_encoders_without_texts_are_refused():
+    for encoder in ("vit", "bert"):
+        with pytest.raises(UnsupportedEncoder, match="no text tower|says that it embeds sentences"):
+            tiny_model(saved_encoder(encoder), Any2PointForZeroShotPointCloudClassification)
+    with pytest.raises(ValueError, match="text_width is missing; build the model with from_encoder_pretrained"):
+        Any2PointForZeroShotPointCloudClassification(Any2PointConfig(encoder_config=tiny_config("bert")))
+    with pytest.raises(ValueError, match="temperature=0; expected at least 0.01"):
+        Any2PointConfig(temperature=0)
+
+
+def check_doors(name, model, base):
+    expected = logits_of(model)
+    opened = [AutoModelForZeroShotPointCloudClassification.from_pretrained(name)]
+    if isinstance(model, PeftModel):
+        opened.append(PeftModel.from_pretrained(base(), name).eval())
+    for door in opened:
+        torch.testing.assert_close(logits_of(door), expected, rtol=0, atol=1e-5)
+    answers = pipeline("zero-shot-point-cloud-classification", model=name)(list(clouds()), candidate_labels=LABELS)
+    shares = [{answer["label"]: answer["score"] for answer in own} for own in answers]
+    found = torch.tensor([[share[label] for label in LABELS] for share in shares])
+    torch.testing.assert_close(found, expected.softmax(dim=-1), rtol=0, atol=1e-6)
+    features = AutoModel.from_pretrained(name)(PROCESSOR(clouds())["points"])
+    assert features.last_hidden_state.shape == (3, 9, 48)
+
+
+@MAKERS
+@pytest.mark.parametrize(("encoder", "tower"), [("bert", None), ("clip", "vision")])
+def test_doors_of_a_directory_lead_to_equal_models(make, encoder, tower, tmp_path):
+    model = make(encoder, tower=tower)
+    train_step(model)
+    model.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("tokenizer*")), "texts belong to the encoder's repository"
+    check_doors(str(tmp_path), model, lambda: tiny_zero_shot_model(encoder, tower=tower))
+
+
+@pytest.mark.parametrize("make", [adapted_zero_shot_model, tiny_zero_shot_model])
+def test_doors_of_the_hub_lead_to_equal_models_in_small_repositories(make, hub, tmp_path):
+    encoder = f"me/sentences-of-{make.__name__.replace('_', '-')}"
+    name = f"{encoder}-points"
+    from huggingface_hub import HfApi
+
+    directory = write_text_files(tmp_path / "encoder", is_sentence_encoder=True)
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
+    HfApi().create_repo(encoder)
+    HfApi().upload_folder(repo_id=encoder, folder_path=directory)
+    model = make(encoder)
+    train_step(model)
+    model.push_to_hub(name)
+    PROCESSOR.push_to_hub(name)
+    check_doors(name, model, lambda: tiny_zero_shot_model(encoder))
+    weights = hub.content(name, next(path for path in hub.files(name) if path.endswith(".safetensors")))
+    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+    assert any("alignment.logit_scale" in tensor for tensor in header)
+    assert not any("word_embeddings" in tensor for tensor in header)
+
+
+def test_models_of_other_tasks_are_refused(tmp_path):
+    adapted_zero_shot_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a Any2PointForZeroShot"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_half_precision_encoder_gives_nearly_the_same(tmp_path):
+    model = adapted_zero_shot_model()
+    model.save_pretrained(tmp_path)
+    half = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.any2point.encoder.dtype == torch.bfloat16
+    torch.testing.assert_close(logits_of(half).float(), logits_of(model), rtol=0, atol=0.5)
+
+
+def test_facts_of_a_saved_model_are_read_from_its_config(tmp_path):
+    model = adapted_zero_shot_model()
+    model.save_pretrained(tmp_path)
+    facts = model_facts(str(tmp_path))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert facts["class"] == "Any2PointForZeroShotPointCloudClassification"
+    assert facts["trained parameters"] == trained

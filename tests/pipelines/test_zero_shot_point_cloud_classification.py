@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from transformers import pipeline
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.pipelines import ZeroShotPointCloudClassificationPipeline
+from hf_any3d.pipelines import zero_shot_point_cloud_classification as module
+from tests.tiny_encoders import clouds, tiny_model
+from tests.tiny_text_towers import LABELS, adapted_zero_shot_model, tiny_zero_shot_model
+
+POINTS = 48
+TASK = "zero-shot-point-cloud-classification"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A shared adapter with its processor, whose answers differ from cloud to cloud."""
+    directory = tmp_path_factory.mktemp("zero-shot")
+    model = adapted_zero_shot_model(hypothesis_templates=["a {}.", "the {}"])
+    projection = model.base_model.model.alignment.modules_to_save["default"].projection
+    torch.nn.init.normal_(projection.weight)
+    with torch.no_grad():
+        # What all clouds have in common would decide for the same label each time.
+        pooled = model.any2point(PointCloudProcessor(num_points=POINTS)(clouds(5))["points"]).pooler_output
+        projection.bias.copy_(-projection.weight @ pooled.mean(dim=0))
+    model.save_pretrained(directory)
+    PointCloudProcessor(num_points=POINTS).save_pretrained(directory)
+    return str(directory), model
+
+
+@pytest.fixture(scope="module")
+def classify(saved):
+    return pipeline(TASK, model=saved[0])
+
+
+def expected_of(model, labels=LABELS, templates=None, count=5):
+    """What the model itself says: for each cloud (label, score), best first."""
+    points = PointCloudProcessor(num_points=POINTS)(clouds(count))["points"]
+    with torch.no_grad():
+        texts = model.encode_labels(labels, templates)
+        shares = model(points=points, text_embeds=texts).logits_per_point_cloud.softmax(dim=-1)
+    return [sorted(zip(labels, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in shares]
+
+
+def agrees(answers, expected):
+    for one, other in zip(answers, expected, strict=True):
+        assert [answer["label"] for answer in one] == [label for label, _ in other]
+        assert [answer["score"] for answer in one] == pytest.approx([score for _, score in other], abs=1e-5)
+    return True
+
+
+def test_all_labels_come_back_with_shares_the_best_first(classify, saved):
+    assert isinstance(classify, ZeroShotPointCloudClassificationPipeline)
+    answer = classify(clouds(5)[0], candidate_labels=LABELS)
+    assert agrees([answer], expected_of(saved[1])[:1])
+    assert set(answer[0]) == {"label", "score"}
+    assert sum(entry["score"] for entry in answer) == pytest.approx(1)
+    winners = {own[0][0] for own in expected_of(saved[1])}
+    assert len(winners) > 1, "else the order of answers proves nothing"
+    assert len(classify(clouds(5)[0], candidate_labels=LABELS, top_k=2)) == 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_many_clouds_give_what_each_gives_by_itself(classify, saved, batch_size):
+    assert agrees(classify(list(clouds(5)), LABELS, batch_size=batch_size), expected_of(saved[1]))
+    assert agrees(classify(clouds(5).numpy(), candidate_labels=LABELS, batch_size=batch_size), expected_of(saved[1]))
+    rows = ({"points": cloud.numpy()} for cloud in clouds(5))
+    assert agrees(list(classify(rows, candidate_labels=LABELS, batch_size=batch_size)), expected_of(saved[1]))
+
+
+def test_files_and_meshes_are_read(classify, saved, tmp_path):
+    paths = []
+    for number, cloud in enumerate(clouds(5).numpy()):
+        paths.append(tmp_path / f"cloud{number}.npy")
+        np.save(paths[-1], cloud)
+    assert agrees(classify(paths, candidate_labels=LABELS), expected_of(saved[1]))
+    assert agrees([classify(str(paths[0]), candidate_labels=LABELS)], expected_of(saved[1])[:1])
+    assert len(classify(trimesh.creation.box(), candidate_labels=LABELS)) == 3
+    with pytest.raises((ValueError, OSError), match="absent.ply"):
+        classify(tmp_path / "absent.ply", candidate_labels=LABELS)
+
+
+def test_labels_may_be_one_text_with_commas(classify):
+    listed = classify(clouds(1)[0], candidate_labels=LABELS)
+    assert classify(clouds(1)[0], candidate_labels="chair, lamp,table ") == listed
+
+
+def test_one_template_or_several_may_be_given(classify, saved):
+    many = ["a {}", "{} of wood"]
+    assert agrees(classify(list(clouds(5)), LABELS, hypothesis_template=many), expected_of(saved[1], templates=many))
+    assert agrees(classify(list(clouds(5)), LABELS, hypothesis_template="{}"), expected_of(saved[1], templates=["{}"]))
+    one, other = (classify(clouds(1)[0], LABELS, hypothesis_template=t) for t in ("{}", many))
+    assert one != other
+
+
+def test_default_template_is_that_of_the_task():
+    assert tiny_zero_shot_model().config.hypothesis_templates == ("a 3D model of a {}.",)
+
+
+def test_labels_and_templates_may_be_set_once(saved):
+    classify = pipeline(TASK, model=saved[0], candidate_labels=LABELS, hypothesis_template="{}", top_k=1)
+    answers = classify(list(clouds(5)))
+    assert agrees(answers, [own[:1] for own in expected_of(saved[1], templates=["{}"])])
+
+
+def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):
+    classify = pipeline(TASK, model=saved[0])
+    asked = []
+    tower = classify.model.text_tower
+    embed = type(tower).embed
+    monkeypatch.setattr(
+        type(tower), "embed", lambda self, texts, *rest: asked.append(texts) or embed(self, texts, *rest)
+    )
+    for _ in range(2):
+        classify(list(clouds(5)), LABELS, batch_size=2)
+    assert len(asked) == 1 and len(asked[0]) == 6
+    classify(clouds(1)[0], LABELS[:2])
+    classify(clouds(1)[0], LABELS, hypothesis_template="{}")
+    assert len(asked) == 3
+    monkeypatch.setattr(module, "KEPT", 2)
+    classify(clouds(1)[0], ["other", "labels"])
+    classify(clouds(1)[0], LABELS)
+    assert len(asked) == 5, "the oldest were forgotten"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({}, ValueError, "candidate_labels is missing"),
+        ({"candidate_labels": []}, ValueError, "candidate_labels is empty"),
+        ({"candidate_labels": ["chair", " "]}, ValueError, "candidate_labels has ' '; expected words"),
+        ({"candidate_labels": "chair,,lamp"}, ValueError, "candidate_labels has ''"),
+        ({"candidate_labels": ["chair", 3]}, ValueError, "candidate_labels has 3"),
+        ({"candidate_labels": ["chair", "chair"]}, ValueError, "'chair' twice"),
+        (
+            {"candidate_labels": LABELS, "hypothesis_template": "a chair"},
+            ValueError,
+            "'a chair'; expected",
+        ),
+        ({"candidate_labels": LABELS, "hypothesis_template": []}, ValueError, "at least one template"),
+        ({"candidate_labels": LABELS, "top_k": 0}, ValueError, "top_k=0"),
+        ({"candidate_labels": LABELS, "labels": 3}, TypeError, "unknown arguments: labels; expected candidate_labels"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(classify, arguments, error, text):
+    with pytest.raises(error, match=text):
+        classify(clouds(1)[0], **arguments)
+
+
+def test_models_of_another_task_are_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=POINTS).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Any2PointForPointCloudClassification|text_width is missing"):
+        pipeline(TASK, model=str(tmp_path))
+
+
+def test_model_as_object_and_saved_pipeline_give_the_same(classify, saved, tmp_path):
+    given = pipeline(TASK, model=saved[1], feature_extractor=PointCloudProcessor(num_points=POINTS))
+    assert agrees(given(list(clouds(5)), LABELS), expected_of(saved[1]))
+    classify.save_pretrained(tmp_path)
+    assert agrees(pipeline(TASK, model=str(tmp_path))(list(clouds(5)), LABELS), expected_of(saved[1]))

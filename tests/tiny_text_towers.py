@@ -1,0 +1,69 @@
+"""Tiny random checkpoints whole enough to embed texts: encoder, tokenizer, and the files of sentence encoders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import string
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from hf_any3d.modeling.any2point import Any2PointForZeroShotPointCloudClassification
+from hf_any3d.modeling.encoders import composite_checkpoints
+from hf_any3d.tuners import GuidedAdapterConfig
+from tests.tiny_encoders import saved_encoder, tiny_model
+
+LABELS = ["chair", "lamp", "table"]
+_POOLING = {"word_embedding_dimension": 48, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of letters, with the special tokens where the tiny encoders have them."""
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    vocabulary = {token: number for number, token in enumerate([*special.values(), *string.ascii_lowercase])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=40, **special)
+
+
+def write_text_files(directory: Path, *, is_sentence_encoder: bool) -> Path:
+    """Put a tokenizer, and what tells a sentence encoder, beside the weights of an encoder."""
+    tiny_tokenizer().save_pretrained(directory)
+    if is_sentence_encoder:
+        (directory / "modules.json").write_text(json.dumps(_MODULES))
+        (directory / "1_Pooling").mkdir(exist_ok=True)
+        (directory / "1_Pooling" / "config.json").write_text(json.dumps(_POOLING))
+    return directory
+
+
+def saved_text_tower(model_type: str) -> str:
+    """The directory of a tiny checkpoint with a text tower; written once a test run."""
+    directory = Path(os.environ["HF_HOME"]) / "tiny-text-towers" / model_type
+    if not directory.is_dir():
+        shutil.copytree(saved_encoder(model_type), directory)
+        write_text_files(directory, is_sentence_encoder=model_type not in composite_checkpoints())
+    return str(directory)
+
+
+def tiny_zero_shot_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForZeroShotPointCloudClassification:
+    """`tiny_model` beside its text tower."""
+    source = encoder if os.path.isdir(encoder) or "/" in encoder else saved_text_tower(encoder)
+    return tiny_model(source, Any2PointForZeroShotPointCloudClassification, **kwargs).eval()
+
+
+def adapted_zero_shot_model(encoder: str = "bert", **kwargs: Any) -> PeftModel:
+    """The same with a guided adapter that changes something from the start."""
+    config = GuidedAdapterConfig(r=4, init_weights=False, bottleneck_dropout=0.0)
+    return get_peft_model(tiny_zero_shot_model(encoder, **kwargs), config).eval()

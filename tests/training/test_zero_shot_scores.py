@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from hf_any3d.training.zero_shot_scores import p_value, zero_shot_scores
+
+# Four classes, of which 1 and 3 are unseen.
+LABELS = np.array([0, 0, 2, 1, 1, 3, 3])
+ANSWERS = [
+    [9, 1, 2, 0],  # seen, right
+    [1, 9, 2, 0],  # seen; wrong among all, wrong among seen (2 before 0)
+    [0, 1, 9, 2],  # right
+    [9, 2, 0, 1],  # unseen; right among unseen alone
+    [0, 9, 1, 2],  # right
+    [9, 2, 0, 1],  # wrong among unseen
+    [0, 1, 2, 9],  # right
+]
+
+
+def test_scores_of_a_case_done_by_hand():
+    found = zero_shot_scores(np.array(ANSWERS), LABELS, [3, 1])
+    assert found["unseen_accuracy"] == pytest.approx(3 / 4)
+    assert found["unseen_mean_class_accuracy"] == pytest.approx((1 + 1 / 2) / 2)
+    assert found["unseen_chance"] == 1 / 2
+    assert found["unseen_among_all"] == pytest.approx(2 / 4)
+    assert found["seen_accuracy"] == pytest.approx(2 / 3)
+    assert found["seen_among_all"] == pytest.approx(2 / 3)
+    seen, unseen = (1 / 2 + 1) / 2, (1 / 2 + 1 / 2) / 2
+    assert found["harmonic_mean"] == pytest.approx(2 * seen * unseen / (seen + unseen))
+
+
+def test_classes_that_no_row_shows_have_no_scores():
+    logits, seen = np.array(ANSWERS), LABELS % 2 == 0
+    assert set(zero_shot_scores(logits[seen], LABELS[seen], [1, 3])) == {"seen_accuracy", "seen_among_all"}
+    assert not any(name.startswith("seen") for name in zero_shot_scores(logits[~seen], LABELS[~seen], [1, 3]))
+    assert set(zero_shot_scores(logits, LABELS, [])) == {"seen_accuracy", "seen_among_all"}
+
+
+def test_never_naming_an_unseen_class_has_a_harmonic_mean_of_zero():
+    logits = np.array(ANSWERS) * [1, 0, 1, 0] - [0, 1, 0, 1]
+    found = zero_shot_scores(logits, LABELS, [1, 3])
+    assert found["unseen_among_all"] == 0 and found["harmonic_mean"] == 0
+
+
+def test_p_value_counts_the_orders_of_names_that_do_as_well():
+    assert p_value(np.diag([5, 5, 5])) == pytest.approx(1 / 6)
+    # Two classes told apart perfectly but named the wrong way round.
+    assert p_value(np.array([[0, 5], [5, 0]])) == 1
+    assert p_value(np.full((4, 4), 2)) == 1
+    assert p_value(np.diag([5] * 9)) == pytest.approx(1 / 10_000, abs=2e-4)
