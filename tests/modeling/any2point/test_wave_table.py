@@ -37,3 +37,17 @@ def test_undefined_numbers_stay_undefined_and_spare_the_others():
     table = WaveTable(numbers, FREQUENCIES, torch.float32)
     found = table.taps(numbers).read(table.waves)
     assert found[7].isnan().all() and found[torch.arange(5000) != 7].isfinite().all()
+
+
+@pytest.mark.parametrize("count", [60, 6000], ids=["nodes", "table"])
+def test_adding_to_tables_is_the_transpose_of_reading_them(count):
+    generator = torch.Generator().manual_seed(2)
+    numbers = torch.rand(count, generator=generator) * 2 - 1
+    table = WaveTable(numbers, FREQUENCIES, torch.float64)
+    taps = table.taps(numbers)
+    axes = torch.randn(3, len(table.waves), 4, generator=generator, dtype=torch.float64).requires_grad_()
+    gradient = torch.randn(count // 3, 4, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(taps.read_axes(axes), axes, gradient)
+    found = torch.zeros_like(axes)
+    taps.add_to_axes(found, gradient)
+    torch.testing.assert_close(found, expected)
