@@ -9,9 +9,6 @@ import torch
 
 from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
 
-# Share of pairs up to which attention along a list of them is the faster one (measured).
-_FEW = 0.08
-
 
 @dataclass
 class Links:
@@ -51,21 +48,6 @@ class Membership:
     same: torch.Tensor
     cells: int
     _visitors: set[int] = field(default_factory=set, repr=False)
-    _few_pairs: list[tuple[torch.Tensor, torch.Tensor] | None] = field(default_factory=list, repr=False)
-
-    def few_pairs(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Tokens that share a cell, as two lists `(pairs,)` of rows of all views' tokens laid end to end.
-
-        None where a list would not pay: most pairs share a cell, or a device or compiler would have to wait for it.
-        """
-        if self.same.device.type != "cpu" or torch.compiler.is_compiling():
-            return None
-        if not self._few_pairs:
-            tokens = self.same.shape[-1]
-            view, query, key = self.same.flatten(0, 2).nonzero(as_tuple=True)
-            few = len(view) <= _FEW * self.same.numel()
-            self._few_pairs.append((view * tokens + query, view * tokens + key) if few else None)
-        return self._few_pairs[0]
 
     @cached_property
     def links(self) -> Links:

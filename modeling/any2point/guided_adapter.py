@@ -14,7 +14,6 @@ from torch import nn
 from hf_any3d.modeling.any2point.cell_norm import CellNorm
 from hf_any3d.modeling.any2point.cell_sums import pair_products, pool_mean, spread
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
-from hf_any3d.modeling.any2point.pair_attention import PairAttention
 from hf_any3d.modeling.point_ops import scatter_max
 
 
@@ -98,21 +97,18 @@ class CellAttention(nn.Module):
         bias = torch.einsum("vij,vj->vi", self.qkv_weight, self.norm_bias) + self.qkv_bias
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
         batch, count = tokens.shape[:2]
-        scale = (triple // 3) ** -0.5  # the width of all heads, as published
-        qkv = qkv.view(batch, count, views, 3, self.heads, triple // (3 * self.heads))
-        dropout = self.dropout if self.training else 0.0
-        # In training only: predictions and exported programs shall not depend on how many pairs there happen to be.
-        pairs = members.few_pairs() if self.training and not dropout and qkv.dtype == tokens.dtype else None
-        if pairs is not None:
-            rows = qkv.transpose(1, 2).reshape(batch * views * count, *qkv.shape[3:])
-            gathered = PairAttention.apply(rows, *pairs, scale)
-            return gathered.view(batch, views, count, triple // 3)
+        shape = (batch, count, views, 3, self.heads, triple // (3 * self.heads))
         # Four axes, views beside clouds: for more, torch has no kernel that keeps no attention weights.
         query, key, value = (
-            part.flatten(0, 1) for part in qkv.permute(3, 0, 2, 4, 1, 5)
+            part.flatten(0, 1) for part in qkv.view(shape).permute(3, 0, 2, 4, 1, 5)
         )  # each (batch * views, heads, tokens, head width)
         gathered = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=members.same.flatten(0, 1), dropout_p=dropout, scale=scale
+            query,
+            key,
+            value,
+            attn_mask=members.same.flatten(0, 1),
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=(triple // 3) ** -0.5,  # the width of all heads, as published
         )
         return gathered.transpose(1, 2).reshape(batch, views, count, triple // 3)
 

@@ -159,7 +159,8 @@ def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = rows.amax(dim=1)
     # Several times faster than a maximum with indices: what falls short falls behind all places.
     places = torch.arange(k, 0, -1, device=rows.device, dtype=rows.dtype).unsqueeze(-1)
-    first = torch.add(places, rows.sub_(largest.unsqueeze(1)), alpha=1e30).amax(dim=1)
+    rows.sub_(largest.unsqueeze(1))
+    first = torch.add(places, rows, alpha=1e30, out=rows).amax(dim=1)
     return largest, (k - first).long().clamp_(0, k - 1)  # undefined rows have no winner
 
 
