@@ -14,12 +14,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # These train for half an hour and are started by hand.
 TRAININGS := $(addprefix examples/benchmarks/,rotary_views.py sound_and_faithful.py)
+FUZZED := tests/data/files/test_damaged_files.py tests/data/catalog/test_mutated_trees.py
 SOURCES := conversions examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install encoder quickstart test test-fast lint format bench bench-learn clean
+.PHONY: help install encoder quickstart test test-fast fuzz lint format bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+fuzz: $(INSTALLED) ## Damage files of every kind and layout, 10,000 of each, and read them (ANY3D_MUTATIONS)
+	@ANY3D_MUTATIONS=$${ANY3D_MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 0 -s $(FUZZED) $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)

@@ -6,6 +6,10 @@ parts of objects; rows with `labels` alone teach the objects of scenes, which ar
     python examples/run_point_cloud_segmentation.py --output_dir out/rooms --dataset_name rooms \
         --block_size 2.5 --augment scale rotate
     python examples/run_point_cloud_segmentation.py --output_dir out/parts --dataset_name parts --augment scale
+    python examples/run_point_cloud_segmentation.py --output_dir out/s3dis --dataset_name s3dis --data_dir data \
+        --dataset_options '{"block_size": 1.0}' --group_column room --up_axis z --block_size 1.0 --augment rotate
+    python examples/run_point_cloud_segmentation.py --output_dir out/shapenetpart --dataset_name shapenetpart \
+        --data_dir data --num_points 2048 --augment scale
     python examples/run_point_cloud_segmentation.py recipe.yaml
 
 It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
@@ -23,6 +27,7 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation, PointCloudProcessor
+from hf_any3d.data.parts import parts_of_categories
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import PARTS, SCENES
@@ -89,6 +94,8 @@ class Task:
 def find_task(rows: Dataset) -> Task:
     """What the training rows teach; classes of points without names are named by their numbers.
 
+    Which parts a category has is told by their names, such as "chair back", or else by the rows.
+
     Raises:
         ValueError: Rows without classes of points, or a category that no row has.
     """
@@ -96,6 +103,9 @@ def find_task(rows: Dataset) -> Task:
     category = rows.features.get("label")
     if not isinstance(category, ClassLabel):
         return Task(names)
+    named = parts_of_categories(names, category.names)
+    if named is not None:
+        return Task(names, category.names, named)
     parts: list[set[int]] = [set() for _ in category.names]
     for row in rows.select_columns(["label", "labels"]):
         parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)

@@ -44,6 +44,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         "model": name_or_path,
         "class": (config.architectures or [type(config).__name__])[0],
         "encoder": config.encoder_name_or_path or "stored with the model",
+        "encoder trained from": config.encoder_trained_from,
         "encoder type": encoder.model_type,
         "encoder tower": config.encoder_tower,
         "encoder layers": encoder.num_hidden_layers,

@@ -1,4 +1,4 @@
-"""The one place that tells transformers and PEFT about our models, so that their own entry points find them.
+"""The one place that tells transformers, PEFT and datasets what we have, so that their own entry points find it.
 
 Importing `hf_any3d` runs `register()`. Three functions of those libraries have no public way to learn what we need;
 they are wrapped here, act on our models only, and are held by tests.
@@ -26,6 +26,7 @@ from hf_any3d.auto import (
     AutoModelForPointCloudSegmentation,
     AutoModelForZeroShotPointCloudClassification,
 )
+from hf_any3d.late_import import when_imported
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPartSegmentation,
@@ -93,6 +94,19 @@ def register() -> None:
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
     _open_our_adapter_repositories()
+    _know_our_feature()
+
+
+@functools.cache  # one watch is enough
+def _know_our_feature() -> None:
+    """Let `datasets` open columns of type PointCloud, once it is imported; that takes seconds, so not before."""
+    when_imported("datasets.features.features", _register_point_cloud)
+
+
+def _register_point_cloud() -> None:
+    from hf_any3d.data.feature import register_point_cloud
+
+    register_point_cloud()
 
 
 def _save_our_config_beside_adapters() -> None:

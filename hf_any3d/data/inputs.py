@@ -52,8 +52,8 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
 
     Args:
         entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) whose channels are those of
-            `features` (further ones are passed over); a dict with `points` and perhaps `colors` and `normals`, or with
-            `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
+            `features` (further ones are passed over); a dict with `points` and perhaps the other fields of
+            PointCloudData, but for labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
         features: what the columns of an array are, out of "xyz", "rgb", "normals".
 
     Returns:
@@ -73,7 +73,7 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
     if type(entry).__module__.partition(".")[0] == "trimesh":
         return _from_trimesh(entry)
     if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
-        return PointCloudData(**_from_array(_array(entry, "points"), features))
+        return PointCloudData(**_from_array(as_array(entry, "points"), features))
     raise TypeError(
         f"a cloud of type {type(entry).__name__}; expected a path, array, tensor, list of rows, dict, PointCloudData "
         "or trimesh object"
@@ -92,11 +92,14 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
         return to_cloud(row["points"], features)
     own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
     # Columns that the row holds under their own names are not looked for behind x, y and z.
-    cloud = _from_array(_array(row["points"], "points"), [name for name in features if name not in own])
+    cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
     if row.get("colors") is not None:
-        cloud["colors"] = unit_colors(_array(row["colors"], "colors"))
-    if row.get("normals") is not None:
-        cloud["normals"] = _array(row["normals"], "normals")
+        cloud["colors"] = unit_colors(as_array(row["colors"], "colors"))
+    for name in ("normals", "faces", "offset"):
+        if row.get(name) is not None:
+            cloud[name] = as_array(row[name], name)
+    if row.get("face_colors") is not None:
+        cloud["face_colors"] = unit_colors(as_array(row["face_colors"], "face_colors"))
     return PointCloudData(**cloud)
 
 
@@ -154,7 +157,16 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _array(values: Any, name: str) -> np.ndarray:
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Make an array of numbers of an array, tensor or nested list.
+
+    Args:
+        values: what to convert.
+        name: what errors call it.
+
+    Raises:
+        PointCloudError: rows of unequal length, or no numbers.
+    """
     if _is_tensor(values):
         values = values.detach().cpu()
         # numpy has no bfloat16.

@@ -135,6 +135,25 @@ def part_names(categories: Sequence[str]) -> list[str]:
     return [f"{category} {part}" for category in categories for part in PARTS[category]]
 
 
+def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
+    """Tell from names such as "chair back" which parts each category has.
+
+    Args:
+        parts: names of the parts of all categories, in the order of their label numbers.
+        categories: names of the categories.
+
+    Returns:
+        For each category the numbers of its parts; None where a name begins with no category, or a category has none.
+    """
+    found: list[list[int]] = [[] for _ in categories]
+    for number, part in enumerate(parts):
+        owners = [category for category in categories if part.startswith(f"{category} ")]
+        if not owners:
+            return None
+        found[categories.index(max(owners, key=len))].append(number)
+    return found if all(found) else None
+
+
 def assemble(
     category: str, num_points: int, generator: np.random.Generator, *, fewest: int = 16
 ) -> tuple[np.ndarray, list[str]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PromptLearningConfig
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftType, PromptLearningConfig
 from torch import nn
 
-from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
-from hf_any3d.tuners.guided_adapter.model import encoder_owner
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from hf_any3d.tuners.encoder_tuner import EncoderTuner
+from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner
 
 # Poly wants the number of a task with every batch, Shadow a language model's config.
 _UNFIT = {"POLY", "SHADOW"}
@@ -55,8 +55,8 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     if unknown := sorted(set(settings) - known):
         raise ValueError(f"peft method {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
     settings.setdefault("modules_to_save", trainable_module_names(model))
-    # The guided adapter finds whole layers by itself.
-    if not issubclass(config, GuidedAdapterConfig):
+    # Our own methods find their places by themselves.
+    if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
         defaults: dict[str, Callable[[nn.Module], Any]] = {
             "target_modules": encoder_norm_pattern if name.lower() == "ln_tuning" else encoder_linear_pattern,
             "feedforward_modules": encoder_feedforward_pattern,
@@ -69,7 +69,7 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
 
 def encoder_norm_pattern(model: nn.Module) -> str:
     """A regular expression of all norms in the encoder's layers."""
-    return _pattern(model, lambda module, width: "norm" in type(module).__name__.lower())
+    return encoder_module_pattern(model, lambda module: "norm" in type(module).__name__.lower())
 
 
 def encoder_feedforward_pattern(model: nn.Module) -> str:
@@ -77,21 +77,9 @@ def encoder_feedforward_pattern(model: nn.Module) -> str:
 
     IA3 scales what enters these, and what leaves the others (arXiv 2205.05638, Sec. 3.3).
     """
+    width = encoder_owner(model).config.encoder_config.hidden_size
 
-    def leads_back(module: nn.Module, width: int) -> bool:
+    def leads_back(module: nn.Module) -> bool:
         return isinstance(module, nn.Linear) and module.out_features == width < module.in_features
 
-    return _pattern(model, leads_back)
-
-
-def _pattern(model: nn.Module, wanted: Callable[[nn.Module, int], bool]) -> str:
-    owner = encoder_owner(model)
-    layer = owner.family.layers_of(owner.encoder)[0]
-    width = owner.config.encoder_config.hidden_size
-    names = sorted(name for name, module in layer.named_modules() if name and wanted(module, width))
-    if not names:
-        raise ValueError(
-            f"the layers of {type(owner.encoder).__name__} have no module of the kind; name them yourself"
-        )
-    choice = "|".join(map(re.escape, names))
-    return rf"(.*\.)?encoder\.{re.escape(owner.family.layers)}\.\d+\.({choice})"
+    return encoder_module_pattern(model, leads_back)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
-from hf_any3d.tuners.guided_adapter.model import encoder_owner
+from hf_any3d.tuners.targets import encoder_owner
 
 # Where transformers' attention modules keep the share, as a number or as a module.
 _NAMES = ("attention_dropout", "dropout")

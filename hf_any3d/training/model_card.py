@@ -16,9 +16,7 @@ from hf_any3d.training.report import RunReport
 _CARD = """\
 # {title}
 
-{intro} {what} With the frozen encoder it has {total:,} parameters; \
-{trained:,} of them were trained and lie in this repository. The encoder is loaded from its own, and its weights are \
-checked against a checksum.
+{intro} {what} {parameters}
 
 ## How to use it
 
@@ -64,6 +62,12 @@ Classes: {classes}.
 Made with hf_any3d ({versions}).
 """
 
+_NAMED = """\
+With the frozen encoder it has {total:,} parameters; {trained:,} of them were trained and lie in this repository. The \
+encoder is loaded from its own, and its weights are checked against a checksum."""
+_STORED = """\
+It has {total:,} parameters, of which {trained:,} were trained; all of them lie in this repository."""
+
 _PEFT_DOOR = """
 As an adapter, to be switched, disabled or put beside others:
 
@@ -95,11 +99,15 @@ def build_model_card(
     classes = [config.id2label[number] for number in sorted(config.id2label)]
     method = report.adapter.get("method")
     encoder = report.encoder["name"]
-    what = (
-        f"A frozen `{encoder}` reads the points through a trained tokenizer"
-        + (f", adapted by the PEFT method `{method}`." if method else ", without adapters.")
-        + " Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
-    )
+    if config.encoder_trained_from:
+        what = f"An encoder that started as `{encoder}` and was trained as a whole reads the points"
+        what += f", adapted by the PEFT method `{method}`." if method else "."
+        parameters = _STORED
+    else:
+        what = f"A frozen `{encoder}` reads the points through a trained tokenizer"
+        what += f", adapted by the PEFT method `{method}`." if method else ", without adapters."
+        parameters = _NAMED
+    what += " Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
     text = _CARD.format(
         title=name.rsplit("/", 1)[-1],
         name=name,
@@ -110,8 +118,7 @@ def build_model_card(
         auto_class=task.auto_class,
         logits=task.logits.format(count=len(classes), num_points=num_points),
         what=what,
-        total=report.total_parameters,
-        trained=report.trained_parameters,
+        parameters=parameters.format(total=report.total_parameters, trained=report.trained_parameters),
         peft_door=_PEFT_DOOR.format(name=name, model_class=task.model_class) if method else "",
         results=_results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task),
         selection=_selection(report),
@@ -122,7 +129,9 @@ def build_model_card(
         limits=_limits(config) + task.limits,
         versions=", ".join(f"{package} {version}" for package, version in report.versions.items()),
     )
-    return ModelCard(f"---\n{_metadata(report, name, method, task).to_yaml()}\n---\n\n{text}")
+    return ModelCard(
+        f"---\n{_metadata(report, name, method, task, bool(config.encoder_trained_from)).to_yaml()}\n---\n\n{text}"
+    )
 
 
 def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
@@ -142,7 +151,7 @@ def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
     trainer.create_model_card = create_model_card
 
 
-def _metadata(report: RunReport, name: str, method: str | None, task: CardTask) -> ModelCardData:
+def _metadata(report: RunReport, name: str, method: str | None, task: CardTask, trained_whole: bool) -> ModelCardData:
     on_hub = report.data.get("on_hub", False)
     dataset = report.data["name"]
     judged = {split: metrics for split, metrics in report.metrics.items() if split in ("validation", "test")}
@@ -167,7 +176,7 @@ def _metadata(report: RunReport, name: str, method: str | None, task: CardTask) 
         library_name="transformers",
         pipeline_tag=task.task,
         base_model=encoder,
-        base_model_relation="adapter" if encoder else None,
+        base_model_relation=("finetune" if trained_whole else "adapter") if encoder else None,
         datasets=[dataset] if on_hub else None,
         metrics=[next(iter(task.metrics))],
         tags=["hf_any3d", "any2point", "point-cloud", "3d", *([method] if method else [])],

@@ -120,7 +120,9 @@ def build_adapted_model(
     )
     if arguments.encoder_attention_dropout:
         drop_attention(model, arguments.encoder_attention_dropout)
-    if adapter.peft.lower() == "none":
+    if adapter.peft.lower() == "full":
+        model.unfreeze_encoder()
+    if adapter.peft.lower() in ("none", "full"):
         return model
     return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
 

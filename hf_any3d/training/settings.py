@@ -92,7 +92,7 @@ class AdapterArguments:
 
     peft: str = field(
         default="guided_adapter",
-        metadata={"help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head alone."},
+        metadata={"help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head, full all."},
     )
     peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
 

@@ -101,9 +101,9 @@ def config_of(model: nn.Module) -> PreTrainedConfig:
 
 
 def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """Which encoder a config names: name, revision, checksum, tower, number of layers used and of all."""
+    """Which encoder a config names, or the one that it was trained from: name, revision, checksum, tower, layers."""
     facts = {key: getattr(config, f"encoder_{key}", None) for key in _ENCODER}
-    facts["name"] = facts.pop("name_or_path")
+    facts["name"] = facts.pop("name_or_path") or config.encoder_trained_from
     facts["layers"] = config.encoder_config.num_hidden_layers
     facts["model_type"] = config.encoder_config.model_type
     return {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}

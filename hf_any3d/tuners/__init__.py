@@ -1,5 +1,14 @@
 """PEFT methods for point clouds, in PEFT's own shape: one folder each, registered at import."""
 
-from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
+from hf_any3d.tuners.bitfit import BitFitConfig
+from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig
+from hf_any3d.tuners.prompt_tokens import PromptTokensConfig
+from hf_any3d.tuners.targets import encoder_linear_pattern, trainable_module_names
 
-__all__ = ["GuidedAdapterConfig", "encoder_linear_pattern", "trainable_module_names"]
+__all__ = [
+    "BitFitConfig",
+    "GuidedAdapterConfig",
+    "PromptTokensConfig",
+    "encoder_linear_pattern",
+    "trainable_module_names",
+]

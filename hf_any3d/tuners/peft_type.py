@@ -1,4 +1,4 @@
-"""Our name among PEFT's methods."""
+"""Our names among PEFT's methods."""
 
 from __future__ import annotations
 
@@ -24,3 +24,5 @@ def extend_peft_type(name: str) -> PeftType:
 
 
 GUIDED_ADAPTER = extend_peft_type("GUIDED_ADAPTER")
+PROMPT_TOKENS = extend_peft_type("PROMPT_TOKENS")
+BITFIT = extend_peft_type("BITFIT")

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError
-from hf_any3d.tuners.guided_adapter.model import encoder_owner, trainable_module_names
+from hf_any3d.tuners.targets import encoder_owner, trainable_module_names
 
 
 def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:

@@ -13,6 +13,7 @@ _CHOICES = {
     "attention_axis": ("tokens", "batch"),
     "line_mapping": ("stretch", "wrap"),
     "plane_mapping": ("clamp", "wrap"),
+    "token_places": ("projected", "order", "random"),
     "position_injection": ("input", "every_layer", "input_and_every_layer"),
     "rotary_views": ("split_frequencies", "split_heads", "mean_angle", "first_view"),
 }
@@ -30,6 +31,7 @@ class Any2PointConfig(PreTrainedConfig):
         encoder_name_or_path: Where the encoder's weights come from. None: they are stored with the model.
         encoder_revision: Pinned revision of that repository.
         encoder_checksum: `sha256:…` of the encoder's weight files; other weights are refused at loading.
+        encoder_trained_from: Where an encoder that was trained with the model started from, for the record.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         encoder_layers: Number of layers to use, counted from the first; None for all.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
@@ -48,6 +50,11 @@ class Any2PointConfig(PreTrainedConfig):
         offset_eps: Added to that divisor.
         normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
+        token_places: Where tokens stand in the views: "projected", or, to measure what projection is worth, without
+            regard to their places in space: "order" spreads them evenly over the line or plane in the order in which
+            they were sampled, the same in all views; "random" gives each number of a token a fixed random place in
+            each view.
+        random_places_seed: Governs the places of `token_places="random"`.
         line_direction: Direction that a rotated cloud is projected on for encoders with a line of positions.
         line_length: Places on the line of encoders that learned no table of them (rotary, relative, convolutional);
             None for `num_tokens`, so that tokens stand as close as words do.
@@ -97,6 +104,7 @@ class Any2PointConfig(PreTrainedConfig):
     encoder_name_or_path: str | None = None
     encoder_revision: str | None = None
     encoder_checksum: str | None = None
+    encoder_trained_from: str | None = None
     encoder_tower: str | None = None
     encoder_layers: int | None = None
 
@@ -114,6 +122,8 @@ class Any2PointConfig(PreTrainedConfig):
 
     normalize_centers: bool = True
     num_views: int = 6
+    token_places: str = "projected"
+    random_places_seed: int = 0
     line_direction: list[float] | tuple[float, ...] = (1.0, -1.0, 0.0)
     line_length: int | None = None
     rotary_views: str = "split_frequencies"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from hf_any3d.modeling.encoders import (
     find_family,
     hidden_of,
     load_encoder,
+    unfreeze,
 )
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
@@ -165,6 +166,25 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
         model = cls(config, encoder=encoder).eval()
         return model if device_map is None else model.to(encoder.device)
 
+    def unfreeze_encoder(self) -> list[str]:
+        """Train the encoder too (full fine-tuning), and store it with the model from now on.
+
+        What trains are the encoder's parameters that point tokens meet: layers, norms and positions, not the
+        embeddings of words or patches. Dropout inside the encoder follows `train()`. A model that is opened again has
+        a frozen encoder, as it was stored; call this once more to go on training it.
+
+        Returns:
+            Names of those parameters.
+
+        Raises:
+            ValueError: If there are adapters in the encoder; a quantized encoder.
+        """
+        core, config = getattr(self, self.base_model_prefix, self), self.config
+        # From a generator of its own, so that the random numbers of a training run stay what they are.
+        points = torch.rand(2, config.min_points, config.in_channels, generator=torch.Generator().manual_seed(0))
+        device = next(core.point_tokenizer.parameters()).device
+        return unfreeze(self, lambda: core(points.to(device)).last_hidden_state)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -294,10 +314,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         positions = positions.to(encoder.dtype)
         if geometry.batch_second:
             hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
-        mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
         layers = self.family.layers_of(encoder)
-        inputs = self.family.layer_inputs(LayerPass(encoder, layers, hidden_states, mask, places, config.rotary_views))
-        for layer, arguments in zip(layers, inputs, strict=True):
+        # Layers that read prompts beside the tokens want masks and places for them, too.
+        lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
+        inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
+        for layer, extra in zip(layers, lengths, strict=True):
+            arguments = {length: next(own) for length, own in inputs.items()}[extra]
             if where != "input":
                 hidden_states = hidden_states + positions
             # A guided adapter wraps a layer and wants to know where tokens are; a bare layer does not take the word.
@@ -305,6 +327,18 @@ class Any2PointModel(Any2PointPreTrainedModel):
             call = partial(layer, **arguments, **guidance, **kwargs)
             hidden_states = self._recompute_later(call, hidden_states)
         return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
+
+    def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
+        """What the layers are called with where `extra` tokens without a place follow the sequence."""
+        encoder = self.encoder
+        if extra:
+            hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, extra))
+        mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
+        layers = self.family.layers_of(encoder)
+        views = self.config.rotary_views
+        return self.family.layer_inputs(
+            LayerPass(encoder, layers, hidden_states, mask, places.followed_by(extra), views)
+        )
 
     def _recompute_later(self, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
         """Gradient checkpointing: frozen layers stay in eval mode, so their own switch never fires."""

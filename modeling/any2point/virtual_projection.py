@@ -7,6 +7,7 @@ on are looked up, continuously, in the table that the frozen encoder learned (An
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,34 +47,67 @@ class Projection:
     places: TokenPlaces
 
 
-@torch.no_grad()
 def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig) -> Projection:
-    """Project centres `(batch, tokens, 3)` into the views and read the encoder's positions there."""
+    """Project centres `(batch, tokens, 3)` into the views and read the encoder's positions there.
+
+    No gradient reaches the centres. One reaches the positions where the encoder is trained.
+    """
+    centers = centers.detach()
     rotations = torch.tensor(VIEW_ROTATIONS[: config.num_views], dtype=torch.float32, device=centers.device)
     # Autocast would round places to half precision, and with them cells and positions.
     with torch.autocast(centers.device.type, enabled=False):
         rotated = torch.einsum("vij,bgj->bvgi", rotations, centers.float())  # (batch, views, tokens, 3)
     if table.kind == "line":
         columns = table.columns or config.line_length or config.num_tokens
-        place = line_positions(rotated, config.line_direction, columns, config.line_mapping)
+        extent: tuple[float, ...] = (float(columns),)
+        if config.token_places == "projected":
+            place = line_positions(rotated, config.line_direction, columns, config.line_mapping)
+        else:
+            place = places_without_projection(rotated, extent, config)
         entry, vectors = place, None
         if table.weight is not None:
             wrapped = config.line_mapping == "wrap"
             vectors = _read_stretched_line(table.weight, place) if wrapped else table.lookup(place)
-        extent: tuple[float, ...] = (float(columns),)
         cell_size = columns / config.line_cells
     else:
         if config.swapped_plane_shape:
             table = dataclasses.replace(table, rows=table.columns, columns=table.rows)
         columns = table.columns
         extent = tuple(map(float, config.plane_size or (16 * columns, 16 * table.rows)))
-        place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
+        if config.token_places == "projected":
+            place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
+        else:
+            place = places_without_projection(rotated, extent, config)
         scale = [(columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
         entry = place * torch.tensor(scale, device=place.device)
         vectors = _read_plane(table, entry, config) if table.weight is not None else None
         cell_size = extent[0] / config.plane_cells
     places = TokenPlaces.with_class_token(entry, table.rows, columns)
     return Projection(place, extent, cell_size, None if vectors is None else vectors.mean(dim=1), places)
+
+
+def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], config: Any2PointConfig) -> torch.Tensor:
+    """Places that know nothing of space, for comparison, see `token_places` of the config.
+
+    Args:
+        rotated: `(batch, views, tokens, 3)`, of which only the shape counts.
+        extent: Length of the line, or (width, height) of the image.
+        config: The model's configuration.
+
+    Returns:
+        `(batch, views, tokens, 1 or 2)` in [0, length - 1].
+    """
+    views, tokens = rotated.shape[1:3]
+    if config.token_places == "random":
+        generator = torch.Generator().manual_seed(config.random_places_seed)
+        fraction = torch.rand(views, tokens, len(extent), generator=generator)
+    else:
+        number = torch.arange(tokens)
+        columns = tokens if len(extent) == 1 else math.ceil(math.sqrt(tokens))
+        along = [number % columns / max(columns - 1, 1), number // columns / max((tokens - 1) // columns, 1)]
+        fraction = torch.stack(along[: len(extent)], dim=-1).expand(views, -1, -1)
+    place = fraction * (torch.tensor(extent) - 1)
+    return place.to(rotated.device).expand(len(rotated), -1, -1, -1)
 
 
 def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConfig) -> torch.Tensor:

@@ -26,6 +26,7 @@ from hf_any3d.modeling.encoders.registry import (
     select_tower,
 )
 from hf_any3d.modeling.encoders.token_places import LayerPass, TokenPlaces, bidirectional_inputs, hidden_of
+from hf_any3d.modeling.encoders.unfreezing import unfreeze
 
 __all__ = [
     "AdapterRepositoryMixin",
@@ -52,4 +53,5 @@ __all__ = [
     "register_composite",
     "register_family",
     "select_tower",
+    "unfreeze",
 ]

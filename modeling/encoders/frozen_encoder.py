@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import warnings
 from typing import Any
 
@@ -182,6 +183,7 @@ class FrozenEncoderMixin:
             encoder: A loaded encoder; None builds one with random weights, to be filled by `from_pretrained`.
         """
         self._encoder_is_random = encoder is None
+        self._encoder_trains = False
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
@@ -214,14 +216,23 @@ class FrozenEncoderMixin:
             self._encoder_is_random = False
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode of everything but the encoder's own modules, which stay in eval mode."""
+        """Set the mode of everything but the encoder's own modules, which stay in eval mode unless they train."""
         super().train(mode)
-        encoder = frozen_encoder_of(self)
+        owner = getattr(self, self.base_model_prefix, self)
+        encoder = None if getattr(owner, "_encoder_trains", False) else frozen_encoder_of(self)
         for module in encoder.modules() if encoder is not None else ():
             # Not getattr: adapters around a layer look for unknown attributes in the layer.
             if FROZEN in vars(module):
                 module.training = False
         return self
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, with the encoder where the config names no other home."""
+        if self.config.encoder_name_or_path is None:
+            # It may have been named when the model was built.
+            own = re.compile(r"(^|\.)encoder\.")
+            self._keys_to_ignore_on_save = {key for key in self._keys_to_ignore_on_save or () if not own.search(key)}
+        super().save_pretrained(save_directory, **kwargs)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         owner = getattr(self, self.base_model_prefix, self)
@@ -242,5 +253,6 @@ class FrozenEncoderMixin:
                 module._is_hf_initialized = True
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True
-            freeze(encoder)
+        # Loading makes parameters anew, which would train.
+        freeze(encoder)
         super()._initialize_missing_keys(is_quantized)

@@ -15,7 +15,6 @@ from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.token_places import TokenPlaces
 
 
-@torch.no_grad()
 def line_bias(
     places: TokenPlaces, biases: nn.Embedding, bucket: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
@@ -38,7 +37,6 @@ def line_bias(
     return (total / places.entry.shape[1]).permute(0, 3, 1, 2)
 
 
-@torch.no_grad()
 def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     """Bias of pairs on a plane, from a table laid out as BEiT's.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,13 @@ class TokenPlaces:
         middle = entry.new_tensor([(columns - 1) / 2, (rows - 1) / 2][: entry.shape[-1]])
         front = middle.expand(*entry.shape[:2], 1, -1)
         return cls(torch.cat([front, entry], dim=2), rows, columns)
+
+    def followed_by(self, count: int) -> TokenPlaces:
+        """The same with `count` tokens without a place behind them."""
+        if not count:
+            return self
+        middle = self.entry[:, :, :1].expand(-1, -1, count, -1)
+        return replace(self, entry=torch.cat([self.entry, middle], dim=2))
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data.parts import CATEGORIES, PARTS, assemble, part_names
+from hf_any3d.data.parts import CATEGORIES, PARTS, assemble, part_names, parts_of_categories
 
 
 def test_every_category_lists_its_parts():
     assert CATEGORIES.keys() == PARTS.keys()
     names = part_names(list(CATEGORIES))
     assert len(set(names)) == len(names) == sum(map(len, PARTS.values()))
+
+
+def test_names_of_parts_tell_their_categories():
+    categories = ["table", "table lamp"]
+    assert parts_of_categories(["table top", "table lamp shade", "table legs"], categories) == [[0, 2], [1]]
+    assert parts_of_categories(["table top", "shade"], categories) is None
+    assert parts_of_categories(["table top", "table legs"], categories) is None
+    assert parts_of_categories(["tabletop"], ["table"]) is None
 
 
 @pytest.mark.parametrize("category", CATEGORIES)

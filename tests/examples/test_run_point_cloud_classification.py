@@ -95,6 +95,20 @@ def test_what_is_pushed_is_small_and_opens_by_every_door_with_equal_logits(hub, 
         assert scores[label] == pytest.approx(float(probabilities[number]), abs=1e-6)
 
 
+def test_full_fine_tuning_is_stored_whole_and_says_what_it_started_from(run, tmp_path):
+    report = run(peft="full")
+    stored = weights_in(tmp_path / "run")
+    assert sum(tensor.numel() for tensor in stored.values()) >= report.total_parameters > report.trained_parameters
+    model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "run")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, stored[name]), name
+    assert report.encoder["name"] == model.config.encoder_trained_from == "me/tiny-bert"
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert (card.data.base_model, card.data.base_model_relation) == ("me/tiny-bert", "finetune")
+    assert "started as `me/tiny-bert` and was trained as a whole" in card.text
+    assert "all of them lie in this repository" in card.text and "frozen" not in card.text
+
+
 def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
     report = run(num_train_epochs=3, augment=["scale"])
     rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))

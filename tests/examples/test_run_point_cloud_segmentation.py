@@ -11,10 +11,14 @@ from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset, read_point_cloud
+from hf_any3d.data.catalog.s3dis import CLASS_NAMES
+from hf_any3d.data.catalog.shapenetpart import CATEGORY_PARTS, PART_NAMES
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.training.point_weights import WeightedPointLoss
 from hf_any3d.training.report import RunReport
 from hf_any3d.training.segmentation_metrics import MeanIoU, PartIoU
+from tests.data.catalog.s3dis_trees import write_arrays
+from tests.data.catalog.shapenet_trees import write_shapenetpart
 from tests.examples.conftest import SMALL, load_program, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
@@ -40,9 +44,9 @@ def run(script, tiny_encoder, tmp_path):
             "encoder_name_or_path": tiny_encoder,
             "output_dir": str(tmp_path / output_dir),
             "dataset_name": name,
-            "dataset_options": DATA[name],
+            "dataset_options": DATA.get(name, {}),
             **SMALL,
-            **OWN[name],
+            **OWN.get(name, {}),
             **settings,
         }
         return script.main(words_of(settings))
@@ -125,6 +129,37 @@ def test_metrics_file_and_card_tell_the_run(run, tmp_path, name):
     assert "IoU by" in card.text and f"{100 * report.metrics['test'][main]:.1f} %" in card.text
 
 
+PUBLISHED = {
+    "shapenetpart": (write_shapenetpart, {"verify": False}, {}),
+    "s3dis": (
+        write_arrays,
+        {"verify": False, "block_size": 1.5, "block_points": 64},
+        {"block_size": 1.5, "up_axis": "z", "group_column": "room"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_benchmarks_train_from_their_files(run, tmp_path, name):
+    write, options, settings = PUBLISHED[name]
+    write(tmp_path / "data")
+    options = {**options, "cache_dir": str(tmp_path / "cache")}
+    report = run(name, data_dir=str(tmp_path / "data"), dataset_options=options, **settings)
+    config = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "run").config
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    if name == "shapenetpart":
+        # Also categories that no training object here belongs to.
+        assert names == list(PART_NAMES)
+        assert [list(parts) for parts in config.category_parts] == list(map(list, CATEGORY_PARTS.values()))
+        assert report.data["rows"] == {"train": 2, "validation": 2, "test": 1}
+        assert 0 <= report.metrics["test"]["instance_miou"] <= 1
+    else:
+        assert names == list(CLASS_NAMES) and not config.category_parts
+        # Four blocks of each of two rooms to train on, of a third one to choose by, and two whole rooms to test.
+        assert report.data["rows"] == {"train": 8, "validation": 4, "test": 2}
+        assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
+
+
 def test_classes_are_weighed_by_the_training_points(script, run, monkeypatch):
     seen = []
     monkeypatch.setattr(script, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
@@ -148,8 +183,11 @@ def test_classes_without_names_are_named_by_their_numbers(script):
     assert script.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
 
 
-def test_parts_of_a_category_are_those_that_occur(script):
-    task = script.find_task(load_point_dataset("parts", split="train", **DATA["parts"]))
+@pytest.mark.parametrize("named", [True, False])
+def test_parts_of_a_category_are_told_by_their_names_or_by_the_rows(script, named):
+    rows = load_point_dataset("parts", split="train", **DATA["parts"])
+    rows = rows if named else rows.cast_column("labels", List(Value("int64")))
+    task = script.find_task(rows)
     assert task.category_parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [11, 12, 13], [14, 15]]
     scenes = script.find_task(load_point_dataset("rooms", split="train", **DATA["rooms"]))
     assert not scenes.has_parts and scenes.names[0] == "floor"

@@ -99,6 +99,8 @@ def _type(feature: object) -> str:
         return f"ClassLabel, {feature.num_classes} classes"
     if isinstance(feature, List):
         return f"list of {_type(feature.feature)}"
+    if isinstance(feature, dict):
+        return f"({', '.join(f'{name}: {_type(some)}' for name, some in feature.items())})"
     return getattr(feature, "dtype", type(feature).__name__)
 
 

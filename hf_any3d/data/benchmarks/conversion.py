@@ -35,6 +35,7 @@ class SplitSource:
         describe: names a unit in errors.
         missing: files of units that are known not to be there; an error before anything is read, or left out with
             `on_error="skip"`.
+        digest: tells, like `files`, whether a cache is up to date, where there are too many files to list.
     """
 
     units: Sequence[Any]
@@ -43,6 +44,7 @@ class SplitSource:
     num_rows: int | None = None
     describe: Callable[[Any], str] = str
     missing: Sequence[Path] = ()
+    digest: str = ""
 
 
 def convert_split(

@@ -77,7 +77,7 @@ def load_benchmark(
         if source.num_rows is not None:
             _check_count(what, split, source.num_rows, expected.get(split), root)
 
-    stamps = {split: stamp_of(source.files, root) for split, source in sources.items()}
+    stamps = {split: [*stamp_of(source.files, root), source.digest] for split, source in sources.items()}
     decides = {
         "format_version": FORMAT_VERSION,
         "name": benchmark.name,

@@ -80,4 +80,8 @@ class ShardWriter:
 def _size(value: object) -> int:
     if isinstance(value, np.ndarray):
         return value.nbytes
+    if isinstance(value, (list, tuple)):
+        return sum(map(_size, value))
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
     return len(value) if isinstance(value, (str, bytes)) else 8

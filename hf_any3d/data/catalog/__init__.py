@@ -11,10 +11,15 @@ CATALOG: dict[str, str] = {
     "folder": "folder",  # a folder of point files and meshes, label = folder name
     "modelnet40": "modelnet40",  # CAD models of 40 classes
     "modelnet40_fewshot": "modelnet40_fewshot",  # its few-shot episodes
+    "modelnet40_generative": "modelnet40_generative",  # its test set with questions for language models
+    "objaverse_captions": "objaverse_captions",  # coloured objects with captions and conversations
     "parquet": "parquet",  # local Parquet files with a column of points
     "parts": "parts",  # objects assembled in code, each point with its part
     "rooms": "rooms",  # rooms composed of the embedded shapes, each point with its object's class
+    "s3dis": "s3dis",  # scanned rooms of six areas, each point with one of 13 classes
     "scanobjectnn": "scanobjectnn",  # objects cut out of scans of real rooms, 15 classes
+    "shapenet55": "shapenet55",  # models of 55 categories, to pretrain on
+    "shapenetpart": "shapenetpart",  # objects of 16 categories, each point with one of 50 parts
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
 """Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""
@@ -27,7 +32,7 @@ def load_point_dataset(
 
     Rows have `points` (num_points, 3 or more) float32 and mostly `label`, a ClassLabel. All columns are of plain
     types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy arrays; for lists, use
-    `.with_format(None)`.
+    `.with_format(None)`. A column of files (`PointCloud`) stays one, and `files_to_points` makes points of it.
 
     Args:
         name: a name in `CATALOG`, or a repository on the hub (`owner/name`).

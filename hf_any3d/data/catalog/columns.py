@@ -2,9 +2,13 @@
 
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List, Value
 
+from hf_any3d.data.feature import PointCloud
+
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     """Check the column of points, give labels their class names and read rows as numpy arrays.
+
+    Columns of files (`PointCloud`) stay what they are, and may stand in for points.
 
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
     that are text or integers become a ClassLabel whose classes are those of the training split.
@@ -17,11 +21,15 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
         ValueError: no column of points, or one of another type; a split with classes that the training split lacks.
     """
     prepared = {split: _with_array_points(rows, f"{origin}, split {split}") for split, rows in splits.items()}
-    prepared = _with_class_labels(type(splits)(prepared), origin)
+    prepared = with_class_labels(type(splits)(prepared), origin)
     return prepared.with_format("numpy")
 
 
 def _with_array_points(rows: Dataset, origin: str) -> Dataset:
+    if any(isinstance(feature, PointCloud) for feature in rows.features.values()) and not isinstance(
+        rows.features.get("points"), (Array2D, List)
+    ):
+        return rows
     if "points" not in rows.features:
         raise ValueError(f"{origin}: no column 'points'; there are {', '.join(rows.column_names) or 'no columns'}")
     feature = rows.features["points"]
@@ -40,13 +48,25 @@ def _with_array_points(rows: Dataset, origin: str) -> Dataset:
     return rows.cast_column("points", Array2D(shape, "float32"))
 
 
-def _with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
+def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
+    """Make a ClassLabel of labels that are text or whole numbers, with the classes of the training split.
+
+    Args:
+        splits: the data; a `label` of another kind, such as a measured quantity, stays as it is, and so does that of
+            a stream.
+        origin: the dataset's name, for error messages.
+
+    Raises:
+        ValueError: a split with classes that the training split lacks.
+    """
     labelled = [split for split, rows in splits.items() if "label" in rows.column_names]
     if not labelled:
         return splits
     first = "train" if "train" in labelled else labelled[0]
     feature = splits[first].features["label"]
     if not isinstance(feature, ClassLabel):
+        if not isinstance(splits[first], Dataset):
+            return splits  # the classes of a stream are known only at its end
         feature = _classes_of(splits, first, labelled)
         if feature is None:
             return splits

@@ -12,7 +12,8 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from hf_any3d.data.benchmarks import SplitSource
-from hf_any3d.data.catalog.modelnet40_layouts import points_and_normals, read_text_cloud
+from hf_any3d.data.benchmarks.arrays import read_table
+from hf_any3d.data.catalog.modelnet40_layouts import points_and_normals
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.restricted_pickle import read_pickle
 
@@ -156,7 +157,7 @@ def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[s
             if kind not in class_names or "/" in name:
                 raise PointCloudFileError(f"{path}: {split} names {name[:60]!r}; expected such as chair_0001")
             file = folder / kind / f"{name}.txt"
-            shapes[split].append(Shape(label, class_names.index(kind), partial(read_text_cloud, file), file))
+            shapes[split].append(Shape(label, class_names.index(kind), partial(read_table, file, columns=6), file))
     return shapes
 
 

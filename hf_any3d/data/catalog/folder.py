@@ -2,23 +2,21 @@
 
 import logging
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, NamedSplit, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 from datasets.exceptions import DatasetGenerationError
 
-from hf_any3d.data.catalog.layout import LabelledFile, find_labelled_files
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, supported_file_types
-from hf_any3d.data.resampling import resample_index
+from hf_any3d.data.catalog.folder_listing import FILE, list_folder
+from hf_any3d.data.cloud_rows import CloudColumns
+from hf_any3d.data.feature import PointCloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 
 logger = logging.getLogger(__name__)
 
-COLUMN_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
-COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".json", ".csv"}
-"""Endings of files that lie beside models and are no clouds themselves; others are mentioned when passed over."""
+_FILES_PER_SHARD = 8
 
 
 def load(
@@ -29,125 +27,157 @@ def load(
     columns: Sequence[str] = (),
     seed: int = 0,
     on_error: str = "raise",
+    drop_labels: bool | None = None,
+    drop_metadata: bool | None = None,
+    as_files: bool = False,
+    streaming: bool = False,
     **options,
-) -> DatasetDict:
+) -> DatasetDict | IterableDatasetDict:
     """Read a folder of clouds.
+
+    Files named metadata.csv, metadata.jsonl or metadata.parquet say more about the files in their folder and below:
+    the column `file_name` is a path relative to the metadata file, all others become columns. What they name must be
+    there, once; files that they do not name are left out, as imagefolder does. A column `label` of theirs counts
+    instead of folder names.
 
     Args:
         data_dir: the folder: `class/file`, `split/class/file` or `class/split/file`, where the files may be of any
-            readable format, also mixed.
+            readable format, also mixed. With metadata or `drop_labels=True` they may lie at any depth, below folders
+            of splits or not.
         num_points: draw this many points of every file, so that all clouds have one size; None keeps all points of
             point files and draws `mesh_points` from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: "normals" and "colors" are read too where they are named here; every file must have them then.
+        columns: of "normals", "colors" and "labels" (one a point), those to be read too; every file must have them.
         seed: decides which points are drawn, for each file on its own.
         on_error: "raise" stops at a file that cannot be read; "skip" leaves it out with a warning.
-        options: `cache_dir` and `keep_in_memory` of `datasets.Dataset.from_generator`.
+        drop_labels: True makes no `label` of folder names. False demands that they say the classes. None demands it
+            where there is no metadata; where there is, and it has no labels, names of several class folders serve.
+        drop_metadata: True passes metadata files over.
+        as_files: give a column `point_cloud` of the files themselves (`PointCloud`) instead of columns of points; no
+            file is opened before its row is read. `files_to_points` makes columns of points of it.
+        streaming: read files when their rows come up, and keep nothing on disk.
+        options: `cache_dir`, `keep_in_memory` and `num_proc` of `datasets.Dataset.from_generator`; not for `as_files`
+            and `streaming`, which write no cache.
 
     Returns:
-        Splits with `points` (Array2D float32, in the units of the file), `label` (ClassLabel, names in alphabetical
-        order), `file` (path inside the folder), and the columns asked for: `normals` float32, `colors` uint8. Without
-        folders of splits, all is `train`.
+        Splits with `points` (Array2D float32, in the units of the file) or `point_cloud`; `label` (ClassLabel, names
+        in alphabetical order); `file` (path inside the folder); the columns asked for: `normals` float32, `colors`
+        uint8, `labels` int64; and those of the metadata. Without folders of splits, all is `train`.
 
     Raises:
-        ValueError: an unreadable file, a layout that says no class, or splits whose classes differ.
+        ValueError: an unreadable file, a layout that says no class, splits whose classes differ, or metadata that does
+            not fit the files.
         FileNotFoundError: no such folder, or no clouds in it.
     """
     if data_dir is None:
         raise ValueError("data_dir is None; expected the folder with the clouds")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    for name, value in (("num_points", num_points), ("mesh_points", mesh_points)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
-    if unknown := sorted(set(columns) - {"normals", "colors"}):
-        raise ValueError(f"columns has {unknown[0]!r}; expected 'normals' or 'colors'")
-
+    wanted = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    if as_files and (wanted != CloudColumns() or on_error != "raise"):
+        raise ValueError(
+            "as_files=True opens no file yet; pass num_points, mesh_points, columns, seed and on_error to "
+            "files_to_points instead"
+        )
+    if as_files or streaming:
+        # So that a cache folder given with them does not look used.
+        if unused := set(options) - {"cache_dir"}:
+            raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
     root = Path(data_dir)
-    splits, others = find_labelled_files(root, {f".{file_type}" for file_type in supported_file_types()})
-    if passed_over := sorted(set(others) - COMPANIONS):
-        logger.warning("%s: passed over files of types %s", root, ", ".join(passed_over))
-    features = Features(
+    listed = list_folder(root, drop_labels=drop_labels, drop_metadata=drop_metadata)
+    if as_files:
+        return _files(root, listed, streaming)
+    loaded = {
+        split: _read(root, rows, wanted, on_error == "skip", streaming, options) for split, rows in listed.items()
+    }
+    return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
+
+
+def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    splits = DatasetDict()
+    for split, rows in listed.items():
+        paths = [str(root.absolute() / name) for name in rows[FILE]]
+        names = ["point_cloud", *rows.column_names]
+        if "point_cloud" in rows.column_names:
+            raise ValueError(
+                f"{root}: the metadata has a column 'point_cloud', which is the name of another; rename it"
+            )
+        splits[split] = (
+            rows.add_column("point_cloud", paths).select_columns(names).cast_column("point_cloud", PointCloud())
+        )
+    if not streaming:
+        return splits
+    return IterableDatasetDict(
         {
-            **{name: Array2D((num_points, 3), COLUMN_TYPES[name]) for name in ("points", *columns)},
-            "label": ClassLabel(names=_classes(root, splits)),
-            "file": Value("string"),
+            split: rows.to_iterable_dataset(num_shards=max(1, len(rows) // _FILES_PER_SHARD))
+            for split, rows in splits.items()
         }
     )
-    loaded = DatasetDict()
-    for split, files in splits.items():
-        arguments = {
-            "root": str(root),
-            # Sizes and times of the files are part of the arguments, so that a changed file is read anew.
-            "stamps": tuple((str(file.path), file.label, *_stamp(file.path)) for file in files),
-            "columns": ("points", *columns),
-            "num_points": num_points,
-            "mesh_points": mesh_points,
-            "seed": seed,
-            "skip": on_error == "skip",
-        }
-        try:
-            loaded[split] = Dataset.from_generator(
-                _rows, features=features, gen_kwargs=arguments, split=NamedSplit(split), **options
-            )
-        except DatasetGenerationError as error:
-            raise (error.__cause__ or error) from None
-    return loaded
-
-
-def _classes(root: Path, splits: dict[str, list[LabelledFile]]) -> list[str]:
-    first = "train" if "train" in splits else next(iter(splits))
-    classes = {file.label for file in splits[first]}
-    for split, files in splits.items():
-        if unknown := sorted({file.label for file in files} - classes):
-            raise ValueError(f"{root}: split {split} has classes {unknown} that split {first} does not have")
-    return sorted(classes)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _rows(root: str, stamps: tuple, skip: bool, seed: int, **settings) -> Iterator[dict]:
-    none_read = True
-    for path, label, _, _ in stamps:
-        name = Path(path).relative_to(root).as_posix()
-        # Seeded by its own name, a file gives the same points whatever lies beside it.
-        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        try:
-            row = _read(path, generator, **settings)
-        except PointCloudError as error:
-            if not skip:
-                raise
-            logger.warning("left out %s", error)
-            continue
-        none_read = False
-        yield {**row, "label": label, "file": name}
-    if none_read:
-        raise ValueError(
-            f"{root}: none of the {len(stamps)} files of a split could be read, the first is {stamps[0][0]}"
-        )
 
 
 def _read(
-    path: str, generator: np.random.Generator, columns: Sequence[str], num_points: int | None, mesh_points: int
-) -> dict[str, np.ndarray]:
-    cloud = read_point_cloud(path)
-    if cloud.is_mesh:
-        try:
-            cloud = cloud.sample_surface(num_points or mesh_points, generator)
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{path}: {error}") from None
-        index = slice(None)
+    root: Path, rows: Dataset, wanted: CloudColumns, skip: bool, streaming: bool, options: dict
+) -> Dataset | IterableDataset:
+    if taken := sorted(set(wanted.names) & set(rows.column_names)):
+        raise ValueError(f"{root}: the metadata has a column {taken[0]!r}, which is the name of another; rename it")
+    features = Features({**wanted.features, **rows.features})
+    files = [(row, str(root / row[FILE])) for row in rows.to_list()]
+    arguments = {"wanted": wanted, "skip": skip}
+    if streaming:
+        # A list is what `datasets` splits among ranks and workers.
+        shards = [files[start : start + _FILES_PER_SHARD] for start in range(0, len(files), _FILES_PER_SHARD)]
+        arguments["shards"] = shards
+        return IterableDataset.from_generator(_rows, features, arguments, rows.split)
+    # Sizes and times of the files are part of the arguments, so that a changed file is read anew.
+    stamped = [(row, path, *_stamp(path)) for row, path in files]
+    if options.get("num_proc"):
+        arguments["shards"] = [[file] for file in stamped]
     else:
-        index = slice(None) if num_points is None else resample_index(len(cloud), num_points, generator)
-    row = {}
-    for name in columns:
-        values = getattr(cloud, name)
-        if values is None:
-            raise PointCloudFileError(f"{path}: the file has no {name}; leave them out of columns, or the file")
-        if name == "colors":
-            values = (values * 255).round()
-        row[name] = values[index].astype(COLUMN_TYPES[name])
-    return row
+        # In a tuple, they are no shards to `datasets`, which would handle each by itself.
+        arguments |= {"shards": (stamped,), "is_whole_split": True}
+    try:
+        return Dataset.from_generator(
+            _rows,
+            features=features,
+            gen_kwargs=arguments,
+            split=rows.split,
+            writer_batch_size=wanted.rows_at_a_time,
+            **options,
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise error.__cause__ from None
+        raise
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _rows(
+    shards: Sequence[Sequence[tuple]], wanted: CloudColumns, skip: bool, is_whole_split: bool = False
+) -> Iterator[dict]:
+    none_read = True
+    for shard in shards:
+        for row, path, *_ in shard:
+            try:
+                columns = _columns(path, wanted)
+            except PointCloudError as error:
+                if not skip:
+                    raise
+                logger.warning("left out %s", error)
+                continue
+            none_read = False
+            yield {**columns, **row}
+    if none_read and is_whole_split:
+        files = shards[0]
+        raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
+
+
+def _columns(path: str, wanted: CloudColumns) -> dict[str, np.ndarray]:
+    cloud = read_point_cloud(path)
+    try:
+        return wanted.row(cloud)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None

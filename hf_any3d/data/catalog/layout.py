@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,69 @@ SPLIT_NAMES = {
 LAYOUTS = "class/file, split/class/file or class/split/file, with splits named train, validation or test"
 
 
+Parts = tuple[str, ...]
+"""The names of the folders below the root that lead to a file, and its own."""
+
+
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file with its class and split."""
+    """A file with its class, None where its place says none, and split."""
 
     path: Path
-    label: str
+    label: str | None
     split: str
 
 
-def find_labelled_files(root: Path, suffixes: set[str]) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
+@dataclass(frozen=True)
+class Tree:
+    """What a folder holds.
+
+    Attributes:
+        found: the files wanted, in the order of their names.
+        others: how often each other ending was seen.
+        leaves: the folders without folders in them.
+    """
+
+    found: list[Parts]
+    others: dict[str, int]
+    leaves: set[Parts]
+
+
+def walk(root: Path, suffixes: set[str], besides: Sequence[str] = ()) -> Tree:
+    """Look for files; hidden files and folders are passed over.
+
+    Args:
+        root: the folder.
+        suffixes: endings of the files wanted, in lower case with their dot.
+        besides: names of files that are not wanted whatever their ending.
+
+    Raises:
+        FileNotFoundError: no such folder, or none of the files wanted in it.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    found: list[Parts] = []
+    others: dict[str, int] = defaultdict(int)
+    leaves: set[Parts] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parts = Path(folder).relative_to(root).parts
+        if not folders:
+            leaves.add(parts)
+        for name in sorted(name for name in files if not name.startswith(".")):
+            suffix = Path(name).suffix.lower()
+            if suffix in suffixes and name not in besides:
+                found.append((*parts, name))
+            else:
+                others[suffix] += 1
+    if not found:
+        raise FileNotFoundError(f"{root}: no point cloud in this folder; readable are {', '.join(sorted(suffixes))}")
+    return Tree(found, dict(others), leaves)
+
+
+def find_labelled_files(
+    root: Path, suffixes: set[str], besides: Sequence[str] = ()
+) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
     """Find the files of a folder and what their place in it says.
 
     Hidden files and folders are passed over.
@@ -37,6 +91,7 @@ def find_labelled_files(root: Path, suffixes: set[str]) -> tuple[dict[str, list[
     Args:
         root: the folder; see `LAYOUTS` for what it may look like.
         suffixes: endings of the files wanted, in lower case with their dot.
+        besides: names of files that are not wanted whatever their ending.
 
     Returns:
         Files of each split in the order of their names, and how often each other ending was seen. Files directly in
@@ -46,48 +101,60 @@ def find_labelled_files(root: Path, suffixes: set[str]) -> tuple[dict[str, list[
         FileNotFoundError: no such folder, or none of the files wanted in it.
         ValueError: files at another depth, or a folder of a class without any file wanted.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
-    found: list[tuple[str, ...]] = []
-    others: dict[str, int] = defaultdict(int)
-    leaves: set[tuple[str, ...]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parts = Path(folder).relative_to(root).parts
-        if not folders:
-            leaves.add(parts)
-        for name in sorted(name for name in files if not name.startswith(".")):
-            suffix = Path(name).suffix.lower()
-            if suffix in suffixes:
-                found.append((*parts, name))
-            else:
-                others[suffix] += 1
-    if not found:
-        raise FileNotFoundError(f"{root}: no point cloud in this folder; readable are {', '.join(sorted(suffixes))}")
-    nested = [parts for parts in found if len(parts) > 1]
-    for (name,) in set(found) - set(nested if nested else found):
+    tree = walk(root, suffixes, besides)
+    others = defaultdict(int, tree.others)
+    nested = [parts for parts in tree.found if len(parts) > 1]
+    for (name,) in set(tree.found) - set(nested if nested else tree.found):
         others[Path(name).suffix.lower()] += 1  # beside the folders of classes lie lists and notes, not clouds
-    found = nested or found
-    empty = [parts for parts in sorted(leaves - {parts[:-1] for parts in found}) if len(parts) == len(found[0]) - 1]
+    found = nested or tree.found
+    full = {parts[:-1] for parts in found}
+    empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(found[0]) - 1]
     if empty:
         names = ", ".join("/".join(parts) for parts in empty)
         raise ValueError(f"{root}: no point cloud in the folders {names}; remove them or add files")
-    splits: dict[str, list[LabelledFile]] = defaultdict(list)
-    for file in _labelled(root, found):
-        splits[file.split].append(file)
-    return dict(splits), dict(others)
+    return by_split(labelled(root, found)), dict(others)
 
 
-def _labelled(root: Path, found: list[tuple[str, ...]]) -> list[LabelledFile]:
+def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
+    """Tell the split and class of files from the folders they lie in.
+
+    Raises:
+        ValueError: they fit no layout that says a class.
+    """
     depths = {len(parts) for parts in found}
-    if depths == {2}:
+    if depths == {2} and not all(parts[0].lower() in SPLIT_NAMES for parts in found):
         return [LabelledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
-    if depths == {3}:
-        for place in (0, 1):
-            if all(parts[place].lower() in SPLIT_NAMES for parts in found):
-                return [
-                    LabelledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()])
-                    for parts in found
-                ]
+    place = split_place(found)
+    if depths == {3} and place is not None:
+        return [
+            LabelledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found
+        ]
     example = "/".join(max(found, key=len) if max(depths) > 2 else min(found, key=len))
-    raise ValueError(f"{root}: {example} fits no layout; expected {LAYOUTS}")
+    raise ValueError(
+        f"{root}: {example} fits no layout; expected {LAYOUTS}, or pass drop_labels=True for clouds without classes"
+    )
+
+
+def unlabelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
+    """Tell only the split of files; where no folder says it, all are `train`."""
+    place = split_place(found)
+    return [
+        LabelledFile(root.joinpath(*parts), None, "train" if place is None else SPLIT_NAMES[parts[place].lower()])
+        for parts in found
+    ]
+
+
+def split_place(found: list[Parts]) -> int | None:
+    """Tell which of the folders names the split: the first, the second, or none."""
+    for place in (0, 1):
+        if all(len(parts) > place + 1 and parts[place].lower() in SPLIT_NAMES for parts in found):
+            return place
+    return None
+
+
+def by_split(files: list[LabelledFile]) -> dict[str, list[LabelledFile]]:
+    """Sort files into their splits."""
+    splits: dict[str, list[LabelledFile]] = defaultdict(list)
+    for file in files:
+        splits[file.split].append(file)
+    return dict(splits)

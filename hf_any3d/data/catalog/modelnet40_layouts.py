@@ -9,11 +9,11 @@ import numpy as np
 from datasets import Value
 
 from hf_any3d.data.benchmarks import Benchmark, SplitSource
+from hf_any3d.data.benchmarks.arrays import read_table
 from hf_any3d.data.benchmarks.hdf5_rows import hdf5_source
 from hf_any3d.data.benchmarks.lists import read_lines
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
-from hf_any3d.data.files.tables import normalized_lines, numbers, reject_binary
 
 SPLITS = ("train", "test")
 FILE = Value("string")
@@ -30,23 +30,6 @@ def is_there(layout: str, folder: Path) -> bool:
     return next(folder.glob(_MARKS[layout]), None) is not None
 
 
-def read_text_cloud(path: Path) -> np.ndarray:
-    """Read a cloud of comma separated x, y, z and normal, (points, 6) float64.
-
-    Raises:
-        PointCloudFileError: no such file, or a line that does not hold six numbers.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise PointCloudFileError(f"{path}: no such file") from None
-    try:
-        reject_binary(data)
-        return numbers(normalized_lines(data), columns=6)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
-
-
 def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[str, SplitSource]:
     lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
     names_file = folder / "modelnet40_shape_names.txt"
@@ -54,7 +37,7 @@ def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[
     check_class_names(benchmark, names_file)
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
-        table = read_text_cloud(path)
+        table = read_table(path, columns=6)
         yield {**points_and_normals(table), "label": path.parent.name, "file": path.stem}
 
     sources = {}

@@ -3,12 +3,15 @@
 from .errors import PointCloudError, PointCloudFileError
 from .point_cloud import PointCloudData
 from .registry import read_point_cloud, supported_file_types
-from .writer import write_point_cloud
+from .signatures import file_type_of
+from .writer import point_cloud_bytes, write_point_cloud
 
 __all__ = [
     "PointCloudData",
     "PointCloudError",
     "PointCloudFileError",
+    "file_type_of",
+    "point_cloud_bytes",
     "read_point_cloud",
     "supported_file_types",
     "write_point_cloud",

@@ -7,6 +7,7 @@ import numpy as np
 
 from .errors import PointCloudError
 from .source import Source
+from .tables import listed
 
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
@@ -28,8 +29,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     """
     missing = [axis for axis in "xyz" if axis not in columns]
     if missing:
-        seen = ", ".join(list(columns)[:20]) or "nothing"
-        raise PointCloudError(f"no column {', '.join(missing)}; found {seen}")
+        raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}")
     found: dict[str, Any] = {"points": np.stack([columns[axis] for axis in "xyz"], axis=1)}
     for names in _NORMALS:
         if all(name in columns for name in names):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import PointCloudFileError
+from .tables import listed, shorten
 
 if TYPE_CHECKING:
     import h5py
@@ -47,7 +48,7 @@ def open_hdf5(path: str | os.PathLike, required: Sequence[str] = ()) -> Iterator
         arrays = _arrays(file, path)
         missing = [name for name in required if name not in arrays]
         if missing:
-            raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {', '.join(sorted(arrays)) or 'none'}")
+            raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
         yield arrays
 
 
@@ -66,13 +67,13 @@ def _arrays(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
                 continue
             if array.is_virtual or array.external:
                 raise PointCloudFileError(
-                    f"{path}: array {name!r} lies in other files; expected its numbers in this one"
+                    f"{path}: array {shorten(name)} lies in other files; expected its numbers in this one"
                 )
             if array.shape is None or array.dtype.kind not in "fiub":
                 continue
             claimed = array.size * array.dtype.itemsize
             if claimed > size * _MAX_RATIO:
-                raise PointCloudFileError(f"{path}: array {name!r} claims {claimed} bytes in a file of {size}")
+                raise PointCloudFileError(f"{path}: array {shorten(name)} claims {claimed} bytes in a file of {size}")
             arrays[name] = array
     except PointCloudFileError:
         raise

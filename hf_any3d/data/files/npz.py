@@ -10,6 +10,7 @@ from .errors import PointCloudError
 from .npy import cloud_from_array, parse_array
 from .point_cloud import PointCloudData
 from .source import Source
+from .tables import listed, shorten
 
 _POINTS = ("points", "xyz", "pos", "positions", "coords", "point_cloud", "pc", "vertices", "arr_0")
 _NORMALS = ("normals", "normal")
@@ -51,7 +52,7 @@ def read(source: Source) -> PointCloudData:
 
         points = first(_POINTS if len(members) > 1 else tuple(members))
         if points is None:
-            raise PointCloudError(f"no array 'points'; found {', '.join(list(members)[:20]) or 'none'}")
+            raise PointCloudError(f"no array 'points'; found {listed(members)}")
         cloud = cloud_from_array(points, source)
         count = len(cloud)
         normals, colors, offset = first(_NORMALS), first(_COLORS), first(("offset",))
@@ -84,22 +85,24 @@ def read(source: Source) -> PointCloudData:
 
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind not in "fiub":
-        raise PointCloudError(f"array {name!r} has type {array.dtype}; expected numbers")
+        raise PointCloudError(f"array {shorten(name)} has type {array.dtype}; expected numbers")
     return array
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, source: Source) -> np.ndarray:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise PointCloudError(f"array {name!r} is compressed by method {info.compress_type}; expected 0 or 8")
+        raise PointCloudError(f"array {shorten(name)} is compressed by method {info.compress_type}; expected 0 or 8")
     if info.file_size > min(_MAX_BYTES, info.compress_size * _MAX_RATIO + 1024, len(source.data) * _MAX_RATIO):
         raise PointCloudError(
-            f"array {name!r} claims {info.file_size} bytes from {info.compress_size} compressed ones"
+            f"array {shorten(name)} claims {info.file_size} bytes from {info.compress_size} compressed ones"
         )
     try:
         data = archive.read(info)
     except Exception as error:
-        raise PointCloudError(f"array {name!r} is damaged ({type(error).__name__}: {str(error)[:80]})") from None
+        raise PointCloudError(
+            f"array {shorten(name)} is damaged ({type(error).__name__}: {str(error)[:80]})"
+        ) from None
     try:
         return parse_array(data)
     except PointCloudError as error:
-        raise PointCloudError(f"array {name!r}: {error}") from None
+        raise PointCloudError(f"array {shorten(name)}: {error}") from None

@@ -10,7 +10,7 @@ from .columns import by_name
 from .errors import PointCloudError
 from .point_cloud import PointCloudData
 from .source import Source
-from .tables import count_of, normalized_lines, numbers, shorten
+from .tables import count_of, listed, normalized_lines, numbers, shorten
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
@@ -70,7 +70,7 @@ def _header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
         header["FIELDS"] = header.pop("COLUMNS")
     for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "HEIGHT"):
         if key not in header:
-            raise PointCloudError(f"the header has no {key}; found {', '.join(list(header)[:20]) or 'nothing'}")
+            raise PointCloudError(f"the header has no {key}; found {listed(header)}")
     return header, end.group(1).decode("latin1").lower(), end.end()
 
 
@@ -92,11 +92,11 @@ def _row_type(header: dict[str, list[str]]) -> np.dtype:
         allowed = ("4", "8") if kind.upper() == "F" else ("1", "2", "4", "8")
         if kind.upper() not in _KINDS or size not in allowed:
             raise PointCloudError(
-                f"field {name!r} has type {shorten(kind + size)}; expected F4, F8, or I and U 1 to 8"
+                f"field {shorten(name)} has type {shorten(kind + size)}; expected F4, F8, or I and U 1 to 8"
             )
-        repeat = count_of(count, f"COUNT of field {name!r}")
+        repeat = count_of(count, f"COUNT of field {shorten(name)}")
         if repeat > 1 << 20:
-            raise PointCloudError(f"COUNT of field {name!r} is {repeat}; expected at most {1 << 20}")
+            raise PointCloudError(f"COUNT of field {shorten(name)} is {repeat}; expected at most {1 << 20}")
         # Padding is called "_" and may occur often.
         key = name if name not in seen and name != "_" else f"{name}:{i}"
         seen.add(key)

@@ -9,6 +9,7 @@ from enum import Enum
 import numpy as np
 
 from .errors import PointCloudError
+from .tables import listed
 
 _TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")
 
@@ -38,7 +39,8 @@ def find_name(module: str, name: str) -> Name:
         return Name(full)
     except ValueError:
         raise PointCloudError(
-            f"asks for {module}.{name}"[:200] + ", which is refused; admitted are numpy arrays and plain containers"
+            f"asks for {listed([f'{module}.{name}'])}, which is refused; "
+            "admitted are numpy arrays and plain containers"
         ) from None
 
 

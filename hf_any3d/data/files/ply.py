@@ -8,7 +8,7 @@ from .ply_elements import Element, read_ascii, read_binary
 from .point_cloud import PointCloudData
 from .source import Source
 from .surface import fan_triangles
-from .tables import count_of, integers, shorten
+from .tables import count_of, integers, listed, shorten
 
 _TYPES = {
     "char": "i1",
@@ -49,7 +49,7 @@ def read(source: Source) -> PointCloudData:
     order, elements, start = _header(source.data)
     wanted = [element.name for element in elements]
     if "vertex" not in wanted:
-        raise PointCloudError(f"no element 'vertex'; found {', '.join(wanted) or 'none'}")
+        raise PointCloudError(f"no element 'vertex'; found {listed(wanted)}")
     values = {}
     blocks = read_binary(source.data, start, elements, order) if order else read_ascii(source.data[start:], elements)
     for element, block in zip(elements, blocks, strict=True):
@@ -87,10 +87,12 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
             case ["format", name, _] if name in _ORDERS:
                 order = _ORDERS[name]
             case ["element", name, count]:
-                elements.append(Element(name.lower(), count_of(count, f"the number of element {name!r}"), []))
+                elements.append(Element(name.lower(), count_of(count, f"the number of element {shorten(name)}"), []))
             case ["property", "list", length, kind, name] if elements and {length, kind} <= _TYPES.keys():
                 if length.startswith(("float", "double")):
-                    raise PointCloudError(f"the lengths of list {name!r} have type {length}; expected an integer type")
+                    raise PointCloudError(
+                        f"the lengths of list {shorten(name)} have type {length}; expected an integer type"
+                    )
                 elements[-1].add(name.lower(), _TYPES[kind], _TYPES[length])
             case ["property", kind, name] if elements and kind in _TYPES:
                 elements[-1].add(name.lower(), _TYPES[kind], None)

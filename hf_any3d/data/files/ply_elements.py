@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import PointCloudError
-from .tables import blocks_of_lines, integers, normalized_lines, numbers
+from .tables import blocks_of_lines, integers, normalized_lines, numbers, shorten
 
 # A scalar property gives its column; a list property gives the lengths of its rows and all its values in a row.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
@@ -32,7 +32,7 @@ class Element:
             PointCloudError: if there is one of that name.
         """
         if any(name == known for known, _, _ in self.properties):
-            raise PointCloudError(f"element {self.name!r} declares property {name!r} twice")
+            raise PointCloudError(f"element {shorten(self.name)} declares property {shorten(name)} twice")
         self.properties.append((name, kind, length))
 
     @property
@@ -76,8 +76,8 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
         smallest = element.row(order, [0] * len(element.properties)).itemsize
         if element.count * smallest > left:
             raise PointCloudError(
-                f"holds {left} bytes for element {element.name!r}; {element.count} rows of at least {smallest} bytes "
-                "are declared, so the file may be cut off"
+                f"holds {left} bytes for element {shorten(element.name)}; {element.count} rows of at least "
+                f"{smallest} bytes are declared, so the file may be cut off"
             )
         values, start = _equal_rows(data, start, element, order) or _unequal_rows(data, start, element, order)
         found.append(values)
@@ -132,7 +132,7 @@ def _one_row(data: bytes, start: int, element: Element, order: str, scalars: dic
         if length:
             size = int(_take(data, start, order + length, 1, element)[0])
             if size < 0:
-                raise PointCloudError(f"a list {name!r} of element {element.name!r} has length {size}")
+                raise PointCloudError(f"a list {shorten(name)} of element {shorten(element.name)} has length {size}")
             start += int(length[1])
         values = _take(data, start, order + kind, size, element)
         start += size * int(kind[1])
@@ -144,7 +144,7 @@ def _one_row(data: bytes, start: int, element: Element, order: str, scalars: dic
 
 def _take(data: bytes, start: int, kind: str, count: int, element: Element) -> np.ndarray:
     if start + count * int(kind[2]) > len(data):
-        raise PointCloudError(f"ends within element {element.name!r}; the file may be cut off")
+        raise PointCloudError(f"ends within element {shorten(element.name)}; the file may be cut off")
     return np.frombuffer(data, kind, count, start)
 
 
@@ -170,7 +170,9 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
         if len(table) != element.count:
-            raise PointCloudError(f"element {element.name!r} has {len(table)} rows; {element.count} are declared")
+            raise PointCloudError(
+                f"element {shorten(element.name)} has {len(table)} rows; {element.count} are declared"
+            )
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     flat = numbers(block.replace(b"\n", b" "))  # (1, all numbers)
     flat = flat.reshape(-1)
@@ -179,20 +181,22 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
     for _ in range(element.count):
         for name, _, length in element.properties:
             if at >= len(flat):
-                raise PointCloudError(f"ends within element {element.name!r}; the file may be cut off")
+                raise PointCloudError(f"ends within element {shorten(element.name)}; the file may be cut off")
             if not length:
                 values[name].append(flat[at])
                 at += 1
                 continue
-            size = int(integers(flat[at : at + 1], f"a list {name!r} has length")[0])
+            size = int(integers(flat[at : at + 1], f"a list {shorten(name)} has length")[0])
             at += 1
             if size < 0 or at + size > len(flat):
-                raise PointCloudError(f"a list {name!r} of element {element.name!r} has length {size}, too long")
+                raise PointCloudError(
+                    f"a list {shorten(name)} of element {shorten(element.name)} has length {size}, too long"
+                )
             values[name][0].append(size)
             values[name][1].append(flat[at : at + size])
             at += size
     if at != len(flat):
-        raise PointCloudError(f"the lines of element {element.name!r} hold {len(flat)} numbers; expected {at}")
+        raise PointCloudError(f"the lines of element {shorten(element.name)} hold {len(flat)} numbers; expected {at}")
     return {
         name: (np.array(values[name][0], int), np.concatenate([*values[name][1], np.zeros(0)]))
         if length

@@ -4,6 +4,8 @@ import os
 from importlib import import_module
 from typing import BinaryIO
 
+import numpy as np
+
 from .errors import PointCloudError, PointCloudFileError
 from .point_cloud import PointCloudData
 from .source import open_source
@@ -55,6 +57,8 @@ def read_point_cloud(source: str | os.PathLike | bytes | BinaryIO, *, file_type:
     opened = open_source(source, file_type, supported_file_types())
     reader = import_module(f".{READERS[opened.file_type]}", __package__)
     try:
-        return reader.read(opened)
+        # What overflows or is no number is found by PointCloudData, so numpy need not warn of it on the way.
+        with np.errstate(all="ignore"):
+            return reader.read(opened)
     except PointCloudError as error:
         raise PointCloudFileError(f"{opened.name}: {error}") from error.__cause__

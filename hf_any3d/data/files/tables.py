@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -93,6 +94,13 @@ def shorten(value: bytes | str) -> str:
     """Quote a piece of a file for an error."""
     text = value.decode("latin1") if isinstance(value, bytes) else value
     return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names that a file gives, for an error: printable, and cut where they are many or long."""
+    text = ", ".join(list(names)[:20]) or "none"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return text if len(text) < 200 else text + "…"
 
 
 def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:

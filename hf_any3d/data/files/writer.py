@@ -1,5 +1,6 @@
 """Writing clouds and meshes: .ply for other programs, .npz for exact numbers."""
 
+import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -30,6 +31,24 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     if writer is None:
         raise PointCloudFileError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(_WRITERS)}")
     _replace(path, lambda file: writer(file, data))
+
+
+def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
+    """Give the file that `write_point_cloud` would write, as bytes.
+
+    Args:
+        data: what to write.
+        file_type: "ply" or "npz".
+
+    Raises:
+        ValueError: for other types.
+    """
+    if f".{file_type}" not in _WRITERS:
+        allowed = ", ".join(ending[1:] for ending in _WRITERS)
+        raise ValueError(f"file_type is {file_type!r}; expected one of {allowed}")
+    file = io.BytesIO()
+    _WRITERS[f".{file_type}"](file, data)
+    return file.getvalue()
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -4,18 +4,8 @@ from peft.utils import register_peft_method
 
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.layer import GuidedAdapterLayer
-from hf_any3d.tuners.guided_adapter.model import (
-    GuidedAdapterModel,
-    encoder_linear_pattern,
-    trainable_module_names,
-)
+from hf_any3d.tuners.guided_adapter.model import GuidedAdapterModel
 
-__all__ = [
-    "GuidedAdapterConfig",
-    "GuidedAdapterLayer",
-    "GuidedAdapterModel",
-    "encoder_linear_pattern",
-    "trainable_module_names",
-]
+__all__ = ["GuidedAdapterConfig", "GuidedAdapterLayer", "GuidedAdapterModel"]
 
 register_peft_method(name="guided_adapter", config_cls=GuidedAdapterConfig, model_cls=GuidedAdapterModel)

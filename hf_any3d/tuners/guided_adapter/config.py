@@ -21,6 +21,10 @@ class GuidedAdapterConfig(PeftConfig):
     r: int = field(default=16, metadata={"help": "Width of the bottleneck beside the feed-forward branch."})
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of what the bottleneck adds."})
     bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the bottleneck."})
+    guidance: bool = field(
+        default=True,
+        metadata={"help": "Let tokens aggregate what their cells say; False leaves the plain bottleneck (and gate)."},
+    )
     aggregation_scale: float = field(default=0.3, metadata={"help": "Factor of what the aggregation adds."})
     pooling: str = field(default="mean", metadata={"help": "Pooling over a cell: 'mean' or 'max_mean'."})
     attention_width: int = field(default=12, metadata={"help": "Channels of the attention within cells."})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from hf_any3d.modeling.any2point.geometry import Geometry
@@ -19,9 +18,10 @@ from hf_any3d.modeling.any2point.guided_adapter import (
 )
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
+from hf_any3d.tuners.wrapped import WrappedModule
 
 
-class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
+class GuidedAdapterLayer(WrappedModule):
     """Wraps one encoder layer: a bottleneck joins its feed-forward branch, guided aggregation follows its output.
 
     Args:
@@ -44,17 +44,13 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
     takes_geometry = True
 
     def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.hidden_size, self.views = hidden_size, views
         for name in (*self.adapter_layer_names, "guided_adapter_dropout"):
             setattr(self, name, nn.ModuleDict())
         self.guidance: dict[str, Guidance] = {}
         self.bottleneck_scale: dict[str, float] = {}
         self.attention_owner: dict[str, tuple[GuidedAdapterLayer, ...]] = {}
-        self._disable_adapters = False
-        self._active_adapter = "default"
-        self.merged_adapters: list[str] = []
         # Inside the layer, between branch and residual sum, is a place that only a hook reaches.
         self._hook = base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)
 
@@ -64,11 +60,21 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
         """Add an adapter; `attention_owner` is the layer whose attention it shares, None to own one."""
         self.guided_adapter_down[adapter_name] = nn.Linear(self.hidden_size, config.r)
         self.guided_adapter_up[adapter_name] = nn.Linear(config.r, self.hidden_size)
-        self.guided_adapter_view_norm[adapter_name] = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
-        self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
         self.guided_adapter_dropout[adapter_name] = nn.Dropout(config.bottleneck_dropout)
         if config.gate is not None:
             self.guided_adapter_gate[adapter_name] = LayerGate(self.hidden_size, config.gate)
+        if config.guidance:
+            self._add_guidance(adapter_name, config, attention_owner)
+        self.bottleneck_scale[adapter_name] = config.bottleneck_scale
+        self.reset_parameters(adapter_name, config.init_weights)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _add_guidance(
+        self, adapter_name: str, config: GuidedAdapterConfig, attention_owner: GuidedAdapterLayer | None
+    ) -> None:
+        self.guided_adapter_view_norm[adapter_name] = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
+        self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
         if attention_owner is None:
             self.guided_adapter_attention[adapter_name] = CellAttention(
                 self.hidden_size, self.views, config.attention_width, config.attention_heads, config.attention_dropout
@@ -76,13 +82,9 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
         else:
             # In a tuple, so that torch does not register the other layer as a child of this one.
             self.attention_owner[adapter_name] = (attention_owner,)
-        self.bottleneck_scale[adapter_name] = config.bottleneck_scale
         self.guidance[adapter_name] = Guidance(
             config.aggregation_scale, config.cell_size, config.voxel_size, config.pooling
         )
-        self.reset_parameters(adapter_name, config.init_weights)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
         """Draw an adapter's weights anew."""
@@ -105,6 +107,8 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
         for name in self._running_adapters():
             if name in self.guided_adapter_gate:
                 hidden_states = self.guided_adapter_gate[name](entered, hidden_states)
+            if name not in self.guidance:
+                continue
             if geometry.batch_second:
                 hidden_states = self._aggregate(name, hidden_states.transpose(0, 1), geometry).transpose(0, 1)
             else:
@@ -120,18 +124,6 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
         raise ValueError("a guided adapter cannot be merged into the encoder; use unload() to remove it")
 
     unmerge = merge
-
-    def __getattr__(self, name: str) -> Any:
-        """Look for unknown attributes in the frozen layer."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_layer"), name)
-
-    def _running_adapters(self) -> list[str]:
-        if self.disable_adapters:
-            return []
-        return [name for name in self.active_adapters if name in self.guided_adapter_down]
 
     def _aggregate(self, name: str, hidden_states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         owner = self.attention_owner[name][0] if name in self.attention_owner else self
@@ -154,14 +146,3 @@ class GuidedAdapterLayer(nn.Module, BaseTunerLayer):
                 self.bottleneck_scale[name],
             )
         return branch
-
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Follow the layer's device but not its dtype: adapters train in float32 beside a bfloat16 encoder."""
-        device = device or next(self.base_layer.parameters()).device
-        for name in self.adapter_layer_names:
-            adapters = getattr(self, name)
-            if adapter_name not in adapters:
-                continue
-            on_meta = any(parameter.is_meta for parameter in adapters[adapter_name].parameters())
-            if device.type != "meta" and not on_meta:
-                adapters[adapter_name].to(device)

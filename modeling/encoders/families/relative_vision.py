@@ -44,7 +44,6 @@ def _data2vec_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         yield {"relative_position_bias": bias if own is None else Addend(bias), **inputs}
 
 
-@torch.no_grad()
 def _bias_instead(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn.Module | None) -> torch.Tensor | None:
     """The bias of places, less the bias of an image in the order of its patches that a layer adds on its own."""
     if shared is None and own is None:

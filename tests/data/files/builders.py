@@ -76,8 +76,8 @@ def lzf(data: bytes) -> bytes:
         while length < 264 and at + length < len(data) and data[seen + length] == data[at + length]:
             length += 1
         distance = at - seen - 1
-        out.append((7 << 5) | distance >> 8)
-        out.extend((length - 9, distance & 255))
+        out.append((min(length - 2, 7) << 5) | distance >> 8)
+        out.extend((length - 9, distance & 255) if length > 8 else (distance & 255,))
         at += length
     flush()
     return bytes(out)

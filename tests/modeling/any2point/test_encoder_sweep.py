@@ -124,7 +124,6 @@ def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tm
 def test_encoder_stored_with_the_model_comes_back_equal(family, tmp_path):
     model = tiny_model(family)
     model.config.encoder_name_or_path = None
-    model.any2point._keys_to_ignore_on_save = model._keys_to_ignore_on_save = None
     model.save_pretrained(tmp_path)
     loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
     ours, theirs = ({**m.state_dict(), **dict(m.named_buffers())} for m in (model, loaded))

@@ -157,10 +157,16 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_is_learned_through_a_projection():
+def test_projection_teaches_positions_where_they_train_but_never_places():
     centers = clouds(1, 5).requires_grad_()
+    assert not project(centers, LINE, Any2PointConfig()).embedding.requires_grad
     table = PositionTable("line", LINE.weight.clone().requires_grad_(), 1, 40)
-    assert not project(centers, table, Any2PointConfig()).embedding.requires_grad
+    projection = project(centers, table, Any2PointConfig())
+    assert not projection.view_positions.requires_grad
+    projection.embedding.sum().backward()
+    # Each of the five tokens shares out one sixth a view among two entries, for each of six channels.
+    torch.testing.assert_close(table.weight.grad.sum(), torch.tensor(30.0))
+    assert centers.grad is None
 
 
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])
@@ -181,3 +187,41 @@ def test_autocast_moves_no_token_to_another_place(table):
         found = project(centers, table, Any2PointConfig())
     assert torch.equal(found.view_positions, expected.view_positions)
     assert torch.equal(found.embedding, expected.embedding)
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE])
+@pytest.mark.parametrize("token_places", ["order", "random"])
+def test_places_without_projection_know_nothing_of_space(token_places, table):
+    config = Any2PointConfig(token_places=token_places)
+    one, other = project(clouds(2, 9, seed=1), table, config), project(clouds(2, 9, seed=2), table, config)
+    assert torch.equal(one.view_positions, other.view_positions)
+    assert torch.equal(one.embedding, other.embedding)
+    assert torch.equal(one.places.entry[:, :, 1:], other.places.entry[:, :, 1:])
+    extent = torch.tensor(one.extent)
+    assert (one.view_positions >= 0).all() and (one.view_positions <= extent - 1).all()
+    projected = project(clouds(2, 9, seed=1), table, Any2PointConfig())
+    assert projected.view_positions.shape == one.view_positions.shape
+    assert not torch.allclose(projected.embedding, one.embedding, atol=1e-3)
+
+
+def test_order_spreads_tokens_evenly_over_the_line_and_row_by_row_over_the_plane():
+    config = Any2PointConfig(token_places="order")
+    line = project(clouds(1, 14), LINE, config).view_positions
+    torch.testing.assert_close(line, (torch.arange(14) * 3.0).view(1, 1, 14, 1).expand(1, 6, -1, -1))
+    plane = project(clouds(1, 6), PLANE, config)
+    assert plane.extent == (80.0, 48.0)
+    grid = [[0, 0], [39.5, 0], [79, 0], [0, 47], [39.5, 47], [79, 47]]
+    torch.testing.assert_close(plane.view_positions[0, 0], torch.tensor(grid))
+    assert project(clouds(1, 1), LINE, config).view_positions.tolist() == [[[[0.0]]] * 6]
+
+
+def test_random_places_follow_their_seed_and_differ_between_views():
+    def places(seed):
+        config = Any2PointConfig(token_places="random", random_places_seed=seed)
+        return project(clouds(1, 9), PLANE, config).view_positions[0]
+
+    assert torch.equal(places(3), places(3)) and not torch.equal(places(3), places(4))
+    assert len({place.sum().item() for place in places(3)}) == 6
+    state = torch.random.get_rng_state()
+    places(5)
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -1,0 +1,96 @@
+"""ModelNet40 as it is used for generative classification: a language model says in words what a cloud is."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+from datasets import DatasetDict, Features, List, Value
+
+from hf_any3d.data.benchmarks import Benchmark, load_benchmark
+from hf_any3d.data.benchmarks.rows import checked_row
+from hf_any3d.data.catalog import modelnet40
+from hf_any3d.data.catalog.modelnet40_layouts import pickle_source
+from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
+from hf_any3d.data.catalog.pointllm_clouds import NUM_POINTS, cloud_features
+from hf_any3d.data.files import PointCloudError, PointCloudFileError
+
+FILE = "modelnet40_test_8192pts_fps.dat"
+PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.PLACES["pickle"])
+
+BENCHMARK = Benchmark(
+    name="modelnet40_generative",
+    description=(
+        "The 2,468 test models of ModelNet40 as clouds of 8,192 points without colour, each with a question what it "
+        "is and the name of its class in words. There is no training split: the models of this task have seen none."
+    ),
+    homepage="https://modelnet.cs.princeton.edu/",
+    licence=modelnet40.LICENCE,
+    citation=modelnet40.CITATION,
+    expected_counts={"default": {"test": 2468}},
+    origin=(
+        "Get the file by `hf download RunsenXu/PointLLM modelnet40_test_8192pts_fps.dat --repo-type dataset` (its "
+        "page is https://huggingface.co/datasets/RunsenXu/PointLLM) and pass its folder as data_dir"
+    ),
+    layout="  modelnet40_data/modelnet40_test_8192pts_fps.dat   modelnet40_data/ may be left out",
+    class_names=tuple(name.replace("_", " ") for name in modelnet40.CLASS_NAMES),
+)
+
+
+def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conversion) -> DatasetDict:
+    """Read the test models with a question.
+
+    Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, as the
+    models of this task take coloured clouds and these have none; `label`, whose classes are written with blanks
+    ("tv stand"); `object_id`, the row's number; and `conversations`, the question and the class as the answer, in the
+    form of `objaverse_captions`.
+
+    Args:
+        data_dir: the folder with the file, or one above it. The file is a pickle and read without Python's unpickler.
+        question: 0 for "What is this?", 1 for "This is an object of ", which ends with a blank.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+
+    Raises:
+        ValueError: another question, another number of clouds than published, or a file that cannot be read.
+        FileNotFoundError: the file is missing; says where it is to be had.
+
+    Source: Xu et al., "PointLLM", Sec. 4.
+    """
+    if type(question) is not int or not 0 <= question < len(CLASSIFICATION_QUESTIONS):
+        raise ValueError(f"question is {question!r}; expected 0 to {len(CLASSIFICATION_QUESTIONS) - 1}")
+    root = BENCHMARK.root(data_dir)
+    paths = [root / place / FILE for place in PLACES]
+    path = next((path for path in paths if path.is_file()), paths[0])
+    BENCHMARK.require([path], root)
+
+    features = Features(
+        {
+            **cloud_features(colors=True),
+            "label": BENCHMARK.class_label(),
+            "object_id": Value("string"),
+            "conversations": List({"from": Value("string"), "value": Value("string")}),
+        }
+    )
+    source = pickle_source(path)
+    labels = Features({"label": features["label"]})
+    black = np.zeros((NUM_POINTS, 3), np.float32)
+    text = f"{POINT}\n{CLASSIFICATION_QUESTIONS[question]}"
+
+    def read(number: int) -> Iterator[Mapping[str, object]]:
+        for row in source.read(number):
+            try:
+                label = checked_row(row, labels)["label"]
+            except PointCloudError as error:
+                raise PointCloudFileError(f"{source.describe(number)}: {error}") from None
+            turns = zip(SPEAKERS, (text, BENCHMARK.class_names[label]), strict=True)
+            yield {
+                **row,
+                "colors": black,
+                "object_id": str(number),
+                "conversations": [{"from": speaker, "value": value} for speaker, value in turns],
+            }
+
+    options = {"question": question}
+    return load_benchmark(
+        BENCHMARK, root, {"test": replace(source, read=read)}, features, options=options, **conversion
+    )

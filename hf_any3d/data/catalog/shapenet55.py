@@ -1,0 +1,185 @@
+"""ShapeNet55: clouds of 55 categories to pretrain on, and its division into 34 seen and 21 unseen categories."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from datasets import Array2D, DatasetDict, Features, Value
+
+from hf_any3d.data.benchmarks import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.benchmarks.arrays import read_npy
+from hf_any3d.data.benchmarks.lists import read_lines
+
+TAXONOMY = {
+    "02691156": "airplane",
+    "02747177": "trash bin",
+    "02773838": "bag",
+    "02801938": "basket",
+    "02808440": "bathtub",
+    "02818832": "bed",
+    "02828884": "bench",
+    "02843684": "birdhouse",
+    "02871439": "bookshelf",
+    "02876657": "bottle",
+    "02880940": "bowl",
+    "02924116": "bus",
+    "02933112": "cabinet",
+    "02942699": "camera",
+    "02946921": "can",
+    "02954340": "cap",
+    "02958343": "car",
+    "02992529": "cellphone",
+    "03001627": "chair",
+    "03046257": "clock",
+    "03085013": "keyboard",
+    "03207941": "dishwasher",
+    "03211117": "display",
+    "03261776": "earphone",
+    "03325088": "faucet",
+    "03337140": "file cabinet",
+    "03467517": "guitar",
+    "03513137": "helmet",
+    "03593526": "jar",
+    "03624134": "knife",
+    "03636649": "lamp",
+    "03642806": "laptop",
+    "03691459": "loudspeaker",
+    "03710193": "mailbox",
+    "03759954": "microphone",
+    "03761084": "microwave",
+    "03790512": "motorbike",
+    "03797390": "mug",
+    "03928116": "piano",
+    "03938244": "pillow",
+    "03948459": "pistol",
+    "03991062": "flowerpot",
+    "04004475": "printer",
+    "04074963": "remote",
+    "04090263": "rifle",
+    "04099429": "rocket",
+    "04225987": "skateboard",
+    "04256520": "sofa",
+    "04330267": "stove",
+    "04379243": "table",
+    "04401088": "telephone",
+    "04460130": "tower",
+    "04468005": "train",
+    "04530566": "watercraft",
+    "04554684": "washer",
+}
+"""Number of the category in WordNet, which file names begin with -> its name. The order is that of the labels."""
+
+LISTS = {
+    "55": {"train": "ShapeNet-55/train.txt", "test": "ShapeNet-55/test.txt"},
+    "34": {"train": "ShapeNet-34/train.txt", "test": "ShapeNet-34/test.txt"},
+    "21": {"test": "ShapeNet-Unseen21/test.txt"},
+}
+"""Set of splits -> the list of files of each split."""
+
+CLOUDS = "shapenet_pc"
+PLACES = ("", "ShapeNet55-34", "ShapeNet55")
+NUM_POINTS = 8192
+_LINE = re.compile(r"(\d{8})-[\w-]+\.npy")
+
+BENCHMARK = Benchmark(
+    name="shapenet55",
+    description=(
+        "ShapeNet55: 52,470 models of the 55 categories of ShapeNetCore, as clouds of 8,192 points on their surfaces. "
+        "The sets 34 and 21 divide the categories into those that a model is trained on and those that it never saw."
+    ),
+    homepage="https://shapenet.org/",
+    licence=Licence(
+        "other",
+        "for research and education that are not commercial, after agreeing to ShapeNet's terms of use",
+        "https://shapenet.org/terms",
+    ),
+    citation="""@article{chang2015shapenet,
+  title = {ShapeNet: An Information-Rich 3D Model Repository},
+  author = {Chang, Angel X. and Funkhouser, Thomas and Guibas, Leonidas and Hanrahan, Pat and Huang, Qixing and
+            Li, Zimo and Savarese, Silvio and Savva, Manolis and Song, Shuran and Su, Hao and Xiao, Jianxiong and
+            Yi, Li and Yu, Fisher},
+  journal = {arXiv preprint arXiv:1512.03012},
+  year = {2015}
+}
+@inproceedings{yu2021pointr,
+  title = {PoinTr: Diverse Point Cloud Completion with Geometry-Aware Transformers},
+  author = {Yu, Xumin and Rao, Yongming and Wang, Ziyi and Liu, Zuyan and Lu, Jiwen and Zhou, Jie},
+  booktitle = {International Conference on Computer Vision (ICCV)},
+  year = {2021}
+}""",
+    expected_counts={
+        "55": {"train": 41_952, "test": 10_518},
+        "34": {"train": 46_765, "test": 3_400},
+        "21": {"test": 2_305},
+    },
+    origin=(
+        "Agree to ShapeNet's terms at https://shapenet.org/terms, get ShapeNet55-34 by the link in the data notes of "
+        "PoinTr, https://github.com/yuxumin/PoinTr/blob/master/DATASET.md, or of Point-BERT, "
+        "https://github.com/Julie-tang00/Point-BERT/blob/master/DATASET.md, unpack it and pass the folder above "
+        "ShapeNet55-34 as data_dir; the lists lie in the folder data of PoinTr's repository too"
+    ),
+    layout="""  ShapeNet55-34/ShapeNet-55/train.txt, test.txt       split_set "55"
+  ShapeNet55-34/ShapeNet-34/train.txt, test.txt       split_set "34"
+  ShapeNet55-34/ShapeNet-Unseen21/test.txt            split_set "21"
+  ShapeNet55-34/shapenet_pc/02691156-1a04e3eab45ca15dd86060f189eb133.npy, ...   (8192, 3), as the lists name them""",
+    class_names=tuple(TAXONOMY.values()),
+)
+
+
+def load(data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **conversion) -> DatasetDict:
+    """Read ShapeNet55.
+
+    Rows have `points` (8192, 3) in the units of the files, neither centred nor scaled; `label`, one of all 55
+    categories whichever the set; and `file`, the number of the category and the model's name.
+
+    Args:
+        data_dir: the folder with `shapenet_pc` and the folders of lists, or the one above `ShapeNet55-34`.
+        split_set: "55", all categories in both splits; "34", the same 34 categories in both; or "21", a test split of
+            the other categories.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+
+    Raises:
+        ValueError: an unknown set, another number of clouds than published, or a list that names something else.
+        FileNotFoundError: files are missing; says where they are to be had.
+
+    Source: Chang et al., "ShapeNet"; points and splits by Yu et al., "PoinTr", Sec. 4.1.
+    """
+    if split_set not in LISTS:
+        raise ValueError(f"split_set is {split_set!r}; expected one of {', '.join(LISTS)}")
+    root = BENCHMARK.root(data_dir)
+    folder = next((root / place for place in PLACES if (root / place / CLOUDS).is_dir()), root)
+    lists = {split: folder / name for split, name in LISTS[split_set].items()}
+    BENCHMARK.require(lists.values(), folder)
+    if not (folder / CLOUDS).is_dir():
+        raise BENCHMARK.not_found(f"{folder}: no folder {CLOUDS}")
+    # One look at the folder, not one at each of fifty thousand files.
+    there = {entry.name for entry in os.scandir(folder / CLOUDS)}
+    features = Features(
+        {
+            "points": Array2D((NUM_POINTS, 3), "float32"),
+            "label": BENCHMARK.class_label(),
+            "file": Value("string"),
+        }
+    )
+    sources = {split: _source(file, folder / CLOUDS, there) for split, file in lists.items()}
+    return load_benchmark(BENCHMARK, folder, sources, features, variant=split_set, **conversion)
+
+
+def _source(file: Path, clouds: Path, there: set[str]) -> SplitSource:
+    names = read_lines(file)
+    for number, name in enumerate(names, 1):
+        found = _LINE.fullmatch(name)
+        if not found or found[1] not in TAXONOMY:
+            raise ValueError(
+                f"{file}: line {number} is {name[:60]!r}; expected a category of the 55 and a model, "
+                "02691156-1a04e3eab45ca15dd86060f189eb133.npy"
+            )
+
+    def read(path: Path) -> Iterator[Mapping[str, object]]:
+        yield {"points": read_npy(path), "label": TAXONOMY[path.name[:8]], "file": path.stem}
+
+    paths = [clouds / name for name in names]
+    missing = [path for path in paths if path.name not in there]
+    files = [file, *sorted({path for path in paths if path.name in there})]
+    return SplitSource(paths, read, files, num_rows=len(paths), missing=missing)

@@ -1,0 +1,194 @@
+"""ShapeNetPart: objects of 16 categories, each point with its part."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
+
+from hf_any3d.data.benchmarks import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.benchmarks.arrays import read_table
+from hf_any3d.data.benchmarks.lists import read_lines
+from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.tables import integers
+
+SYNSETS = {
+    "02691156": "Airplane",
+    "02773838": "Bag",
+    "02954340": "Cap",
+    "02958343": "Car",
+    "03001627": "Chair",
+    "03261776": "Earphone",
+    "03467517": "Guitar",
+    "03624134": "Knife",
+    "03636649": "Lamp",
+    "03642806": "Laptop",
+    "03790512": "Motorbike",
+    "03797390": "Mug",
+    "03948459": "Pistol",
+    "04099429": "Rocket",
+    "04225987": "Skateboard",
+    "04379243": "Table",
+}
+"""Number of the category in WordNet, the name of its folder -> its name, in the order of the labels."""
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "Airplane": ("body", "wing", "tail", "engine"),
+    "Bag": ("handle", "body"),
+    "Cap": ("crown", "peak"),
+    "Car": ("roof", "hood", "wheel", "body"),
+    "Chair": ("back", "seat", "leg", "arm"),
+    "Earphone": ("earcup", "headband", "wire"),
+    "Guitar": ("head", "neck", "body"),
+    "Knife": ("blade", "handle"),
+    "Lamp": ("base", "shade", "canopy", "pole"),
+    "Laptop": ("keyboard", "screen"),
+    "Motorbike": ("gas tank", "seat", "wheel", "handlebar", "light", "frame"),
+    "Mug": ("handle", "cup"),
+    "Pistol": ("barrel", "handle", "trigger"),
+    "Rocket": ("body", "fin", "nose"),
+    "Skateboard": ("wheel", "deck", "belt"),
+    "Table": ("top", "leg", "drawer"),
+}
+"""Category -> its parts, in the order of the labels 0 to 49. The files number parts and name none; these are the names
+by which the field describes them."""
+
+PART_NAMES = tuple(f"{category} {part}" for category, parts in PARTS.items() for part in parts)
+"""Names of the 50 parts in the order of their labels, such as "Chair back"."""
+
+CATEGORY_PARTS: dict[str, tuple[int, ...]] = {
+    category: tuple(PART_NAMES.index(f"{category} {part}") for part in parts) for category, parts in PARTS.items()
+}
+"""Category -> the labels of its parts: what `Any2PointConfig.category_parts` lists."""
+
+FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+_NAME = re.compile(r"shape_data/(\d{8})/([\w-]+)")
+
+BENCHMARK = Benchmark(
+    name="shapenetpart",
+    description=(
+        "ShapeNetPart: 16,881 objects of 16 categories as clouds with normals, each point with one of 50 parts; a "
+        "category has 2 to 6 of them."
+    ),
+    homepage="https://cs.stanford.edu/~ericyi/project_page/part_annotation/",
+    licence=Licence(
+        "other",
+        "for research and education that are not commercial, after agreeing to ShapeNet's terms of use",
+        "https://shapenet.org/terms",
+    ),
+    citation="""@article{yi2016scalable,
+  title = {A Scalable Active Framework for Region Annotation in 3D Shape Collections},
+  author = {Yi, Li and Kim, Vladimir G. and Ceylan, Duygu and Shen, I-Chao and Yan, Mengyan and Su, Hao and
+            Lu, Cewu and Huang, Qixing and Sheffer, Alla and Guibas, Leonidas},
+  journal = {ACM Transactions on Graphics (SIGGRAPH Asia)},
+  volume = {35},
+  number = {6},
+  year = {2016}
+}""",
+    expected_counts={"default": {"train": 12_137, "validation": 1_870, "test": 2_874}},
+    origin=(
+        "Agree to ShapeNet's terms at https://shapenet.org/terms, get "
+        f"{FOLDER}.zip from https://shapenet.cs.stanford.edu/media/ (where that is down, a copy is on the hub as "
+        "cminst/ShapeNet), unpack it and pass the folder above it as data_dir"
+    ),
+    layout=f"""  {FOLDER}/
+    synsetoffset2category.txt                                      Airplane 02691156, ...
+    train_test_split/shuffled_{{train,val,test}}_file_list.json      ["shape_data/02691156/1a04e3...", ...]
+    02691156/1a04e3eab45ca15dd86060f189eb133.txt, ...              x y z nx ny nz part in each line""",
+    class_names=tuple(SYNSETS.values()),
+)
+
+
+def load(data_dir: str | os.PathLike | None = None, *, normals: bool = True, **conversion) -> DatasetDict:
+    """Read ShapeNetPart.
+
+    Rows have `points` (num_points, 3), about 2,600 in the units of the files, neither centred nor scaled; `normals`
+    (num_points, 3); `labels` (num_points,), a point's part, 0 to 49 over all categories; `label`, the category; and
+    `file`, number of the category and name of the model.
+
+    Args:
+        data_dir: the folder named in the layout, or the one above it.
+        normals: read the column `normals`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+
+    Raises:
+        ValueError: another number of clouds than published, categories in another order, a line that is no point, or
+            a part of another category.
+        FileNotFoundError: files are missing; says where they are to be had.
+
+    Source: Yi et al., "A Scalable Active Framework for Region Annotation"; normals by Qi et al., "PointNet++".
+    """
+    root = BENCHMARK.root(data_dir)
+    folder = root / FOLDER if (root / FOLDER).is_dir() else root
+    names = folder / "synsetoffset2category.txt"
+    lists = {split: folder / "train_test_split" / f"shuffled_{name}_file_list.json" for split, name in SPLITS.items()}
+    BENCHMARK.require([names, *lists.values()], folder)
+    _check_categories(names)
+    features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
+    features["labels"] = List(ClassLabel(names=list(PART_NAMES)))
+    features["label"] = BENCHMARK.class_label()
+    features["file"] = Value("string")
+    sources = {split: _source(file, folder, names) for split, file in lists.items()}
+    return load_benchmark(BENCHMARK, folder, sources, features, options={"normals": normals}, **conversion)
+
+
+def _check_categories(path: Path) -> None:
+    """Refuse another list of categories: the number of a line is the label."""
+    expected = [[name, synset] for synset, name in SYNSETS.items()]
+    found = [line.split() for line in read_lines(path)]
+    if found == expected:
+        return
+    number = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
+    seen = " ".join(found[number])[:60] if number < len(found) else "missing"
+    wanted = " ".join(expected[number]) if number < len(expected) else "nothing"
+    raise ValueError(f"{path}: category {number} is {seen}; expected {wanted}")
+
+
+def _source(file: Path, folder: Path, names: Path) -> SplitSource:
+    paths = [folder / synset / f"{model}.txt" for synset, model in _listed(file)]
+    missing = [path for path in paths if not path.is_file()]
+    there = sorted(set(paths) - set(missing))
+    return SplitSource(paths, _read, [file, names, *there], num_rows=len(paths), missing=missing)
+
+
+def _listed(file: Path) -> list[tuple[str, str]]:
+    """Category and model of each cloud of a split."""
+    try:
+        entries = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise PointCloudFileError(f"{file}: no JSON ({str(error)[:80]})") from None
+    if not isinstance(entries, list):
+        raise PointCloudFileError(f"{file}: holds {type(entries).__name__}; expected a list of names")
+    listed = []
+    for number, entry in enumerate(entries):
+        found = _NAME.fullmatch(entry) if isinstance(entry, str) else None
+        if not found or found[1] not in SYNSETS:
+            raise PointCloudFileError(
+                f"{file}: entry {number} is {str(entry)[:60]!r}; expected shape_data, a category and a model, "
+                "shape_data/02691156/1a04e3eab45ca15dd86060f189eb133"
+            )
+        listed.append((found[1], found[2]))
+    return listed
+
+
+def _read(path: Path) -> Iterator[Mapping[str, object]]:
+    table = read_table(path, columns=7)
+    category = SYNSETS[path.parent.name]
+    try:
+        parts = integers(table[:, 6], "part")
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+    first, last = CATEGORY_PARTS[category][0], CATEGORY_PARTS[category][-1]
+    wrong = (parts < first) | (parts > last)
+    if wrong.any():
+        raise PointCloudFileError(f"{path}: part {parts[wrong][0]} of category {category}; expected {first} to {last}")
+    yield {
+        "points": table[:, :3],
+        "normals": table[:, 3:6],
+        "labels": parts,
+        "label": category,
+        "file": f"{path.parent.name}-{path.stem}",
+    }

@@ -1,0 +1,254 @@
+"""`PointCloud`, a feature of `datasets` for columns of point cloud files, beside its `Image`, `Audio` and `Mesh`."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from hf_any3d.data.files import PointCloudData, PointCloudError, point_cloud_bytes
+from hf_any3d.data.files.npy import cloud_from_array
+from hf_any3d.data.files.source import Source
+from hf_any3d.data.inputs import as_array, to_cloud
+from hf_any3d.data.stored_files import Tokens, local_path, read_stored, self_contained, type_of_bytes, type_of_path
+
+if TYPE_CHECKING:
+    from datasets.features.features import FeatureType
+
+FORMATS = ("ply", "npz")
+
+
+@dataclass
+class PointCloud:
+    """A column of point clouds and meshes, stored as files of any type that `read_point_cloud` reads.
+
+    It takes:
+
+    - a path (str or PathLike) or URL of a file, whose ending tells its type;
+    - the bytes of a file that tells its type itself (.ply, .npy, .npz, .glb, .las, .pcd, .off, .stl);
+    - a dict with `bytes` and/or `path`, where the ending of the path tells the type;
+    - an array, tensor or nested list (points, 3 or more), with further columns as in .npy files;
+    - a dict with `points` and perhaps `colors`, `normals`, `labels`, `faces`, `face_colors`, `offset`;
+    - a `PointCloudData`, or a trimesh Trimesh, PointCloud or Scene.
+
+    It gives a dict of arrays with the fields of `PointCloudData`, None where the file has nothing: `points`
+    (points, 3) float32, `colors` (points, 3) float32 in [0, 1], `normals` (points, 3), `labels` (points,) int64, and
+    for meshes `faces` (faces, 3). `PointCloudData(**row["point_cloud"])` makes it the object that samples surfaces.
+
+    Data with this feature opens only where hf_any3d is imported. What others shall open without it are plain columns
+    of arrays; `files_to_points` makes them.
+
+    Args:
+        decode: False gives the stored dict, `{"bytes": …, "path": …}`.
+        format: what clouds that are no files yet are stored as: "ply", which every program reads and which keeps
+            colours in 8 bits, or "npz", which keeps every number.
+
+    Raises:
+        ValueError: an unknown format.
+    """
+
+    decode: bool = True
+    format: str = "ply"
+    id: str | None = field(default=None, repr=False)
+    dtype: ClassVar[str] = "dict"
+    pa_type: ClassVar[Any] = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    _type: str = field(default="PointCloud", init=False, repr=False)
+
+    def __post_init__(self):
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
+
+    def __call__(self) -> pa.DataType:
+        """Give the type in which Arrow stores a value."""
+        return self.pa_type
+
+    def encode_example(self, value: Any) -> dict[str, bytes | str | None]:
+        """Bring a value into the form in which it is stored.
+
+        Files are not opened here; arrays and objects are written as files.
+
+        Raises:
+            PointCloudError: a file type that cannot be read, or content that makes no sense.
+            TypeError: another kind of value.
+        """
+        if isinstance(value, str):
+            type_of_path(value)
+            return {"bytes": None, "path": value}
+        if isinstance(value, os.PathLike):
+            return self.encode_example(os.path.abspath(value))
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            data = bytes(value)
+            type_of_bytes(data)
+            return {"bytes": data, "path": None}
+        if isinstance(value, Mapping) and "points" not in value:
+            return self._encode_file(value)
+        return {"bytes": point_cloud_bytes(_cloud_of(value), self.format), "path": f"point_cloud.{self.format}"}
+
+    def decode_example(self, value: Any, token_per_repo_id: Tokens | None = None) -> dict[str, np.ndarray | None]:
+        """Read a stored value.
+
+        Args:
+            value: a dict with `bytes` and `path`, or a path. What is decoded already is given back.
+            token_per_repo_id: tokens for files in private repositories on the hub.
+
+        Raises:
+            PointCloudFileError: a file that is missing or cannot be read; the text names it.
+        """
+        if not self.decode:
+            raise RuntimeError("decoding is switched off for this column; cast it to PointCloud(decode=True)")
+        if isinstance(value, str):
+            value = {"bytes": None, "path": value}
+        if not isinstance(value, Mapping) or "points" in value:
+            return value
+        return dict(vars(read_stored(value["path"], value["bytes"], token_per_repo_id)))
+
+    def flatten(self) -> "FeatureType | dict[str, FeatureType]":
+        """Give the columns of the stored struct where decoding is switched off, else the feature itself."""
+        from datasets import Value
+
+        return self if self.decode else {"bytes": Value("binary"), "path": Value("string")}
+
+    def cast_storage(self, storage: pa.Array) -> pa.StructArray:
+        """Bring an Arrow array into the form in which this feature is stored.
+
+        Args:
+            storage: paths (string), bytes (binary), structs with `bytes` and/or `path`, or what `encode_example`
+                takes as nested lists or structs, such as an Array2D column of points.
+
+        Raises:
+            PointCloudError: content that makes no sense.
+            TypeError: another type of array.
+        """
+        from datasets.table import array_cast
+
+        kind = storage.type
+        if pa.types.is_null(kind):
+            return pa.array([None] * len(storage), self.pa_type)
+        if _is_text(kind):
+            return self._struct(None, array_cast(storage, pa.string()), storage)
+        if _is_binary(kind):
+            return self._struct(array_cast(storage, pa.binary()), None, storage)
+        if pa.types.is_struct(kind) and kind.get_field_index("points") < 0:
+            names = {kind.field(i).name for i in range(kind.num_fields)}
+            if not names & {"bytes", "path"}:
+                raise TypeError(f"a column of {kind} cannot become PointCloud; expected 'bytes', 'path' or 'points'")
+            parts = [storage.field(name) if name in names else None for name in ("bytes", "path")]
+            return array_cast(self._struct(*parts, storage), self.pa_type)
+        if pa.types.is_struct(kind):
+            rows = storage.to_pylist()
+        elif _is_list(kind) and _is_list(kind.value_type):
+            rows = _arrays(storage)
+        else:
+            raise TypeError(f"a column of {kind} cannot become PointCloud; expected paths, bytes, structs or points")
+        return pa.array([None if row is None else self.encode_example(row) for row in rows], self.pa_type)
+
+    def embed_storage(
+        self,
+        storage: pa.StructArray,
+        token_per_repo_id: Tokens | None = None,
+        local_files: bool = True,
+        remote_files: bool = True,
+    ) -> pa.StructArray:
+        """Read the files that are stored by their paths into the array.
+
+        A local .obj or .gltf that names further files, which would be lost, is stored as this feature's `format`.
+
+        Args:
+            storage: the column as stored.
+            token_per_repo_id: tokens for files in private repositories on the hub.
+            local_files: read files of this machine.
+            remote_files: read URLs.
+
+        Raises:
+            PointCloudFileError: a file that is missing, or names others and cannot be read.
+        """
+
+        def embed(row: dict | None) -> dict | None:
+            if row is None or row["path"] is None:
+                return row
+            if not (remote_files if local_path(row["path"]) is None else local_files):
+                return row
+            if row["bytes"] is None:
+                return self_contained(row["path"], self.format, token_per_repo_id)
+            # As its siblings do, keep no directories of the machine that made the data.
+            return {"bytes": row["bytes"], "path": os.path.basename(row["path"].split("::", 1)[0])}
+
+        return pa.array([embed(row) for row in storage.to_pylist()], self.pa_type)
+
+    def _encode_file(self, value: Mapping) -> dict[str, bytes | str | None]:
+        data, path = value.get("bytes"), value.get("path")
+        if data is None and path is None:
+            keys = ", ".join(map(repr, value)) or "nothing"
+            raise PointCloudError(f"a dict with {keys}; expected 'bytes', 'path' or 'points' that are not None")
+        path = None if path is None else os.fspath(path)
+        data = None if data is None else bytes(data)
+        if path is None:
+            type_of_bytes(data)
+        else:
+            type_of_path(path)
+        return {"bytes": data, "path": path}
+
+    def _struct(self, data: pa.Array | None, path: pa.Array | None, storage: pa.Array) -> pa.StructArray:
+        empty = [None] * len(storage)
+        data = pa.array(empty, pa.binary()) if data is None else data
+        path = pa.array(empty, pa.string()) if path is None else path
+        return pa.StructArray.from_arrays([data, path], ["bytes", "path"], mask=storage.is_null())
+
+
+def register_point_cloud() -> None:
+    """Tell `datasets` about the feature, so that data whose description names it opens."""
+    from datasets.features import features
+
+    if features._FEATURE_TYPES.get(PointCloud.__name__) is not PointCloud:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'register_feature' is experimental")
+            features.register_feature(PointCloud, PointCloud.__name__)
+
+
+def _cloud_of(value: Any) -> PointCloudData:
+    if isinstance(value, PointCloudData) or type(value).__module__.partition(".")[0] == "trimesh":
+        return to_cloud(value)
+    if isinstance(value, Mapping):
+        points = as_array(value["points"], "points")
+        if points.ndim == 2 and points.shape[1] != 3:
+            raise PointCloudError(
+                f"points have shape {points.shape}; expected (points, 3); colors and normals have names of their own"
+            )
+        cloud = to_cloud({**value, "points": points})
+        labels = value.get("labels")
+        return cloud if labels is None else PointCloudData(**{**vars(cloud), "labels": as_array(labels, "labels")})
+    if isinstance(value, Sequence) or hasattr(value, "__array__"):
+        return cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
+    raise TypeError(
+        f"a point cloud of type {type(value).__name__}; expected a path, bytes, array, tensor, list of rows, dict, "
+        "PointCloudData or trimesh object"
+    )
+
+
+def _arrays(storage: pa.Array) -> Iterator[np.ndarray | None]:
+    """Rows (points, channels) of a column of lists of lists, without making Python numbers of them."""
+    for cloud in storage:
+        if not cloud.is_valid:
+            yield None
+            continue
+        rows = cloud.values
+        widths = pyarrow.compute.list_value_length(rows).to_numpy(zero_copy_only=False)
+        if not len(rows) or rows.null_count or widths.min() != widths.max():
+            raise PointCloudError(f"a cloud of {len(rows)} rows, empty or of unequal length; expected (points, 3)")
+        yield rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

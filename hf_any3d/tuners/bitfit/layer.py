@@ -1,0 +1,55 @@
+"""A frozen module with trained changes of its bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import nn
+
+from hf_any3d.tuners.bitfit.config import BitFitConfig
+from hf_any3d.tuners.wrapped import WrappedModule
+
+
+class BitFitLayer(WrappedModule):
+    """Adds to the output of a linear layer or a norm what is added to its bias.
+
+    Args:
+        base_layer: The frozen module, with a bias of one axis that it adds last.
+    """
+
+    adapter_layer_names = ("bitfit_bias",)
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__(base_layer)
+        self.bitfit_bias = nn.ParameterDict()
+
+    def update_layer(self, adapter_name: str, config: BitFitConfig) -> None:
+        """Add an adapter, which changes nothing yet."""
+        self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(self.base_layer.bias.shape))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the module on `(..., channels)` and add the active changes."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        output = self.base_layer(hidden_states, *args, **kwargs)
+        for name in self._running_adapters():
+            if name not in self.merged_adapters:
+                output = output + self.bitfit_bias[name].to(output.dtype)
+        return output
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the changes into the bias."""
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name in self.bitfit_bias:
+                self.base_layer.bias.data += self.bitfit_bias[name].data.to(self.base_layer.bias.dtype)
+                self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take the changes out of the bias again."""
+        while self.merged_adapters:
+            change = self.bitfit_bias[self.merged_adapters.pop()]
+            self.base_layer.bias.data -= change.data.to(self.base_layer.bias.dtype)

@@ -1,0 +1,32 @@
+"""Puts BitFit into a model."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_any3d.tuners.bitfit.config import BitFitConfig
+from hf_any3d.tuners.bitfit.layer import BitFitLayer
+from hf_any3d.tuners.encoder_tuner import EncoderTuner
+from hf_any3d.tuners.targets import encoder_module_pattern
+
+
+class BitFitModel(EncoderTuner):
+    """The tuner that `get_peft_model(model, BitFitConfig())` makes.
+
+    Raises:
+        ValueError: If the model has no frozen encoder, or its layers have no biases (T5, LLaMA).
+    """
+
+    prefix = "bitfit_"
+    tuner_layer_cls = BitFitLayer
+
+    def default_targets(self, peft_config: BitFitConfig) -> str:
+        """All linear layers and norms with a bias."""
+        return encoder_module_pattern(self.model, has_bias)
+
+
+def has_bias(module: nn.Module) -> bool:
+    """Whether a module adds a bias to its output, last of all."""
+    adds_last = isinstance(module, (nn.Linear, Conv1D)) or "norm" in type(module).__name__.lower()
+    return adds_last and isinstance(module._parameters.get("bias"), nn.Parameter)

@@ -1,0 +1,60 @@
+"""A frozen layer that reads prompts beside the tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.tuners.prompt_tokens.config import PromptTokensConfig
+from hf_any3d.tuners.wrapped import WrappedModule
+
+
+class PromptTokensLayer(WrappedModule):
+    """Puts prompts behind the sequence that enters a frozen layer, and takes them off what leaves it.
+
+    Behind, not in front: attention runs in both directions, so that only places count, and the class token stays the
+    first.
+
+    Args:
+        base_layer: The frozen layer.
+        hidden_size: Channels of a token.
+    """
+
+    adapter_layer_names = ("prompt_tokens_embedding",)
+
+    def __init__(self, base_layer: nn.Module, hidden_size: int):
+        super().__init__(base_layer)
+        self.hidden_size = hidden_size
+        self.prompt_tokens_embedding = nn.ParameterDict()
+
+    def update_layer(self, adapter_name: str, config: PromptTokensConfig) -> None:
+        """Add prompts, drawn at random."""
+        prompts = nn.Parameter(torch.empty(config.num_prompts, self.hidden_size))
+        nn.init.xavier_uniform_(prompts)
+        self.prompt_tokens_embedding[adapter_name] = prompts
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def extra_tokens(self) -> int:
+        """Prompts of the active adapters; the model makes masks and places for a sequence longer by as many."""
+        return sum(len(self.prompt_tokens_embedding[name]) for name in self._running_adapters())
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the frozen layer on `(batch, sequence, hidden)`; the shape stays."""
+        batch, length = hidden_states.shape[:2]
+        prompts = [
+            self.prompt_tokens_embedding[name].to(hidden_states.dtype).expand(batch, -1, -1)
+            for name in self._running_adapters()
+        ]
+        extended = torch.cat([hidden_states, *prompts], dim=1)  # (batch, sequence + prompts, hidden)
+        return hidden_of(self.base_layer(extended, *args, **kwargs))[:, :length]
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: tokens are no weights."""
+        raise ValueError("prompt tokens cannot be merged into the encoder; use unload() to remove them")
+
+    unmerge = merge

@@ -1,0 +1,72 @@
+"""One bad file among thousands, and a conversion that is killed."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_any3d.data import load_point_dataset
+
+ROOT = Path(__file__).resolve().parents[3]
+COUNT = 2000
+BAD = "mug/1234.npy"
+
+
+def write_clouds(root: Path, count: int) -> Path:
+    for kind in ("mug", "tile"):
+        (root / kind).mkdir(parents=True)
+    for number in range(count):
+        np.save(root / ("mug", "tile")[number % 2] / f"{number:04d}.npy", np.full((3, 3), number, np.float32))
+    return root
+
+
+@pytest.mark.slow
+def test_one_bad_file_among_two_thousand_is_named_or_left_out(tmp_path, cache_dir, caplog):
+    root = write_clouds(tmp_path / "scans", COUNT)
+    (root / BAD).write_bytes((root / BAD).read_bytes()[:-5])
+    with pytest.raises(ValueError, match=rf"{BAD}: 31 bytes behind the header; .* may be cut off"):
+        load_point_dataset("folder", data_dir=root, cache_dir=cache_dir)
+    with caplog.at_level(logging.WARNING, logger="hf_any3d"):
+        rows = load_point_dataset("folder", data_dir=root, cache_dir=cache_dir, on_error="skip", split="train")
+    assert [record.getMessage().count(BAD) for record in caplog.records] == [1]
+    assert len(rows) == COUNT - 1 and BAD not in rows["file"][:].tolist()
+    numbers = [int(Path(name).stem) for name in rows["file"][:].tolist()]
+    np.testing.assert_array_equal(np.stack(list(rows["points"][:]))[:, 0, 0], numbers)
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_leaves_a_cache_that_can_be_used(tmp_path, cache_dir):
+    root = write_clouds(tmp_path / "scans", 12)
+    program = f"""
+import time
+import datasets
+from hf_any3d.data.catalog import folder
+datasets.config.DEFAULT_MAX_BATCH_SIZE = 2
+read = folder._read
+def slow(path, *arguments, **settings):
+    if path.endswith("0007.npy"):
+        print("here", flush=True)
+        time.sleep(60)
+    return read(path, *arguments, **settings)
+folder._read = slow
+folder.load({str(root)!r}, cache_dir={cache_dir!r})
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout.readline() == b"here\n"
+        child.send_signal(signal.SIGKILL)
+    begun = [path for path in Path(cache_dir).rglob("*.arrow")]
+    assert begun and all(".incomplete" in str(path) for path in begun), "killed in the middle of writing"
+    rows = load_point_dataset("folder", data_dir=root, cache_dir=cache_dir, split="train")
+    assert len(rows) == 12
+    for row in rows:
+        assert (row["points"] == int(Path(row["file"]).stem)).all()
+    assert not [path for path in Path(cache_dir).rglob("*.incomplete*") if path.is_dir() or path.suffix == ".arrow"]

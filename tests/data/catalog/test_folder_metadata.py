@@ -1,0 +1,197 @@
+"""Folders whose metadata files say more about the clouds."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_any3d.data import load_point_dataset
+from tests.data.clouds import points
+
+ROWS = [
+    {"file_name": "a.npy", "label": "mug", "weight": 0.5, "note": "chipped"},
+    {"file_name": "deep/er/b.npy", "label": "cup", "weight": None, "note": None},
+]
+
+
+def put(path, count=8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, points(count))
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif path.suffix == ".jsonl":
+        # A value that is missing has no key at all.
+        lines = ({key: value for key, value in row.items() if value is not None} for row in rows)
+        path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    else:
+        pd.DataFrame(rows).to_parquet(path)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    root = tmp_path / "scans"
+    put(root / "a.npy", 8)
+    put(root / "deep" / "er" / "b.npy", 9)
+    return root
+
+
+@pytest.fixture
+def load(cache_dir):
+    def load(root, **options):
+        return load_point_dataset("folder", data_dir=root, cache_dir=cache_dir, **options)
+
+    return load
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_columns_of_metadata_become_columns(suffix, streaming, scans, load):
+    write(scans / f"metadata{suffix}", ROWS)
+    rows = load(scans, split="train", streaming=streaming)
+    assert rows.features["label"].names == ["cup", "mug"]
+    assert rows.features["weight"].dtype == "float64" and list(rows.features)[:3] == ["points", "label", "file"]
+    first, second = rows
+    assert (str(first["file"]), str(second["file"])) == ("a.npy", "deep/er/b.npy")
+    assert (len(first["points"]), len(second["points"])) == (8, 9)
+    assert (int(first["label"]), int(second["label"])) == (1, 0)
+    assert (
+        first["weight"] == 0.5
+        and np.isnan(second["weight"] or np.nan)
+        and first["note"] == "chipped"
+        and second["note"] is None
+    )
+
+
+def test_features_of_a_parquet_file_are_kept(scans, load):
+    features = Features({"file_name": Value("string"), "label": ClassLabel(names=["z", "a"])})
+    rows = Dataset.from_dict({"file_name": ["deep/er/b.npy", "a.npy"], "label": [0, 1]}, features=features)
+    rows.to_parquet(scans / "metadata.parquet")
+    loaded = load(scans)["train"]
+    assert loaded.features["label"] == features["label"] and loaded["label"][:].tolist() == [0, 1]
+    assert loaded["file"][:].tolist() == ["deep/er/b.npy", "a.npy"]  # in the order of the metadata
+
+
+def test_a_class_number_beyond_the_classes_is_named(scans, load):
+    features = Features({"file_name": Value("string"), "label": ClassLabel(names=["mug"])})
+    rows = Dataset.from_dict({"file_name": ["a.npy"], "label": [0]}, features=features)
+    plain = rows.cast_column("label", Value("int64")).map(lambda row: {"label": 3})
+    Dataset(plain.data.table, info=rows.info).to_parquet(scans / "metadata.parquet")
+    with pytest.raises(ValueError, match="the metadata gives a.npy the label 3; expected 0 to 0"):
+        load(scans)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([2, 0], ClassLabel(num_classes=3)), ([1.5, 2.5], Value("float64")), (["b", "a"], ClassLabel(names=["a", "b"]))],
+)
+def test_labels_of_metadata_are_classes_unless_they_are_quantities(labels, expected, scans, load):
+    write(scans / "metadata.csv", [{**row, "label": label} for row, label in zip(ROWS, labels, strict=True)])
+    for streaming in (False, True):
+        assert load(scans, split="train", streaming=streaming).features["label"] == expected
+
+
+def test_labels_of_metadata_count_instead_of_folder_names(tmp_path, load):
+    put(tmp_path / "scans" / "mug" / "a.npy")
+    put(tmp_path / "scans" / "cup" / "b.npy")
+    write(
+        tmp_path / "scans" / "metadata.csv",
+        [{"file_name": "mug/a.npy", "label": "big"}, {"file_name": "cup/b.npy", "label": "small"}],
+    )
+    assert load(tmp_path / "scans")["train"].features["label"].names == ["big", "small"]
+
+
+def test_folder_names_are_labels_where_metadata_has_none(tmp_path, load):
+    root = tmp_path / "scans"
+    for name in ("mug/a.npy", "cup/b.npy"):
+        put(root / name)
+    write(root / "metadata.csv", [{"file_name": "mug/a.npy", "age": 3}, {"file_name": "cup/b.npy", "age": 4}])
+    rows = load(root)["train"]
+    assert rows.features["label"].names == ["cup", "mug"] and rows["age"][:].tolist() == [3, 4]
+    assert "label" not in load(root, drop_labels=True)["train"].features
+    (root / "metadata.csv").write_text("file_name\nmug/a.npy\n")
+    assert "label" not in load(root)["train"].features  # a single folder is no class
+    assert load(root, drop_labels=False)["train"].features["label"].names == ["mug"]
+
+
+def test_each_split_may_have_metadata_of_its_own(tmp_path, load):
+    root = tmp_path / "scans"
+    for split, label in (("train", "mug"), ("train", "cup"), ("test", "cup")):
+        put(root / split / f"{label}.npy")
+        names = [path.name for path in sorted((root / split).glob("*.npy"))]
+        write(root / split / "metadata.csv", [{"file_name": name, "label": name[:-4]} for name in names])
+    splits = load(root)
+    assert {split: rows["file"][:].tolist() for split, rows in splits.items()} == {
+        "train": ["train/cup.npy", "train/mug.npy"],
+        "test": ["test/cup.npy"],
+    }
+    assert splits["test"].features["label"].names == ["cup", "mug"]
+    write(root / "test" / "metadata.csv", [{"file_name": "cup.npy", "label": "jug"}])
+    with pytest.raises(ValueError, match=r"split test has classes \['jug'\] that split train does not have"):
+        load(root)
+
+
+def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans, load, caplog):
+    write(scans / "metadata.csv", ROWS[:1])
+    with caplog.at_level(logging.WARNING, logger="hf_any3d"):
+        assert load(scans)["train"]["file"][:].tolist() == ["a.npy"]
+    assert "1 files are not in the metadata and are left out, the first is deep/er/b.npy" in caplog.text
+    with pytest.raises(ValueError, match="fits no layout"):
+        load(scans, drop_metadata=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file_name\ngone.npy\nalso.npy\n", "the metadata names gone.npy, which is not there, and 1 more"),
+        ("file_name\na.npy\n./a.npy\n", "row 2 names a.npy a second time; row 1 of metadata.csv names it already"),
+        ("file_name\nmetadata.csv\n", "names metadata.csv, which is of no readable type"),
+        ("file_name\n../scans/a.npy\n", r"row 1 names '../scans/a.npy'; expected a path inside the folder"),
+        ("file_name\n/etc/a.npy\n", "row 1 names '/etc/a.npy'; expected a path inside the folder"),
+        ("file_name\nfile://a.npy\n", "row 1 names 'file://a.npy'; expected a path inside"),
+        ("file_name,label\na.npy,mug\n,cup\n", "row 2 has no file_name"),
+        ("file_name,label\na.npy,\ndeep/er/b.npy,cup\n", "the metadata has no label for a.npy"),
+        ("name,label\na.npy,mug\n", "metadata.csv: no column 'file_name'; there are name, label"),
+        ("file_name,points\na.npy,8\n", "the metadata has a column 'points', which is the name of another"),
+        ("file_name,file\na.npy,8\n", "the metadata has a column 'file', which is the name of another"),
+        ("file_name,label\n", "the metadata names no file"),
+        ("", "metadata.csv: cannot be read as a table"),
+        ('file_name\n"a.npy\n', "metadata.csv: cannot be read as a table"),
+    ],
+)
+def test_metadata_that_does_not_fit_the_files_is_named(content, message, scans, load):
+    (scans / "metadata.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load(scans)
+
+
+def test_metadata_in_lines_that_are_no_objects_is_named(scans, load):
+    (scans / "metadata.jsonl").write_text('{"file_name": "a.npy"}\n["b"]\n')
+    with pytest.raises(
+        ValueError, match=r"metadata.jsonl: cannot be read as a table .*line 2 is .*expected an object"
+    ):
+        load(scans)
+
+
+def test_metadata_files_must_agree(scans, load):
+    write(scans / "metadata.csv", [{"file_name": "a.npy", "size": 1}])
+    write(scans / "deep" / "metadata.csv", [{"file_name": "er/b.npy", "weight": 1}])
+    with pytest.raises(ValueError, match="the columns are file_name, weight, those of .*metadata.csv file_name, size"):
+        load(scans)
+    write(scans / "deep" / "metadata.csv", [{"size": 2.5, "file_name": "er/b.npy"}])
+    assert sorted(load(scans)["train"]["size"][:]) == [1, 2.5]
+    write(scans / "deep" / "metadata.csv", [{"size": 2.5, "file_name": "../a.npy"}])
+    with pytest.raises(ValueError, match="expected a path inside the folder of this file"):
+        load(scans)
+    (scans / "deep" / "metadata.csv").unlink()
+    write(scans / "deep" / "metadata.jsonl", [{"file_name": "er/b.npy", "size": 2}])
+    with pytest.raises(
+        ValueError, match="there are metadata.csv, metadata.jsonl; expected metadata files of one type"
+    ):
+        load(scans)

@@ -1,0 +1,77 @@
+import pickle
+
+import numpy as np
+import pytest
+from datasets import Array2D
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data.catalog import modelnet40_generative
+from tests.data.catalog.modelnet_trees import MODELS, label, table
+
+WORDS = ["airplane", "night stand", "xbox"]
+
+
+def write(root, num_points=8192, labels=None):
+    """The pickled cache, with labels as arrays of one number."""
+    root.mkdir(parents=True, exist_ok=True)
+    clouds = [table(model, num_points).astype(np.float32) for model in MODELS["test"]]
+    labels = [np.array([label(model)], np.int32) for model in MODELS["test"]] if labels is None else labels
+    (root / modelnet40_generative.FILE).write_bytes(pickle.dumps([clouds, labels]))
+    return root
+
+
+@pytest.fixture
+def load(tmp_path, cache_dir):
+    def load(**options):
+        options = {"data_dir": tmp_path / "data", "verify": False, "cache_dir": cache_dir, **options}
+        return load_point_dataset("modelnet40_generative", **options)
+
+    return load
+
+
+@pytest.mark.parametrize("place", ["", "modelnet40_data", "data/modelnet40_data", "modelnet40_normal_resampled"])
+def test_rows_have_black_points_the_question_and_the_class_in_words(tmp_path, load, monkeypatch, place):
+    write(tmp_path / "data" / place)
+    monkeypatch.setattr(pickle, "load", None)
+    monkeypatch.setattr(pickle, "loads", None)
+    splits = load()
+    assert list(splits) == ["test"]
+    rows = splits["test"]
+    assert rows.features["points"] == rows.features["colors"] == Array2D((8192, 3), "float32")
+    for number, (row, model) in enumerate(zip(rows, MODELS["test"], strict=True)):
+        np.testing.assert_array_equal(row["points"], table(model, 8192)[:, :3].astype(np.float32))
+        assert not row["colors"].any() and row["label"] == label(model) and row["object_id"] == str(number)
+        assert list(row["conversations"]) == [
+            {"from": "human", "value": "<point>\nWhat is this?"},
+            {"from": "gpt", "value": WORDS[number]},
+        ]
+
+
+def test_the_second_question_ends_with_a_blank(tmp_path, load):
+    write(tmp_path / "data")
+    row = load(question=1, streaming=True)["test"]
+    assert next(iter(row))["conversations"][0] == {"from": "human", "value": "<point>\nThis is an object of "}
+    with pytest.raises(ValueError, match="question is 2; expected 0 to 1"):
+        load(question=2)
+
+
+def test_class_names_are_written_with_blanks(tmp_path, load):
+    write(tmp_path / "data")
+    names = load(split="test").features["label"].names
+    assert len(names) == 40 and "tv stand" in names and "range hood" in names and not any("_" in n for n in names)
+
+
+def test_the_published_number_is_checked(tmp_path, load):
+    write(tmp_path / "data")
+    with pytest.raises(ValueError, match="modelnet40_generative, split test, has 3 clouds; expected 2,468"):
+        load(verify=True)
+
+
+def test_files_of_another_content_are_refused(tmp_path, load):
+    write(tmp_path / "data", num_points=40)
+    with pytest.raises(ValueError, match=r"fps\.dat, cloud 0, row 0: points has shape \(40, 3\); expected"):
+        load()
+    write(tmp_path / "data", labels=[0, 40, 1])
+    with pytest.raises(ValueError, match=r"fps\.dat, cloud 1: label is 40; expected 0 to 39"):
+        load()
+    assert load(on_error="skip")["test"]["object_id"][:].tolist() == ["0", "2"]

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from datasets import Array2D, Value
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data.catalog import shapenet55
+from tests.data.catalog.shapenet_trees import MODELS, UNSEEN, cloud, write_shapenet55
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_shapenet55(tmp_path / "data")
+
+
+@pytest.fixture
+def load(folder, cache_dir):
+    def load(**options):
+        options = {"data_dir": folder, "verify": False, **options}
+        return load_point_dataset("shapenet55", cache_dir=cache_dir, **options)
+
+    return load
+
+
+def assert_models(rows, models):
+    assert rows.column_names == ["points", "label", "file"]
+    assert rows.features["points"] == Array2D((8192, 3), "float32") and rows.features["file"] == Value("string")
+    assert rows["file"][:].tolist() == models
+    names = [rows.features["label"].int2str(int(label)) for label in rows["label"][:]]
+    assert names == [shapenet55.TAXONOMY[model[:8]] for model in models]
+    for row, model in zip(rows, models, strict=True):
+        np.testing.assert_array_equal(row["points"], cloud(model))
+
+
+def test_rows_are_those_of_the_lists_in_their_order(load):
+    splits = load()
+    assert list(splits) == ["train", "test"]
+    for split, models in MODELS.items():
+        assert_models(splits[split], models)
+    assert splits["train"].features["label"].int2str(splits["train"]["label"][:].tolist()) == ["airplane", "washer"]
+
+
+def test_unseen_categories_are_a_test_split_alone(load):
+    splits = load(split_set="21")
+    assert list(splits) == ["test"]
+    assert_models(splits["test"], UNSEEN)
+    assert load(split_set="34").num_rows == {"train": 2, "test": 1}
+
+
+def test_classes_are_the_55_in_the_order_of_their_numbers():
+    assert list(shapenet55.TAXONOMY) == sorted(shapenet55.TAXONOMY)
+    assert len(shapenet55.TAXONOMY) == len(set(shapenet55.TAXONOMY.values())) == 55
+    label = shapenet55.BENCHMARK.class_label()
+    for name, number in (("airplane", 0), ("chair", 18), ("table", 49), ("telephone", 50), ("washer", 54)):
+        assert label.str2int(name) == number
+
+
+def test_the_folder_above_may_be_given(load, folder):
+    assert load(data_dir=folder.parent).num_rows == {"train": 2, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("split_set", "message"),
+    [("55", "train, has 2 clouds; expected 41,952"), ("34", "expected 46,765"), ("21", "test, has 2 .* 2,305")],
+)
+def test_published_numbers_are_checked(load, split_set, message):
+    with pytest.raises(ValueError, match=message):
+        load(split_set=split_set, verify=True)
+
+
+def test_missing_clouds_and_lists_are_named_or_left_out(load, folder):
+    (folder / "shapenet_pc" / f"{MODELS['train'][0]}.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing shapenet_pc/02691156-1a04e3.*npy\. Agree to ShapeNet's"):
+        load()
+    assert load(on_error="skip").num_rows == {"train": 1, "test": 1}
+    (folder / "ShapeNet-Unseen21" / "test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing ShapeNet-Unseen21/test\.txt"):
+        load(split_set="21")
+
+
+def test_clouds_of_another_content_are_named(load, folder):
+    path = folder / "shapenet_pc" / f"{MODELS['test'][0]}.npy"
+    for array, message in (
+        (np.zeros((2048, 3), np.float32), r"points has shape \(2048, 3\); expected \(8192, 3\)"),
+        (np.full((8192, 3), np.nan), "NaN or infinite"),
+        (np.array([{"a": 1}]), "would have to be unpickled, which is refused"),
+    ):
+        np.save(path, array)
+        with pytest.raises(ValueError, match=f"03001627-39de.*npy.*{message}"):
+            load()
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"03001627-39de.*npy: no sound \.npy header"):
+        load()
+
+
+@pytest.mark.parametrize("line", ["../../secret.npy", "02691156-a/../b.npy", "00000000-abc.npy", "02691156-abc.ply"])
+def test_lines_that_name_no_cloud_are_refused(load, folder, line):
+    (folder / "ShapeNet-55" / "test.txt").write_text(f"{MODELS['test'][0]}.npy\n{line}\n")
+    with pytest.raises(ValueError, match=r"ShapeNet-55/test\.txt: line 2 is .*; expected a category of the 55"):
+        load()
+
+
+def test_unknown_sets_are_refused(load, folder):
+    with pytest.raises(ValueError, match="split_set is '13'; expected one of 55, 34, 21"):
+        load(split_set="13")

@@ -1,0 +1,36 @@
+"""Clouds and a small mesh that tests of datasets share."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData
+
+FILES = Path(__file__).parents[1] / "files"
+FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset")
+
+
+def points(count: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (count, 3)).astype(np.float32)
+
+
+def full_cloud(count: int = 8) -> PointCloudData:
+    """A cloud with everything that a point can have; colours are those that eight bits hold."""
+    colors = np.random.default_rng(1).integers(0, 256, (count, 3)) / 255
+    normals = np.tile(np.float32([0, 0, 1]), (count, 1))
+    return PointCloudData(points(count), colors, normals, np.arange(count))
+
+
+def triangle() -> PointCloudData:
+    return PointCloudData(np.float32([[0, 0, 0], [2, 0, 0], [0, 2, 0]]), faces=[[0, 1, 2]])
+
+
+def assert_same(found: dict, expected: PointCloudData) -> None:
+    """Hold all fields of a decoded cloud against those of another."""
+    assert tuple(found) == FIELDS
+    for name in FIELDS:
+        values = getattr(expected, name)
+        if values is None:
+            assert found[name] is None, name
+        else:
+            np.testing.assert_array_equal(np.asarray(found[name]), values, err_msg=name)

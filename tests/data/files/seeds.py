@@ -1,0 +1,239 @@
+"""Small files of every kind that is read, cut from the real ones in tests/files, for damaging.
+
+A seed is a file with those beside it that it refers to: name -> bytes, the file itself first.
+"""
+
+import base64
+import io
+import json
+import pickle
+from collections.abc import Callable
+
+import h5py
+import numpy as np
+
+from .builders import SQUARE, TRIANGLES, gltf, gltf_square, las, lzf, npy, npz, pcd, ply_square, stl
+from .conftest import FILES
+
+Seed = dict[str, bytes]
+POINTS = 40
+
+
+def _alone(kind: str, *contents: bytes) -> list[Seed]:
+    return [{f"some.{kind}": content} for content in contents]
+
+
+def _head(name: str, lines: int = POINTS) -> bytes:
+    return b"".join((FILES / name).read_bytes().splitlines(keepends=True)[:lines])
+
+
+def _ply_points(order: str) -> bytes:
+    """The first points of a real cloud with normals and colours."""
+    head, _, body = (FILES / "chair_points.ply").read_bytes().partition(b"end_header\n")
+    row = [(f"f{i}", "<f4") for i in range(6)] + [(f"c{i}", "u1") for i in range(3)]
+    table = np.frombuffer(body, row, POINTS)
+    head = head.replace(b"vertex 1024", f"vertex {POINTS}".encode()).replace(b"binary_little_endian", order.encode())
+    if order == "ascii":
+        rows = "".join(" ".join(map(str, line)) + "\n" for line in table.tolist())
+        return head + b"end_header\n" + rows.encode()
+    if order == "binary_big_endian":
+        table = table.astype([(name, kind.replace("<", ">")) for name, kind in row])
+    return head + b"end_header\n" + table.tobytes()
+
+
+def _vertices_and_faces() -> tuple[list[bytes], list[list[int]]]:
+    """The first vertices of a real mesh, as text, and the polygons between them, counted from 0."""
+    lines = _head("screwdriver.off", 10_000).splitlines()
+    points, faces = (int(count) for count in lines[1].split()[:2])
+    polygons = [[int(word) for word in line.split()] for line in lines[2 + points : 2 + points + faces]]
+    kept = [row[1 : 1 + row[0]] for row in polygons]
+    return lines[2 : 2 + POINTS], [row for row in kept if max(row) < POINTS]
+
+
+def _off(*, glued: bool = False, colored: bool = False) -> bytes:
+    vertices, faces = _vertices_and_faces()
+    lines = [f"{'C' if colored else ''}OFF{' ' if glued else chr(10)}{len(vertices)} {len(faces)} 0".encode()]
+    lines[0] = lines[0].replace(b"OFF ", b"OFF")
+    lines += [vertex + b" 255 128 0 255" if colored else vertex for vertex in vertices]
+    lines += [" ".join(map(str, [len(row), *row, *([255, 0, 0, 255] if colored else [])])).encode() for row in faces]
+    return b"\n".join(lines) + b"\n"
+
+
+def _obj(*, colored: bool = False) -> Seed:
+    vertices, faces = _vertices_and_faces()
+    names = [line.split()[1] for line in _head("screwdriver.mtl", 1000).splitlines() if line.startswith(b"newmtl")]
+    lines = [b"# a part of a screwdriver", b"mtllib some.mtl", b"o part"]
+    lines += [b"v " + vertex + (b" 0.5 0.25 1" if colored else b"") for vertex in vertices]
+    if colored:
+        lines += [b"vn 0 0 1"] * len(vertices)
+    for number, row in enumerate(faces):
+        if number % 8 == 0:
+            lines.append(b"usemtl " + names[number // 8 % len(names)])
+        corners = [f"{at + 1}//{at + 1}" if colored else str(at + 1 if number % 3 else at - POINTS) for at in row]
+        lines.append(b"f " + " ".join(corners).encode())
+    return {"some.obj": b"\n".join(lines) + b"\n", "some.mtl": (FILES / "screwdriver.mtl").read_bytes()}
+
+
+def _ply_mesh(order: str) -> bytes:
+    if order != "ascii":
+        return ply_square(order)
+    vertices, faces = _vertices_and_faces()
+    head = f"ply\nformat ascii 1.0\nelement vertex {len(vertices)}\nproperty float x\nproperty float y\n"
+    head += f"property float z\nelement face {len(faces)}\nproperty list uchar int vertex_indices\n"
+    head += "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+    rows = [" ".join(map(str, [len(row), *row, 255, 0, 9])).encode() for row in faces]
+    return head.encode() + b"\n".join([*vertices, *rows]) + b"\n"
+
+
+def _ragged_ply() -> bytes:
+    """Binary faces of three and four corners, which cannot be read as one table."""
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(SQUARE)}\nproperty float x\nproperty float y\n"
+    head += "property float z\nelement face 2\nproperty list uchar int vertex_indices\nproperty uchar flags\n"
+    faces = [b"\3" + np.int32([0, 1, 2]).tobytes() + b"\1", b"\4" + np.int32([0, 1, 2, 3]).tobytes() + b"\2"]
+    return head.encode() + b"end_header\n" + SQUARE.tobytes() + b"".join(faces)
+
+
+def _pcd_table() -> np.ndarray:
+    body = (FILES / "chair.pcd").read_bytes().partition(b"DATA binary\n")[2]
+    return np.frombuffer(body, "<f4", POINTS * 4).reshape(-1, 4)
+
+
+def _real_pcd(name: str, body: bytes | None = None) -> bytes:
+    head, found, text = (FILES / name).read_bytes().partition(b"\nDATA ")
+    kind, _, rows = text.partition(b"\n")
+    kept = b"".join(rows.splitlines(keepends=True)[:POINTS]) if body is None else body
+    return head.replace(b"1024", str(POINTS).encode()) + found + kind + b"\n" + kept
+
+
+def _packed_pcd() -> bytes:
+    columns = _pcd_table().T.tobytes() + b"\1\0\0\0" * POINTS
+    packed = lzf(columns)
+    sizes = np.uint32([len(packed), len(columns)]).tobytes()
+    return pcd("x y z rgb label", "4 4 4 4 4", "F F F F U", sizes + packed, POINTS, "binary_compressed")
+
+
+def _organized_pcd() -> bytes:
+    rows = _pcd_table().copy()
+    rows[::7, :3] = np.nan
+    return pcd("x y z rgb", "4 4 4 4", "F F F F", rows.tobytes(), 8, HEIGHT="5")
+
+
+def _stl_part(name: str) -> bytes:
+    data = (FILES / name).read_bytes()
+    if data.startswith(b"solid"):
+        parts = data.split(b"endfacet")
+        return b"endfacet".join(parts[:15]) + b"endfacet\nendsolid\n"
+    return data[:80] + (20).to_bytes(4, "little") + data[84 : 84 + 20 * 50]
+
+
+def _npz_part() -> bytes:
+    with np.load(FILES / "chair.npz", allow_pickle=False) as archive:
+        return npz(**{name: value[:POINTS] if value.ndim else value for name, value in archive.items()})
+
+
+def _mesh_archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(
+        file, vertices=SQUARE.astype("f8"), faces=TRIANGLES, face_colors=np.float32([[0, 1, 0]] * 2), offset=SQUARE[1]
+    )
+    return file.getvalue()
+
+
+def _npy_part(name: str) -> np.ndarray:
+    return np.load(FILES / name, allow_pickle=False)[:POINTS]
+
+
+def _named_rows() -> np.ndarray:
+    rows = np.zeros(
+        8, [(name, "<f8") for name in "xyz"] + [("red", "u1"), ("green", "u1"), ("blue", "u1"), ("label", "<i2")]
+    )
+    rows["x"], rows["label"] = np.arange(8) + 5e6, np.arange(8)
+    return rows
+
+
+def _rich_gltf() -> tuple[dict, bytes]:
+    """A square with normals, colours of bytes, a material, a moved node and a sparse accessor."""
+    document, chunk = gltf_square()
+    normals = np.float32([[0, 0, 1]] * 4).tobytes()
+    colors, places, values = (
+        np.full((4, 4), 200, np.uint8).tobytes(),
+        np.uint16([1, 3]).tobytes(),
+        SQUARE[:2].tobytes(),
+    )
+    for piece in (normals, colors, places, values):
+        chunk += b"\0" * (-len(chunk) % 4)
+        document["bufferViews"].append({"buffer": 0, "byteOffset": len(chunk), "byteLength": len(piece)})
+        chunk += piece
+    document["accessors"] += [
+        {"bufferView": 2, "componentType": 5126, "count": 4, "type": "VEC3"},
+        {"bufferView": 3, "componentType": 5121, "normalized": True, "count": 4, "type": "VEC4"},
+    ]
+    indices, replaced = {"bufferView": 4, "componentType": 5123}, {"bufferView": 5}
+    document["accessors"][0]["sparse"] = {"count": 2, "indices": indices, "values": replaced}
+    document["meshes"][0]["primitives"][0]["attributes"].update(NORMAL=2, COLOR_0=3)
+    document["meshes"][0]["primitives"].append({"attributes": {"POSITION": 0}, "mode": 5, "material": 0})
+    document["materials"] = [{"pbrMetallicRoughness": {"baseColorFactor": [1, 0.5, 0, 1]}}]
+    turned = {"rotation": [0, 0, 0.6, 0.8], "scale": [1, 2, 3], "translation": [1, 0, 0], "mesh": 0}
+    document["nodes"] = [{"children": [1, 2]}, turned, {"matrix": np.eye(4).reshape(-1).tolist(), "mesh": 0}]
+    document["buffers"] = [{"byteLength": len(chunk)}]
+    return document, chunk
+
+
+def _gltf_with_buffers() -> list[Seed]:
+    seeds = []
+    for document, chunk in (gltf_square(), _rich_gltf()):
+        document = {"asset": {"version": "2.0"}, **document}
+        for uri in ("some.bin", "data:application/octet-stream;base64," + base64.b64encode(chunk).decode()):
+            document["buffers"] = [{"byteLength": len(chunk), "uri": uri}]
+            seeds.append({"some.gltf": json.dumps(document).encode(), "some.bin": chunk})
+    return seeds
+
+
+def _hdf5(**options: object) -> bytes:
+    """A file as ModelNet40 and ScanObjectNN are published in."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as arrays:
+        arrays.create_dataset("data", data=np.stack([_npy_part("chair.npy")] * 2), **options)
+        arrays.create_dataset("label", data=np.uint8([[3], [5]]))
+    return file.getvalue()
+
+
+def _pickles() -> list[bytes]:
+    cloud = _npy_part("chair.npy")
+    values = [
+        [[cloud, cloud[::2]], [np.int64(3), np.array([5])]],
+        {"train": [(cloud[:9], 0, 13)], "test": [(cloud[9:], np.float32(1), True)]},
+        [cloud.astype(kind) for kind in ("f8", ">f4", "u1")] + [None, -5, 2**40, 2.5, "text", (), {}],
+    ]
+    return [pickle.dumps(value, protocol) for value in values for protocol in (2, 4, 5)]
+
+
+SEEDS: dict[str, Callable[[], list[Seed]]] = {
+    "ply ascii": lambda: _alone("ply", _ply_points("ascii"), ply_square("ascii"), _ply_mesh("ascii")),
+    "ply little endian": lambda: _alone(
+        "ply", _ply_points("binary_little_endian"), ply_square("binary_little_endian"), _ragged_ply()
+    ),
+    "ply big endian": lambda: _alone("ply", _ply_points("binary_big_endian"), ply_square("binary_big_endian")),
+    "obj": lambda: [_obj(), _obj(colored=True)],
+    "off": lambda: _alone("off", _off(), _off(glued=True), _off(colored=True)),
+    "stl ascii": lambda: _alone("stl", _stl_part("screwdriver.stl")),
+    "stl binary": lambda: _alone("stl", _stl_part("lamp.stl"), stl(SQUARE[TRIANGLES])),
+    "glb": lambda: _alone("glb", gltf(*gltf_square()), gltf(*_rich_gltf()), (FILES / "bottle.glb").read_bytes()),
+    "gltf": _gltf_with_buffers,
+    "npy": lambda: _alone("npy", npy(_npy_part("chair.npy")), npy(_npy_part("chair_xyzrgb.npy")), npy(_named_rows())),
+    "npz": lambda: _alone("npz", _npz_part(), _mesh_archive()),
+    "xyz": lambda: _alone("xyz", _head("chair.xyz"), b"#x y z label\n" + b"1 2 3 4\n5 6 7 8\n"),
+    "txt": lambda: _alone("txt", _head("chair.txt"), b"x y z red green blue\n1 2 3 0 0 255\n"),
+    "csv": lambda: _alone("csv", b"x,y,z,label\r\n" + b"0.5,1e3,-2,1\r\n" * 9, _head("chair.txt")),
+    "pts": lambda: _alone("pts", _head("chair.pts"), b"9\n" + b"1 2 3 -500 10 20 30\n" * 9),
+    "pcd ascii": lambda: _alone("pcd", _real_pcd("chair_ascii.pcd")),
+    "pcd binary": lambda: _alone("pcd", _real_pcd("chair.pcd", _pcd_table().tobytes()), _organized_pcd()),
+    "pcd binary_compressed": lambda: _alone("pcd", _packed_pcd()),
+    "las": lambda: _alone("las", las(False, count=POINTS)[1], las(False, 7, POINTS)[1]),
+    "laz": lambda: _alone("laz", las(True)[1], las(True, 7)[1]),
+    "hdf5": lambda: _alone(
+        "h5", _hdf5(), _hdf5(compression="gzip", shuffle=True), _hdf5(chunks=(1, 8, 3), fletcher32=True)
+    ),
+    "pickle": lambda: _alone("pkl", *_pickles()),
+}
+"""Reader and variant -> whole files of it."""

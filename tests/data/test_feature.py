@@ -1,0 +1,387 @@
+"""The PointCloud feature: what it takes, what it gives, how it is stored."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+import trimesh
+from datasets import Array2D, Dataset, Features, List, Mesh, Value, load_dataset, load_from_disk
+
+from hf_any3d.data import PointCloud, embed_files
+from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
+from hf_any3d.data.inputs import to_cloud
+from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
+
+FEATURES = Features({"cloud": PointCloud()})
+
+
+def rows_of(*values, feature=None):
+    return Dataset.from_dict({"cloud": list(values)}, features=Features({"cloud": feature or PointCloud()}))
+
+
+def as_dict(cloud):
+    return {name: value for name, value in vars(cloud).items() if value is not None}
+
+
+READABLE = sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_every_readable_file_decodes_to_what_its_reader_gives_as_path_and_as_bytes(name):
+    path = FILES / name
+    by_path, by_bytes = rows_of(str(path), {"path": name, "bytes": path.read_bytes()})["cloud"]
+    expected = read_point_cloud(path)
+    assert_same(by_path, expected)
+    assert_same(rows_of(path.as_uri())[0]["cloud"], expected)
+    if path.suffix != ".obj":  # bytes alone have no material file beside them
+        assert_same(by_bytes, expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        full_cloud(),
+        as_dict(full_cloud()),
+        {name: torch.tensor(value) for name, value in as_dict(full_cloud()).items()},
+        {name: value.tolist() for name, value in as_dict(full_cloud()).items()},
+        point_cloud_bytes(full_cloud()),
+        bytearray(point_cloud_bytes(full_cloud(), "npz")),
+        {"path": "a.ply", "bytes": point_cloud_bytes(full_cloud())},
+        {"bytes": point_cloud_bytes(full_cloud(), "npz")},
+    ],
+    ids=["object", "arrays", "tensors", "lists", "ply bytes", "npz bytes", "named bytes", "dict of bytes"],
+)
+def test_a_whole_cloud_comes_back_from_every_form(value):
+    assert_same(rows_of(value)[0]["cloud"], full_cloud())
+
+
+@pytest.mark.parametrize(
+    "form", [lambda xyz: xyz, torch.tensor, lambda xyz: xyz.tolist(), lambda xyz: xyz.astype(">f8")]
+)
+def test_arrays_of_every_kind_are_points(form):
+    assert_same(rows_of(form(points()))[0]["cloud"], PointCloudData(points()))
+
+
+def test_further_columns_of_an_array_are_understood_as_in_a_file(tmp_path):
+    array = np.concatenate([points(), full_cloud().normals], axis=1)
+    np.save(tmp_path / "a.npy", array)
+    of_array, of_file = rows_of(array, tmp_path / "a.npy")["cloud"]
+    np.testing.assert_array_equal(of_array["normals"], full_cloud().normals)
+    assert_same(of_array, PointCloudData(**of_file))
+
+
+def test_trimesh_objects_become_meshes_and_clouds():
+    mesh = trimesh.Trimesh(triangle().points, triangle().faces, process=False)
+    scene = trimesh.Scene([mesh])
+    of_mesh, of_cloud, of_scene = rows_of(mesh, trimesh.PointCloud(points()), scene)["cloud"]
+    assert_same(of_mesh, triangle())
+    assert_same(of_cloud, PointCloudData(points()))
+    assert_same(of_scene, triangle())
+
+
+def test_npz_keeps_every_number_and_ply_colours_in_eight_bits():
+    cloud = PointCloudData(points(), colors=np.full((8, 3), 0.123))
+    in_ply, in_npz = (rows_of(cloud, feature=PointCloud(format=form))[0]["cloud"] for form in ("ply", "npz"))
+    assert_same(in_npz, cloud)
+    np.testing.assert_array_equal(in_ply["points"], cloud.points)
+    np.testing.assert_allclose(in_ply["colors"], 31 / 255, atol=1e-7)
+
+
+def test_decoded_clouds_make_an_object_that_samples_surfaces():
+    cloud = PointCloudData(**rows_of(triangle())[0]["cloud"])
+    assert cloud.is_mesh and cloud.sample_surface(5).points.shape == (5, 3)
+    # Processors and pipelines take the dict itself, in any format.
+    for form in (None, "torch", "numpy"):
+        assert to_cloud(rows_of(triangle()).with_format(form)[0]["cloud"]).is_mesh
+
+
+def test_a_feature_that_is_not_decoded_gives_bytes_and_path():
+    rows = rows_of("a.PLY", points())
+    stored = rows.cast_column("cloud", PointCloud(decode=False))["cloud"]
+    assert stored[0] == {"bytes": None, "path": "a.PLY"}
+    assert stored[1]["path"] == "point_cloud.ply" and stored[1]["bytes"].startswith(b"ply\n")
+    with pytest.raises(RuntimeError, match=r"cast it to PointCloud\(decode=True\)"):
+        PointCloud(decode=False).decode_example(stored[1])
+
+
+def test_nulls_stay_nulls():
+    rows = rows_of(None, points(), None)
+    assert [cloud is None for cloud in rows["cloud"]] == [True, False, True]
+    assert rows.map(lambda row: {"n": row["cloud"] is None})["n"][:] == [True, False, True]
+
+
+def test_columns_of_several_clouds_and_structs_decode():
+    features = Features({"views": List(PointCloud()), "pair": {"left": PointCloud(), "name": Value("string")}})
+    row = {"views": [points(4), points(5)], "pair": {"left": points(6), "name": "a"}}
+    found = Dataset.from_list([row], features=features)[0]
+    assert [len(view["points"]) for view in found["views"]] == [4, 5]
+    assert len(found["pair"]["left"]["points"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("chair.docx", "chair.docx: file type 'docx'; expected one of csv, glb"),
+        ("chair", "chair: no file type; expected one of"),
+        (b"v 0 0 0\n", r"8 bytes starting with b'v 0 0 0\\n' do not tell their file type"),
+        ({"bytes": None, "path": None}, "a dict with 'bytes', 'path'; expected"),
+        ({}, "a dict with nothing"),
+        (points()[:, :2], r"an array of shape \(8, 2\); expected \(points, 3 or more\)"),
+        (points()[:0], "no points"),
+        (np.full((2, 3), np.nan), "NaN"),
+        ({"points": np.zeros((4, 6))}, r"points have shape \(4, 6\); expected \(points, 3\)"),
+        ({"points": points(), "labels": [1, 2]}, r"labels have shape \(2,\); expected \(8,\)"),
+    ],
+)
+def test_what_is_no_cloud_is_refused_when_it_is_stored(value, message):
+    with pytest.raises(ValueError, match=message):
+        PointCloud().encode_example(value)
+
+
+def test_other_types_and_formats_are_named():
+    with pytest.raises(TypeError, match="a point cloud of type int"):
+        PointCloud().encode_example(3)
+    with pytest.raises(ValueError, match="format is 'obj'; expected one of ply, npz"):
+        PointCloud(format="obj")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "gone.ply", "gone.ply: no such file"),
+        (lambda folder: {"path": "cut.ply", "bytes": point_cloud_bytes(full_cloud())[:-9]}, "cut.ply: "),
+        (lambda folder: {"path": "none.off", "bytes": b"OFX"}, "none.off: "),
+        (lambda folder: b"ply\nformat nothing", "<18 bytes>: "),
+        (lambda folder: f"file://{folder}/gone.ply", "gone.ply: no such file"),
+        (lambda folder: f"zip://gone.ply::{folder}/gone.zip", "gone.zip: no such file"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(make, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        rows_of(make(tmp_path))[0]
+
+
+def stored_as(kind, values):
+    return Dataset(pa.table({"cloud": pa.array(values, kind)}))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_columns_of_paths_become_clouds(kind):
+    rows = stored_as(kind, [str(FILES / "chair.ply"), None]).cast_column("cloud", PointCloud())
+    assert len(rows[0]["cloud"]["faces"]) == 3480 and rows[1]["cloud"] is None
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
+def test_columns_of_bytes_become_clouds(kind):
+    rows = stored_as(kind, [point_cloud_bytes(full_cloud()), None]).cast_column("cloud", PointCloud())
+    assert_same(rows[0]["cloud"], full_cloud())
+    assert rows[1]["cloud"] is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"bytes": point_cloud_bytes(full_cloud())},
+        {"path": "a.ply", "bytes": point_cloud_bytes(full_cloud())},
+        {name: value.tolist() for name, value in as_dict(full_cloud()).items()},
+    ],
+    ids=["bytes", "path and bytes", "arrays"],
+)
+def test_columns_of_structs_become_clouds(row):
+    rows = Dataset(pa.table({"cloud": [row, None]})).cast_column("cloud", PointCloud())
+    assert_same(rows[0]["cloud"], full_cloud())
+    assert rows[1]["cloud"] is None
+
+
+@pytest.mark.parametrize(
+    "feature", [Array2D((None, 3), "float32"), List(List(Value("float32"))), List(List(Value("float32"), length=3))]
+)
+def test_columns_of_points_become_clouds(feature):
+    plain = Dataset.from_dict({"cloud": [points(4), points(6)]}, features=Features({"cloud": feature}))
+    rows = plain.select([1, 0]).flatten_indices().cast_column("cloud", PointCloud())
+    assert_same(rows[0]["cloud"], PointCloudData(points(6)))
+    assert_same(rows[1]["cloud"], PointCloudData(points(4)))
+
+
+def test_columns_of_meshes_become_clouds():
+    meshes = Dataset.from_dict({"cloud": [str(FILES / "chair.ply")]}, features=Features({"cloud": Mesh()}))
+    assert len(meshes.cast_column("cloud", PointCloud())[0]["cloud"]["points"]) == 1742
+
+
+def test_columns_of_other_types_are_refused():
+    for values in ([1, 2], [[1.0], [2.0]], [{"a": 1}]):
+        with pytest.raises(TypeError, match="cannot become PointCloud"):
+            Dataset.from_dict({"cloud": values}).cast_column("cloud", PointCloud())
+    ragged = Dataset.from_dict({"cloud": [[[1.0, 2, 3], [1.0, 2], [1.0, 2, 3, 4]]]})
+    with pytest.raises(ValueError, match="a cloud of 3 rows, empty or of unequal length"):
+        ragged.cast_column("cloud", PointCloud())
+
+
+def test_map_and_filter_read_clouds_and_take_them_back():
+    rows = rows_of(points(4), full_cloud(8), triangle())
+    large = rows.filter(lambda row: len(row["cloud"]["points"]) > 3)
+    assert len(large) == 2
+
+    def double(row):
+        row["cloud"]["points"] = row["cloud"]["points"] * 2
+        return row
+
+    doubled = large.map(double)
+    assert doubled.features == FEATURES
+    expected = full_cloud()
+    expected.points = expected.points * 2
+    assert_same(doubled[1]["cloud"], expected)
+    made = rows.map(
+        lambda row: {"copy": row["cloud"]["points"]}, features=Features({**FEATURES, "copy": PointCloud()})
+    )
+    assert_same(made[0]["copy"], PointCloudData(points(4)))
+
+
+def test_formats_of_torch_and_numpy_give_their_arrays():
+    rows = rows_of(full_cloud(), triangle())
+    for form, kind in (("torch", torch.Tensor), ("numpy", np.ndarray)):
+        formatted = rows.with_format(form)
+        cloud = formatted[0]["cloud"]
+        assert {type(value) for name, value in cloud.items() if name in FIELDS[:4]} == {kind}
+        assert str(cloud["points"].dtype).endswith("float32") and str(cloud["labels"].dtype).endswith("int64")
+        assert_same(formatted[:2]["cloud"][1], triangle())
+        assert_same(formatted["cloud"][0], full_cloud())
+
+
+def test_flattening_gives_the_stored_columns_of_what_is_not_decoded():
+    rows = rows_of(points())
+    assert rows.flatten().features == FEATURES
+    flat = rows.cast_column("cloud", PointCloud(decode=False)).flatten()
+    assert flat.features == Features({"cloud.bytes": Value("binary"), "cloud.path": Value("string")})
+
+
+def test_parquet_and_directories_keep_the_feature(tmp_path):
+    rows = rows_of(full_cloud(), None, feature=PointCloud(format="npz"))
+    rows.to_parquet(tmp_path / "clouds.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    loaded = load_dataset(
+        "parquet", data_files=str(tmp_path / "clouds.parquet"), cache_dir=str(tmp_path), split="train"
+    )
+    for opened in (loaded, load_from_disk(tmp_path / "saved")):
+        assert opened.features == rows.features and opened.features["cloud"].format == "npz"
+        assert_same(opened[0]["cloud"], full_cloud())
+
+
+def test_embedded_files_leave_their_folder_and_take_along_what_they_name(tmp_path):
+    names = ["screwdriver.obj", "bottle.glb", "lamp.off"]
+    rows = rows_of(*(str(FILES / name) for name in names), None)
+    embedded = embed_files(rows)
+    stored = embedded.cast_column("cloud", PointCloud(decode=False))["cloud"][:]
+    assert [file and file["path"] for file in stored] == ["screwdriver.obj.ply", "bottle.glb", "lamp.off", None]
+    assert stored[2]["bytes"] == (FILES / "lamp.off").read_bytes()
+    before, after = rows[0]["cloud"], embedded[0]["cloud"]
+    np.testing.assert_array_equal(after["faces"], before["faces"])
+    # The colours come from the material file.
+    np.testing.assert_allclose(after["face_colors"], before["face_colors"], atol=0.5 / 255)
+    embedded.to_parquet(tmp_path / "clouds.parquet")
+    assert str(FILES).encode() not in (tmp_path / "clouds.parquet").read_bytes()
+
+
+def test_a_gltf_file_in_two_is_embedded_as_one(tmp_path):
+    buffer = triangle().points.tobytes() + np.arange(3, dtype="<u2").tobytes()
+    views = [{"buffer": 0, "byteOffset": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 6}]
+    accessors = [
+        {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
+        {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"},
+    ]
+    content = {
+        "asset": {"version": "2.0"},
+        "buffers": [{"uri": "parts.bin", "byteLength": 42}],
+        "bufferViews": views,
+        "accessors": accessors,
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "nodes": [{"mesh": 0}],
+        "scenes": [{"nodes": [0]}],
+        "scene": 0,
+    }
+    (tmp_path / "a.gltf").write_text(json.dumps(content))
+    (tmp_path / "parts.bin").write_bytes(buffer)
+    embedded = embed_files(rows_of(str(tmp_path / "a.gltf")))
+    (tmp_path / "parts.bin").unlink()
+    assert_same(embedded[0]["cloud"], triangle())
+
+
+def test_a_missing_file_is_named_when_it_is_embedded():
+    with pytest.raises(ValueError, match="gone.off: no such file"):
+        embed_files(rows_of("gone.off"))
+
+
+def test_embedding_can_be_limited_to_local_or_remote_files(tmp_path):
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(FILES / "lamp.off", "lamp.off")
+    url, path = f"zip://lamp.off::{tmp_path}/scans.zip", str(FILES / "lamp.off")
+    storage = pa.array([{"bytes": None, "path": url}, {"bytes": None, "path": path}], PointCloud.pa_type)
+    for options, expected in (({"remote_files": False}, [None, True]), ({"local_files": False}, [True, None])):
+        found = PointCloud().embed_storage(storage, **options).to_pylist()
+        assert [row["bytes"] and True for row in found] == expected
+        assert [row["path"] for row in found] == [
+            "lamp.off" if embedded else old for embedded, old in zip(expected, (url, path), strict=True)
+        ]
+
+
+def test_streams_decode_and_shard(tmp_path):
+    rows = rows_of(*(points(4, seed) for seed in range(6)))
+    rows.to_parquet(tmp_path / "clouds.parquet")
+    stream = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
+    assert stream.features == FEATURES
+    assert_same(next(iter(stream))["cloud"], PointCloudData(points(4)))
+    assert next(iter(stream.decode(False)))["cloud"]["bytes"].startswith(b"ply")
+    halves = [rows.to_iterable_dataset(num_shards=6).shard(2, index) for index in range(2)]
+    assert sorted(len(list(half)) for half in halves) == [3, 3]
+    assert isinstance(next(iter(stream.with_format("torch")))["cloud"]["points"], torch.Tensor)
+
+
+def test_a_file_inside_an_archive_is_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(FILES / "lamp.off", "inner/lamp.off")
+    rows = rows_of(f"zip://inner/lamp.off::{tmp_path}/scans.zip")
+    assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
+    stored = embed_files(rows).cast_column("cloud", PointCloud(decode=False))[0]["cloud"]
+    assert stored["path"] == "lamp.off" and stored["bytes"] == (FILES / "lamp.off").read_bytes()
+
+
+def test_what_is_pushed_holds_the_files_and_comes_back(hub, tmp_path):
+    rows = rows_of(str(FILES / "lamp.off"), full_cloud())
+    rows.push_to_hub("me/point-cloud-files")
+    loaded = load_dataset("me/point-cloud-files", split="train", cache_dir=str(tmp_path))
+    assert loaded.features == FEATURES
+    assert_same(loaded[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
+    streamed = load_dataset("me/point-cloud-files", split="train", streaming=True)
+    assert_same(list(streamed)[1]["cloud"], full_cloud())
+
+
+def test_files_of_a_repository_are_read_where_they_lie(hub):
+    hub.commit("me/loose-files", {"scans/lamp.off": (FILES / "lamp.off").read_bytes()}, kind="dataset")
+    rows = rows_of("hf://datasets/me/loose-files/scans/lamp.off", "hf://datasets/me/loose-files/scans/gone.off")
+    assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
+    with pytest.raises(ValueError, match="hf://datasets/me/loose-files/scans/gone.off: no such file"):
+        rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("datasets_first", [False, True])
+def test_importing_the_package_before_or_after_datasets_is_enough_to_open_such_data(datasets_first, tmp_path):
+    rows_of(points()).save_to_disk(tmp_path / "saved")
+    lines = {
+        False: "import hf_any3d; assert not {'datasets', 'pyarrow'} & set(sys.modules)",
+        True: "import datasets; assert 'PointCloud' not in datasets.features.features._FEATURE_TYPES; import hf_any3d",
+    }
+    opening = f"print(len(load_from_disk({str(tmp_path / 'saved')!r})[0]['cloud']['points']))"
+    program = f"import sys; {lines[datasets_first]}\nfrom datasets import load_from_disk\n{opening}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout == "8\n", done.stderr
+    assert "experimental" not in done.stderr

@@ -1,0 +1,228 @@
+"""From columns of files to plain columns of points, and back."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
+
+from hf_any3d.data import PointCloud, embed_files, files_to_points, points_to_files
+from hf_any3d.data.files import write_point_cloud
+from tests.data.clouds import FILES, full_cloud, points, triangle
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Three files of clouds and meshes, with labels."""
+    write_point_cloud(tmp_path / "a.ply", full_cloud(8))
+    write_point_cloud(tmp_path / "b.npz", full_cloud(12))
+    write_point_cloud(tmp_path / "c.ply", triangle())
+    paths = [str(tmp_path / name) for name in ("a.ply", "b.npz", "c.ply")]
+    features = Features({"scan": PointCloud(), "label": ClassLabel(names=["cup", "mug"]), "name": Value("string")})
+    return Dataset.from_dict({"scan": paths, "label": [0, 1, 1], "name": ["a", "b", "c"]}, features=features)
+
+
+def test_files_become_plain_columns_that_keep_all_others(scans):
+    plain = files_to_points(scans, mesh_points=50)
+    assert list(plain.features) == ["points", "label", "name"]
+    assert plain.features["points"] == Array2D((None, 3), "float32")
+    assert plain.features["label"] == scans.features["label"]
+    assert [row["points"].shape for row in plain] == [(8, 3), (12, 3), (50, 3)]
+    np.testing.assert_array_equal(plain[0]["points"], full_cloud(8).points)
+    assert (plain[2]["points"].sum(1) <= 2.001).all() and plain["name"][:].tolist() == ["a", "b", "c"]
+
+
+def test_a_number_of_points_and_further_columns_are_drawn_together(scans):
+    plain = files_to_points(scans.select([0, 1]), num_points=6, columns=["normals", "colors", "labels"])
+    assert plain.features["points"] == Array2D((6, 3), "float32")
+    assert plain.features["labels"] == List(Value("int64"), length=6)
+    for row, cloud in zip(plain, (full_cloud(8), full_cloud(12)), strict=True):
+        np.testing.assert_array_equal(row["points"], cloud.points[row["labels"]])
+        np.testing.assert_array_equal(row["colors"], np.rint(cloud.colors * 255)[row["labels"]])
+        np.testing.assert_array_equal(row["normals"], cloud.normals[row["labels"]])
+
+
+def test_the_sample_depends_on_the_seed_and_the_cloud_alone(scans):
+    first = files_to_points(scans, num_points=4)["points"][:]
+    embedded = embed_files(scans.select([2, 1, 0]))
+    np.testing.assert_array_equal(files_to_points(embedded, num_points=4)["points"][:], first[::-1])
+    assert not np.array_equal(files_to_points(scans, num_points=4, seed=1)["points"][:], first)
+
+
+def test_streams_go_on_streaming_with_the_same_points(scans):
+    stream = files_to_points(scans.to_iterable_dataset(), num_points=4, columns=["normals"])
+    stored = files_to_points(scans, num_points=4, columns=["normals"])
+    assert stream.features == stored.features
+    for streamed, row in zip(stream, stored, strict=True):
+        for name, values in row.items():
+            np.testing.assert_array_equal(streamed[name], values)
+    with pytest.raises(ValueError, match="num_proc is 2; a dataset that streams"):
+        files_to_points(scans.to_iterable_dataset(), num_proc=2)
+
+
+def test_a_stream_of_clouds_that_a_function_made_is_converted():
+    stream = Dataset.from_dict({"count": [4, 6]}).to_iterable_dataset()
+    made = stream.map(
+        lambda row: {"scan": points(row["count"])}, features=Features({"count": Value("int64"), "scan": PointCloud()})
+    )
+    assert [len(row["points"]) for row in files_to_points(made)] == [4, 6]
+
+
+def test_splits_are_converted_one_by_one(scans):
+    splits = files_to_points(DatasetDict(train=scans, test=scans.select([1])), num_points=4)
+    assert {split: rows["points"][:].shape for split, rows in splits.items()} == {
+        "train": (3, 4, 3),
+        "test": (1, 4, 3),
+    }
+    back = points_to_files(splits)
+    assert isinstance(back["test"].features["point_cloud"], PointCloud) and len(back["train"]) == 3
+
+
+def test_an_unreadable_file_is_named_or_its_row_left_out(scans, tmp_path, caplog):
+    (tmp_path / "b.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="b.npz: no sound .npz archive"):
+        files_to_points(scans)
+    for rows in (scans, scans.to_iterable_dataset()):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="hf_any3d"):
+            plain = list(files_to_points(rows, on_error="skip"))
+        assert [str(row["name"]) for row in plain] == ["a", "c"] and [int(row["label"]) for row in plain] == [0, 1]
+        assert "left out" in caplog.text and "b.npz" in caplog.text
+
+
+def test_other_columns_of_files_pass_through_unread(scans, tmp_path):
+    (tmp_path / "b.npz").write_bytes(b"no archive")
+    (tmp_path / "other.off").write_text("never opened")
+    other = scans.add_column("other", [str(tmp_path / "other.off")] * 3).cast_column("other", PointCloud())
+    for rows in (other, other.to_iterable_dataset()):
+        plain = files_to_points(rows, column="scan", on_error="skip")
+        assert plain.features["other"] == PointCloud()
+        kept = plain.remove_columns("other") if isinstance(plain, Dataset) else plain.decode(False)
+        assert len(list(kept)) == 2
+
+
+def test_what_a_file_lacks_and_rows_without_files_are_named(scans):
+    with pytest.raises(ValueError, match="c.ply: the file has no colors"):
+        files_to_points(scans, columns=["colors"])
+    empty = Dataset.from_dict({"scan": [None]}, features=Features({"scan": PointCloud()}))
+    with pytest.raises(ValueError, match="a row without a point cloud"):
+        files_to_points(empty)
+
+
+def test_a_changed_file_is_not_taken_from_the_cache(scans, tmp_path):
+    scans.save_to_disk(tmp_path / "saved")
+    path = tmp_path / "scans.parquet"
+    scans.to_parquet(path)
+    rows = load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path / "cache"), split="train")
+    before = files_to_points(rows)
+    assert before.cache_files and files_to_points(rows).cache_files == before.cache_files
+    write_point_cloud(tmp_path / "a.ply", full_cloud(5))
+    os.utime(tmp_path / "a.ply", ns=(0, 1))
+    assert len(files_to_points(rows)[0]["points"]) == 5
+
+
+def test_the_results_for_a_dataset_in_memory_lie_on_disk_and_are_found_again(scans, tmp_path):
+    assert not scans.cache_files
+    plain = files_to_points(scans, num_points=4)
+    results = [plain, points_to_files(plain), embed_files(scans)]
+    assert all(rows.cache_files for rows in results)
+    assert files_to_points(scans, num_points=4).cache_files == plain.cache_files
+    assert files_to_points(scans, num_points=4, seed=1).cache_files != plain.cache_files
+    write_point_cloud(tmp_path / "a.ply", full_cloud(5))
+    os.utime(tmp_path / "a.ply", ns=(0, 1))
+    assert embed_files(scans).cache_files != results[2].cache_files
+    assert len(embed_files(scans)[0]["scan"]["points"]) == 5
+
+
+def test_several_processes_give_the_same_rows(scans):
+    together = files_to_points(scans, num_points=4, num_proc=2)
+    np.testing.assert_array_equal(together["points"][:], files_to_points(scans, num_points=4)["points"][:])
+
+
+def test_the_column_is_the_only_one_or_named(scans):
+    two = scans.add_column("other", ["a.ply"] * 3).cast_column("other", PointCloud())
+    with pytest.raises(
+        ValueError, match="column is None; expected the name of a PointCloud column, and there are scan, o"
+    ):
+        files_to_points(two)
+    assert "other" in files_to_points(two, column="scan").features
+    with pytest.raises(ValueError, match="there is none among name"):
+        files_to_points(scans.select_columns(["name"]))
+    with pytest.raises(ValueError, match="there is a column 'points' already"):
+        files_to_points(scans.rename_column("name", "points"))
+    with pytest.raises(ValueError, match="on_error is 'ignore'"):
+        files_to_points(scans, on_error="ignore")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_points_become_files_and_come_back(streaming):
+    features = Features(
+        {
+            "label": ClassLabel(names=["cup"]),
+            "points": Array2D((None, 3), "float32"),
+            "colors": Array2D((None, 3), "uint8"),
+            "labels": List(ClassLabel(names=["lid", "body"])),
+        }
+    )
+    clouds = {"points": [points(4), points(6)], "colors": [np.arange(12).reshape(4, 3), np.arange(18).reshape(6, 3)]}
+    plain = Dataset.from_dict({"label": [0, 0], **clouds, "labels": [[0] * 4, [1] * 6]}, features=features)
+    files = points_to_files(plain.to_iterable_dataset() if streaming else plain)
+    assert list(files.features) == ["point_cloud", "label", "labels"]
+    assert files.features["labels"] == features["labels"]  # class names stay where they can
+    first = next(iter(files))
+    np.testing.assert_array_equal(first["point_cloud"]["points"], points(4))
+    assert first["labels"] == [0] * 4 and first["point_cloud"]["labels"] is None
+    for row, expected in zip(files_to_points(files, columns=["colors"]), plain.with_format("numpy"), strict=True):
+        assert sorted(row) == sorted(expected)
+        for name, values in row.items():
+            np.testing.assert_array_equal(values, expected[name])
+
+
+def test_labels_go_into_the_files_where_asked_for():
+    features = Features({"points": Array2D((4, 3), "float32"), "labels": List(Value("int64"))})
+    plain = Dataset.from_dict({"points": [points(4)], "labels": [[3, 1, 2, 0]]}, features=features)
+    files = points_to_files(plain, columns=["labels"], format="npz", column="scan")
+    assert files.features == Features({"scan": PointCloud(format="npz")})
+    assert files[0]["scan"]["labels"].tolist() == [3, 1, 2, 0]
+
+
+def test_what_cannot_become_files_is_named():
+    plain = Dataset.from_dict({"points": [points(4)], "point_cloud": ["x"]})
+    with pytest.raises(ValueError, match="there is a column 'point_cloud' already"):
+        points_to_files(plain)
+    with pytest.raises(ValueError, match="no column 'colors'; there are points"):
+        points_to_files(plain, columns=["colors"])
+    with pytest.raises(ValueError, match="no column 'points'; there are point_cloud"):
+        points_to_files(plain.remove_columns("points"))
+    wide = Dataset.from_dict({"points": [np.zeros((4, 6))]})
+    with pytest.raises(ValueError, match=r"points have shape \(4, 6\); expected \(points, 3\)"):
+        points_to_files(wide)
+
+
+def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):
+    embedded = embed_files(DatasetDict(train=scans.with_format("numpy")))["train"]
+    assert isinstance(embedded[0]["label"], np.int64) and embedded.features == scans.features
+    with pytest.raises(TypeError, match="dataset is of type IterableDataset"):
+        embed_files(scans.to_iterable_dataset())
+
+
+@pytest.mark.slow
+def test_plain_columns_open_without_this_package(scans, tmp_path):
+    files_to_points(scans, num_points=4).to_parquet(tmp_path / "plain.parquet")
+    program = f"""
+import sys
+from datasets import load_dataset
+rows = load_dataset("parquet", data_files={str(tmp_path / "plain.parquet")!r}, split="train", streaming=True)
+print(len(next(iter(rows))["points"]), "hf_any3d" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "4 False\n", done.stderr
+
+
+def test_real_files_of_every_kind_become_clouds_of_one_size():
+    paths = sorted(str(path) for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))
+    files = Dataset.from_dict({"scan": paths}, features=Features({"scan": PointCloud()}))
+    assert files_to_points(files, num_points=64)["points"][:].shape == (len(paths), 64, 3)

@@ -1,0 +1,164 @@
+"""An encoder that trains with everything around it, and is stored with the model."""
+
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModel
+
+from hf_any3d import (
+    AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+    encoder_linear_pattern,
+)
+from tests.test_doors import check_doors
+from tests.tiny_encoders import adapted_model, clouds, tiny_model, tiny_scene_model, train_step
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(points=clouds()).logits
+
+
+def fine_tuned(encoder="bert", **settings):
+    model = tiny_model(encoder, **settings)
+    model.unfreeze_encoder()
+    train_step(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("encoder", ["bert", "clip_vision_model", "t5", "beit", "llama", "hubert", "gpt2"])
+def test_step_changes_what_a_cloud_meets_of_the_encoder_and_nothing_else(encoder):
+    model = tiny_model(encoder, head_dropout=0.0)
+    before = {name: p.detach().clone() for name, p in model.any2point.encoder.named_parameters()}
+    names = model.unfreeze_encoder()
+    train_step(model)
+    for name, parameter in model.any2point.encoder.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None) == (name in names), name
+        assert name in names or torch.equal(parameter, before[name]), name
+    layers = [name for name in before if name.startswith(f"{model.any2point.family.layers}.0.")]
+    changed = {name for name in names if not torch.equal(model.any2point.encoder.get_parameter(name), before[name])}
+    # Keys may be shifted without changing attention: the gradient of their bias is rounding.
+    assert set(layers) - changed <= {name for name in layers if "bias" in name or "relative" in name}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "trains", "stays"),
+    [
+        ("bert", "embeddings.position_embeddings.weight", "embeddings.word_embeddings.weight"),
+        ("t5", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "shared.weight"),
+        ("hubert", "encoder.pos_conv_embed.conv.bias", "masked_spec_embed"),
+    ],
+)
+def test_positions_train_and_embeddings_of_the_encoders_own_input_do_not(encoder, trains, stays):
+    model = tiny_model(encoder)
+    names = model.unfreeze_encoder()
+    assert trains in names and stays not in names
+    train_step(model)
+    assert model.any2point.encoder.get_parameter(trains).grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
+def test_fine_tuned_model_comes_back_equal_through_each_door(encoder, tmp_path):
+    model = fine_tuned(encoder)
+    assert not torch.allclose(logits_of(model), logits_of(tiny_model(encoder)), atol=1e-3)
+    model.save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
+    check_doors(str(tmp_path), model, None)
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(stored[name], parameter), name
+
+
+def test_opened_model_is_frozen_until_it_is_asked_to_train_on(tmp_path):
+    fine_tuned().save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+        logits_of(model)
+    assert not any(p.requires_grad for p in model.any2point.encoder.parameters())
+    assert model.config.encoder_name_or_path is None
+    assert model.config.encoder_trained_from == tiny_model().config.encoder_name_or_path
+    before = logits_of(model)
+    model.unfreeze_encoder()
+    assert torch.equal(logits_of(model), before)
+    train_step(model)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")
+    assert torch.equal(logits_of(again), logits_of(model)) and not torch.equal(logits_of(again), before)
+
+
+def test_base_model_asked_alone_is_stored_whole_by_the_model_with_a_head(tmp_path):
+    model = tiny_model()
+    model.any2point.unfreeze_encoder()
+    train_step(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), logits_of(model))
+
+
+def test_dropout_of_the_encoder_follows_train_only_when_it_trains():
+    def training_dropouts(model):
+        model.train()
+        return [m.training for m in model.any2point.encoder.modules() if isinstance(m, nn.Dropout)]
+
+    model = tiny_model()
+    assert not any(training_dropouts(model))
+    model.unfreeze_encoder()
+    assert all(training_dropouts(model))
+    assert not any(m.training for m in model.eval().modules())
+
+
+def test_asking_changes_neither_the_model_nor_the_random_numbers():
+    model = tiny_model().train()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state = torch.random.get_rng_state()
+    model.unfreeze_encoder()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.training and all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(logits_of(model), logits_of(tiny_model()))
+
+
+def test_segmentation_models_are_fine_tuned_too(tmp_path):
+    model = tiny_scene_model()
+    names = model.unfreeze_encoder()
+    model(points=clouds(), labels=torch.zeros(3, 48, dtype=torch.long)).loss.backward()
+    assert names and all(model.any2point.encoder.get_parameter(name).grad is not None for name in names)
+
+
+def test_encoder_with_adapters_is_refused():
+    model = adapted_model()
+    with pytest.raises(ValueError, match=r"the encoder holds adapters \(.*GuidedAdapterLayer.*\); merge or unload"):
+        model.get_base_model().unfreeze_encoder()
+
+
+def test_adapter_on_a_fine_tuned_encoder_is_stored_with_that_encoder(tmp_path):
+    base = fine_tuned()
+    base.save_pretrained(tmp_path / "base")
+    reference = base.any2point.encoder.encoder.layer[0].output.dense.weight.clone()
+    model = get_peft_model(base, GuidedAdapterConfig(init_weights=False))
+    train_step(model)
+    model.save_pretrained(tmp_path / "adapter")
+    whole = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(logits_of(whole), logits_of(model))
+    encoder = whole.any2point.encoder
+    assert torch.equal(encoder.encoder.layer[0].base_layer.output.dense.weight, reference)
+    beside = PeftModel.from_pretrained(
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    )
+    assert torch.equal(logits_of(beside), logits_of(model))
+
+
+def test_merged_weights_are_stored_once_the_encoder_is_unfrozen(tmp_path):
+    base = tiny_model()
+    lora = LoraConfig(r=2, target_modules=encoder_linear_pattern(base), init_lora_weights=False)
+    merged = get_peft_model(base, lora).merge_and_unload()
+    expected = logits_of(merged)
+    merged.unfreeze_encoder()
+    merged.save_pretrained(tmp_path)
+    assert torch.equal(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
+    assert AutoModel.from_pretrained(tmp_path).config.encoder_checksum is None

@@ -1,0 +1,82 @@
+"""BitFit: which biases train, and that training a change is training the bias."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from hf_any3d import BitFitConfig
+from hf_any3d.tuners.bitfit import BitFitLayer
+from tests.tiny_encoders import clouds, tiny_model, train_step
+
+TEXT = ["bert", "gpt2", "opt", "deberta-v2", "phi"]
+ENCODERS = [*TEXT, "clip_vision_model", "vit", "dinov2", "beit", "hubert", "whisper"]
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(points=clouds()).logits
+
+
+def wrapped(model):
+    return {name: module for name, module in model.named_modules() if isinstance(module, BitFitLayer)}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_bias_of_the_layers_gets_its_change_and_the_changes_get_gradients(encoder):
+    model = tiny_model(encoder)
+    layers = model.any2point.family.layers_of(model.any2point.encoder)
+    biases = {id(p) for name, p in layers.named_parameters() if name.rpartition(".")[2] == "bias"}
+    model = get_peft_model(model, BitFitConfig())
+    found = wrapped(model)
+    assert {id(layer.base_layer.bias) for layer in found.values()} == biases
+    train_step(model)
+    for name, layer in found.items():
+        assert layer.bitfit_bias["default"].grad is not None, name
+
+
+def test_a_step_moves_a_change_as_it_would_move_the_bias():
+    def stepped(model, biases):
+        model.train()
+        optimizer = torch.optim.SGD(list(biases.values()), lr=0.1)
+        model(points=clouds(), labels=torch.arange(3)).loss.backward()
+        optimizer.step()
+        return biases
+
+    plain = tiny_model(head_dropout=0.0)
+    layers = dict(plain.any2point.encoder.encoder.layer.named_modules())
+    before = {n: m.bias.detach().clone() for n, m in layers.items() if hasattr(m, "bias") and m.bias is not None}
+    for name in before:
+        layers[name].bias.requires_grad_(True)
+    trained = stepped(plain, {name: layers[name].bias for name in before})
+    model = get_peft_model(tiny_model(head_dropout=0.0), BitFitConfig())
+    changes = {n.partition("encoder.encoder.layer.")[2]: m.bitfit_bias["default"] for n, m in wrapped(model).items()}
+    stepped(model, changes)
+    assert changes.keys() == before.keys()
+    for name, change in changes.items():
+        torch.testing.assert_close(change, trained[name] - before[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_merged_biases_give_the_same_logits_without_peft():
+    model = get_peft_model(tiny_model(), BitFitConfig())
+    train_step(model)
+    expected = logits_of(model)
+    model.merge_adapter()
+    torch.testing.assert_close(logits_of(model), expected, rtol=0, atol=1e-5)
+    model.unmerge_adapter()
+    torch.testing.assert_close(logits_of(model), expected, rtol=0, atol=1e-5)
+    merged = model.merge_and_unload()
+    assert not [name for name, _ in merged.named_parameters() if "bitfit" in name]
+    torch.testing.assert_close(logits_of(merged), expected, rtol=0, atol=1e-5)
+
+
+def test_norms_alone_can_be_chosen():
+    model = get_peft_model(tiny_model(), BitFitConfig(target_modules=["LayerNorm"]))
+    # The norm of the embeddings stands outside the layers, but it was asked for by name.
+    assert all(isinstance(layer.base_layer, nn.LayerNorm) for layer in wrapped(model).values())
+    assert len(wrapped(model)) == 5
+
+
+def test_layers_without_biases_are_refused():
+    with pytest.raises(ValueError, match="the layers of T5EncoderModel have no module of the kind"):
+        get_peft_model(tiny_model("t5"), BitFitConfig())

@@ -1,0 +1,128 @@
+"""Prompt tokens: what attention sees of them, and that nothing else does."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from hf_any3d import GuidedAdapterConfig, PromptTokensConfig
+from hf_any3d.tuners.prompt_tokens import PromptTokensLayer
+from tests.tiny_encoders import HIDDEN, LAYERS, clouds, tiny_model, train_step
+
+# One of each way that places reach attention: not at all, relative on a line and a plane, by content, rotary on a line
+# and a plane, by convolution.
+ENCODERS = ["bert", "t5", "umt5", "mpnet", "beit", "deberta-v2", "llama", "stablelm", "dinov3_vit", "hubert", "wavlm"]
+
+
+def prompted(encoder="bert", model=None, **settings):
+    return get_peft_model(tiny_model(encoder, **(model or {})), PromptTokensConfig(num_prompts=4, **settings)).eval()
+
+
+@torch.no_grad()
+def logits_of(model, points=None):
+    return model.eval()(points=clouds() if points is None else points).logits
+
+
+def prompts_of(model):
+    layers = [module for module in model.modules() if isinstance(module, PromptTokensLayer)]
+    return [layer.prompt_tokens_embedding["default"] for layer in layers]
+
+
+def test_each_layer_reads_its_own_prompts_behind_the_tokens():
+    model = prompted()
+    core = model.get_base_model().any2point
+    seen = {}
+    for number, layer in enumerate(core.family.layers_of(core.encoder)):
+        layer.base_layer.register_forward_hook(lambda m, args, out, n=number: seen.update({n: (args[0], out)}))
+    logits_of(model)
+    tokens = core.config.num_tokens
+    for number, prompts in enumerate(prompts_of(model)):
+        entered = seen[number][0]
+        assert entered.shape == (3, 1 + tokens + 4, HIDDEN)
+        assert torch.equal(entered[:, 1 + tokens :], prompts.expand(3, -1, -1))
+    assert torch.equal(seen[1][0][:, : 1 + tokens], seen[0][1][:, : 1 + tokens])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_prompts_act_and_learn_in_every_kind_of_encoder(encoder):
+    model = prompted(encoder)
+    assert (logits_of(model) - logits_of(tiny_model(encoder))).abs().max() > 1e-4
+    assert logits_of(model)[:1].allclose(logits_of(model, clouds()[:1]), atol=1e-5), "a cloud by itself"
+    assert train_step(model).isfinite()
+    prompts = prompts_of(model)
+    assert len(prompts) == LAYERS and all(p.grad.abs().sum() > 0 for p in prompts)
+
+
+@pytest.mark.parametrize("encoder", ["t5", "llama", "deberta-v2"])
+def test_prompts_stand_where_the_class_token_stands(encoder):
+    """A prompt that says what the class token says changes attention to it, as a second class token would."""
+    model = tiny_model(encoder)
+    core = model.any2point
+    calls = []
+    original = core.family.layer_inputs
+    object.__setattr__(core.family, "layer_inputs", lambda call: calls.append(call) or original(call))
+    try:
+        logits_of(get_peft_model(model, PromptTokensConfig(num_prompts=2)))
+    finally:
+        object.__setattr__(core.family, "layer_inputs", original)
+    (call,) = calls
+    entry = call.places.entry
+    assert entry.shape[2] == call.hidden_states.shape[1] == 1 + core.config.num_tokens + 2
+    for number in (-2, -1):
+        assert torch.equal(entry[:, :, number], entry[:, :, 0])
+
+
+def test_layers_with_and_without_prompts_live_together(tmp_path):
+    model = prompted("t5", layers_to_transform=1)
+    assert len(prompts_of(model)) == 1
+    train_step(model)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model("t5"), tmp_path)
+    assert torch.equal(logits_of(loaded), logits_of(model))
+    assert not torch.allclose(logits_of(model), logits_of(prompted("t5")), atol=1e-4)
+
+
+def test_positions_in_every_layer_reach_tokens_alone():
+    model = prompted(model={"position_injection": "every_layer"})
+    assert logits_of(model).isfinite().all()
+    assert train_step(model).isfinite()
+
+
+def test_different_numbers_of_prompts_switch():
+    model = prompted()
+    four = logits_of(model)
+    model.add_adapter("nine", PromptTokensConfig(num_prompts=9))
+    model.set_adapter("nine")
+    assert not torch.allclose(logits_of(model), four, atol=1e-5)
+    model.set_adapter("default")
+    assert torch.equal(logits_of(model), four)
+
+
+def test_merging_is_refused_with_the_way_out():
+    model = prompted()
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(ValueError, match=r"prompt tokens cannot be merged.*use unload\(\)"):
+            merge()
+
+
+def test_attention_over_the_batch_is_refused():
+    base = tiny_model(attention_axis="batch")
+    with pytest.raises(ValueError, match="attention_axis='batch': no token would see a prompt; expected 'tokens'"):
+        get_peft_model(base, PromptTokensConfig())
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"num_prompts": 0}, "num_prompts=0; expected at least 1"),
+        ({"target_modules": ["a"], "layers_to_transform": 0}, "give target_modules or layers_to_transform, not both"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        PromptTokensConfig(**settings)
+
+
+@pytest.mark.parametrize("config", [PromptTokensConfig, GuidedAdapterConfig])
+def test_layers_that_do_not_exist_are_refused(config):
+    with pytest.raises(ValueError, match=r"layers_to_transform=\[2\]; expected numbers from 0 to 1"):
+        get_peft_model(tiny_model(), config(layers_to_transform=2))
