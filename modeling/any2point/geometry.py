@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
+
+
+@dataclass
+class Links:
+    """Which token is in which cell, the tokens and cells of all clouds laid end to end.
+
+    Args:
+        rows: `(tokens, views)`, the row of a token's cell among the rows of all clouds and views.
+        order: `(tokens * views,)`, the entries of `rows` in the order of their rows.
+        starts: `(rows,)`, where each row's entries start in `order`.
+        shares: `(tokens * views,)`, one over the number of tokens in the cell of each entry of `order`.
+    """
+
+    rows: torch.Tensor
+    order: torch.Tensor
+    starts: torch.Tensor
+    shares: torch.Tensor
 
 
 @dataclass
@@ -30,6 +48,17 @@ class Membership:
     same: torch.Tensor
     cells: int
     _visitors: set[int] = field(default_factory=set, repr=False)
+
+    @cached_property
+    def links(self) -> Links:
+        """Cells as a list."""
+        batch, views, count, _ = self.pool.shape
+        first = torch.arange(batch * views, device=self.row.device).view(batch, views, 1) * count
+        rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
+        ordered, order = rows.flatten().sort()
+        starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
+        shares = self.pool.amax(dim=-1).flatten().index_select(0, ordered)
+        return Links(rows, order, starts, shares)
 
     def first_visit(self, visitor: object) -> bool:
         """False from the second time on: a pass recomputed by gradient checkpointing must not count twice."""

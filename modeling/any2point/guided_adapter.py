@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.cell_norm import CellNorm
+from hf_any3d.modeling.any2point.cell_sums import pair_products, pool_mean, spread
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
 from hf_any3d.modeling.point_ops import scatter_max
 
@@ -142,9 +143,8 @@ def guided_aggregation(
     voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
     agreement = (1 + view_voxel_cosine(view_rows, voxel_rows, members, voxels)) / 2  # (batch, views, tokens)
     agreement = agreement / agreement.sum(dim=1, keepdim=True)
-    added = _spread(view_rows, agreement, members) * guidance.scale
-    special = hidden_states[:, : geometry.special_tokens]
-    return torch.cat([special, (tokens + added).to(hidden_states.dtype)], dim=1)
+    added = spread(view_rows, agreement * guidance.scale, members, geometry.special_tokens)
+    return (hidden_states + added).to(hidden_states.dtype)
 
 
 def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membership, pooling: str) -> torch.Tensor:
@@ -169,37 +169,22 @@ def view_voxel_cosine(
         members: Cells of the tokens.
         voxels: Voxels of the tokens.
     """
-    product = view_rows.flatten(1, 2) @ voxel_rows.transpose(-1, -2)
-    product = product.view(*view_rows.shape[:3], -1)  # (batch, views, rows, voxels)
-    # Norms divide the small table, not the wide rows.
-    view_length = view_rows.norm(dim=-1, keepdim=True)  # (batch, views, rows, 1)
-    voxel_length = voxel_rows.norm(dim=-1)[:, None, None]  # (batch, 1, 1, voxels)
-    table = product / (view_length * voxel_length).clamp_min(1e-8)
-    flat = members.row * table.shape[-1] + voxels.row  # (batch, views, tokens)
-    return table.flatten(2).gather(2, flat)
+    product = pair_products(view_rows, voxel_rows, members, voxels)  # (batch, views, tokens)
+    # Lengths belong to cells and voxels, which are fewer than tokens.
+    view_length = view_rows.norm(dim=-1).gather(2, members.row)  # (batch, views, tokens)
+    voxel_length = voxel_rows.norm(dim=-1).unsqueeze(1).gather(2, voxels.row)  # (batch, 1, tokens)
+    return product / (view_length * voxel_length).clamp_min(1e-8)
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:
     """Mean, or maximum plus mean, of `(batch, views or 1, tokens, hidden)` over the cells of each view."""
-    pool = members.pool.to(values.dtype)  # (batch, views, rows, tokens)
     if values.shape[1] == 1:
-        # One product for all views instead of one each: the same tokens are not copied for every view.
-        mean = (pool.flatten(1, 2) @ values.squeeze(1)).view(*pool.shape[:3], -1)
+        mean = pool_mean(values.squeeze(1), members)
     else:
-        mean = pool @ values  # (batch, views, rows, hidden)
+        mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
     if not with_maximum:
         return mean
     batch, views, rows, hidden_size = mean.shape
     tokens = values.expand(batch, views, *values.shape[2:]).reshape(batch * views, -1, hidden_size)
     maximum = scatter_max(tokens, members.row.reshape(batch * views, -1), rows)
     return maximum.view_as(mean) + mean
-
-
-def _spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership) -> torch.Tensor:
-    """Weighted sum over the views of each token's cell rows, `(batch, tokens, hidden)`."""
-    batch, views, rows, hidden_size = view_rows.shape
-    tokens = weights.shape[-1]
-    column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
-    mix = weights.new_zeros(batch, tokens, views * rows)
-    mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
-    return mix @ view_rows.reshape(batch, views * rows, hidden_size)

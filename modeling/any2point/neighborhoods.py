@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 import torch
 
+from hf_any3d.modeling.any2point.wave_table import Taps, WaveTable
+
 # Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 18, 1 << 24
+# Values that are summed by index at a time: few enough for the last cache.
+_MANY = 1 << 22
 
 
 def offset_frequencies(width: int, alpha: float, beta: float, device: torch.device | None = None) -> torch.Tensor:
@@ -18,7 +25,8 @@ def offset_frequencies(width: int, alpha: float, beta: float, device: torch.devi
 
 def encode_offsets(offsets: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     """Sinusoid of offsets `(..., 3)` in `(..., width)`: x sines, x cosines, then y, then z (Point-NN, Eq. 3)."""
-    phase = offsets.float().unsqueeze(-1) * frequencies  # (..., 3, width / 6)
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+    phase = offsets.unsqueeze(-1) * frequencies  # (..., 3, width / 6)
     return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
@@ -57,19 +65,70 @@ class Neighborhoods:
         step = max(1, values // (k * self.width))
         return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 
+    @cached_property
+    def table(self) -> WaveTable:
+        """The waves of the offsets' sinusoid at the nodes of a table."""
+        return WaveTable(self.offsets, self.frequencies, self.features.dtype)
+
+    @cached_property
+    def taps(self) -> Taps:
+        """How to read the encoded offsets: `(centers * k * 3, taps)`."""
+        return self.table.taps(self.offsets.flatten())
+
+    def taps_of(self, part: slice) -> Taps:
+        """How to read the encoded offsets of a part."""
+        axes = 3 * self.neighbors.shape[1]
+        return self.taps[part.start * axes : part.stop * axes]
+
     def rows(self, part: slice) -> torch.Tensor:
         """Rows `(centers of the part * k, width)`: neighbour's and centre's features plus the encoded offset."""
-        neighbors = self.neighbors[part].flatten()
+        rows = self.taps_of(part).read(self.table.waves).view(-1, self.width)
         half = self.features.shape[1]
-        rows = self.features.new_empty(len(neighbors), self.width)
-        phase = self.offsets[part].float().reshape(-1, 3, 1) * self.frequencies  # (rows, 3, width / 6)
-        waves = rows.view(-1, 3, 2, phase.shape[-1])
-        torch.sin(phase, out=waves[:, :, 0])
-        torch.cos(phase, out=waves[:, :, 1])
-        rows[:, :half] += self.features.index_select(0, neighbors)
+        rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         of_center = self.features.index_select(0, self.centers[part])
         rows.view(len(of_center), -1, self.width)[:, :, half:] += of_center.unsqueeze(1)
         return rows
+
+    def reduced_rows(self, weight: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Products of all rows with `weight` `(hidden, width)`, in parts `(centers of the part * k, hidden)`.
+
+        Points, centres and nodes of the table are far fewer than rows: they are multiplied and rows add them up.
+        """
+        half = self.features.shape[1]
+        as_neighbor = self.features @ weight[:, :half].T  # (points, hidden)
+        as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
+        table = self.table.waves @ weight.view(len(weight), 3, -1).permute(1, 2, 0)  # (3, nodes, hidden)
+        for part in self.parts():
+            rows = self.taps_of(part).read_axes(table)
+            rows += as_neighbor.index_select(0, self.neighbors[part].flatten())
+            rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
+            yield rows
+
+    def reduced_gradient(
+        self, weight: torch.Tensor, of_rows: Iterable[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of the features and of the weight from those of `reduced_rows`, in parts: its transpose."""
+        half = self.features.shape[1]
+        as_neighbor = self.features.new_zeros(len(self.features), len(weight))
+        as_center = torch.zeros_like(as_neighbor)
+        table = self.features.new_zeros(3, len(self.table.waves), len(weight))
+        parts, of_rows = self.parts(), iter(of_rows)
+        some = max(1, _MANY // (len(weight) * self.neighbors.shape[1] * parts[0].stop))
+        buffer = None
+        for start in range(0, len(parts), some):
+            # Many parts together: every sum by index has a price for each of its bins.
+            together = list(islice(of_rows, some))
+            if buffer is None:
+                buffer = together[0].new_empty(sum(map(len, together)), len(weight))
+            rows = torch.cat(together, out=buffer[: sum(map(len, together))])
+            part = slice(parts[start].start, parts[min(start + some, len(parts)) - 1].stop)
+            as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
+            as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
+            self.taps_of(part).add_to_axes(table, rows)
+        of_weight = (table.transpose(1, 2) @ self.table.waves).transpose(0, 1).reshape_as(weight)
+        of_weight[:, :half].addmm_(as_neighbor.T, self.features)
+        of_weight[:, half:].addmm_(as_center.T, self.features)
+        return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], of_weight
 
     def all_rows(self) -> torch.Tensor:
         """All rows at once, differentiable in features and offsets."""

@@ -4,6 +4,7 @@ A stage has one row for every neighbour of every centre, far more rows than ther
 that need all rows before the first can go on. Written layer by layer, each layer, norm and sum reads and writes all
 rows through main memory and keeps them for the backward pass. Here
 
+- what enters the first linear layer is a sum of few different summands, which are multiplied before they are added;
 - rows are worked on in parts that stay in the cache, between the points where a norm needs them all;
 - the statistics behind a linear layer follow from the mean and the covariance of what enters it, so that its norm
   becomes part of its weights and the sum with the residual part of its product;
@@ -17,7 +18,7 @@ Numbers and gradients are those of the plain modules up to rounding. Both direct
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -88,10 +89,11 @@ class Kept:
     inputs: list[torch.Tensor]
 
     def hidden(self, block: Block) -> Iterator[torch.Tensor]:
-        """For each part the rows `(rows, hidden)` that enter the second linear layer."""
+        """For each part the rows `(rows, hidden)` that enter the second linear layer, each in place of the last."""
         gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
         shift = block.reduce_shift - self.reduce_mean * gain
-        return (torch.addcmul(shift, rows, gain).relu_() for rows in self.reduced)
+        buffer = torch.empty_like(self.reduced[0])
+        return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
 
     def pack(self) -> list[torch.Tensor]:
         """All tensors in order."""
@@ -135,46 +137,68 @@ def pooled_blocks(
     """
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     parts = hoods.parts()
-    inputs = [hoods.rows(part) for part in parts]
-    kept: list[Kept] = []
-    *blocks, last = Block.unpack(weights, eps)
-    for block in blocks:
-        kept.append(_first_half(hoods, block, inputs))
-        rows, shift = _second_half(block, kept[-1])
-        inputs = [part.add_(shift).relu_() for part in rows]
-    kept.append(_first_half(hoods, last, inputs))
-    sums, shift = _second_half(last, kept[-1])
+    first, *others = Block.unpack(weights, eps)
+    kept = [_first_half(hoods, first, hoods.reduced_rows(first.reduce), [])]
+    # The first block's rows are made only here, one part at a time, and used up.
+    sums, shift = _second_half(first, kept[0], map(hoods.rows, parts))
+    for block in others:
+        inputs: list[torch.Tensor] = []
+        kept.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs), inputs))
+        sums, shift = _second_half(block, kept[-1], map(torch.clone, inputs))
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
-        rows = rows.view(-1, neighbors.shape[1], hoods.width)
-        torch.max(rows, dim=1, out=(pooled[part], winners[part]))
-    kept[0].inputs = []
+        pooled[part], winners[part] = _largest(rows.view(-1, neighbors.shape[1], hoods.width))
     # What is the same for all neighbours, and the ReLU, can wait until after the maximum.
     return [pooled.add_(shift).relu_(), winners, *(tensor for one in kept for tensor in one.pack())]
 
 
-def _first_half(hoods: Neighborhoods, block: Block, inputs: list[torch.Tensor]) -> Kept:
-    """Run the first linear layer on all rows, and find the statistics of both norms."""
+def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maximum over the neighbours of `(centers, k, width)` and the first neighbour that has it; `rows` is used up."""
+    k = rows.shape[1]
+    largest = rows.amax(dim=1)
+    # Several times faster than a maximum with indices: what falls short falls behind all places.
+    places = torch.arange(k, 0, -1, device=rows.device, dtype=rows.dtype).unsqueeze(-1)
+    rows.sub_(largest.unsqueeze(1))
+    first = torch.add(places, rows, alpha=1e30, out=rows).amax(dim=1)
+    return largest, (k - first).long().clamp_(0, k - 1)  # undefined rows have no winner
+
+
+def _next_rows(
+    block: Block, sums: Iterable[torch.Tensor], shift: torch.Tensor, inputs: list[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Finish the block before and apply the first linear layer of this one, in parts; `inputs` gets what enters."""
+    for rows in sums:
+        inputs.append(rows.add_(shift).relu_())
+        yield rows @ block.reduce.T
+
+
+def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[torch.Tensor], inputs: list[torch.Tensor]) -> Kept:
+    """Find the statistics of both norms from the rows behind the first linear layer."""
     dtype = block.reduce.dtype
     total = torch.zeros(len(block.reduce), dtype=torch.float64, device=block.reduce.device)
     squares = torch.zeros_like(total)
-    # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
-    guess = block.reduce @ inputs[0].mean(dim=0)
-    reduced = []
-    for rows in inputs:
-        reduced.append(rows @ block.reduce.T)
-        rows = reduced[-1] - guess
-        total += rows.sum(dim=0).double()
-        squares += rows.square_().sum(dim=0).double()
+    reduced: list[torch.Tensor] = []
+    for rows in parts:
+        if not reduced:
+            # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
+            guess, buffer = rows.mean(dim=0), torch.empty_like(rows)
+        reduced.append(rows)
+        rows = torch.sub(rows, guess, out=buffer[: len(rows)])
+        total += rows.sum(dim=0)
+        squares += rows.square_().sum(dim=0)
     mean = total / hoods.count
     variance = (squares / hoods.count - mean.square()).clamp_min_(0)
     kept = Kept((guess + mean).to(dtype), variance.to(dtype), *[guess] * 4, reduced, inputs)
     products = total.new_zeros(len(total), len(total))
+    half = len(total) // 2
     total.zero_()
     for hidden in kept.hidden(block):
-        total += hidden.sum(dim=0).double()
-        products += (hidden.T @ hidden).double()
+        total += hidden.sum(dim=0)
+        # The lower left quarter follows from the upper right one.
+        products[:half] += hidden[:, :half].T @ hidden
+        products[half:, half:] += hidden[:, half:].T @ hidden[:, half:]
+    products[half:, :half] = products[:half, half:].T
     mean = total / hoods.count
     covariance = products / hoods.count - mean.outer(mean)
     expand = block.expand.double()
@@ -184,13 +208,17 @@ def _first_half(hoods: Neighborhoods, block: Block, inputs: list[torch.Tensor]) 
     return kept
 
 
-def _second_half(block: Block, kept: Kept) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
-    """Run the second linear layer, its norm and the residual sum, up to a summand of each channel: parts, summand."""
+def _second_half(
+    block: Block, kept: Kept, entering: Iterable[torch.Tensor]
+) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
+    """Run the second linear layer, its norm and the residual sum, up to a summand of each channel: parts, summand.
+
+    The rows that entered the block, in parts, are used up.
+    """
     gain = block.expand_gain * (kept.expand_variance + block.expand_eps).rsqrt()
     weight = (block.expand * gain.unsqueeze(1)).T
-    pairs = zip(kept.inputs, kept.hidden(block), strict=True)
-    parts = (torch.addmm(rows, hidden, weight) for rows, hidden in pairs)
-    return parts, block.expand_shift - kept.expand_mean * gain
+    pairs = zip(entering, kept.hidden(block), strict=True)
+    return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - kept.expand_mean * gain
 
 
 @pooled_blocks.register_fake

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,18 +34,22 @@ class PooledGradient:
         """Sum over all rows, `(width,)`."""
         return self.values.sum(dim=0)
 
-    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        """Product of the transposed gradient `(width, rows)` with a part of other rows."""
-        rows, values = self._rows(number), self.values[self.parts[number]]
-        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
-        return nn.functional.embedding_bag(
-            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
-        )
+    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Product of the transposed gradient `(width, rows)` with other rows `(rows, hidden)`, given in parts."""
+        return sum(self._transposed_times(rows, number) for number, rows in enumerate(hidden))
 
-    def add_times(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Add the product of a part with `weight` `(width, hidden)` to its rows `out`."""
-        scaled = self.values[self.parts[number]].unsqueeze(-1) * weight  # (centers, width, hidden)
-        return out.index_add_(0, self._rows(number).flatten(), scaled.flatten(0, 1))
+    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
+        channels, values, starts = self._by_row
+        part, width = self.parts[number], self.values.shape[1]
+        entries = slice(part.start * width, part.stop * width)
+        return nn.functional.embedding_bag(
+            channels[entries],
+            weight,
+            starts[part.start * self.k : part.stop * self.k] - entries.start,
+            mode="sum",
+            per_sample_weights=values[entries],
+        )
 
     def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
@@ -59,29 +65,53 @@ class PooledGradient:
         out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
         out.index_add_(0, hoods.centers, self.values[:, half:])
 
+    def _transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
+        rows, values = self._rows(number), self.values[self.parts[number]]
+        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
+        return nn.functional.embedding_bag(
+            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
+        )
+
     def _rows(self, number: int) -> torch.Tensor:
         """`(centers, width)`, the rows of the winners, counted from the first row of a part."""
         winners = self.winners[self.parts[number]]
         return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
 
+    @cached_property
+    def _by_row(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Channels and values of all entries in the order of their rows, and where every row starts."""
+        centers, width = self.winners.shape
+        places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
+        rows, order = (self.winners + places).flatten().sort()
+        starts = torch.searchsorted(rows, torch.arange(centers * self.k, device=rows.device))
+        return order % width, self.values.flatten().index_select(0, order), starts
+
 
 @dataclass
 class RowsGradient:
-    """The gradient behind a block that another one follows: for each part `(rows, width)`."""
+    """The gradient behind a block that another one follows.
+
+    Args:
+        parts: For each part `(rows, width)`.
+        sum: `(width,)` over all rows.
+        times_hidden: `(width, hidden)`, product of its transpose with the rows that entered the second linear layer.
+    """
 
     parts: list[torch.Tensor]
+    sum: torch.Tensor
+    times_hidden: torch.Tensor
 
     def total(self) -> torch.Tensor:
         """Sum over all rows, `(width,)`."""
-        return sum(rows.sum(dim=0) for rows in self.parts)
+        return self.sum
 
-    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        """Product of the transposed gradient `(width, rows)` with a part of other rows."""
-        return self.parts[number].T @ hidden
+    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Product of the transposed gradient `(width, rows)` with the block's hidden rows, known already."""
+        return self.times_hidden
 
-    def add_times(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Add the product of a part with `weight` `(width, hidden)` to its rows `out`."""
-        return out.addmm_(self.parts[number], weight)
+    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
+        return self.parts[number] @ weight
 
     def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
@@ -137,7 +167,8 @@ def pooled_blocks_backward(
         block, one = blocks[number], kept[number]
         of_reduced, of_norm, of_expand = _through_expand(hoods, block, one, behind)
         if number:
-            behind, of_reduce = _to_rows(block, one.inputs, of_reduced, behind)
+            hidden = kept[number - 1].hidden(blocks[number - 1])
+            behind, of_reduce = _to_rows(block, one.inputs, of_reduced, behind, hidden)
         else:
             of_features, of_reduce = _to_features(hoods, block, of_reduced, behind)
         of_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
@@ -165,8 +196,9 @@ class ReducedGradient:
     constant: torch.Tensor
 
     def rows(self, number: int) -> torch.Tensor:
-        """The rows `(rows, hidden)` of a part."""
-        rows = torch.addcmul(self.constant, self.behind[number], self.gain)
+        """The rows `(rows, hidden)` of a part, which can be had once: they take the place of those in `behind`."""
+        rows = self.behind[number]
+        torch.addcmul(self.constant, rows, self.gain, out=rows)
         return rows.addcmul_(self.reduced[number], self.slope)
 
 
@@ -174,9 +206,7 @@ def _through_expand(
     hoods: Neighborhoods, block: Block, kept: Kept, behind: PooledGradient | RowsGradient
 ) -> tuple[ReducedGradient, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """The gradient behind the first linear layer; gradients of its norm; of the second layer with its norm."""
-    product = torch.zeros_like(block.expand)  # (width, hidden), gradient times hidden rows
-    for number, hidden in enumerate(kept.hidden(block)):
-        product += behind.transposed_times(hidden, number)
+    product = behind.product(kept.hidden(block))  # (width, hidden)
     of_shift = behind.total()
     deviation = (kept.expand_variance + block.expand_eps).rsqrt()
     gain = block.expand_gain * deviation
@@ -191,11 +221,10 @@ def _through_expand(
     of_hidden = []
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
     for number, (hidden, reduced) in enumerate(zip(kept.hidden(block), kept.reduced, strict=True)):
-        rows = (hidden @ spread).sub_(constant)
-        behind.add_times(rows, weight, number)
+        rows = behind.times(weight, number).sub_(constant).addmm_(hidden, spread)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
-        moment += (reduced - kept.reduce_mean).mul_(rows).sum(dim=0)
+        moment += torch.sub(reduced, kept.reduce_mean, out=hidden).mul_(rows).sum(dim=0)
         of_hidden.append(rows)
     return *_through_norm(block, kept, hoods.count, of_hidden, total, moment), (of_weight, of_gain, of_shift)
 
@@ -212,34 +241,33 @@ def _through_norm(
 
 
 def _to_rows(
-    block: Block, inputs: list[torch.Tensor], of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
+    block: Block,
+    inputs: list[torch.Tensor],
+    of_reduced: ReducedGradient,
+    behind: PooledGradient | RowsGradient,
+    hidden_before: Iterable[torch.Tensor],
 ) -> tuple[RowsGradient, torch.Tensor]:
     """Gradients behind the block before, its ReLU passed, and of the first linear layer."""
     of_weight = torch.zeros_like(block.reduce)
-    of_inputs = []
-    for number, entered in enumerate(inputs):
+    gradient = RowsGradient([], block.reduce.new_zeros(block.reduce.shape[1]), torch.zeros_like(block.expand))
+    for number, (entered, hidden) in enumerate(zip(inputs, hidden_before, strict=True)):
         reduced = of_reduced.rows(number)
         of_weight.addmm_(reduced.T, entered)
         rows = behind.add_to(reduced @ block.reduce, number)
-        of_inputs.append(torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows))  # the ReLU
-    return RowsGradient(of_inputs), of_weight
+        torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows)  # the ReLU
+        # What the block before needs of all rows at first, while these are at hand.
+        gradient.sum += rows.sum(dim=0)
+        gradient.times_hidden.addmm_(rows.T, hidden)
+        gradient.parts.append(rows)
+    return gradient, of_weight
 
 
 def _to_features(
     hoods: Neighborhoods, block: Block, of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the features that rows were gathered from, and of the first linear layer."""
-    of_weight = torch.zeros_like(block.reduce)
-    points, half = hoods.features.shape
-    # Gathering is linear: narrow rows are brought back to the points first and widened there.
-    as_neighbor = hoods.features.new_zeros(points, len(block.reduce))
-    as_center = torch.zeros_like(as_neighbor)
-    for number, part in enumerate(hoods.parts()):
-        rows, neighbors = of_reduced.rows(number), hoods.neighbors[part]
-        of_weight.addmm_(rows.T, hoods.rows(part))
-        as_neighbor.index_add_(0, neighbors.flatten(), rows)
-        as_center.index_add_(0, hoods.centers[part], rows.view(*neighbors.shape, -1).sum(dim=1))
-    of_features = as_neighbor @ block.reduce[:, :half] + as_center @ block.reduce[:, half:]
+    of_rows = (of_reduced.rows(number) for number in range(len(of_reduced.behind)))
+    of_features, of_weight = hoods.reduced_gradient(block.reduce, of_rows)
     behind.add_to_features(of_features, hoods)
     return of_features, of_weight
 

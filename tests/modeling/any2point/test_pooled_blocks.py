@@ -7,6 +7,7 @@ import torch
 
 from hf_any3d.modeling.any2point import neighborhoods
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.any2point.pooled_blocks import _largest
 from hf_any3d.modeling.any2point.residual_blocks import ResidualBlock, train_as_one, trains_as_one
 
 WIDTH, HIDDEN, POINTS, CENTERS, K = 12, 5, 20, 9, 6
@@ -24,8 +25,8 @@ def case(request):
         torch.randn(POINTS, WIDTH // 2, generator=generator, dtype=torch.float64).requires_grad_(),
         torch.randint(POINTS, (CENTERS, K), generator=generator),
         torch.randint(POINTS, (CENTERS,), generator=generator),
-        torch.rand(CENTERS, K, 3, generator=generator) - 0.5,
-        offset_frequencies(WIDTH, 1000.0, 100.0),
+        torch.rand(CENTERS, K, 3, generator=generator, dtype=torch.float64) - 0.5,
+        offset_frequencies(WIDTH, 1000.0, 100.0).double(),
     )
     return blocks, hoods
 
@@ -51,6 +52,24 @@ def test_one_operation_equals_the_modules(case, part, monkeypatch):
     monkeypatch.setattr(neighborhoods, "_PART_CPU", part)
     expected, found = run(plain, *case), run(train_as_one, *case)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_waves_read_from_a_table_change_nothing(case):
+    blocks, hoods = case
+    # Slow waves: a table of them is shorter than the list of offsets.
+    hoods.frequencies = hoods.frequencies / 100
+    assert len(hoods.table.waves) < hoods.offsets.numel()
+    torch.testing.assert_close(run(train_as_one, blocks, hoods), run(plain, blocks, hoods), rtol=1e-5, atol=2e-6)
+
+
+def test_first_of_equally_large_neighbors_wins_and_undefined_rows_do_no_harm():
+    rows = torch.tensor([[1.0, 3.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0], [0.0, -1e-20, 1e-20, 0.0]]).unsqueeze(-1)
+    largest, winners = _largest(rows.clone())
+    assert largest.flatten().tolist() == [3.0, 5.0, rows[2, 2].item()]
+    assert winners.flatten().tolist() == [1, 0, 2]
+    rows[0] = float("nan")
+    largest, winners = _largest(rows)
+    assert largest[0].isnan() and 0 <= winners[0] < 4
 
 
 def test_input_of_the_first_block_and_full_rows_are_not_kept(case):
