@@ -60,13 +60,18 @@ class CaptionedDataset(ProcessedDataset):
         self.numbers = [np.array([number[text] for text in own]) for own in texts]
         self.vectors = embed_texts(tower, distinct)
 
-    def _prepare(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Rows of a batch, each with the vector of its text."""
+        rows = super().__getitems__(indices)
+        return [row | {"text_embeds": self._text(index)} for index, row in zip(indices, rows, strict=True)]
+
+    def _text(self, index: int) -> np.ndarray:
         own = self.numbers[index]
         drawn = 0
         if self.seed is not None:
             # Apart from the generator of the points, so that texts change nothing in them.
             drawn = np.random.default_rng([self.seed, self.epoch, index, 1]).integers(len(own))
-        return {**super()._prepare(index, row), "text_embeds": self.vectors[own[drawn]]}
+        return self.vectors[own[drawn]]
 
 
 def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
