@@ -56,4 +56,6 @@ def _ascii(data: bytes) -> np.ndarray:
     facets = len(re.findall(rb"\bendfacet\b", data, re.IGNORECASE))
     if len(rows) != words or len(rows) != 3 * facets:
         raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 a facet, each with 3 numbers")
+    if commented := next((row for row in rows if b"#" in row), None):  # would be read as the start of a comment
+        raise PointCloudError(f"vertex {commented[:40]!r}; expected 3 numbers")
     return numbers(b"\n".join(rows), columns=3)

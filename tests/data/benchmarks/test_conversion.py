@@ -81,6 +81,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(tree, cache_dir, small_s
 @pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_dir, small_shards):
     program = f"""
+import time
 from pathlib import Path
 from hf_any3d.data.benchmarks import conversion
 from tests.data.benchmarks import toy

@@ -105,3 +105,9 @@ HUGE_COUNTS = {
 def test_declared_counts_beyond_the_file_are_refused_before_memory_is_taken(name, tmp_path):
     with pytest.raises(PointCloudFileError, match=name):
         read(tmp_path / name, HUGE_COUNTS[name])
+
+
+def test_a_vertex_of_text_stl_with_a_comment_sign_is_named(tmp_path):
+    facet = b"facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex # 1 0\nvertex 1 1 0\nendloop\nendfacet\n"
+    with pytest.raises(PointCloudFileError, match="a.stl: vertex b'# 1 0'; expected 3 numbers"):
+        read(tmp_path / "a.stl", b"solid a\n" + facet + b"endsolid a\n")
