@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from transformers import AutoModel, pipeline
 
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
 from hf_any3d.training.report import RunReport
-from tests.examples.conftest import EXAMPLES, load_program
+from tests.examples.conftest import imported_beside_others, load_program
 from tests.tiny_encoders import saved_encoder
 from tests.tiny_text_towers import write_text_files
 
@@ -187,13 +186,8 @@ def test_too_few_classes_left_are_refused(run):
 
 @pytest.fixture(scope="module")
 def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        import bench_zero_shot
-
-        yield bench_zero_shot
-    for name in ("bench_zero_shot", "bench_learn", "shapes_recipe", "pointnet", "run_zero_shot"):
-        sys.modules.pop(name, None)
+    with imported_beside_others("bench_zero_shot") as program:
+        yield program
 
 
 def test_benchmark_holds_no_class_out_twice(bench):
