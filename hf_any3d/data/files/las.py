@@ -18,6 +18,7 @@ _RECORD_HEADER = 54
 _BLOCK = 1 << 18
 # The compressor of point formats 6 to 10, and how many layers each kind of item has; other items one a byte.
 _LAYERED = 3
+_FIRST_LAYERED_VERSION = 3
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # The entropy coder of LAZ never needs less than about 0.002 bits a point.
 _MAX_POINTS_PER_BYTE = 4000
@@ -95,7 +96,7 @@ def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarra
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
-        _check_layers(data, start, record, lazrs.read_chunk_table(file, lazrs.LazVlr(record)))
+        _check_layers(data, start, record, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
         file.seek(start)
         decompressor = lazrs.LasZipDecompressor(file, record)
         for first in range(0, count, _BLOCK):
@@ -137,14 +138,20 @@ def _check_chunk_table(data: bytes, start: int, size: int) -> None:
         raise PointCloudError(f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged")
 
 
-def _check_layers(data: bytes, start: int, record: bytes, chunks: list[tuple[int, int]]) -> None:
+def _check_layers(data: bytes, start: int, record: bytes, chunks: list[tuple[int, int]], count: int) -> None:
     # In chunks of layers, lazrs reserves as much memory as each layer claims to need.
     compressor, items = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, 32)[0]
+    kinds = [struct.unpack_from("<HHH", record, 34 + 6 * item) for item in range(items)]
     if compressor != _LAYERED:
+        # lazrs goes by the versions of the items, whatever the compressor says.
+        if layered := [version for _, _, version in kinds if version >= _FIRST_LAYERED_VERSION]:
+            raise PointCloudError(f"compressor {compressor} with items of version {layered[0]}; expected 1 or 2")
         return
-    kinds = [struct.unpack_from("<HH", record, 34 + 6 * item) for item in range(items)]
-    layers = sum(_LAYERS.get(kind, size) for kind, size in kinds)
-    first_point = sum(size for _, size in kinds)
+    # Behind the last chunk lazrs would take the table for another one.
+    if count > (held := sum(points for points, _ in chunks)):
+        raise PointCloudError(f"{count} points declared, {held} in {len(chunks)} chunks; the file may be cut off")
+    layers = sum(_LAYERS.get(kind, size) for kind, size, _ in kinds)
+    first_point = sum(size for _, size, _ in kinds)
     at = start + 8
     for number, (_, size) in enumerate(chunks):
         header = first_point + 4 + 4 * layers

@@ -76,6 +76,8 @@ def integers(values: np.ndarray, what: str) -> np.ndarray:
     """Turn numbers into int64, refusing what is no whole number that float64 can hold exactly."""
     values = np.asarray(values)
     if values.dtype.kind == "f":
+        # 2 ** 53 is more than float16 can hold.
+        values = values.astype(np.promote_types(values.dtype, np.float64), copy=False)
         with np.errstate(invalid="ignore"):
             bad = ~((np.abs(values) < 2**53) & (values == np.floor(values)))
         if bad.any():

@@ -82,3 +82,9 @@ def test_a_laz_whose_layers_claim_too_much_is_refused():
     with pytest.raises(PointCloudFileError, match="the layers of chunk 0 need 42949"):
         read(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :], "laz")
     assert len(read(las(True, 6, 120_000)[1], "laz")) == 120_000  # several chunks
+
+
+def test_a_laz_that_declares_more_points_than_its_chunks_hold_is_refused():
+    data = las(True, 7)[1]
+    with pytest.raises(PointCloudFileError, match="60000 points declared, 50000 in 1 chunks"):
+        read(data[:107] + struct.pack("<I", 60_000) + data[111:], "laz")

@@ -7,9 +7,10 @@ import struct
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.hdf5 import open_hdf5
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.files.tables import integers
 from tests.mutations import bounded, traced
 
 from .builders import SQUARE, gltf, gltf_square, las, npy, npz, pcd, ply, stl
@@ -111,3 +112,10 @@ def test_a_vertex_of_text_stl_with_a_comment_sign_is_named(tmp_path):
     facet = b"facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex # 1 0\nvertex 1 1 0\nendloop\nendfacet\n"
     with pytest.raises(PointCloudFileError, match="a.stl: vertex b'# 1 0'; expected 3 numbers"):
         read(tmp_path / "a.stl", b"solid a\n" + facet + b"endsolid a\n")
+
+
+def test_numbers_of_half_precision_are_whole_or_refused_without_a_warning(recwarn):
+    assert integers(np.array([3, 2048], np.float16), "class").tolist() == [3, 2048]
+    with pytest.raises(PointCloudError, match="class 0.5; expected a whole number"):
+        integers(np.array([0.5], np.float16), "class")
+    assert not recwarn.list
