@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peft import PeftConfig
-
+from hf_any3d.tuners.layers_config import EncoderLayersConfig
 from hf_any3d.tuners.peft_type import GUIDED_ADAPTER
 
 
 @dataclass
-class GuidedAdapterConfig(PeftConfig):
+class GuidedAdapterConfig(EncoderLayersConfig):
     """A guided adapter behind every layer of a frozen encoder that reads point tokens (Any2Point, Sec. 3.3).
 
     It adds a bottleneck to each feed-forward branch and lets tokens aggregate what their neighbours in the virtual
@@ -50,17 +49,6 @@ class GuidedAdapterConfig(PeftConfig):
             "leaves it (1); None for no gate, as published."
         },
     )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Numbers of the layers to adapt; None for all."}
-    )
-    target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Regular expression of the layers to adapt; found from the encoder when None."}
-    )
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to leave out."})
-    modules_to_save: list[str] | None = field(
-        default=None,
-        metadata={"help": "Modules trained in full and saved; None for tokenizer, class token, output norm and head."},
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -71,7 +59,3 @@ class GuidedAdapterConfig(PeftConfig):
             raise ValueError(
                 f"attention_width={self.attention_width} is not a multiple of attention_heads={self.attention_heads}"
             )
-        if self.target_modules is not None and self.layers_to_transform is not None:
-            raise ValueError("give target_modules or layers_to_transform, not both")
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)

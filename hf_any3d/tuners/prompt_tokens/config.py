@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peft import PeftConfig
-
+from hf_any3d.tuners.layers_config import EncoderLayersConfig
 from hf_any3d.tuners.peft_type import PROMPT_TOKENS
 
 
 @dataclass
-class PromptTokensConfig(PeftConfig):
+class PromptTokensConfig(EncoderLayersConfig):
     """Learned tokens beside the point tokens in each layer of a frozen encoder (arXiv 2203.12119, "deep").
 
     Every layer has prompts of its own, which leave the sequence behind it, so that the point tokens and their places
@@ -20,24 +19,9 @@ class PromptTokensConfig(PeftConfig):
     """
 
     num_prompts: int = field(default=10, metadata={"help": "Prompts of each layer."})
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Numbers of the layers that get prompts; None for all."}
-    )
-    target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Regular expression of those layers; found from the encoder when None."}
-    )
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to leave out."})
-    modules_to_save: list[str] | None = field(
-        default=None,
-        metadata={"help": "Modules trained in full and saved; None for tokenizer, class token, output norm and head."},
-    )
 
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PROMPT_TOKENS
         if self.num_prompts < 1:
             raise ValueError(f"num_prompts={self.num_prompts}; expected at least 1")
-        if self.target_modules is not None and self.layers_to_transform is not None:
-            raise ValueError("give target_modules or layers_to_transform, not both")
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
