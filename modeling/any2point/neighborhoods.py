@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 
-from hf_any3d.modeling.any2point.wave_table import Taps, WaveTable
+from hf_any3d.modeling.any2point.wave_table import Places, Taps, WaveTable
 
 # Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 18, 1 << 24
@@ -71,18 +71,23 @@ class Neighborhoods:
         return WaveTable(self.offsets, self.frequencies, self.features.dtype)
 
     @cached_property
+    def places(self) -> Places:
+        """Where the offsets lie in the table, `(centers * k * 3,)`."""
+        return self.table.places(self.offsets.flatten())
+
+    @cached_property
     def taps(self) -> Taps:
         """How to read the encoded offsets: `(centers * k * 3, taps)`."""
-        return self.table.taps(self.offsets.flatten())
+        return self.places.taps(self.features.dtype)
 
-    def taps_of(self, part: slice) -> Taps:
-        """How to read the encoded offsets of a part."""
+    def offsets_of(self, part: slice) -> slice:
+        """The coordinates of a part among those of all offsets."""
         axes = 3 * self.neighbors.shape[1]
-        return self.taps[part.start * axes : part.stop * axes]
+        return slice(part.start * axes, part.stop * axes)
 
     def rows(self, part: slice) -> torch.Tensor:
         """Rows `(centers of the part * k, width)`: neighbour's and centre's features plus the encoded offset."""
-        rows = self.taps_of(part).read(self.table.waves).view(-1, self.width)
+        rows = self.taps[self.offsets_of(part)].read(self.table.waves).view(-1, self.width)
         half = self.features.shape[1]
         rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         of_center = self.features.index_select(0, self.centers[part])
@@ -99,7 +104,7 @@ class Neighborhoods:
         as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
         table = self.table.waves @ weight.view(len(weight), 3, -1).permute(1, 2, 0)  # (3, nodes, hidden)
         for part in self.parts():
-            rows = self.taps_of(part).read_axes(table)
+            rows = self.taps[self.offsets_of(part)].read_axes(table)
             rows += as_neighbor.index_select(0, self.neighbors[part].flatten())
             rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
             yield rows
@@ -124,7 +129,7 @@ class Neighborhoods:
             part = slice(parts[start].start, parts[min(start + some, len(parts)) - 1].stop)
             as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
             as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
-            self.taps_of(part).add_to_axes(table, rows)
+            self.places[self.offsets_of(part)].add_to_axes(table, rows)
         of_weight = (table.transpose(1, 2) @ self.table.waves).transpose(0, 1).reshape_as(weight)
         of_weight[:, :half].addmm_(as_neighbor.T, self.features)
         of_weight[:, half:].addmm_(as_center.T, self.features)
