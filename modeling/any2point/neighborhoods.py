@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 import torch
 
@@ -65,6 +64,11 @@ class Neighborhoods:
         step = max(1, values // (k * self.width))
         return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 
+    def rows_of(self, part: slice) -> slice:
+        """The rows of a part among all rows."""
+        k = self.neighbors.shape[1]
+        return slice(part.start * k, part.stop * k)
+
     @cached_property
     def table(self) -> WaveTable:
         """The waves of the offsets' sinusoid at the nodes of a table."""
@@ -110,23 +114,25 @@ class Neighborhoods:
             yield rows
 
     def reduced_gradient(
-        self, weight: torch.Tensor, of_rows: Iterable[torch.Tensor]
+        self, weight: torch.Tensor, of_rows: Callable[[slice], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients of the features and of the weight from those of `reduced_rows`, in parts: its transpose."""
+        """Gradients of the features and of the weight from those of `reduced_rows`: its transpose.
+
+        Args:
+            weight: `(hidden, width)`.
+            of_rows: Gives the gradients of some of the parts that `parts` cuts, `(centers of the parts * k, hidden)`.
+        """
         half = self.features.shape[1]
         as_neighbor = self.features.new_zeros(len(self.features), len(weight))
         as_center = torch.zeros_like(as_neighbor)
         table = self.features.new_zeros(3, len(self.table.waves), len(weight))
-        parts, of_rows = self.parts(), iter(of_rows)
+        parts = self.parts()
+        # Many parts together: every sum by index has a price for each of its bins.
         some = max(1, _MANY // (len(weight) * self.neighbors.shape[1] * parts[0].stop))
-        buffer = None
-        for start in range(0, len(parts), some):
-            # Many parts together: every sum by index has a price for each of its bins.
-            together = list(islice(of_rows, some))
-            if buffer is None:
-                buffer = together[0].new_empty(sum(map(len, together)), len(weight))
-            rows = torch.cat(together, out=buffer[: sum(map(len, together))])
-            part = slice(parts[start].start, parts[min(start + some, len(parts)) - 1].stop)
+        for numbers in (slice(start, start + some) for start in range(0, len(parts), some)):
+            together = parts[numbers]
+            part = slice(together[0].start, together[-1].stop)
+            rows = of_rows(numbers)
             as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
             as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
             self.places[self.offsets_of(part)].add_to_axes(table, rows)
@@ -134,6 +140,13 @@ class Neighborhoods:
         of_weight[:, :half].addmm_(as_neighbor.T, self.features)
         of_weight[:, half:].addmm_(as_center.T, self.features)
         return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], of_weight
+
+    def add_to_features(self, out: torch.Tensor, part: slice, of_rows: torch.Tensor) -> None:
+        """Add the gradient of a part's rows to the features `(points, width / 2)` they were gathered from."""
+        half = out.shape[1]
+        neighbors = self.neighbors[part]
+        out.index_add_(0, neighbors.flatten(), of_rows[:, :half])
+        out.index_add_(0, self.centers[part], of_rows.view(*neighbors.shape, 2 * half)[:, :, half:].sum(dim=1))
 
     def all_rows(self) -> torch.Tensor:
         """All rows at once, differentiable in features and offsets."""
