@@ -1,0 +1,99 @@
+"""Configuration of ACT's student and of the tasks that it is fine-tuned on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class ActConfig(PreTrainedConfig):
+    r"""Everything that defines an ACT point transformer and its heads (arXiv 2212.08320).
+
+    The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released
+    programs did otherwise.
+
+    Args:
+        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        num_groups: Patches, and so tokens, of a cloud.
+        group_size: Points of a patch, the centre included.
+        hidden_size: Channels of a token.
+        num_hidden_layers: Transformer blocks.
+        num_attention_heads: Heads of each.
+        mlp_ratio: Hidden width of a block's MLP, in multiples of `hidden_size`.
+        qkv_bias: Whether queries, keys and values have a bias.
+        layer_norm_eps: Epsilon of the layer norms.
+        drop_path_rate: How often the last block's branches are left out in training; earlier ones less.
+        initializer_range: Standard deviation of fresh weights.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+            1e-3, from their CUDA kernel).
+        side_network: A second patch encoder beside the frozen one, mixed in with a learned share ("side" tuning).
+        pooling: What the head reads, in order: any of "cls", "max", "mean".
+        head_widths: Widths of the head's hidden layers; none for a linear head.
+        head_bias: Whether hidden linear layers of the head have a bias.
+        head_dropout: Dropout after each hidden layer of the head.
+        segmentation_layers: Segmentation: blocks, from 0, whose outputs points hear.
+        propagation_widths: Segmentation: channels of the two layers that bring tokens to points.
+        category_width: Part segmentation: channels of what points hear about the object's category.
+        segmentation_head_widths: Segmentation: widths of the head's hidden layers.
+        segmentation_head_dropout: Segmentation: dropout after each of them.
+        category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
+        category_names: Part segmentation: names of the categories.
+        restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
+    """
+
+    model_type = "act3d"
+
+    in_channels: int = 3
+    num_groups: int = 64
+    group_size: int = 32
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    layer_norm_eps: float = 1e-5
+    drop_path_rate: float = 0.1
+    initializer_range: float = 0.02
+    sampling_min_squared_norm: float | None = None
+    side_network: bool = False
+
+    pooling: list[str] | tuple[str, ...] = ("cls", "max")
+    head_widths: list[int] | tuple[int, ...] = (256, 256)
+    head_bias: bool = True
+    head_dropout: float = 0.5
+
+    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    propagation_widths: list[int] | tuple[int, ...] = (1536, 1024)
+    category_width: int = 64
+    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
+    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
+    category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
+    category_names: list[str] | tuple[str, ...] | None = None
+    restrict_to_category_parts: bool = False
+
+    def __post_init__(self, **kwargs: Any):
+        if self.in_channels < 3:
+            raise ValueError(f"in_channels={self.in_channels}; expected at least 3, for xyz")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
+            )
+        if not self.pooling or set(self.pooling) - {"max", "mean", "cls"}:
+            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
+        if self.category_names is not None and len(self.category_names) != self.num_categories:
+            raise ValueError(
+                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
+                "has entries"
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_categories(self) -> int:
+        """Categories of objects that a part segmentation model knows."""
+        return len(self.category_parts or ())
+
+    @property
+    def min_points(self) -> int:
+        """The fewest points a cloud may have."""
+        return max(self.num_groups, self.group_size)
