@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from datasets import DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import json_mapping
 from hf_any3d.training.protocol import FROM_DATA, TEST_CHOOSES
-from hf_any3d.training.rows import ProcessedDataset
+from hf_any3d.training.rows import ProcessedDataset, training_transform
 from hf_any3d.training.settings import DataArguments, PointTrainingArguments
 
 
@@ -38,6 +39,10 @@ class PretrainingDataArguments(DataArguments):
             raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
+
+    def judged_splits(self) -> tuple[str, ...]:
+        """Splits to judge on at the end, if they are there."""
+        return ("test",) if self.select_on_test else ("validation", "test")
 
 
 @dataclass
@@ -82,3 +87,10 @@ def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
         rest = {name: rows for name, rows in splits.items() if name not in data.train_splits}
         splits = DatasetDict(train=together, **rest)
     return splits, origin
+
+
+def pretraining_rows(
+    dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str], seed: int
+) -> UnlabelledRows:
+    """Rows to train on: other points of larger clouds in each epoch, and augmentation; see `training_rows`."""
+    return UnlabelledRows(dataset, processor, training_transform(processor, augment), seed)

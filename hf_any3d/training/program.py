@@ -182,6 +182,7 @@ def leave_behind(
     num_points: int,
     task: CardTask,
     checkpoint: str | None,
+    **facts: Any,
 ) -> tuple[RunReport, str]:
     """Write model, card and metrics.json, and push them where that is wanted.
 
@@ -194,6 +195,7 @@ def leave_behind(
         num_points: Points of a cloud that the model sees.
         task: What the card says.
         checkpoint: Where the run went on from, if anywhere.
+        **facts: `encoder`, `start` and `schedules`, see `report_run`.
 
     Returns:
         The report, and the name that others will open the model by: a repository, or the output directory.
@@ -207,6 +209,7 @@ def leave_behind(
         metrics=metrics,
         class_accuracy=class_scores,
         resumed_from=checkpoint,
+        **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
     card = build_model_card(report, config_of(trainer.model), name, num_points=num_points, task=task)
