@@ -2,7 +2,12 @@
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
 from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
-from hf_any3d.modeling.encoders.attended_rows import AttendedRows, attended_rows, run_beside
+from hf_any3d.modeling.encoders.attended_rows import (
+    AttendedRows,
+    attended_rows,
+    beside_attended_rows,
+    run_beside,
+)
 from hf_any3d.modeling.encoders.frozen_encoder import (
     FrozenEncoderMixin,
     build_encoder,
@@ -39,6 +44,7 @@ __all__ = [
     "TokenPlaces",
     "UnsupportedEncoder",
     "attended_rows",
+    "beside_attended_rows",
     "bidirectional_inputs",
     "build_encoder",
     "composite_checkpoints",

@@ -63,57 +63,52 @@ AttentionInterface.register(_IMPLEMENTATION, _attend)
 
 
 @contextmanager
-def _looking(encoder: PreTrainedModel, what: object) -> Iterator[None]:
-    """Lets the encoder's attention do something else, inside."""
-    chosen, token = encoder.config._attn_implementation, _beside.set(what)
+def beside_attended_rows(encoder: PreTrainedModel) -> Iterator[bool]:
+    """Lets the encoder's layers look at rows, inside; gives whether its attention can.
+
+    Encoders whose attention is not transformers' shared one, or another than plain ("flash_attention_2"), cannot, nor
+    can a program that is being compiled; they need the rows in the sequence.
+    """
+    chosen = encoder.config._attn_implementation
+    if chosen not in _READS_LIKE_SDPA or torch.compiler.is_compiling():
+        yield False
+        return
     encoder.config._attn_implementation = _IMPLEMENTATION
     try:
-        yield
+        yield True
     finally:
         encoder.config._attn_implementation = chosen
-        _beside.reset(token)
 
 
-def attended_rows(
-    encoder: PreTrainedModel, layer: nn.Module, rows: torch.Tensor, **inputs: Any
-) -> AttendedRows | None:
-    """Keys and values that a layer makes of rows, with gradients.
+def attended_rows(layer: nn.Module, rows: torch.Tensor, **inputs: Any) -> AttendedRows | None:
+    """Keys and values that a layer makes of rows, with gradients; use it inside `beside_attended_rows`.
 
     Args:
-        encoder: The encoder.
-        layer: One of its layers, in which every row sees all others.
+        layer: A layer of the encoder, in which every row sees all others.
         rows: `(1 or batch, rows, hidden)`, what would stand in the sequence.
         **inputs: What else the layer is called with.
 
     Returns:
-        Keys and values. None where the layer's attention is not transformers' shared one, adds keys of its own, or is
-        another than plain ("flash_attention_2"), and in a program that is being compiled: there the rows have to stand
-        in the sequence.
+        Keys and values, or None where the layer's attention is not transformers' shared one, or adds keys of its own.
     """
-    if encoder.config._attn_implementation not in _READS_LIKE_SDPA or torch.compiler.is_compiling():
-        return None
+    token = _beside.set(_LOOK)
     try:
-        with _looking(encoder, _LOOK):
-            layer(rows, **inputs)
+        layer(rows, **inputs)
     except _Seen as seen:
-        # Keys that belong to no row (ImageBind's) would be there twice.
+        # An attention that adds keys of its own (ImageBind's) would add them twice.
         return seen.rows if seen.rows.keys.shape[2] == rows.shape[1] else None
+    finally:
+        _beside.reset(token)
     return None
 
 
-def run_beside(
-    encoder: PreTrainedModel, layer: nn.Module, rows: AttendedRows, hidden_states: torch.Tensor, **inputs: Any
-) -> Any:
-    """What a layer makes of tokens that also look at rows.
+def run_beside(layer: nn.Module, hidden_states: torch.Tensor, rows: AttendedRows, **inputs: Any) -> Any:
+    """What a layer makes of `(batch, tokens, hidden)` whose tokens also look at rows; inside `beside_attended_rows`.
 
     Equal, to rounding, to the last tokens of the layer's output for the whole sequence.
-
-    Args:
-        encoder: The encoder.
-        layer: One of its layers.
-        rows: What `attended_rows` gave.
-        hidden_states: `(batch, tokens, hidden)`.
-        **inputs: What else the layer is called with.
     """
-    with _looking(encoder, rows):
+    token = _beside.set(rows)
+    try:
         return layer(hidden_states, **inputs)
+    finally:
+        _beside.reset(token)
