@@ -53,7 +53,7 @@ class FoldingDecoder(nn.Module):
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
-        # Linear in its three parts: a token's is computed once a patch, a coarse point's once a point, a corner's once.
+        # Linear in its three parts: a token's is computed once a patch, a coarse point's once a point.
         for_token, for_corner, for_coarse = self.lift.weight.split((width, 2, 3), dim=1)
         linear = nn.functional.linear
         rows = linear(tokens, for_token, self.lift.bias).view(batch * groups, 1, -1) + linear(coarse, for_coarse)

@@ -110,9 +110,7 @@ class _NormedEdgeMaximum(torch.autograd.Function):
 
 class _NormedTokens(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float
-    ) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float) -> torch.Tensor:
         tokens = rows.shape[1]
         wide = rows.float()
         by_group = wide.view(*rows.shape[:2], NUM_GROUPS, -1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,6 @@ from hf_any3d.modeling.encoders import (
     encoder_loading,
     encoder_settings,
     find_family,
-    hidden_of,
     load_encoder,
 )
 from hf_any3d.modeling.point_ops import chamfer_distance
@@ -279,16 +277,12 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
         self._warn_once_about_batches()
         tokens, positions = self.teacher_in(codes), self.position_embed(centers.to(codes.dtype))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
+            # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
+            recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
             read = read_with_prompts(
-                self.encoder, self.family, self.prompts, tokens, positions, self.config, self._run_layer
+                self.encoder, self.family, self.prompts, tokens, positions, self.config, recompute
             )
         return self.teacher_out(read.to(codes.dtype))
-
-    def _run_layer(self, layer: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
-        # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
-        if self.training and self.gradient_checkpointing:
-            return hidden_of(self._gradient_checkpointing_func(layer, hidden_states))
-        return hidden_of(layer(hidden_states))
 
     def _warn_once_about_batches(self) -> None:
         if self.config.attention_axis == "batch" and not self.training and not getattr(self, "_warned", False):

@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 _PART_CPU, _PART = 1 << 18, 1 << 26
 
 
-def normed_linear(rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> torch.Tensor:
+def normed_linear(
+    rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
+) -> torch.Tensor:
     """`linear(relu(norm(rows + few)))`, with the norm's statistics updated in training.
 
     Args:

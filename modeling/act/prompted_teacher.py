@@ -9,8 +9,10 @@ order of the tokens means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +20,16 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
-from hf_any3d.modeling.encoders import EncoderFamily, LayerPass, TokenPlaces, bidirectional_inputs, hidden_of
+from hf_any3d.modeling.encoders import (
+    EncoderFamily,
+    LayerPass,
+    TokenPlaces,
+    attended_rows,
+    beside_attended_rows,
+    bidirectional_inputs,
+    hidden_of,
+    run_beside,
+)
 
 
 class Prompts(nn.Module):
@@ -40,9 +51,14 @@ class Prompts(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, level: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and positions of a layer's prompts, `(batch, prompts, width)` each."""
-        tokens = self.dropout(self.tokens[level].expand(batch, -1, -1))
-        return tokens, self.positions[level].expand(batch, -1, -1)
+        """Tokens `(1 or batch, prompts, width)` and positions `(1, prompts, width)` of a layer's prompts.
+
+        The tokens are the same for all clouds of a batch, but for dropout.
+        """
+        tokens, positions = self.tokens[level : level + 1], self.positions[level : level + 1]
+        if self.training and self.dropout.p:
+            tokens = self.dropout(tokens.expand(batch, -1, -1))
+        return tokens, positions
 
 
 def read_with_prompts(
@@ -52,9 +68,11 @@ def read_with_prompts(
     tokens: torch.Tensor,
     positions: torch.Tensor,
     config: ActAutoencoderConfig,
-    run: Callable[[Callable, torch.Tensor], torch.Tensor],
+    recompute: Callable | None = None,
 ) -> torch.Tensor:
     """Send tokens through the layers of a frozen encoder.
+
+    Where prompts are thrown away behind a layer, the layer makes nothing but keys and values of them, if it can.
 
     Args:
         encoder: The encoder.
@@ -63,46 +81,57 @@ def read_with_prompts(
         tokens: `(batch, tokens, hidden)`.
         positions: `(batch, tokens, hidden)`, added to the tokens.
         config: Says where positions are added, which norms are applied, and along which axis attention runs.
-        run: Calls a layer with hidden states and gives its hidden states.
+        recompute: Calls a layer and keeps only what enters it (gradient checkpointing); None to keep all.
 
     Returns:
         `(batch, tokens, hidden)` in the encoder's dtype, without the prompts.
     """
-    dtype, count = encoder.dtype, 0
-    hidden_states, positions = tokens.to(dtype), positions.to(dtype)
+    dtype, batch = encoder.dtype, len(tokens)
+    tokens, positions = tokens.to(dtype), positions.to(dtype)
+    front = tokens.new_empty(1, 0, tokens.shape[-1])
     if prompts is not None:
-        count = prompts.tokens.shape[1]
-        front, own = (part.to(dtype) for part in prompts(0, len(tokens)))
-        hidden_states = torch.cat([front, hidden_states], dim=1)
-        positions = torch.cat([own, positions], dim=1)
+        front, own = (part.to(dtype) for part in prompts(0, batch))
+    count, deep = front.shape[1], prompts is not None and len(prompts.tokens) > 1
     input_norm = family.norm_of(encoder, family.input_norm) if config.use_input_norm else None
     if input_norm is not None:
-        hidden_states = input_norm(hidden_states)
+        tokens, front = input_norm(tokens), input_norm(front) if count else front
+    every_layer, over_batch = config.position_injection == "every_layer", config.attention_axis == "batch"
     layers = family.layers_of(encoder)
-    over_batch = config.attention_axis == "batch"
-    like = hidden_states.transpose(0, 1) if over_batch else hidden_states
-    every_layer = config.position_injection == "every_layer"
-    for number, (layer, arguments) in enumerate(zip(layers, _layer_inputs(encoder, family, like), strict=True)):
-        if number and prompts is not None and len(prompts.tokens) > 1:
-            front, own = (part.to(dtype) for part in prompts(number, len(tokens)))
-            # Prompts that enter bring their position with them wherever the cloud's tokens got theirs.
-            hidden_states = torch.cat([front if every_layer else front + own, hidden_states[:, count:]], dim=1)
-            positions = torch.cat([own, positions[:, count:]], dim=1)
-        if every_layer or not number:
-            hidden_states = hidden_states + positions
-        hidden_states = hidden_states.transpose(0, 1) if over_batch else hidden_states
-        hidden_states = run(partial(layer, **arguments), hidden_states)
-        hidden_states = hidden_states.transpose(0, 1) if over_batch else hidden_states
-    hidden_states = hidden_states[:, count:]
+    inputs = _layer_inputs(encoder, family, tokens, count, over_batch)
+    halved = count and recompute is None and not over_batch and family.layer_inputs is bidirectional_inputs
+    with beside_attended_rows(encoder) if halved else nullcontext(False) as able:
+        for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
+            if number and deep:
+                front, own = (part.to(dtype) for part in prompts(number, batch))
+            # Prompts bring their positions with them when they enter.
+            if count and (every_layer or deep or not number):
+                front = front + own
+            if every_layer or not number:
+                tokens = tokens + positions
+            last = deep or number == len(layers) - 1
+            rows = attended_rows(layer, front, **arguments) if able and last else None
+            if rows is not None:
+                tokens = hidden_of(run_beside(layer, tokens, rows, **arguments))
+                continue
+            sequence = torch.cat([front.expand(batch, -1, -1), tokens], dim=1) if count else tokens
+            sequence = sequence.transpose(0, 1) if over_batch else sequence
+            call = partial(layer, **arguments)
+            sequence = hidden_of(call(sequence) if recompute is None else recompute(call, sequence))
+            sequence = sequence.transpose(0, 1) if over_batch else sequence
+            front, tokens = sequence[:, :count], sequence[:, count:]
     final_norm = family.norm_of(encoder, family.final_norm) if config.use_final_norm else None
-    return hidden_states if final_norm is None else final_norm(hidden_states)
+    return tokens if final_norm is None else final_norm(tokens)
 
 
-def _layer_inputs(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor):
-    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
-    layers = family.layers_of(encoder)
-    places = one_place(encoder, family, hidden_states)
-    return family.layer_inputs(LayerPass(encoder, layers, hidden_states, mask, places, "first_view"))
+def _layer_inputs(
+    encoder: PreTrainedModel, family: EncoderFamily, tokens: torch.Tensor, count: int, over_batch: bool
+) -> Iterator[dict[str, Any]]:
+    """What the layers are called with where `count` prompts stand before the tokens."""
+    sequence = nn.functional.pad(tokens, (0, 0, count, 0))
+    sequence = sequence.transpose(0, 1) if over_batch else sequence
+    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=sequence, attention_mask=None)
+    layers, places = family.layers_of(encoder), one_place(encoder, family, sequence)
+    return family.layer_inputs(LayerPass(encoder, layers, sequence, mask, places, "first_view"))
 
 
 def one_place(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:

@@ -22,7 +22,7 @@ class TokenPlaces:
             (column, row) on a plane.
         rows: Rows of the plane; 1 on a line.
         columns: Columns of the plane; places of the line.
-        class_tokens: How many tokens in front are the class token, 1 or 0; some encoders have biases of its own for it.
+        class_tokens: Whether a class token stands in front (1 or 0); some encoders have biases of its own for it.
     """
 
     entry: torch.Tensor
