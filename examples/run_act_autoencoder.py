@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         trainer,
         stopwatch,
         scores,
-        data=program.data_facts(data, splits, origin) | {"trained on": data.train_splits},
+        data=program.data_facts(data, splits, origin),
         parameters=parameters,
         num_points=data.num_points,
         task=RECONSTRUCTION,

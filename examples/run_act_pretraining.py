@@ -86,8 +86,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         trainer,
         stopwatch,
         scores,
-        data=program.data_facts(data, splits, origin)
-        | {"trained on": data.train_splits, "probed on": probing.probe_dataset},
+        data=program.data_facts(data, splits, origin) | {"probed on": probing.probe_dataset},
         parameters=parameters,
         num_points=data.num_points,
         task=DISTILLATION,

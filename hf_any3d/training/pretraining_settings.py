@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict
 
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
@@ -22,9 +22,6 @@ class PretrainingDataArguments(DataArguments):
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training split to judge by, where there is no validation split."}
     )
-    train_splits: list[str] = field(
-        default_factory=lambda: ["train"], metadata={"help": "Splits that are trained on together."}
-    )
     select_on_test: bool = field(
         default=False, metadata={"help": "Choose the weights by the test split, as published programs do."}
     )
@@ -37,8 +34,6 @@ class PretrainingDataArguments(DataArguments):
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         if own := sorted(set(self.processor_config) & set(FROM_DATA)):
             raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
-        if "train" not in self.train_splits:
-            raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
 
     def judged_splits(self) -> tuple[str, ...]:
         """Splits to judge on at the end, if they are there."""
@@ -70,22 +65,16 @@ def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
     """Load what the arguments name; see `program.load_splits`.
 
     Raises:
-        ValueError: A split that is not there, or that chooses and is trained on as well.
+        ValueError: A test split that is to choose and is not there, or that is not alone in this.
     """
     splits, origin = program.load_splits(data)
-    if missing := [name for name in data.train_splits if name not in splits]:
-        raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(splits)}")
     if data.select_on_test:
-        if "validation" in splits or "test" not in splits or "test" in data.train_splits:
+        if "validation" in splits or "test" not in splits:
             raise ValueError(
                 f"--select_on_test with the splits {', '.join(splits)}; expected 'test', which is not trained on, and "
                 "no 'validation' (--validation_fraction 0)"
             )
         splits, origin = DatasetDict(**splits, validation=splits["test"]), TEST_CHOOSES
-    if len(data.train_splits) > 1:
-        together = concatenate_datasets([splits[name] for name in data.train_splits])
-        rest = {name: rows for name, rows in splits.items() if name not in data.train_splits}
-        splits = DatasetDict(train=together, **rest)
     return splits, origin
 
 

@@ -85,6 +85,7 @@ def report_run(
             "weight_decay_on": arguments.weight_decay_on,
             "no_weight_decay": arguments.no_weight_decay,
             "max_grad_norm": arguments.max_grad_norm,
+            **({"two_steps_per_batch": True} if arguments.two_steps_per_batch else {}),
             "label_smoothing": arguments.label_smoothing_factor,
             "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
             "device": arguments.device.type,
