@@ -27,6 +27,7 @@ from hf_any3d.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.late_import import when_imported
+from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPartSegmentation,
@@ -58,6 +59,7 @@ MODELS = {
             AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
     ),
+    ActAutoencoderConfig: (ActAutoencoder, {}),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
