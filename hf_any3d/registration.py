@@ -27,6 +27,13 @@ from hf_any3d.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.late_import import when_imported
+from hf_any3d.modeling.act import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForSemanticSegmentation,
+    ActModel,
+)
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPartSegmentation,
@@ -50,6 +57,13 @@ from hf_any3d.tuners.sharing import check_base, left_out_modules
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {
+    ActConfig: (
+        ActModel,
+        {
+            AutoModelForPointCloudClassification: (ActForPointCloudClassification,),
+            AutoModelForPointCloudSegmentation: (ActForSemanticSegmentation, ActForPartSegmentation),
+        },
+    ),
     Any2PointConfig: (
         Any2PointModel,
         {
