@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_any3d.conversions.act import convert_student
+from hf_any3d.conversions.act import convert_act_state_dict
 from tests.reference.fill import fill, points
 
 FOLDER = Path(__file__).parents[2] / "reference"
@@ -23,7 +22,8 @@ RELEASED = {"sampling_min_squared_norm": 1e-3}
 class ReferenceCase:
     """Reads `tests/reference/{name}.json` and `.safetensors`."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, kind: str):
+        self.kind = kind
         self.manifest = json.loads((FOLDER / f"{name}.json").read_text())
         self.expected = load_file(FOLDER / f"{name}.safetensors")
 
@@ -35,15 +35,31 @@ class ReferenceCase:
     @cached_property
     def original(self) -> dict[str, torch.Tensor]:
         """The state dict of the released program."""
-        return self.filled(self.manifest["state_dict"])
+        return self.filled(self.shapes)
 
     def filled(self, shapes: dict[str, Any]) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(fill(name, *spec)) for name, spec in shapes.items()}
 
     def load(self, model: nn.Module, original: dict[str, torch.Tensor] | None = None) -> nn.Module:
         """Our model under the converted weights, all of them."""
-        model.load_state_dict(convert_student(original or self.original), strict=True)
+        model.load_state_dict(convert_act_state_dict(self.kind, original or self.original), strict=True)
         return model.eval()
+
+    @cached_property
+    def renames(self) -> dict[str, list[str]]:
+        """Our names of each released tensor, several where it is split."""
+        numbers = {name: torch.full(spec[0], float(n)) for n, (name, spec) in enumerate(self.shapes.items())}
+        found: dict[str, list[str]] = {name: [] for name in numbers}
+        released = list(numbers)
+        for ours, tensor in convert_act_state_dict(self.kind, numbers).items():
+            assert tensor.min() == tensor.max(), f"{ours} is made of several released tensors"
+            found[released[int(tensor.max())]].append(ours)
+        return found
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """Shapes and dtypes of the released state dict."""
+        return self.manifest["state_dict"]
 
     def close(self, key: str, ours: torch.Tensor, rtol: float) -> None:
         """Compare with a stored tensor: the largest difference against the largest value."""
@@ -57,9 +73,14 @@ class ReferenceCase:
         error = (ours.detach() - expected).abs().max() / expected.abs().max()
         assert error <= rtol, f"{key}: relative error {error:.2e}; expected at most {rtol:g}"
 
-    def close_norms(self, key: str, gradients: dict[str, float]) -> None:
-        """Compare gradient norms, by released names: within 1 % where they are more than rounding."""
+    def close_norms(self, key: str, model: nn.Module) -> None:
+        """Compare gradient norms after a backward pass: within 1 % where they are more than rounding."""
         expected = self.manifest[f"{key}.grad_norms"]
+        own = {name: parameter.grad for name, parameter in model.named_parameters()}
+        gradients = {}
+        for name, ours in self.renames.items():
+            if own.get(ours[0]) is not None:
+                gradients[name] = sum(own[part].double().square().sum().item() for part in ours) ** 0.5
         assert gradients.keys() == expected.keys()
         compared = 0
         for name, norm in expected.items():
@@ -79,20 +100,3 @@ def without_chance(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Dropout) or type(module).__name__ == "DropPath":
             module.eval()
     return model
-
-
-def released_norms(names: Iterable[str], model: nn.Module, renames: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """Norms of our gradients by released names, of parameters that have one.
-
-    Args:
-        names: Released names of parameters.
-        model: Ours, after a backward pass.
-        renames: Released name to ours, several where the tensor is split.
-    """
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    found = {}
-    for name in names:
-        parts = [gradients[ours] for ours in renames[name]]
-        if parts[0] is not None:
-            found[name] = sum(part.double().square().sum().item() for part in parts) ** 0.5
-    return found

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from hf_any3d.conversions.act import rename_student
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.point_transformer import group_patches
-from tests.modeling.act.reference_case import RELEASED, ReferenceCase, released_norms, without_chance
+from tests.modeling.act.reference_case import RELEASED, ReferenceCase, without_chance
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +39,7 @@ def all_stages(model: ActForPointCloudClassification, points: torch.Tensor, labe
 
 @pytest.fixture(scope="module", params=CASES)
 def run(request):
-    case = ReferenceCase(request.param)
+    case = ReferenceCase(request.param, "cls")
     model = case.load(build(request.param))
     labels = torch.tensor(case.manifest["labels"])
     if request.param == "act_cls_modelnet":
@@ -74,16 +73,12 @@ def test_every_stored_stage_agrees(run, mode):
 
 def test_gradient_norms_agree(run):
     case, _, model, _ = run
-    linear = not model.config.head_widths
-    own = dict(model.named_parameters())
-    renames = {name: (rename_student(name, linear_head=linear),) for name in case.manifest["state_dict"]}
-    names = [name for name, ours in renames.items() if ours[0] in own]
-    case.close_norms("train", released_norms(names, model, renames))
+    case.close_norms("train", model)
 
 
 @pytest.mark.parametrize(("variant", "changes"), [("linear", {"head_widths": ()}), ("side", {"side_network": True})])
 def test_other_variants_answer_as_the_original(variant, changes):
-    case = ReferenceCase("act_cls")
+    case = ReferenceCase("act_cls", "cls")
     manifest = case.manifest
     own = {k: v for k, v in case.original.items() if k not in manifest[f"missing_state_{variant}"]}
     own |= case.filled(manifest[f"extra_state_{variant}"])
@@ -94,8 +89,7 @@ def test_other_variants_answer_as_the_original(variant, changes):
 
 def test_one_step_of_the_released_optimiser_leads_to_the_same_model(run):
     case, _, model, _ = run
-    linear = not model.config.head_widths
-    spared = {rename_student(name, linear_head=linear) for name in case.manifest["optimizer_no_decay"]}
+    spared = {ours for name in case.manifest["optimizer_no_decay"] for ours in case.renames[name]}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert spared <= trained.keys()
     groups = [
@@ -111,7 +105,7 @@ def test_one_step_of_the_released_optimiser_leads_to_the_same_model(run):
 
 
 def test_points_near_the_origin_are_skipped_as_released():
-    case = ReferenceCase("act_group")
+    case = ReferenceCase("act_group", "none")
     points = case.points * 0.06
     points[1, 0] = 0.01
     patches = group_patches(points, 64, 8, 1e-3)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.conversions.act import rename_student
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForSemanticSegmentation
-from tests.modeling.act.reference_case import RELEASED, ReferenceCase, released_norms, without_chance
+from tests.modeling.act.reference_case import RELEASED, ReferenceCase, without_chance
 
 pytestmark = pytest.mark.slow
 
@@ -16,11 +15,6 @@ MODELS = {
     "act_semseg": (ActForSemanticSegmentation, {"num_labels": 13}),
 }
 TOLERANCE = {"eval": 1e-4, "train": 1e-3}
-# Ours for the parts of tensors that we split.
-SPLIT = {
-    "propagation.from_points.weight": "propagation.from_tokens.weight",
-    "segmenter.from_points.weight": "segmenter.from_cloud.weight",
-}
 
 
 def all_stages(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -50,7 +44,7 @@ def all_stages(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, t
 
 @pytest.fixture(scope="module", params=MODELS)
 def run(request):
-    case = ReferenceCase(request.param)
+    case = ReferenceCase(request.param, request.param.removeprefix("act_"))
     model_class, settings = MODELS[request.param]
     model = case.load(model_class(ActConfig(num_groups=128, **settings, **RELEASED)))
     inputs = {"points": case.points}
@@ -84,14 +78,10 @@ def test_every_stored_stage_agrees(run, mode):
 
 def test_gradient_norms_agree(run):
     case, _, model = run
-    own = dict(model.named_parameters())
-    renames = {name: (rename_student(name),) for name in case.manifest["state_dict"]}
-    renames = {name: ours + ((SPLIT[ours[0]],) if ours[0] in SPLIT else ()) for name, ours in renames.items()}
-    names = [name for name, ours in renames.items() if ours[0] in own]
-    case.close_norms("train", released_norms(names, model, renames))
+    case.close_norms("train", model)
 
 
 def test_new_parameters_are_those_that_the_released_programs_call_new(run):
     case, _, model = run
-    new = {rename_student(name) for name in case.manifest["only_new_parameters"]} | set(SPLIT.values())
+    new = {ours for name in case.manifest["only_new_parameters"] for ours in case.renames[name]}
     assert new == {name for name, _ in model.named_parameters() if not name.startswith("act.")}
