@@ -1,0 +1,48 @@
+"""The student: patches, mini-PointNet, transformer blocks, and the heads that it is fine-tuned with."""
+
+from hf_any3d.conversions.renaming import Names, under
+
+PATCH_ENCODER: Names = {
+    r"first_conv\.0\.": "lift.",
+    r"first_conv\.1\.": "lift_norm.",
+    r"first_conv\.3\.": "widen.",
+    r"second_conv\.0\.": "join.",
+    r"second_conv\.1\.": "join_norm.",
+    r"second_conv\.3\.": "out.",
+}
+# `PointBlocks`, in front of whose numbers the original has `blocks.` once or twice.
+BLOCKS: Names = {
+    r"(?P<layer>\d+)\.attn\.": "{layer}.attention.",
+    r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}.",
+}
+STUDENT: Names = {
+    r"cls_token$": "class_token.token",
+    r"cls_pos$": "class_token.position",
+    **under("encoder.", "patch_encoder.", PATCH_ENCODER),
+    r"pos_embed\.": "position_embed.",
+    **under("blocks.blocks.", "blocks.layers.", BLOCKS),
+    r"norm\.": "norm.",
+    **under("side.", "side.", PATCH_ENCODER),
+    r"side_projection\.": "side_projection.",
+    r"side_alpha$": "side_alpha",
+}
+# A linear head has layer 0 alone; see `convert_act_state_dict`.
+LINEAR_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.out."}
+DEEP_HEAD: Names = {
+    r"cls_head_finetune\.0\.": "classifier.hidden.0.",
+    r"cls_head_finetune\.1\.": "classifier.norms.0.",
+    r"cls_head_finetune\.4\.": "classifier.hidden.1.",
+    r"cls_head_finetune\.5\.": "classifier.norms.1.",
+    r"cls_head_finetune\.8\.": "classifier.out.",
+}
+SEGMENTER: Names = {
+    r"label_conv_cls\.0\.": "category_embedding.linear.",
+    r"label_conv_cls\.1\.": "category_embedding.norm.",
+    r"propagation_0_cls\.mlp_convs\.(?P<layer>\d)\.": "propagation.linears.{layer}.",
+    r"propagation_0_cls\.mlp_bns\.(?P<layer>\d)\.": "propagation.norms.{layer}.",
+    r"convs1_cls\.": "segmenter.hidden.0.",
+    r"bns1_cls\.": "segmenter.norms.0.",
+    r"convs2_cls\.": "segmenter.hidden.1.",
+    r"bns2_cls\.": "segmenter.norms.1.",
+    r"convs3_cls\.": "segmenter.out.",
+}
