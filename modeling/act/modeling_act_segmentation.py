@@ -58,20 +58,6 @@ class TokenPropagation(nn.Module):
         return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
 
 
-class CategoryEmbedding(nn.Module):
-    """What an object's category says to its points, `(batch,)` numbers to `(batch, width)`."""
-
-    def __init__(self, num_categories: int, width: int):
-        super().__init__()
-        self.linear = nn.Linear(num_categories, width, bias=False)
-        self.norm = HeadNorm(width)
-
-    def forward(self, category: torch.Tensor) -> torch.Tensor:
-        """Look up; see the class."""
-        known = nn.functional.one_hot(category, self.linear.in_features).to(self.linear.weight.dtype)
-        return nn.functional.leaky_relu(self.norm(self.linear(known)), 0.2)
-
-
 class PointHead(nn.Module):
     """A head for each point, which also hears what is the same for its whole cloud.
 
@@ -178,7 +164,8 @@ class ActForPartSegmentation(ActSegmenter):
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
         check_category_parts(config.category_parts, config.num_labels)
-        self.category_embedding = CategoryEmbedding(config.num_categories, config.category_width)
+        self.category_embedding = nn.Embedding(config.num_categories, config.category_width)
+        self.category_norm = HeadNorm(config.category_width)
         self.post_init()
 
     def forward(
@@ -205,7 +192,8 @@ class ActForPartSegmentation(ActSegmenter):
             ValueError: If the category is missing or has another shape.
         """
         category = checked_category(category, points, self.config.num_categories)
-        logits = self.point_logits(points, self.category_embedding(category), **kwargs)
+        known = self.category_norm(self.category_embedding(category))
+        logits = self.point_logits(points, nn.functional.leaky_relu(known, 0.2), **kwargs)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
         return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)

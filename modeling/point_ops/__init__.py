@@ -9,7 +9,7 @@ from hf_any3d.modeling.point_ops.cells import (
     plane_cells,
     voxel_cells,
 )
-from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score
+from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
 from hf_any3d.modeling.point_ops.grouping import gather_points, group
 from hf_any3d.modeling.point_ops.interpolation import three_nearest_interpolate
 from hf_any3d.modeling.point_ops.neighbors import knn
@@ -28,6 +28,7 @@ __all__ = [
     "line_cells",
     "plane_cell_count",
     "plane_cells",
+    "reconstruction_scores",
     "scatter_max",
     "scatter_mean",
     "three_nearest_interpolate",

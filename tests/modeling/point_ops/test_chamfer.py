@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import chamfer_distance, f_score
+from hf_any3d.modeling.point_ops import chamfer_distance, f_score, reconstruction_scores
 
 NORMS = ["l1", "l2"]
 
@@ -88,15 +88,6 @@ def test_the_value_of_a_cloud_does_not_depend_on_its_batch(norm):
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("max_pairs", [1, 7, 100, 5000, 10**9])
-def test_results_do_not_depend_on_how_many_pairs_are_held(max_pairs, masked):
-    x, y = clouds((3, 30, 3), (3, 50, 3))
-    masks = {"x_mask": torch.rand(3, 30) < 0.7, "y_mask": torch.rand(3, 50) < 0.7} if masked else {}
-    expected = chamfer_distance(x, y, "l2", **masks)
-    assert torch.equal(chamfer_distance(x, y, "l2", max_pairs=max_pairs, **masks), expected)
-
-
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("padding", [0.0, float("nan")])
 @pytest.mark.parametrize("count", [40, 3000])
@@ -172,6 +163,18 @@ def test_f_score_is_the_harmonic_mean_of_precision_and_recall():
     assert f_score(x, x) == 1
     assert f_score(x, x + torch.tensor([0.25, 0, 0]), 0.25) == 0  # exactly at the threshold
     assert f_score(x.expand(3, 4, 3), y.expand(3, 2, 3), reduction="none").shape == (3,)
+
+
+def test_scores_of_one_search_are_those_of_each_measure():
+    x, y = clouds((3, 200, 3), (3, 100, 3))
+    y[:, 90:] = 0
+    scores = reconstruction_scores(x, y, 0.2, drop_zero_sums=True)
+    mask = torch.arange(100).expand(3, -1) < 90
+    for norm in NORMS:
+        expected = chamfer_distance(x, y, norm, reduction="none", y_mask=mask)
+        torch.testing.assert_close(scores[f"chamfer_{norm}"], expected)
+    torch.testing.assert_close(scores["f_score"], f_score(x, y, 0.2, reduction="none", y_mask=mask))
+    assert 0 < scores["f_score"].min() and scores["f_score"].max() < 1
 
 
 def test_f_score_leaves_out_masked_points_and_refuses_nan():
