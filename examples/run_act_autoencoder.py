@@ -22,8 +22,7 @@ from transformers import Trainer
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.modeling.act import ActAutoencoder
-from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoderOutput
+from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.autoencoder_settings import (

@@ -31,6 +31,7 @@ from hf_any3d.data.parts import parts_of_categories
 from hf_any3d.training import point_models, program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import PARTS, SCENES
+from hf_any3d.training.point_models import PointModelArguments
 from hf_any3d.training.point_rows import BlockRows, CropRows
 from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
     kinds = (
-        point_models.PointModelArguments,
+        PointModelArguments,
         SegmentationDataArguments,
         AdapterArguments,
         SegmentationTrainingArguments,

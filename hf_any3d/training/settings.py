@@ -155,9 +155,7 @@ class PointTrainingArguments(TrainingArguments):
         if self.weight_decay_on not in DECAY_RULES:
             raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")
         if self.two_steps_per_batch and self.fp16:
-            raise ValueError(
-                "--two_steps_per_batch with --fp16, whose gradients are scaled; expected --bf16 or neither"
-            )
+            raise ValueError("--two_steps_per_batch with --fp16, whose gradients are scaled; expected --bf16")
         if self.no_weight_decay and self.weight_decay_on != "matrices":
             raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
         if self.epoch_cosine is not None:
