@@ -22,6 +22,7 @@ from hf_any3d.web_page import write_point_cloud_page
 # Points drawn on a mesh for each one that the model reads at a time.
 MESH_DENSITY = 4
 FORMATS = ("ply", "html")
+KNOWN_FORMATS = (*FORMATS, "obj")
 
 
 class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
@@ -42,7 +43,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     - `category`: for models of parts, the name or number of the object's category; a dataset row may hold it as
       `category` or `label`.
     - `output_dir`: also write each cloud there, coloured by label, named after its file, else `cloud-0`, ….
-    - `formats`: of what is written, "ply", "html" (a page to turn the cloud in, without anything from the network).
+    - `formats`: of what is written, any of "ply", "html" (a page to turn the cloud in, without anything from the
+      network) and "obj"; by default the first two.
 
     Example:
         ```python
@@ -64,8 +66,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "category, output_dir, formats")
         formats = [formats] if isinstance(formats, str) else formats
-        if unknown := [name for name in formats or () if name not in FORMATS]:
-            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(FORMATS)}")
+        if unknown := [name for name in formats or () if name not in KNOWN_FORMATS]:
+            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(KNOWN_FORMATS)}")
         before = {} if category is None else {"category": category}
         after = {"output_dir": output_dir, "formats": formats}
         return before, {}, {name: value for name, value in after.items() if value is not None}
@@ -143,8 +145,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         names = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
         palette = label_colors(len(names))
         colored = PointCloudData(data.points, palette[labels], labels=labels, offset=data.offset)
-        if "ply" in formats:
-            write_point_cloud(path.with_name(f"{path.name}.ply"), colored)
+        for ending in ("ply", "obj"):
+            if ending in formats:
+                write_point_cloud(path.with_name(f"{path.name}.{ending}"), colored)
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
             write_point_cloud_page(
