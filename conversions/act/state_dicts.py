@@ -13,6 +13,17 @@ from hf_any3d.conversions.act.student_names import DEEP_HEAD, LINEAR_HEAD, SEGME
 from hf_any3d.conversions.checkpoints import without_parallel_prefix
 from hf_any3d.conversions.renaming import Names, rename_tensors, under
 
+# A layer that reads points and something else side by side, our two layers, and the tensor with a row for each column
+# of points, which are xyz where none is told.
+_JOINED = (
+    ("propagation.joined.weight", "propagation.from_points.weight", "propagation.from_tokens.weight", None),
+    (
+        "segmenter.joined.weight",
+        "segmenter.from_points.weight",
+        "segmenter.from_cloud.weight",
+        "propagation.out.weight",
+    ),
+)
 _VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_class_position")
 
 
@@ -32,7 +43,8 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
     state = without_parallel_prefix(original)
     check_kind(state, kind)
     renamed = rename_tensors(state, _names(kind, state))
-    return {name: _reshape(name, tensor) for name, tensor in _with_deep_prompts(renamed).items()}
+    converted = {name: _reshape(name, tensor) for name, tensor in _with_deep_prompts(renamed).items()}
+    return _take_apart(converted) if kind in ("partseg", "semseg") else converted
 
 
 def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
@@ -77,8 +89,23 @@ def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return joined
 
 
+def _take_apart(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give the columns for points, which come first, and the others of a joined layer to two layers."""
+    for joined, points, others, like in _JOINED:
+        lacking = [name for name in (joined, like) if name not in (None, *converted)]
+        if lacking:
+            raise ValueError(f"the checkpoint lacks tensors: {', '.join(lacking)}")
+        columns = 3 if like is None else len(converted[like])
+        weight = converted.pop(joined)
+        converted |= {points: weight[:, :columns], others: weight[:, columns:]}
+    return converted
+
+
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if name.endswith(_VECTORS):
         return tensor.flatten()
+    if name == "category_embedding.weight":
+        # A layer that reads one-hot categories.
+        return tensor.flatten(1).T
     # Convolutions of kernel size 1 are linear layers here.
     return tensor.flatten(1) if name.endswith("weight") and tensor.ndim > 2 else tensor

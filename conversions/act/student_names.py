@@ -35,14 +35,19 @@ DEEP_HEAD: Names = {
     r"cls_head_finetune\.5\.": "classifier.norms.1.",
     r"cls_head_finetune\.8\.": "classifier.out.",
 }
+# Names in `joined` are columns of two layers of ours, which `state_dicts` takes apart.
 SEGMENTER: Names = {
-    r"label_conv_cls\.0\.": "category_embedding.linear.",
-    r"label_conv_cls\.1\.": "category_embedding.norm.",
-    r"propagation_0_cls\.mlp_convs\.(?P<layer>\d)\.": "propagation.linears.{layer}.",
-    r"propagation_0_cls\.mlp_bns\.(?P<layer>\d)\.": "propagation.norms.{layer}.",
-    r"convs1_cls\.": "segmenter.hidden.0.",
-    r"bns1_cls\.": "segmenter.norms.0.",
-    r"convs2_cls\.": "segmenter.hidden.1.",
-    r"bns2_cls\.": "segmenter.norms.1.",
-    r"convs3_cls\.": "segmenter.out.",
+    r"label_conv_cls\.0\.": "category_embedding.",
+    r"label_conv_cls\.1\.": "category_norm.",
+    r"propagation_0_cls\.mlp_convs\.0\.weight$": "propagation.joined.weight",
+    r"propagation_0_cls\.mlp_convs\.0\.": "propagation.from_points.",
+    r"propagation_0_cls\.mlp_bns\.0\.": "propagation.mixed_norm.",
+    r"propagation_0_cls\.mlp_convs\.1\.": "propagation.out.",
+    r"propagation_0_cls\.mlp_bns\.1\.": "propagation.out_norm.",
+    r"convs1_cls\.weight$": "segmenter.joined.weight",
+    r"convs1_cls\.": "segmenter.from_points.",
+    r"bns1_cls\.": "segmenter.norm.",
+    r"convs2_cls\.": "segmenter.head.hidden.0.",
+    r"bns2_cls\.": "segmenter.head.norms.0.",
+    r"convs3_cls\.": "segmenter.head.out.",
 }

@@ -2,7 +2,14 @@
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
+from hf_any3d.modeling.act.modeling_act import (
+    ActForPointCloudClassification,
+    ActModel,
+    ActOutput,
+    ActPreTrainedModel,
+)
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder, ActAutoencoderOutput
+from hf_any3d.modeling.act.modeling_act_segmentation import ActForPartSegmentation, ActForSemanticSegmentation
 from hf_any3d.modeling.act.schedules import gumbel_temperature, kl_weight
 
 __all__ = [
@@ -10,6 +17,12 @@ __all__ = [
     "ActAutoencoderConfig",
     "ActAutoencoderOutput",
     "ActConfig",
+    "ActForPartSegmentation",
+    "ActForPointCloudClassification",
+    "ActForSemanticSegmentation",
+    "ActModel",
+    "ActOutput",
+    "ActPreTrainedModel",
     "gumbel_temperature",
     "kl_weight",
 ]
