@@ -163,7 +163,12 @@ def write_clouds_page(
     if titles is not None and len(titles) != len(clouds):
         raise ValueError(f"titles: {len(titles)} for {len(clouds)} clouds; expected one for each")
     up = "xyz".index(up_axis)
-    paints = [_height_colors(cloud[:, up]) if cloud.shape[1] == 3 else cloud[:, 3:].clip(0, 1) for cloud in clouds]
+    columns, paints = min(columns, len(clouds)), []
+    for number, cloud in enumerate(clouds):
+        row = number // columns * columns
+        heights = np.concatenate([each[:, up] for each in clouds[row : row + columns]])
+        by_height = _height_colors(cloud[:, up], heights.min(), heights.max())
+        paints.append(by_height if cloud.shape[1] == 3 else cloud[:, 3:].clip(0, 1))
     # 32 levels of each channel fit into the numbers of labels, however many colours there are.
     levels = np.rint(31 * np.concatenate(paints)).astype(np.int64)  # (all points, 3)
     palette, labels = np.unique(levels, axis=0, return_inverse=True)
@@ -174,8 +179,8 @@ def write_clouds_page(
     )
 
 
-def _height_colors(height: np.ndarray) -> np.ndarray:
-    place = (height - height.min()) / max(np.ptp(height), np.finfo(np.float32).tiny)
+def _height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
+    place = (height - low) / max(high - low, np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(_HEIGHTS))
     return np.stack([np.interp(place, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
@@ -198,7 +203,6 @@ def _write(
         kept = generator.choice(len(points), most, replace=False) if len(points) > most else ...
         thinned.append((points[kept], labels[kept]))
     order = {"x": (1, 0, 2), "y": (0, 1, 2), "z": (1, 2, 0)}[up_axis]
-    columns = min(columns, len(clouds))
     shown = []
     for start in range(0, len(thinned), columns):
         row = [points[:, order] for points, _ in thinned[start : start + columns]]

@@ -16,10 +16,10 @@ from .point_cloud import PointCloudData
 def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     """Write a cloud or a mesh as binary .ply, as .obj or as .npz, as the ending of the path says.
 
-    The file appears under its name only when it is complete. PLY stores colours in 8 bits; NPZ keeps every number; OBJ,
-    which is text, has colours behind the coordinates of its vertices, as most programs read them, and has no place for
-    labels and colours of faces. An offset is added to the coordinates of PLY, which are then of type double, and of
-    OBJ, and kept as an array of its own in NPZ.
+    The file appears under its name only when it is complete. PLY stores colours in 8 bits; NPZ keeps every number;
+    OBJ, which is text, has colours behind the coordinates of its vertices, as most programs read them, and no place
+    for labels and colours of faces. An offset is added to the coordinates of PLY, which are then of type double, and
+    of OBJ, and kept as an array of its own in NPZ.
 
     Args:
         path: where to write; an existing file is replaced.
