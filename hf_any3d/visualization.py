@@ -69,7 +69,7 @@ def plot_point_clouds(
         across, deep, up = cloud[:, order].T
         heights = {"c": up, "cmap": "viridis", "vmin": low[2], "vmax": high[2]}
         paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else heights
-        axes.scatter(across, deep, up, s=2.0, linewidths=0, **paint)
+        axes.scatter(across, deep, up, s=0.5 * cell**2, linewidths=0, **paint)
         # As large as it can be drawn; a box without any extent would be no box.
         reach = np.maximum((high - low) / 2, 0.1 * (high - low).max() + 1e-6)
         axes.set_box_aspect(reach, zoom=zoom)
