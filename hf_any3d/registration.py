@@ -27,6 +27,15 @@ from hf_any3d.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.late_import import when_imported
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActAutoencoderConfig,
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForSemanticSegmentation,
+    ActModel,
+)
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPartSegmentation,
@@ -51,6 +60,13 @@ from hf_any3d.tuners.sharing import check_base, left_out_modules
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {
+    ActConfig: (
+        ActModel,
+        {
+            AutoModelForPointCloudClassification: (ActForPointCloudClassification,),
+            AutoModelForPointCloudSegmentation: (ActForSemanticSegmentation, ActForPartSegmentation),
+        },
+    ),
     Any2PointConfig: (
         Any2PointModel,
         {
@@ -59,6 +75,7 @@ MODELS = {
             AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
     ),
+    ActAutoencoderConfig: (ActAutoencoder, {}),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
