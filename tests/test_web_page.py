@@ -74,7 +74,7 @@ def test_page_of_clouds_keeps_colors_and_otherwise_shows_height(tmp_path):
     drawn = [colors[number] for number in decoded(page, "labels", "<u2")]
     assert set(drawn[40:]) == {"#ff0000"} and "#ff0000" not in drawn[:40]
     low, high = drawn[np.argmin(cloud[:, 2])], drawn[np.argmax(cloud[:, 2])]
-    assert low == "#420052" and high == "#ffe721", "dark below, bright above"
+    assert low == "#420052" and high == "#ffe621", "dark below, bright above"
 
 
 def test_clouds_that_cannot_be_shown_are_refused(tmp_path):
