@@ -43,7 +43,7 @@ class Codebook(nn.Module):
         shares = (scores / temperature).softmax(dim=-1)
         if hard:
             shares = _StraightThrough.apply(shares, token_ids)
-        return shares @ self.weight.to(shares.dtype), token_ids
+        return shares.to(self.weight.dtype) @ self.weight, token_ids
 
 
 class _StraightThrough(torch.autograd.Function):

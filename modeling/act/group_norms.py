@@ -135,7 +135,9 @@ class _NormedTokens(torch.autograd.Function):
         normed_products = (products - sums * mean) * scale
         average = _spread(_group_mean(sums * gain) / ctx.tokens, output)
         slant = _spread(_group_mean(normed_products * gain) / ctx.tokens, output) * scale * scale
-        of_rows = behind.mul_(scale * gain).addcmul_(rows, slant, value=-1).add_(slant * mean - average * scale)
+        of_rows = (
+            behind.mul_(scale * gain).addcmul_(rows.float(), slant, value=-1).add_(slant * mean - average * scale)
+        )
         of_gain, of_shift = normed_products.sum(dim=(0, 1)), sums.sum(dim=(0, 1))
         return of_rows.to(rows.dtype), of_gain.to(gain.dtype), of_shift.to(gain.dtype), None
 
