@@ -52,7 +52,9 @@ def normed_linear(
 
 def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance over all sums, `(channels,)`, entered into the norm's running ones."""
-    variance, mean = torch.var_mean(rows.float(), dim=0, correction=0)
+    # By columns and in parts, which is several times faster than var_mean.
+    mean = rows.mean(dim=0, dtype=torch.float32)
+    variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _parts(rows, few)) / len(rows)
     of_few, mean_of_few = torch.var_mean(few.float(), dim=0, correction=0)
     mean, variance = mean + mean_of_few, variance + of_few
     count = len(rows) * len(few)
@@ -86,7 +88,8 @@ class _NormedLinear(torch.autograd.Function):
         output = rows.new_empty(len(rows), len(few), len(weight))
         for part in _parts(rows, few):
             entering = _entering(rows[part], few, mean, scale, gain, shift)
-            output[part] = nn.functional.linear(entering.to(weight.dtype), weight, bias)
+            entering = entering.flatten(0, 1).to(weight.dtype)
+            torch.addmm(bias, entering, weight.T, out=output[part].view(len(entering), -1))
         return output
 
     @staticmethod
@@ -102,7 +105,7 @@ class _NormedLinear(torch.autograd.Function):
             leaving = gradient[part].flatten(0, 1)
             of_weight += leaving.T @ entering.flatten(0, 1).to(leaving.dtype)
             behind = (leaving @ weight).view_as(entering)
-            behind = torch.where(entering > 0, behind, 0).float()
+            behind = torch.ops.aten.threshold_backward(behind.float(), entering, 0)
             torch.sum(behind, dim=1, out=of_rows[part])
             summed = behind.sum(dim=0)
             of_few += summed
