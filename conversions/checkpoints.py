@@ -56,6 +56,19 @@ def read_checkpoint(
     return _state_dict(path, content, keys)
 
 
+def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors without the `module.` that data-parallel training puts in front of their names.
+
+    Raises:
+        ValueError: If two tensors then have the same name; all such names are listed.
+    """
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(plain) < len(state):
+        twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]
+        raise ValueError(f"the checkpoint holds tensors that mean the same part: {', '.join(twice)}")
+    return plain
+
+
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]) -> None:
     """Make sure that tensors are exactly those which are expected.
 
@@ -92,7 +105,10 @@ def _state_dict(path: Path, content: object, keys: tuple[str, ...]) -> dict[str,
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         seen = listed(sorted(map(str, content))) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{path}: no state dict; expected one under {' or '.join(map(repr, keys))}, found {seen}")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    try:
+        return without_parallel_prefix({str(name): tensor for name, tensor in state.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

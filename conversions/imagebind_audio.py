@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
+
+from hf_any3d.conversions.renaming import Names, rename_tensors
 
 _PREPROCESSOR = r"modality_preprocessors\.audio\."
 _BLOCK = r"modality_trunks\.audio\.blocks\.(?P<layer>\d+)\."
 _ATTENTION = "layers.{layer}.attention."
-# A tuple of names splits a tensor along its first axis; None leaves it out.
-NAMES: dict[str, str | tuple[str, ...] | None] = {
+NAMES: Names = {
     _PREPROCESSOR + r"cls_token$": "embeddings.cls_token",
     _PREPROCESSOR + r"pos_embedding_helper\.pos_embed$": "embeddings.position_embeddings",
     _PREPROCESSOR + r"rgbt_stem\.proj\.weight$": "embeddings.projection.weight",
@@ -40,23 +39,8 @@ def convert_state_dict(original: dict[str, torch.Tensor], heads: int) -> dict[st
         Tensors of an `ImageBindAudioModel`.
 
     Raises:
-        ValueError: If a tensor belongs to no known part; all such names are listed.
+        ValueError: If a tensor belongs to no known part, or two to the same; all such names are listed.
     """
-    converted: dict[str, torch.Tensor] = {}
-    unknown = []
-    for name, tensor in original.items():
-        match, ours = next(
-            ((match, ours) for pattern, ours in NAMES.items() if (match := re.match(pattern, name))), (None, None)
-        )
-        if match is None:
-            unknown.append(name)
-        if ours is None:
-            continue
-        names = ours if isinstance(ours, tuple) else (ours,)
-        for ours_name, piece in zip(names, tensor.chunk(len(names)) if len(names) > 1 else (tensor,), strict=True):
-            key = ours_name.format(**match.groupdict()) + name[match.end() :]
-            # Stored as one row of all heads.
-            converted[key] = piece.reshape(heads, 1, -1) if "bias_" in key else piece
-    if unknown:
-        raise ValueError(f"the checkpoint holds tensors that belong to no known part: {', '.join(sorted(unknown))}")
-    return converted
+    renamed = rename_tensors(original, NAMES)
+    # Stored as one row of all heads.
+    return {name: tensor.reshape(heads, 1, -1) if "bias_" in name else tensor for name, tensor in renamed.items()}

@@ -18,6 +18,14 @@ if (_root / "setup.cfg").is_file() and (_root / "modeling" / "__init__.py").is_f
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ActAutoencoder": "modeling.act",
+    "ActAutoencoderConfig": "modeling.act",
+    "ActConfig": "modeling.act",
+    "ActForPartSegmentation": "modeling.act",
+    "ActForPointCloudClassification": "modeling.act",
+    "ActForPreTraining": "modeling.act",
+    "ActForSemanticSegmentation": "modeling.act",
+    "ActModel": "modeling.act",
     "Any2PointConfig": "modeling.any2point",
     "Any2PointForPartSegmentation": "modeling.any2point",
     "Any2PointForPointCloudClassification": "modeling.any2point",
@@ -25,6 +33,7 @@ _PUBLIC = {
     "Any2PointForZeroShotPointCloudClassification": "modeling.any2point",
     "Any2PointModel": "modeling.any2point",
     "AutoModelForPointCloudClassification": "auto",
+    "AutoModelForPointCloudReconstruction": "auto",
     "AutoModelForPointCloudSegmentation": "auto",
     "AutoModelForZeroShotPointCloudClassification": "auto",
     "BitFitConfig": "tuners",

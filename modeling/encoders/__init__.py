@@ -2,6 +2,12 @@
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
 from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
+from hf_any3d.modeling.encoders.attended_rows import (
+    AttendedRows,
+    attended_rows,
+    beside_attended_rows,
+    run_beside,
+)
 from hf_any3d.modeling.encoders.frozen_encoder import (
     FrozenEncoderMixin,
     build_encoder,
@@ -30,12 +36,15 @@ from hf_any3d.modeling.encoders.unfreezing import unfreeze
 
 __all__ = [
     "AdapterRepositoryMixin",
+    "AttendedRows",
     "EncoderFamily",
     "FrozenEncoderMixin",
     "LayerPass",
     "PositionTable",
     "TokenPlaces",
     "UnsupportedEncoder",
+    "attended_rows",
+    "beside_attended_rows",
     "bidirectional_inputs",
     "build_encoder",
     "composite_checkpoints",
@@ -52,6 +61,7 @@ __all__ = [
     "refused_encoders",
     "register_composite",
     "register_family",
+    "run_beside",
     "select_tower",
     "unfreeze",
 ]

@@ -1,4 +1,6 @@
-"""Point operations without compiled extensions: sampling, neighbours, grouping, cells and interpolation."""
+"""Point operations without compiled extensions: sampling, neighbours, grouping, cells, interpolation
+and distances of clouds.
+"""
 
 from hf_any3d.modeling.point_ops.cells import (
     line_cell_count,
@@ -7,6 +9,7 @@ from hf_any3d.modeling.point_ops.cells import (
     plane_cells,
     voxel_cells,
 )
+from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
 from hf_any3d.modeling.point_ops.grouping import gather_points, group
 from hf_any3d.modeling.point_ops.interpolation import three_nearest_interpolate
 from hf_any3d.modeling.point_ops.neighbors import knn
@@ -15,6 +18,8 @@ from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
 
 __all__ = [
     "cell_counts",
+    "chamfer_distance",
+    "f_score",
     "farthest_point_sample",
     "gather_points",
     "group",
@@ -23,6 +28,7 @@ __all__ = [
     "line_cells",
     "plane_cell_count",
     "plane_cells",
+    "reconstruction_scores",
     "scatter_max",
     "scatter_mean",
     "three_nearest_interpolate",

@@ -111,7 +111,7 @@ def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
     Raises:
         PointCloudError: if there are fewer lines than that.
     """
-    text = re.sub(rb"\n[ \n]*\n", b"\n", text).lstrip(b" \n")
+    text = re.sub(rb"\n[ \n]*\n", b"\n", text).strip(b" \n")
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
     if text and not text.endswith(b"\n"):
         ends = np.append(ends, len(text))

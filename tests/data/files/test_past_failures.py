@@ -119,3 +119,8 @@ def test_numbers_of_half_precision_are_whole_or_refused_without_a_warning(recwar
     with pytest.raises(PointCloudError, match="class 0.5; expected a whole number"):
         integers(np.array([0.5], np.float16), "class")
     assert not recwarn.list
+
+
+def test_a_blank_last_line_is_not_a_face(tmp_path):
+    with pytest.raises(PointCloudFileError, match="a.off: ends after 4 of 5 declared lines"):
+        read(tmp_path / "a.off", b"OFF\n3 2 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n ")

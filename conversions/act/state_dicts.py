@@ -1,0 +1,111 @@
+"""The tensors of an original ACT checkpoint under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from hf_any3d.conversions.act.autoencoder_names import AUTOENCODER, TEACHERS
+from hf_any3d.conversions.act.kinds import check_kind
+from hf_any3d.conversions.act.pretraining_names import PRETRAINING
+from hf_any3d.conversions.act.student_names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER, STUDENT
+from hf_any3d.conversions.checkpoints import without_parallel_prefix
+from hf_any3d.conversions.renaming import Names, rename_tensors, under
+
+# A layer that reads points and something else side by side, our two layers, and the tensor with a row for each column
+# of points, which are xyz where none is told.
+_JOINED = (
+    ("propagation.joined.weight", "propagation.from_points.weight", "propagation.from_tokens.weight", None),
+    (
+        "segmenter.joined.weight",
+        "segmenter.from_points.weight",
+        "segmenter.from_cloud.weight",
+        "propagation.out.weight",
+    ),
+)
+_VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_class_position")
+
+
+def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename, split and reshape the tensors of a checkpoint.
+
+    Args:
+        kind: One of `KINDS`.
+        original: The released program's tensors, with or without the `module.` of data-parallel training.
+
+    Returns:
+        Tensors of our model; those of the frozen teacher stand below `encoder.`, under transformers' names.
+
+    Raises:
+        ValueError: If the checkpoint is of another kind, a tensor belongs to no known part, or two to the same.
+    """
+    state = without_parallel_prefix(original)
+    check_kind(state, kind)
+    renamed = rename_tensors(state, _names(kind, state))
+    converted = {name: _reshape(name, tensor) for name, tensor in _with_deep_prompts(renamed).items()}
+    return _take_apart(converted) if kind in ("partseg", "semseg") else converted
+
+
+def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
+    """The `model_type` of the frozen teacher in a checkpoint of stage I or II; None where there is none."""
+    prefix = "dvae_tokenizer." if any(name.startswith("dvae_tokenizer.") for name in original) else ""
+    names = {name.removeprefix(prefix): tensor for name, tensor in original.items() if "visual_embed." in name}
+    if not names:
+        return None
+    # Of a teacher of another kind at least one name fits no pattern.
+    return next((kind for kind, table in TEACHERS.items() if not _left_over(names, table)), None)
+
+
+def _left_over(tensors: Mapping[str, torch.Tensor], names: Names) -> bool:
+    try:
+        rename_tensors(tensors, names)
+    except ValueError:
+        return True
+    return False
+
+
+def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
+    if kind == "dvae":
+        return AUTOENCODER
+    if kind == "pretrain":
+        return PRETRAINING
+    student = under("", "act.", STUDENT)
+    if kind == "cls":
+        deep = any(name.startswith("cls_head_finetune.1.") for name in state)
+        return student | (DEEP_HEAD if deep else LINEAR_HEAD)
+    return student | SEGMENTER
+
+
+def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Join the first layer's prompts with those of the layers behind it, where these have their own."""
+    deep = {name: tensor for name, tensor in renamed.items() if ".deep_" in name}
+    joined = {name: tensor for name, tensor in renamed.items() if name not in deep}
+    for name, tensor in deep.items():
+        first = name.replace(".deep_", ".")
+        if first not in joined:
+            raise ValueError(f"the checkpoint lacks tensors: the first layer's part of {first}")
+        joined[first] = torch.cat([joined[first], tensor])
+    return joined
+
+
+def _take_apart(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give the columns for points, which come first, and the others of a joined layer to two layers."""
+    for joined, points, others, like in _JOINED:
+        lacking = [name for name in (joined, like) if name not in (None, *converted)]
+        if lacking:
+            raise ValueError(f"the checkpoint lacks tensors: {', '.join(lacking)}")
+        columns = 3 if like is None else len(converted[like])
+        weight = converted.pop(joined)
+        converted |= {points: weight[:, :columns], others: weight[:, columns:]}
+    return converted
+
+
+def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if name.endswith(_VECTORS):
+        return tensor.flatten()
+    if name == "category_embedding.weight":
+        # A layer that reads one-hot categories.
+        return tensor.flatten(1).T
+    # Convolutions of kernel size 1 are linear layers here.
+    return tensor.flatten(1) if name.endswith("weight") and tensor.ndim > 2 else tensor

@@ -1,0 +1,62 @@
+"""Renaming the tensors of an original checkpoint by a table of patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+# Patterns with the names that they become, to which is added what stands behind the match. A tuple of names splits a
+# tensor along its first axis; None leaves it out.
+Names = Mapping[str, str | tuple[str, ...] | None]
+
+
+def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ...] | None]:
+    """A table for the same tensors where they stand below a prefix.
+
+    Args:
+        theirs: The original prefix, such as `encoder.`.
+        ours: What stands in front of our names instead.
+        names: The table.
+    """
+    placed: dict[str, str | tuple[str, ...] | None] = {}
+    for pattern, name in names.items():
+        many = tuple(ours + part for part in name) if isinstance(name, tuple) else name
+        placed[re.escape(theirs) + pattern] = ours + many if isinstance(many, str) else many
+    return placed
+
+
+def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, torch.Tensor]:
+    """Rename and split tensors, and leave out those that the table gives no name.
+
+    Args:
+        original: Tensors by their original names.
+        names: The table; the first pattern that matches the beginning of a name counts.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part, or two belong to the same; all such names are listed.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    owners: dict[str, str] = {}
+    unknown, twice = [], []
+    for name, tensor in original.items():
+        match, ours = next(
+            ((match, ours) for pattern, ours in names.items() if (match := re.match(pattern, name))), (None, None)
+        )
+        if match is None:
+            unknown.append(name)
+        if ours is None:
+            continue
+        parts = ours if isinstance(ours, tuple) else (ours,)
+        for part, piece in zip(parts, tensor.tensor_split(len(parts)) if len(parts) > 1 else (tensor,), strict=True):
+            key = part.format(**match.groupdict()) + name[match.end() :]
+            if first := owners.get(key):
+                twice.append(f"{first} and {name}")
+            owners[key] = name
+            renamed[key] = piece
+    if unknown:
+        raise ValueError(f"the checkpoint holds tensors that belong to no known part: {', '.join(sorted(unknown))}")
+    if twice:
+        raise ValueError(f"the checkpoint holds tensors that mean the same part: {', '.join(sorted(twice))}")
+    return renamed

@@ -1,0 +1,77 @@
+"""Which patches of a cloud the student does not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def random_mask(centers: torch.Tensor, num_masked: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Hide patches drawn evenly, in each cloud other ones.
+
+    Args:
+        centers: `(batch, groups, 3)`; only its shape and device matter.
+        num_masked: Patches to hide in every cloud.
+        generator: Source of random numbers, on the device of `centers`; None for the global one.
+
+    Returns:
+        `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
+    """
+    draws = torch.rand(centers.shape[:2], device=centers.device, generator=generator)
+    return _mask_of(draws.argsort(dim=1)[:, :num_masked], draws.shape)
+
+
+def block_mask(
+    centers: torch.Tensor,
+    num_masked: int,
+    generator: torch.Generator | None = None,
+    seed_groups: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Hide one connected region of each cloud: the patches nearest to one of them.
+
+    Args:
+        centers: `(batch, groups, 3)`.
+        num_masked: Patches to hide in every cloud, the first one included.
+        generator: Source of random numbers, on the device of `centers`; None for the global one.
+        seed_groups: `(batch,)` patches in the middle of each region; None draws them evenly.
+
+    Returns:
+        `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
+    """
+    batch, groups, _ = centers.shape
+    if seed_groups is None:
+        seed_groups = torch.randint(groups, (batch,), device=centers.device, generator=generator)
+    seeds = centers[torch.arange(batch, device=centers.device), seed_groups].unsqueeze(1)  # (batch, 1, 3)
+    squared = (centers - seeds).square().sum(dim=-1)  # (batch, groups)
+    return _mask_of(squared.argsort(dim=1, stable=True)[:, :num_masked], squared.shape)
+
+
+# A new kind of mask is one function and one line here.
+MASKS: dict[str, Callable[..., torch.Tensor]] = {"random": random_mask, "block": block_mask}
+
+
+def split_by_mask(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which patches are visible and which hidden, both in ascending order.
+
+    Args:
+        mask: `(batch, groups)` booleans, True where hidden, equally many in every row.
+
+    Returns:
+        `(batch, visible)` and `(batch, masked)` indices.
+
+    Raises:
+        ValueError: If `mask` is not of booleans in two dimensions, or hides unequal numbers of patches.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2:
+        raise ValueError(f"mask: shape {tuple(mask.shape)} of {mask.dtype}; expected (batch, groups) of torch.bool")
+    counts = mask.sum(dim=1)
+    if not (counts == counts[:1]).all():
+        raise ValueError(f"mask: hides {counts.tolist()} patches of the clouds; expected equal numbers")
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    visible = mask.shape[1] - int(counts[0])
+    return order[:, :visible], order[:, visible:]
+
+
+def _mask_of(hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.bool, device=hidden.device).scatter_(1, hidden, True)

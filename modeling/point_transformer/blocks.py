@@ -1,0 +1,163 @@
+"""Pre-norm transformer blocks that hear the positions before every block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+class DropPath(nn.Module):
+    """In training leaves a branch out for some clouds of a batch, and scales what stays (stochastic depth)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """Drop of `(batch, …)`; the same tensor in eval mode."""
+        if not self.training or self.rate == 0:
+            return branch
+        keep = 1 - self.rate
+        kept = branch.new_empty(len(branch), *[1] * (branch.ndim - 1)).bernoulli_(keep)
+        return branch * kept.div_(keep)
+
+    def extra_repr(self) -> str:
+        """The rate."""
+        return f"rate={self.rate}"
+
+
+class PointAttention(nn.Module):
+    """Multi-head attention between all tokens of a cloud, `(batch, tokens, hidden)` to the same."""
+
+    def __init__(self, config: PreTrainedConfig, num_heads: int):
+        super().__init__()
+        self.config, self.num_heads = config, num_heads
+        width = config.hidden_size
+        self.scaling = (width // num_heads) ** -0.5
+        self.is_causal = False
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Attend; see the class."""
+        batch, tokens, width = hidden_states.shape
+        heads = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        mixed, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        return self.proj(mixed.reshape(batch, tokens, width))
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, in the form of transformers' attention functions.
+
+    Returns:
+        What was gathered, `(batch, tokens, heads, width / heads)`, and the weights `(batch, heads, tokens, tokens)`.
+    """
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class PointMlp(nn.Module):
+    """Two linear layers with GELU between, for each token alone."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Run on `(…, width)`."""
+        return self.fc2(nn.functional.gelu(self.fc1(hidden_states)))
+
+
+class PointBlock(GradientCheckpointingLayer):
+    """Attention and MLP, each with a norm before and a sum with what entered behind.
+
+    Args:
+        config: Has `hidden_size`, `mlp_ratio`, `layer_norm_eps` and `qkv_bias`.
+        num_heads: Heads of the attention.
+        drop_path_rate: How often a branch is left out in training.
+    """
+
+    def __init__(self, config: PreTrainedConfig, num_heads: int, drop_path_rate: float = 0.0):
+        super().__init__()
+        width = config.hidden_size
+        self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention = PointAttention(config, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = PointMlp(width, int(width * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Run on `(batch, tokens, hidden)`, after adding positions of the same shape where there are some."""
+        if positions is not None:
+            hidden_states = hidden_states + positions
+        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states)))
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class PointBlocks(nn.Module):
+    """A stack of blocks; positions are added before every one of them.
+
+    Args:
+        config: Has what `PointBlock` reads and defaults for the other arguments.
+        depth: Number of blocks; `num_hidden_layers` of the config.
+        num_heads: Heads of the attention; `num_attention_heads` of the config.
+        drop_path_rate: Of the last block, `drop_path_rate` of the config; it grows from 0 in equal steps.
+
+    Raises:
+        ValueError: If the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        drop_path_rate: float | None = None,
+    ):
+        super().__init__()
+        depth = config.num_hidden_layers if depth is None else depth
+        num_heads = config.num_attention_heads if num_heads is None else num_heads
+        drop_path_rate = config.drop_path_rate if drop_path_rate is None else drop_path_rate
+        if config.hidden_size % num_heads:
+            raise ValueError(f"num_heads={num_heads}; expected a divisor of hidden_size={config.hidden_size}")
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
+        self.layers = nn.ModuleList(PointBlock(config, num_heads, rate) for rate in rates)
+
+    def forward(
+        self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None, outputs_of: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Run all blocks.
+
+        Args:
+            hidden_states: `(batch, tokens, hidden)`.
+            positions: The same shape; None where there are none.
+            outputs_of: Numbers of blocks, from 0, whose outputs are wanted too.
+
+        Returns:
+            The last block's output `(batch, tokens, hidden)`, and those asked for, in the order of `outputs_of`.
+        """
+        kept = {}
+        for number, layer in enumerate(self.layers):
+            hidden_states = layer(hidden_states, positions)
+            if number in outputs_of:
+                kept[number] = hidden_states
+        return hidden_states, tuple(kept[number] for number in outputs_of)

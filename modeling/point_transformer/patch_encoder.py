@@ -1,0 +1,65 @@
+"""The mini-PointNet that turns a patch of points into a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class PatchEncoder(nn.Module):
+    """Two shared layers, a maximum joined to every point, two shared layers, a maximum.
+
+    Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, width)`.
+
+    Args:
+        in_channels: Channels of a point: 3 for xyz, more with colours.
+        width: Channels of a token.
+        hidden_widths: Channels behind the first, second and third layer.
+        bias: Whether the layers in front of a norm have biases, which it takes out again.
+
+    Raises:
+        ValueError: If there are not three hidden widths.
+
+    Source: Point-BERT, Sec. 3.1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        hidden_widths: Sequence[int] = (128, 256, 512),
+        bias: bool = True,
+    ):
+        super().__init__()
+        if len(hidden_widths) != 3:
+            raise ValueError(f"patch_widths={tuple(hidden_widths)}; expected three widths")
+        lifted, own, joined = hidden_widths
+        self.lift = nn.Linear(in_channels, lifted, bias=bias)
+        self.lift_norm = nn.BatchNorm1d(lifted)
+        self.widen = nn.Linear(lifted, own)
+        self.join = nn.Linear(2 * own, joined, bias=bias)
+        self.join_norm = nn.BatchNorm1d(joined)
+        self.out = nn.Linear(joined, width)
+
+    def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+        """Read patches; see the class."""
+        return self.pool(self.read(neighborhoods))
+
+    def read(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+        """What every point is within its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""
+        batch, groups, k, channels = neighborhoods.shape
+        rows = neighborhoods.reshape(-1, channels).to(self.lift.weight.dtype)  # (batch * groups * k, channels)
+        rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
+        whole = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
+        # The joined layer is linear: the part of the whole patch is computed once, not for each of its points.
+        for_whole, for_points = self.join.weight.chunk(2, dim=1)
+        shared = nn.functional.linear(whole, for_whole, self.join.bias).unsqueeze(1)
+        rows = nn.functional.linear(rows, for_points).view(-1, k, shared.shape[-1]).add_(shared).flatten(0, 1)
+        return self.join_norm(rows).relu_().view(batch, groups, k, -1)
+
+    def pool(self, rows: torch.Tensor) -> torch.Tensor:
+        """Patches `(batch, groups, width)` from what `read` gave."""
+        # Unlike amax this keeps no rows for the backward pass.
+        return self.out(rows).max(dim=2).values

@@ -1,0 +1,32 @@
+"""What the configuration refuses, and what it derives."""
+
+import pytest
+
+from hf_any3d.modeling.act import ActConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"in_channels": 2}, "in_channels=2; expected at least 3"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5; expected a divisor of hidden_size=384"),
+        ({"pooling": ("sum",)}, r"pooling=\('sum',\); expected some of"),
+        ({"pooling": ()}, r"pooling=\(\); expected some of"),
+        ({"category_parts": [[0], [1]], "category_names": ["mug"]}, "expected 2 names"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ActConfig(**settings)
+
+
+def test_a_config_survives_its_file(tmp_path):
+    config = ActConfig(num_groups=16, sampling_min_squared_norm=1e-3, head_widths=(), category_parts=[[0, 1], [2]])
+    config.save_pretrained(tmp_path)
+    again = ActConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert again.num_categories == 2 and again.min_points == 32
+
+
+def test_the_sound_behaviour_is_the_default():
+    assert ActConfig().sampling_min_squared_norm is None

@@ -1,0 +1,57 @@
+"""Masks of patches: how many, which, and in which order."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.act.masking import MASKS, block_mask, random_mask, split_by_mask
+
+CENTERS = torch.rand(3, 20, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("num_masked", [0, 7, 20])
+def test_every_cloud_hides_the_same_number(kind, num_masked):
+    assert MASKS[kind](CENTERS, num_masked).sum(dim=1).tolist() == [num_masked] * 3
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_generator_decides_the_mask(kind):
+    first, again, other = (MASKS[kind](CENTERS, 7, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_random_masks_hide_every_patch_equally_often():
+    shares = random_mask(torch.zeros(4000, 20, 3), 15, torch.Generator().manual_seed(0)).float().mean(dim=0)
+    assert (shares - 0.75).abs().max() < 0.03
+
+
+def test_block_masks_hide_the_patches_nearest_to_their_seed():
+    seeds = torch.tensor([4, 0, 19])
+    mask = block_mask(CENTERS, 6, seed_groups=seeds)
+    for hidden, centers, seed in zip(mask, CENTERS, seeds, strict=True):
+        far = (centers - centers[seed]).norm(dim=-1)
+        assert hidden[seed]
+        assert far[hidden].max() < far[~hidden].min()
+
+
+def test_equally_far_patches_are_hidden_in_their_order():
+    assert torch.equal(block_mask(torch.zeros(1, 5, 3), 2), torch.tensor([[True, True, False, False, False]]))
+
+
+def test_visible_and_hidden_patches_keep_their_order():
+    mask = random_mask(CENTERS, 7)
+    visible, hidden = split_by_mask(mask)
+    for row, seen, unseen in zip(mask, visible, hidden, strict=True):
+        assert torch.equal(seen, (~row).nonzero().squeeze(1))
+        assert torch.equal(unseen, row.nonzero().squeeze(1))
+
+
+def test_unequal_rows_are_refused():
+    with pytest.raises(ValueError, match=r"hides \[1, 2\] patches.*equal numbers"):
+        split_by_mask(torch.tensor([[True, False, False], [True, True, False]]))
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(2, 3), torch.zeros(3, dtype=torch.bool)])
+def test_other_shapes_and_types_are_refused(mask):
+    with pytest.raises(ValueError, match=r"expected \(batch, groups\) of torch.bool"):
+        split_by_mask(mask)

@@ -1,0 +1,217 @@
+"""Chamfer distance and F-score: against the plain definition, with gradients, ties, masks and wrong input."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import chamfer_distance, f_score, reconstruction_scores
+
+NORMS = ["l1", "l2"]
+
+
+def plainly(x, y, norm):
+    """Values of each cloud by the definition, in double precision."""
+    squared = (x.double()[:, :, None, :3] - y.double()[:, None, :, :3]).square().sum(-1)
+    nearest = squared.amin(2), squared.amin(1)
+    if norm == "l1":
+        return sum(side.sqrt().mean(1) for side in nearest) / 2
+    return sum(side.mean(1) for side in nearest)
+
+
+def clouds(*shapes, seed=0, **kwargs):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, **kwargs) for shape in shapes]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("batch", "rows", "columns"), [(1, 1, 1), (1, 1, 7), (5, 32, 32), (300, 8, 32), (2, 700, 900), (1, 40, 9000)]
+)
+def test_values_are_those_of_the_definition(norm, batch, rows, columns):
+    x, y = clouds((batch, rows, 3), (batch, columns, 3))
+    expected = plainly(x, y, norm)
+    each = chamfer_distance(x, y, norm, reduction="none")
+    torch.testing.assert_close(each, expected.float(), rtol=2e-6, atol=0)
+    torch.testing.assert_close(chamfer_distance(x, y, norm), expected.mean().float(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("rows", "columns"), [(6, 9), (9, 6)])
+def test_gradients_of_first_and_second_order_are_right(norm, rows, columns):
+    x, y = clouds((2, rows, 3), (2, columns, 3), dtype=torch.float64)
+    inputs = (x.requires_grad_(), y.requires_grad_())
+
+    def distance(x, y):
+        return chamfer_distance(x, y, norm, reduction="none")
+
+    assert torch.autograd.gradcheck(distance, inputs)
+    assert torch.autograd.gradgradcheck(distance, inputs)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("count", [32, 3000])
+def test_identical_clouds_have_distance_and_gradient_zero(norm, count):
+    (x,) = clouds((3, count, 3))
+    x.requires_grad_()
+    distance = chamfer_distance(x, x.detach().flip(1), norm)
+    distance.backward()
+    assert distance == 0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("count", [20, 2000])
+def test_of_equally_near_points_the_first_gets_the_gradient(norm, count):
+    x = torch.zeros(1, 1, 3)
+    # All on one sphere about x, in pairs that are equal.
+    y = torch.nn.functional.one_hot(torch.arange(count) % 3, 3).float()[None].requires_grad_()
+    chamfer_distance(x, y, norm).backward()
+    share = torch.full((count,), 1 / count)
+    share[0] += 1
+    step = 0.5 if norm == "l1" else 2.0
+    torch.testing.assert_close(y.grad[0].sum(-1), step * share)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("count", [32, 2000])
+def test_small_distances_far_from_the_origin_keep_their_digits(norm, count):
+    (x,) = clouds((2, count, 3))
+    x = x + 1000
+    y = x + torch.tensor([2.0**-10, 0, 0])  # exact in float32
+    torch.testing.assert_close(chamfer_distance(x, y, norm), plainly(x, y, norm).mean().float(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_value_of_a_cloud_does_not_depend_on_its_batch(norm):
+    x, y = clouds((70, 65, 3), (70, 130, 3))
+    together = chamfer_distance(x, y, norm, reduction="none")
+    alone = torch.cat([chamfer_distance(x[i : i + 1], y[i : i + 1], norm, reduction="none") for i in range(70)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("padding", [0.0, float("nan")])
+@pytest.mark.parametrize("count", [40, 3000])
+def test_masked_points_count_for_nothing(norm, padding, count):
+    x, y = clouds((2, count, 3), (2, count + 20, 3))
+    x_mask, y_mask = torch.rand(2, count) < 0.6, torch.rand(2, count + 20) < 0.6
+    padded = x.masked_fill(~x_mask[..., None], padding).requires_grad_()
+    found = chamfer_distance(
+        padded, y.masked_fill(~y_mask[..., None], padding), norm, reduction="none", x_mask=x_mask, y_mask=y_mask
+    )
+    kept = [(x[i, x_mask[i]][None], y[i, y_mask[i]][None]) for i in range(2)]
+    torch.testing.assert_close(found, torch.cat([chamfer_distance(*pair, norm, reduction="none") for pair in kept]))
+    found.sum().backward()
+    assert padded.grad.isfinite().all() and (padded.grad[~x_mask] == 0).all() and (padded.grad[x_mask] != 0).any()
+
+
+def test_points_whose_coordinates_sum_to_zero_can_be_dropped():
+    x, y = clouds((1, 20, 3), (1, 20, 3))
+    padded = torch.cat([y, torch.zeros(1, 9, 3), torch.tensor([[[1.0, -1, 0]]])], dim=1)
+    assert chamfer_distance(x, padded) != chamfer_distance(x, y)
+    assert torch.equal(chamfer_distance(x, padded, drop_zero_sums=True), chamfer_distance(x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x, y = (cloud.to(dtype) for cloud in clouds((4, 32, 3), (4, 32, 3)))
+    x.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        distance = chamfer_distance(x, y)
+    assert distance.dtype == torch.float32
+    assert torch.equal(distance, chamfer_distance(x.float(), y.float()))
+    distance.backward()
+    assert x.grad.dtype == dtype and x.grad.isfinite().all()
+
+
+def test_further_channels_do_not_count():
+    x, y = clouds((1, 30, 6), (1, 20, 5))
+    assert chamfer_distance(x, y) == chamfer_distance(x[..., :3], y[..., :3])
+
+
+@pytest.mark.parametrize("count", [32, 3000])
+def test_nan_reaches_the_result(count):
+    x, y = clouds((2, count, 3), (2, count, 3))
+    y[1, 3, 0] = float("nan")
+    distance = chamfer_distance(x, y, reduction="none")
+    assert distance.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("count", "index_bytes"), [(32, 1), (5000, 2)])
+def test_beside_the_clouds_only_small_indices_are_kept_for_the_backward_pass(count, index_bytes):
+    x, y = clouds((2, count, 3), (2, count, 3))
+    x.requires_grad_()
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        distance = chamfer_distance(x, y)
+    for cloud in (x, y):
+        kept.pop(cloud.untyped_storage().data_ptr(), None)
+    assert sum(kept.values()) == 2 * (2 * count) * index_bytes
+    distance.backward()
+
+
+def test_f_score_is_the_harmonic_mean_of_precision_and_recall():
+    x = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]]])
+    y = torch.tensor([[[0.005, 0, 0], [1, 0.02, 0]]])
+    # One of four points of x lies close to y, one of two the other way.
+    torch.testing.assert_close(f_score(x, y), torch.tensor(2 * 0.25 * 0.5 / 0.75))
+    assert f_score(x, y, 0.001) == 0
+    assert f_score(x, x) == 1
+    assert f_score(x, x + torch.tensor([0.25, 0, 0]), 0.25) == 0  # exactly at the threshold
+    assert f_score(x.expand(3, 4, 3), y.expand(3, 2, 3), reduction="none").shape == (3,)
+
+
+def test_scores_of_one_search_are_those_of_each_measure():
+    x, y = clouds((3, 200, 3), (3, 100, 3))
+    y[:, 90:] = 0
+    scores = reconstruction_scores(x, y, 0.2, drop_zero_sums=True)
+    mask = torch.arange(100).expand(3, -1) < 90
+    for norm in NORMS:
+        expected = chamfer_distance(x, y, norm, reduction="none", y_mask=mask)
+        torch.testing.assert_close(scores[f"chamfer_{norm}"], expected)
+    torch.testing.assert_close(scores["f_score"], f_score(x, y, 0.2, reduction="none", y_mask=mask))
+    assert 0 < scores["f_score"].min() and scores["f_score"].max() < 1
+
+
+def test_f_score_leaves_out_masked_points_and_refuses_nan():
+    x, y = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)
+    y[0, 1] = 5
+    assert f_score(x, y, y_mask=torch.tensor([[True, False]])) == 1
+    y[0, 1] = float("nan")
+    with pytest.raises(ValueError, match="y: found NaN"):
+        f_score(x, y)
+
+
+@pytest.mark.parametrize("measure", [chamfer_distance, f_score])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(5, 3)}, r"x: shape \(5, 3\); expected \(batch, points, channels\)"),
+        ({"y": torch.zeros(1, 5, 2)}, r"y: shape \(1, 5, 2\)"),
+        ({"y": torch.zeros(1, 0, 3)}, r"y: shape \(1, 0, 3\); expected at least one"),
+        ({"x": torch.zeros(1, 5, 3, dtype=torch.int32)}, "x: dtype torch.int32"),
+        ({"y": torch.zeros(2, 5, 3)}, "y: batch of 2; expected 1"),
+        ({"y": torch.zeros(1, 5, 3, device="meta")}, "y: on device meta; expected cpu"),
+        ({"x_mask": torch.ones(1, 4, dtype=torch.bool)}, r"x_mask: torch.bool of shape \(1, 4\); expected"),
+        ({"y_mask": torch.ones(1, 5)}, "y_mask: torch.float32"),
+        ({"y_mask": torch.zeros(1, 5, dtype=torch.bool)}, "y: no point of cloud 0 counts"),
+        ({"reduction": "sum"}, "reduction: 'sum'; expected one of"),
+        ({"max_pairs": 0}, "max_pairs: 0; expected at least 1"),
+    ],
+)
+def test_errors_name_the_argument_and_the_value(measure, change, message):
+    arguments = {"x": torch.zeros(1, 5, 3), "y": torch.zeros(1, 5, 3), **change}
+    with pytest.raises(ValueError, match=message):
+        measure(**arguments)
+
+
+def test_unknown_norms_and_thresholds_are_refused():
+    x = torch.zeros(1, 5, 3)
+    with pytest.raises(ValueError, match="norm: 'l3'; expected one of"):
+        chamfer_distance(x, x, "l3")
+    with pytest.raises(ValueError, match="threshold: 0; expected a positive distance"):
+        f_score(x, x, 0)

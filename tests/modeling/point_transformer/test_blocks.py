@@ -1,0 +1,81 @@
+"""The blocks against torch's own transformer layer, and what is added on the way."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from hf_any3d.modeling.point_transformer import PointBlock, PointBlocks
+
+
+def config(**changes) -> PreTrainedConfig:
+    made = PreTrainedConfig(attn_implementation=changes.pop("attn_implementation", "sdpa"))
+    values = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_ratio": 2.0, "qkv_bias": False}
+    for name, value in (values | {"layer_norm_eps": 1e-5, "drop_path_rate": 0.0} | changes).items():
+        setattr(made, name, value)
+    return made
+
+
+def tokens(seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def blocks(**changes) -> PointBlocks:
+    torch.manual_seed(0)
+    return PointBlocks(config(**changes)).eval()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_block_is_torchs_pre_norm_layer_without_query_bias(attention):
+    torch.manual_seed(0)
+    block = PointBlock(config(attn_implementation=attention), 4).eval()
+    plain = nn.TransformerEncoderLayer(24, 4, 48, 0.0, "gelu", batch_first=True, norm_first=True).eval()
+    own = block.state_dict()
+    renamed = {
+        "self_attn.in_proj_weight": own["attention.qkv.weight"],
+        "self_attn.in_proj_bias": torch.zeros(72),
+        "self_attn.out_proj.weight": own["attention.proj.weight"],
+        "self_attn.out_proj.bias": own["attention.proj.bias"],
+    }
+    for ours, theirs in (("mlp.fc1", "linear1"), ("mlp.fc2", "linear2"), ("norm1", "norm1"), ("norm2", "norm2")):
+        renamed |= {f"{theirs}.{kind}": own[f"{ours}.{kind}"] for kind in ("weight", "bias")}
+    plain.load_state_dict(renamed)
+    torch.testing.assert_close(block(tokens()), plain(tokens()), rtol=1e-4, atol=1e-5)
+
+
+def test_positions_are_added_before_every_block():
+    stack, positions = blocks(), tokens(1)
+    hidden_states, expected = tokens(), []
+    for layer in stack.layers:
+        hidden_states = layer(hidden_states + positions)
+        expected.append(hidden_states)
+    last, chosen = stack(tokens(), positions, outputs_of=(2, 0))
+    assert torch.equal(last, expected[2]) and torch.equal(chosen[0], expected[2])
+    assert torch.equal(chosen[1], expected[0])
+
+
+def test_drop_path_grows_from_the_first_to_the_last_block():
+    stack = blocks(drop_path_rate=0.4)
+    assert [layer.drop_path.rate for layer in stack.layers] == pytest.approx([0, 0.2, 0.4])
+
+
+def test_drop_path_keeps_the_mean_and_acts_on_whole_clouds_in_training_only():
+    layer = PointBlock(config(), 4, drop_path_rate=0.25).drop_path
+    branch = torch.ones(4000, 2, 3)
+    assert layer.eval()(branch) is branch
+    torch.manual_seed(0)
+    dropped = layer.train()(branch)
+    assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert (dropped == dropped[:, :1, :1]).all()
+    assert dropped.mean().item() == pytest.approx(1, abs=0.03)
+
+
+def test_depth_heads_and_drop_path_may_differ_from_the_config():
+    stack = PointBlocks(config(), depth=2, num_heads=6, drop_path_rate=0.3)
+    assert len(stack.layers) == 2 and stack.layers[0].attention.num_heads == 6
+    assert stack.layers[1].drop_path.rate == pytest.approx(0.3)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="num_heads=5; expected a divisor of hidden_size=24"):
+        PointBlocks(config(), num_heads=5)

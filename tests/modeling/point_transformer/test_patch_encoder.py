@@ -1,0 +1,55 @@
+"""The mini-PointNet against its formula, written out."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling.point_transformer import PatchEncoder
+
+
+def made(in_channels: int = 3, **changes) -> PatchEncoder:
+    torch.manual_seed(0)
+    encoder = PatchEncoder(in_channels, 24, (8, 12, 16), **changes)
+    for name, tensor in encoder.state_dict().items():
+        if "norm" in name and tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return encoder
+
+
+def written_out(encoder: PatchEncoder, patches: torch.Tensor) -> torch.Tensor:
+    """Layer by layer, with the joined rows laid out."""
+
+    def norm(layer: nn.BatchNorm1d, rows: torch.Tensor) -> torch.Tensor:
+        return layer(rows.flatten(0, -2)).view_as(rows)
+
+    own = encoder.widen(torch.relu(norm(encoder.lift_norm, encoder.lift(patches))))
+    whole = own.amax(dim=2, keepdim=True).expand_as(own)
+    joined = torch.relu(norm(encoder.join_norm, encoder.join(torch.cat([whole, own], dim=-1))))
+    return encoder.out(joined).amax(dim=2)
+
+
+def patches_of(channels: int) -> torch.Tensor:
+    return torch.randn(2, 5, 6, channels, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [3, 6])
+def test_numbers_gradients_and_statistics_are_those_of_the_formula(channels, training, bias):
+    ours, plain = made(channels, bias=bias).train(training), made(channels, bias=bias).train(training)
+    patches, same = patches_of(channels).requires_grad_(), patches_of(channels).requires_grad_()
+    found, expected = ours(patches), written_out(plain, same)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(patches.grad, same.grad, rtol=1e-4, atol=1e-5)
+    for (name, parameter), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: n + text)
+    for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(buffer, other)
+
+
+def test_the_order_of_points_in_a_patch_does_not_matter():
+    encoder, patches = made().eval(), patches_of(3)
+    torch.testing.assert_close(encoder(patches), encoder(patches.flip(2)))

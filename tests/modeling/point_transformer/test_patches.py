@@ -1,0 +1,45 @@
+"""Patches: what they hold, and what is refused."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_transformer import group_patches
+
+
+def clouds(channels: int = 3) -> torch.Tensor:
+    return torch.rand(2, 60, channels, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def test_a_patch_holds_the_nearest_points_relative_to_its_center():
+    points = clouds()
+    patches = group_patches(points, 8, 5)
+    for cloud in range(2):
+        for number in range(8):
+            center = points[cloud, patches.center_index[cloud, number]]
+            assert torch.equal(patches.centers[cloud, number], center)
+            near = (points[cloud] - center).norm(dim=1).argsort()[:5]
+            assert torch.equal(patches.neighborhoods[cloud, number], points[cloud, near] - center)
+            torch.testing.assert_close(patches.points[cloud, number], points[cloud, near])
+
+
+def test_further_channels_stay_as_they_are():
+    points = clouds(6)
+    patches = group_patches(points, 8, 5)
+    assert torch.equal(patches.neighborhoods[..., :3], group_patches(points[..., :3], 8, 5).neighborhoods)
+    own = torch.stack([cloud[index] for cloud, index in zip(points, patches.center_index, strict=True)])
+    assert torch.equal(patches.neighborhoods[:, :, 0, 3:], own[..., 3:])
+
+
+def test_points_near_the_origin_are_skipped_on_request_only():
+    points = clouds()
+    points[:, 20:] *= 0.01
+    sound, released = (group_patches(points, 25, 4, limit).center_index for limit in (None, 1e-3))
+    assert sound[0].unique().numel() == 25
+    # With all candidates taken the released kernel repeats the first.
+    assert set(released[0].tolist()) <= set(range(20)) and released[0].unique().numel() == 20
+
+
+@pytest.mark.parametrize("points", [torch.zeros(2, 7, 3), torch.zeros(60, 3)])
+def test_too_few_points_are_refused(points):
+    with pytest.raises(ValueError, match=r"at least 8 points for num_groups=8, group_size=5"):
+        group_patches(points, 8, 5)
