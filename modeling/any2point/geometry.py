@@ -89,7 +89,7 @@ class Membership:
     def pairs(self) -> Pairs:
         """Who shares a cell, as a list."""
         tokens = self.same.shape[-1]
-        row, key = self.same.view(-1, tokens).nonzero().T.contiguous()
+        row, key = self.same.reshape(-1, tokens).nonzero().T.contiguous()
         key = key + row - row % tokens
         partners = torch.zeros(self.same.numel() // tokens, dtype=row.dtype, device=row.device)
         partners.index_add_(0, row, torch.ones_like(row))

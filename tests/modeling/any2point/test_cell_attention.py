@@ -12,7 +12,8 @@ HEADS, WIDTH = 2, 6
 
 def case(batch=2, views=3, tokens=20, cells=9):
     generator = torch.Generator().manual_seed(5)
-    members = membership(torch.randint(cells, (batch, views, tokens), generator=generator), cells)
+    cell = torch.randint(cells, (batch, tokens, views), generator=generator).transpose(1, 2)
+    members = membership(cell, cells)
     qkv = torch.randn(batch, views, tokens, 3 * WIDTH, generator=generator, dtype=torch.float64)
     return qkv.requires_grad_(), members
 
@@ -48,11 +49,12 @@ def test_few_pairs_are_listed_and_many_are_masked():
     assert "PairAttention" not in attend_in_cells(qkv, members, HEADS, 1.0).grad_fn.next_functions[0][0].name()
 
 
-def test_pairs_list_every_two_tokens_of_a_cell_and_their_swap():
-    _, members = case()
+@pytest.mark.parametrize("cells", [9, 40], ids=["fewer cells than tokens", "more"])
+def test_pairs_list_every_two_tokens_of_a_cell_and_their_swap(cells):
+    _, members = case(cells=cells)
     pairs, tokens = members.pairs, members.same.shape[-1]
     listed = set(zip(pairs.query.tolist(), pairs.key.tolist(), strict=True))
-    same = members.same.view(-1, tokens, tokens)
+    same = members.same.reshape(-1, tokens, tokens)
     assert len(listed) == len(pairs.query) == same.sum()
     assert all(same[query // tokens, query % tokens, key % tokens] for query, key in listed)
     assert torch.equal(pairs.query[pairs.swapped], pairs.key) and torch.equal(pairs.key[pairs.swapped], pairs.query)
