@@ -79,7 +79,7 @@ class ActModel(ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         width = config.hidden_size
-        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.patch_encoder = PatchEncoder(config.in_channels, width, patch_width=config.patch_width)
         self.class_token = ClassToken(width) if config.use_class_token else None
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)

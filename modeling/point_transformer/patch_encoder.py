@@ -16,6 +16,8 @@ class PatchEncoder(nn.Module):
         width: Channels of a token.
         hidden_widths: Channels behind the first, second and third layer.
         bias: Whether the layers in front of a norm have biases, which it takes out again.
+        patch_width: Channels that the maximum is taken over, where a last layer brings them to `width`; None for
+            `width` and no such layer.
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -26,6 +28,7 @@ class PatchEncoder(nn.Module):
         width: int,
         hidden_widths: tuple[int, int, int] = (128, 256, 512),
         bias: bool = True,
+        patch_width: int | None = None,
     ):
         super().__init__()
         lifted, own, joined = hidden_widths
@@ -34,7 +37,8 @@ class PatchEncoder(nn.Module):
         self.widen = nn.Linear(lifted, own)
         self.join = nn.Linear(2 * own, joined, bias=bias)
         self.join_norm = nn.BatchNorm1d(joined)
-        self.out = nn.Linear(joined, width)
+        self.out = nn.Linear(joined, width if patch_width is None else patch_width)
+        self.project = None if patch_width is None else nn.Linear(patch_width, width)
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""
@@ -55,4 +59,5 @@ class PatchEncoder(nn.Module):
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, groups, width)` from what `read` gave."""
         # Unlike amax this keeps no rows for the backward pass.
-        return self.out(rows).max(dim=2).values
+        patches = self.out(rows).max(dim=2).values
+        return patches if self.project is None else self.project(patches)
