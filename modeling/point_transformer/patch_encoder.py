@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -16,8 +18,11 @@ class PatchEncoder(nn.Module):
         width: Channels of a token.
         hidden_widths: Channels behind the first, second and third layer.
         bias: Whether the layers in front of a norm have biases, which it takes out again.
-        patch_width: Channels that the maximum is taken over, where a last layer brings them to `width`; None for
+        pooled_width: Channels that the maximum is taken over, where a last layer brings them to `width`; None for
             `width` and no such layer.
+
+    Raises:
+        ValueError: If there are not three hidden widths.
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -26,19 +31,21 @@ class PatchEncoder(nn.Module):
         self,
         in_channels: int,
         width: int,
-        hidden_widths: tuple[int, int, int] = (128, 256, 512),
+        hidden_widths: Sequence[int] = (128, 256, 512),
         bias: bool = True,
-        patch_width: int | None = None,
+        pooled_width: int | None = None,
     ):
         super().__init__()
+        if len(hidden_widths) != 3:
+            raise ValueError(f"patch_widths={tuple(hidden_widths)}; expected three widths")
         lifted, own, joined = hidden_widths
         self.lift = nn.Linear(in_channels, lifted, bias=bias)
         self.lift_norm = nn.BatchNorm1d(lifted)
         self.widen = nn.Linear(lifted, own)
         self.join = nn.Linear(2 * own, joined, bias=bias)
         self.join_norm = nn.BatchNorm1d(joined)
-        self.out = nn.Linear(joined, width if patch_width is None else patch_width)
-        self.project = None if patch_width is None else nn.Linear(patch_width, width)
+        self.out = nn.Linear(joined, width if pooled_width is None else pooled_width)
+        self.project = None if pooled_width is None else nn.Linear(pooled_width, width)
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""

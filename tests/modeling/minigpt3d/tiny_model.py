@@ -24,7 +24,7 @@ def tiny_config(text: str = "normed_phi", **changes) -> MiniGPT3DConfig:
             "in_channels": 6,
             "num_groups": 8,
             "group_size": 4,
-            "patch_width": 12,
+            "patch_pooled_width": 12,
             "hidden_size": 16,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
