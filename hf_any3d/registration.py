@@ -15,7 +15,7 @@ from typing import Any
 
 import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoModelForPreTraining
 from transformers.models.auto import auto_factory
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 from hf_any3d import tuners as _tuners  # noqa: F401  enters the guided adapter among PEFT's methods
 from hf_any3d.auto import (
     AutoModelForPointCloudClassification,
+    AutoModelForPointCloudReconstruction,
     AutoModelForPointCloudSegmentation,
     AutoModelForZeroShotPointCloudClassification,
 )
@@ -33,6 +34,7 @@ from hf_any3d.modeling.act import (
     ActConfig,
     ActForPartSegmentation,
     ActForPointCloudClassification,
+    ActForPreTraining,
     ActForSemanticSegmentation,
     ActModel,
 )
@@ -51,6 +53,7 @@ from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM, N
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
+    PointCloudReconstructionPipeline,
     PointCloudSegmentationPipeline,
     ZeroShotPointCloudClassificationPipeline,
 )
@@ -65,6 +68,7 @@ MODELS = {
         {
             AutoModelForPointCloudClassification: (ActForPointCloudClassification,),
             AutoModelForPointCloudSegmentation: (ActForSemanticSegmentation, ActForPartSegmentation),
+            AutoModelForPreTraining: (ActForPreTraining,),
         },
     ),
     Any2PointConfig: (
@@ -75,7 +79,7 @@ MODELS = {
             AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
     ),
-    ActAutoencoderConfig: (ActAutoencoder, {}),
+    ActAutoencoderConfig: (ActAutoencoder, {AutoModelForPointCloudReconstruction: (ActAutoencoder,)}),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
@@ -84,6 +88,7 @@ LANGUAGE_MODELS = ((NormedPhiConfig, NormedPhiModel, NormedPhiForCausalLM),)
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
     "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
+    "point-cloud-reconstruction": (PointCloudReconstructionPipeline, AutoModelForPointCloudReconstruction),
     "point-cloud-segmentation": (PointCloudSegmentationPipeline, AutoModelForPointCloudSegmentation),
     "zero-shot-point-cloud-classification": (
         ZeroShotPointCloudClassificationPipeline,

@@ -53,6 +53,11 @@ class ActPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # What only pretraining has: the other models take the student out of its checkpoints.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
+        r"^(mask_token|decoder_class_position)$",
+    ]
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
 
@@ -89,12 +94,12 @@ class ActModel(ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         width = config.hidden_size
-        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
         self.class_token = ClassToken(width) if config.use_class_token else None
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.side = PatchEncoder(config.in_channels, width) if config.side_network else None
+        self.side = PatchEncoder(config.in_channels, width, config.patch_widths) if config.side_network else None
         self.side_projection = nn.Linear(width, width, bias=False) if config.side_network else None
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
         self.post_init()
