@@ -34,6 +34,7 @@ class ActAutoencoderConfig(PreTrainedConfig):
         in_channels: Channels of a point that tokens are made of; xyz alone is reconstructed.
         num_groups: Patches, and so tokens, of a cloud.
         group_size: Points of a patch, the centre included, a multiple of 4.
+        patch_widths: Channels behind the first, second and third layer of the network that reads a patch.
         hidden_size: Channels of a token, of a code and of what the decoder reads.
         num_codes: Codes that a token chooses from.
         graph_neighbors: Neighbours of a token in the graph convolutions, itself included.
@@ -75,6 +76,7 @@ class ActAutoencoderConfig(PreTrainedConfig):
     in_channels: int = 3
     num_groups: int = 64
     group_size: int = 32
+    patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
     hidden_size: int = 384
     num_codes: int = 8192
     graph_neighbors: int = 4

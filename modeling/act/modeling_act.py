@@ -84,12 +84,12 @@ class ActModel(ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         width = config.hidden_size
-        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
         self.class_token = ClassToken(width) if config.use_class_token else None
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.side = PatchEncoder(config.in_channels, width) if config.side_network else None
+        self.side = PatchEncoder(config.in_channels, width, config.patch_widths) if config.side_network else None
         self.side_projection = nn.Linear(width, width, bias=False) if config.side_network else None
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
         self.post_init()

@@ -95,7 +95,7 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
         width = config.hidden_size
         graph = (config.graph_input_width, config.graph_widths, config.graph_neighbors)
         self.gradient_checkpointing = False
-        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
         self.graph_encoder = GraphConvolution(width, config.num_codes, *graph)
         self.codebook = Codebook(config.num_codes, width)
         self.encoder = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -17,6 +19,9 @@ class PatchEncoder(nn.Module):
         hidden_widths: Channels behind the first, second and third layer.
         bias: Whether the layers in front of a norm have biases, which it takes out again.
 
+    Raises:
+        ValueError: If there are not three hidden widths.
+
     Source: Point-BERT, Sec. 3.1.
     """
 
@@ -24,10 +29,12 @@ class PatchEncoder(nn.Module):
         self,
         in_channels: int,
         width: int,
-        hidden_widths: tuple[int, int, int] = (128, 256, 512),
+        hidden_widths: Sequence[int] = (128, 256, 512),
         bias: bool = True,
     ):
         super().__init__()
+        if len(hidden_widths) != 3:
+            raise ValueError(f"patch_widths={tuple(hidden_widths)}; expected three widths")
         lifted, own, joined = hidden_widths
         self.lift = nn.Linear(in_channels, lifted, bias=bias)
         self.lift_norm = nn.BatchNorm1d(lifted)
