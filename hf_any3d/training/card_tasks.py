@@ -23,6 +23,7 @@ class CardTask:
         limits: What the model cannot do, for readers.
         has_classes: Whether the model knows classes.
         opens: Opens the model; None for the auto class of the task.
+        as_model: What the program with the model shows.
         factors: Metrics that are no shares, with what they are multiplied by for readers.
         class_factor: The same for the figure of each class; None for a share.
     """
@@ -39,6 +40,7 @@ class CardTask:
     limits: str = ""
     has_classes: bool = True
     opens: str | None = None
+    as_model: str = "As a model with logits"
     factors: Mapping[str, float] = field(default_factory=dict)
     class_factor: float | None = None
 
@@ -143,6 +145,7 @@ all figures are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
     opens="ActAutoencoder",
+    as_model="As a model",
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
     class_factor=1000.0,
 )
@@ -161,5 +164,6 @@ features("chair.ply")""",
 `ActForPointCloudClassification.from_pretrained(…, num_labels=…)` puts a head on it, to be fine-tuned.
 """,
     has_classes=False,
-    opens="AutoModel",
+    opens="ActModel",
+    as_model="As a model",
 )
