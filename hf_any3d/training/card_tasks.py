@@ -132,7 +132,8 @@ RECONSTRUCTION = CardTask(
     task_name="Reconstruction of point clouds from discrete codes",
     intro="Turns a 3D point cloud into discrete codes and back.",
     use="""rebuild = pipeline("point-cloud-reconstruction", model="{name}")
-rebuild("chair.ply")""",
+answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a page
+answer["token_ids"], answer["chamfer_l1"]""",
     portions="clouds are brought to {num_points} points in the unit sphere.",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
 outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) the cloud from its codes""",

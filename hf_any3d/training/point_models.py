@@ -103,6 +103,8 @@ def build_model(
     settings = {
         "id2label": dict(enumerate(labels)),
         "label2id": {name: number for number, name in enumerate(labels)},
+        # What it was pretrained with is over.
+        "autoencoder_config": None,
         **config,
         **_OF_PROTOCOL.get(arguments.tuning, {}),
         **arguments.model_config,

@@ -1,17 +1,19 @@
 """ACT's second stage, and all three stages one after the other."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_any3d import ActForPointCloudClassification, ActForPreTraining, ActModel
 from hf_any3d.training.report import RunReport
 from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT, assert_equal_weights, losses_of
-from tests.examples.conftest import load_program, words_of
+from tests.examples.conftest import EXAMPLES, load_program, words_of
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,24 @@ def test_wrong_arguments_are_named(run, settings, text):
 def test_student_alone_opens_from_what_was_pretrained(run, tmp_path):
     run(max_steps=1)
     assert ActModel.from_pretrained(tmp_path / "run")(torch.randn(1, 96, 3)).last_hidden_state.shape == (1, 9, 16)
+
+
+@pytest.mark.slow
+def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatch, tiny_encoder):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = AUTOENCODER | {"teacher": tiny_encoder, "max_steps": 1, "push_to_hub": True}
+    words |= {"hub_model_id": "me/act-autoencoder", "output_dir": str(tmp_path / "autoencoder")}
+    load_program("run_act_autoencoder").main(words_of(words))
+    run(autoencoder="me/act-autoencoder", max_steps=1, push_to_hub=True, hub_model_id="me/act-pretrained")
+    for repository, name in (("me/act-autoencoder", "reconstructions.html"), ("me/act-pretrained", "metrics.json")):
+        files = hub.files(repository)
+        assert {"config.json", "preprocessor_config.json", "README.md", "model.safetensors", name} <= files.keys()
+        blocks = re.findall(r"```python\n(.*?)```", hub.content(repository, "README.md").decode(), re.DOTALL)
+        assert len(blocks) == 2
+        for block in blocks:
+            exec(block, {})
+    # The teacher's weights stay in their own repository.
+    held = load_file(tmp_path / "autoencoder" / "model.safetensors")
+    assert not any(tensor.startswith("encoder.") for tensor in held)
