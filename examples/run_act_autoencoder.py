@@ -8,7 +8,7 @@
 
 The teacher is any encoder that hf_any3d reads; --teacher none leaves it out, --random_teacher takes its shape and not
 its weights. Clouds are rebuilt from one code a patch in evaluation; the weights with the lowest Chamfer distance are
-kept. It leaves the autoencoder, a model card, metrics.json and a picture of rebuilt clouds in the output directory.
+kept. It leaves the autoencoder, a model card, metrics.json and a page of rebuilt clouds in the output directory.
 Next: examples/run_act_pretraining.py --autoencoder out/autoencoder.
 """
 
@@ -16,13 +16,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict
-from transformers import Trainer
+from transformers import Trainer, pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
+from hf_any3d.reconstruction_views import write_reconstructions
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.autoencoder_settings import (
@@ -47,6 +49,7 @@ from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.scheduled_arguments import ScheduledArguments
 
 logger = logging.getLogger(__name__)
+PICTURE = "reconstructions.html"
 # Evaluation gathers the rebuilt clouds alone.
 IGNORED = [output.name for output in fields(ActAutoencoderOutput) if output.name not in ("loss", "whole_fine")]
 
@@ -73,15 +76,26 @@ def build_trainer(
         processor,
         data_collator=PointCloudCollator(),
         compute_metrics=ComputeReconstructionMetrics(None if chosen_by is None else categories_of(chosen_by)),
-        preprocess_logits_for_metrics=CompareWithClouds(arguments.f_score_threshold),
+        preprocess_logits_for_metrics=CompareWithClouds(arguments.f_score_threshold, arguments.drop_zero_sums),
     )
     # Before those that write logs.
     trainer.callback_handler.callbacks.insert(0, ScheduledArguments(arguments.schedules()))
     return trainer
 
 
+def draw(model: ActAutoencoder, rows: Dataset, processor: PointCloudProcessor, count: int, path: Path) -> None:
+    """Write a page of rebuilt clouds beside what they are made from, of as many categories as there are places."""
+    numbers = categories_of(rows) or [0] * len(rows)
+    firsts = [numbers.index(number) for number in sorted(set(numbers))]
+    chosen = (firsts + [row for row in range(len(rows)) if row not in firsts])[:count]
+    names = getattr(rows.features.get("label"), "names", ["cloud"])
+    rebuild = pipeline("point-cloud-reconstruction", model=model, feature_extractor=processor, device=model.device)
+    answers = rebuild([rows[row] for row in chosen])
+    write_reconstructions(path, answers, [names[numbers[row]] for row in chosen], up_axis=processor.up_axis)
+
+
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card, picture and metrics.json, and push them where that is wanted."""
+    """Train, judge, write model, card, page and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
     kinds = (TeacherArguments, PretrainingDataArguments, AutoencoderTrainingArguments)
     teacher, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
@@ -104,6 +118,9 @@ def main(argv: list[str] | None = None) -> RunReport:
             getattr(label, "names", []),
             IGNORED,
         )
+    if arguments.pictured_clouds and trainer.is_world_process_zero():
+        shown = next((splits[split] for split in ("test", "validation") if split in splits), splits["train"])
+        draw(model, shown, processor, arguments.pictured_clouds, Path(arguments.output_dir) / PICTURE)
     report, name = program.leave_behind(
         trainer,
         stopwatch,

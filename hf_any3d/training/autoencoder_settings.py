@@ -60,6 +60,15 @@ class AutoencoderTrainingArguments(PretrainingArguments):
     f_score_threshold: float = field(
         default=0.01, metadata={"help": "How near a rebuilt point is to count as right, in units of the clouds."}
     )
+    drop_zero_sums: bool = field(
+        default=False,
+        metadata={"help": "Leave points whose coordinates sum to 0 out of evaluation, as the released program does."},
+    )
+
+    pictured_clouds: int = field(
+        default=6,
+        metadata={"help": "So many clouds are shown in a page, beside what was rebuilt of them; 0: none."},
+    )
 
     def schedules(self) -> dict[str, Callable[[int], float]]:
         """Temperature and weight of the KL term by optimiser step, as the autoencoder calls them."""

@@ -77,14 +77,14 @@ def _act_autoencoder(report: RunReport, config: PreTrainedConfig) -> MethodWords
 
 
 def _act_student(report: RunReport, config: PreTrainedConfig) -> MethodWords:
-    start = report.start.get("model")
+    start, teacher = report.start.get("model"), report.encoder.get("name")
     what = f"A point transformer of {config.num_hidden_layers} blocks reads patches of points"
     what += f", started from `{start}`." if start else ", started from random weights."
-    if teacher := report.encoder.get("name"):
+    if teacher:
         what += f" What it learned to predict comes from an autoencoder around `{teacher}`."
     return MethodWords(
         what=f"{what} {_ACT}.",
-        parameters=_counted(_STORED, report),
+        parameters=_counted(_NAMED if teacher else _STORED, report),
         tags=("act",),
         base_model=_on_hub(start),
         relation="finetune",

@@ -23,6 +23,7 @@ class CardTask:
         limits: What the model cannot do, for readers.
         has_classes: Whether the model knows classes.
         opens: Opens the model; None for the auto class of the task.
+        as_model: What the program with the model shows.
         factors: Metrics that are no shares, with what they are multiplied by for readers.
         class_factor: The same for the figure of each class; None for a share.
     """
@@ -39,6 +40,7 @@ class CardTask:
     limits: str = ""
     has_classes: bool = True
     opens: str | None = None
+    as_model: str = "As a model with logits"
     factors: Mapping[str, float] = field(default_factory=dict)
     class_factor: float | None = None
 
@@ -130,7 +132,8 @@ RECONSTRUCTION = CardTask(
     task_name="Reconstruction of point clouds from discrete codes",
     intro="Turns a 3D point cloud into discrete codes and back.",
     use="""rebuild = pipeline("point-cloud-reconstruction", model="{name}")
-rebuild("chair.ply")""",
+answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a page
+answer["token_ids"], answer["chamfer_l1"]""",
     portions="clouds are brought to {num_points} points in the unit sphere.",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
 outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) the cloud from its codes""",
@@ -143,6 +146,7 @@ all figures are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
     opens="ActAutoencoder",
+    as_model="As a model",
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
     class_factor=1000.0,
 )
@@ -161,5 +165,6 @@ features("chair.ply")""",
 `ActForPointCloudClassification.from_pretrained(…, num_labels=…)` puts a head on it, to be fine-tuned.
 """,
     has_classes=False,
-    opens="AutoModel",
+    opens="ActModel",
+    as_model="As a model",
 )

@@ -32,8 +32,8 @@ from transformers import pipeline
 {use}
 ```
 
-A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions} As a model with
-logits:
+A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions}
+{as_model}:
 
 ```python
 import hf_any3d
@@ -99,6 +99,7 @@ def build_model_card(
         use=task.use.format(name=name, category=(getattr(config, "category_names", None) or [""])[0]),
         channels=config.in_channels,
         portions=task.portions.format(num_points=num_points),
+        as_model=task.as_model,
         auto_class=task.auto_class,
         logits=task.logits.format(count=len(classes), num_points=num_points),
         what=words.what,

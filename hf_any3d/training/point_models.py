@@ -20,7 +20,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
 )
 from hf_any3d.training import program
-from hf_any3d.training.fine_tuning import TUNINGS, apply_tuning
+from hf_any3d.training.protocols import PROTOCOLS, set_trainable
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 
 CLASSES, PARTS, SCENES = "classification", "part segmentation", "semantic segmentation"
@@ -35,6 +35,8 @@ _POINT_TRANSFORMERS: dict[str, type[PreTrainedModel]] = {
     SCENES: ActForSemanticSegmentation,
 }
 SYSTEMS = ("any2point", "act3d")
+# Settings of the config that belong to a protocol of fine-tuning.
+_OF_PROTOCOL: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
 
 
 @dataclass
@@ -53,9 +55,9 @@ class PointModelArguments(ModelArguments):
     )
     tuning: str = field(
         default="full",
-        metadata={"help": f"What of a point transformer is trained: {', '.join(TUNINGS)}."},
+        metadata={"help": f"What of a point transformer is trained: {', '.join(PROTOCOLS)}."},
     )
-    frozen_in_training_mode: bool = field(
+    drifting_statistics: bool = field(
         default=False, metadata={"help": "Frozen parts drop branches and gather statistics, as in released programs."}
     )
 
@@ -64,8 +66,8 @@ class PointModelArguments(ModelArguments):
         self.model_type = self.model_type or ("any2point" if self.model_name_or_path is None else "act3d")
         if self.model_type not in SYSTEMS:
             raise ValueError(f"--model_type {self.model_type!r}; expected one of {', '.join(SYSTEMS)}")
-        if self.tuning not in TUNINGS:
-            raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(TUNINGS)}")
+        if self.tuning not in PROTOCOLS:
+            raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
         if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
             raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
         if self.model_type == "act3d" and self.model_name_or_path is None and self.tuning != "full":
@@ -75,7 +77,7 @@ class PointModelArguments(ModelArguments):
         """What a report tells of the start; empty around a frozen encoder."""
         if self.model_type == "any2point":
             return {}
-        drift = {"frozen parts in training mode": True} if self.frozen_in_training_mode else {}
+        drift = {"drifting statistics": True} if self.drifting_statistics else {}
         return {"model": self.model_name_or_path, "tuning": self.tuning, **drift}
 
 
@@ -101,8 +103,10 @@ def build_model(
     settings = {
         "id2label": dict(enumerate(labels)),
         "label2id": {name: number for number, name in enumerate(labels)},
+        # What it was pretrained with is over.
+        "autoencoder_config": None,
         **config,
-        **TUNINGS[arguments.tuning].config,
+        **_OF_PROTOCOL.get(arguments.tuning, {}),
         **arguments.model_config,
     }
     known = {setting.name for setting in fields(ActConfig)}
@@ -115,5 +119,5 @@ def build_model(
         model = model_class.from_pretrained(
             arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **settings
         )
-    apply_tuning(model, arguments.tuning, frozen_in_training_mode=arguments.frozen_in_training_mode)
+    set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
     return model

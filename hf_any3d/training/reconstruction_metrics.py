@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.modeling.point_ops import chamfer_distance, f_score
+from hf_any3d.modeling.point_ops import reconstruction_scores
 
 METRICS = ("chamfer_l1", "chamfer_l2", "f_score")
 
@@ -23,8 +23,7 @@ class CompareWithClouds:
 
     Args:
         threshold: Of the F-score, in the unit of the clouds.
-        drop_zero_sums: Leave out points whose coordinates sum to exactly 0 of the Chamfer distances, as the metrics
-            of Point-BERT and ACT do.
+        drop_zero_sums: Leave out points whose coordinates sum to exactly 0, as the metrics of Point-BERT and ACT do.
     """
 
     def __init__(self, threshold: float = 0.01, drop_zero_sums: bool = False):
@@ -32,9 +31,8 @@ class CompareWithClouds:
 
     def __call__(self, rebuilt: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Measure `(clouds, points, 3)` against `(clouds, points', channels)`: `(clouds, len(METRICS))`."""
-        drop = {"reduction": "none", "drop_zero_sums": self.drop_zero_sums}
-        found = [chamfer_distance(rebuilt, points, norm, **drop) for norm in ("l1", "l2")]
-        return torch.stack([*found, f_score(rebuilt, points, self.threshold, reduction="none")], dim=1)
+        scores = reconstruction_scores(rebuilt, points, self.threshold, drop_zero_sums=self.drop_zero_sums)
+        return torch.stack([scores[name] for name in METRICS], dim=1)
 
 
 class ComputeReconstructionMetrics:
@@ -51,7 +49,7 @@ class ComputeReconstructionMetrics:
         self.categories = None if categories is None else np.asarray(categories)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """See `category_means`; also `f_score` and the like of all rows."""
+        """`METRICS` of all rows."""
         by_category = category_means(eval_prediction.predictions, self.categories)
         means = np.mean(list(by_category.values()), axis=0)
         return dict(zip(METRICS, map(float, means), strict=True))

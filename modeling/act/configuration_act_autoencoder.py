@@ -114,6 +114,10 @@ class ActAutoencoderConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)}; expected a multiple of {factor}")
         if not self.graph_widths or any(width % NUM_GROUPS for width in self.graph_widths):
             raise ValueError(f"graph_widths={self.graph_widths}; expected multiples of {NUM_GROUPS}")
+        if not 0 <= self.prompt_dropout < 1:
+            raise ValueError(f"prompt_dropout={self.prompt_dropout}; expected 0 to below 1")
+        if len(self.patch_widths) != 3:
+            raise ValueError(f"patch_widths={self.patch_widths}; expected three")
         if not 1 <= self.graph_neighbors <= self.num_groups:
             raise ValueError(f"graph_neighbors={self.graph_neighbors}; expected 1 to num_groups={self.num_groups}")
         if self.detach_teacher and self.num_prompts:
@@ -126,3 +130,8 @@ class ActAutoencoderConfig(PreTrainedConfig):
     def min_points(self) -> int:
         """The fewest points a cloud may have."""
         return max(self.num_groups, self.group_size)
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Flags that are on and make features depend on the other clouds of the batch."""
+        return ["attention_axis='batch'"] if self.attention_axis == "batch" else []

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
 
@@ -59,6 +60,15 @@ class ActPreTrainedModel(PreTrainedModel):
     ]
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
+
+    def train(self, mode: bool = True) -> ActPreTrainedModel:
+        """Train mode for all but the parts that were marked as frozen, whose norms and drop path stay as they are."""
+        super().train(mode)
+        for module in self.modules():
+            # Not getattr: adapters around a layer look for unknown attributes in the layer.
+            if FROZEN in vars(module):
+                module.training = False
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

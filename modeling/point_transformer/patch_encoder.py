@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hf_any3d.modeling.batch_norms import move_on, trains_plainly
+from hf_any3d.modeling.point_transformer.pooled_patches import Results, pooled_patches
+
 
 class PatchEncoder(nn.Module):
     """Two shared layers, a maximum joined to every point, two shared layers, a maximum.
@@ -45,7 +48,33 @@ class PatchEncoder(nn.Module):
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""
+        if self._trains_as_one(neighborhoods):
+            return self._train_as_one(neighborhoods)
         return self.pool(self.read(neighborhoods))
+
+    def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
+        if torch.is_autocast_enabled(neighborhoods.device.type) or neighborhoods.requires_grad:
+            return False
+        plain = type(self.widen) is nn.Linear and type(self.out) is nn.Linear
+        pairs = ((self.lift, self.lift_norm), (self.join, self.join_norm))
+        return plain and neighborhoods[..., 0].numel() > 1 and all(trains_plainly(*pair) for pair in pairs)
+
+    def _train_as_one(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+        weights = [self.lift.weight, self.lift_norm.weight, self.lift_norm.bias, self.widen.weight]
+        weights += [self.join.weight, self.join_norm.weight, self.join_norm.bias, self.out.weight, self.out.bias]
+        points = neighborhoods.flatten(0, 1).to(self.lift.weight.dtype)  # (batch * groups, k, channels)
+        made = Results(*pooled_patches(points, weights, [self.lift_norm.eps, self.join_norm.eps]))
+        rows = points.shape[0] * points.shape[1]
+        with torch.no_grad():
+            # What the biases add to every row behind the third layer.
+            shift = self.join.weight @ self.widen.bias.repeat(2)
+            shift = shift if self.join.bias is None else shift + self.join.bias
+        move_on(self.lift_norm, self.lift.bias, *made.lifted_statistics(self.lift.weight), rows)
+        move_on(self.join_norm, shift, made.joined_mean, made.joined_variance, rows)
+        # Biases that a norm takes out again get the gradient that they have, which is zero.
+        biases = (self.lift.bias, self.widen.bias, self.join.bias)
+        idle = sum(bias.sum() for bias in biases if bias is not None)
+        return made.tokens.add(idle, alpha=0).unflatten(0, neighborhoods.shape[:2])
 
     def read(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """What every point is within its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""

@@ -48,6 +48,8 @@ def test_run_leaves_a_model_that_opens_again_a_card_and_a_report(run, tmp_path, 
     processor = PointCloudProcessor.from_pretrained(tmp_path / "run")
     points = torch.randn(2, processor.num_points, 3)
     assert model(points).whole_fine.shape == (2, 8 * 8, 3)
+    page = (tmp_path / "run" / "reconstructions.html").read_text()
+    assert all(name in page for name in ("fine: CD-L1", "coarse: 16 points"))
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert card.data.pipeline_tag == "point-cloud-reconstruction" and card.data.base_model == tiny_encoder
     assert "first stage" in card.text and "CD-L1 × 1000" in card.text and "Classes:" not in card.text
