@@ -130,3 +130,8 @@ class ActAutoencoderConfig(PreTrainedConfig):
     def min_points(self) -> int:
         """The fewest points a cloud may have."""
         return max(self.num_groups, self.group_size)
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Flags that are on and make features depend on the other clouds of the batch."""
+        return ["attention_axis='batch'"] if self.attention_axis == "batch" else []
