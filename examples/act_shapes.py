@@ -15,7 +15,8 @@ import run_act_pretraining
 import run_few_shot
 import run_point_cloud_classification
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
+from torch import nn
 from training_runs import kept_run, write_text
 from transformers import set_seed
 
@@ -43,28 +44,39 @@ ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "pretrained": ("pretrained teacher", {}),
 }
 """What a student starts from: title, and what of the first stage's recipe is changed; None without pretraining."""
-WAYS = {"few_5": 5, "few_10": 10}
+WAYS = {"few_5": 5, "few_10": 10, "few_5_long": 5}
 """Few-shot stages: the number of classes."""
+LONGER = {"few_5_long": {"max_steps": 200, "warmup_steps": 20}}
+"""What some of them change in the recipe: twice the steps."""
+MEAN_OF = ("few_5", "few_10")
+"""Those whose mean stands for few-shot."""
 SHOT = 10
 PRETRAINING = ("autoencoder", "pretraining")
-TUNING = (*WAYS, "full")
+TARGETS = "targets"
+"""Not a stage of training: what an autoencoder's inner features know."""
+PARTS = ("codes", "teacher", "targets")
+"""Whose features: the chosen codes, what the teacher makes of them, what the student guesses."""
+TUNING = ("few_5", "few_10", "full", "few_5_long")
 
 
 def recipe_of(stage: str) -> dict[str, Any]:
     """A stage's settings."""
-    return read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
+    settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
+    return settings | LONGER.get(stage, {})
 
 
 def stages_of(arm: str) -> tuple[str, ...]:
     """What an arm goes through, in order."""
-    return TUNING if ARMS[arm][1] is None else (*PRETRAINING, *TUNING)
+    return TUNING if ARMS[arm][1] is None else (*PRETRAINING, TARGETS, *TUNING)
 
 
 def deciding_settings(arm: str, stage: str, folds: int) -> dict[str, Any]:
     """All that decides a stage's result beside the seed, as JSON would give it back."""
     earlier = [name for name in stages_of(arm) if name in PRETRAINING and name != stage]
     earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
-    settings: dict[str, Any] = {name: recipe_of(name) for name in (*earlier, stage)} | {"changes": ARMS[arm][1]}
+    # Asked of the trained autoencoder, and trains nothing.
+    trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
+    settings: dict[str, Any] = {name: recipe_of(name) for name in trained} | {"changes": ARMS[arm][1]}
     if stage in WAYS:
         settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
     return json.loads(json.dumps(settings))
@@ -124,6 +136,42 @@ def pretraining(arm: str, stage: str, seed: int, place: Path, folds: int) -> dic
     return {"probe_before": before, "probe": after, "loss": report.metrics["test"]["loss"], **_facts(report)}
 
 
+def targets(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
+    """What a linear machine learns from an autoencoder's inner features of whole clouds; how alike targets are."""
+    model = ActAutoencoder.from_pretrained(place / "autoencoder").eval()
+    splits, processor = _read_data(place / "autoencoder")
+    probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
+    found = {part: probe.accuracies(InnerFeatures(model, part))["test"] for part in PARTS}
+    rows = UnlabelledRows(splits["test"], processor)
+    points = torch.from_numpy(np.stack([row["points"] for row in rows.__getitems__(list(range(len(rows))))]))
+    made = model.teacher_features(points).flatten(0, 1)  # (clouds * groups, hidden)
+    constant = 1 - torch.cosine_similarity(made, made.mean(dim=0, keepdim=True)).mean()
+    return {**found, "constant": constant.item()}
+
+
+class InnerFeatures(nn.Module):
+    """For a probe: largest and mean features of an autoencoder's tokens.
+
+    Args:
+        model: The autoencoder.
+        part: One of `PARTS`.
+    """
+
+    def __init__(self, model: ActAutoencoder, part: str):
+        super().__init__()
+        self.model, self.part = model, part
+
+    @torch.no_grad()
+    def probe_features(self, points: torch.Tensor) -> torch.Tensor:
+        """`(batch, features)` of clouds `(batch, points, 3)`."""
+        if self.part == "codes":
+            patches = self.model.patch(points)
+            tokens, _ = self.model.codebook(self.model.score_codes(patches), hard=True)  # (batch, groups, hidden)
+        else:
+            tokens = self.model.teacher_features(points, through_graph=self.part == "targets")
+        return torch.cat([tokens.amax(dim=1), tokens.mean(dim=1)], dim=-1)
+
+
 def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
     """Fine-tuning on few rows of few classes, fold by fold; models are not kept."""
     # Other folds under another seed.
@@ -148,6 +196,7 @@ def full(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, 
 _RUN: dict[str, Callable[..., dict[str, Any]]] = {
     "autoencoder": autoencoder,
     "pretraining": pretraining,
+    TARGETS: targets,
     "full": full,
 }
 
@@ -174,11 +223,14 @@ def rebuilding(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, float]:
 
 def draw(place: Path, path: Path, clouds: int) -> Path:
     """Test clouds beside what an autoencoder of `run_stage` makes of them."""
-    data = parse_arguments((PretrainingDataArguments,), [str(place / "arguments.json")], others_in_file=True)[0]
-    rows: Dataset = load_splits(data)[0]["test"]
-    processor: PointCloudProcessor = build_processor(data)
-    run_act_autoencoder.draw(ActAutoencoder.from_pretrained(place), rows, processor, clouds, path)
+    splits, processor = _read_data(place)
+    run_act_autoencoder.draw(ActAutoencoder.from_pretrained(place), splits["test"], processor, clouds, path)
     return path
+
+
+def _read_data(place: Path) -> tuple[DatasetDict, PointCloudProcessor]:
+    data = parse_arguments((PretrainingDataArguments,), [str(place / "arguments.json")], others_in_file=True)[0]
+    return load_splits(data)[0], build_processor(data)
 
 
 def _start(arm: str, place: Path) -> dict[str, Any]:

@@ -20,11 +20,26 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from act_shapes import ARMS, PRETRAINING, SHOT, TUNING, WAYS, draw, recipe_of, run_stage, stages_of
+from act_shapes import (
+    ARMS,
+    LONGER,
+    MEAN_OF,
+    PARTS,
+    PRETRAINING,
+    SHOT,
+    TARGETS,
+    TUNING,
+    WAYS,
+    draw,
+    recipe_of,
+    run_stage,
+    stages_of,
+)
 from tqdm.auto import tqdm
 from training_runs import machine, over_seeds, percent, write_text
 
 WHEN = ("before", "after")
+STAGES = (*PRETRAINING, TARGETS, *TUNING)
 COSTS = ("seconds", "cpu_seconds")
 Runs = list[dict[str, Any]]
 
@@ -46,30 +61,39 @@ def pretraining_row(runs: Runs, arm: str) -> dict[str, Any]:
     }
 
 
+def targets_row(runs: Runs, arm: str) -> dict[str, Any]:
+    """What the autoencoders of an arm know inside, beside how well students guess it, over its seeds."""
+    guessed = over_seeds(of(runs, arm, "pretraining"), ("loss",)) if of(runs, arm, "pretraining") else {}
+    return {"arm": arm, **over_seeds(of(runs, arm, TARGETS), (*PARTS, "constant")), **guessed}
+
+
 def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """How an arm's students learn classes, over its seeds, and beside those from scratch on the same folds."""
+    """How an arm's students learn classes, over its seeds, and beside those from scratch with the same seeds."""
     row: dict[str, Any] = {"arm": arm, "title": ARMS[arm][0]}
-    few = {stage: of(runs, arm, stage) for stage in WAYS}
-    for stage, own in {**few, "full": of(runs, arm, "full")}.items():
-        figures = over_seeds(own, ("accuracy",))
-        row |= {stage: figures["accuracy"], f"{stage}_std": figures["accuracy_std"]}
-        row |= difference(own, of(runs, "scratch", stage), stage)
-    row |= over_seeds(mean_of_ways(few.values()), ("few",))
-    row |= difference(mean_of_ways(few.values()), mean_of_ways(of(runs, "scratch", stage) for stage in WAYS), "few")
+    compared = {stage: [of(runs, who, stage) for who in (arm, "scratch")] for stage in TUNING}
+    compared["few"] = [mean_of_ways(runs, who) for who in (arm, "scratch")]
+    for stage, (own, scratch) in compared.items():
+        if own:
+            figures = over_seeds(own, ("accuracy",))
+            row |= {stage: figures["accuracy"], f"{stage}_std": figures["accuracy_std"], f"{stage}_runs": len(own)}
+            row |= gain(own, scratch, stage)
     return row
 
 
-def mean_of_ways(stages: Iterable[Runs]) -> Runs:
-    """Few-shot accuracy of each seed, as the mean of the settings."""
-    together = zip(*stages, strict=True)
-    return [{"seed": own[0]["seed"], "few": float(np.mean([run["accuracy"] for run in own]))} for own in together]
+def mean_of_ways(runs: Runs, arm: str) -> Runs:
+    """Few-shot accuracy of each seed that has all settings, as their mean."""
+    found: dict[int, list[float]] = {}
+    for stage in MEAN_OF:
+        for run in of(runs, arm, stage):
+            found.setdefault(run["seed"], []).append(run["accuracy"])
+    whole = {seed: values for seed, values in found.items() if len(values) == len(MEAN_OF)}
+    return [{"seed": seed, "accuracy": float(np.mean(values))} for seed, values in whole.items()]
 
 
-def difference(own: Runs, scratch: Runs, name: str) -> dict[str, float]:
-    """`<name>_gain`: points above the students from scratch with the same seeds, and its deviation."""
-    key = "few" if name == "few" else "accuracy"
-    others = {run["seed"]: run[key] for run in scratch}
-    gains = [{"gain": run[key] - others[run["seed"]]} for run in own if run["seed"] in others]
+def gain(own: Runs, scratch: Runs, name: str) -> dict[str, float]:
+    """`<name>_gain`: accuracy above the students from scratch with the same seeds, and its deviation."""
+    others = {run["seed"]: run["accuracy"] for run in scratch}
+    gains = [{"gain": run["accuracy"] - others[run["seed"]]} for run in own if run["seed"] in others]
     if not gains:
         return {}
     figures = over_seeds(gains, ("gain",))
@@ -80,7 +104,8 @@ def cost_row(runs: Runs, arm: str) -> dict[str, Any]:
     """What an arm's stages took, mean over its seeds."""
     row: dict[str, Any] = {"arm": arm}
     for stage in stages_of(arm):
-        row[stage] = {name: over_seeds(of(runs, arm, stage), (name,))[name] for name in COSTS}
+        if own := of(runs, arm, stage):
+            row[stage] = {name: over_seeds(own, (name,))[name] for name in COSTS}
     return row
 
 
@@ -93,8 +118,9 @@ def summarise(runs: Runs, arms: Iterable[str], folds: int) -> dict[str, Any]:
         "machine": machine(),
         "folds": folds,
         "seeds": sorted({run["seed"] for run in runs}),
-        "settings": {stage: recipe_of(stage) for stage in (*PRETRAINING, *WAYS, "full")},
-        "pretraining": [pretraining_row(runs, arm) for arm in arms if ARMS[arm][1] is not None],
+        "settings": {stage: recipe_of(stage) for stage in (*PRETRAINING, *TUNING)},
+        "pretraining": [pretraining_row(runs, arm) for arm in arms if of(runs, arm, "pretraining")],
+        "targets": [targets_row(runs, arm) for arm in arms if of(runs, arm, TARGETS)],
         "tuning": [tuning_row(runs, arm) for arm in arms],
         "costs": [cost_row(runs, arm) for arm in arms],
         "peak_memory": max(peaks, default=None),
@@ -105,6 +131,11 @@ def summarise(runs: Runs, arms: Iterable[str], folds: int) -> dict[str, Any]:
 def plain(row: Mapping[str, Any], name: str, form: str) -> str:
     """A figure with its deviation, `0.121 ± 0.002`."""
     return f"{row[name]:{form}} ± {row[f'{name}_std']:{form}}"
+
+
+def share(row: Mapping[str, Any], name: str) -> str:
+    """An accuracy in percent, where there are such runs."""
+    return percent(row, name) if name in row else "–"
 
 
 def gained(row: Mapping[str, Any], name: str) -> str:
@@ -129,18 +160,29 @@ def table(summary: Mapping[str, Any]) -> str:
         trained = " and ".join(f"{count:,}" for count in row["trained_parameters"])
         cells = [ARMS[row["arm"]][0], trained, *cells, plain(row, "codes_after", ".0f")]
         lines.append(f"| {' | '.join([*cells, percent(row, 'probe_before'), percent(row, 'probe')])} |")
-    ways = [f"{way}-way {SHOT}-shot, %" for way in WAYS.values()]
-    titles = " | ".join([*ways, "few-shot, mean", "above scratch", "all classes, %", "above scratch"])
-    lines += ["", f"| student | {titles} |"]
-    lines.append("|---" * (5 + len(ways)) + "|")
+    if summary["targets"]:
+        lines += [
+            "",
+            "| teacher | probe of codes, % | of the teacher's output, % | of targets, % | distance of targets ",
+        ]
+        lines[-1] += "from their mean | from the student's guess |"
+        lines.append("|---" * 6 + "|")
+    for row in summary["targets"]:
+        cells = [percent(row, part) for part in PARTS] + [plain(row, "constant", ".3f")]
+        cells.append(plain(row, "loss", ".3f") if "loss" in row else "–")
+        lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} |")
+    ways = [f"{WAYS[stage]}-way {SHOT}-shot, %" for stage in MEAN_OF]
+    titles = [*ways, "few-shot, mean", "above scratch", "all classes, %", "above scratch"]
+    longer = [f"{WAYS[stage]}-way, {changes['max_steps']} steps, %" for stage, changes in LONGER.items()]
+    lines += ["", f"| student | {' | '.join([*titles, *longer])} |", "|---" * (1 + len(titles) + len(longer)) + "|"]
     for row in summary["tuning"]:
-        cells = [percent(row, name) for name in (*WAYS, "few")] + [gained(row, "few"), percent(row, "full")]
-        lines.append(f"| {row['title']} | {' | '.join(cells)} | {gained(row, 'full')} |")
-    stages = (*PRETRAINING, *TUNING)
-    lines += ["", f"| CPU seconds of a seed | {' | '.join(stages)} | together |", "|---" * (2 + len(stages)) + "|"]
+        cells = [share(row, name) for name in (*MEAN_OF, "few")] + [gained(row, "few"), share(row, "full")]
+        cells += [gained(row, "full"), *(share(row, name) for name in LONGER)]
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    lines += ["", f"| CPU seconds of a seed | {' | '.join(STAGES)} | together |", "|---" * (2 + len(STAGES)) + "|"]
     for row in summary["costs"]:
-        cells = [f"{row[stage]['cpu_seconds']:.0f}" if stage in row else "–" for stage in stages]
-        total = sum(row[stage]["cpu_seconds"] for stage in stages if stage in row)
+        cells = [f"{row[stage]['cpu_seconds']:.0f}" if stage in row else "–" for stage in STAGES]
+        total = sum(row[stage]["cpu_seconds"] for stage in STAGES if stage in row)
         lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} | {total:.0f} |")
     return "\n".join(lines) + "\n"
 
@@ -151,7 +193,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/act_shapes"), help="all results go here")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to start from")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folds", type=int, default=10, help="few-shot folds of a seed")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to run of them")
+    parser.add_argument("--folds", type=int, default=5, help="few-shot folds of a seed")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     parser.add_argument("--clouds", type=int, default=6, help="rebuilt clouds in the picture")
     return parser.parse_args(arguments)
@@ -164,7 +207,8 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     folder: Path = options.output_dir
-    todo = [(seed, arm, stage) for seed in options.seeds for arm in options.arms for stage in stages_of(arm)]
+    pairs = [(seed, arm) for seed in options.seeds for arm in options.arms]
+    todo = [(*pair, stage) for pair in pairs for stage in stages_of(pair[1]) if stage in options.stages]
     runs: Runs = []
     for seed, arm, stage in tqdm(todo, desc="stages"):
         runs.append(run_stage(arm, stage, seed, folder, options.folds))
@@ -172,9 +216,8 @@ def main(arguments: list[str] | None = None) -> None:
     summary = summarise(runs, options.arms, options.folds)
     write_text(folder / "act_shapes.json", json.dumps(summary, indent=1))
     write_text(folder / "act_shapes.md", table(summary))
-    taught = [arm for arm in options.arms if ARMS[arm][1] is not None]
-    if taught:
-        place = folder / f"{taught[-1]}-{options.seeds[0]}" / "autoencoder"
+    for run in [run for run in runs if run["stage"] == "autoencoder"][:1]:
+        place = folder / f"{run['arm']}-{run['seed']}" / "autoencoder"
         draw(place, folder / "act_reconstructions.png", options.clouds)
     print(table(summary))
     print(f"Stored in {folder}.")

@@ -42,6 +42,7 @@ def recipes(bench, stages, tiny_encoder, tmp_path, monkeypatch):
         settings = LITTLE | own | ({"teacher": tiny_encoder} if stage == "autoencoder" else {})
         (tmp_path / f"shapes_act_{stage}.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setattr(stages, "RECIPES", tmp_path)
+    monkeypatch.setattr(stages, "LONGER", {"few_5_long": {"num_train_epochs": 2}})
     return tmp_path
 
 
@@ -57,8 +58,10 @@ def test_every_stage_of_an_arm_is_run_tabled_and_drawn_once(bench, stages, recip
     (row,) = summary["pretraining"]
     assert row["patches_before"] != row["patches_after"] > 0
     assert 1 <= row["codes_after"] <= 16 and 0 <= row["probe"] <= 1
+    (row,) = summary["targets"]
+    assert all(0 <= row[part] <= 1 for part in ("codes", "teacher", "targets")) and 0 < row["constant"] < 2
     few = [run for run in summary["runs"] if run["stage"] in bench.WAYS]
-    assert len(few) == 4 and all(len(run["folds"]) == 2 for run in few)
+    assert len(few) == 6 and all(len(run["folds"]) == 2 for run in few)
     text = (recipes / "out" / "act_shapes.md").read_text()
     assert "from scratch" in text and "no teacher" in text
     assert (recipes / "out" / "act_reconstructions.png").stat().st_size
@@ -103,6 +106,6 @@ def test_gain_is_taken_seed_by_seed(bench):
         return {"arm": arm, "stage": stage, "seed": seed, "accuracy": accuracy}
 
     runs = [run("scratch", 0, 0.2), run("scratch", 1, 0.6), run("none", 0, 0.3), run("none", 1, 0.7)]
-    gain = bench.difference(bench.of(runs, "none", "full"), bench.of(runs, "scratch", "full"), "full")
-    assert gain == pytest.approx({"full_gain": 0.1, "full_gain_std": 0.0})
-    assert bench.difference(bench.of(runs, "none", "full"), [], "full") == {}
+    row = bench.tuning_row(runs, "none")
+    assert row["full_gain"] == pytest.approx(0.1) and row["full_gain_std"] == pytest.approx(0)
+    assert "few" not in row and "full_gain" not in bench.tuning_row(runs[2:], "none")
