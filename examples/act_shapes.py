@@ -44,6 +44,8 @@ ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "pretrained": ("pretrained teacher", {}),
 }
 """What a student starts from: title, and what of the first stage's recipe is changed; None without pretraining."""
+FROM_SCRATCH = {"learning_rate": 2e-3}
+"""What fine-tuning changes for students without pretraining: the rate that suits them better."""
 WAYS = {"few_5": 5, "few_10": 10, "few_5_long": 5}
 """Few-shot stages: the number of classes."""
 LONGER = {"few_5_long": {"max_steps": 200, "warmup_steps": 20}}
@@ -59,10 +61,10 @@ PARTS = ("codes", "teacher", "targets")
 TUNING = ("few_5", "few_10", "full", "few_5_long")
 
 
-def recipe_of(stage: str) -> dict[str, Any]:
-    """A stage's settings."""
+def recipe_of(stage: str, arm: str = "pretrained") -> dict[str, Any]:
+    """A stage's settings, but for the teacher and what an earlier stage left."""
     settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
-    return settings | LONGER.get(stage, {})
+    return settings | LONGER.get(stage, {}) | (FROM_SCRATCH if ARMS[arm][1] is None else {})
 
 
 def stages_of(arm: str) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ def deciding_settings(arm: str, stage: str, folds: int) -> dict[str, Any]:
     earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
     # Asked of the trained autoencoder, and trains nothing.
     trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
-    settings: dict[str, Any] = {name: recipe_of(name) for name in trained} | {"changes": ARMS[arm][1]}
+    settings: dict[str, Any] = {name: recipe_of(name, arm) for name in trained} | {"changes": ARMS[arm][1]}
     if stage in WAYS:
         settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
     return json.loads(json.dumps(settings))
@@ -176,7 +178,7 @@ def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[s
     """Fine-tuning on few rows of few classes, fold by fold; models are not kept."""
     # Other folds under another seed.
     own = merge(_start(arm, place), {"seed": seed, "few_shot": {"seed": seed}, "save_strategy": "no"})
-    settings = merge(recipe_of(stage), own)
+    settings = merge(recipe_of(stage, arm), own)
     words = ["--draw", "--way", str(WAYS[stage]), "--shot", str(SHOT), "--folds", str(folds)]
     # The folds' folders stay beside the file, so that a series that was cut goes on.
     runs = place / stage / "folds"
@@ -188,7 +190,7 @@ def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[s
 
 def full(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
     """Fine-tuning on all classes and all training rows."""
-    file = _arguments_file(place / stage, merge(recipe_of(stage), _start(arm, place) | {"seed": seed}))
+    file = _arguments_file(place / stage, merge(recipe_of(stage, arm), _start(arm, place) | {"seed": seed}))
     report = run_point_cloud_classification.main([file])
     return {name: report.metrics["test"][name] for name in ("accuracy", "mean_class_accuracy")} | _facts(report)
 
