@@ -30,7 +30,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.modeling.any2point.modeling_any2point import ClassificationHead
+from hf_any3d.modeling.heads import ClassificationHead
 
 
 class TokenizerAlone(nn.Module):
@@ -39,7 +39,13 @@ class TokenizerAlone(nn.Module):
     def __init__(self, tokenizer: nn.Module, config: Any2PointConfig):
         super().__init__()
         self.tokenizer = tokenizer
-        self.head = ClassificationHead(2 * config.encoder_config.hidden_size, config)
+        self.head = ClassificationHead(
+            2 * config.encoder_config.hidden_size,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+        )
 
     def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
         """Classify point clouds `(batch, points, 3)`."""

@@ -18,6 +18,11 @@ if (_root / "setup.cfg").is_file() and (_root / "modeling" / "__init__.py").is_f
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ActConfig": "modeling.act",
+    "ActForPartSegmentation": "modeling.act",
+    "ActForPointCloudClassification": "modeling.act",
+    "ActForSemanticSegmentation": "modeling.act",
+    "ActModel": "modeling.act",
     "Any2PointConfig": "modeling.any2point",
     "Any2PointForPartSegmentation": "modeling.any2point",
     "Any2PointForPointCloudClassification": "modeling.any2point",

@@ -15,7 +15,7 @@ from typing import Any
 
 import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
 from transformers.models.auto import auto_factory
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
@@ -27,6 +27,13 @@ from hf_any3d.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.late_import import when_imported
+from hf_any3d.modeling.act import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForSemanticSegmentation,
+    ActModel,
+)
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPartSegmentation,
@@ -38,6 +45,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
 from hf_any3d.modeling.encoders.stored_encoder import save_stored_encoder
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM, NormedPhiModel
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
@@ -50,6 +58,13 @@ from hf_any3d.tuners.sharing import check_base, left_out_modules
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {
+    ActConfig: (
+        ActModel,
+        {
+            AutoModelForPointCloudClassification: (ActForPointCloudClassification,),
+            AutoModelForPointCloudSegmentation: (ActForSemanticSegmentation, ActForPartSegmentation),
+        },
+    ),
     Any2PointConfig: (
         Any2PointModel,
         {
@@ -61,6 +76,8 @@ MODELS = {
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
+# Language models that transformers lacks: config, body, body that tells the next token.
+LANGUAGE_MODELS = ((NormedPhiConfig, NormedPhiModel, NormedPhiForCausalLM),)
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
     "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
@@ -77,6 +94,10 @@ def register() -> None:
     for config, encoder in ENCODERS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, encoder, exist_ok=True)
+    for config, body, language_model in LANGUAGE_MODELS:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, body, exist_ok=True)
+        AutoModelForCausalLM.register(config, language_model, exist_ok=True)
     for config, (base, heads) in MODELS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)

@@ -14,8 +14,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     """Gives what a model makes of point clouds before any head, for retrieval, clustering or a head of one's own.
 
     Takes what the other pipelines take. Returns, for each cloud, a dict of float32 arrays: `pooled (features,)`,
-    `class_token (hidden,)`, `tokens (tokens, hidden)` and `centers (tokens, 3)`, the places of the tokens in the
-    cloud as the processor gives it to the model, centred and scaled.
+    `class_token (hidden,)` where the model has one, `tokens (tokens, hidden)` and `centers (tokens, 3)`, the places of
+    the tokens in the cloud as the processor gives it to the model, centred and scaled.
 
     Example:
         ```python
@@ -41,12 +41,16 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
         # A model with a head may be given as an object; its features are wanted.
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         output = model.base_model(**model_inputs)
-        return {
+        leading = output.last_hidden_state.shape[1] - output.centers.shape[1]
+        features = {
             "pooled": output.pooler_output,
             "class_token": output.last_hidden_state[:, 0],
-            "tokens": output.last_hidden_state[:, 1:],
+            "tokens": output.last_hidden_state[:, leading:],
             "centers": output.centers,
         }
+        if not leading:
+            del features["class_token"]
+        return features
 
     def postprocess(self, outputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Tensors `(1, …)` to arrays of one cloud."""

@@ -15,7 +15,7 @@ from hf_any3d.data.blocks import merge_blocks, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.label_colors import label_colors
-from hf_any3d.modeling.any2point import part_mask
+from hf_any3d.modeling.point_labels import part_mask
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
 from hf_any3d.web_page import write_point_cloud_page
 

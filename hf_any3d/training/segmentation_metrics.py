@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from hf_any3d.modeling.any2point import part_mask
+from hf_any3d.modeling.point_labels import part_mask
 from hf_any3d.training import segmentation_scores as scores
 from hf_any3d.training.scores import overall_accuracy
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from hf_any3d.modeling.any2point.modeling_any2point import ClassToken
+from hf_any3d.modeling.heads import ClassToken
 
 # Vectors here, (1, 1, hidden) in the released programs, whose rule spares vectors.
 _TOKENS = (ClassToken,)

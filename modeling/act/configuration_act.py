@@ -25,6 +25,7 @@ class ActConfig(PreTrainedConfig):
         layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: How often the last block's branches are left out in training; earlier ones less.
         initializer_range: Standard deviation of fresh weights.
+        use_class_token: Whether a learned token goes in front of the patches; segmentation models have none.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
         side_network: A second patch encoder beside the frozen one, mixed in with a learned share ("side" tuning).
@@ -56,6 +57,7 @@ class ActConfig(PreTrainedConfig):
     drop_path_rate: float = 0.1
     initializer_range: float = 0.02
     sampling_min_squared_norm: float | None = None
+    use_class_token: bool = True
     side_network: bool = False
 
     pooling: list[str] | tuple[str, ...] = ("cls", "max")
@@ -92,6 +94,11 @@ class ActConfig(PreTrainedConfig):
     def num_categories(self) -> int:
         """Categories of objects that a part segmentation model knows."""
         return len(self.category_parts or ())
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Flags that make a prediction depend on the other clouds of its batch: there are none."""
+        return []
 
     @property
     def min_points(self) -> int:

@@ -10,7 +10,6 @@ from hf_any3d.modeling.any2point.modeling_any2point import (
 from hf_any3d.modeling.any2point.modeling_segmentation import (
     Any2PointForPartSegmentation,
     Any2PointForSemanticSegmentation,
-    part_mask,
 )
 from hf_any3d.modeling.any2point.modeling_zero_shot import (
     Any2PointForZeroShotPointCloudClassification,
@@ -27,5 +26,4 @@ __all__ = [
     "Any2PointOutput",
     "Any2PointPreTrainedModel",
     "Any2PointZeroShotOutput",
-    "part_mask",
 ]

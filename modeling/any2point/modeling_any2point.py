@@ -36,6 +36,7 @@ from hf_any3d.modeling.encoders import (
     load_encoder,
     unfreeze,
 )
+from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -58,50 +59,6 @@ class Any2PointOutput(ModelOutput):
     centers: torch.Tensor | None = None
     center_index: torch.Tensor | None = None
     levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
-
-
-class ClassToken(nn.Module):
-    """A learned token in front of the point tokens, and its learned position."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.token = nn.Parameter(torch.zeros(hidden_size))
-        self.position = nn.Parameter(torch.zeros(hidden_size))
-
-
-class HeadNorm(nn.BatchNorm1d):
-    """Batch norm that takes its running statistics where a training batch has one row only.
-
-    An epoch whose last batch is a single cloud would otherwise end in an error.
-    """
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Normalise `(batch, channels)`."""
-        if self.training and len(rows) == 1:
-            return nn.functional.batch_norm(
-                rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(rows)
-
-
-class ClassificationHead(nn.Module):
-    """Linear layers with batch norm, ReLU and dropout, `(batch, features)` to `(batch, labels)`."""
-
-    def __init__(self, features: int, config: Any2PointConfig):
-        super().__init__()
-        widths = [features, *config.head_widths]
-        self.hidden = nn.ModuleList(
-            nn.Linear(a, b, bias=config.head_bias) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.norms = nn.ModuleList(HeadNorm(width) for width in config.head_widths)
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.out = nn.Linear(widths[-1], config.num_labels)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of pooled features."""
-        for linear, norm in zip(self.hidden, self.norms, strict=True):
-            features = self.dropout(torch.relu(norm(linear(features))))
-        return self.out(features)
 
 
 class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
@@ -272,7 +229,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
         )
-        hidden_states, positions = self._sequence(tokens.tokens, self._positions(tokens.tokens, projection))
+        embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        hidden_states, positions = self.class_token.lead(tokens.tokens, embedding)
         hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, **kwargs)
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
@@ -287,13 +245,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
             own = tokens.to(self.encoder.dtype)
             return convolve_on_line(own, projection.places, partial(convolution, self.encoder)).to(tokens.dtype)
         return torch.zeros_like(tokens) if projection.embedding is None else projection.embedding
-
-    def _sequence(self, tokens: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class token and position in front, `(batch, 1 + tokens, hidden)` each."""
-        front = self.class_token.token.expand(tokens.shape[0], 1, -1)
-        hidden_states = torch.cat([front, tokens], dim=1)
-        front = self.class_token.position.expand(tokens.shape[0], 1, -1)
-        return hidden_states, torch.cat([front, embedding.to(tokens.dtype)], dim=1)
 
     def _run_layers(
         self,
@@ -375,7 +326,10 @@ class Any2PointForPointCloudClassification(Any2PointWithHead):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
-        self.classifier = ClassificationHead(len(config.pooling) * config.encoder_config.hidden_size, config)
+        features = len(config.pooling) * config.encoder_config.hidden_size
+        self.classifier = ClassificationHead(
+            features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
+        )
         self.post_init()
 
     def forward(
@@ -392,13 +346,3 @@ class Any2PointForPointCloudClassification(Any2PointWithHead):
         logits = self.classifier(output.pooler_output)
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
-
-
-def pool(hidden_states: torch.Tensor, how: list[str] | tuple[str, ...]) -> torch.Tensor:
-    """Pool `(batch, 1 + tokens, hidden)` to `(batch, len(how) * hidden)`, in the order of `how`."""
-    pools = {
-        "cls": lambda: hidden_states[:, 0],
-        "max": lambda: hidden_states[:, 1:].amax(dim=1),
-        "mean": lambda: hidden_states[:, 1:].mean(dim=1),
-    }
-    return torch.cat([pools[name]() for name in how], dim=-1)

@@ -11,15 +11,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.modeling_any2point import (
-    Any2PointOutput,
-    Any2PointWithHead,
-    ClassificationHead,
-    HeadNorm,
-)
+from hf_any3d.modeling.any2point.modeling_any2point import Any2PointOutput, Any2PointWithHead
+from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.point_labels import check_category_parts, checked_category, point_loss, restrict_to_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
-
-IGNORED = -100
 
 
 class PointPropagation(nn.Module):
@@ -88,7 +83,13 @@ class Any2PointSegmenter(Any2PointWithHead):
         super().__init__(config, encoder)
         levels = self.any2point.point_tokenizer.level_widths if config.propagate_levels else ()
         self.propagation = PointPropagation(config, levels)
-        self.segmenter = ClassificationHead(config.propagation_width, config)
+        self.segmenter = ClassificationHead(
+            config.propagation_width,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+        )
 
     def point_logits(self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Logits `(batch, points, labels)` of every point; see `forward`."""
@@ -135,13 +136,7 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
-        if not config.category_parts or not all(config.category_parts):
-            raise ValueError(
-                f"category_parts={config.category_parts}; expected the part numbers of one category or more"
-            )
-        unknown = sorted({part for parts in config.category_parts for part in parts} - set(range(config.num_labels)))
-        if unknown:
-            raise ValueError(f"category_parts names part {unknown[0]}; expected 0 to {config.num_labels - 1}")
+        check_category_parts(config.category_parts, config.num_labels)
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 
@@ -168,52 +163,8 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         Raises:
             ValueError: If the category is missing or has another shape.
         """
-        category = self._checked_category(category, points)
+        category = checked_category(category, points, self.config.num_categories)
         logits = self.point_logits(points, self.category_embedding(category), **kwargs)
         if self.config.restrict_to_category_parts:
-            foreign = ~part_mask(self.config.category_parts, self.config.num_labels, category).unsqueeze(
-                1
-            )  # (batch, 1, parts)
-            logits = logits.masked_fill(foreign, torch.finfo(logits.dtype).min)
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
         return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
-
-    def _checked_category(self, category: torch.Tensor | None, points: torch.Tensor) -> torch.Tensor:
-        if category is None:
-            if self.config.num_categories > 1:
-                raise ValueError(
-                    f"category is missing; expected a number from 0 to {self.config.num_categories - 1} for each cloud"
-                )
-            return torch.zeros(len(points), dtype=torch.long, device=points.device)
-        if category.shape != points.shape[:1]:
-            raise ValueError(f"category has shape {tuple(category.shape)}; expected ({len(points)},), one a cloud")
-        return category
-
-
-def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
-    """Which parts an object of a category can have.
-
-    Args:
-        category_parts: For each category its part numbers.
-        num_parts: Parts of all categories.
-        category: `(batch,)` category numbers.
-
-    Returns:
-        `(batch, parts)` bool, on the device of `category`.
-    """
-    table = torch.zeros(len(category_parts), num_parts, dtype=torch.bool)
-    for number, parts in enumerate(category_parts):
-        table[number, list(parts)] = True
-    return table.to(category.device)[category]
-
-
-def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
-
-    Raises:
-        ValueError: If there is not one label for each point.
-    """
-    if labels is None:
-        return None
-    if labels.shape != logits.shape[:2]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one a point")
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)

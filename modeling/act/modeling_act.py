@@ -1,0 +1,205 @@
+"""ACT's point transformer, and the classifier that it is fine-tuned to (arXiv 2212.08320, Sec. 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
+
+
+@dataclass
+class ActOutput(ModelOutput):
+    """Token features of point clouds.
+
+    Args:
+        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first where there is one, after the final
+            norm.
+        pooler_output: `(batch, len(config.pooling) * hidden)`, what a head reads.
+        centers: `(batch, groups, 3)`, places of the tokens in the units of the input.
+        center_index: `(batch, groups)`, the input points that the centres are.
+        layer_outputs: Of each block that was asked for `(batch, 1 + groups, hidden)`, before any norm.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    center_index: torch.Tensor | None = None
+    layer_outputs: tuple[torch.Tensor, ...] | None = None
+
+
+class ActPreTrainedModel(PreTrainedModel):
+    """What all models around ACT's point transformer share: config and initialisation."""
+
+    config_class = ActConfig
+    config: ActConfig
+    base_model_prefix = "act"
+    main_input_name = "points"
+    input_modalities = ("point_cloud",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PointBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Truncated normal weights and zero biases, as the released programs start pretraining and segmentation."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            init.trunc_normal_(module.weight, std=std)
+        elif isinstance(module, ClassToken):
+            init.trunc_normal_(module.token, std=std)
+            init.trunc_normal_(module.position, std=std)
+        elif isinstance(module, ActModel) and module.side_alpha is not None:
+            init.zeros_(module.side_alpha)
+
+
+class ActModel(ActPreTrainedModel):
+    """Points in, token features out: patches, a mini-PointNet for each, transformer blocks, final norm.
+
+    Args:
+        config: The configuration.
+    """
+
+    def __init__(self, config: ActConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.class_token = ClassToken(width) if config.use_class_token else None
+        self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.blocks = PointBlocks(config)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.side = PatchEncoder(config.in_channels, width) if config.side_network else None
+        self.side_projection = nn.Linear(width, width, bias=False) if config.side_network else None
+        self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
+        self.post_init()
+
+    def forward(self, points: torch.Tensor, output_layers: Sequence[int] = (), **kwargs: Any) -> ActOutput:
+        """Read point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            output_layers: Numbers of blocks, from 0, whose outputs are wanted too.
+            **kwargs: Not read; what trainers and pipelines pass to every model.
+
+        Raises:
+            ValueError: If the points have other channels or are too few.
+        """
+        patches = self.cut(points)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        hidden_states, layer_outputs = self.encode(tokens, patches.centers, output_layers)
+        if self.side is not None:
+            hidden_states = self._mix_side_in(hidden_states, patches)
+        return ActOutput(
+            hidden_states,
+            self._pool(hidden_states),
+            patches.centers,
+            patches.center_index,
+            layer_outputs if output_layers else None,
+        )
+
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Cut clouds `(batch, points, in_channels)` into the patches that the config describes.
+
+        Raises:
+            ValueError: If the points have other channels or are too few.
+        """
+        config = self.config
+        if points.ndim != 3 or points.shape[-1] != config.in_channels:
+            raise ValueError(
+                f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
+                "the last axis is config.in_channels"
+            )
+        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
+        points = points.to(torch.promote_types(self.norm.weight.dtype, torch.float32))
+        return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
+
+    def encode(
+        self, tokens: torch.Tensor, centers: torch.Tensor, output_layers: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Run the transformer on tokens, all of a cloud or some.
+
+        Args:
+            tokens: `(batch, tokens, hidden)`.
+            centers: `(batch, tokens, 3)`, their places.
+            output_layers: Numbers of blocks whose outputs are wanted.
+
+        Returns:
+            `(batch, 1 + tokens, hidden)` after the final norm, and what was asked for, before any norm; the class
+            token comes first where there is one.
+        """
+        positions = self.position_embed(centers.to(self.position_embed[0].weight.dtype))
+        if self.class_token is not None:
+            tokens, positions = self.class_token.lead(tokens, positions)
+        hidden_states, layer_outputs = self.blocks(tokens, positions, output_layers)
+        return self.norm(hidden_states), layer_outputs
+
+    def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
+        leading = hidden_states.shape[1] - patches.centers.shape[1]
+        side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
+        share = self.side_alpha.sigmoid()
+        mixed = share * hidden_states[:, leading:] + (1 - share) * side
+        return torch.cat([hidden_states[:, :leading], mixed], dim=1)
+
+    def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.class_token is not None:
+            return pool(hidden_states, self.config.pooling)
+        how = [name for name in self.config.pooling if name != "cls"]
+        return pool(hidden_states, how or ["max"], class_tokens=0)
+
+
+class ActForPointCloudClassification(ActPreTrainedModel):
+    """`ActModel` with a classification head."""
+
+    def __init__(self, config: ActConfig):
+        super().__init__(config)
+        self.act = ActModel(config)
+        self.classifier = ClassificationHead(
+            len(config.pooling) * config.hidden_size,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+        )
+        self.post_init()
+
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
+            **kwargs: Passed on to the base model.
+        """
+        output = self.act(points, **kwargs)
+        logits = self.classifier(output.pooler_output)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ClassificationHead):
+            # The released programs leave this head as torch makes it. Its layers have been through here already.
+            for linear in (*module.hidden, module.out):
+                bound = 1 / math.sqrt(linear.in_features)
+                init.uniform_(linear.weight, -bound, bound)
+                if linear.bias is not None:
+                    init.uniform_(linear.bias, -bound, bound)

@@ -1,0 +1,199 @@
+"""ACT's point transformer naming every point: parts of an object, or objects of a scene."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel
+from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.point_labels import (
+    check_category_parts,
+    checked_category,
+    point_loss,
+    restrict_to_parts,
+)
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
+
+
+class TokenPropagation(nn.Module):
+    """Brings what tokens know to every point: interpolation, the point's place, two layers (PointNet++, Sec. 3.4).
+
+    The released programs interpolate first and put the place beside; a linear layer follows, so here tokens go through
+    it before there is one row for each point.
+
+    Args:
+        token_width: Channels of a token.
+        widths: Channels of the two layers.
+    """
+
+    def __init__(self, token_width: int, widths: tuple[int, int]):
+        super().__init__()
+        mixed, out = widths
+        self.from_points = nn.Linear(3, mixed)
+        self.from_tokens = nn.Linear(token_width, mixed, bias=False)
+        self.mixed_norm = HeadNorm(mixed)
+        self.out = nn.Linear(mixed, out)
+        self.out_norm = HeadNorm(out)
+
+    def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Features of every point.
+
+        Args:
+            xyz: `(batch, points, 3)`.
+            centers: `(batch, groups, 3)`, places of the tokens.
+            tokens: `(batch, groups, token_width)`.
+
+        Returns:
+            `(batch, points, widths[1])`.
+        """
+        near = three_nearest_interpolate(xyz, centers, self.from_tokens(tokens))  # (batch, points, mixed)
+        mixed = near + self.from_points(xyz.to(near.dtype))
+        rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)
+        return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
+
+
+class PointHead(nn.Module):
+    """A head for each point, which also hears what is the same for its whole cloud.
+
+    Args:
+        point_width: Channels of a point.
+        cloud_width: Channels of a cloud.
+        config: Says the widths, the dropout and the labels.
+    """
+
+    def __init__(self, point_width: int, cloud_width: int, config: ActConfig):
+        super().__init__()
+        first, *others = config.segmentation_head_widths
+        share, *shares = config.segmentation_head_dropout
+        self.from_points = nn.Linear(point_width, first)
+        self.from_cloud = nn.Linear(cloud_width, first, bias=False)
+        self.norm = HeadNorm(first)
+        self.dropout = nn.Dropout(share)
+        self.head = ClassificationHead(first, config.num_labels, others, dropout=shares)
+
+    def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
+        """Logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
+        mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
+        rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
+        return self.head(rows).unflatten(0, points.shape[:2])
+
+
+class ActSegmenter(ActPreTrainedModel):
+    """What both kinds of segmentation share: the model without class token, propagation, and a head for each point.
+
+    Args:
+        config: The configuration.
+        condition_width: Channels of what a subclass knows about a cloud beside its points.
+
+    Raises:
+        ValueError: If a layer is named that the model does not have, or the head has no hidden layer.
+    """
+
+    def __init__(self, config: ActConfig, condition_width: int = 0):
+        # A classifier's config, or a pretrained model's, stays as it is.
+        config = copy.deepcopy(config)
+        config.use_class_token = False
+        super().__init__(config)
+        layers = config.segmentation_layers
+        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
+            raise ValueError(
+                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
+                f"num_hidden_layers is {config.num_hidden_layers}"
+            )
+        if not config.segmentation_head_widths:
+            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
+        token_width = len(layers) * config.hidden_size
+        self.act = ActModel(config)
+        self.propagation = TokenPropagation(token_width, config.propagation_widths)
+        self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
+
+    def point_logits(self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """Logits `(batch, points, labels)` of every point; `condition` `(batch, condition_width)`; see `forward`."""
+        output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs)
+        # All layers share the final norm.
+        tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
+        xyz = points[..., :3].to(output.centers.dtype)
+        features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
+        about_cloud = [tokens.amax(dim=1), tokens.mean(dim=1)]
+        if condition is not None:
+            about_cloud.append(condition)
+        return self.segmenter(features, torch.cat(about_cloud, dim=-1))
+
+
+class ActForSemanticSegmentation(ActSegmenter):
+    """Names the object that every point of a scene, or of a block of one, belongs to."""
+
+    def __init__(self, config: ActConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch, points)` class numbers, -100 where a point does not count; with them the mean
+                cross-entropy over points is returned as `loss`.
+            **kwargs: Passed on to the base model.
+
+        Returns:
+            `logits (batch, points, labels)`.
+        """
+        logits = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
+
+
+class ActForPartSegmentation(ActSegmenter):
+    """Names the part that every point of an object belongs to, given the object's category.
+
+    Args:
+        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
+
+    Raises:
+        ValueError: If `category_parts` is missing or names a part that is no label.
+    """
+
+    def __init__(self, config: ActConfig):
+        super().__init__(config, condition_width=config.category_width)
+        check_category_parts(config.category_parts, config.num_labels)
+        self.category_embedding = nn.Embedding(config.num_categories, config.category_width)
+        self.category_norm = HeadNorm(config.category_width)
+        self.post_init()
+
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Segment objects.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            category: `(batch,)` category numbers; may be left out where the model knows one category only.
+            labels: `(batch, points)` part numbers, -100 where a point does not count; with them the mean
+                cross-entropy over points is returned as `loss`.
+            **kwargs: Passed on to the base model.
+
+        Returns:
+            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
+            of other categories are as low as the number type allows.
+
+        Raises:
+            ValueError: If the category is missing or has another shape.
+        """
+        category = checked_category(category, points, self.config.num_categories)
+        known = self.category_norm(self.category_embedding(category))
+        logits = self.point_logits(points, nn.functional.leaky_relu(known, 0.2), **kwargs)
+        if self.config.restrict_to_category_parts:
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
+        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
