@@ -124,7 +124,9 @@ def teacher_sizes(frozen: _State) -> dict[str, int]:
         ValueError: If a tensor that tells a size is missing.
     """
     depth = _count(frozen, r".*?layers?\.(\d+)\.")
-    wide = next((name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)), "")
+    wide = next(
+        (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)), ""
+    )
     return {
         "hidden_size": _size(frozen, wide, 1),
         "intermediate_size": _size(frozen, wide),
