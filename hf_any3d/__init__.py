@@ -18,6 +18,8 @@ if (_root / "setup.cfg").is_file() and (_root / "modeling" / "__init__.py").is_f
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ActAutoencoder": "modeling.act",
+    "ActAutoencoderConfig": "modeling.act",
     "ActConfig": "modeling.act",
     "ActForPartSegmentation": "modeling.act",
     "ActForPointCloudClassification": "modeling.act",

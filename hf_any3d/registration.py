@@ -28,6 +28,8 @@ from hf_any3d.auto import (
 )
 from hf_any3d.late_import import when_imported
 from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActAutoencoderConfig,
     ActConfig,
     ActForPartSegmentation,
     ActForPointCloudClassification,
@@ -73,6 +75,7 @@ MODELS = {
             AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
     ),
+    ActAutoencoderConfig: (ActAutoencoder, {}),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}

@@ -1,15 +1,21 @@
 """ACT (arXiv 2212.08320): autoencoders as cross-modal teachers."""
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act import (
     ActForPointCloudClassification,
     ActModel,
     ActOutput,
     ActPreTrainedModel,
 )
+from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.modeling.act.modeling_act_segmentation import ActForPartSegmentation, ActForSemanticSegmentation
+from hf_any3d.modeling.act.schedules import gumbel_temperature, kl_weight
 
 __all__ = [
+    "ActAutoencoder",
+    "ActAutoencoderConfig",
+    "ActAutoencoderOutput",
     "ActConfig",
     "ActForPartSegmentation",
     "ActForPointCloudClassification",
@@ -17,4 +23,6 @@ __all__ = [
     "ActModel",
     "ActOutput",
     "ActPreTrainedModel",
+    "gumbel_temperature",
+    "kl_weight",
 ]

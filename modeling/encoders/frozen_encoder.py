@@ -237,6 +237,9 @@ class FrozenEncoderMixin:
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         owner = getattr(self, self.base_model_prefix, self)
         encoder, owner._encoder_is_random = owner.encoder, False
+        if encoder is None:  # a model that does without one
+            super()._initialize_missing_keys(is_quantized)
+            return
         pending = any(not getattr(parameter, "_is_hf_initialized", False) for parameter in encoder.parameters())
         if pending and self.config.encoder_name_or_path is None:
             raise ValueError(

@@ -41,7 +41,7 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     """Bias of pairs on a plane, from a table laid out as BEiT's.
 
     Args:
-        places: Where the tokens are; the first is the class token.
+        places: Where the tokens are, a class token first.
         biases: `((2 * rows - 1) * (2 * columns - 1) + 3, heads)`: offsets of the query from the key, row by row, then
             class token to patch, patch to class token, class token to itself.
 
@@ -51,8 +51,10 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     table = PositionTable("plane", biases[:-3], 2 * places.rows - 1, 2 * places.columns - 1)
     center = places.entry.new_tensor([places.columns - 1, places.rows - 1])
     total = 0
-    for place in places.entry[:, :, 1:].unbind(dim=1):  # (batch, tokens, 2)
+    for place in places.entry[:, :, places.class_tokens :].unbind(dim=1):  # (batch, tokens, 2)
         total = total + table.lookup(place.unsqueeze(2) - place.unsqueeze(1) + center)
+    if not places.class_tokens:
+        return (total / places.entry.shape[1]).permute(0, 3, 1, 2)
     batch, tokens = places.entry.shape[0], places.entry.shape[2]
     bias = biases.new_empty(batch, tokens, tokens, biases.shape[1])
     bias[:, 1:, 1:] = total / places.entry.shape[1]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class TokenPlaces:
-    """Continuous places of all tokens, the class token first, in the units of the encoder's own positions.
+    """Continuous places of all tokens, a class token first, in the units of the encoder's own positions.
 
     A token without a place in space stands in the middle of every view: as far from one end as from the other.
 
@@ -22,11 +22,13 @@ class TokenPlaces:
             (column, row) on a plane.
         rows: Rows of the plane; 1 on a line.
         columns: Columns of the plane; places of the line.
+        class_tokens: Whether a class token stands in front (1 or 0); some encoders have biases of its own for it.
     """
 
     entry: torch.Tensor
     rows: int
     columns: int
+    class_tokens: int = 1
 
     @classmethod
     def with_class_token(cls, entry: torch.Tensor, rows: int, columns: int) -> TokenPlaces:

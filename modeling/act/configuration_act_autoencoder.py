@@ -1,0 +1,126 @@
+"""Configuration of ACT's discrete autoencoder and of its teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
+from hf_any3d.modeling.act.group_norms import NUM_GROUPS
+
+_CHOICES = {
+    "prompt_depth": ("shallow", "deep"),
+    "position_injection": ("input", "every_layer"),
+    "attention_axis": ("tokens", "batch"),
+}
+
+
+class ActAutoencoderConfig(PreTrainedConfig):
+    r"""Everything that defines a discrete autoencoder with a frozen foreign teacher (ACT, arXiv 2212.08320).
+
+    The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released
+    programs did otherwise (the last group).
+
+    Args:
+        encoder_config: Config of the frozen teacher (of one tower for composite checkpoints such as CLIP). None: no
+            teacher, which is Point-BERT's dVAE (published with `hidden_size=256`).
+        encoder_name_or_path: Where the teacher's weights come from. None: they are stored with the model.
+        encoder_revision: Pinned revision of that repository.
+        encoder_checksum: `sha256:…` of the teacher's weight files; other weights are refused at loading.
+        encoder_trained_from: Where a teacher that was trained with the model started from, for the record.
+        encoder_tower: "text", "vision" or "audio" for composite checkpoints.
+        in_channels: Channels of a point that tokens are made of; xyz alone is reconstructed.
+        num_groups: Patches, and so tokens, of a cloud.
+        group_size: Points of a patch, the centre included, a multiple of 4.
+        hidden_size: Channels of a token, of a code and of what the decoder reads.
+        num_codes: Codes that a token chooses from.
+        graph_neighbors: Neighbours of a token in the graph convolutions, itself included.
+        graph_input_width: Channels behind the first linear layer of a graph convolution.
+        graph_widths: Channels behind each of its edge convolutions.
+        coarse_width: Hidden channels of the decoder's layers that place coarse points.
+        folding_width: Hidden channels of the decoder's layers that fold a grid around them.
+        num_prompts: Learned tokens that the teacher reads before the cloud's; 0 for none.
+        prompt_depth: "deep": every layer of the teacher reads prompts of its own; "shallow": the first layer's go
+            through all layers.
+        prompt_dropout: Dropout of prompts in training.
+        position_injection: Where learned positions of the centres are added: before "every_layer" or at the "input".
+        use_input_norm: Apply the teacher's own norm between embeddings and first layer, where it has one, before
+            positions are added.
+        use_final_norm: Apply the teacher's own norm behind the last layer, where it has one.
+        initializer_range: Standard deviation of fresh prompts.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+            1e-3, from their CUDA kernel).
+        noise_in_eval: Draw Gumbel noise in eval mode, too, as the released programs do; the same cloud then has other
+            codes each time.
+        teacher_dropout: Let the teacher's own dropout act in training, as the released programs do with BERT.
+        detach_teacher: Run the teacher without a gradient, as the released programs do where there are no prompts;
+            what is below it then learns from the KL term alone.
+        attention_axis: "batch" lets the teacher's attention run over the clouds of a batch, as the released program
+            does with CLIP and deep prompts; prompts then have no influence, and features depend on batch neighbours.
+    """
+
+    model_type = "act3d_autoencoder"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True)}
+    keys_to_ignore_at_inference = ["logits", "neighborhoods", "token_ids", "reconstruction_loss", "kl_loss"]
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    encoder_name_or_path: str | None = None
+    encoder_revision: str | None = None
+    encoder_checksum: str | None = None
+    encoder_trained_from: str | None = None
+    encoder_tower: str | None = None
+
+    in_channels: int = 3
+    num_groups: int = 64
+    group_size: int = 32
+    hidden_size: int = 384
+    num_codes: int = 8192
+    graph_neighbors: int = 4
+    graph_input_width: int = 128
+    graph_widths: list[int] | tuple[int, ...] = (256, 512, 512, 1024)
+    coarse_width: int = 1024
+    folding_width: int = 512
+
+    num_prompts: int = 64
+    prompt_depth: str = "deep"
+    prompt_dropout: float = 0.1
+    position_injection: str = "every_layer"
+    use_input_norm: bool = True
+    use_final_norm: bool = True
+    initializer_range: float = 0.02
+
+    sampling_min_squared_norm: float | None = None
+    noise_in_eval: bool = False
+    teacher_dropout: bool = False
+    detach_teacher: bool = False
+    attention_axis: str = "tokens"
+
+    def __post_init__(self, **kwargs: Any):
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+        least = {"in_channels": 3, "num_groups": 1, "hidden_size": 1, "num_codes": 1, "num_prompts": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least {low}")
+        multiples = {"group_size": POINTS_PER_COARSE_POINT, "hidden_size": NUM_GROUPS, "num_codes": NUM_GROUPS}
+        for name, factor in multiples.items():
+            if getattr(self, name) % factor or not getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)}; expected a multiple of {factor}")
+        if not self.graph_widths or any(width % NUM_GROUPS for width in self.graph_widths):
+            raise ValueError(f"graph_widths={self.graph_widths}; expected multiples of {NUM_GROUPS}")
+        if not 1 <= self.graph_neighbors <= self.num_groups:
+            raise ValueError(f"graph_neighbors={self.graph_neighbors}; expected 1 to num_groups={self.num_groups}")
+        if self.detach_teacher and self.num_prompts:
+            raise ValueError(
+                f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would learn nothing; expected 0"
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def min_points(self) -> int:
+        """The fewest points a cloud may have."""
+        return max(self.num_groups, self.group_size)

@@ -1,0 +1,64 @@
+"""FoldingNet decoder: the points of a patch from its token, first a few, then a small grid folded around each."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.act.normed_linear import normed_linear
+
+# Corners of the grid that is laid over every coarse point, in the units of the input.
+_CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
+POINTS_PER_COARSE_POINT = len(_CORNERS)
+
+
+class FoldingDecoder(nn.Module):
+    """Coarse points by an MLP, fine points by folding a grid of four corners around each of them.
+
+    Args:
+        width: Channels of a token.
+        group_size: Fine points of a patch, a multiple of 4.
+        coarse_width: Hidden channels of the MLP.
+        folding_width: Hidden channels of the layers that fold.
+
+    Source: FoldingNet (arXiv 1712.07262) as Point-BERT (arXiv 2111.14819) uses it.
+    """
+
+    def __init__(self, width: int, group_size: int, coarse_width: int = 1024, folding_width: int = 512):
+        super().__init__()
+        self.num_coarse = group_size // POINTS_PER_COARSE_POINT
+        self.coarse = nn.Sequential(
+            nn.Linear(width, coarse_width),
+            nn.ReLU(inplace=True),
+            nn.Linear(coarse_width, coarse_width),
+            nn.ReLU(inplace=True),
+            nn.Linear(coarse_width, 3 * self.num_coarse),
+        )
+        # Reads the token, the corner, the coarse point, in this order.
+        self.lift = nn.Linear(width + 2 + 3, folding_width)
+        self.lift_norm = nn.BatchNorm1d(folding_width)
+        self.widen = nn.Linear(folding_width, folding_width)
+        self.widen_norm = nn.BatchNorm1d(folding_width)
+        self.out = nn.Linear(folding_width, 3)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points of patches, relative to their centres.
+
+        Args:
+            tokens: `(batch, groups, width)`.
+
+        Returns:
+            Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`: the
+            four around the first coarse point, then those around the second …
+        """
+        batch, groups, width = tokens.shape
+        coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
+        # Linear in its three parts: a token's is computed once a patch, a coarse point's once a point.
+        for_token, for_corner, for_coarse = self.lift.weight.split((width, 2, 3), dim=1)
+        linear = nn.functional.linear
+        rows = linear(tokens, for_token, self.lift.bias).view(batch * groups, 1, -1) + linear(coarse, for_coarse)
+        corners = linear(torch.tensor(_CORNERS, dtype=rows.dtype, device=rows.device), for_corner)
+        rows = normed_linear(rows.flatten(0, 1), corners, self.lift_norm, self.widen)
+        folded = normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
+        fine = folded.view(*coarse.shape[:2], POINTS_PER_COARSE_POINT, 3) + coarse.unsqueeze(2)
+        return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)

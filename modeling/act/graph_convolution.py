@@ -1,0 +1,86 @@
+"""Graph convolution over the tokens of a cloud: every token listens to the nearest ones in space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.act.group_norms import NUM_GROUPS, normed_edge_maximum, normed_tokens
+from hf_any3d.modeling.point_ops import knn
+
+
+class EdgeLayer(nn.Module):
+    """One edge convolution: the largest `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbours j of token i.
+
+    Args:
+        in_channels: Channels of a token.
+        out_channels: Channels that it gets.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.linear = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+
+    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        """Tokens `(batch, tokens, out_channels)` from `(batch, tokens, in_channels)`.
+
+        Args:
+            tokens: The tokens.
+            neighbors: `(batch, tokens, k)`.
+        """
+        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once a token.
+        of_difference, of_token = self.linear.weight.chunk(2, dim=1)
+        terms = nn.functional.linear(tokens, torch.cat([of_difference, of_token - of_difference]))
+        return normed_edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+class GraphConvolution(nn.Module):
+    """Edge convolutions on one graph of nearest centres, and a layer that reads the outputs of all of them.
+
+    Args:
+        in_channels: Channels of a token.
+        out_channels: Channels that it gets.
+        input_width: Channels behind the first linear layer.
+        widths: Channels behind each edge convolution.
+        num_neighbors: Neighbours of a token, itself included.
+
+    Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a graph that stays the same.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        input_width: int = 128,
+        widths: Sequence[int] = (256, 512, 512, 1024),
+        num_neighbors: int = 4,
+    ):
+        super().__init__()
+        self.num_neighbors = num_neighbors
+        self.input = nn.Linear(in_channels, input_width)
+        all_widths = [input_width, *widths]
+        self.layers = nn.ModuleList(EdgeLayer(a, b) for a, b in zip(all_widths, widths, strict=False))
+        self.output = nn.Linear(sum(widths), out_channels, bias=False)
+        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+
+    def neighbors_of(self, centers: torch.Tensor) -> torch.Tensor:
+        """The graph, `(batch, tokens, num_neighbors)`, of centres `(batch, tokens, 3)`."""
+        return knn(centers, centers, self.num_neighbors)
+
+    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        """Tokens `(batch, tokens, out_channels)` from `(batch, tokens, in_channels)`.
+
+        Args:
+            tokens: The tokens.
+            neighbors: `(batch, tokens, k)`, what `neighbors_of` gives.
+        """
+        tokens = self.input(tokens)
+        heard = []
+        for layer in self.layers:
+            tokens = layer(tokens, neighbors)
+            heard.append(tokens)
+        rows = self.output(torch.cat(heard, dim=-1))
+        return normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)

@@ -1,0 +1,315 @@
+"""ACT's first stage: a discrete autoencoder of point clouds around a frozen transformer of any modality."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
+from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
+from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
+from hf_any3d.modeling.act.graph_convolution import GraphConvolution
+from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
+from hf_any3d.modeling.encoders import (
+    AdapterRepositoryMixin,
+    bidirectional_inputs,
+    encoder_loading,
+    encoder_settings,
+    find_family,
+    load_encoder,
+)
+from hf_any3d.modeling.point_ops import chamfer_distance
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
+
+_POSITION_WIDTH = 128
+
+
+@dataclass
+class ActAutoencoderOutput(ModelOutput):
+    """Reconstruction of point clouds, patch by patch.
+
+    Args:
+        loss: `reconstruction_loss + kl_weight * kl_loss`.
+        reconstruction_loss: Chamfer distance (L1) of the patches from coarse points plus that from fine points.
+        kl_loss: How unevenly the codes are used, see `uniform_code_loss`.
+        fine: `(batch, groups, group_size, 3)`, points relative to the patches' centres.
+        coarse: `(batch, groups, group_size / 4, 3)`.
+        whole_fine: `(batch, groups * group_size, 3)`, the whole cloud, without a gradient.
+        whole_coarse: `(batch, groups * group_size / 4, 3)`.
+        neighborhoods: `(batch, groups, group_size, channels)`, the patches themselves.
+        centers: `(batch, groups, 3)`.
+        logits: `(batch, groups, codes)`, scores of the codes.
+        token_ids: `(batch, groups)`, the chosen codes, or the likeliest ones where codes are mixed.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    kl_loss: torch.Tensor | None = None
+    fine: torch.Tensor | None = None
+    coarse: torch.Tensor | None = None
+    whole_fine: torch.Tensor | None = None
+    whole_coarse: torch.Tensor | None = None
+    neighborhoods: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    token_ids: torch.Tensor | None = None
+
+
+class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
+    """Points to discrete codes, through a frozen teacher, and back to points.
+
+    With an `encoder_config` a frozen transformer reads the codes' vectors beside learned prompts (ACT's cross-modal
+    teacher); without one this is Point-BERT's dVAE.
+
+    Args:
+        config: The configuration.
+        encoder: A loaded teacher to use; a randomly initialised one is built from the config when left out.
+
+    Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
+    """
+
+    config_class = ActAutoencoderConfig
+    config: ActAutoencoderConfig
+    base_model_prefix = "autoencoder"
+    main_input_name = "points"
+    input_modalities = ("point_cloud",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        width = config.hidden_size
+        graph = (config.graph_input_width, config.graph_widths, config.graph_neighbors)
+        self.gradient_checkpointing = False
+        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.graph_encoder = GraphConvolution(width, config.num_codes, *graph)
+        self.codebook = Codebook(config.num_codes, width)
+        self.encoder = None
+        if config.encoder_config is not None:
+            self._add_teacher(encoder)
+        elif encoder is not None:
+            raise ValueError("encoder: given, but config.encoder_config is None; expected a config of this encoder")
+        self.graph_decoder = GraphConvolution(width, width, *graph)
+        self.decoder = FoldingDecoder(width, config.group_size, config.coarse_width, config.folding_width)
+        self.post_init()
+
+    def _add_teacher(self, encoder: PreTrainedModel | None) -> None:
+        config = self.config
+        self.family = find_family(config.encoder_config)
+        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
+            raise ValueError(
+                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
+                "expected 'tokens'"
+            )
+        self.adopt_encoder(encoder)
+        self._encoder_trains = config.teacher_dropout
+        teacher_width = config.encoder_config.hidden_size
+        self.teacher_in = nn.Linear(config.hidden_size, teacher_width)
+        self.position_embed = nn.Sequential(
+            nn.Linear(3, _POSITION_WIDTH), nn.GELU(), nn.Linear(_POSITION_WIDTH, teacher_width)
+        )
+        depth = len(self.family.layers_of(self.encoder)) if config.prompt_depth == "deep" else 1
+        self.prompts = None
+        if config.num_prompts:
+            self.prompts = Prompts(depth, config.num_prompts, teacher_width, config.prompt_dropout)
+        self.teacher_out = nn.Linear(teacher_width, config.hidden_size)
+
+    @classmethod
+    def from_teacher_pretrained(
+        cls,
+        encoder_name_or_path: str | os.PathLike | None = None,
+        *,
+        config: ActAutoencoderConfig | None = None,
+        tower: str | None = None,
+        revision: str | None = None,
+        num_layers: int | None = None,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        **config_kwargs: Any,
+    ) -> ActAutoencoder:
+        """Build an untrained autoencoder around a pretrained text, vision or audio encoder, which stays frozen.
+
+        Args:
+            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            config: A whole configuration instead, such as that of a saved model: the encoder that it names is loaded
+                and checked.
+            tower: Which encoder of a composite checkpoint ("text" or "vision" of CLIP).
+            revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
+            num_layers: Use only the first layers of the encoder.
+            dtype: Precision of the encoder's weights, float32 by default; all that trains is float32.
+            attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
+            device_map: The device of the whole model: "cuda:1", "auto" for the fastest one …
+            quantization_config: How the frozen encoder's weights are kept, such as `BitsAndBytesConfig(…)`.
+            **config_kwargs: Anything of `ActAutoencoderConfig`.
+
+        Raises:
+            UnsupportedEncoder: If the encoder's family or tower is not supported.
+            ValueError: If both or neither of name and config are given.
+        """
+        if (encoder_name_or_path is None) == (config is None):
+            raise ValueError("give either encoder_name_or_path or a config that names an encoder")
+        if config is None:
+            settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
+            config = ActAutoencoderConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
+        elif attn_implementation is not None:
+            config.encoder_config._attn_implementation = attn_implementation
+        encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        model = cls(config, encoder=encoder).eval()
+        return model if device_map is None else model.to(encoder.device)
+
+    def forward(
+        self,
+        points: torch.Tensor,
+        temperature: float = 1.0,
+        kl_weight: float = 0.0,
+        hard: bool | None = None,
+        noise: torch.Tensor | None = None,
+        return_loss: bool = True,
+    ) -> ActAutoencoderOutput:
+        """Reconstruct point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            temperature: Of the Gumbel softmax, see `gumbel_temperature`.
+            kl_weight: Of the KL term in the loss, see `kl_weight` in `schedules`.
+            hard: Whether a token takes one code (with a straight-through gradient) or a mixture; None takes a mixture
+                in training mode and one code in eval mode.
+            noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training, and in eval
+                mode where the config says so.
+            return_loss: Whether to compute the losses.
+        """
+        patches = self.patch(points)
+        neighbors = self.graph_encoder.neighbors_of(patches.centers)
+        logits = self.score_codes(patches, neighbors)
+        hard = not self.training if hard is None else hard
+        codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
+        coarse, fine = self.decoder(self.graph_decoder(self._teach(codes, patches.centers), neighbors))
+        output = ActAutoencoderOutput(
+            fine=fine,
+            coarse=coarse,
+            whole_fine=_whole(fine, patches.centers),
+            whole_coarse=_whole(coarse, patches.centers),
+            neighborhoods=patches.neighborhoods,
+            centers=patches.centers,
+            logits=logits,
+            token_ids=token_ids,
+        )
+        if return_loss:
+            own = patches.neighborhoods[..., :3].flatten(0, 1)
+            output.reconstruction_loss = sum(chamfer_distance(made.flatten(0, 1), own) for made in (coarse, fine))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and kl_weight != 0):
+                output.kl_loss = uniform_code_loss(logits)
+            output.loss = output.reconstruction_loss + kl_weight * output.kl_loss
+        return output
+
+    @torch.no_grad()
+    def teacher_features(
+        self,
+        points: torch.Tensor | None = None,
+        patches: Patches | None = None,
+        noise: torch.Tensor | None = None,
+        through_graph: bool = True,
+    ) -> torch.Tensor:
+        """What a student learns to predict: the decoder's input for the likeliest code of every patch.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            patches: Patches instead, such as a student has cut already.
+            noise: Gumbel noise, as in `forward`.
+            through_graph: Give what the graph convolution in front of the decoder makes of the teacher's output,
+                rather than that output.
+
+        Returns:
+            `(batch, groups, hidden_size)`, without a gradient.
+        """
+        if (points is None) == (patches is None):
+            raise ValueError("give either points or patches")
+        patches = self.patch(points) if patches is None else patches
+        neighbors = self.graph_encoder.neighbors_of(patches.centers)
+        logits = self.score_codes(patches, neighbors)
+        codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
+        features = self._teach(codes, patches.centers)
+        return self.graph_decoder(features, neighbors) if through_graph else features
+
+    def patch(self, points: torch.Tensor) -> Patches:
+        """Cut clouds `(batch, points, in_channels)` into patches."""
+        if points.shape[-1] != self.config.in_channels:
+            raise ValueError(
+                f"points has shape {tuple(points.shape)}; expected (batch, points, {self.config.in_channels})"
+            )
+        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
+        points = points.to(torch.promote_types(self.codebook.weight.dtype, torch.float32))
+        config = self.config
+        return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
+
+    def score_codes(self, patches: Patches, neighbors: torch.Tensor | None = None) -> torch.Tensor:
+        """Scores of the codes for every patch, `(batch, groups, codes)`."""
+        if neighbors is None:
+            neighbors = self.graph_encoder.neighbors_of(patches.centers)
+        return self.graph_encoder(self.patch_encoder(patches.neighborhoods), neighbors)
+
+    def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
+        if noise is None and (self.training or self.config.noise_in_eval):
+            return gumbel_noise(logits)
+        return noise
+
+    def _teach(self, codes: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """What the teacher makes of codes `(batch, groups, hidden_size)`, in the same shape."""
+        if self.encoder is None:
+            return codes
+        self.warn_if_encoder_is_random()
+        self._warn_once_about_batches()
+        tokens, positions = self.teacher_in(codes), self.position_embed(centers.to(codes.dtype))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
+            # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
+            recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
+            read = read_with_prompts(
+                self.encoder, self.family, self.prompts, tokens, positions, self.config, recompute
+            )
+        return self.teacher_out(read.to(codes.dtype))
+
+    def _warn_once_about_batches(self) -> None:
+        if self.config.attention_axis == "batch" and not self.training and not getattr(self, "_warned", False):
+            warnings.warn(
+                "this model's features depend on the other clouds of a batch (attention_axis='batch')",
+                UserWarning,
+                stacklevel=3,
+            )
+            self._warned = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            # What torch starts linear layers with, and the released program never changes.
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = module.in_features**-0.5
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, Codebook):
+            init.normal_(module.weight)
+        elif isinstance(module, Prompts):
+            init.trunc_normal_(module.tokens, std=self.config.initializer_range)
+            init.trunc_normal_(module.positions, std=self.config.initializer_range)
+        else:
+            super()._init_weights(module)
+
+
+def _whole(local: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    """Whole clouds `(batch, groups * points, 3)` from points relative to the centres, without a gradient."""
+    return (local.detach() + centers.unsqueeze(2)).flatten(1, 2)

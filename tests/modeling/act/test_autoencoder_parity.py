@@ -1,0 +1,144 @@
+"""Stored runs of the released autoencoders: every tensor, loss and gradient norm."""
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from hf_any3d.modeling.act import gumbel_temperature, kl_weight, prompted_teacher
+from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.point_ops import chamfer_distance
+from tests.modeling.act.autoencoder_case import CASES, AutoencoderCase
+
+every_case = pytest.mark.parametrize("name", CASES)
+LOSS = 1e-5
+
+
+@pytest.fixture(scope="module")
+def cases():
+    opened = {}
+
+    def open_case(name):
+        # One at a time: they are large.
+        if name not in opened:
+            opened.clear()
+            case = AutoencoderCase(name)
+            opened[name] = case, case.build()
+        return opened[name]
+
+    return open_case
+
+
+def observe(model, case, path):
+    """Run a path of the case and give everything that the case may have stored of it."""
+    settings = case.manifest["paths"][path]
+    seen, hooks = {}, []
+
+    def keep(name, output):
+        over_batch = name.startswith("teacher_block") and model.config.attention_axis == "batch"
+        seen[name] = hidden_of(output).transpose(0, 1) if over_batch else hidden_of(output)
+
+    watched = {"encoder_tokens": model.patch_encoder, "sampled_codes": model.codebook, "feature": model.graph_decoder}
+    if model.encoder is not None:
+        watched["teacher_output"] = model.teacher_out
+        layers = model.family.layers_of(model.encoder)
+        watched |= {f"teacher_block_{number}": layer for number, layer in enumerate(layers)}
+    for name, module in watched.items():
+        hooks.append(module.register_forward_hook(lambda m, i, output, name=name: keep(name, output)))
+    with torch.no_grad():
+        output = model(case.points, settings["temperature"], 0.05, settings["hard"], case.noise(path))
+    for hook in hooks:
+        hook.remove()
+    seen |= {name: output[name] for name in ("coarse", "fine", "whole_coarse", "whole_fine", "token_ids")}
+    seen |= {"loss_recon": output.reconstruction_loss, "loss_kl": output.kl_loss}
+    wholes = ((made, norm) for made in (output.whole_coarse, output.whole_fine) for norm in ("l1", "l2"))
+    seen["cd_whole"] = torch.stack([chamfer_distance(made, case.points, norm) for made, norm in wholes])
+    mode = {"encoder_tokens": seen.pop("encoder_tokens"), "logits": output.logits}
+    mode["token_ids"] = output.logits.argmax(dim=-1)
+    return {f"{path}.{name}": tensor for name, tensor in seen.items()} | {
+        f"{path.partition('.')[0]}.{name}": tensor for name, tensor in mode.items()
+    }
+
+
+def compare(case, seen, keys):
+    assert keys
+    for key in keys:
+        tolerance = LOSS if "loss" in key or "cd_whole" in key else 1e-4 if key.startswith("eval") else 1e-3
+        torch.testing.assert_close(
+            case.stored(key, seen[key]), case.expected[key], rtol=tolerance, atol=tolerance, check_dtype=False, msg=key
+        )
+
+
+@pytest.mark.slow
+@every_case
+def test_every_stored_tensor_of_every_path(name, cases, monkeypatch):
+    # Whole sequences, so that layers give what they make of prompts, too.
+    monkeypatch.setattr(prompted_teacher, "beside_attended_rows", lambda encoder: nullcontext(False))
+    case, model = cases(name)
+    left = {key for key in case.expected if key.partition(".")[0] in ("eval", "train") and ".step." not in key}
+    left -= {key for key in left if "tokenizer_features" in key}
+    for path in case.manifest["paths"]:
+        model.train(path.startswith("train"))
+        seen = observe(model, case, path)
+        keys = left & set(seen)
+        compare(case, seen, sorted(keys))
+        left -= keys
+    assert not left
+
+
+@pytest.mark.slow
+@every_case
+def test_training_step_has_the_stored_losses_and_gradients(name, cases):
+    case, model = cases(name)
+    step = copy.deepcopy(model).train()
+    output = step(case.points, temperature=0.5, kl_weight=0.05, hard=False, noise=torch.zeros(1))
+    output.loss.backward()
+    losses = torch.stack([output.reconstruction_loss, output.kl_loss, output.loss]).detach()
+    torch.testing.assert_close(losses, case.expected["train.step.losses"], rtol=LOSS, atol=LOSS)
+
+    manifest = case.manifest
+    unread = set(manifest["train.step.grad_norms_rounding_noise"])
+    stored_norms, least = manifest["train.step.grad_norms"], manifest["train.step.grad_norms_skip_below"]
+    unread |= {name for name, norm in stored_norms.items() if norm < least}
+    gradients = {name: parameter.grad for name, parameter in step.named_parameters() if parameter.grad is not None}
+    norms = case.original_norms(gradients)
+    assert set(norms) == set(stored_norms)
+    for original, stored in stored_norms.items():
+        if original not in unread:
+            assert norms[original] == pytest.approx(stored, rel=1e-2), original
+
+    buffers = dict(step.named_buffers())
+    for key in (key for key in case.expected if ".step.after." in key):
+        ours = buffers[case.our_name(key.removeprefix("train.step.after."))]
+        torch.testing.assert_close(ours, case.expected[key], rtol=1e-4, atol=1e-5)
+
+
+@every_case
+def test_the_same_parameters_train_and_the_same_stay_frozen(name, cases):
+    case, model = cases(name)
+    sizes = {n: torch.Size(shape).numel() for n, (shape, _) in case.manifest["state_dict"].items()}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == sum(sizes[name] for name in case.manifest["trainable"])
+    if model.encoder is not None:
+        assert not any(p.requires_grad for p in model.encoder.parameters())
+        read = [*model.family.layers_of(model.encoder).parameters()]
+        for path in (model.family.input_norm if model.config.use_input_norm else None, model.family.final_norm):
+            norm = model.family.norm_of(model.encoder, path)
+            read += [] if norm is None else list(norm.parameters())
+        assert sum(p.numel() for p in read) == sum(sizes[name] for name in case.manifest["frozen"])
+
+
+@every_case
+def test_teacher_features_are_those_that_a_student_was_given(name, cases):
+    case, model = cases(name)
+    for key in (key for key in case.expected if "tokenizer_features" in key):
+        ours = model.eval().teacher_features(case.points, noise=torch.zeros(1), through_graph="True" in key)
+        compare(case, {key: ours}, [key])
+
+
+def test_schedules_are_the_released_ones():
+    rows = AutoencoderCase("act_dvae_plain").manifest["schedule_iter_temperature_klweight"]
+    for iteration, temperature, weight in rows:
+        assert gumbel_temperature(iteration) == pytest.approx(temperature, abs=1e-12)
+        assert kl_weight(iteration) == pytest.approx(weight, abs=1e-12)
