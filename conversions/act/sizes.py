@@ -108,7 +108,7 @@ def pretraining_sizes(state: _State) -> dict[str, Any]:
         ValueError: If a tensor that tells a size is missing.
     """
     return {
-        "decoder_num_hidden_layers": _count(state, r"decoder\.blocks\.layers\.(\d+)\."),
+        "decoder_num_hidden_layers": _count(state, r"decoder\.layers\.(\d+)\."),
         "class_token_loss": "decoder_class_position" in state,
         "feature_head_width": _size(state, "feature_head.0.weight"),
     }

@@ -111,7 +111,7 @@ def act(
     ] = None,
     num_attention_heads: Annotated[
         int | None,
-        typer.Option(min=1, help="Heads of the student; by default one for 64 channels.", show_default=False),
+        typer.Option(min=1, help="The student's; by default one for 64 channels.", show_default=False),
     ] = None,
     num_points: Annotated[
         int | None, typer.Option(min=1, help="Points of a cloud; by default as published.", show_default=False)
@@ -143,6 +143,5 @@ def act(
             num_points=num_points,
         )
     told = "" if facts["teacher"] is None else f", teacher {facts['teacher']}"
-    typer.echo(
-        f"{facts['output']}: {facts['model']}, {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB{told}"
-    )
+    size = f"{facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB"
+    typer.echo(f"{facts['output']}: {facts['model']}, {size}{told}")

@@ -40,9 +40,9 @@ the sound ones.{remark}
 
 ## Source
 
-`{file}`, sha256:{checksum}. Every tensor of it is accounted for{left_out}. Numbers of patches ({num_groups} of \
-{group_size} points) and of attention heads have no shape in a checkpoint; they are the published ones unless they \
-were given.{compared}
+`{file}`, sha256:{checksum}. Every tensor of it is accounted for{left_out}. The number of patches \
+({num_groups} of {group_size} points) and that of attention heads have no shape in a checkpoint; where they were not \
+given, they are the published ones.{compared}
 """
 
 _PIPELINE = """\
@@ -166,7 +166,9 @@ def _teacher(autoencoder: PreTrainedModel | None, on_hub: bool) -> str:
         return "It has no teacher."
     kind = autoencoder.config.encoder_config.model_type
     name = autoencoder.config.encoder_name_or_path
-    where = "its weights are stored here." if name is None else encoder_whereabouts(name, on_hub)
+    where = encoder_whereabouts(name, on_hub)
+    if name is None:
+        where = "its layers are stored here, without what embeds words or images, which nothing reads."
     return f"Its frozen teacher is a `{kind}` encoder; {where}"
 
 

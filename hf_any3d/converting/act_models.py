@@ -9,17 +9,22 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import sizes
 from hf_any3d.converting.act_datasets import TrainedOn, choose_dataset
 from hf_any3d.converting.act_teacher import kept_teacher, named_teacher, released_settings
+
+try:
+    from hf_any3d.modeling.act import ActForPreTraining
+except ImportError:
+    ActForPreTraining = None
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
     ActConfig,
     ActForPartSegmentation,
     ActForPointCloudClassification,
-    ActForPreTraining,
     ActForSemanticSegmentation,
 )
 
@@ -56,7 +61,7 @@ class Choices:
 def build(
     checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
-    """Build the model that the tensors belong to, with random weights but for a named teacher's.
+    """Build the model that the tensors belong to; its weights, but for a named teacher's, are still to be filled in.
 
     Args:
         checkpoint: The file, for messages.
@@ -92,7 +97,8 @@ def _autoencoder(
         settings |= named
     elif teacher is not None:
         settings["encoder_config"] = kept_teacher(teacher, frozen)
-    return ActAutoencoder(ActAutoencoderConfig(**settings), encoder)
+    with no_init_weights():
+        return ActAutoencoder(ActAutoencoderConfig(**settings), encoder)
 
 
 def _pretraining(
@@ -113,7 +119,8 @@ def _pretraining(
         **sizes.pretraining_sizes(state),
         **_RELEASED_PRETRAINING,
     )
-    return ActForPreTraining(config, autoencoder)
+    with no_init_weights():
+        return ActForPreTraining(config, autoencoder)
 
 
 def _task_model(kind: str, state: _State, choices: Choices) -> tuple[PreTrainedModel, TrainedOn | None]:
@@ -131,7 +138,9 @@ def _task_model(kind: str, state: _State, choices: Choices) -> tuple[PreTrainedM
         "partseg": ActForPartSegmentation,
         "semseg": ActForSemanticSegmentation,
     }
-    return models[kind](ActConfig(**_student(state, choices), **settings)), known
+    config = ActConfig(**_student(state, choices), **settings)
+    with no_init_weights():
+        return models[kind](config), known
 
 
 def _student(state: _State, choices: Choices) -> dict[str, Any]:
