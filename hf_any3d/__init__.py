@@ -32,6 +32,7 @@ _PUBLIC = {
     "Any2PointForZeroShotPointCloudClassification": "modeling.any2point",
     "Any2PointModel": "modeling.any2point",
     "AutoModelForPointCloudClassification": "auto",
+    "AutoModelForPointCloudReconstruction": "auto",
     "AutoModelForPointCloudSegmentation": "auto",
     "AutoModelForZeroShotPointCloudClassification": "auto",
     "BitFitConfig": "tuners",

@@ -16,6 +16,12 @@ class AutoModelForPointCloudClassification(_BaseAutoModelClass):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
+class AutoModelForPointCloudReconstruction(_BaseAutoModelClass):
+    """Opens any model that turns point clouds into codes and back into points."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
 class AutoModelForPointCloudSegmentation(_BaseAutoModelClass):
     """Opens any model that names every point, of a scene's objects or an object's parts.
 

@@ -1,6 +1,7 @@
 """A colour for each label."""
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,3 +21,8 @@ def label_colors(num_labels: int) -> np.ndarray:
         for number in range(num_labels)
     ]
     return np.array(colors, dtype=np.float32).reshape(num_labels, 3)
+
+
+def hex_color(color: Sequence[float]) -> str:
+    """A colour (red, green, blue in [0, 1]) as pages and figures write it: "#rrggbb"."""
+    return "#" + "".join(f"{round(255 * float(channel)):02x}" for channel in color)

@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 from hf_any3d import tuners as _tuners  # noqa: F401  enters the guided adapter among PEFT's methods
 from hf_any3d.auto import (
     AutoModelForPointCloudClassification,
+    AutoModelForPointCloudReconstruction,
     AutoModelForPointCloudSegmentation,
     AutoModelForZeroShotPointCloudClassification,
 )
@@ -51,6 +52,7 @@ from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM, N
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
+    PointCloudReconstructionPipeline,
     PointCloudSegmentationPipeline,
     ZeroShotPointCloudClassificationPipeline,
 )
@@ -75,7 +77,7 @@ MODELS = {
             AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
     ),
-    ActAutoencoderConfig: (ActAutoencoder, {}),
+    ActAutoencoderConfig: (ActAutoencoder, {AutoModelForPointCloudReconstruction: (ActAutoencoder,)}),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
@@ -84,6 +86,7 @@ LANGUAGE_MODELS = ((NormedPhiConfig, NormedPhiModel, NormedPhiForCausalLM),)
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
     "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
+    "point-cloud-reconstruction": (PointCloudReconstructionPipeline, AutoModelForPointCloudReconstruction),
     "point-cloud-segmentation": (PointCloudSegmentationPipeline, AutoModelForPointCloudSegmentation),
     "zero-shot-point-cloud-classification": (
         ZeroShotPointCloudClassificationPipeline,

@@ -18,6 +18,7 @@ def plot_point_clouds(
     heading: str | None = None,
     legend: Mapping[str, Sequence[float]] | None = None,
     columns: int = 6,
+    rows_share_frame: bool = False,
     up_axis: str = "y",
     elevation: float = 18.0,
     zoom: float = 1.0,
@@ -33,6 +34,7 @@ def plot_point_clouds(
         heading: A line above all.
         legend: What colours mean: names and their red, green and blue in [0, 1], below all.
         columns: Clouds in a row.
+        rows_share_frame: Draw the clouds of a row in one frame and by one scale of heights, to compare them.
         up_axis: "x", "y" or "z".
         elevation: Degrees by which the camera looks down.
         zoom: How large clouds are drawn in their cells.
@@ -46,7 +48,7 @@ def plot_point_clouds(
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
     except ImportError as error:
-        raise ImportError("drawing point clouds needs matplotlib: pip install matplotlib") from error
+        raise ImportError("drawing point clouds needs matplotlib: pip install 'hf-any3d[visuals]'") from error
     if not len(clouds):
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
     columns = min(columns, len(clouds))
@@ -54,15 +56,20 @@ def plot_point_clouds(
     height = (cell + 0.25) * rows + (0.4 if heading else 0) + (0.5 if legend else 0)
     figure = Figure(figsize=(cell * columns, height), dpi=110, layout="constrained")
     order = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}[up_axis]
+    clouds = [np.asarray(cloud, dtype=np.float32) for cloud in clouds]
     for number, cloud in enumerate(clouds):
-        cloud = np.asarray(cloud, dtype=np.float32)
         if cloud.ndim != 2 or cloud.shape[1] < 3:
             raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or more)")
+    for number, cloud in enumerate(clouds):
+        row = number // columns * columns
+        framed = clouds[row : row + columns] if rows_share_frame else [cloud]
+        framed = np.concatenate([each[:, order] for each in framed])
+        low, high = framed.min(axis=0), framed.max(axis=0)
         axes = figure.add_subplot(rows, columns, number + 1, projection="3d")
         across, deep, up = cloud[:, order].T
-        paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else {"c": up, "cmap": "viridis"}
-        axes.scatter(across, deep, up, s=2.0, linewidths=0, **paint)
-        low, high = cloud[:, order].min(axis=0), cloud[:, order].max(axis=0)
+        heights = {"c": up, "cmap": "viridis", "vmin": low[2], "vmax": high[2]}
+        paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else heights
+        axes.scatter(across, deep, up, s=0.5 * cell**2, linewidths=0, **paint)
         # As large as it can be drawn; a box without any extent would be no box.
         reach = np.maximum((high - low) / 2, 0.1 * (high - low).max() + 1e-6)
         axes.set_box_aspect(reach, zoom=zoom)

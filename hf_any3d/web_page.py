@@ -1,4 +1,4 @@
-"""A labelled cloud as one HTML page that works without the network."""
+"""Clouds as one HTML page that works without the network."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import base64
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.label_colors import label_colors
+from hf_any3d.label_colors import hex_color, label_colors
 
 # Beyond this a page turns slowly; a random part shows the same.
 MOST_POINTS = 200_000
+# Colours of low and high points in between, of a cloud without colours of its own: viridis.
+_HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -23,7 +25,7 @@ _PAGE = """<!DOCTYPE html>
 <title>{title}</title>
 <style>
   body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; }}
-  canvas {{ display: block; width: 100vw; height: 100vh; touch-action: none; cursor: grab; }}
+  canvas {{ display: block; touch-action: {touch}; cursor: grab; }}
   ul {{ position: fixed; top: 0; left: 0; margin: 12px; padding: 0; list-style: none; }}
   i {{ display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 5px; }}
 </style>
@@ -34,24 +36,45 @@ const decode = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer;
 const points = new Float32Array(decode("{points}"));
 const labels = new Uint16Array(decode("{labels}"));
 const colors = {colors};
+const clouds = {clouds}, columns = {columns}, rows = Math.ceil(clouds.length / columns), least = 240, heading = 24;
 const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
 let turn = 0.7, tilt = 0.35, zoom = 1, held = null;
 function draw() {{
-  const w = canvas.width = innerWidth, h = canvas.height = innerHeight, scale = 0.45 * zoom * Math.min(w, h);
+  const dense = devicePixelRatio || 1, w = document.documentElement.clientWidth;
+  const h = Math.max(innerHeight, rows > 1 ? rows * least : 0), wide = w / columns, high = h / rows;
+  canvas.style.width = w + "px"; canvas.style.height = h + "px";
+  canvas.width = dense * w; canvas.height = dense * h;
+  pen.scale(dense, dense);
+  pen.font = "13px sans-serif"; pen.textAlign = "center";
+  clouds.forEach((cloud, number) => {{
+    const left = number % columns * wide, top = Math.floor(number / columns) * high;
+    pen.save();
+    pen.beginPath(); pen.rect(left, top, wide, high); pen.clip();
+    const room = cloud.title ? heading : 0;
+    drawCloud(cloud, left + wide / 2, top + room + (high - room) / 2, 0.45 * zoom * Math.min(wide, high - room));
+    pen.fillStyle = "#222";
+    if (cloud.title) pen.fillText(cloud.title, left + wide / 2, top + 17, wide - 8);
+    pen.restore();
+  }});
+}}
+function drawCloud(cloud, x0, y0, scale) {{
   const [a, b, c, d] = [Math.cos(turn), Math.sin(turn), Math.cos(tilt), Math.sin(tilt)];
-  const depth = new Float32Array(labels.length), order = new Uint32Array(labels.length).map((_, i) => i);
-  for (let i = 0; i < labels.length; i++)
-    depth[i] = (b * points[3 * i] + a * points[3 * i + 2]) * c + d * points[3 * i + 1];
+  const depth = new Float32Array(cloud.count), order = new Uint32Array(cloud.count).map((_, i) => i);
+  const size = Math.max(1.5, Math.min(3, scale / 60)), from = cloud.start;
+  for (let i = 0; i < cloud.count; i++) {{
+    const k = 3 * (from + i);
+    depth[i] = (b * points[k] + a * points[k + 2]) * c + d * points[k + 1];
+  }}
   order.sort((i, j) => depth[i] - depth[j]);
   for (const i of order) {{
-    const x = points[3 * i], y = points[3 * i + 1], z = points[3 * i + 2];
+    const k = 3 * (from + i), x = points[k], y = points[k + 1], z = points[k + 2];
     const across = a * x - b * z, up = c * y - d * (b * x + a * z);
-    pen.fillStyle = colors[labels[i]];
-    pen.fillRect(w / 2 + scale * across - 1.5, h / 2 - scale * up - 1.5, 3, 3);
+    pen.fillStyle = colors[labels[from + i]];
+    pen.fillRect(x0 + scale * across - size / 2, y0 - scale * up - size / 2, size, size);
   }}
 }}
 canvas.onpointerdown = e => {{ held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); }};
-canvas.onpointerup = () => held = null;
+canvas.onpointerup = canvas.onpointercancel = () => held = null;
 canvas.onpointermove = e => {{
   if (!held) return;
   turn += (e.clientX - held[0]) / 150;
@@ -59,7 +82,11 @@ canvas.onpointermove = e => {{
   held = [e.clientX, e.clientY];
   draw();
 }};
-canvas.onwheel = e => {{ e.preventDefault(); zoom *= Math.exp(-e.deltaY / 800); draw(); }};
+canvas.onwheel = e => {{
+  // On a page that is longer than the window the wheel scrolls, unless a key is held.
+  if (document.documentElement.scrollHeight > innerHeight && !e.ctrlKey) return;
+  e.preventDefault(); zoom *= Math.exp(-e.deltaY / 800); draw();
+}};
 onresize = draw;
 draw();
 </script>
@@ -96,25 +123,114 @@ def write_point_cloud_page(
         raise ValueError(f"points have shape {points.shape}, labels {labels.shape}; expected (points, 3), (points,)")
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
-    if len(points) > MOST_POINTS:
-        kept = np.random.default_rng(0).choice(len(points), MOST_POINTS, replace=False)
-        points, labels = points[kept], labels[kept]
-    order = {"x": (1, 0, 2), "y": (0, 1, 2), "z": (1, 2, 0)}[up_axis]
-    seen = points[:, order] - (points[:, order].max(axis=0) + points[:, order].min(axis=0)) / 2
-    seen /= max(np.linalg.norm(seen, axis=1).max(), np.finfo(np.float32).tiny)
-    colors = ["#" + "".join(f"{round(255 * float(c)):02x}" for c in color) for color in label_colors(len(names))]
-    legend = "".join(
-        f'<li><i style="background:{colors[number]}"></i>{html.escape(names[number])}</li>'
-        for number in np.unique(labels)
+    palette = label_colors(len(names))
+    legend = {names[number]: palette[number] for number in np.unique(labels)}
+    return _write(path, [(points, labels)], palette, title=title, legend=legend, up_axis=up_axis)
+
+
+def write_clouds_page(
+    path: str | os.PathLike,
+    clouds: Sequence[np.ndarray],
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
+    title: str = "point clouds",
+    legend: Mapping[str, Sequence[float]] | None = None,
+    up_axis: str = "y",
+) -> Path:
+    """Write a page that shows clouds in a grid; turning one turns all.
+
+    The clouds of a row are drawn in one frame, so that their sizes and places can be compared.
+
+    Args:
+        path: where to write; the file is complete or not there.
+        clouds: arrays (points, 3 or 6); channels 4 to 6 are colours in [0, 1]. Without them, height colours points.
+        titles: a line above each cloud.
+        columns: clouds in a row.
+        title: of the page.
+        legend: what colours mean: names and their red, green and blue in [0, 1].
+        up_axis: "x", "y" or "z".
+
+    Raises:
+        ValueError: no cloud, one that is no (points, 3 or 6) array, or another number of titles.
+    """
+    clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
+    if not clouds:
+        raise ValueError("clouds is empty; expected at least one array (points, 3)")
+    for number, cloud in enumerate(clouds):
+        if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
+            raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or 6)")
+    if titles is not None and len(titles) != len(clouds):
+        raise ValueError(f"titles: {len(titles)} for {len(clouds)} clouds; expected one for each")
+    up = "xyz".index(up_axis)
+    columns, paints = min(columns, len(clouds)), []
+    for number, cloud in enumerate(clouds):
+        row = number // columns * columns
+        heights = np.concatenate([each[:, up] for each in clouds[row : row + columns]])
+        by_height = _height_colors(cloud[:, up], heights.min(), heights.max())
+        paints.append(by_height if cloud.shape[1] == 3 else cloud[:, 3:].clip(0, 1))
+    # 32 levels of each channel fit into the numbers of labels, however many colours there are.
+    levels = np.rint(31 * np.concatenate(paints)).astype(np.int64)  # (all points, 3)
+    palette, labels = np.unique(levels, axis=0, return_inverse=True)
+    labels = np.split(labels.reshape(-1), np.cumsum([len(cloud) for cloud in clouds])[:-1])
+    shown = [(cloud[:, :3], numbers) for cloud, numbers in zip(clouds, labels, strict=True)]
+    return _write(
+        path, shown, palette / 31, titles=titles, columns=columns, title=title, legend=legend or {}, up_axis=up_axis
     )
+
+
+def _height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
+    place = (height - low) / max(high - low, np.finfo(np.float32).tiny)
+    stops = np.linspace(0, 1, len(_HEIGHTS))
+    return np.stack([np.interp(place, stops, channel) for channel in _HEIGHTS.T], axis=1)
+
+
+def _write(
+    path: str | os.PathLike,
+    clouds: Sequence[tuple[np.ndarray, np.ndarray]],
+    palette: np.ndarray,
+    *,
+    title: str,
+    legend: Mapping[str, Sequence[float]],
+    up_axis: str,
+    titles: Sequence[str] | None = None,
+    columns: int = 1,
+) -> Path:
+    """Clouds are points (points, 3) and numbers of colours (points,)."""
+    most, generator = MOST_POINTS // len(clouds), np.random.default_rng(0)
+    thinned = []
+    for points, labels in clouds:
+        kept = generator.choice(len(points), most, replace=False) if len(points) > most else ...
+        thinned.append((points[kept], labels[kept]))
+    order = {"x": (1, 0, 2), "y": (0, 1, 2), "z": (1, 2, 0)}[up_axis]
+    shown = []
+    for start in range(0, len(thinned), columns):
+        row = [points[:, order] for points, _ in thinned[start : start + columns]]
+        together = np.concatenate(row)
+        middle = (together.max(axis=0) + together.min(axis=0)) / 2
+        radius = max(np.linalg.norm(together - middle, axis=1).max(), np.finfo(np.float32).tiny)
+        shown += [(points - middle) / radius for points in row]
+    starts = np.cumsum([0] + [len(points) for points in shown])
+    told = [
+        {"start": int(start), "count": len(points), "title": titles[number] if titles is not None else ""}
+        for number, (start, points) in enumerate(zip(starts, shown, strict=False))
+    ]
     page = _PAGE.format(
         title=html.escape(title),
-        legend=legend,
-        points=_encoded(seen, "<f4"),
-        labels=_encoded(labels, "<u2"),
-        colors=json.dumps(colors),
+        legend="".join(
+            f'<li><i style="background:{hex_color(color)}"></i>{html.escape(name)}</li>'
+            for name, color in legend.items()
+        ),
+        points=_encoded(np.concatenate(shown), "<f4"),
+        labels=_encoded(np.concatenate([labels for _, labels in thinned]), "<u2"),
+        colors=json.dumps([hex_color(color) for color in palette]),
+        # What a title says must not end the script.
+        clouds=json.dumps(told).replace("<", "\\u003c"),
+        columns=columns,
+        touch="none" if len(clouds) <= columns else "pan-y",
     )
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.unfinished")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)

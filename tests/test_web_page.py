@@ -1,13 +1,14 @@
 """Colours of labels, and the page that shows them."""
 
 import base64
+import json
 import re
 
 import numpy as np
 import pytest
 
 from hf_any3d.label_colors import label_colors
-from hf_any3d.web_page import MOST_POINTS, write_point_cloud_page
+from hf_any3d.web_page import MOST_POINTS, write_clouds_page, write_point_cloud_page
 
 
 def decoded(page, name, kind):
@@ -49,3 +50,37 @@ def test_what_does_not_fit_is_refused(tmp_path):
         write_point_cloud_page(tmp_path / "a.html", np.zeros((3, 2)), np.zeros(3, int), ["one"])
     with pytest.raises(ValueError, match="labels run from 0 to 1; there are 1 names"):
         write_point_cloud_page(tmp_path / "a.html", np.zeros((2, 3)), np.arange(2), ["one"])
+
+
+def test_page_of_clouds_holds_all_of_them_in_one_frame_a_row(tmp_path):
+    generator = np.random.default_rng(0)
+    clouds = [generator.normal(size=(count, 3)) * size for count, size in ((30, 1.0), (20, 0.1), (10, 9.0))]
+    titles = ["large", "small </script>", "alone"]
+    path = write_clouds_page(tmp_path / "a" / "b.html", clouds, titles=titles, columns=2)
+    page = path.read_text(encoding="utf-8")
+    told = json.loads(re.search(r"const clouds = (\[.*?\]), columns = 2", page)[1])
+    assert [(cloud["start"], cloud["count"]) for cloud in told] == [(0, 30), (30, 20), (50, 10)]
+    assert [cloud["title"] for cloud in told] == titles and page.count("</script>") == 1
+    shown = decoded(page, "points", "<f4").reshape(-1, 3)
+    reach = [np.linalg.norm(shown[c["start"] : c["start"] + c["count"]], axis=1).max() for c in told]
+    assert reach[0] == pytest.approx(1) and reach[1] < 0.5 and reach[2] == pytest.approx(1)
+
+
+def test_page_of_clouds_keeps_colors_and_otherwise_shows_height(tmp_path):
+    cloud = np.random.default_rng(0).uniform(size=(40, 3))
+    red = np.concatenate([cloud, np.tile([1.0, 0.0, 0.0], (40, 1))], axis=1)
+    page = write_clouds_page(tmp_path / "a.html", [cloud, red], up_axis="z").read_text(encoding="utf-8")
+    colors = json.loads(re.search(r"const colors = (\[.*?\])", page)[1])
+    drawn = [colors[number] for number in decoded(page, "labels", "<u2")]
+    assert set(drawn[40:]) == {"#ff0000"} and "#ff0000" not in drawn[:40]
+    low, high = drawn[np.argmin(cloud[:, 2])], drawn[np.argmax(cloud[:, 2])]
+    assert low == "#420052" and high == "#ffe621", "dark below, bright above"
+
+
+def test_clouds_that_cannot_be_shown_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="clouds is empty"):
+        write_clouds_page(tmp_path / "a.html", [])
+    with pytest.raises(ValueError, match=r"cloud 1 has shape \(3, 4\)"):
+        write_clouds_page(tmp_path / "a.html", [np.zeros((3, 3)), np.zeros((3, 4))])
+    with pytest.raises(ValueError, match="titles: 1 for 2 clouds"):
+        write_clouds_page(tmp_path / "a.html", [np.zeros((3, 3))] * 2, titles=["a"])

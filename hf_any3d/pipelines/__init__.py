@@ -2,12 +2,14 @@
 
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
+from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructionPipeline
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
 
 __all__ = [
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
+    "PointCloudReconstructionPipeline",
     "PointCloudSegmentationPipeline",
     "ZeroShotPointCloudClassificationPipeline",
 ]

@@ -49,6 +49,7 @@ class PointCloudPipeline(Pipeline):
             progress: Show a bar; None shows one for 100 clouds and more.
             **kwargs: The task's own arguments, `batch_size`, `num_workers`.
         """
+        self._unnamed = 0
         clouds = as_clouds(inputs)
         results = super().__call__(clouds, **kwargs)
         if not isinstance(clouds, Clouds):
@@ -56,6 +57,13 @@ class PointCloudPipeline(Pipeline):
         hidden = len(clouds) < LONG if progress is None else not progress
         # list() would ask for a length, which counts blocks where a cloud goes through in several.
         return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
+
+    def name_of(self, stem: str | None) -> str:
+        """Name of what is written about a cloud: that of its file, else `cloud-0`, `cloud-1`, … within a call."""
+        if stem is not None:
+            return stem
+        self._unnamed += 1
+        return f"cloud-{self._unnamed - 1}"
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,12 @@ def as_clouds(inputs: Any) -> Any:
         return np.asarray(inputs, dtype=np.float32) if _holds_numbers(inputs) else Clouds(inputs)
     is_sequence = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
     return Clouds(inputs) if is_sequence else inputs
+
+
+def stem_of(cloud: Any) -> str | None:
+    """The name of a cloud's file without its ending; None for clouds that came from no file."""
+    path = cloud.get("path") if isinstance(cloud, Mapping) else cloud
+    return Path(path).stem if isinstance(path, (str, os.PathLike)) else None
 
 
 def _holds_numbers(rows: Sequence[Any]) -> bool:

@@ -17,11 +17,13 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.label_colors import label_colors
 from hf_any3d.modeling.point_labels import part_mask
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.inputs import stem_of
 from hf_any3d.web_page import write_point_cloud_page
 
 # Points drawn on a mesh for each one that the model reads at a time.
 MESH_DENSITY = 4
 FORMATS = ("ply", "html")
+KNOWN_FORMATS = (*FORMATS, "obj")
 
 
 class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
@@ -42,7 +44,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     - `category`: for models of parts, the name or number of the object's category; a dataset row may hold it as
       `category` or `label`.
     - `output_dir`: also write each cloud there, coloured by label, named after its file, else `cloud-0`, ….
-    - `formats`: of what is written, "ply", "html" (a page to turn the cloud in, without anything from the network).
+    - `formats`: of what is written, any of "ply", "html" (a page to turn the cloud in, without anything from the
+      network) and "obj"; by default the first two.
 
     Example:
         ```python
@@ -64,16 +67,11 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "category, output_dir, formats")
         formats = [formats] if isinstance(formats, str) else formats
-        if unknown := [name for name in formats or () if name not in FORMATS]:
-            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(FORMATS)}")
+        if unknown := [name for name in formats or () if name not in KNOWN_FORMATS]:
+            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(KNOWN_FORMATS)}")
         before = {} if category is None else {"category": category}
         after = {"output_dir": output_dir, "formats": formats}
         return before, {}, {name: value for name, value in after.items() if value is not None}
-
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Segment one cloud or many; see the class and `PointCloudPipeline`."""
-        self._unnamed = 0
-        return super().__call__(inputs, **kwargs)
 
     def preprocess(self, cloud: Any, category: str | int | None = None) -> Iterator[dict[str, Any]]:
         """One cloud to blocks, each `points (1, num_points, channels)` and which points of the cloud they are."""
@@ -96,7 +94,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             if number is not None:
                 inputs["category"] = torch.tensor([number])
             # The whole cloud travels with its last block only.
-            whole = (data, _stem(cloud)) if is_last else None
+            whole = (data, stem_of(cloud)) if is_last else None
             yield {**inputs, "index": torch.from_numpy(index)[None], "whole": whole, "is_last": is_last}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -125,10 +123,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         answer = {"points": points, "labels": labels.numpy(), "scores": scores.float().numpy()}
         answer["segments"] = self._segments(answer["labels"], answer["scores"])
         if output_dir is not None:
-            if stem is None:
-                stem = f"cloud-{self._unnamed}"
-                self._unnamed += 1
-            self._write(data, answer["labels"], Path(output_dir) / stem, formats)
+            self._write(data, answer["labels"], Path(output_dir) / self.name_of(stem), formats)
         return answer
 
     def _segments(self, labels: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
@@ -143,8 +138,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         names = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
         palette = label_colors(len(names))
         colored = PointCloudData(data.points, palette[labels], labels=labels, offset=data.offset)
-        if "ply" in formats:
-            write_point_cloud(path.with_name(f"{path.name}.ply"), colored)
+        for ending in ("ply", "obj"):
+            if ending in formats:
+                write_point_cloud(path.with_name(f"{path.name}.{ending}"), colored)
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
             write_point_cloud_page(
@@ -178,8 +174,3 @@ def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
     """
     colors, normals = (None if values is None else values[index] for values in (data.colors, data.normals))
     return PointCloudData(data.points[index], colors, normals)
-
-
-def _stem(cloud: Any) -> str | None:
-    path = cloud.get("path") if isinstance(cloud, Mapping) else cloud
-    return Path(path).stem if isinstance(path, (str, os.PathLike)) else None

@@ -196,10 +196,9 @@ class ActForPointCloudClassification(ActPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ClassificationHead):
-            # The released programs leave this head as torch makes it. Its layers have been through here already.
-            for linear in (*module.hidden, module.out):
-                bound = 1 / math.sqrt(linear.in_features)
-                init.uniform_(linear.weight, -bound, bound)
-                if linear.bias is not None:
-                    init.uniform_(linear.bias, -bound, bound)
+        # The released programs leave this head as torch makes it.
+        if isinstance(module, nn.Linear) and any(module is own for own in self.classifier.modules()):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)

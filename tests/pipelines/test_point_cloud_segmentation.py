@@ -139,6 +139,15 @@ def test_answers_are_written_as_ply_and_page(parts, tmp_path):
     assert answer["segments"][0]["label"] in (out / "desk.html").read_text(encoding="utf-8")
 
 
+def test_answers_are_written_as_colored_obj_where_asked_for(parts, tmp_path):
+    cloud = clouds(1, 70)[0].numpy()
+    answer = parts[0]({"points": cloud, "label": 0}, output_dir=tmp_path, formats="obj")
+    assert [file.name for file in tmp_path.iterdir()] == ["cloud-0.obj"]
+    written = read_point_cloud(tmp_path / "cloud-0.obj")
+    np.testing.assert_allclose(written.colors, label_colors(5)[answer["labels"]], atol=1e-5)
+    np.testing.assert_allclose(written.points, cloud)
+
+
 def test_clouds_without_a_name_are_numbered(scenes, tmp_path):
     for _ in range(2):
         scenes[0](list(clouds(2)), output_dir=tmp_path, formats="ply")
@@ -154,8 +163,8 @@ def test_wrong_arguments_are_refused(parts, scenes, tmp_path):
         scenes[0](cloud, category="table")
     with pytest.raises(TypeError, match="unknown arguments: top_k; expected category, output_dir, formats"):
         scenes[0](cloud, top_k=3)
-    with pytest.raises(ValueError, match="formats names 'obj'; expected any of ply, html"):
-        scenes[0](cloud, output_dir=tmp_path, formats=["obj"])
+    with pytest.raises(ValueError, match="formats names 'stl'; expected any of ply, html, obj"):
+        scenes[0](cloud, output_dir=tmp_path, formats=["stl"])
 
 
 def test_saved_pipeline_opens_again(parts, tmp_path):

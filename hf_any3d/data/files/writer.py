@@ -1,4 +1,4 @@
-"""Writing clouds and meshes: .ply for other programs, .npz for exact numbers."""
+"""Writing clouds and meshes: .ply and .obj for other programs, .npz for exact numbers."""
 
 import io
 import os
@@ -14,17 +14,19 @@ from .point_cloud import PointCloudData
 
 
 def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
-    """Write a cloud or a mesh as binary .ply or as .npz, as the ending of the path says.
+    """Write a cloud or a mesh as binary .ply, as .obj or as .npz, as the ending of the path says.
 
-    The file appears under its name only when it is complete. PLY stores colours in 8 bits; NPZ keeps every number. An
-    offset is added to the coordinates of PLY, which are then of type double, and kept as an array of its own in NPZ.
+    The file appears under its name only when it is complete. PLY stores colours in 8 bits; NPZ keeps every number;
+    OBJ, which is text, has colours behind the coordinates of its vertices, as most programs read them, and no place
+    for labels and colours of faces. An offset is added to the coordinates of PLY, which are then of type double, and
+    of OBJ, and kept as an array of its own in NPZ.
 
     Args:
         path: where to write; an existing file is replaced.
         data: what to write.
 
     Raises:
-        PointCloudFileError: if the path ends neither in .ply nor in .npz.
+        PointCloudFileError: if the path ends in none of these.
     """
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())
@@ -38,7 +40,7 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
 
     Args:
         data: what to write.
-        file_type: "ply" or "npz".
+        file_type: "ply", "obj" or "npz".
 
     Raises:
         ValueError: for other types.
@@ -111,4 +113,27 @@ def _table(columns: list[tuple[str, str, np.ndarray]]) -> np.ndarray:
     return table.view(np.uint8)
 
 
-_WRITERS = {".ply": _write_ply, ".npz": _write_npz}
+def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
+    exact = data.points if data.offset is None else data.points + data.offset
+    vertices = exact if data.colors is None else np.concatenate([exact, data.colors], axis=1)
+    # So many digits give every coordinate back.
+    digits = 9 if data.offset is None else 17
+    _write_rows(file, "v" + f" %.{digits}g" * 3 + " %.6g" * (vertices.shape[1] - 3), vertices)
+    if data.normals is not None:
+        _write_rows(file, "vn" + " %.9g" * 3, data.normals)
+    if data.is_mesh:
+        corner = "%d" if data.normals is None else "%d//%d"
+        corners = data.faces + 1 if data.normals is None else np.repeat(data.faces + 1, 2, axis=1)
+        _write_rows(file, "f" + f" {corner}" * 3, corners)
+    else:
+        # Programs that show no lone vertices do show elements made of one.
+        _write_rows(file, "p %d", np.arange(1, len(data) + 1)[:, None])
+
+
+def _write_rows(file: BinaryIO, form: str, rows: np.ndarray) -> None:
+    for start in range(0, len(rows), 65536):
+        block = rows[start : start + 65536].tolist()
+        file.write("".join(f"{form % tuple(row)}\n" for row in block).encode("ascii"))
+
+
+_WRITERS = {".ply": _write_ply, ".obj": _write_obj, ".npz": _write_npz}

@@ -13,14 +13,14 @@ FULL = PointCloudData(
 )
 
 
-@pytest.mark.parametrize("kind", ["ply", "npz"])
+@pytest.mark.parametrize("kind", ["ply", "obj", "npz"])
 @pytest.mark.parametrize("data", [PointCloudData(SQUARE), FULL], ids=["points", "everything"])
 def test_what_is_written_is_read_back(kind, data, tmp_path):
     path = tmp_path / f"square.{kind}"
     write_point_cloud(path, data)
     back = read_point_cloud(path)
     for name, value in vars(data).items():
-        if value is None:
+        if value is None or (kind == "obj" and name in ("labels", "face_colors")):
             assert getattr(back, name) is None
         elif "colors" in name and kind == "ply":
             np.testing.assert_allclose(getattr(back, name), value, atol=0.5 / 255 + 1e-6)
@@ -29,7 +29,7 @@ def test_what_is_written_is_read_back(kind, data, tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("kind", ["ply", "npz"])
+@pytest.mark.parametrize("kind", ["ply", "obj", "npz"])
 def test_the_offset_of_far_clouds_is_kept(kind, tmp_path):
     far = SQUARE.astype(np.float64) + [5e5, 5e6, 0.125]
     write_point_cloud(tmp_path / f"far.{kind}", PointCloudData(far))
@@ -37,15 +37,23 @@ def test_the_offset_of_far_clouds_is_kept(kind, tmp_path):
     assert (back.points + back.offset == far).all()
 
 
-def test_another_program_reads_the_ply(tmp_path):
-    write_point_cloud(tmp_path / "square.ply", FULL)
-    mesh = trimesh.load(tmp_path / "square.ply", process=False)
+@pytest.mark.parametrize("kind", ["ply", "obj"])
+def test_another_program_reads_what_is_written(kind, tmp_path):
+    write_point_cloud(tmp_path / f"square.{kind}", FULL)
+    mesh = trimesh.load(tmp_path / f"square.{kind}", process=False, maintain_order=True)
     assert (mesh.vertices == SQUARE).all() and (mesh.faces == TRIANGLES).all()
 
 
 def test_our_reader_reads_the_ply_of_another_program(tmp_path):
     trimesh.Trimesh(SQUARE, TRIANGLES, process=False).export(tmp_path / "square.ply")
     assert (read_point_cloud(tmp_path / "square.ply").faces == TRIANGLES).all()
+
+
+def test_coordinates_of_obj_keep_all_digits_and_points_are_elements(tmp_path):
+    points = np.random.default_rng(0).normal(size=(70_000, 3)).astype(np.float32)
+    write_point_cloud(tmp_path / "cloud.obj", PointCloudData(points))
+    assert (read_point_cloud(tmp_path / "cloud.obj").points == points).all()
+    assert (tmp_path / "cloud.obj").read_text().splitlines()[-1] == "p 70000"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -58,5 +66,5 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_other_endings_are_refused(tmp_path):
-    with pytest.raises(PointCloudFileError, match="file type '.obj'; expected one of .ply, .npz"):
-        write_point_cloud(tmp_path / "square.obj", FULL)
+    with pytest.raises(PointCloudFileError, match="file type '.stl'; expected one of .ply, .obj, .npz"):
+        write_point_cloud(tmp_path / "square.stl", FULL)

@@ -1,0 +1,117 @@
+"""`pipeline("point-cloud-reconstruction")`: files in, what an autoencoder keeps of them out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.label_colors import label_colors
+from hf_any3d.modeling.point_ops import reconstruction_scores
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.inputs import stem_of
+from hf_any3d.reconstruction_views import write_reconstructions
+
+FORMATS = ("ply", "html")
+FILES, VIEWS = ("ply", "obj", "npz"), ("html", "png")
+
+
+class PointCloudReconstructionPipeline(PointCloudPipeline):
+    """Sends point clouds through a discrete autoencoder: to a few tokens with codes, and back to points.
+
+    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
+    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a dict. All places are in the
+    frame of the processor, which usually centres a cloud and scales it to the unit sphere:
+
+    - `points (num_points, 3)`, what the model read,
+    - `reconstruction (groups * group_size, 3)`, the points of all patches, patch by patch, and `coarse`, the same from
+      a quarter of the points,
+    - `centers (groups, 3)` of the patches, and `token_ids (groups,)`, the code that each patch became,
+    - `chamfer_l1`, `chamfer_l2` and `f_score`, how well `reconstruction` agrees with `points`, see
+      `hf_any3d.modeling.point_ops.reconstruction_scores`.
+
+    Arguments of a call:
+
+    - `threshold`: the distance within which the F-score takes points for the same; 0.01 by default.
+    - `output_dir`: also write each reconstruction there, named after its file, else `cloud-0`, ….
+    - `formats`: of what is written: "ply", "obj" and "npz" hold the reconstruction, coloured by patch, in PLY and NPZ
+      with the codes as labels; "html" (a page to turn, without anything from the network) and "png" show it beside the
+      input. By default "ply" and "html".
+
+    Example:
+        ```python
+        import hf_any3d
+        from transformers import pipeline
+
+        reconstruct = pipeline("point-cloud-reconstruction", model="me/act-autoencoder")
+        answer = reconstruct("chair.ply", output_dir="reconstructed")
+        answer["chamfer_l1"], answer["token_ids"]
+        ```
+    """
+
+    def _sanitize_parameters(
+        self,
+        threshold: float | None = None,
+        output_dir: str | os.PathLike | None = None,
+        formats: tuple[str, ...] | list[str] | str | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict, dict, dict]:
+        refuse_unknown(kwargs, "threshold, output_dir, formats")
+        formats = [formats] if isinstance(formats, str) else formats
+        if unknown := [name for name in formats or () if name not in FILES + VIEWS]:
+            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(FILES + VIEWS)}")
+        if threshold is not None and not threshold > 0:
+            raise ValueError(f"threshold={threshold}; expected a positive distance")
+        after = {"threshold": threshold, "output_dir": output_dir, "formats": formats}
+        return {}, {}, {name: value for name, value in after.items() if value is not None}
+
+    def preprocess(self, cloud: Any) -> dict[str, Any]:
+        """One cloud to `points (1, num_points, channels)` and the name of its file."""
+        # A list, so that it stays one thing for each cloud in a batch.
+        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        points = model_inputs["points"]
+        output = self.model(points=points, return_loss=False)
+        return {
+            "points": points[..., :3],
+            "reconstruction": output.whole_fine,
+            "coarse": output.whole_coarse,
+            "centers": output.centers,
+            "token_ids": output.token_ids,
+            "stem": model_inputs["stem"],
+        }
+
+    def postprocess(
+        self,
+        outputs: dict[str, Any],
+        threshold: float = 0.01,
+        output_dir: str | os.PathLike | None = None,
+        formats: list[str] | tuple[str, ...] = FORMATS,
+    ) -> dict[str, Any]:
+        """Tensors `(1, …)` to arrays and scores of one cloud; see the class."""
+        stem = outputs.pop("stem")[0]
+        answer = {name: values[0].float().numpy() for name, values in outputs.items() if name != "token_ids"}
+        answer["token_ids"] = outputs["token_ids"][0].numpy()
+        scores = reconstruction_scores(outputs["reconstruction"].float(), outputs["points"].float(), threshold)
+        answer |= {name: float(value) for name, value in scores.items()}
+        if output_dir is not None:
+            name = self.name_of(stem)
+            for kind in formats:
+                path = Path(output_dir) / f"{name}.{kind}"
+                if kind in VIEWS:
+                    write_reconstructions(path, [answer], [name], up_axis=self.feature_extractor.up_axis)
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_point_cloud(path, colored_by_patch(answer))
+        return answer
+
+
+def colored_by_patch(answer: dict[str, Any]) -> PointCloudData:
+    """The reconstruction of an answer as a cloud for files: a colour for each patch, codes as labels."""
+    points, codes = answer["reconstruction"], answer["token_ids"]
+    patch = np.arange(len(points)) // (len(points) // len(codes))
+    return PointCloudData(points, label_colors(len(codes))[patch], labels=codes[patch])

@@ -1,0 +1,87 @@
+"""Configuration of MiniGPT-3D."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+ROUTERS = ("sparse", "soft", "constant")
+
+
+class MiniGPT3DConfig(PreTrainedConfig):
+    r"""Everything that defines a MiniGPT-3D model (arXiv 2405.01413), whatever stage of training it is in.
+
+    The defaults are the published sizes.
+
+    Args:
+        point_config: Configuration of the point encoder; the first token of its `last_hidden_state` is a class token.
+        qformer_config: Configuration of the Q-Former, of which only the path of the queries is used.
+        text_config: Configuration of the language model, any that `AutoModelForCausalLM` opens.
+        point_mlp_widths: Hidden widths of the MLP between point encoder and Q-Former; none for one linear layer.
+        num_query_tokens: Tokens that the language model gets for a cloud.
+        num_query_experts: Sets of queries.
+        use_query_experts: Whether the router picks among them; otherwise the first set is asked (stages 1 to 3).
+        router: "sparse" asks the sets that the router finds best, "soft" all of them, each by its probability;
+            "constant" all of them alike.
+        router_top_k: How many a sparse router asks.
+        router_width: Hidden width of the router.
+        normalize_router_weights: Whether the weights of the sets that a sparse router asks are made to sum to 1;
+            published: not.
+        load_balancing_weight: Weight of a loss that spreads clouds over sets; published: none.
+        projector_width: Width between the two layers of the projector.
+        point_token_id: Id that holds the place of a cloud's token in `input_ids`. It needs no row among the language
+            model's embeddings.
+        text_lora: Arguments of `peft.LoraConfig` for the language model; None for a language model without LoRA.
+        qformer_lora: The same for the Q-Former.
+        initializer_range: Standard deviation of fresh weights of the parts between the two models.
+
+    Raises:
+        ValueError: If the router is unknown, asks more sets than there are, or has no load that could be balanced.
+    """
+
+    model_type = "minigpt3d"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "point_config": SubConfigSpec(
+            AutoConfig,
+            model_type="act3d",
+            init_kwargs={"in_channels": 6, "num_groups": 512, "patch_width": 256, "drop_path_rate": 0.1},
+        ),
+        # The Q-Former never drops anything itself; its LoRA does.
+        "qformer_config": SubConfigSpec(
+            Blip2QFormerConfig, init_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        ),
+        "text_config": SubConfigSpec(AutoConfig, model_type="normed_phi"),
+    }
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    point_config: dict | PreTrainedConfig | None = None
+    qformer_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+
+    point_mlp_widths: list[int] | tuple[int, ...] = (768,)
+    num_query_tokens: int = 32
+    num_query_experts: int = 8
+    use_query_experts: bool = False
+    router: str = "sparse"
+    router_top_k: int = 2
+    router_width: int = 256
+    normalize_router_weights: bool = False
+    load_balancing_weight: float = 0.0
+    projector_width: int = 4096
+    point_token_id: int = 50295
+    text_lora: dict | None = None
+    qformer_lora: dict | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any):
+        if self.router not in ROUTERS:
+            raise ValueError(f"router={self.router!r}; expected one of {', '.join(map(repr, ROUTERS))}")
+        if not 1 <= self.router_top_k <= self.num_query_experts:
+            raise ValueError(
+                f"router_top_k={self.router_top_k}; expected 1 to num_query_experts={self.num_query_experts}"
+            )
+        if self.load_balancing_weight and self.router == "constant":
+            raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
+        super().__post_init__(**kwargs)

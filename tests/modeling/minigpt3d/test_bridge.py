@@ -1,0 +1,186 @@
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import BertConfig
+
+from hf_any3d.modeling.minigpt3d import Bridge, MiniGPT3DConfig
+from tests.modeling.minigpt3d.reference_case import ReferenceCase
+from tests.reference.fill import points
+
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]}
+
+
+@pytest.fixture(scope="module")
+def case() -> ReferenceCase:
+    return ReferenceCase("bridge")
+
+
+@pytest.fixture(scope="module")
+def point_tokens() -> torch.Tensor:
+    return torch.from_numpy(4 * points("minigpt3d_bridge", 2, 513, 384) - 2)
+
+
+@pytest.fixture(scope="module")
+def released(case) -> Bridge:
+    """The released bridge with four layers in its Q-Former, LoRA included."""
+    with torch.device("meta"):
+        bridge = Bridge(config_of(num_hidden_layers=4))
+        inject_adapter_in_model(LoraConfig(**LORA), bridge.qformer)
+    bridge.load_state_dict(case.part("bridge."), assign=True)
+    return bridge.eval()
+
+
+def config_of(num_hidden_layers: int = 12, **changes) -> MiniGPT3DConfig:
+    # Of the two models around the bridge only the widths count.
+    point, text = BertConfig(hidden_size=384), BertConfig(hidden_size=2560)
+    qformer = {"num_hidden_layers": num_hidden_layers}
+    return MiniGPT3DConfig(point_config=point, text_config=text, qformer_config=qformer, **changes)
+
+
+@pytest.fixture
+def routed(released):
+    """Sets how the released bridge asks, and takes it back after the test."""
+
+    def choose(router: str) -> Bridge:
+        released.config.use_query_experts, released.config.router = True, router
+        return released
+
+    yield choose
+    released.config.use_query_experts, released.config.router = False, "sparse"
+
+
+@torch.no_grad()
+def steps_of(bridge: Bridge, point_tokens: torch.Tensor, modules: dict[str, torch.nn.Module]):
+    """What a run gives, and what modules put out on the way."""
+    found = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, key=key: found.update({key: output}))
+        for key, module in modules.items()
+    ]
+    bridged = bridge(point_tokens)
+    for hook in hooks:
+        hook.remove()
+    return bridged, found
+
+
+def test_first_query_set_gives_the_released_tokens(released, case, point_tokens):
+    layers = released.qformer.encoder.layer
+    modules = {
+        "mlp": released.point_mlp,
+        "stage3.query_embed": released.qformer.layernorm,
+        "stage3.layer0_self_attention": layers[0].attention,
+        "stage3.layer0_cross_attention": layers[0].crossattention,
+        **{f"stage3.qformer_layer{index}": layer for index, layer in enumerate(layers)},
+        "stage3.llama_proj": released.projector.fc1,
+    }
+    bridged, found = steps_of(released, point_tokens, modules)
+    found["stage3.qformer"] = found["stage3.qformer_layer3"]
+    for key, ours in found.items():
+        assert case.difference(key, ours) < (5e-4 if key == "stage3.llama_proj" else 1e-4), key
+    assert case.difference("stage3.llm_tokens", bridged.tokens) < 5e-4
+    assert bridged.routing is None
+
+
+def test_sparse_experts_give_the_released_tokens(routed, case, point_tokens):
+    bridge = routed("sparse")
+    bridged, found = steps_of(bridge, point_tokens, {"mqe.router_hidden": bridge.experts.router[0]})
+    routing = bridged.routing
+    assert case.difference("mqe.router_hidden", found["mqe.router_hidden"]) < 1e-5
+    assert case.difference("mqe.router_logits", routing.logits) < 1e-5
+    assert case.difference("mqe.router_weights", routing.logits.softmax(dim=-1)) < 1e-5
+    assert torch.equal(routing.index, case["mqe.topk_index"].long())
+    assert case.difference("mqe.topk_weight", routing.weights) < 1e-5
+    with torch.no_grad():
+        asked = bridge.ask(bridge.experts.chosen(routing), bridge.point_mlp(point_tokens))
+    assert case.difference("mqe.expert_outputs", asked) < 1e-4
+    assert case.difference("mqe.mixed", routing.mix(asked)) < 1e-4
+    assert case.difference("mqe.llm_tokens", bridged.tokens) < 5e-4
+
+
+@pytest.mark.parametrize("router", ["soft", "constant"])
+def test_other_routers_give_the_released_tokens(routed, case, point_tokens, router):
+    with torch.no_grad():
+        tokens = routed(router)(point_tokens).tokens
+    assert case.difference(f"{router}.llm_tokens", tokens) < 5e-4
+
+
+def test_a_cloud_is_bridged_the_same_alone(routed, case, point_tokens):
+    bridge = routed("sparse")
+    with torch.no_grad():
+        tokens = torch.cat([bridge(cloud[None]).tokens for cloud in point_tokens])
+    assert case.difference("mqe.single.llm_tokens", tokens) < 5e-4
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_sets_of_a_cloud_do_not_hear_each_other(routed, point_tokens, attention):
+    bridge = routed("soft")
+    bridge.qformer.set_attn_implementation(attention)
+    seen = bridge.point_mlp(point_tokens[:, :40])
+    queries = torch.stack(list(bridge.experts.queries))[:3].expand(2, -1, -1, -1)
+    with torch.no_grad():
+        together = bridge.ask(queries, seen)
+        alone = torch.stack([bridge.ask(queries[:, [number]], seen)[:, 0] for number in range(3)], dim=1)
+    bridge.qformer.set_attn_implementation("sdpa")
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_are_the_published_ones():
+    with torch.device("meta"):
+        bridge = Bridge(config_of())
+        qformer = count_of(bridge.qformer)
+        inject_adapter_in_model(LoraConfig(**LORA), bridge.qformer)
+    assert qformer == 105_137_664
+    assert count_of(bridge.qformer) - qformer == 724_992
+    assert count_of(bridge.point_mlp) == 1_378_432
+    assert count_of(bridge.experts) == 395_528
+    assert (count_of(bridge.projector.fc1), count_of(bridge.projector.fc2)) == (3_149_824, 10_488_320)
+
+
+@pytest.mark.parametrize(
+    ("widths", "shapes"),
+    [
+        ((), [(1408, 384)]),
+        ((768,), [(768, 384), (1408, 768)]),
+        ((768, 1152), [(768, 384), (1152, 768), (1408, 1152)]),
+    ],
+)
+def test_point_mlp_has_as_many_layers_as_asked_for(widths, shapes):
+    with torch.device("meta"):
+        layers = Bridge(config_of(point_mlp_widths=widths)).point_mlp.layers
+    assert [tuple(layer.weight.shape) for layer in layers] == shapes
+
+
+def test_load_is_balanced_where_each_set_gets_its_share(routed, point_tokens):
+    routing = routed("sparse").experts.route(point_tokens)
+    routing.logits = torch.zeros(4, 8)
+    routing.index = torch.arange(8).view(4, 2)
+    assert routing.load_balancing_loss().item() == pytest.approx(1)
+    routing.logits, routing.index = torch.eye(8)[[3, 3]] * 100, torch.tensor([[3], [3]])
+    assert routing.load_balancing_loss().item() == pytest.approx(8)
+
+
+def test_weights_of_the_chosen_sets_sum_to_one_on_request(routed, point_tokens):
+    bridge = routed("sparse")
+    published = bridge.experts.route(point_tokens).weights.sum(dim=-1)
+    bridge.config.normalize_router_weights = True
+    asked = bridge.experts.route(point_tokens).weights.sum(dim=-1)
+    bridge.config.normalize_router_weights = False
+    assert (published < 0.99).all()
+    torch.testing.assert_close(asked, torch.ones(2))
+
+
+def count_of(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"router": "random"}, "router='random'; expected one of 'sparse', 'soft', 'constant'"),
+        ({"router": "constant", "load_balancing_weight": 0.1}, "load_balancing_weight=0.1; expected 0"),
+        ({"router_top_k": 9}, "router_top_k=9; expected 1 to num_query_experts=8"),
+    ],
+)
+def test_routers_that_cannot_be_are_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        config_of(**changes)

@@ -1,0 +1,121 @@
+"""From files and arrays to codes, and to what points they become again."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from transformers import pipeline
+
+from hf_any3d import AutoModelForPointCloudReconstruction, PointCloudProcessor, read_point_cloud
+from hf_any3d.modeling.point_ops import chamfer_distance, f_score
+from hf_any3d.pipelines import PointCloudReconstructionPipeline
+from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
+from tests.tiny_encoders import clouds
+
+POINTS = 48
+GROUPS, GROUP_SIZE = SMALL_AUTOENCODER["num_groups"], SMALL_AUTOENCODER["group_size"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("autoencoder")
+    model = tiny_autoencoder(None)
+    model.save_pretrained(directory)
+    PointCloudProcessor(num_points=POINTS).save_pretrained(directory)
+    return str(directory), model
+
+
+@pytest.fixture(scope="module")
+def reconstruct(saved):
+    return pipeline("point-cloud-reconstruction", model=saved[0])
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(value, other[name], atol=1e-5, err_msg=name)
+    return True
+
+
+def test_pipeline_and_auto_class_open_the_saved_autoencoder(saved, reconstruct):
+    assert type(reconstruct) is PointCloudReconstructionPipeline and not reconstruct.model.training
+    assert type(AutoModelForPointCloudReconstruction.from_pretrained(saved[0])) is type(saved[1])
+
+
+@torch.no_grad()
+def test_answer_is_the_models_own_with_its_scores(saved, reconstruct):
+    cloud = clouds(1, 70)[0].numpy()
+    answer = reconstruct(cloud)
+    points = PointCloudProcessor(num_points=POINTS)(cloud)["points"]
+    output = saved[1](points=points)
+    for name, expected in (
+        ("points", points),
+        ("reconstruction", output.whole_fine),
+        ("coarse", output.whole_coarse),
+        ("centers", output.centers),
+        ("token_ids", output.token_ids),
+    ):
+        np.testing.assert_allclose(answer[name], expected[0], atol=1e-6, err_msg=name)
+    assert answer["reconstruction"].shape == (GROUPS * GROUP_SIZE, 3)
+    assert answer["coarse"].shape == (GROUPS * GROUP_SIZE // 4, 3)
+    assert answer["token_ids"].shape == (GROUPS,) and answer["token_ids"].dtype == np.int64
+    for norm in ("l1", "l2"):
+        expected = float(chamfer_distance(output.whole_fine, points, norm))
+        assert answer[f"chamfer_{norm}"] == pytest.approx(expected, rel=1e-4)
+    wide = reconstruct(cloud, threshold=0.3)
+    assert wide["f_score"] == pytest.approx(float(f_score(output.whole_fine, points, 0.3)), abs=1e-4)
+    assert wide["f_score"] > answer["f_score"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_changes_no_answer(reconstruct, batch_size):
+    inputs = [cloud.numpy() for size in (60, 48, 200) for cloud in clouds(1, size)]
+    answers = reconstruct(inputs, batch_size=batch_size)
+    assert all(same(answer, reconstruct(cloud)) for answer, cloud in zip(answers, inputs, strict=True))
+
+
+def test_files_rows_meshes_and_generators_are_taken(reconstruct, tmp_path):
+    cloud = clouds(1, 70)[0].numpy()
+    np.save(tmp_path / "cloud.npy", cloud)
+    expected = reconstruct(cloud)
+    assert same(reconstruct(str(tmp_path / "cloud.npy")), expected)
+    assert same(reconstruct({"points": cloud, "label": 3}), expected)
+    assert same(next(iter(reconstruct(cloud for cloud in [cloud]))), expected)
+    assert reconstruct(trimesh.creation.box())["points"].shape == (POINTS, 3)
+
+
+def test_reconstructions_are_written_colored_by_patch_and_shown(reconstruct, tmp_path):
+    cloud = clouds(1, 70)[0].numpy()
+    np.save(tmp_path / "desk.npy", cloud)
+    out = tmp_path / "out"
+    answer = reconstruct(tmp_path / "desk.npy", output_dir=out, formats=["ply", "obj", "npz", "html", "png"])
+    assert sorted(file.suffix for file in out.iterdir()) == [".html", ".npz", ".obj", ".ply", ".png"]
+    for kind in ("ply", "npz"):
+        written = read_point_cloud(out / f"desk.{kind}")
+        np.testing.assert_allclose(written.points, answer["reconstruction"])
+        assert np.array_equal(written.labels.reshape(GROUPS, GROUP_SIZE), answer["token_ids"][:, None].repeat(8, 1))
+    colors = read_point_cloud(out / "desk.obj").colors.reshape(GROUPS, GROUP_SIZE, 3)
+    assert (colors == colors[:, :1]).all() and len(np.unique(colors[:, 0], axis=0)) == GROUPS
+    assert "desk" in (out / "desk.html").read_text(encoding="utf-8")
+    assert (out / "desk.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_clouds_without_a_name_are_numbered_in_each_call(reconstruct, tmp_path):
+    for _ in range(2):
+        reconstruct(list(clouds(2, 60)), output_dir=tmp_path, batch_size=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "cloud-0.html",
+        "cloud-0.ply",
+        "cloud-1.html",
+        "cloud-1.ply",
+    ]
+
+
+def test_wrong_arguments_are_refused(reconstruct):
+    cloud = clouds(1)[0]
+    with pytest.raises(ValueError, match="formats names 'stl'; expected any of ply, obj, npz, html, png"):
+        reconstruct(cloud, formats="stl")
+    with pytest.raises(ValueError, match="threshold=0; expected a positive distance"):
+        reconstruct(cloud, threshold=0)
+    with pytest.raises(TypeError, match="unknown arguments: top_k; expected threshold, output_dir, formats"):
+        reconstruct(cloud, top_k=3)

@@ -1,0 +1,33 @@
+"""Reconstructions side by side."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.reconstruction_views import write_reconstructions
+
+
+def answer(seed):
+    points = np.random.default_rng(seed).normal(size=(60, 3)).astype(np.float32)
+    return {
+        "points": points,
+        "coarse": points[:15],
+        "reconstruction": points + 0.01,
+        "chamfer_l1": 0.0173,
+        "f_score": 0.5,
+    }
+
+
+def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
+    answers, names = [answer(0), answer(1)], ["chair", "<lamp>"]
+    page = write_reconstructions(tmp_path / "a.html", answers, names).read_text(encoding="utf-8")
+    assert page.count('"start"') == 6 and "CD-L1 0.0173, F 0.50" in page and "chair" in page and "<lamp>" not in page
+    pictures = [write_reconstructions(tmp_path / f"{n}.png", answers[:n], names[:n]).read_bytes() for n in (1, 2)]
+    heights = [int.from_bytes(picture[20:24], "big") for picture in pictures]  # as PNG's header has it
+    assert heights[1] > 1.7 * heights[0]
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"file type '.gif'; expected one of .html, .png"):
+        write_reconstructions(tmp_path / "a.gif", [answer(0)], ["chair"])
+    with pytest.raises(ValueError, match="names: 2 for 1 answers"):
+        write_reconstructions(tmp_path / "a.png", [answer(0)], ["chair", "lamp"])

@@ -1,0 +1,40 @@
+"""Tiny ACT models, for tests of everything around them."""
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_any3d.modeling.act import ActConfig
+
+SMALL = {
+    "num_groups": 12,
+    "group_size": 8,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "mlp_ratio": 2.0,
+    "head_widths": (16,),
+    "segmentation_layers": (0, 2),
+    "propagation_widths": (32, 20),
+    "segmentation_head_widths": (16, 12),
+    "category_width": 6,
+}
+PARTS = {"category_parts": [[0, 1], [2, 3, 4]], "category_names": ["table", "lamp"], "num_labels": 5}
+
+
+def tiny_act(model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
+    """A small model in eval mode, whose norms have seen something."""
+    torch.manual_seed(0)
+    if "Part" in model_class.__name__:
+        changes = PARTS | changes
+    model = model_class(ActConfig(**(SMALL | {"num_labels": 3} | changes)))
+    for name, tensor in model.state_dict().items():
+        if "norm" in name and tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+        elif name.endswith("weight"):
+            tensor.mul_(4)  # answers that differ
+    return model.eval()
+
+
+def clouds(batch: int = 2, count: int = 60, channels: int = 3) -> torch.Tensor:
+    """Random clouds `(batch, count, channels)`."""
+    return torch.rand(batch, count, channels, generator=torch.Generator().manual_seed(0)) - 0.5
