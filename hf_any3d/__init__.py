@@ -23,6 +23,7 @@ _PUBLIC = {
     "ActConfig": "modeling.act",
     "ActForPartSegmentation": "modeling.act",
     "ActForPointCloudClassification": "modeling.act",
+    "ActForPreTraining": "modeling.act",
     "ActForSemanticSegmentation": "modeling.act",
     "ActModel": "modeling.act",
     "Any2PointConfig": "modeling.any2point",

@@ -15,7 +15,7 @@ from typing import Any
 
 import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoModelForPreTraining
 from transformers.models.auto import auto_factory
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
@@ -34,6 +34,7 @@ from hf_any3d.modeling.act import (
     ActConfig,
     ActForPartSegmentation,
     ActForPointCloudClassification,
+    ActForPreTraining,
     ActForSemanticSegmentation,
     ActModel,
 )
@@ -67,6 +68,7 @@ MODELS = {
         {
             AutoModelForPointCloudClassification: (ActForPointCloudClassification,),
             AutoModelForPointCloudSegmentation: (ActForSemanticSegmentation, ActForPartSegmentation),
+            AutoModelForPreTraining: (ActForPreTraining,),
         },
     ),
     Any2PointConfig: (

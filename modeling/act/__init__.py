@@ -9,6 +9,7 @@ from hf_any3d.modeling.act.modeling_act import (
     ActPreTrainedModel,
 )
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder, ActAutoencoderOutput
+from hf_any3d.modeling.act.modeling_act_pretraining import ActForPreTraining, ActForPreTrainingOutput
 from hf_any3d.modeling.act.modeling_act_segmentation import ActForPartSegmentation, ActForSemanticSegmentation
 from hf_any3d.modeling.act.schedules import gumbel_temperature, kl_weight
 
@@ -19,6 +20,8 @@ __all__ = [
     "ActConfig",
     "ActForPartSegmentation",
     "ActForPointCloudClassification",
+    "ActForPreTraining",
+    "ActForPreTrainingOutput",
     "ActForSemanticSegmentation",
     "ActModel",
     "ActOutput",

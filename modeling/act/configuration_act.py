@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
+from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
+from hf_any3d.modeling.act.masking import MASKS
+
+_TARGET_LAYERS = ("graph_decoder", "teacher")
+_TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
 
 
 class ActConfig(PreTrainedConfig):
@@ -41,9 +49,34 @@ class ActConfig(PreTrainedConfig):
         category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
+        autoencoder_config: Pretraining: config of the frozen autoencoder that teaches.
+        mask_ratio: Pretraining: share of the patches that the student does not see, below 1; with 0 it sees all and
+            says of each what the teacher makes of it, without a decoder.
+        mask_type: Pretraining: "random" patches, or a "block" of neighbours.
+        encode_visible_only: Pretraining: let the mini-PointNet read visible patches alone. The released program reads
+            all and drops the hidden ones behind it; hidden patches then have a share in the norms' batch statistics
+            and nothing else, at five times the work.
+        decoder_num_hidden_layers: Pretraining: blocks of the decoder.
+        decoder_num_attention_heads: Pretraining: heads of each; None for `num_attention_heads`.
+        decoder_drop_path_rate: Pretraining: how often the decoder's last block is left out in training.
+        distillation_loss: Pretraining: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
+        target_layer: Pretraining: what the student guesses of the teacher: what enters its point decoder, behind the
+            "graph_decoder", or what leaves the "teacher" in front of it, as the paper has it.
+        class_token_loss: Pretraining: also guess hidden patches from an inner block's tokens and the class token, so
+            that the latter has to know the whole cloud.
+        class_token_layer: Pretraining: number of that block, from 0.
+        feature_head_width: Pretraining: width of two layers, never trained, that the released program has behind the
+            class token for linear probes; None probes what a head would read.
+        teacher_dtype: Pretraining: precision of the autoencoder's foreign encoder, "float32", "bfloat16" or "float16";
+            None leaves it as it is.
+        noisy_targets: Pretraining: choose the teacher's codes under Gumbel noise, as the released program does; a
+            patch then has other targets each time.
+        teacher_in_training_mode: Pretraining: run the frozen autoencoder with batch statistics, which drift, and with
+            dropout of its prompts, as the released program does.
     """
 
     model_type = "act3d"
+    sub_configs_defaults = {"autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True)}
 
     in_channels: int = 3
     num_groups: int = 64
@@ -74,6 +107,22 @@ class ActConfig(PreTrainedConfig):
     category_names: list[str] | tuple[str, ...] | None = None
     restrict_to_category_parts: bool = False
 
+    autoencoder_config: dict | PreTrainedConfig | None = None
+    mask_ratio: float = 0.8
+    mask_type: str = "random"
+    encode_visible_only: bool = True
+    decoder_num_hidden_layers: int = 2
+    decoder_num_attention_heads: int | None = None
+    decoder_drop_path_rate: float = 0.1
+    distillation_loss: str = "cosine"
+    target_layer: str = "graph_decoder"
+    class_token_loss: bool = False
+    class_token_layer: int = 9
+    feature_head_width: int | None = None
+    teacher_dtype: str | None = None
+    noisy_targets: bool = False
+    teacher_in_training_mode: bool = False
+
     def __post_init__(self, **kwargs: Any):
         if self.in_channels < 3:
             raise ValueError(f"in_channels={self.in_channels}; expected at least 3, for xyz")
@@ -87,6 +136,24 @@ class ActConfig(PreTrainedConfig):
             raise ValueError(
                 f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
                 "has entries"
+            )
+        choices = {
+            "mask_type": MASKS,
+            "distillation_loss": DISTILLATION_LOSSES,
+            "target_layer": _TARGET_LAYERS,
+            "teacher_dtype": _TEACHER_DTYPES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio={self.mask_ratio}; expected at least 0 and below 1")
+        if self.class_token_loss and not self.use_class_token:
+            raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
+        if self.class_token_loss and not 0 < self.class_token_layer < self.num_hidden_layers:
+            raise ValueError(
+                f"class_token_layer={self.class_token_layer}; expected 1 to {self.num_hidden_layers - 1}, a block "
+                "behind the first"
             )
         super().__post_init__(**kwargs)
 

@@ -52,6 +52,11 @@ class ActPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # What only pretraining has: the other models take the student out of its checkpoints.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
+        r"^(mask_token|decoder_class_position)$",
+    ]
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
 

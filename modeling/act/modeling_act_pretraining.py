@@ -1,0 +1,255 @@
+"""Stage two of ACT: a student learns to say what a frozen teacher makes of patches that the student does not see."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.act.codebook import gumbel_noise
+from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
+from hf_any3d.modeling.act.masking import MASKS, split_by_mask
+from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel
+from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
+from hf_any3d.modeling.point_ops import gather_points
+from hf_any3d.modeling.point_transformer import Patches, PointBlocks
+
+
+@dataclass
+class ActForPreTrainingOutput(ModelOutput):
+    """What a student guessed and what it should have.
+
+    Args:
+        loss: How far the guesses are from the targets; None where it was not asked for.
+        predictions: `(batch, masked, target width)`, of the hidden patches in ascending order, or of all patches where
+            none is hidden.
+        targets: The same shape, what the teacher makes of these patches.
+        class_token_predictions: The same shape, guesses from an inner layer and the class token; None without
+            `class_token_loss`.
+        mask: `(batch, groups)`, True where hidden.
+        centers: `(batch, groups, 3)`, places of the patches in the units of the input.
+    """
+
+    loss: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    class_token_predictions: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+
+
+class ActForPreTraining(ActPreTrainedModel):
+    """Masked point modelling: `ActModel` sees some patches and guesses the teacher's features of the others.
+
+    The teacher is an `ActAutoencoder`, frozen, in eval mode and without noise; `config.teacher_in_training_mode` and
+    `config.noisy_targets` make it what it is in the released program. Checkpoints hold the student, the decoder and
+    the autoencoder's own weights, so that training can go on from them; the autoencoder's foreign encoder is loaded
+    from where its config says, and checked.
+
+    Args:
+        config: The configuration; must hold an `autoencoder_config`.
+        autoencoder: A trained autoencoder; a randomly initialised one is built from the config when left out.
+
+    Raises:
+        ValueError: If the config describes no autoencoder, or one that cuts clouds into other patches.
+
+    Source: ACT (arXiv 2212.08320), Sec. 3.3.
+    """
+
+    def __init__(self, config: ActConfig, autoencoder: ActAutoencoder | None = None):
+        super().__init__(config)
+        teacher = config.autoencoder_config
+        if teacher is None:
+            raise ValueError("autoencoder_config is missing; build the model with from_autoencoder_pretrained(…)")
+        for name in ("num_groups", "group_size", "in_channels"):
+            ours, theirs = getattr(config, name), getattr(teacher, name)
+            if ours != theirs:
+                raise ValueError(f"{name}={ours}; expected {theirs}, as the autoencoder has it: both read one cut")
+        width, feature_width = config.hidden_size, config.feature_head_width
+        self.act = ActModel(config)
+        self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
+        self.config.autoencoder_config = self.autoencoder.config
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.decoder = PointBlocks(
+            config,
+            config.decoder_num_hidden_layers,
+            config.decoder_num_attention_heads,
+            config.decoder_drop_path_rate,
+        )
+        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.decoder_class_position = nn.Parameter(torch.zeros(width)) if config.class_token_loss else None
+        self.prediction_head = nn.Linear(width, teacher.hidden_size)
+        self.feature_head = None
+        if feature_width is not None:
+            self.feature_head = nn.Sequential(
+                nn.Linear(width, feature_width), nn.GELU(), nn.Linear(feature_width, feature_width)
+            )
+        self.post_init()
+        self._freeze_teacher()
+
+    @classmethod
+    def from_autoencoder_pretrained(
+        cls, autoencoder: str | os.PathLike | ActAutoencoder, **config: Any
+    ) -> ActForPreTraining:
+        """Build a student that has learned nothing yet, around a trained autoencoder.
+
+        Args:
+            autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
+            **config: Anything of `ActConfig`; clouds are cut as the autoencoder cuts them.
+        """
+        if not isinstance(autoencoder, ActAutoencoder):
+            autoencoder = ActAutoencoder.from_pretrained(autoencoder)
+        teacher = autoencoder.config
+        cut = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
+        settings = {name: getattr(teacher, name) for name in cut} | config
+        return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
+
+    def forward(
+        self,
+        points: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> ActForPreTrainingOutput:
+        """Hide patches and guess them.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            mask: `(batch, groups)` booleans, True where hidden, equally many in every cloud; drawn when left out.
+            noise: `(batch, groups, codes)`, added to the scores of the teacher's codes; None draws it where the config
+                asks for noisy targets.
+            return_loss: Whether to compare guesses and targets.
+            **kwargs: Not read; what trainers pass to every model.
+
+        Raises:
+            ValueError: If the points do not fit, or the mask hides all patches or unequal numbers.
+        """
+        patches = self.act.cut(points)
+        mask = self._draw_mask(patches.centers) if mask is None else mask
+        visible, hidden = split_by_mask(mask)
+        if not visible.shape[1]:
+            raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
+        targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
+        predictions, class_token_predictions = self._guess(patches, visible, hidden)
+        if hidden.shape[1]:
+            targets = gather_points(targets, hidden)
+        loss = None
+        if return_loss:
+            measure = DISTILLATION_LOSSES[self.config.distillation_loss]
+            guesses = (predictions, class_token_predictions)
+            # In full precision, also where the student is not: cosines near 1 are told apart by their last digits.
+            loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
+        return ActForPreTrainingOutput(loss, predictions, targets, class_token_predictions, mask, patches.centers)
+
+    def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """What the frozen autoencoder makes of all patches.
+
+        Args:
+            patches: Of the clouds.
+            noise: As in `forward`.
+
+        Returns:
+            `(batch, groups, target width)`, without a gradient.
+        """
+        config, teacher = self.config, self.autoencoder
+        if noise is None and config.noisy_targets:
+            shape = (*patches.centers.shape[:2], teacher.config.num_codes)
+            noise = gumbel_noise(patches.centers.new_empty(shape))
+        elif noise is None and (teacher.training or teacher.config.noise_in_eval):
+            # It would draw its own.
+            noise = patches.centers.new_zeros(())
+        return teacher.teacher_features(
+            patches=patches, noise=noise, through_graph=config.target_layer == "graph_decoder"
+        )
+
+    @torch.no_grad()
+    def probe_features(self, points: torch.Tensor) -> torch.Tensor:
+        """What a linear probe reads of whole clouds, to see during pretraining what the student has learned.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+
+        Returns:
+            `(batch, features)`: what a classification head would read, or, with `config.feature_head_width`, what the
+            released program gives, its never trained layers behind the class token.
+        """
+        output = self.act(points)
+        if self.feature_head is None:
+            return output.pooler_output
+        return self.feature_head(output.last_hidden_state[:, 0])
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of the student; the teacher stays in eval mode unless the config says otherwise."""
+        super().train(mode)
+        self.autoencoder.train(mode and self.config.teacher_in_training_mode)
+        return self
+
+    def _draw_mask(self, centers: torch.Tensor) -> torch.Tensor:
+        num_masked = int(self.config.mask_ratio * centers.shape[1])
+        return MASKS[self.config.mask_type](centers, num_masked)
+
+    def _guess(
+        self, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Guesses of the hidden patches, `(batch, masked, target width)`, and those by way of the class token."""
+        config = self.config
+        shallow = [config.class_token_layer] if config.class_token_loss else []
+        seen = gather_points(patches.centers, visible)
+        encoded, layers = self.act.encode(self._visible_tokens(patches, visible), seen, shallow)
+        leading = encoded.shape[1] - seen.shape[1]
+        if not hidden.shape[1]:
+            return self.prediction_head(encoded[:, leading:]), None
+        centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
+        positions = self.decoder_position_embed(centers.to(encoded.dtype))
+        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
+        predictions = self._decode(torch.cat([encoded[:, leading:], masks], dim=1), positions, hidden.shape[1])
+        if not config.class_token_loss:
+            return predictions, None
+        # What the inner layer does not yet tell about the whole cloud has to come through the class token.
+        sequence = torch.cat([encoded[:, :1], layers[0][:, 1:], masks], dim=1)
+        first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
+        return predictions, self._decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
+
+    def _decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
+        """Guesses `(batch, num_masked, target width)` of the hidden patches, which stand last in the sequence."""
+        hidden_states, _ = self.decoder(tokens, positions)
+        return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
+
+    def _visible_tokens(self, patches: Patches, visible: torch.Tensor) -> torch.Tensor:
+        if not self.config.encode_visible_only:
+            return gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+        rows = gather_points(patches.neighborhoods.flatten(2), visible)
+        return self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+
+    def _freeze_teacher(self) -> None:
+        self.autoencoder.requires_grad_(False)
+        if self.config.teacher_dtype is not None and self.autoencoder.encoder is not None:
+            self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
+        self.autoencoder.train(self.training and self.config.teacher_in_training_mode)
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        # First, as it brings the foreign encoder, which no checkpoint holds.
+        self.autoencoder._initialize_missing_keys(is_quantized)
+        super()._initialize_missing_keys(is_quantized)
+        # Loading makes parameters anew, which would train.
+        self._freeze_teacher()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ActForPreTraining):
+            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+            if module.decoder_class_position is not None:
+                init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)
+            # The released program starts the decoder so; its layers have been through here already.
+            for linear in module.decoder.modules():
+                if isinstance(linear, nn.Linear):
+                    init.xavier_uniform_(linear.weight)

@@ -1,0 +1,287 @@
+"""Masked point modelling: what is hidden, what teaches, what is stored, and what becomes of the student."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
+
+from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPointCloudClassification, ActForPreTraining
+from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
+from hf_any3d.modeling.act.masking import MASKS
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from tests.tiny_encoders import clouds, random_encoder, saved_encoder, tiny_config
+
+GROUPS = 8
+CUT = {"num_groups": GROUPS, "group_size": 8}
+TEACHER = CUT | {
+    "hidden_size": 16,
+    "num_codes": 12,
+    "graph_input_width": 8,
+    "graph_widths": (8, 8),
+    "coarse_width": 8,
+    "folding_width": 8,
+    "num_prompts": 3,
+}
+STUDENT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "decoder_num_hidden_layers": 1}
+
+
+def tiny_autoencoder(encoder="vit", **changes):
+    torch.manual_seed(0)
+    return ActAutoencoder.from_teacher_pretrained(saved_encoder(encoder), **TEACHER | changes)
+
+
+def tiny_pretraining(autoencoder=None, **changes):
+    autoencoder = tiny_autoencoder() if autoencoder is None else autoencoder
+    torch.manual_seed(1)
+    return ActForPreTraining.from_autoencoder_pretrained(autoencoder, **STUDENT | changes)
+
+
+def masks(hidden=6, batch=3):
+    return MASKS["random"](torch.zeros(batch, GROUPS, 3), hidden, torch.Generator().manual_seed(0))
+
+
+def same_loss(first, second, mask=None):
+    mask = masks() if mask is None else mask
+    with torch.no_grad():
+        return torch.equal(first(clouds(), mask).loss, second(clouds(), mask).loss)
+
+
+@pytest.mark.parametrize("mask_type", MASKS)
+def test_the_configured_share_of_patches_is_hidden_and_guessed(mask_type):
+    output = tiny_pretraining(mask_type=mask_type, mask_ratio=0.7)(clouds())
+    assert output.mask.sum(dim=1).tolist() == [5, 5, 5]
+    assert output.predictions.shape == output.targets.shape == (3, 5, 16)
+    assert output.loss.item() == pytest.approx(
+        1 - torch.cosine_similarity(output.predictions, output.targets, dim=-1).mean().item(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", DISTILLATION_LOSSES)
+def test_every_loss_teaches_the_student_and_nobody_else(name):
+    model = tiny_pretraining(distillation_loss=name).train()
+    model(clouds()).loss.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == {name for name, _ in model.named_parameters() if name.startswith("autoencoder.")}
+
+
+def test_targets_are_the_teachers_features_of_the_hidden_patches():
+    model, mask = tiny_pretraining(), masks()
+    features = model.autoencoder.teacher_features(clouds())
+    targets = model(clouds(), mask).targets
+    for row, hidden, target in zip(features, mask, targets, strict=True):
+        torch.testing.assert_close(target, row[hidden])
+
+
+def test_targets_can_be_taken_in_front_of_the_graph_decoder():
+    model, mask = tiny_pretraining(target_layer="teacher"), masks()
+    features = model.autoencoder.teacher_features(clouds(), through_graph=False)
+    torch.testing.assert_close(model(clouds(), mask).targets, features[mask].view(3, 6, 16))
+
+
+def test_hidden_patches_have_no_influence_on_their_guesses():
+    model, points = tiny_pretraining().eval(), clouds()
+    patches = model.act.cut(points)
+    visible, hidden = masks(2)[:, :].logical_not(), masks(2)
+    index = hidden.to(torch.uint8).argsort(dim=1, stable=True)
+    with torch.no_grad():
+        before, _ = model._guess(patches, index[:, :6], index[:, 6:])
+        patches.neighborhoods[hidden] += 1.0
+        after, _ = model._guess(patches, index[:, :6], index[:, 6:])
+        patches.neighborhoods[visible] += 1.0
+        changed, _ = model._guess(patches, index[:, :6], index[:, 6:])
+    assert torch.equal(before, after) and not torch.allclose(before, changed)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_encoding_hidden_patches_too_changes_nothing_but_batch_statistics(training):
+    lean = tiny_pretraining(drop_path_rate=0.0, decoder_drop_path_rate=0.0).train(training)
+    full = tiny_pretraining(drop_path_rate=0.0, decoder_drop_path_rate=0.0, encode_visible_only=False).train(training)
+    lean_guess, full_guess = (model(clouds(), masks()).predictions for model in (lean, full))
+    assert torch.allclose(lean_guess, full_guess, atol=1e-5) == (not training)
+
+
+def test_a_student_that_sees_everything_needs_no_decoder():
+    model = tiny_pretraining(mask_ratio=0.0).train()
+    output = model(clouds())
+    assert output.predictions.shape == (3, GROUPS, 16) and not output.mask.any()
+    output.loss.backward()
+    assert model.mask_token.grad is None and model.decoder.layers[0].norm1.weight.grad is None
+    assert model.prediction_head.weight.grad is not None
+
+
+def test_a_second_loss_reaches_the_class_token_past_the_last_blocks():
+    model = tiny_pretraining(class_token_loss=True, class_token_layer=1).train()
+    output = model(clouds())
+    assert output.class_token_predictions.shape == output.predictions.shape
+    guesses = (output.predictions, output.class_token_predictions)
+    by_hand = sum(1 - torch.cosine_similarity(guess, output.targets, dim=-1).mean() for guess in guesses)
+    torch.testing.assert_close(output.loss, by_hand)
+    (slope,) = torch.autograd.grad(output.class_token_predictions.sum(), model.decoder_class_position)
+    assert slope.abs().max() > 0
+
+
+def test_targets_repeat_by_default_and_vary_under_noise():
+    points, mask = clouds(), masks()
+    model = tiny_pretraining().train()
+    assert torch.equal(model(points, mask).targets, model(points, mask).targets)
+    noisy = tiny_pretraining(noisy_targets=True).train()
+    drawn = [noisy(points, mask).targets for _ in range(2)]
+    assert not torch.equal(*drawn)
+
+
+def test_the_teacher_stays_as_it_is_unless_the_config_says_otherwise():
+    def moved(model):
+        before = model.autoencoder.patch_encoder.lift_norm.running_mean.clone()
+        model.train()(clouds())
+        return not torch.equal(before, model.autoencoder.patch_encoder.lift_norm.running_mean)
+
+    assert not moved(tiny_pretraining())
+    drifting = tiny_pretraining(teacher_in_training_mode=True)
+    assert moved(drifting) and not drifting.autoencoder.encoder.training
+    # Without asking for noise there is none in training mode, either; dropout of the prompts remains.
+    still = tiny_pretraining(tiny_autoencoder(prompt_dropout=0.0), teacher_in_training_mode=True).train()
+    assert torch.equal(still(clouds(), masks()).targets, still(clouds(), masks()).targets)
+
+
+def test_no_gradient_goes_into_the_teacher():
+    model = tiny_pretraining().train()
+    assert not model(clouds()).targets.requires_grad
+    assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
+
+
+def test_a_checkpoint_holds_all_but_the_foreign_encoder(tmp_path):
+    model = tiny_pretraining(class_token_loss=True, class_token_layer=1)
+    model.save_pretrained(tmp_path)
+    stored = set(load_file(tmp_path / "model.safetensors"))
+    assert stored == {name for name in model.state_dict() if not name.startswith("autoencoder.encoder.")}
+    again, report = ActForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert same_loss(model, again)
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if p.requires_grad
+    }
+    assert not again.train().autoencoder.training
+    assert isinstance(AutoModelForPreTraining.from_pretrained(tmp_path), ActForPreTraining)
+
+
+def test_another_encoder_in_the_teachers_place_is_refused(tmp_path):
+    random_encoder(tiny_config("vit")).save_pretrained(tmp_path / "vit")
+    autoencoder = ActAutoencoder.from_teacher_pretrained(str(tmp_path / "vit"), **TEACHER)
+    tiny_pretraining(autoencoder).save_pretrained(tmp_path / "model")
+    random_encoder(tiny_config("vit"), seed=5).save_pretrained(tmp_path / "vit")
+    with pytest.raises(EncoderMismatchError):
+        ActForPreTraining.from_pretrained(tmp_path / "model")
+
+
+def test_an_encoder_without_a_home_is_stored_with_the_model(tmp_path):
+    autoencoder = tiny_autoencoder()
+    autoencoder.config.encoder_name_or_path = None
+    autoencoder.save_pretrained(tmp_path / "autoencoder")
+    model = tiny_pretraining(str(tmp_path / "autoencoder"))
+    model.save_pretrained(tmp_path / "model")
+    assert any(name.startswith("autoencoder.encoder.") for name in load_file(tmp_path / "model" / "model.safetensors"))
+    assert same_loss(model, ActForPreTraining.from_pretrained(tmp_path / "model"))
+
+
+def test_a_plain_autoencoder_teaches_too(tmp_path):
+    torch.manual_seed(0)
+    settings = {name: value for name, value in TEACHER.items() if name != "num_prompts"}
+    ActAutoencoder(ActAutoencoder.config_class(**settings)).save_pretrained(tmp_path / "autoencoder")
+    model = tiny_pretraining(str(tmp_path / "autoencoder"))
+    model.save_pretrained(tmp_path / "model")
+    assert same_loss(model, ActForPreTraining.from_pretrained(tmp_path / "model"))
+
+
+def test_the_student_alone_becomes_a_classifier(tmp_path):
+    model = tiny_pretraining(class_token_loss=True, class_token_layer=1, feature_head_width=5)
+    model.save_pretrained(tmp_path)
+    classifier, report = ActForPointCloudClassification.from_pretrained(
+        tmp_path, num_labels=3, output_loading_info=True
+    )
+    assert not report["unexpected_keys"]
+    assert all(name.startswith("classifier.") for name in report["missing_keys"])
+    with torch.no_grad():
+        features = classifier.act(clouds()).pooler_output
+    tiny = model.act(clouds()).pooler_output
+    torch.testing.assert_close(features, tiny)
+
+
+def test_a_probe_reads_what_a_head_would_or_what_the_released_program_gives():
+    model = tiny_pretraining()
+    torch.testing.assert_close(model.probe_features(clouds()), model.act(clouds()).pooler_output)
+    released = tiny_pretraining(feature_head_width=5)
+    features = released.probe_features(clouds())
+    assert features.shape == (3, 5) and not features.requires_grad
+    torch.testing.assert_close(features, released.feature_head(released.act(clouds()).last_hidden_state[:, 0]))
+
+
+def test_the_foreign_encoder_may_have_half_the_precision(tmp_path):
+    whole, half = tiny_pretraining(), tiny_pretraining(teacher_dtype="bfloat16")
+    half.save_pretrained(tmp_path)
+    again = ActForPreTraining.from_pretrained(tmp_path)
+    for model in (half, again):
+        assert model.autoencoder.encoder.dtype == torch.bfloat16 and model.mask_token.dtype == torch.float32
+    assert same_loss(half, again)
+    features = [model(clouds(), masks()).targets for model in (whole, half)]
+    assert torch.cosine_similarity(*features, dim=-1).min() > 0.99
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_checkpoint(tmp_path):
+    rows = [{"points": cloud} for cloud in clouds(8)]
+
+    def trained(resume, **changes):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            max_steps=4,
+            per_device_train_batch_size=4,
+            per_device_eval_batch_size=4,
+            save_steps=2,
+            learning_rate=1e-2,
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        torch.manual_seed(3)
+        model = tiny_pretraining()
+        trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+        trainer.train(resume_from_checkpoint=resume)
+        return model, trainer
+
+    whole, trainer = trained(None)
+    assert "eval_loss" in trainer.evaluate()
+    resumed, _ = trained(str(tmp_path / "run" / "checkpoint-2"))
+    for (name, first), second in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(first, second, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask_ratio": 1.0}, "mask_ratio=1.0; expected at least 0 and below 1"),
+        ({"mask_type": "rand"}, "mask_type='rand'; expected one of 'random', 'block'"),
+        ({"distillation_loss": "l3"}, "distillation_loss='l3'; expected one of 'cosine'"),
+        ({"target_layer": "codes"}, "target_layer='codes'; expected one of 'graph_decoder', 'teacher'"),
+        ({"class_token_loss": True, "class_token_layer": 0}, "class_token_layer=0; expected 1 to 11"),
+        ({"teacher_dtype": "int8"}, "teacher_dtype='int8'; expected one of None, 'float32'"),
+        ({"class_token_loss": True, "use_class_token": False}, "expected a class token"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ActConfig(**settings)
+
+
+def test_student_and_teacher_must_cut_clouds_alike():
+    with pytest.raises(ValueError, match="num_groups=16; expected 8"):
+        tiny_pretraining(num_groups=16)
+
+
+def test_a_config_without_a_teacher_is_refused():
+    with pytest.raises(ValueError, match="autoencoder_config is missing"):
+        ActForPreTraining(ActConfig(**STUDENT))
+
+
+def test_a_mask_that_hides_everything_is_refused():
+    with pytest.raises(ValueError, match="hides all 8 patches"):
+        tiny_pretraining()(clouds(), torch.ones(3, GROUPS, dtype=torch.bool))
