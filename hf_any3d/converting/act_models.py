@@ -14,17 +14,13 @@ from transformers.initialization import no_init_weights
 from hf_any3d.conversions.act import sizes
 from hf_any3d.converting.act_datasets import TrainedOn, choose_dataset
 from hf_any3d.converting.act_teacher import kept_teacher, named_teacher, released_settings
-
-try:
-    from hf_any3d.modeling.act import ActForPreTraining
-except ImportError:
-    ActForPreTraining = None
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
     ActConfig,
     ActForPartSegmentation,
     ActForPointCloudClassification,
+    ActForPreTraining,
     ActForSemanticSegmentation,
 )
 

@@ -22,7 +22,7 @@ OPENERS = {
     "partseg": AutoModelForPointCloudSegmentation,
     "semseg": AutoModelForPointCloudSegmentation,
     "dvae": act.ActAutoencoder,
-    "pretrain": getattr(act, "ActForPreTraining", None),
+    "pretrain": act.ActForPreTraining,
 }
 TAUGHT = ["dvae", "dvae_bert", "dvae_clip", "pretrain"]
 UNREAD = ("embeddings.", "pooler.")
