@@ -1,4 +1,4 @@
-"""Trains a classifier of point clouds on a frozen pretrained encoder.
+"""Trains a classifier of point clouds: on a frozen pretrained encoder, or from a pretrained point transformer.
 
 With arguments, or with a JSON or YAML file of them, which words behind it change:
 
@@ -6,6 +6,8 @@ With arguments, or with a JSON or YAML file of them, which words behind it chang
         --encoder_name_or_path sentence-transformers/all-MiniLM-L6-v2 --augment scale shift --num_train_epochs 40
     python examples/run_point_cloud_classification.py examples/recipes/any2point_clip_modelnet40.yaml \
         --data_dir data --voting 10
+    python examples/run_point_cloud_classification.py --model_name_or_path out/pretrained --tuning mlp-3
+    python examples/run_point_cloud_classification.py --model_type act3d --model_config '{"num_hidden_layers": 6}'
     python -m torch.distributed.run --nproc_per_node 2 examples/run_point_cloud_classification.py recipe.yaml
 
 It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
@@ -19,13 +21,14 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from torch import nn
 from transformers import Trainer
 
-from hf_any3d import Any2PointForPointCloudClassification, PointCloudProcessor
+from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import CLASSIFICATION
 from hf_any3d.training.judging import judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
+from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
 from hf_any3d.training.protocol import (
     ProtocolArguments,
     apply_protocol,
@@ -36,7 +39,7 @@ from hf_any3d.training.protocol import (
 )
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import evaluation_rows
-from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 from hf_any3d.training.voting import judge_by_voting
 
 logger = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ def build_trainer(
 def main(argv: list[str] | None = None) -> RunReport:
     """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
-    kinds = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
+    kinds = (PointModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
     model_arguments, data, protocol, adapter, arguments = parse_arguments(
         kinds, sys.argv[1:] if argv is None else argv
     )
@@ -86,9 +89,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         splits, origin = apply_protocol(*program.load_splits(data), protocol)
     classes = class_names(splits["train"])
     processor = build_processor(data, protocol)
-    model = program.build_adapted_model(
-        Any2PointForPointCloudClassification, model_arguments, adapter, classes, in_channels=3 * len(data.features)
-    )
+    model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=3 * len(data.features))
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data, protocol, splits, processor)
     with stopwatch.part("training"):
@@ -110,6 +111,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         num_points=data.num_points,
         task=CLASSIFICATION,
         checkpoint=checkpoint,
+        start=model_arguments.start(),
     )
     logger.info("Model, card and metrics.json: %s. Try: hf-any3d predict FILE --model %s", name, name)
     return report

@@ -1,4 +1,4 @@
-"""Trains a model that names every point of a cloud, around a frozen pretrained encoder.
+"""Trains a model that names every point: around a frozen pretrained encoder, or from a pretrained point transformer.
 
 Two tasks, told apart by the data: rows with a category in `label` and a part for each point in `labels` teach the
 parts of objects; rows with `labels` alone teach the objects of scenes, which are read in overlapping blocks.
@@ -10,6 +10,7 @@ parts of objects; rows with `labels` alone teach the objects of scenes, which ar
         --dataset_options '{"block_size": 1.0}' --group_column room --up_axis z --block_size 1.0 --augment rotate
     python examples/run_point_cloud_segmentation.py --output_dir out/shapenetpart --dataset_name shapenetpart \
         --data_dir data --num_points 2048 --augment scale
+    python examples/run_point_cloud_segmentation.py --model_name_or_path out/pretrained --dataset_name parts
     python examples/run_point_cloud_segmentation.py recipe.yaml
 
 It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
@@ -18,7 +19,6 @@ chooses the weights; the test split is looked at once, at the end, whole scenes 
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +26,19 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from torch import nn
 from transformers import Trainer, default_data_collator
 
-from hf_any3d import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation, PointCloudProcessor
+from hf_any3d import PointCloudProcessor
 from hf_any3d.data.parts import parts_of_categories
-from hf_any3d.training import program
+from hf_any3d.training import point_models, program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import PARTS, SCENES
+from hf_any3d.training.point_models import PointModelArguments
 from hf_any3d.training.point_rows import BlockRows, CropRows
 from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_judging import judge_segmentation
 from hf_any3d.training.segmentation_metrics import ComputePartMetrics, LabelPoints, compute_semantic_metrics
-from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
+from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,13 @@ class SegmentationDataArguments(DataArguments):
         metadata={"help": "Edge of the columns that scenes are cut into, in their units; none reads clouds whole."},
     )
     block_overlap: float = field(default=0.5, metadata={"help": "Share of a column that the next one has too."})
+    min_block_points: int = field(
+        default=1, metadata={"help": "Training columns with fewer points are drawn again, as far as there are others."}
+    )
+    scene_votes: int = field(
+        default=1,
+        metadata={"help": "How often scenes are divided into blocks anew to be judged; answers are averaged."},
+    )
 
 
 @dataclass
@@ -158,7 +166,7 @@ def build_processor(data: SegmentationDataArguments, task: Task) -> PointCloudPr
 def build_trainer(
     model: nn.Module,
     arguments: SegmentationTrainingArguments,
-    augment: Sequence[str],
+    data: SegmentationDataArguments,
     splits: DatasetDict,
     processor: PointCloudProcessor,
     task: Task,
@@ -173,11 +181,18 @@ def build_trainer(
     if arguments.class_weighting:
         weights = class_weights(splits["train"]["labels"], len(task.names), arguments.class_weighting)
         settings["compute_loss_func"] = WeightedPointLoss(weights)
-    transform = training_transform(processor, augment)
+    transform = training_transform(processor, data.augment)
     return program.build_trainer(
         model,
         arguments,
-        CropRows(splits["train"], processor, transform, arguments.seed, with_category=task.has_parts),
+        CropRows(
+            splits["train"],
+            processor,
+            transform,
+            arguments.seed,
+            with_category=task.has_parts,
+            min_points=data.min_block_points,
+        ),
         BlockRows(splits["validation"], processor, task.has_parts) if "validation" in splits else None,
         processor,
         data_collator=default_data_collator,
@@ -188,11 +203,11 @@ def build_trainer(
 
 
 def judge(
-    trainer: Trainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task
+    trainer: Trainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task, votes: int = 1
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Metrics of the splits that chose or that report, and the IoU of their classes; see `judge_segmentation`."""
     judged = {
-        split: BlockRows(rows, processor, task.has_parts)
+        split: BlockRows(rows, processor, task.has_parts, votes)
         for split, rows in splits.items()
         if split in ("validation", "test") and "labels" in rows.column_names
     }
@@ -202,23 +217,29 @@ def judge(
 def main(argv: list[str] | None = None) -> RunReport:
     """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
-    kinds = (ModelArguments, SegmentationDataArguments, AdapterArguments, SegmentationTrainingArguments)
+    kinds = (
+        PointModelArguments,
+        SegmentationDataArguments,
+        AdapterArguments,
+        SegmentationTrainingArguments,
+    )
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
     checkpoint = program.begin(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
     processor = build_processor(data, task)
-    model_class = Any2PointForPartSegmentation if task.has_parts else Any2PointForSemanticSegmentation
+    kind = point_models.PARTS if task.has_parts else point_models.SCENES
     settings = model_settings(task, in_channels=3 * len(data.features))
-    model = program.build_adapted_model(model_class, model_arguments, adapter, task.names, **settings)
+    model = point_models.build_model(kind, model_arguments, adapter, task.names, **settings)
     parameters = count_parameters(model)
-    trainer = build_trainer(model, arguments, data.augment, splits, processor, task)
+    trainer = build_trainer(model, arguments, data, splits, processor, task)
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        scores = judge(trainer, splits, processor, task)
+        scores = judge(trainer, splits, processor, task, data.scene_votes)
     blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
+    blocks |= {"scene_votes": data.scene_votes} if data.scene_votes > 1 else {}
     report, name = program.leave_behind(
         trainer,
         stopwatch,
@@ -228,6 +249,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         num_points=data.num_points,
         task=PARTS if task.has_parts else SCENES,
         checkpoint=checkpoint,
+        start=model_arguments.start(),
     )
     logger.info('Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")', name, name)
     return report

@@ -16,7 +16,7 @@ from hf_any3d.training.report import count_parameters
 
 
 def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
-    """Describe one of our models: encoder, adapter, parameters, labels, inputs.
+    """Describe one of our models: encoder if it has one, adapter, parameters, labels or codes, inputs.
 
     Parameters are counted on an empty copy of the model, so neither its weights nor the encoder's are fetched.
 
@@ -39,10 +39,31 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         raise ValueError(f"{name_or_path}: model_type {config.model_type!r} is not one of ours; expected {known}")
     adapter = _adapter_config(name_or_path, revision)
     trained, total = _count(config, adapter)
-    encoder = config.encoder_config
+    kind = (config.architectures or [type(config).__name__])[0]
+    facts = {"model": name_or_path, "class": kind, **_encoder_facts(config)}
+    facts |= {
+        "adapter": None if adapter is None else adapter.peft_type.value.lower(),
+        "trained parameters": trained,
+        "total parameters": total,
+    }
+    if hasattr(config, "num_codes"):
+        facts["codes"] = config.num_codes
+    else:
+        facts["labels"] = [config.id2label[number] for number in sorted(config.id2label)]
+    return facts | {
+        "points": _num_points(name_or_path, revision),
+        "channels": config.in_channels,
+        "tokens": config.num_tokens if hasattr(config, "num_tokens") else config.num_groups,
+        "batch-dependent": config.batch_dependent_flags,
+    }
+
+
+def _encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
+    """What is told of a foreign encoder; nothing of models that have none."""
+    encoder = getattr(config, "encoder_config", None)
+    if encoder is None:
+        return {}
     return {
-        "model": name_or_path,
-        "class": (config.architectures or [type(config).__name__])[0],
         "encoder": config.encoder_name_or_path or "stored with the model",
         "encoder trained from": config.encoder_trained_from,
         "encoder type": encoder.model_type,
@@ -51,14 +72,6 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         "encoder width": encoder.hidden_size,
         "encoder revision": config.encoder_revision,
         "encoder checksum": config.encoder_checksum,
-        "adapter": None if adapter is None else adapter.peft_type.value.lower(),
-        "trained parameters": trained,
-        "total parameters": total,
-        "labels": [config.id2label[number] for number in sorted(config.id2label)],
-        "points": _num_points(name_or_path, revision),
-        "channels": config.in_channels,
-        "tokens": config.num_tokens,
-        "batch-dependent": config.batch_dependent_flags,
     }
 
 

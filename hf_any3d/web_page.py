@@ -26,7 +26,7 @@ _PAGE = """<!DOCTYPE html>
 <style>
   body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; }}
   canvas {{ display: block; touch-action: {touch}; cursor: grab; }}
-  ul {{ position: fixed; top: 0; left: 0; margin: 12px; padding: 0; list-style: none; }}
+  ul {{ position: fixed; left: 0; margin: 12px; padding: 0; list-style: none; background: #ffffffc0; {legend_place} }}
   i {{ display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 5px; }}
 </style>
 <ul>{legend}</ul>
@@ -224,6 +224,8 @@ def _write(
         points=_encoded(np.concatenate(shown), "<f4"),
         labels=_encoded(np.concatenate([labels for _, labels in thinned]), "<u2"),
         colors=json.dumps([hex_color(color) for color in palette]),
+        # Over one cloud a list, under many a line, which hides no title.
+        legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; display: flex; gap: 16px;",
         # What a title says must not end the script.
         clouds=json.dumps(told).replace("<", "\\u003c"),
         columns=columns,

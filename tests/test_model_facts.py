@@ -3,9 +3,10 @@
 import pytest
 from peft import get_peft_model
 
-from hf_any3d import GuidedAdapterConfig
+from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.model_facts import model_facts
 from hf_any3d.training.report import count_parameters
+from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import tiny_part_model, tiny_scene_model
 
 
@@ -17,3 +18,22 @@ def test_parameters_of_segmentation_heads_are_counted(make, tmp_path):
     assert facts["class"] == type(model.get_base_model()).__name__
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
     assert len(facts["labels"]) == model.get_base_model().config.num_labels
+
+
+@pytest.mark.parametrize("encoder", ["vit", None])
+def test_autoencoders_tell_their_codes_and_their_teacher_if_any(encoder, tmp_path):
+    model = tiny_autoencoder(encoder)
+    model.save_pretrained(tmp_path)
+    facts = model_facts(str(tmp_path))
+    assert facts["class"] == "ActAutoencoder" and "labels" not in facts
+    assert (facts["codes"], facts["tokens"]) == (SMALL_AUTOENCODER["num_codes"], SMALL_AUTOENCODER["num_groups"])
+    assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
+    assert facts.get("encoder type") == encoder
+
+
+def test_a_student_has_no_encoder_to_tell_of(tmp_path):
+    model = ActForPointCloudClassification(ActConfig(num_hidden_layers=1, id2label={0: "chair", 1: "lamp"}))
+    model.save_pretrained(tmp_path)
+    facts = model_facts(str(tmp_path))
+    assert facts["labels"] == ["chair", "lamp"] and facts["tokens"] == 64 and "encoder" not in facts
+    assert facts["total parameters"] == count_parameters(model)[1]

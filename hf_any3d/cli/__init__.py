@@ -14,6 +14,7 @@ from hf_any3d.cli.evaluate import evaluate
 from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
+from hf_any3d.cli.reconstruct import reconstruct
 
 app = typer.Typer(
     name="hf-any3d",
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(info)
 app.command()(export)

@@ -5,6 +5,8 @@ import numpy as np
 from hf_any3d.data.resampling import resample_index
 from hf_any3d.data.transforms import AXES
 
+_DRAWS = 10
+
 
 def split_into_blocks(
     xyz: np.ndarray,
@@ -53,6 +55,7 @@ def draw_crop(
     generator: np.random.Generator,
     *,
     up_axis: str = "y",
+    min_points: int = 1,
 ) -> np.ndarray:
     """Draw a block of random points for training.
 
@@ -62,6 +65,7 @@ def draw_crop(
         block_size: edge of the square column around a random point, in the units of `xyz`; None for the whole scene.
         generator: numpy's random generator.
         up_axis: "x", "y" or "z".
+        min_points: a column with fewer points is drawn again, up to ten times; then the fullest of them is taken.
 
     Returns:
         (num_points,) int64, indices into `xyz`.
@@ -69,8 +73,12 @@ def draw_crop(
     inside = np.arange(len(xyz))
     if block_size is not None:
         ground = _ground(np.asarray(xyz), up_axis)
-        near = np.abs(ground - ground[generator.integers(len(ground))]).max(axis=1) <= block_size / 2
-        inside = np.flatnonzero(near)
+        inside = inside[:0]
+        for _ in range(_DRAWS):
+            near = np.abs(ground - ground[generator.integers(len(ground))]).max(axis=1) <= block_size / 2
+            inside = max(inside, np.flatnonzero(near), key=len)
+            if len(inside) >= min_points:
+                break
     return inside[resample_index(len(inside), num_points, generator)]
 
 

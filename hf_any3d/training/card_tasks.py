@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class CardTask:
         metrics: Metrics in the order of the table, by their keys in the report; the first one is the main one.
         class_score: What the figure of each class is.
         limits: What the model cannot do, for readers.
+        has_classes: Whether the model knows classes.
+        opens: Opens the model; None for the auto class of the task.
+        as_model: What the program with the model shows.
+        factors: Metrics that are no shares, with what they are multiplied by for readers.
+        class_factor: The same for the figure of each class; None for a share.
     """
 
     task: str
@@ -32,11 +38,24 @@ class CardTask:
     metrics: dict[str, str]
     class_score: str
     limits: str = ""
+    has_classes: bool = True
+    opens: str | None = None
+    as_model: str = "As a model with logits"
+    factors: Mapping[str, float] = field(default_factory=dict)
+    class_factor: float | None = None
 
     @property
     def auto_class(self) -> str:
         """Opens the model."""
-        return "AutoModelFor" + self.task.title().replace("-", "")
+        return self.opens or "AutoModelFor" + self.task.title().replace("-", "")
+
+    def shown(self, metric: str, value: float) -> str:
+        """A metric as the card shows it."""
+        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
+
+    def shown_of_class(self, value: float) -> str:
+        """The figure of a class as the card shows it."""
+        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
 
 
 CLASSIFICATION = CardTask(
@@ -107,4 +126,45 @@ classes above alone; how far that reaches is what the figures for unseen classes
 the model leans towards the seen. Scores are shares among the labels given, not probabilities that one is right: some
 label always wins.
 """,
+)
+RECONSTRUCTION = CardTask(
+    task="point-cloud-reconstruction",
+    task_name="Reconstruction of point clouds from discrete codes",
+    intro="Turns a 3D point cloud into discrete codes and back.",
+    use="""rebuild = pipeline("point-cloud-reconstruction", model="{name}")
+answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a page
+answer["token_ids"], answer["chamfer_l1"]""",
+    portions="clouds are brought to {num_points} points in the unit sphere.",
+    logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
+outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) the cloud from its codes""",
+    model_class="ActAutoencoder",
+    metrics={"chamfer_l1": "CD-L1 × 1000", "chamfer_l2": "CD-L2 × 1000", "f_score": "F-score"},
+    class_score="CD-L1 × 1000 by category",
+    limits="""
+It was made to teach: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are better;
+all figures are means over the clouds of each category, then over categories.
+""",
+    has_classes=False,
+    opens="ActAutoencoder",
+    as_model="As a model",
+    factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
+    class_factor=1000.0,
+)
+DISTILLATION = CardTask(
+    task="point-cloud-feature-extraction",
+    task_name="Features of point clouds",
+    intro="Reads 3D point clouds, to be fine-tuned or asked for features.",
+    use="""features = pipeline("point-cloud-feature-extraction", model="{name}")
+features("chair.ply")""",
+    portions="clouds are brought to {num_points} points in the unit sphere.",
+    logits="""tokens = model(**processor("chair.ply", return_tensors="pt")).last_hidden_state""",
+    model_class="ActModel",
+    metrics={"probe_accuracy": "Accuracy of a linear SVM on frozen features"},
+    class_score="accuracy by class",
+    limits="""
+`ActForPointCloudClassification.from_pretrained(…, num_labels=…)` puts a head on it, to be fine-tuned.
+""",
+    has_classes=False,
+    opens="ActModel",
+    as_model="As a model",
 )

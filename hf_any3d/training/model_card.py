@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, Trainer
 
+from hf_any3d.training.card_methods import MethodWords, method_words
 from hf_any3d.training.card_tasks import CLASSIFICATION, CardTask
 from hf_any3d.training.protocol import TEST_CHOOSES
 from hf_any3d.training.report import RunReport
@@ -31,8 +32,8 @@ from transformers import pipeline
 {use}
 ```
 
-A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions} As a model with
-logits:
+A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions}
+{as_model}:
 
 ```python
 import hf_any3d
@@ -51,9 +52,7 @@ processor = PointCloudProcessor.from_pretrained("{name}")
 
 ## Data
 
-{data}
-
-Classes: {classes}.
+{data}{classes}
 
 ## Training
 
@@ -61,12 +60,6 @@ Classes: {classes}.
 {limits}
 Made with hf_any3d ({versions}).
 """
-
-_NAMED = """\
-With the frozen encoder it has {total:,} parameters; {trained:,} of them were trained and lie in this repository. The \
-encoder is loaded from its own, and its weights are checked against a checksum."""
-_STORED = """\
-It has {total:,} parameters, of which {trained:,} were trained; all of them lie in this repository."""
 
 _PEFT_DOOR = """
 As an adapter, to be switched, disabled or put beside others:
@@ -96,42 +89,32 @@ def build_model_card(
         num_points: Points of a cloud that the processor gives.
         task: What the model does.
     """
-    classes = [config.id2label[number] for number in sorted(config.id2label)]
+    classes = [config.id2label[number] for number in sorted(config.id2label)] if task.has_classes else []
     method = report.adapter.get("method")
-    encoder = report.encoder["name"]
-    if config.encoder_trained_from:
-        what = f"An encoder that started as `{encoder}` and was trained as a whole reads the points"
-        what += f", adapted by the PEFT method `{method}`." if method else "."
-        parameters = _STORED
-    else:
-        what = f"A frozen `{encoder}` reads the points through a trained tokenizer"
-        what += f", adapted by the PEFT method `{method}`." if method else ", without adapters."
-        parameters = _NAMED
-    what += " Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
+    words = method_words(report, config)
     text = _CARD.format(
         title=name.rsplit("/", 1)[-1],
         name=name,
         intro=task.intro.format(count=len(classes)),
-        use=task.use.format(name=name, category=(config.category_names or [""])[0]),
+        use=task.use.format(name=name, category=(getattr(config, "category_names", None) or [""])[0]),
         channels=config.in_channels,
         portions=task.portions.format(num_points=num_points),
+        as_model=task.as_model,
         auto_class=task.auto_class,
         logits=task.logits.format(count=len(classes), num_points=num_points),
-        what=what,
-        parameters=parameters.format(total=report.total_parameters, trained=report.trained_parameters),
+        what=words.what,
+        parameters=words.parameters,
         peft_door=_PEFT_DOOR.format(name=name, model_class=task.model_class) if method else "",
         results=_results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task),
         selection=_selection(report),
         seed=report.training["seed"],
         data=_facts(report.data),
-        classes=", ".join(classes),
+        classes=f"\n\nClasses: {', '.join(classes)}." if classes else "",
         training=_facts(_training_facts(report)),
         limits=_limits(config) + task.limits,
         versions=", ".join(f"{package} {version}" for package, version in report.versions.items()),
     )
-    return ModelCard(
-        f"---\n{_metadata(report, name, method, task, bool(config.encoder_trained_from)).to_yaml()}\n---\n\n{text}"
-    )
+    return ModelCard(f"---\n{_metadata(report, name, words, task).to_yaml()}\n---\n\n{text}")
 
 
 def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
@@ -151,7 +134,7 @@ def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
     trainer.create_model_card = create_model_card
 
 
-def _metadata(report: RunReport, name: str, method: str | None, task: CardTask, trained_whole: bool) -> ModelCardData:
+def _metadata(report: RunReport, name: str, words: MethodWords, task: CardTask) -> ModelCardData:
     on_hub = report.data.get("on_hub", False)
     dataset = report.data["name"]
     judged = {split: metrics for split, metrics in report.metrics.items() if split in ("validation", "test")}
@@ -170,16 +153,15 @@ def _metadata(report: RunReport, name: str, method: str | None, task: CardTask, 
         for metric in task.metrics
         if metric in metrics
     ]
-    # A directory on the author's disk means nothing to a reader of the hub.
-    encoder = report.encoder["name"] if not os.path.isdir(report.encoder["name"]) else None
+    method = report.adapter.get("method")
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=task.task,
-        base_model=encoder,
-        base_model_relation=("finetune" if trained_whole else "adapter") if encoder else None,
+        base_model=words.base_model,
+        base_model_relation=words.relation if words.base_model else None,
         datasets=[dataset] if on_hub else None,
         metrics=[next(iter(task.metrics))],
-        tags=["hf_any3d", "any2point", "point-cloud", "3d", *([method] if method else [])],
+        tags=["hf_any3d", *words.tags, "point-cloud", "3d", *([method] if method else [])],
         model_name=name.rsplit("/", 1)[-1],
         eval_results=results or None,
     )
@@ -194,14 +176,14 @@ def _results(metrics: dict[str, dict[str, float]], task: CardTask) -> str:
 
 
 def _row(values: dict[str, float], task: CardTask) -> str:
-    shares = [f"{100 * values[metric]:.1f} %" if metric in values else "" for metric in task.metrics]
+    shares = [task.shown(metric, values[metric]) if metric in values else "" for metric in task.metrics]
     return " | ".join([*shares, f"{values['loss']:.3f}" if "loss" in values else ""])
 
 
 def _by_class(scores: dict[str, float], task: CardTask) -> str:
     if not scores:
         return ""
-    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in scores.items())
+    shares = ", ".join(f"{name} {task.shown_of_class(score)}" for name, score in scores.items())
     return f"\n\nTest split, {task.class_score}: {shares}."
 
 
@@ -220,11 +202,13 @@ def _selection(report: RunReport) -> str:
 
 def _training_facts(report: RunReport) -> dict[str, Any]:
     encoder = {f"encoder {key}": value for key, value in report.encoder.items()}
+    start = {f"start, {key}": value for key, value in report.start.items()}
     settings = report.adapter.get("settings")
     memory = {f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()}
     share = report.trained_parameters / report.total_parameters
     return {
         **encoder,
+        **start,
         "adapter": report.adapter.get("method", "none"),
         "adapter settings": settings or None,
         "trained parameters": f"{report.trained_parameters:,} of {report.total_parameters:,} ({100 * share:.2f} %)",
@@ -251,7 +235,8 @@ def _plain(value: Any) -> str:
 
 
 def _limits(config: PreTrainedConfig) -> str:
-    if not config.batch_dependent_flags:
+    dependent = getattr(config, "batch_dependent_flags", ())
+    if not dependent:
         return ""
-    flags = ", ".join(f"`{flag}`" for flag in config.batch_dependent_flags)
+    flags = ", ".join(f"`{flag}`" for flag in dependent)
     return f"\n**Predictions depend on the other clouds of a batch**: {flags} reproduce a released program.\n"

@@ -68,6 +68,7 @@ class CropRows(_PointLabelRows):
         transform: Augmentation that keeps the number of points.
         seed: Governs all that is random.
         with_category: Give the cloud's `label` as `category`.
+        min_points: Columns with fewer points are drawn again, see `draw_crop`.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class CropRows(_PointLabelRows):
         transform: Compose | None = None,
         seed: int = 0,
         with_category: bool = False,
+        min_points: int = 1,
     ):
         super().__init__(dataset, processor, transform, seed, with_category)
+        self.min_points = min_points
         sizes = [len(labels) for labels in self.dataset["labels"]]
         times = [max(1, round(size / processor.num_points)) for size in sizes]
         self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), which cloud each row is a crop of
@@ -93,7 +96,12 @@ class CropRows(_PointLabelRows):
         generator = np.random.default_rng([self.seed, self.epoch, number])
         processor = self.processor
         index = draw_crop(
-            row["points"], processor.num_points, processor.block_size, generator, up_axis=processor.up_axis
+            row["points"],
+            processor.num_points,
+            processor.block_size,
+            generator,
+            up_axis=processor.up_axis,
+            min_points=self.min_points,
         )
         return self._piece(row, index, generator)
 
@@ -105,28 +113,32 @@ class BlockRows(_PointLabelRows):
         dataset: As for `CropRows`.
         processor: As for `CropRows`; must have a seed.
         with_category: Give the cloud's `label` as `category`.
+        votes: Divide every cloud so many times, each time with other points together.
 
     Raises:
-        ValueError: A processor without a seed, or a missing column.
+        ValueError: A processor without a seed, a missing column, or fewer than one vote.
     """
 
-    def __init__(self, dataset: Dataset, processor: PointCloudProcessor, with_category: bool = False):
+    def __init__(self, dataset: Dataset, processor: PointCloudProcessor, with_category: bool = False, votes: int = 1):
+        if votes < 1:
+            raise ValueError(f"votes is {votes}; expected at least 1")
         if processor.seed is None:
             raise ValueError("the processor's seed is None; expected a number, so that blocks stay the same")
         super().__init__(dataset, processor, with_category=with_category)
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
         for cloud, row in enumerate(self.dataset.select_columns(["points"])):
-            blocks = split_into_blocks(
-                row["points"],
-                processor.num_points,
-                processor.block_size,
-                processor.block_overlap,
-                up_axis=processor.up_axis,
-                generator=processor.seed,
-            )
-            self.index.extend(blocks)
-            self.clouds.extend([cloud] * len(blocks))
+            for vote in range(votes):
+                blocks = split_into_blocks(
+                    row["points"],
+                    processor.num_points,
+                    processor.block_size,
+                    processor.block_overlap,
+                    up_axis=processor.up_axis,
+                    generator=processor.seed + vote,
+                )
+                self.index.extend(blocks)
+                self.clouds.extend([cloud] * len(blocks))
 
     def __len__(self) -> int:
         return len(self.index)

@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import transformers
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, set_seed
@@ -59,7 +59,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
         choose by comes from, in words.
 
     Raises:
-        ValueError: No training split.
+        ValueError: No training split, or one that is to be trained on is not there.
     """
     if arguments.train_file is not None:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
@@ -82,6 +82,13 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
         )
         origin = f"{arguments.validation_fraction:g} of the training split, seed {arguments.validation_seed}"
         origin += f", whole groups of {group_column!r}" if group_column else ""
+    if missing := [name for name in arguments.train_splits if name not in splits]:
+        raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(splits)}")
+    if len(arguments.train_splits) > 1:
+        together = concatenate_datasets([splits[name] for name in arguments.train_splits])
+        rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}
+        splits = DatasetDict(train=together, **rest)
+        origin = origin if "validation" in splits else "none"
     for split, most in (
         ("train", arguments.max_train_samples),
         ("validation", arguments.max_eval_samples),
@@ -120,11 +127,12 @@ def build_adapted_model(
     )
     if arguments.encoder_attention_dropout:
         drop_attention(model, arguments.encoder_attention_dropout)
-    if adapter.peft.lower() == "full":
+    peft = (adapter.peft or "guided_adapter").lower()
+    if peft == "full":
         model.unfreeze_encoder()
-    if adapter.peft.lower() in ("none", "full"):
+    if peft in ("none", "full"):
         return model
-    return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
+    return get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
 
 
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
@@ -133,6 +141,7 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
         "name": data.train_file or data.dataset_name,
         "options": data.dataset_options,
         "rows": {split: len(rows) for split, rows in splits.items()},
+        **({"trained on": data.train_splits} if len(data.train_splits) > 1 else {}),
         "validation": validation,
         "points": data.num_points,
         "features": data.features,
@@ -182,6 +191,7 @@ def leave_behind(
     num_points: int,
     task: CardTask,
     checkpoint: str | None,
+    **facts: Any,
 ) -> tuple[RunReport, str]:
     """Write model, card and metrics.json, and push them where that is wanted.
 
@@ -194,6 +204,7 @@ def leave_behind(
         num_points: Points of a cloud that the model sees.
         task: What the card says.
         checkpoint: Where the run went on from, if anywhere.
+        **facts: `encoder`, `start` and `schedules`, see `report_run`.
 
     Returns:
         The report, and the name that others will open the model by: a repository, or the output directory.
@@ -207,6 +218,7 @@ def leave_behind(
         metrics=metrics,
         class_accuracy=class_scores,
         resumed_from=checkpoint,
+        **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
     card = build_model_card(report, config_of(trainer.model), name, num_points=num_points, task=task)

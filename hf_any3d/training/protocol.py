@@ -15,7 +15,7 @@ from hf_any3d.training.rows import ProcessedDataset, training_rows
 from hf_any3d.training.settings import DataArguments
 
 TEST_CHOOSES = "the test split itself"
-_FROM_DATA = ("num_points", "features", "up_axis")
+FROM_DATA = ("num_points", "features", "up_axis")
 
 
 @dataclass
@@ -49,7 +49,7 @@ class ProtocolArguments:
     def __post_init__(self):
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.few_shot = json_mapping(self.few_shot, "few_shot")
-        if own := sorted(set(self.processor_config) & set(_FROM_DATA)):
+        if own := sorted(set(self.processor_config) & set(FROM_DATA)):
             raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
         known = set(signature(draw_fold).parameters) - {"splits"}
         if self.few_shot and (
@@ -64,7 +64,7 @@ class ProtocolArguments:
 
 def build_processor(data: DataArguments, protocol: ProtocolArguments) -> PointCloudProcessor:
     """The processor that is saved with the model."""
-    return PointCloudProcessor(**{name: getattr(data, name) for name in _FROM_DATA}, **protocol.processor_config)
+    return PointCloudProcessor(**{name: getattr(data, name) for name in FROM_DATA}, **protocol.processor_config)
 
 
 def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments) -> tuple[DatasetDict, str]:

@@ -25,7 +25,7 @@ class RunReport:
 
     Args:
         data: Name of the dataset, rows of each split, points of a cloud, augmentation, where validation comes from.
-        encoder: Name, revision, checksum, tower and layers of the frozen encoder.
+        encoder: Name, revision, checksum, tower and layers of the frozen encoder; empty without one.
         adapter: PEFT method and its settings; empty when only what surrounds the encoder was trained.
         trained_parameters: Parameters with a gradient.
         total_parameters: All parameters, the frozen encoder's among them.
@@ -36,6 +36,7 @@ class RunReport:
         selection: What the final weights were chosen by: metric, its value, step.
         training: Seed, steps, batch sizes, learning rate and the like.
         versions: Versions of the packages used.
+        start: What a model without a frozen encoder started from, and which of it was trained.
     """
 
     data: dict[str, Any]
@@ -50,6 +51,7 @@ class RunReport:
     selection: dict[str, Any]
     training: dict[str, Any]
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
+    start: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the report as JSON; the file is complete or not there."""

@@ -55,6 +55,10 @@ class DataArguments:
     train_file: str | None = field(default=None, metadata={"help": "Parquet file, instead of a dataset's name."})
     validation_file: str | None = field(default=None, metadata={"help": "Parquet file that chooses the weights."})
     test_file: str | None = field(default=None, metadata={"help": "Parquet file that only reports."})
+    train_splits: list[str] = field(
+        default_factory=lambda: ["train"],
+        metadata={"help": "Splits that are trained on together; train must be one, and none of them judges."},
+    )
     validation_fraction: float = field(
         default=0.2,
         metadata={"help": "Share of the training split to choose the weights by, where there is no validation split."},
@@ -82,6 +86,8 @@ class DataArguments:
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
         if self.train_file is None and (self.validation_file or self.test_file):
             raise ValueError("--validation_file and --test_file need --train_file")
+        if "train" not in self.train_splits:
+            raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"--validation_fraction {self.validation_fraction}; expected at least 0 and less than 1")
 
@@ -90,9 +96,12 @@ class DataArguments:
 class AdapterArguments:
     """Which PEFT method adapts the encoder."""
 
-    peft: str = field(
-        default="guided_adapter",
-        metadata={"help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head, full all."},
+    peft: str | None = field(
+        default=None,
+        metadata={
+            "help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head, full all. Left out: "
+            "guided_adapter around a frozen encoder, none for a point transformer."
+        },
     )
     peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
 
@@ -120,6 +129,10 @@ class PointTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05)
     lr_scheduler_type: str = field(default="cosine")
     num_train_epochs: float = field(default=40)
+    two_steps_per_batch: bool = field(
+        default=False,
+        metadata={"help": "Step twice with each gradient, first unclipped, as ACT's segmentation programs do."},
+    )
     epoch_cosine: dict | str | None = field(
         default=None,
         metadata={
@@ -141,6 +154,8 @@ class PointTrainingArguments(TrainingArguments):
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
         if self.weight_decay_on not in DECAY_RULES:
             raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")
+        if self.two_steps_per_batch and self.fp16:
+            raise ValueError("--two_steps_per_batch with --fp16, whose gradients are scaled; expected --bf16")
         if self.no_weight_decay and self.weight_decay_on != "matrices":
             raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
         if self.epoch_cosine is not None:

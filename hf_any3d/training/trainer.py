@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from hf_any3d.training.weight_decay import decaying_parameters
 
 
 class PointTrainer(Trainer):
-    """A Trainer that knows `epoch_cosine` and `weight_decay_on` of `PointTrainingArguments`.
+    """A Trainer that knows `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
 
     It also judges all rows: the stock Trainer leaves the rows of an incomplete last batch out of evaluation too when
     `dataloader_drop_last` is set for training.
@@ -29,6 +30,14 @@ class PointTrainer(Trainer):
         if self.args.weight_decay_on == "matrices":
             return decaying_parameters(model, self.args.no_weight_decay)
         return super().get_decay_parameter_names(model)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward; with `two_steps_per_batch` also a step of its own, before gradients are clipped."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.args.two_steps_per_batch and self.accelerator.sync_gradients:
+            # The one that follows behind the clipping takes the same gradient.
+            self.optimizer.step()
+        return loss
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

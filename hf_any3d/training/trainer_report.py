@@ -32,6 +32,9 @@ def report_run(
     metrics: dict[str, dict[str, float]],
     class_accuracy: dict[str, dict[str, float]] | None = None,
     resumed_from: str | None = None,
+    encoder: dict[str, Any] | None = None,
+    start: dict[str, Any] | None = None,
+    schedules: dict[str, Any] | None = None,
 ) -> RunReport:
     """Gather what a run was, once it is over.
 
@@ -44,6 +47,9 @@ def report_run(
         metrics: What `judge_splits` gave.
         class_accuracy: What `judge_splits` gave beside it.
         resumed_from: Checkpoint that the run went on from.
+        encoder: Which encoder it learned with; the one that the model's config names when left out.
+        start: What the model started from, where that is no frozen encoder.
+        schedules: Further facts about the training, such as schedules of its own.
     """
     arguments, state = trainer.args, trainer.state
     # Without an evaluation during training nothing was chosen.
@@ -56,7 +62,7 @@ def report_run(
         }
     return RunReport(
         data=data,
-        encoder=encoder_facts(config_of(trainer.model)),
+        encoder=encoder_facts(config_of(trainer.model)) if encoder is None else encoder,
         adapter=adapter_facts(trainer.model),
         trained_parameters=parameters[0],
         total_parameters=parameters[1],
@@ -65,6 +71,7 @@ def report_run(
         metrics=metrics,
         class_accuracy=class_accuracy or {},
         selection=selection,
+        start=start or {},
         training={
             "seed": arguments.seed,
             "steps": state.global_step,
@@ -78,10 +85,12 @@ def report_run(
             "weight_decay_on": arguments.weight_decay_on,
             "no_weight_decay": arguments.no_weight_decay,
             "max_grad_norm": arguments.max_grad_norm,
+            **({"two_steps_per_batch": True} if arguments.two_steps_per_batch else {}),
             "label_smoothing": arguments.label_smoothing_factor,
             "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
             "device": arguments.device.type,
             "resumed_from": resumed_from,
+            **(schedules or {}),
         },
     )
 
@@ -101,7 +110,12 @@ def config_of(model: nn.Module) -> PreTrainedConfig:
 
 
 def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """Which encoder a config names, or the one that it was trained from: name, revision, checksum, tower, layers."""
+    """Which encoder a config names, or the one that it was trained from: name, revision, checksum, tower, layers.
+
+    Empty for a model without a frozen encoder.
+    """
+    if getattr(config, "encoder_config", None) is None:
+        return {}
     facts = {key: getattr(config, f"encoder_{key}", None) for key in _ENCODER}
     facts["name"] = facts.pop("name_or_path") or config.encoder_trained_from
     facts["layers"] = config.encoder_config.num_hidden_layers

@@ -34,6 +34,7 @@ class ActAutoencoderConfig(PreTrainedConfig):
         in_channels: Channels of a point that tokens are made of; xyz alone is reconstructed.
         num_groups: Patches, and so tokens, of a cloud.
         group_size: Points of a patch, the centre included, a multiple of 4.
+        patch_widths: Channels behind the first, second and third layer of the network that reads a patch.
         hidden_size: Channels of a token, of a code and of what the decoder reads.
         num_codes: Codes that a token chooses from.
         graph_neighbors: Neighbours of a token in the graph convolutions, itself included.
@@ -75,6 +76,7 @@ class ActAutoencoderConfig(PreTrainedConfig):
     in_channels: int = 3
     num_groups: int = 64
     group_size: int = 32
+    patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
     hidden_size: int = 384
     num_codes: int = 8192
     graph_neighbors: int = 4
@@ -112,6 +114,10 @@ class ActAutoencoderConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)}; expected a multiple of {factor}")
         if not self.graph_widths or any(width % NUM_GROUPS for width in self.graph_widths):
             raise ValueError(f"graph_widths={self.graph_widths}; expected multiples of {NUM_GROUPS}")
+        if not 0 <= self.prompt_dropout < 1:
+            raise ValueError(f"prompt_dropout={self.prompt_dropout}; expected 0 to below 1")
+        if len(self.patch_widths) != 3:
+            raise ValueError(f"patch_widths={self.patch_widths}; expected three")
         if not 1 <= self.graph_neighbors <= self.num_groups:
             raise ValueError(f"graph_neighbors={self.graph_neighbors}; expected 1 to num_groups={self.num_groups}")
         if self.detach_teacher and self.num_prompts:
@@ -124,3 +130,8 @@ class ActAutoencoderConfig(PreTrainedConfig):
     def min_points(self) -> int:
         """The fewest points a cloud may have."""
         return max(self.num_groups, self.group_size)
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Flags that are on and make features depend on the other clouds of the batch."""
+        return ["attention_axis='batch'"] if self.attention_axis == "batch" else []

@@ -31,9 +31,9 @@ class EdgeLayer(nn.Module):
             tokens: The tokens.
             neighbors: `(batch, tokens, k)`.
         """
-        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once a token.
-        of_difference, of_token = self.linear.weight.chunk(2, dim=1)
-        terms = nn.functional.linear(tokens, torch.cat([of_difference, of_token - of_difference]))
+        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once a token. Seen
+        # as rows of a token's width, the weight gives W_a f and W_b f of every channel side by side, without a copy.
+        terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
         return normed_edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
 
 

@@ -1,9 +1,9 @@
 """Group norm with leaky ReLU on tokens and on the edges of a graph between them, without the edges.
 
-An edge of a graph convolution carries `a[neighbor] + b[token]`. Of all edges of a token only the largest is wanted
-behind norm and activation, both of which keep order (or turn it around, where a gain is negative), so the maximum
-comes first and the rest is done once a token. The norm's statistics run over all edges; they follow from sums over
-tokens, weighted by how many edges end in each.
+An edge of a graph convolution carries `a[neighbor] - a[token] + b[token]`. Of all edges of a token only the largest is
+wanted behind norm and activation, both of which keep order (or turn it around, where a gain is negative), so the
+maximum comes first and the rest is done once a token. The norm's statistics run over all edges; they follow from sums
+over tokens, weighted by how many edges end in each.
 
 Numbers and gradients are those of the plain modules up to rounding.
 """
@@ -25,8 +25,8 @@ def normed_edge_maximum(
     """Maximum over a token's edges of `leaky_relu(group_norm(edges))`.
 
     Args:
-        terms: `(batch, tokens, 2 * channels)`: what a token gives to edges that end in it, then what it gives to its
-            own edges; an edge is their sum.
+        terms: `(batch, tokens, 2 * channels)`, for every channel a pair (a, b): an edge from a token to a neighbour is
+            the neighbour's a, less the token's a, plus the token's b.
         neighbors: `(batch, tokens, k)`, in which tokens the edges of a token end.
         gain: `(channels,)` of the norm.
         shift: `(channels,)` of the norm.
@@ -54,7 +54,8 @@ class _NormedEdgeMaximum(torch.autograd.Function):
         count = torch.zeros(batch * tokens, device=terms.device)
         count.index_add_(0, ends.view(-1), torch.ones_like(count).repeat_interleave(k))
         count = count.view(batch, 1, tokens)
-        given, own = terms.float().chunk(2, dim=-1)
+        given, own = terms.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
+        own = own - given
         # Centred before it is squared, lest a small spread drown beside a large mean.
         given = (given - _spread(_group_mean(count @ given) / (tokens * k), given)).flatten(0, 1)
         own = (own - _spread(_group_mean(own.sum(dim=1, keepdim=True)) / tokens, own)).flatten(0, 1)
@@ -103,21 +104,22 @@ class _NormedEdgeMaximum(torch.autograd.Function):
         behind, rest = behind.flatten(0, 1), (slant * own.view_as(behind)).flatten(0, 1)
         for number, end in enumerate(ends.unbind(dim=1)):
             of_given.index_add_(0, end, behind.masked_fill(winner != number, 0).sub_(rest))
-        of_terms = torch.cat([of_given.view(batch, tokens, channels), of_own], dim=-1)
-        of_terms.view(batch, tokens, 2, channels).mul_(channel_scale.unsqueeze(2))
-        return of_terms.to(output.dtype), None, of_gain.to(gain.dtype), of_shift.to(gain.dtype), None
+        of_terms = output.new_empty(batch, tokens, channels, 2)
+        of_own.mul_(channel_scale)
+        of_terms[..., 1] = of_own
+        of_terms[..., 0] = of_given.view(batch, tokens, channels).mul_(channel_scale).sub_(of_own)
+        return of_terms.flatten(2), None, of_gain.to(gain.dtype), of_shift.to(gain.dtype), None
 
 
 class _NormedTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float) -> torch.Tensor:
         tokens = rows.shape[1]
-        wide = rows.float()
-        by_group = wide.view(*rows.shape[:2], NUM_GROUPS, -1)
-        variance, mean = torch.var_mean(by_group, dim=(1, 3), correction=0)
-        scale = (variance + eps).rsqrt()
-        factor = _spread(scale, wide) * gain
-        output = torch.addcmul(shift - _spread(mean, wide) * factor, wide, factor)
+        # By columns, which is several times faster than var_mean over groups of them.
+        mean = _group_mean(rows.sum(dim=1, keepdim=True, dtype=torch.float32)) / tokens  # (batch, groups)
+        centred = rows - _spread(mean, rows)
+        scale = (_group_mean(centred.square().sum(dim=1, keepdim=True)) / tokens + eps).rsqrt()
+        output = torch.addcmul(shift.float(), centred, _spread(scale, rows) * gain, out=centred)
         output = torch.nn.functional.leaky_relu_(output, SLOPE).to(rows.dtype)
         ctx.save_for_backward(rows, mean, scale, gain, output)
         ctx.tokens = tokens
@@ -135,14 +137,16 @@ class _NormedTokens(torch.autograd.Function):
         normed_products = (products - sums * mean) * scale
         average = _spread(_group_mean(sums * gain) / ctx.tokens, output)
         slant = _spread(_group_mean(normed_products * gain) / ctx.tokens, output) * scale * scale
-        of_rows = behind.mul_(scale * gain).addcmul_(rows, slant, value=-1).add_(slant * mean - average * scale)
+        of_rows = (
+            behind.mul_(scale * gain).addcmul_(rows.float(), slant, value=-1).add_(slant * mean - average * scale)
+        )
         of_gain, of_shift = normed_products.sum(dim=(0, 1)), sums.sum(dim=(0, 1))
         return of_rows.to(rows.dtype), of_gain.to(gain.dtype), of_shift.to(gain.dtype), None
 
 
 def _through_activation(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     # The sign of what leaves a leaky ReLU is the sign of what enters.
-    return torch.where(output > 0, gradient, gradient * SLOPE)
+    return torch.ops.aten.leaky_relu_backward(gradient, output.float(), SLOPE, True)
 
 
 def _group_mean(channels: torch.Tensor) -> torch.Tensor:

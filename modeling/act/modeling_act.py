@@ -15,6 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
 
@@ -60,6 +61,15 @@ class ActPreTrainedModel(PreTrainedModel):
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
 
+    def train(self, mode: bool = True) -> ActPreTrainedModel:
+        """Train mode for all but the parts that were marked as frozen, whose norms and drop path stay as they are."""
+        super().train(mode)
+        for module in self.modules():
+            # Not getattr: adapters around a layer look for unknown attributes in the layer.
+            if FROZEN in vars(module):
+                module.training = False
+        return self
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Truncated normal weights and zero biases, as the released programs start pretraining and segmentation."""
@@ -84,12 +94,14 @@ class ActModel(ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         width = config.hidden_size
-        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.patch_encoder = PatchEncoder(
+            config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
+        )
         self.class_token = ClassToken(width) if config.use_class_token else None
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.side = PatchEncoder(config.in_channels, width) if config.side_network else None
+        self.side = PatchEncoder(config.in_channels, width, config.patch_widths) if config.side_network else None
         self.side_projection = nn.Linear(width, width, bias=False) if config.side_network else None
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
         self.post_init()

@@ -95,7 +95,7 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
         width = config.hidden_size
         graph = (config.graph_input_width, config.graph_widths, config.graph_neighbors)
         self.gradient_checkpointing = False
-        self.patch_encoder = PatchEncoder(config.in_channels, width)
+        self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
         self.graph_encoder = GraphConvolution(width, config.num_codes, *graph)
         self.codebook = Codebook(config.num_codes, width)
         self.encoder = None
@@ -193,13 +193,20 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
             noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training, and in eval
                 mode where the config says so.
             return_loss: Whether to compute the losses.
+
+        Raises:
+            ValueError: If the points have another shape, or temperature or weight are out of range.
         """
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}; expected above 0")
+        if not kl_weight >= 0:
+            raise ValueError(f"kl_weight={kl_weight}; expected at least 0")
         patches = self.patch(points)
         neighbors = self.graph_encoder.neighbors_of(patches.centers)
         logits = self.score_codes(patches, neighbors)
         hard = not self.training if hard is None else hard
         codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
-        coarse, fine = self.decoder(self.graph_decoder(self._teach(codes, patches.centers), neighbors))
+        coarse, fine = self.decoder(self.graph_decoder(self.teach(codes, patches.centers), neighbors))
         output = ActAutoencoderOutput(
             fine=fine,
             coarse=coarse,
@@ -244,7 +251,7 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
         neighbors = self.graph_encoder.neighbors_of(patches.centers)
         logits = self.score_codes(patches, neighbors)
         codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
-        features = self._teach(codes, patches.centers)
+        features = self.teach(codes, patches.centers)
         return self.graph_decoder(features, neighbors) if through_graph else features
 
     def patch(self, points: torch.Tensor) -> Patches:
@@ -269,13 +276,14 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
             return gumbel_noise(logits)
         return noise
 
-    def _teach(self, codes: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    def teach(self, codes: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """What the teacher makes of codes `(batch, groups, hidden_size)`, in the same shape."""
         if self.encoder is None:
             return codes
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
-        tokens, positions = self.teacher_in(codes), self.position_embed(centers.to(codes.dtype))
+        positions = self.position_embed(centers.to(self.codebook.weight.dtype))
+        tokens = self.teacher_in(codes)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None

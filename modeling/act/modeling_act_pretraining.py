@@ -75,6 +75,9 @@ class ActForPreTraining(ActPreTrainedModel):
         self.act = ActModel(config)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
         self.config.autoencoder_config = self.autoencoder.config
+        if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
+            # A config that becomes part of another one forgets the choice that its model was built with.
+            self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.decoder = PointBlocks(
             config,

@@ -44,15 +44,17 @@ def normed_linear(
         (variance + norm.eps).rsqrt(),
         norm.weight,
         norm.bias,
-        linear.weight,
-        linear.bias,
+        linear.weight.to(rows.dtype),
+        linear.bias.to(rows.dtype),
         batch_statistics,
     )
 
 
 def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance over all sums, `(channels,)`, entered into the norm's running ones."""
-    variance, mean = torch.var_mean(rows.float(), dim=0, correction=0)
+    # By columns and in parts, which is several times faster than var_mean.
+    mean = rows.mean(dim=0, dtype=torch.float32)
+    variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _parts(rows, few)) / len(rows)
     of_few, mean_of_few = torch.var_mean(few.float(), dim=0, correction=0)
     mean, variance = mean + mean_of_few, variance + of_few
     count = len(rows) * len(few)
@@ -86,23 +88,24 @@ class _NormedLinear(torch.autograd.Function):
         output = rows.new_empty(len(rows), len(few), len(weight))
         for part in _parts(rows, few):
             entering = _entering(rows[part], few, mean, scale, gain, shift)
-            output[part] = nn.functional.linear(entering.to(weight.dtype), weight, bias)
+            entering = entering.flatten(0, 1).to(weight.dtype)
+            torch.addmm(bias, entering, weight.T, out=output[part].view(len(entering), -1))
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, few, mean, scale, gain, shift, weight = ctx.saved_tensors
-        of_weight = torch.zeros_like(weight)
+        of_weight = torch.zeros_like(weight, dtype=torch.float32)
         of_rows = torch.empty_like(rows, dtype=torch.float32)
         of_few = torch.zeros_like(few, dtype=torch.float32)
         of_gain, of_shift = torch.zeros_like(mean), torch.zeros_like(mean)
         for part in _parts(rows, few):
             entering = _entering(rows[part], few, mean, scale, gain, shift)  # (rows, few, channels)
             leaving = gradient[part].flatten(0, 1)
-            of_weight.addmm_(leaving.T, entering.flatten(0, 1).to(leaving.dtype))
+            of_weight += leaving.T @ entering.flatten(0, 1).to(leaving.dtype)
             behind = (leaving @ weight).view_as(entering)
-            behind = torch.where(entering > 0, behind, 0).float()
+            behind = torch.ops.aten.threshold_backward(behind.float(), entering, 0)
             torch.sum(behind, dim=1, out=of_rows[part])
             summed = behind.sum(dim=0)
             of_few += summed
@@ -120,7 +123,7 @@ class _NormedLinear(torch.autograd.Function):
             slant = factor * scale * of_gain / (many * times)
             middle = few.float().mean(dim=0) - mean
             of_rows -= times * (average + slant * middle)
-            of_rows.addcmul_(rows, slant * times, value=-1)
+            of_rows.addcmul_(rows.float(), slant * times, value=-1)
             centre = rows.float().mean(dim=0) - mean
             of_few -= many * (average + slant * (few + centre))
         of_bias = gradient.sum(dim=(0, 1))
@@ -131,7 +134,7 @@ class _NormedLinear(torch.autograd.Function):
             None,
             of_gain.to(gain.dtype),
             of_shift.to(shift.dtype),
-            of_weight,
+            of_weight.to(weight.dtype),
             of_bias,
             None,
         )

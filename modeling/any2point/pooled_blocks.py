@@ -25,6 +25,7 @@ from itertools import islice
 import torch
 
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods
+from hf_any3d.modeling.pooling_rows import largest
 
 
 @dataclass
@@ -148,20 +149,9 @@ def pooled_blocks(
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
-        pooled[part], winners[part] = _largest(rows.view(-1, neighbors.shape[1], hoods.width))
+        pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], hoods.width))
     # What is the same for all neighbours, and the ReLU, can wait until after the maximum.
     return [pooled.add_(shift).relu_(), winners, *(tensor for one in kept for tensor in one.pack())]
-
-
-def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maximum over the neighbours of `(centers, k, width)` and the first neighbour that has it; `rows` is used up."""
-    k = rows.shape[1]
-    largest = rows.amax(dim=1)
-    # Several times faster than a maximum with indices: what falls short falls behind all places.
-    places = torch.arange(k, 0, -1, device=rows.device, dtype=rows.dtype).unsqueeze(-1)
-    rows.sub_(largest.unsqueeze(1))
-    first = torch.add(places, rows, alpha=1e30, out=rows).amax(dim=1)
-    return largest, (k - first).long().clamp_(0, k - 1)  # undefined rows have no winner
 
 
 def _next_rows(

@@ -4,87 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods
 from hf_any3d.modeling.any2point.pooled_blocks import Block, Kept, pooled_blocks
+from hf_any3d.modeling.pooling_rows import PooledGradient
 
 
-@dataclass
-class PooledGradient:
-    """The gradient in front of the maximum: one value for each centre and channel, zero for all other neighbours.
-
-    Args:
-        values: `(centers, width)`.
-        winners: `(centers, width)`, the neighbour that each value belongs to.
-        k: Neighbours of a centre.
-        parts: The parts of the centres.
-    """
-
-    values: torch.Tensor
-    winners: torch.Tensor
-    k: int
-    parts: list[slice]
-
-    def total(self) -> torch.Tensor:
-        """Sum over all rows, `(width,)`."""
-        return self.values.sum(dim=0)
-
-    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Product of the transposed gradient `(width, rows)` with other rows `(rows, hidden)`, given in parts."""
-        return sum(self._transposed_times(rows, number) for number, rows in enumerate(hidden))
-
-    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
-        channels, values, starts = self._by_row
-        part, width = self.parts[number], self.values.shape[1]
-        entries = slice(part.start * width, part.stop * width)
-        return nn.functional.embedding_bag(
-            channels[entries],
-            weight,
-            starts[part.start * self.k : part.stop * self.k] - entries.start,
-            mode="sum",
-            per_sample_weights=values[entries],
-        )
-
-    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
-        """Add the gradient of a part to its rows `out` `(rows, width)`."""
-        part = self.parts[number]
-        out.view(-1, self.k, out.shape[1]).scatter_add_(
-            1, self.winners[part].unsqueeze(1), self.values[part].unsqueeze(1)
-        )
-        return out
+class _PooledGradient(PooledGradient):
+    """The gradient in front of the maximum, with what the first block needs."""
 
     def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
         """Add the gradient of all rows to the features `(points, width / 2)` they were gathered from."""
         half = out.shape[1]
         out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
         out.index_add_(0, hoods.centers, self.values[:, half:])
-
-    def _transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        rows, values = self._rows(number), self.values[self.parts[number]]
-        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
-        return nn.functional.embedding_bag(
-            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
-        )
-
-    def _rows(self, number: int) -> torch.Tensor:
-        """`(centers, width)`, the rows of the winners, counted from the first row of a part."""
-        winners = self.winners[self.parts[number]]
-        return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
-
-    @cached_property
-    def _by_row(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Channels and values of all entries in the order of their rows, and where every row starts."""
-        centers, width = self.winners.shape
-        places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
-        rows, order = (self.winners + places).flatten().sort()
-        starts = torch.searchsorted(rows, torch.arange(centers * self.k, device=rows.device))
-        return order % width, self.values.flatten().index_select(0, order), starts
 
 
 @dataclass
@@ -160,8 +96,8 @@ def pooled_blocks_backward(
     pooled, winners, *rest = results
     parts = hoods.parts()
     kept = Kept.unpack(rest, len(blocks), len(parts))
-    behind: PooledGradient | RowsGradient
-    behind = PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
+    behind: _PooledGradient | RowsGradient
+    behind = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
     gradients: list[torch.Tensor] = []
     for number in reversed(range(len(blocks))):
         block, one = blocks[number], kept[number]
@@ -203,7 +139,7 @@ class ReducedGradient:
 
 
 def _through_expand(
-    hoods: Neighborhoods, block: Block, kept: Kept, behind: PooledGradient | RowsGradient
+    hoods: Neighborhoods, block: Block, kept: Kept, behind: _PooledGradient | RowsGradient
 ) -> tuple[ReducedGradient, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """The gradient behind the first linear layer; gradients of its norm; of the second layer with its norm."""
     product = behind.product(kept.hidden(block))  # (width, hidden)
@@ -244,7 +180,7 @@ def _to_rows(
     block: Block,
     inputs: list[torch.Tensor],
     of_reduced: ReducedGradient,
-    behind: PooledGradient | RowsGradient,
+    behind: _PooledGradient | RowsGradient,
     hidden_before: Iterable[torch.Tensor],
 ) -> tuple[RowsGradient, torch.Tensor]:
     """Gradients behind the block before, its ReLU passed, and of the first linear layer."""
@@ -263,7 +199,7 @@ def _to_rows(
 
 
 def _to_features(
-    hoods: Neighborhoods, block: Block, of_reduced: ReducedGradient, behind: PooledGradient | RowsGradient
+    hoods: Neighborhoods, block: Block, of_reduced: ReducedGradient, behind: _PooledGradient | RowsGradient
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the features that rows were gathered from, and of the first linear layer."""
     of_rows = (of_reduced.rows(number) for number in range(len(of_reduced.behind)))

@@ -10,6 +10,7 @@ from torch import nn
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods
 from hf_any3d.modeling.any2point.pooled_blocks import Kept
 from hf_any3d.modeling.any2point.pooled_blocks_backward import pooled_blocks
+from hf_any3d.modeling.batch_norms import move_on, trains_plainly
 
 
 class ResidualBlock(nn.Module):
@@ -34,14 +35,11 @@ def trains_as_one(blocks: Iterable[ResidualBlock], hoods: Neighborhoods) -> bool
     features = hoods.features
     if torch.is_autocast_enabled(features.device.type) or hoods.offsets.requires_grad:
         return False
-    for block in blocks:
-        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm)):
-            # Synchronised norms, adapters and observers put modules of other types in the place of ours.
-            if type(linear) is not nn.Linear or type(norm) is not nn.BatchNorm1d or not norm.training:
-                return False
-            if linear.weight.dtype not in (torch.float32, torch.float64) or norm.momentum is None:
-                return False
-    return True
+    return all(
+        trains_plainly(linear, norm)
+        for block in blocks
+        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm))
+    )
 
 
 def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
@@ -55,14 +53,6 @@ def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
         hoods.features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
     )
     for block, kept in zip(blocks, Kept.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
-        _move_on(block.reduce_norm, block.reduce, kept.reduce_mean, kept.reduce_variance, hoods.count)
-        _move_on(block.expand_norm, block.expand, kept.expand_mean, kept.expand_variance, hoods.count)
+        move_on(block.reduce_norm, block.reduce.bias, kept.reduce_mean, kept.reduce_variance, hoods.count)
+        move_on(block.expand_norm, block.expand.bias, kept.expand_mean, kept.expand_variance, hoods.count)
     return pooled
-
-
-@torch.no_grad()
-def _move_on(norm: nn.BatchNorm1d, linear: nn.Linear, mean: torch.Tensor, variance: torch.Tensor, rows: int) -> None:
-    """Update running statistics as the norm itself would."""
-    norm.num_batches_tracked += 1
-    norm.running_mean.lerp_(mean + linear.bias, norm.momentum)
-    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

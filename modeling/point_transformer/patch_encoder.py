@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+
+from hf_any3d.modeling.batch_norms import move_on, trains_plainly
+from hf_any3d.modeling.point_transformer.pooled_patches import Results, pooled_patches
 
 
 class PatchEncoder(nn.Module):
@@ -16,6 +21,11 @@ class PatchEncoder(nn.Module):
         width: Channels of a token.
         hidden_widths: Channels behind the first, second and third layer.
         bias: Whether the layers in front of a norm have biases, which it takes out again.
+        pooled_width: Channels that the maximum is taken over, where a last layer brings them to `width`; None for
+            `width` and no such layer.
+
+    Raises:
+        ValueError: If there are not three hidden widths.
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -24,21 +34,51 @@ class PatchEncoder(nn.Module):
         self,
         in_channels: int,
         width: int,
-        hidden_widths: tuple[int, int, int] = (128, 256, 512),
+        hidden_widths: Sequence[int] = (128, 256, 512),
         bias: bool = True,
+        pooled_width: int | None = None,
     ):
         super().__init__()
+        if len(hidden_widths) != 3:
+            raise ValueError(f"patch_widths={tuple(hidden_widths)}; expected three widths")
         lifted, own, joined = hidden_widths
         self.lift = nn.Linear(in_channels, lifted, bias=bias)
         self.lift_norm = nn.BatchNorm1d(lifted)
         self.widen = nn.Linear(lifted, own)
         self.join = nn.Linear(2 * own, joined, bias=bias)
         self.join_norm = nn.BatchNorm1d(joined)
-        self.out = nn.Linear(joined, width)
+        self.out = nn.Linear(joined, width if pooled_width is None else pooled_width)
+        self.project = None if pooled_width is None else nn.Linear(pooled_width, width)
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""
+        if self._trains_as_one(neighborhoods):
+            return self._train_as_one(neighborhoods)
         return self.pool(self.read(neighborhoods))
+
+    def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
+        if torch.is_autocast_enabled(neighborhoods.device.type) or neighborhoods.requires_grad:
+            return False
+        plain = type(self.widen) is nn.Linear and type(self.out) is nn.Linear
+        pairs = ((self.lift, self.lift_norm), (self.join, self.join_norm))
+        return plain and neighborhoods[..., 0].numel() > 1 and all(trains_plainly(*pair) for pair in pairs)
+
+    def _train_as_one(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+        weights = [self.lift.weight, self.lift_norm.weight, self.lift_norm.bias, self.widen.weight]
+        weights += [self.join.weight, self.join_norm.weight, self.join_norm.bias, self.out.weight, self.out.bias]
+        points = neighborhoods.flatten(0, 1).to(self.lift.weight.dtype)  # (batch * groups, k, channels)
+        made = Results(*pooled_patches(points, weights, [self.lift_norm.eps, self.join_norm.eps]))
+        rows = points.shape[0] * points.shape[1]
+        with torch.no_grad():
+            # What the biases add to every row behind the third layer.
+            shift = self.join.weight @ self.widen.bias.repeat(2)
+            shift = shift if self.join.bias is None else shift + self.join.bias
+        move_on(self.lift_norm, self.lift.bias, *made.lifted_statistics(self.lift.weight), rows)
+        move_on(self.join_norm, shift, made.joined_mean, made.joined_variance, rows)
+        # Biases that a norm takes out again get the gradient that they have, which is zero.
+        biases = (self.lift.bias, self.widen.bias, self.join.bias)
+        idle = sum(bias.sum() for bias in biases if bias is not None)
+        return made.tokens.add(idle, alpha=0).unflatten(0, neighborhoods.shape[:2])
 
     def read(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """What every point is within its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""
@@ -55,4 +95,5 @@ class PatchEncoder(nn.Module):
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, groups, width)` from what `read` gave."""
         # Unlike amax this keeps no rows for the backward pass.
-        return self.out(rows).max(dim=2).values
+        patches = self.out(rows).max(dim=2).values
+        return patches if self.project is None else self.project(patches)

@@ -118,3 +118,16 @@ def test_arguments_out_of_range_are_refused(scene, settings, message):
         split_into_blocks(scene, **{"num_points": 64, **settings})
     with pytest.raises(ValueError, match="xyz has shape"):
         split_into_blocks(scene[:0], 64)
+
+
+def test_thin_columns_are_drawn_again():
+    # Ten thousand points around the origin and as many that stand alone, far from each other.
+    generator = np.random.default_rng(0)
+    crowd = generator.uniform(-0.2, 0.2, (10_000, 3))
+    alone = np.column_stack([10.0 + 2 * np.arange(10_000), np.zeros(10_000), np.zeros(10_000)])
+    scene = np.concatenate([crowd, alone])
+    crops = [draw_crop(scene, 64, 1.0, generator) for _ in range(40)]
+    assert any((crop >= 10_000).any() for crop in crops)
+    crops = [draw_crop(scene, 64, 1.0, generator, min_points=65) for _ in range(40)]
+    assert all((crop < 10_000).all() for crop in crops)
+    assert len(draw_crop(scene[10_000:], 64, 1.0, generator, min_points=65)) == 64

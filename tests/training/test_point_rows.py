@@ -90,3 +90,14 @@ def test_what_is_missing_is_named(dataset):
         BlockRows(dataset.remove_columns("label"), processor(), with_category=True)
     with pytest.raises(ValueError, match="seed is None"):
         BlockRows(dataset, processor(seed=None))
+
+
+def test_votes_divide_every_cloud_anew(dataset):
+    once, thrice = (BlockRows(dataset, processor(block_size=1.5), votes=votes) for votes in (1, 3))
+    assert len(thrice) == 3 * len(once) and thrice.clouds.count(0) == 3 * once.clouds.count(0)
+    first = [index for index, cloud in zip(thrice.index, thrice.clouds, strict=True) if cloud == 0]
+    own = len(first) // 3
+    assert np.array_equal(np.stack(first[:own]), np.stack(once.index[:own]))
+    assert not np.array_equal(np.stack(first[own : 2 * own]), np.stack(first[:own]))
+    with pytest.raises(ValueError, match="votes is 0"):
+        BlockRows(dataset, processor(), votes=0)

@@ -1,6 +1,5 @@
 """Stored runs of the released autoencoders: every tensor, loss and gradient norm."""
 
-import copy
 from contextlib import nullcontext
 
 import pytest
@@ -11,23 +10,25 @@ from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.modeling.point_ops import chamfer_distance
 from tests.modeling.act.autoencoder_case import CASES, AutoencoderCase
 
-every_case = pytest.mark.parametrize("name", CASES)
 LOSS = 1e-5
 
 
-@pytest.fixture(scope="module")
-def cases():
-    opened = {}
+@pytest.fixture(scope="module", params=CASES)
+def built(request):
+    """A case and its model; one at a time, they are large."""
+    case = AutoencoderCase(request.param)
+    return case, case.build()
 
-    def open_case(name):
-        # One at a time: they are large.
-        if name not in opened:
-            opened.clear()
-            case = AutoencoderCase(name)
-            opened[name] = case, case.build()
-        return opened[name]
 
-    return open_case
+@pytest.fixture
+def opened(built):
+    """The same, as it was built."""
+    case, model = built
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    yield case, model.eval()
+    model.zero_grad()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def observe(model, case, path):
@@ -71,11 +72,10 @@ def compare(case, seen, keys):
 
 
 @pytest.mark.slow
-@every_case
-def test_every_stored_tensor_of_every_path(name, cases, monkeypatch):
+def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     # Whole sequences, so that layers give what they make of prompts, too.
     monkeypatch.setattr(prompted_teacher, "beside_attended_rows", lambda encoder: nullcontext(False))
-    case, model = cases(name)
+    case, model = opened
     left = {key for key in case.expected if key.partition(".")[0] in ("eval", "train") and ".step." not in key}
     left -= {key for key in left if "tokenizer_features" in key}
     for path in case.manifest["paths"]:
@@ -88,11 +88,9 @@ def test_every_stored_tensor_of_every_path(name, cases, monkeypatch):
 
 
 @pytest.mark.slow
-@every_case
-def test_training_step_has_the_stored_losses_and_gradients(name, cases):
-    case, model = cases(name)
-    step = copy.deepcopy(model).train()
-    output = step(case.points, temperature=0.5, kl_weight=0.05, hard=False, noise=torch.zeros(1))
+def test_training_step_has_the_stored_losses_and_gradients(opened):
+    case, model = opened
+    output = model.train()(case.points, temperature=0.5, kl_weight=0.05, hard=False, noise=torch.zeros(1))
     output.loss.backward()
     losses = torch.stack([output.reconstruction_loss, output.kl_loss, output.loss]).detach()
     torch.testing.assert_close(losses, case.expected["train.step.losses"], rtol=LOSS, atol=LOSS)
@@ -101,22 +99,20 @@ def test_training_step_has_the_stored_losses_and_gradients(name, cases):
     unread = set(manifest["train.step.grad_norms_rounding_noise"])
     stored_norms, least = manifest["train.step.grad_norms"], manifest["train.step.grad_norms_skip_below"]
     unread |= {name for name, norm in stored_norms.items() if norm < least}
-    gradients = {name: parameter.grad for name, parameter in step.named_parameters() if parameter.grad is not None}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     norms = case.original_norms(gradients)
     assert set(norms) == set(stored_norms)
     for original, stored in stored_norms.items():
         if original not in unread:
             assert norms[original] == pytest.approx(stored, rel=1e-2), original
 
-    buffers = dict(step.named_buffers())
     for key in (key for key in case.expected if ".step.after." in key):
-        ours = buffers[case.our_name(key.removeprefix("train.step.after."))]
+        ours = model.get_buffer(case.our_name(key.removeprefix("train.step.after.")))
         torch.testing.assert_close(ours, case.expected[key], rtol=1e-4, atol=1e-5)
 
 
-@every_case
-def test_the_same_parameters_train_and_the_same_stay_frozen(name, cases):
-    case, model = cases(name)
+def test_the_same_parameters_train_and_the_same_stay_frozen(opened):
+    case, model = opened
     sizes = {n: torch.Size(shape).numel() for n, (shape, _) in case.manifest["state_dict"].items()}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == sum(sizes[name] for name in case.manifest["trainable"])
@@ -129,9 +125,8 @@ def test_the_same_parameters_train_and_the_same_stay_frozen(name, cases):
         assert sum(p.numel() for p in read) == sum(sizes[name] for name in case.manifest["frozen"])
 
 
-@every_case
-def test_teacher_features_are_those_that_a_student_was_given(name, cases):
-    case, model = cases(name)
+def test_teacher_features_are_those_that_a_student_was_given(opened):
+    case, model = opened
     for key in (key for key in case.expected if "tokenizer_features" in key):
         ours = model.eval().teacher_features(case.points, noise=torch.zeros(1), through_graph="True" in key)
         compare(case, {key: ours}, [key])

@@ -7,8 +7,8 @@ import torch
 
 from hf_any3d.modeling.any2point import neighborhoods
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.any2point.pooled_blocks import _largest
 from hf_any3d.modeling.any2point.residual_blocks import ResidualBlock, train_as_one, trains_as_one
+from hf_any3d.modeling.pooling_rows import largest as find_largest
 
 WIDTH, HIDDEN, POINTS, CENTERS, K = 12, 5, 20, 9, 6
 
@@ -64,11 +64,11 @@ def test_waves_read_from_a_table_change_nothing(case):
 
 def test_first_of_equally_large_neighbors_wins_and_undefined_rows_do_no_harm():
     rows = torch.tensor([[1.0, 3.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0], [0.0, -1e-20, 1e-20, 0.0]]).unsqueeze(-1)
-    largest, winners = _largest(rows.clone())
+    largest, winners = find_largest(rows.clone())
     assert largest.flatten().tolist() == [3.0, 5.0, rows[2, 2].item()]
     assert winners.flatten().tolist() == [1, 0, 2]
     rows[0] = float("nan")
-    largest, winners = _largest(rows)
+    largest, winners = find_largest(rows)
     assert largest[0].isnan() and 0 <= winners[0] < 4
 
 

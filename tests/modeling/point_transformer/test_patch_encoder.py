@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.point_transformer import PatchEncoder
+from hf_any3d.modeling.point_transformer import PatchEncoder, pooled_patches
+
+CHECKS = ("test_schema", "test_faketensor")
 
 
 def made(in_channels: int = 3, **changes) -> PatchEncoder:
@@ -30,6 +32,62 @@ def written_out(encoder: PatchEncoder, patches: torch.Tensor) -> torch.Tensor:
 
 def patches_of(channels: int) -> torch.Tensor:
     return torch.randn(2, 5, 6, channels, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=[1, 2 * 6 * 16, 1 << 18], ids=["part a patch", "two", "one part"])
+def _parts(request, monkeypatch):
+    monkeypatch.setattr(pooled_patches, "_PART_CPU", request.param)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels", [3, 6])
+def test_training_as_one_operation_is_the_formula(channels, bias, _parts):
+    ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
+    patches = patches_of(channels).double() + 5  # a mean that outweighs the spread
+    assert ours._trains_as_one(patches)
+    found, expected = ours(patches), written_out(plain, patches)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=found.dtype)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for (name, parameter), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, msg=lambda text, n=name: n + text)
+    for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(buffer, other)
+
+
+def test_operators_tell_compilers_their_shapes():
+    encoder, patches = made().train(), patches_of(3).flatten(0, 1)
+    weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
+    weights += [encoder.join.weight, encoder.join_norm.weight, encoder.join_norm.bias]
+    weights += [encoder.out.weight, encoder.out.bias]
+    with torch.no_grad():
+        torch.library.opcheck(pooled_patches.pooled_patches, (patches, weights, [1e-5, 1e-5]), test_utils=CHECKS)
+        results = pooled_patches.pooled_patches(patches, weights, [1e-5, 1e-5])
+        arguments = (torch.ones_like(results[0]), patches, weights, [1e-5, 1e-5], results)
+        torch.library.opcheck(pooled_patches.pooled_patches_backward, arguments, test_utils=CHECKS)
+
+
+def test_only_one_row_for_each_point_is_kept_in_training():
+    encoder, patches, kept = made().train(), torch.randn(2, 50, 32, 3), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(patches).sum()
+    rows = 2 * 50 * 32
+    assert sum(kept.values()) < 4 * rows * (16 + 3) * 1.3
+
+
+def test_synchronised_norms_and_adapters_are_asked_themselves():
+    encoder, patches = made().train(), patches_of(3)
+    encoder.widen = nn.Sequential(encoder.widen)
+    assert not encoder._trains_as_one(patches)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not made().train()._trains_as_one(patches)
+    assert not made().eval()._trains_as_one(patches) and not made().bfloat16().train()._trains_as_one(patches)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -1,0 +1,80 @@
+"""A map of what a model makes of a dataset's clouds: t-SNE of their features, coloured by class.
+
+    python examples/plot_features.py outputs/quickstart/model --dataset shapes --output features.png features.html
+
+The model may be anything that `pipeline("point-cloud-feature-extraction")` opens: an encoder before or after
+fine-tuning, with a head or without. Beside the pictures it prints how often the most similar cloud is of the same
+class, in the features themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import pipeline
+
+import hf_any3d  # noqa: F401  enters our models and pipelines
+from hf_any3d.data import load_point_dataset
+from hf_any3d.feature_map import METHODS, project_features, same_class_share, write_feature_map
+
+FEATURES = ("pooled", "class_token", "tokens")
+
+
+def extract_features(model: str, rows: Dataset, feature: str, batch_size: int) -> np.ndarray:
+    """Features of all rows, `(clouds, width)`.
+
+    Args:
+        model: Directory or hub name.
+        rows: With a column of points.
+        feature: "pooled", "class_token", or "tokens" for the mean of all tokens.
+        batch_size: Clouds that go through the model together.
+    """
+    extract = pipeline("point-cloud-feature-extraction", model=model)
+    answers = extract(rows, batch_size=batch_size)
+    return np.stack([answer[feature].mean(axis=0) if feature == "tokens" else answer[feature] for answer in answers])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="directory or hub name")
+    parser.add_argument("--dataset", default="shapes", help="name in the catalogue, or of a hub repository")
+    parser.add_argument("--data-dir", help="where the dataset's files lie")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON object with options of the dataset")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--max-samples", type=int, help="take so many rows, drawn by the seed; all by default")
+    parser.add_argument("--feature", choices=FEATURES, default="pooled", help="tokens: the mean of them")
+    parser.add_argument("--perplexity", type=float, default=25.0, help="neighbours that a cloud is meant to have")
+    parser.add_argument("--metric", default="cosine")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--method", choices=METHODS, default="auto", help="auto takes openTSNE where installed")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--title", help="line above the map")
+    parser.add_argument("--output", type=Path, nargs="+", default=[Path("features.png")], help=".png or .html files")
+    given = parser.parse_args(arguments)
+    if wrong := [path for path in given.output if path.suffix.lower() not in (".png", ".html")]:
+        parser.error(f"--output: {wrong[0]} has type {wrong[0].suffix!r}; expected .png or .html")
+
+    rows = load_point_dataset(given.dataset, data_dir=given.data_dir, split=given.split, **given.options)
+    if given.max_samples is not None and given.max_samples < len(rows):
+        rows = rows.shuffle(seed=given.seed).select(range(given.max_samples))
+    features = extract_features(given.model, rows, given.feature, given.batch_size)
+    labels = np.asarray(rows["label"][:])
+    places = project_features(
+        features, perplexity=given.perplexity, metric=given.metric, seed=given.seed, method=given.method
+    )
+    share = same_class_share(features, labels)
+    model = "/".join(Path(given.model).parts[-2:])
+    heading = given.title or f"{model}, {given.dataset} {given.split}; most similar of same class: {100 * share:.1f} %"
+    texts = list(map(str, rows["name"][:])) if "name" in rows.column_names else None
+    for path in given.output:
+        write_feature_map(path, places, labels, rows.features["label"].names, texts=texts, heading=heading)
+        print(path)
+    print(f"{len(rows)} clouds; the most similar one is of the same class for {100 * share:.1f} %")
+
+
+if __name__ == "__main__":
+    main()

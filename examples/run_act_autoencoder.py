@@ -1,0 +1,140 @@
+"""Trains ACT's first stage: a discrete autoencoder of point clouds around a frozen teacher of any modality.
+
+    python examples/run_act_autoencoder.py --output_dir out/autoencoder --num_train_epochs 20 \
+        --teacher sentence-transformers/all-MiniLM-L6-v2 --temperature_steps 800 --kl_weight_delay 0
+    python examples/run_act_autoencoder.py examples/recipes/act_autoencoder_shapenet55.yaml --data_dir DATA
+    python examples/run_act_autoencoder.py recipe.yaml --teacher openai/clip-vit-base-patch16 --tower vision
+    python examples/run_act_autoencoder.py recipe.yaml --teacher none
+
+The teacher is any encoder that hf_any3d reads; --teacher none leaves it out, --random_teacher takes its shape and not
+its weights. Clouds are rebuilt from one code a patch in evaluation; the weights with the lowest Chamfer distance are
+kept. It leaves the autoencoder, a model card, metrics.json and a page of rebuilt clouds in the output directory.
+Next: examples/run_act_pretraining.py --autoencoder out/autoencoder.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict
+from transformers import Trainer, pipeline
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.data import PointCloudCollator
+from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
+from hf_any3d.reconstruction_views import write_reconstructions
+from hf_any3d.training import program
+from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.autoencoder_settings import (
+    AutoencoderTrainingArguments,
+    TeacherArguments,
+    build_autoencoder,
+)
+from hf_any3d.training.card_tasks import RECONSTRUCTION
+from hf_any3d.training.pretraining_settings import (
+    PretrainingDataArguments,
+    UnlabelledRows,
+    build_processor,
+    load_splits,
+    pretraining_rows,
+)
+from hf_any3d.training.reconstruction_metrics import (
+    CompareWithClouds,
+    ComputeReconstructionMetrics,
+    judge_reconstruction,
+)
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
+from hf_any3d.training.scheduled_arguments import ScheduledArguments
+
+logger = logging.getLogger(__name__)
+PICTURE = "reconstructions.html"
+# Evaluation gathers the rebuilt clouds alone.
+IGNORED = [output.name for output in fields(ActAutoencoderOutput) if output.name not in ("loss", "whole_fine")]
+
+
+def categories_of(rows: Dataset) -> list[int] | None:
+    """The category of each row, if there are categories."""
+    return list(rows["label"]) if isinstance(rows.features.get("label"), ClassLabel) else None
+
+
+def build_trainer(
+    model: ActAutoencoder,
+    arguments: AutoencoderTrainingArguments,
+    augment: Sequence[str],
+    splits: DatasetDict,
+    processor: PointCloudProcessor,
+) -> Trainer:
+    """A Trainer for this task."""
+    chosen_by = splits.get("validation")
+    trainer = program.build_trainer(
+        model,
+        arguments,
+        pretraining_rows(splits["train"], processor, augment, arguments.seed),
+        None if chosen_by is None else UnlabelledRows(chosen_by, processor),
+        processor,
+        data_collator=PointCloudCollator(),
+        compute_metrics=ComputeReconstructionMetrics(None if chosen_by is None else categories_of(chosen_by)),
+        preprocess_logits_for_metrics=CompareWithClouds(arguments.f_score_threshold, arguments.drop_zero_sums),
+    )
+    # Before those that write logs.
+    trainer.callback_handler.callbacks.insert(0, ScheduledArguments(arguments.schedules()))
+    return trainer
+
+
+def draw(model: ActAutoencoder, rows: Dataset, processor: PointCloudProcessor, count: int, path: Path) -> None:
+    """Write a page of rebuilt clouds beside what they are made from, of as many categories as there are places."""
+    numbers = categories_of(rows) or [0] * len(rows)
+    firsts = [numbers.index(number) for number in sorted(set(numbers))]
+    chosen = (firsts + [row for row in range(len(rows)) if row not in firsts])[:count]
+    names = getattr(rows.features.get("label"), "names", ["cloud"])
+    rebuild = pipeline("point-cloud-reconstruction", model=model, feature_extractor=processor, device=model.device)
+    answers = rebuild([rows[row] for row in chosen])
+    write_reconstructions(path, answers, [names[numbers[row]] for row in chosen], up_axis=processor.up_axis)
+
+
+def main(argv: list[str] | None = None) -> RunReport:
+    """Train, judge, write model, card, page and metrics.json, and push them where that is wanted."""
+    stopwatch = Stopwatch()
+    kinds = (TeacherArguments, PretrainingDataArguments, AutoencoderTrainingArguments)
+    teacher, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
+    checkpoint = program.begin(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = load_splits(data)
+    processor = build_processor(data)
+    model = build_autoencoder(teacher, in_channels=3 * len(data.features))
+    parameters = count_parameters(model)
+    trainer = build_trainer(model, arguments, data.augment, splits, processor)
+    with stopwatch.part("training"):
+        trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=IGNORED)
+    with stopwatch.part("evaluation"):
+        judged = {split: splits[split] for split in data.judged_splits() if split in splits}
+        label = splits["train"].features.get("label")
+        scores = judge_reconstruction(
+            trainer,
+            {split: UnlabelledRows(rows, processor) for split, rows in judged.items()},
+            {split: categories_of(rows) for split, rows in judged.items()},
+            getattr(label, "names", []),
+            IGNORED,
+        )
+    if arguments.pictured_clouds and trainer.is_world_process_zero():
+        shown = next((splits[split] for split in ("test", "validation") if split in splits), splits["train"])
+        draw(model, shown, processor, arguments.pictured_clouds, Path(arguments.output_dir) / PICTURE)
+    report, name = program.leave_behind(
+        trainer,
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin),
+        parameters=parameters,
+        num_points=data.num_points,
+        task=RECONSTRUCTION,
+        checkpoint=checkpoint,
+        schedules=arguments.schedule_facts(),
+    )
+    logger.info("Model, card and metrics.json: %s. Try: examples/run_act_pretraining.py --autoencoder %s", name, name)
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Trains ACT's second stage: a point transformer learns to guess what a frozen autoencoder makes of hidden patches.
+
+    python examples/run_act_pretraining.py --autoencoder out/autoencoder --output_dir out/pretrained \
+        --num_train_epochs 20 --probe_every 5
+    python examples/run_act_pretraining.py examples/recipes/act_pretraining_shapenet55.yaml --data_dir DATA \
+        --autoencoder outputs/recipes/act_autoencoder_shapenet55
+    python examples/run_act_pretraining.py recipe.yaml --mask_type block --mask_ratio 0.6 --distillation_loss smooth_l1
+
+The autoencoder comes from examples/run_act_autoencoder.py. With --probe_every a linear SVM tells every few epochs how
+well frozen features tell labelled clouds apart. It leaves the model, a model card and metrics.json in the output
+directory. Next: examples/run_point_cloud_classification.py --model_name_or_path out/pretrained.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from datasets import DatasetDict
+from transformers import Trainer
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.data import PointCloudCollator
+from hf_any3d.modeling.act import ActForPreTraining
+from hf_any3d.training import program
+from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.card_tasks import DISTILLATION
+from hf_any3d.training.distillation_settings import (
+    DistillationTrainingArguments,
+    ProbeArguments,
+    StudentArguments,
+    build_probe,
+)
+from hf_any3d.training.linear_probe import ProbeCallback, judge_pretraining
+from hf_any3d.training.pretraining_settings import (
+    PretrainingDataArguments,
+    UnlabelledRows,
+    build_processor,
+    load_splits,
+    pretraining_rows,
+)
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
+from hf_any3d.training.trainer_report import encoder_facts
+
+logger = logging.getLogger(__name__)
+
+
+def build_trainer(
+    model: ActForPreTraining,
+    arguments: DistillationTrainingArguments,
+    augment: Sequence[str],
+    splits: DatasetDict,
+    processor: PointCloudProcessor,
+) -> Trainer:
+    """A Trainer for this task."""
+    return program.build_trainer(
+        model,
+        arguments,
+        pretraining_rows(splits["train"], processor, augment, arguments.seed),
+        UnlabelledRows(splits["validation"], processor) if "validation" in splits else None,
+        processor,
+        data_collator=PointCloudCollator(),
+    )
+
+
+def main(argv: list[str] | None = None) -> RunReport:
+    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    stopwatch = Stopwatch()
+    kinds = (StudentArguments, PretrainingDataArguments, ProbeArguments, DistillationTrainingArguments)
+    student, data, probing, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
+    checkpoint = program.begin(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = load_splits(data)
+    processor = build_processor(data)
+    probe = build_probe(probing, data, splits, processor, arguments.per_device_eval_batch_size)
+    model = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
+    parameters = count_parameters(model)
+    trainer = build_trainer(model, arguments, data.augment, splits, processor)
+    if probe is not None:
+        trainer.add_callback(ProbeCallback(trainer, probe, probing.probe_every))
+    with stopwatch.part("training"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    with stopwatch.part("evaluation"):
+        judged = {name: UnlabelledRows(splits[name], processor) for name in data.judged_splits() if name in splits}
+        scores = judge_pretraining(trainer, judged, probe)
+    report, name = program.leave_behind(
+        trainer,
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin) | {"probed on": probing.probe_dataset},
+        parameters=parameters,
+        num_points=data.num_points,
+        task=DISTILLATION,
+        checkpoint=checkpoint,
+        encoder=encoder_facts(model.autoencoder.config),
+        start={"autoencoder": student.autoencoder},
+    )
+    logger.info(
+        "Model, card and metrics.json: %s. Try: examples/run_point_cloud_classification.py --model_name_or_path %s",
+        name,
+        name,
+    )
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What a model card says differently for each method."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from hf_any3d.training.report import RunReport
+
+_NAMED = """\
+With the frozen encoder it has {total:,} parameters; {trained:,} of them were trained and lie in this repository. The \
+encoder is loaded from its own, and its weights are checked against a checksum."""
+_STORED = """\
+It has {total:,} parameters, of which {trained:,} were trained; all of them lie in this repository."""
+_ANY2POINT = "Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
+_ACT = "Method: [ACT](https://arxiv.org/abs/2212.08320)"
+
+
+@dataclass(frozen=True)
+class MethodWords:
+    """The method's own pieces of a card.
+
+    Args:
+        what: What reads the points, and where the method is described.
+        parameters: How many there are, and where they lie.
+        tags: Of the repository.
+        base_model: Name of what it was made from, as the hub links it; None for nothing that lies there.
+        relation: "adapter" or "finetune", how it was made from that.
+    """
+
+    what: str
+    parameters: str
+    tags: tuple[str, ...]
+    base_model: str | None = None
+    relation: str | None = None
+
+
+def method_words(report: RunReport, config: PreTrainedConfig) -> MethodWords:
+    """The words for a trained model."""
+    tell = {"act3d": _act_student, "act3d_autoencoder": _act_autoencoder}.get(config.model_type, _any2point)
+    return tell(report, config)
+
+
+def _any2point(report: RunReport, config: PreTrainedConfig) -> MethodWords:
+    encoder, method = report.encoder["name"], report.adapter.get("method")
+    by = f", adapted by the PEFT method `{method}`." if method else None
+    if config.encoder_trained_from:
+        what = f"An encoder that started as `{encoder}` and was trained as a whole reads the points{by or '.'}"
+    else:
+        what = f"A frozen `{encoder}` reads the points through a trained tokenizer{by or ', without adapters.'}"
+    whole = bool(config.encoder_trained_from)
+    return MethodWords(
+        what=f"{what} {_ANY2POINT}",
+        parameters=_counted(_STORED if whole else _NAMED, report),
+        tags=("any2point",),
+        base_model=_on_hub(encoder),
+        relation="finetune" if whole else "adapter",
+    )
+
+
+def _act_autoencoder(report: RunReport, config: PreTrainedConfig) -> MethodWords:
+    teacher = report.encoder.get("name")
+    what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
+    if config.encoder_config is not None:
+        kind = f"`{teacher}`" if teacher else f"{config.encoder_config.model_type} with random weights"
+        what = f"Patches of points become discrete codes, a frozen {kind} reads the codes' vectors beside learned "
+        what += "prompts, and a decoder folds patches from what it says"
+    return MethodWords(
+        what=f"{what}. {_ACT}, first stage.",
+        parameters=_counted(_NAMED if config.encoder_name_or_path else _STORED, report),
+        tags=("act",),
+        base_model=_on_hub(teacher),
+        relation="adapter",
+    )
+
+
+def _act_student(report: RunReport, config: PreTrainedConfig) -> MethodWords:
+    start, teacher = report.start.get("model"), report.encoder.get("name")
+    what = f"A point transformer of {config.num_hidden_layers} blocks reads patches of points"
+    what += f", started from `{start}`." if start else ", started from random weights."
+    if teacher:
+        what += f" What it learned to predict comes from an autoencoder around `{teacher}`."
+    return MethodWords(
+        what=f"{what} {_ACT}.",
+        parameters=_counted(_NAMED if teacher else _STORED, report),
+        tags=("act",),
+        base_model=_on_hub(start),
+        relation="finetune",
+    )
+
+
+def _counted(text: str, report: RunReport) -> str:
+    return text.format(total=report.total_parameters, trained=report.trained_parameters)
+
+
+def _on_hub(name: str | None) -> str | None:
+    # A directory on the author's disk means nothing to a reader of the hub.
+    return None if name is None or os.path.isdir(name) else name

@@ -1,0 +1,34 @@
+"""Batch norms that are worked out together with the linear layers in front of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def trains_plainly(linear: nn.Module, norm: nn.Module) -> bool:
+    """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
+
+    Synchronised norms, adapters and observers put modules of other types in the place of ours.
+    """
+    if type(linear) is not nn.Linear or type(norm) is not nn.BatchNorm1d or not norm.training:
+        return False
+    return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
+
+
+@torch.no_grad()
+def move_on(
+    norm: nn.BatchNorm1d, bias: torch.Tensor | None, mean: torch.Tensor, variance: torch.Tensor, rows: int
+) -> None:
+    """Update running statistics as the norm itself would.
+
+    Args:
+        norm: The norm.
+        bias: Of the layer in front of it, which `mean` lacks.
+        mean: `(channels,)`.
+        variance: `(channels,)`, with `rows` as its divisor.
+        rows: Number of rows, at least 2.
+    """
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
+    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

@@ -1,0 +1,53 @@
+"""The map of features: from a saved model and a dataset to pictures."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_any3d import PointCloudProcessor
+from tests.tiny_encoders import adapted_model
+
+PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "plot_features.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("plot_features", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("classifier")
+    adapted_model().save_pretrained(directory)
+    PointCloudProcessor(num_points=48).save_pretrained(directory)
+    return str(directory)
+
+
+def test_model_and_dataset_become_a_picture_and_a_page(program, saved, tmp_path, capsys):
+    output = [tmp_path / "map.png", tmp_path / "map.html"]
+    words = [saved, "--max-samples", "24", "--perplexity", "5", "--feature", "tokens", "--title", "tiny"]
+    program.main([*words, "--output", *map(str, output)])
+    printed = capsys.readouterr().out
+    assert all(str(path) in printed and path.stat().st_size > 1000 for path in output)
+    assert "24 clouds; the most similar one is of the same class for" in printed
+    page = output[1].read_text(encoding="utf-8")
+    assert "<title>tiny</title>" in page and "/" in page.split("const texts = ")[1].split(";")[0]
+
+
+def test_features_are_those_of_the_pipeline(program, saved):
+    rows = program.load_point_dataset("shapes", split="test").select(range(3))
+    pooled, tokens = (program.extract_features(saved, rows, name, 2) for name in ("pooled", "tokens"))
+    answers = program.pipeline("point-cloud-feature-extraction", model=saved)(list(rows["points"]))
+    np.testing.assert_allclose(pooled, [answer["pooled"] for answer in answers], atol=1e-5)
+    np.testing.assert_allclose(tokens, [answer["tokens"].mean(0) for answer in answers], atol=1e-5)
+
+
+def test_wrong_endings_are_refused_before_anything_is_computed(program, capsys):
+    with pytest.raises(SystemExit):
+        program.main(["nowhere", "--output", "map.gif"])
+    assert "map.gif has type '.gif'; expected .png or .html" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""The program that shows what a student thinks hidden patches look like."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.modeling.act import ActForPreTraining
+from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_encoders import clouds
+
+PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "plot_masked_reconstructions.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("plot_masked_reconstructions", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("student")
+    autoencoder = tiny_autoencoder(None)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "decoder_num_hidden_layers": 1}
+    ActForPreTraining.from_autoencoder_pretrained(autoencoder, **sizes).save_pretrained(directory)
+    PointCloudProcessor(num_points=48).save_pretrained(directory)
+    np.save(directory / "chair.npy", clouds(1, 60)[0].numpy())
+    return directory
+
+
+def test_files_become_a_page_and_scores(program, saved, tmp_path, capsys):
+    words = [str(saved), str(saved / "chair.npy"), "--mask-ratio", "0.5"]
+    pages = []
+    for name in ("a", "b"):
+        program.main([*words, "--output", str(tmp_path / f"{name}.html")])
+        pages.append((tmp_path / f"{name}.html").read_text(encoding="utf-8"))
+    assert "chair.npy: 3 of 6 patches" in pages[0] and pages[0] == pages[1], "the seed decides what is hidden"
+    assert "chair.npy: CD-L1 of hidden patches 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["--output", "a.gif"], "a.gif has type '.gif'"), (["--mask-ratio", "1.5"], "--mask-ratio: 1.5; expected")],
+)
+def test_wrong_words_are_refused_before_the_model_is_opened(program, words, text, capsys):
+    with pytest.raises(SystemExit):
+        program.main(["nowhere", "chair.ply", *words])
+    assert text in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""ACT's first stage from its arguments to what the second stage opens."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from hf_any3d.modeling.act import ActAutoencoder
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.report import RunReport
+from tests.examples.act_runs import AUTOENCODER, assert_equal_weights, losses_of
+from tests.examples.conftest import load_program, words_of
+
+
+@pytest.fixture(scope="module")
+def program():
+    return load_program("run_act_autoencoder")
+
+
+@pytest.fixture
+def run(program, tiny_encoder, tmp_path):
+    """Runs the program with small settings and others; gives the report."""
+
+    def start(output_dir="run", **settings):
+        own = {"teacher": tiny_encoder, "output_dir": str(tmp_path / output_dir)}
+        return program.main(words_of(AUTOENCODER | own | settings))
+
+    return start
+
+
+def test_run_leaves_a_model_that_opens_again_a_card_and_a_report(run, tmp_path, tiny_encoder):
+    report = run()
+    assert set(report.metrics) == {"validation", "test"}
+    for found in report.metrics.values():
+        assert set(found) == {"chamfer_l1", "chamfer_l2", "f_score", "loss"} and found["chamfer_l1"] > 0
+    assert report.selection["metric"] == "chamfer_l1"
+    assert report.encoder["name"] == tiny_encoder and report.trained_parameters < report.total_parameters
+    assert report.seconds["training"] > 0 and report.peak_memory["process"] > 0
+    assert RunReport.load(tmp_path / "run" / "metrics.json") == report
+    # The chosen weights are those of the step with the lowest distance, not of the last step.
+    history = json.loads(next((tmp_path / "run").glob("checkpoint-*/trainer_state.json")).read_text())["log_history"]
+    distances = [entry["eval_chamfer_l1"] for entry in history if "eval_chamfer_l1" in entry]
+    assert report.metrics["validation"]["chamfer_l1"] <= min(distances) + 1e-6
+
+    model = ActAutoencoder.from_pretrained(tmp_path / "run").eval()
+    processor = PointCloudProcessor.from_pretrained(tmp_path / "run")
+    points = torch.randn(2, processor.num_points, 3)
+    assert model(points).whole_fine.shape == (2, 8 * 8, 3)
+    page = (tmp_path / "run" / "reconstructions.html").read_text()
+    assert all(name in page for name in ("fine: CD-L1", "coarse: 16 points"))
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.pipeline_tag == "point-cloud-reconstruction" and card.data.base_model == tiny_encoder
+    assert "first stage" in card.text and "CD-L1 × 1000" in card.text and "Classes:" not in card.text
+
+
+def test_temperature_and_weight_follow_the_step_and_are_logged(run, tmp_path):
+    run(temperature_steps=4, temperature_end=0.5, kl_weight_delay=2, kl_weight_steps=2, save_steps=4)
+    state = json.loads((tmp_path / "run" / "checkpoint-8" / "trainer_state.json").read_text())
+    logged = [entry for entry in state["log_history"] if "temperature" in entry]
+    temperatures = [entry["temperature"] for entry in logged]
+    assert temperatures == pytest.approx([1.0, 0.9267767, 0.75, 0.5732233, 0.5, 0.5, 0.5, 0.5])
+    assert [entry["kl_weight"] for entry in logged] == pytest.approx([0, 0, 0, 0.05, 0.1, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path, step):
+    settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "temperature_steps": 8}
+    whole = run("whole", **settings)
+    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "half" / f"checkpoint-{step}")
+    half = run("half", **settings)
+    assert half.training["resumed_from"].endswith(f"checkpoint-{step}") and half.metrics == whole.metrics
+    last = f"checkpoint-{8 // step * step}"
+    assert losses_of(tmp_path / "half" / last) == losses_of(tmp_path / "whole" / last)
+    assert_equal_weights(tmp_path / "half" / last, tmp_path / "whole" / last)
+    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+
+
+def test_plain_and_random_teachers_are_stored_with_the_model(run, tmp_path):
+    plain = run("plain", teacher="none", max_steps=1)
+    assert plain.encoder == {} and ActAutoencoder.from_pretrained(tmp_path / "plain").encoder is None
+    drawn = run("drawn", random_teacher=True, max_steps=1)
+    assert drawn.encoder["name"] is None and drawn.encoder["model_type"] == "bert"
+    model = ActAutoencoder.from_pretrained(tmp_path / "drawn")
+    assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+    assert "with random weights" in (tmp_path / "drawn" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"teacher": "none", "random_teacher": True}, "--teacher none leaves no place"),
+        ({"train_splits": ["test"]}, "--train_splits test; expected 'train' among them"),
+        ({"train_splits": ["train", "more"]}, "--train_splits names 'more'"),
+        ({"select_on_test": True}, "--select_on_test with the splits"),
+        ({"processor_config": {"num_points": 8}}, "expected it as --num_points"),
+    ],
+)
+def test_wrong_arguments_are_named(run, settings, text):
+    with pytest.raises(ValueError, match=text):
+        run(**settings)

@@ -1,0 +1,141 @@
+"""ACT's second stage, and all three stages one after the other."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_any3d import ActForPointCloudClassification, ActForPreTraining, ActModel
+from hf_any3d.training.report import RunReport
+from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT, assert_equal_weights, losses_of
+from tests.examples.conftest import EXAMPLES, load_program, words_of
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tiny_encoder, tmp_path_factory) -> str:
+    """A directory that the first stage left behind."""
+    folder = tmp_path_factory.mktemp("stages") / "autoencoder"
+    words = words_of(AUTOENCODER | {"teacher": tiny_encoder, "output_dir": str(folder), "max_steps": 4})
+    load_program("run_act_autoencoder").main(words)
+    return str(folder)
+
+
+@pytest.fixture
+def run(autoencoder, tmp_path):
+    """Runs the program with small settings and others; gives the report."""
+    program = load_program("run_act_pretraining")
+
+    def start(output_dir="run", **settings):
+        own = {"autoencoder": autoencoder, "output_dir": str(tmp_path / output_dir)}
+        return program.main(words_of(STUDENT | own | settings))
+
+    return start
+
+
+def test_three_stages_follow_each_other(run, tmp_path, autoencoder, tiny_encoder):
+    report = run(probe_every=1)
+    folder = tmp_path / "run"
+    assert RunReport.load(folder / "metrics.json") == report
+    assert {split: set(found) for split, found in report.metrics.items()} == {
+        split: {"loss", "probe_accuracy"} for split in ("validation", "test")
+    }
+    assert report.encoder["name"] == tiny_encoder and report.start == {"autoencoder": autoencoder}
+    history = json.loads((folder / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    # The checkpoint of the last step was written before the second epoch was looked at.
+    assert [entry["epoch"] for entry in history if "eval_probe_accuracy" in entry] == [1]
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "point-cloud-feature-extraction" and "linear SVM" in card.text
+
+    student = ActForPreTraining.from_pretrained(folder)
+    classify = load_program("run_point_cloud_classification")
+    tuned = tmp_path / "tuned"
+    settings = {k: v for k, v in SHORT.items() if "save" not in k and "eval" not in k and "max" not in k}
+    settings |= {"model_name_or_path": str(folder), "output_dir": str(tuned), "max_steps": 2, "max_train_samples": 32}
+    report = classify.main(
+        words_of(
+            settings
+            | {"tuning": "linear", "max_eval_samples": 12, "save_strategy": "no"}
+            | {"eval_strategy": "no", "load_best_model_at_end": False}
+        )
+    )
+    assert report.start == {"model": str(folder), "tuning": "linear"} and report.encoder == {}
+    model = ActForPointCloudClassification.from_pretrained(tuned)
+    features = 2 * model.config.hidden_size
+    classes = model.config.num_labels
+    assert report.trained_parameters == features * classes + classes + 2 * model.config.hidden_size
+    # Frozen parts are what they were, statistics of their batch norms included.
+    before, after = student.act.state_dict(), model.act.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in after if not name.startswith("class_token"))
+    assert pipeline("point-cloud-classification", model=str(tuned))(torch.randn(200, 3).numpy(), top_k=1)
+    assert "started from" in (tuned / "README.md").read_text()
+
+
+def test_probing_changes_nothing_of_the_training(run, tmp_path):
+    run("probed", probe_every=1)
+    run("plain")
+    last = "checkpoint-8"
+    assert losses_of(tmp_path / "probed" / last) == losses_of(tmp_path / "plain" / last)
+    assert_equal_weights(tmp_path / "probed", tmp_path / "plain")
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path, step):
+    settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}
+    whole = run("whole", **settings)
+    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "half" / f"checkpoint-{step}")
+    half = run("half", **settings)
+    assert half.training["resumed_from"].endswith(f"checkpoint-{step}") and half.metrics == whole.metrics
+    last = f"checkpoint-{8 // step * step}"
+    assert losses_of(tmp_path / "half" / last) == losses_of(tmp_path / "whole" / last)
+    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+
+
+def test_other_clouds_may_be_probed(run):
+    report = run(probe_every=5, probe_dataset="shapes", validation_fraction=0, max_steps=2, eval_strategy="no")
+    assert set(report.metrics["test"]) == {"loss", "probe_accuracy"}
+    assert report.data["probed on"] == "shapes" and set(report.metrics["validation"]) == {"probe_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"probe_every": -1}, "--probe_every -1"),
+        ({"probe_every": 1, "validation_fraction": 0}, "--probe_every without a validation split"),
+        ({"mask_type": "stripes"}, "mask_type='stripes'"),
+        ({"distillation_loss": "l3"}, "distillation_loss='l3'"),
+    ],
+)
+def test_wrong_arguments_are_named(run, settings, text):
+    with pytest.raises(ValueError, match=text):
+        run(**settings)
+
+
+def test_student_alone_opens_from_what_was_pretrained(run, tmp_path):
+    run(max_steps=1)
+    assert ActModel.from_pretrained(tmp_path / "run")(torch.randn(1, 96, 3)).last_hidden_state.shape == (1, 9, 16)
+
+
+@pytest.mark.slow
+def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatch, tiny_encoder):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = AUTOENCODER | {"teacher": tiny_encoder, "max_steps": 1, "push_to_hub": True}
+    words |= {"hub_model_id": "me/act-autoencoder", "output_dir": str(tmp_path / "autoencoder")}
+    load_program("run_act_autoencoder").main(words_of(words))
+    run(autoencoder="me/act-autoencoder", max_steps=1, push_to_hub=True, hub_model_id="me/act-pretrained")
+    for repository, name in (("me/act-autoencoder", "reconstructions.html"), ("me/act-pretrained", "metrics.json")):
+        files = hub.files(repository)
+        assert {"config.json", "preprocessor_config.json", "README.md", "model.safetensors", name} <= files.keys()
+        blocks = re.findall(r"```python\n(.*?)```", hub.content(repository, "README.md").decode(), re.DOTALL)
+        assert len(blocks) == 2
+        for block in blocks:
+            exec(block, {})
+    # The teacher's weights stay in their own repository.
+    held = load_file(tmp_path / "autoencoder" / "model.safetensors")
+    assert not any(tensor.startswith("encoder.") for tensor in held)

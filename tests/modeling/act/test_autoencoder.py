@@ -1,0 +1,232 @@
+"""What the discrete autoencoder promises its users: saving, options, errors, training."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, Trainer, TrainingArguments
+
+from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.point_transformer import group_patches
+from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
+from tests.tiny_encoders import clouds, saved_encoder
+
+either = pytest.mark.parametrize("encoder", ["vit", None], ids=["teacher", "plain"])
+
+
+@torch.no_grad()
+def fine(model, points=None):
+    return model(clouds() if points is None else points).fine
+
+
+@either
+def test_saved_model_comes_back_equal(encoder, tmp_path):
+    model = tiny_autoencoder(encoder)
+    model.save_pretrained(tmp_path)
+    assert not [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("encoder.")]
+    for opened in (ActAutoencoder.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        assert type(opened) is ActAutoencoder and not opened.training
+        assert torch.equal(fine(opened), fine(model))
+        if encoder:
+            assert not any(parameter.requires_grad for parameter in opened.encoder.parameters())
+
+
+def test_teacher_without_a_home_is_stored_with_the_model(tmp_path):
+    model = tiny_autoencoder("bert")
+    model.config.encoder_name_or_path = None
+    model.save_pretrained(tmp_path)
+    assert [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("encoder.")]
+    assert torch.equal(fine(ActAutoencoder.from_pretrained(tmp_path)), fine(model))
+
+
+def test_a_teacher_with_other_weights_is_refused(tmp_path):
+    model = tiny_autoencoder("vit")
+    model.config.encoder_checksum = "sha256:" + "0" * 64
+    model.save_pretrained(tmp_path)
+    with pytest.raises(EncoderMismatchError, match="checksum"):
+        ActAutoencoder.from_pretrained(tmp_path)
+
+
+def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
+    model = tiny_autoencoder("vit")
+    model.config.save_pretrained(tmp_path)
+    config = ActAutoencoderConfig.from_pretrained(tmp_path)
+    assert torch.equal(
+        ActAutoencoder.from_teacher_pretrained(config=config).encoder.layernorm.weight, model.encoder.layernorm.weight
+    )
+    with pytest.warns(UserWarning, match="random weights"):
+        ActAutoencoder(config).eval()(clouds())
+    with pytest.raises(ValueError, match="either"):
+        ActAutoencoder.from_teacher_pretrained()
+
+
+def test_a_tower_and_its_first_layers_teach():
+    model = ActAutoencoder.from_teacher_pretrained(
+        saved_encoder("clip"), tower="text", num_layers=1, **SMALL_AUTOENCODER
+    )
+    assert model.prompts.tokens.shape == (1, 3, 48) and model.config.encoder_tower == "text"
+    assert fine(model).isfinite().all()
+
+
+def test_fresh_weights_are_as_released():
+    model = tiny_autoencoder("vit", num_codes=256, hidden_size=64, num_prompts=40)
+    model.requires_grad_(False)
+    assert model.codebook.weight.std() == pytest.approx(1, rel=0.05)
+    assert model.prompts.tokens.std() == pytest.approx(0.02, rel=0.1)
+    assert model.prompts.positions.std() == pytest.approx(0.02, rel=0.1)
+    bound = model.teacher_in.in_features**-0.5
+    assert bound * 0.95 < model.teacher_in.weight.abs().max() <= bound
+
+
+@either
+def test_a_cloud_is_reconstructed_as_if_alone_and_the_same_each_time(encoder):
+    model = tiny_autoencoder(encoder)
+    together = fine(model)
+    assert torch.equal(fine(model), together)
+    torch.testing.assert_close(fine(model, clouds()[:1]), together[:1])
+
+
+def test_noise_in_eval_is_a_choice():
+    torch.manual_seed(0)
+    model = tiny_autoencoder(None, noise_in_eval=True)
+    assert not torch.equal(fine(model), fine(model))
+
+
+def test_attention_over_the_batch_is_a_choice_with_a_warning():
+    model = tiny_autoencoder("clip_vision_model", attention_axis="batch")
+    with pytest.warns(UserWarning, match="other clouds"):
+        together = fine(model)
+    assert not torch.allclose(fine(model, clouds()[:1]), together[:1], atol=1e-4)
+    with pytest.raises(ValueError, match="attention_axis"):
+        tiny_autoencoder("llama", attention_axis="batch")
+
+
+def test_dropout_of_the_teacher_is_a_choice():
+    assert not tiny_autoencoder("bert").train().encoder.training
+    assert tiny_autoencoder("bert", teacher_dropout=True).train().encoder.encoder.layer[0].training
+
+
+def test_a_detached_teacher_leaves_what_is_below_to_the_kl_term():
+    model = tiny_autoencoder("vit", num_prompts=0, detach_teacher=True).train()
+    model(clouds()).loss.backward()
+    assert model.teacher_in.weight.grad is None and model.codebook.weight.grad is None
+    assert model.teacher_out.weight.grad.abs().max() > 0
+    model = tiny_autoencoder("vit", num_prompts=0).train()
+    assert model.prompts is None
+    model(clouds()).loss.backward()
+    assert model.codebook.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("family", ["vit", "llama"])
+@pytest.mark.parametrize("depth", ["deep", "shallow"])
+def test_gradient_checkpointing_changes_nothing(family, depth):
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_autoencoder(family, prompt_depth=depth, prompt_dropout=0.0)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train()(clouds(), noise=torch.zeros(1)).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_half_precision_teacher_keeps_the_rest_in_full():
+    model = ActAutoencoder.from_teacher_pretrained(saved_encoder("vit"), dtype=torch.bfloat16, **SMALL_AUTOENCODER)
+    assert model.encoder.dtype == torch.bfloat16 and model.codebook.weight.dtype == torch.float32
+    output = model.train()(clouds())
+    output.loss.backward()
+    assert output.fine.dtype == torch.float32 and model.prompts.tokens.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["autocast", "bfloat16"])
+def test_a_step_in_half_precision_stays_close(whole):
+    model = tiny_autoencoder("vit", prompt_dropout=0.0).train()
+    full = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
+    full.loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    if whole:
+        model.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not whole):
+        half = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
+    half.loss.backward()
+    assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.05)
+    # Further below, other neighbours win a maximum here and there.
+    for name in ("decoder.out.weight", "decoder.widen.weight"):
+        ours = model.get_parameter(name).grad.float()
+        cosine = torch.cosine_similarity(ours.flatten(), gradients[name].flatten(), dim=0)
+        assert cosine > 0.9, name
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_teacher_features_are_the_decoders_input_for_the_likeliest_codes():
+    model = tiny_autoencoder("vit")
+    seen = []
+    model.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    fine(model)
+    assert torch.equal(model.teacher_features(clouds()), seen[0])
+    patches = group_patches(clouds(), 6, 8)
+    assert torch.equal(model.teacher_features(patches=patches), seen[0])
+    assert not model.train().teacher_features(patches=patches, through_graph=False).requires_grad
+    with pytest.raises(ValueError, match="either points or patches"):
+        model.teacher_features()
+
+
+def test_the_kl_term_trains_only_where_it_has_weight():
+    model = tiny_autoencoder(None).train()
+    output = model(clouds(), kl_weight=0.0)
+    assert not output.kl_loss.requires_grad and output.loss == output.reconstruction_loss
+    output = model(clouds(), kl_weight=0.5)
+    assert output.loss.item() == pytest.approx(output.reconstruction_loss.item() + 0.5 * output.kl_loss.item())
+    assert model(clouds(), return_loss=False).loss is None
+
+
+def test_colours_are_read_but_not_reconstructed():
+    model = tiny_autoencoder("vit", in_channels=6)
+    output = model(clouds(channels=6))
+    assert output.fine.shape == (3, 6, 8, 3) and output.neighborhoods.shape == (3, 6, 8, 6)
+    with pytest.raises(ValueError, match=r"points has shape \(3, 48, 3\)"):
+        model(clouds())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt_depth": "middle"}, "prompt_depth='middle'; expected one of 'shallow', 'deep'"),
+        ({"group_size": 10}, "group_size=10; expected a multiple of 4"),
+        ({"num_codes": 30}, "num_codes=30; expected a multiple of 4"),
+        ({"graph_widths": (8, 6)}, "graph_widths"),
+        ({"graph_neighbors": 9, "num_groups": 8}, "graph_neighbors=9; expected 1 to num_groups=8"),
+        ({"num_prompts": -1}, "num_prompts=-1; expected at least 0"),
+        ({"prompt_dropout": 1.0}, "prompt_dropout=1.0; expected 0 to below 1"),
+        ({"detach_teacher": True}, "prompts would learn nothing"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        ActAutoencoderConfig(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"kl_weight": -0.1}])
+def test_bad_weights_of_a_step_are_named(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=name):
+        tiny_autoencoder(None)(clouds(), **settings)
+
+
+@pytest.mark.slow
+def test_trainer_needs_no_labels(tmp_path):
+    model = tiny_autoencoder("vit")
+    data = [{"points": cloud} for cloud in clouds(8)]
+    arguments = TrainingArguments(
+        tmp_path, per_device_train_batch_size=4, max_steps=3, report_to=[], use_cpu=True, save_strategy="no"
+    )
+    trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data)
+    frozen = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
+    codes = model.codebook.weight.detach().clone()
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert not torch.equal(model.codebook.weight, codes)
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in model.encoder.state_dict().items())

@@ -1,0 +1,83 @@
+"""Graph convolutions and their norms against plain modules on every edge."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling.act.graph_convolution import GraphConvolution
+from hf_any3d.modeling.act.group_norms import normed_edge_maximum, normed_tokens
+
+
+def plain(graph, tokens, neighbors):
+    """The same with one row for every edge, as the paper writes it."""
+    features, heard = graph.input(tokens), []
+    for layer in graph.layers:
+        ends = torch.stack([cloud[index] for cloud, index in zip(features, neighbors, strict=True)])
+        own = features.unsqueeze(2).expand_as(ends)
+        edges = layer.linear(torch.cat([ends - own, own], dim=-1)).permute(0, 3, 1, 2)
+        features = nn.functional.leaky_relu(layer.norm(edges), 0.2).amax(dim=-1).transpose(1, 2)
+        heard.append(features)
+    rows = graph.output(torch.cat(heard, dim=-1)).transpose(1, 2)
+    return nn.functional.leaky_relu(graph.norm(rows), 0.2).transpose(1, 2)
+
+
+@pytest.fixture
+def graph():
+    torch.manual_seed(0)
+    graph = GraphConvolution(12, 16, 8, (16, 8, 24))
+    with torch.no_grad():
+        for parameter in graph.parameters():  # gains of either sign
+            parameter.add_(0.5 * torch.randn_like(parameter)) if parameter.ndim > 1 else parameter.normal_()
+    return graph
+
+
+def test_outputs_and_gradients_are_those_of_plain_modules(graph):
+    tokens, centers = torch.randn(3, 20, 12, requires_grad=True), torch.rand(3, 20, 3)
+    neighbors = graph.neighbors_of(centers)
+    ours, expected = graph(tokens, neighbors), plain(graph, tokens, neighbors)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    weights, inputs = torch.randn_like(ours), (tokens, *graph.parameters())
+    pairs = (torch.autograd.grad((made * weights).sum(), inputs) for made in (ours, expected))
+    for gradient, wanted in zip(*pairs, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+def test_statistics_survive_a_mean_far_from_zero():
+    torch.manual_seed(0)
+    terms, neighbors = torch.randn(2, 10, 16) + 1000, torch.randint(10, (2, 10, 4))
+    gain, shift = torch.ones(8), torch.zeros(8)
+    far = normed_edge_maximum(terms.double().float(), neighbors, gain, shift)
+    near = normed_edge_maximum(terms - 1000, neighbors, gain, shift)
+    torch.testing.assert_close(far, near, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        normed_tokens(terms, torch.ones(16), torch.zeros(16)),
+        normed_tokens(terms - 1000, torch.ones(16), torch.zeros(16)),
+        rtol=1e-2,
+        atol=1e-2,
+    )
+
+
+def test_the_first_neighbor_is_the_token_itself(graph):
+    neighbors = graph.neighbors_of(torch.rand(2, 9, 3))
+    assert neighbors.shape == (2, 9, 4)
+    assert torch.equal(neighbors[..., 0], torch.arange(9).expand(2, -1))
+
+
+def test_less_is_kept_for_the_backward_pass_than_for_every_edge(graph):
+    tokens, centers = torch.randn(2, 64, 12, requires_grad=True), torch.rand(2, 64, 3)
+    neighbors = graph.neighbors_of(centers)
+
+    def kept(forward):
+        sizes = {}
+
+        def pack(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = forward()
+        return sum(sizes.values()), output
+
+    ours, _ = kept(lambda: graph(tokens, neighbors))
+    every_edge, _ = kept(lambda: plain(graph, tokens, neighbors))
+    assert ours * 3 < every_edge

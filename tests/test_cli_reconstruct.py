@@ -1,0 +1,87 @@
+"""`hf-any3d reconstruct` on a tiny saved autoencoder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from transformers import pipeline
+from typer.testing import CliRunner
+
+from hf_any3d import PointCloudProcessor, read_point_cloud
+from hf_any3d.cli import app
+from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_encoders import clouds
+
+
+@pytest.fixture(autouse=True)
+def _libraries_as_they_were():
+    verbosity = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("autoencoder")
+    tiny_autoencoder(None).save_pretrained(directory)
+    PointCloudProcessor(num_points=48).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("scans")
+    for name, cloud in zip(("chair", "lamp"), clouds(2, 60), strict=True):
+        np.save(directory / f"{name}.npy", cloud.numpy())
+    return directory
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["reconstruct", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_scores_and_codes_are_those_of_the_pipeline(model, files):
+    code, printed, _ = run(model, files, "--json", "--threshold", 0.2)
+    expected = pipeline("point-cloud-reconstruction", model=model)(str(files / "lamp.npy"), threshold=0.2)
+    told = json.loads(printed)
+    assert code == 0 and [Path(entry["file"]).name for entry in told] == ["chair.npy", "lamp.npy"]
+    assert told[1]["token_ids"] == expected["token_ids"].tolist()
+    for name in ("chamfer_l1", "chamfer_l2", "f_score"):
+        assert told[1][name] == pytest.approx(expected[name])
+
+
+def test_table_has_a_line_for_each_file(model, files):
+    code, printed, _ = run(model, files)
+    lines = printed.splitlines()
+    assert code == 0 and len(lines) == 2
+    assert all(word in lines[0] for word in ("chair.npy", "CD-L1", "CD-L2", "F-score", "codes for 6 patches"))
+
+
+def test_ending_of_the_output_says_what_is_written(model, files, tmp_path):
+    for name, given in (("a.html", files), ("a.png", files), ("b/a.ply", files / "chair.npy"), ("folder", files)):
+        assert run(model, given, "--output", tmp_path / name)[0] == 0
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "chair.npy" in page and "lamp.npy" in page
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert len(read_point_cloud(tmp_path / "b" / "a.ply")) == 48
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == ["chair.html", "chair.ply", "lamp.html", "lamp.ply"]
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [("a.gif", "a.gif has type '.gif'; expected"), ("a.ply", "a.ply for 2 files; expected a folder")],
+)
+def test_outputs_that_cannot_be_are_refused_before_the_model_is_opened(files, output, text):
+    code, _, error = run("no/such/model", files, "--output", output)
+    assert code == 1 and text in error and error.count("\n") == 1
+
+
+def test_models_of_other_kinds_are_refused(files, tmp_path):
+    transformers.BertConfig().save_pretrained(tmp_path)
+    code, _, error = run(tmp_path, files)
+    assert code == 1 and error.startswith("error: ")

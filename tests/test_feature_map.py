@@ -1,0 +1,108 @@
+"""Maps of features: what is alike lies together, and both pictures hold all of it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from hf_any3d import feature_map
+from hf_any3d.feature_map import project_features, same_class_share, write_feature_map
+from hf_any3d.label_colors import hex_color, label_colors
+
+LABELS = np.repeat(np.arange(3), 20)
+
+
+def groups(spread=0.2):
+    """Features of three classes in different directions, of lengths that say nothing."""
+    generator = np.random.default_rng(0)
+    features = np.eye(16)[LABELS * 5] + spread * generator.normal(size=(60, 16))
+    return features * generator.uniform(0.1, 10, size=(60, 1))
+
+
+def test_groups_stay_groups_and_the_seed_decides():
+    places = project_features(groups(), perplexity=10)
+    assert places.shape == (60, 2) and places.dtype == np.float32
+    distance = np.linalg.norm(places[:, None] - places[None], axis=2)
+    distance[np.arange(60), np.arange(60)] = np.inf
+    assert (LABELS[distance.argmin(axis=1)] == LABELS).all()
+    assert np.array_equal(project_features(groups(), perplexity=10), places)
+
+
+def test_openTSNE_is_taken_where_it_is_installed(monkeypatch):
+    seen = {}
+
+    class Projection:
+        def __init__(self, **settings):
+            seen.update(settings)
+
+        def fit(self, features):
+            return features[:, :2]
+
+    monkeypatch.setitem(__import__("sys").modules, "openTSNE", type("Library", (), {"TSNE": Projection}))
+    monkeypatch.setattr(feature_map, "find_spec", lambda name: name == "openTSNE" or None)
+    features = groups().astype(np.float32)
+    assert np.array_equal(project_features(features), features[:, :2])
+    assert seen == {"perplexity": 25.0, "metric": "cosine", "random_state": 42}
+
+
+def test_share_of_the_same_class_is_counted_by_cosine():
+    assert same_class_share(groups(), LABELS) == 1
+    features = np.array([[1.0, 0], [10, 0.1], [0, 1], [0, 7]])
+    assert same_class_share(features, np.array([0, 0, 1, 2])) == 0.5
+
+
+def test_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
+    with pytest.raises(ImportError, match=r"needs scikit-learn: pip install 'hf-any3d\[visuals\]'"):
+        project_features(groups(), method="scikit-learn")
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "message"),
+    [
+        (np.zeros(5), {}, r"features have shape \(5,\)"),
+        (np.full((60, 2), np.nan), {}, "expected finite numbers"),
+        (np.zeros((20, 4)), {}, "perplexity: 25.0; expected more than 0 and less than 20, the clouds"),
+        (np.zeros((60, 4)), {"method": "umap"}, "method: 'umap'; expected one of auto"),
+    ],
+)
+def test_features_that_cannot_be_laid_out_are_refused(features, settings, message):
+    with pytest.raises(ValueError, match=message):
+        project_features(features, **settings)
+
+
+def test_page_holds_places_classes_and_names_and_fetches_nothing(tmp_path):
+    places = np.random.default_rng(0).normal(size=(60, 2)) * [30, 10] + 7
+    names, texts = ["<b>chair", "lamp", "table", "never"], [f"shape {n} </script>" for n in range(60)]
+    path = write_feature_map(tmp_path / "new" / "map.html", places, LABELS, names, texts=texts, heading="a & b")
+    page = path.read_text(encoding="utf-8")
+    held = {name: json.loads(re.search(rf"const {name} = (.*);", page)[1]) for name in ("places", "labels", "texts")}
+    assert held["labels"] == LABELS.tolist() and held["texts"] == texts and page.count("</script>") == 1
+    shown = np.array(held["places"])
+    assert np.abs(shown).max() == 1
+    ratio = np.ptp(shown, axis=0) / np.ptp(places, axis=0)
+    assert ratio[0] == pytest.approx(ratio[1], rel=1e-3), "both axes have one scale"
+    assert [int(n) for n in re.findall(r'data-label="(\d+)"', page)] == [0, 1, 2]
+    assert hex_color(label_colors(4)[2]) in page and "&lt;b&gt;chair" in page and "a &amp; b" in page
+    assert "http" not in page and "src=" not in page
+
+
+def test_picture_is_written_whole(tmp_path):
+    path = write_feature_map(tmp_path / "map.png", groups()[:, :2], LABELS, ["a", "b", "c"], heading="three")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in tmp_path.iterdir()] == ["map.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "labels", "texts", "message"),
+    [
+        ("a.png", np.zeros((3, 3)), np.zeros(3, int), None, r"places have shape \(3, 3\), labels \(3,\)"),
+        ("a.png", np.zeros((2, 2)), np.array([0, 2]), None, "labels run from 0 to 2; there are 2 names"),
+        ("a.html", np.zeros((2, 2)), np.zeros(2, int), ["one"], "texts: 1 for 2 clouds"),
+        ("a.gif", np.zeros((2, 2)), np.zeros(2, int), None, "file type '.gif'; expected one of .html, .png"),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(tmp_path, name, places, labels, texts, message):
+    with pytest.raises(ValueError, match=message):
+        write_feature_map(tmp_path / name, places, labels, ["a", "b"], texts=texts)

@@ -1,0 +1,63 @@
+"""A linear probe of frozen features."""
+
+import sys
+
+import pytest
+import torch
+from datasets import DatasetDict, Value
+from torch import nn
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.training.linear_probe import LinearProbe, ProbeCallback
+from tests.examples.conftest import tiny_shapes
+
+
+class Extent(nn.Module):
+    """Features from which the classes of `tiny_shapes` can be told: how far points reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def probe_features(self, points: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)  # as a model might that masks
+        return self.norm(points.abs().mean(dim=1))
+
+
+@pytest.fixture
+def splits() -> DatasetDict:
+    rows = tiny_shapes(rows=24)["train"]
+    return DatasetDict(train=rows.select(range(12)), validation=rows.select(range(12, 24)))
+
+
+@pytest.fixture
+def processor() -> PointCloudProcessor:
+    return PointCloudProcessor(num_points=64, scale=None)
+
+
+def test_classes_that_features_tell_apart_are_found(splits, processor):
+    assert LinearProbe(splits, processor, batch_size=5).accuracies(Extent()) == {"validation": 1.0}
+    # In the unit sphere nothing tells them apart.
+    processor.scale = "unit_sphere"
+    assert LinearProbe(splits, processor).accuracies(Extent())["validation"] < 1
+
+
+def test_a_look_leaves_model_and_randomness_as_they_were(splits, processor):
+    model, before = Extent().train(), torch.random.get_rng_state()
+    LinearProbe(splits, processor).accuracies(model)
+    assert model.training and int(model.norm.num_batches_tracked) == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_clouds_without_classes_are_refused(splits, processor):
+    splits["validation"] = splits["validation"].cast_column("label", Value("int64"))
+    with pytest.raises(ValueError, match="split 'validation' has label .*expected a ClassLabel"):
+        LinearProbe(splits, processor)
+    with pytest.raises(ValueError, match="every is 0"):
+        ProbeCallback(None, None, 0)
+
+
+def test_missing_scikit_learn_is_named(splits, processor, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.svm", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        LinearProbe(splits, processor)
