@@ -27,8 +27,6 @@ def convert_act(
     checkpoint: str | os.PathLike,
     kind: str,
     output: str | os.PathLike,
-    *,
-    store_encoder: bool = False,
     **choices: Any,
 ) -> dict[str, Any]:
     """Convert a checkpoint of one of ACT's programs.
@@ -40,7 +38,6 @@ def convert_act(
         checkpoint: The authors' file.
         kind: "dvae", "pretrain", "cls", "partseg" or "semseg".
         output: Directory to make.
-        store_encoder: Keep the teacher in the repository also where it is named.
         **choices: What the tensors do not tell; see `Choices`.
 
     Returns:
@@ -61,12 +58,7 @@ def convert_act(
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith(f"{checkpoint}: ") else f"{checkpoint}: {text}") from error
-        _fill(checkpoint, model, state)
-        autoencoder = getattr(model, "autoencoder", model)
-        if store_encoder and getattr(autoencoder, "encoder", None) is not None:
-            # Without a name the encoder is saved with the model.
-            config = autoencoder.config
-            config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+        _fill(checkpoint, model, state, kept=chosen.teacher is None)
         model.save_pretrained(directory)
         processor = dict(trained_on.processor if trained_on else UNLABELLED)
         processor |= {} if chosen.num_points is None else {"num_points": chosen.num_points}
@@ -82,8 +74,8 @@ def convert_act(
     }
 
 
-def _fill(checkpoint: str | os.PathLike, model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
-    """Load tensors into a model; what nothing reads of a teacher is not theirs to give."""
+def _fill(checkpoint: str | os.PathLike, model: PreTrainedModel, state: dict[str, torch.Tensor], kept: bool) -> None:
+    """Load tensors into a model; `kept` says that its teacher has no other source."""
     own = model.state_dict()
     encoder = next((f"{part}encoder." for part in ("", _AUTOENCODER) if f"{part}codebook.weight" in own), None)
     unread = []
@@ -91,7 +83,7 @@ def _fill(checkpoint: str | os.PathLike, model: PreTrainedModel, state: dict[str
         names = {name.removeprefix(encoder): name for name in own if name.startswith(encoder)}
         unread = [names[name] for name in unread_tensors(names)]
     account(checkpoint, state, {name: tensor.shape for name, tensor in own.items() if name not in unread})
-    if getattr(model, "autoencoder", model).config.to_dict().get("encoder_name_or_path") is None:
+    if kept:
         # The checkpoint has none, so they are made nothing rather than random numbers.
         for name in unread:
             own[name].zero_()

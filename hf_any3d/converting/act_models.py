@@ -43,6 +43,7 @@ class Choices:
         num_points: Points that the processor gives a cloud.
         teacher: Directory or hub name of the frozen teacher; None keeps the one in the checkpoint.
         revision: Branch, tag or commit of the teacher on the hub.
+        store_encoder: Keep the teacher in the repository also where it is named.
     """
 
     num_groups: int | None = None
@@ -52,6 +53,7 @@ class Choices:
     num_points: int | None = None
     teacher: str | os.PathLike | None = None
     revision: str | None = None
+    store_encoder: bool = False
 
 
 def build(
@@ -90,7 +92,9 @@ def _autoencoder(
         raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
     if teacher is not None and choices.teacher is not None:
         named, encoder = named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
-        settings |= named
+        # Without a name the encoder is saved with the model.
+        unnamed = ("encoder_name_or_path", "encoder_revision", "encoder_checksum") if choices.store_encoder else ()
+        settings |= {name: value for name, value in named.items() if name not in unnamed}
     elif teacher is not None:
         settings["encoder_config"] = kept_teacher(teacher, frozen)
     with no_init_weights():
