@@ -53,7 +53,7 @@ class PatchEncoder(nn.Module):
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""
         if self._trains_as_one(neighborhoods):
-            return self._train_as_one(neighborhoods)
+            return self._project(self._train_as_one(neighborhoods))
         return self.pool(self.read(neighborhoods))
 
     def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
@@ -95,5 +95,7 @@ class PatchEncoder(nn.Module):
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, groups, width)` from what `read` gave."""
         # Unlike amax this keeps no rows for the backward pass.
-        patches = self.out(rows).max(dim=2).values
-        return patches if self.project is None else self.project(patches)
+        return self._project(self.out(rows).max(dim=2).values)
+
+    def _project(self, pooled: torch.Tensor) -> torch.Tensor:
+        return pooled if self.project is None else self.project(pooled)
