@@ -76,7 +76,7 @@ def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
         if own:
             figures = over_seeds(own, ("accuracy",))
             row |= {stage: figures["accuracy"], f"{stage}_std": figures["accuracy_std"], f"{stage}_runs": len(own)}
-            row |= gain(own, scratch, stage)
+            row |= {} if arm == "scratch" else gain(own, scratch, stage)
     return row
 
 
