@@ -62,9 +62,8 @@ def pretraining_row(runs: Runs, arm: str) -> dict[str, Any]:
 
 
 def targets_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """What the autoencoders of an arm know inside, beside how well students guess it, over its seeds."""
-    guessed = over_seeds(of(runs, arm, "pretraining"), ("loss",)) if of(runs, arm, "pretraining") else {}
-    return {"arm": arm, **over_seeds(of(runs, arm, TARGETS), (*PARTS, "constant")), **guessed}
+    """What the autoencoders of an arm know inside, over its seeds."""
+    return {"arm": arm, **over_seeds(of(runs, arm, TARGETS), (*PARTS, "constant"))}
 
 
 def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
@@ -169,7 +168,6 @@ def table(summary: Mapping[str, Any]) -> str:
         lines.append("|---" * 6 + "|")
     for row in summary["targets"]:
         cells = [percent(row, part) for part in PARTS] + [plain(row, "constant", ".3f")]
-        cells.append(plain(row, "loss", ".3f") if "loss" in row else "–")
         lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} |")
     ways = [f"{WAYS[stage]}-way {SHOT}-shot, %" for stage in MEAN_OF]
     titles = [*ways, "few-shot, mean", "above scratch", "all classes, %", "above scratch"]
