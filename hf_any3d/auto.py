@@ -46,6 +46,12 @@ class AutoModelForPointCloudSegmentation(_BaseAutoModelClass):
         return super().from_config(config, **kwargs)
 
 
+class AutoModelForPointCloudTextToText(_BaseAutoModelClass):
+    """Opens any model that answers in words to point clouds and words."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
 class AutoModelForZeroShotPointCloudClassification(_BaseAutoModelClass):
     """Opens any model that compares point clouds with texts, so that classes need only names."""
 

@@ -25,6 +25,7 @@ from hf_any3d.auto import (
     AutoModelForPointCloudClassification,
     AutoModelForPointCloudReconstruction,
     AutoModelForPointCloudSegmentation,
+    AutoModelForPointCloudTextToText,
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.late_import import when_imported
@@ -48,7 +49,14 @@ from hf_any3d.modeling.any2point import (
 )
 from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
-from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM, NormedPhiModel
+from hf_any3d.modeling.minigpt3d import (
+    MiniGPT3DConfig,
+    MiniGPT3DForConditionalGeneration,
+    NormedPhiConfig,
+    NormedPhiForCausalLM,
+    NormedPhiModel,
+)
+from hf_any3d.modeling.minigpt3d.lora import LoraMixin
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
@@ -58,6 +66,7 @@ from hf_any3d.pipelines import (
 )
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners.loading import put_adapter_into
+from hf_any3d.tuners.part_lora import inject_lora
 from hf_any3d.tuners.sharing import check_base, left_out_modules
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
@@ -77,6 +86,10 @@ MODELS = {
             AutoModelForPointCloudSegmentation: (Any2PointForSemanticSegmentation, Any2PointForPartSegmentation),
             AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
         },
+    ),
+    MiniGPT3DConfig: (
+        MiniGPT3DForConditionalGeneration,
+        {AutoModelForPointCloudTextToText: (MiniGPT3DForConditionalGeneration,)},
     ),
     ActAutoencoderConfig: (ActAutoencoder, {AutoModelForPointCloudReconstruction: (ActAutoencoder,)}),
 }
@@ -119,6 +132,7 @@ def register() -> None:
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
     AdapterDoorsMixin.put_adapter_into = staticmethod(put_adapter_into)
+    LoraMixin.inject_lora = staticmethod(inject_lora)
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
     _open_our_adapter_repositories()

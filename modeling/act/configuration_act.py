@@ -26,6 +26,8 @@ class ActConfig(PreTrainedConfig):
         num_groups: Patches, and so tokens, of a cloud.
         group_size: Points of a patch, the centre included.
         patch_widths: Channels behind the first, second and third layer of the network that reads a patch.
+        patch_pooled_width: Channels of a patch before a linear layer makes it a token (MiniGPT-3D: 256); None where
+            the network makes tokens itself.
         hidden_size: Channels of a token.
         num_hidden_layers: Transformer blocks.
         num_attention_heads: Heads of each.
@@ -87,6 +89,7 @@ class ActConfig(PreTrainedConfig):
     num_groups: int = 64
     group_size: int = 32
     patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
+    patch_pooled_width: int | None = None
     hidden_size: int = 384
     num_hidden_layers: int = 12
     num_attention_heads: int = 6

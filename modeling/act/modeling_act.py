@@ -98,7 +98,9 @@ class ActModel(ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         width = config.hidden_size
-        self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
+        self.patch_encoder = PatchEncoder(
+            config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
+        )
         self.class_token = ClassToken(width) if config.use_class_token else None
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)

@@ -3,6 +3,33 @@
 from hf_any3d.modeling.minigpt3d.bridge import Bridge
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
+from hf_any3d.modeling.minigpt3d.lora import names_in
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration, MiniGPT3DOutput
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
+from hf_any3d.modeling.minigpt3d.parts import build_from_parts
+from hf_any3d.modeling.minigpt3d.stages import (
+    STAGES,
+    load_stage_tensors,
+    set_stage,
+    stage_names,
+    stage_tensors,
+    weight_decay_groups,
+)
 
-__all__ = ["Bridge", "MiniGPT3DConfig", "NormedPhiConfig", "NormedPhiForCausalLM", "NormedPhiModel"]
+__all__ = [
+    "STAGES",
+    "Bridge",
+    "MiniGPT3DConfig",
+    "MiniGPT3DForConditionalGeneration",
+    "MiniGPT3DOutput",
+    "NormedPhiConfig",
+    "NormedPhiForCausalLM",
+    "NormedPhiModel",
+    "build_from_parts",
+    "load_stage_tensors",
+    "names_in",
+    "set_stage",
+    "stage_names",
+    "stage_tensors",
+    "weight_decay_groups",
+]

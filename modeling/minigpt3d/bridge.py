@@ -61,14 +61,14 @@ class Bridge(nn.Module):
     Source: MiniGPT-3D, Sec. 3.1 and 3.2.
     """
 
-    def __init__(self, config: MiniGPT3DConfig):
+    def __init__(self, config: MiniGPT3DConfig, qformer: Blip2QFormerModel | None = None):
         super().__init__()
-        point_width, qformer = config.point_config.hidden_size, config.qformer_config
+        point_width, asking = config.point_config.hidden_size, config.qformer_config
         self.config = config
-        self.point_mlp = PointMlp(point_width, tuple(config.point_mlp_widths), qformer.encoder_hidden_size)
+        self.point_mlp = PointMlp(point_width, tuple(config.point_mlp_widths), asking.encoder_hidden_size)
         self.experts = QueryExperts(config)
-        self.qformer = Blip2QFormerModel(qformer)
-        self.projector = Projector(qformer.hidden_size, config.projector_width, config.text_config.hidden_size)
+        self.qformer = Blip2QFormerModel._from_config(asking) if qformer is None else qformer
+        self.projector = Projector(asking.hidden_size, config.projector_width, config.text_config.hidden_size)
 
     def forward(self, point_tokens: torch.Tensor) -> Bridged:
         """Turn `(clouds, 1 + groups, point width)`, the class token first, into tokens of the language model."""

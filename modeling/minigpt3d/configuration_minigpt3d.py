@@ -46,7 +46,7 @@ class MiniGPT3DConfig(PreTrainedConfig):
         "point_config": SubConfigSpec(
             AutoConfig,
             model_type="act3d",
-            init_kwargs={"in_channels": 6, "num_groups": 512, "patch_width": 256, "drop_path_rate": 0.1},
+            init_kwargs={"in_channels": 6, "num_groups": 512, "patch_pooled_width": 256, "drop_path_rate": 0.1},
         ),
         # The Q-Former never drops anything itself; its LoRA does.
         "qformer_config": SubConfigSpec(

@@ -21,6 +21,8 @@ class PatchEncoder(nn.Module):
         width: Channels of a token.
         hidden_widths: Channels behind the first, second and third layer.
         bias: Whether the layers in front of a norm have biases, which it takes out again.
+        pooled_width: Channels that the maximum is taken over, where a last layer brings them to `width`; None for
+            `width` and no such layer.
 
     Raises:
         ValueError: If there are not three hidden widths.
@@ -34,6 +36,7 @@ class PatchEncoder(nn.Module):
         width: int,
         hidden_widths: Sequence[int] = (128, 256, 512),
         bias: bool = True,
+        pooled_width: int | None = None,
     ):
         super().__init__()
         if len(hidden_widths) != 3:
@@ -44,12 +47,13 @@ class PatchEncoder(nn.Module):
         self.widen = nn.Linear(lifted, own)
         self.join = nn.Linear(2 * own, joined, bias=bias)
         self.join_norm = nn.BatchNorm1d(joined)
-        self.out = nn.Linear(joined, width)
+        self.out = nn.Linear(joined, width if pooled_width is None else pooled_width)
+        self.project = None if pooled_width is None else nn.Linear(pooled_width, width)
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Read patches; see the class."""
         if self._trains_as_one(neighborhoods):
-            return self._train_as_one(neighborhoods)
+            return self._project(self._train_as_one(neighborhoods))
         return self.pool(self.read(neighborhoods))
 
     def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
@@ -91,4 +95,7 @@ class PatchEncoder(nn.Module):
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, groups, width)` from what `read` gave."""
         # Unlike amax this keeps no rows for the backward pass.
-        return self.out(rows).max(dim=2).values
+        return self._project(self.out(rows).max(dim=2).values)
+
+    def _project(self, pooled: torch.Tensor) -> torch.Tensor:
+        return pooled if self.project is None else self.project(pooled)

@@ -9,35 +9,26 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from hf_any3d.conversions.minigpt3d import convert_minigpt3d_state_dict
+from hf_any3d.modeling.minigpt3d import names_in
 from tests.reference.fill import fill
 
 FOLDER = Path(__file__).parents[2] / "reference"
 
-UNUSED = {"Qformer.bert.embeddings.position_ids"}
-# Patterns over a released name, in order, and what they become in our whole model.
-RENAMES = (
-    (r"^point_2_Qformer_proj\.0\.", "bridge.point_mlp.layers.0."),
-    (r"^point_2_Qformer_proj\.2\.", "bridge.point_mlp.layers.1."),
-    (r"^query_tokens$", "bridge.experts.queries.0"),
-    (r"^query_expert_dict\.", "bridge.experts.queries."),
-    (r"^query_router\.", "bridge.experts.router."),
-    (r"^llama_proj\.", "bridge.projector.fc1."),
-    (r"^llama_proj2\.", "bridge.projector.fc2."),
-    (r"^Qformer\.bert\.embeddings\.LayerNorm\.", "bridge.qformer.layernorm."),
-    (r"^Qformer\.bert\.encoder\.(.*attention)\.self\.", r"bridge.qformer.encoder.\1.attention."),
-    (r"^Qformer\.bert\.", "bridge.qformer."),
-    (r"(bridge\.qformer\..*\.attention\.(?:query|key|value))\.(weight|bias)$", r"\1.base_layer.\2"),
-    (r"^llama_model\.base_model\.model\.", "language_model."),
-    # A layer with a LoRA keeps its own weights one level down, which it did not when the programs were released.
-    (r"(language_model\..*\.(?:query_key_value|dense))\.(weight|bias)$", r"\1.base_layer.\2"),
-)
-
 
 class ReferenceCase:
-    """Reads `tests/reference/minigpt3d_{name}.json` and `.safetensors`."""
+    """Reads `tests/reference/minigpt3d_{name}.json` and `.safetensors`.
 
-    def __init__(self, name: str):
+    Args:
+        name: Of the case.
+        prefix: What the names of its tensors lack in front, where it is a run of one part.
+        left_out: Pattern of names that a stage of the case has no tensors for.
+    """
+
+    def __init__(self, name: str, prefix: str = "", left_out: str = "$"):
+        self.prefix, self.left_out = prefix, left_out
         self.manifest = json.loads((FOLDER / f"minigpt3d_{name}.json").read_text())
         self.expected = load_file(FOLDER / f"minigpt3d_{name}.safetensors")
 
@@ -47,16 +38,21 @@ class ReferenceCase:
     @cached_property
     def state(self) -> dict[str, torch.Tensor]:
         """The state dict of the released program, under our names."""
-        entries = self.manifest["state"].items()
-        state = {our_name(name): torch.from_numpy(fill(name, *spec)) for name, spec in entries if name not in UNUSED}
-        # Released sets of queries have an axis for the batch.
-        return {
-            name: value[0] if name.startswith("bridge.experts.queries") else value for name, value in state.items()
-        }
+        entries = [item for item in self.manifest["state"].items() if not re.match(self.left_out, item[0])]
+        return convert_minigpt3d_state_dict(
+            {self.prefix + name: torch.from_numpy(fill(name, *spec)) for name, spec in entries}
+        )
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """What of the state lies below a module, under that module's own names."""
         return {name.removeprefix(prefix): value for name, value in self.state.items() if name.startswith(prefix)}
+
+    def load_into(self, module: nn.Module, prefix: str = "") -> nn.Module:
+        """Give a module, built on the meta device too, all of its tensors, and no others."""
+        part = self.part(prefix)
+        names = names_in(module, part)
+        module.load_state_dict({names[name]: tensor for name, tensor in part.items()}, assign=True)
+        return module.eval()
 
     def difference(self, key: str, ours: torch.Tensor, where: torch.Tensor | None = None) -> float:
         """How far our complete tensor is at most from the stored part of theirs; `where` picks rows of that part."""
@@ -65,10 +61,3 @@ class ReferenceCase:
         assert ours.shape == self[key].shape
         distance = (ours.detach() - self[key]).abs()
         return (distance if where is None else distance[where]).max().item()
-
-
-def our_name(name: str) -> str:
-    """What a tensor of the released programs is called in our whole model."""
-    for pattern, ours in RENAMES:
-        name = re.sub(pattern, ours, name)
-    return name

@@ -26,8 +26,7 @@ def released(case) -> Bridge:
     with torch.device("meta"):
         bridge = Bridge(config_of(num_hidden_layers=4))
         inject_adapter_in_model(LoraConfig(**LORA), bridge.qformer)
-    bridge.load_state_dict(case.part("bridge."), assign=True)
-    return bridge.eval()
+    return case.load_into(bridge, "bridge.")
 
 
 def config_of(num_hidden_layers: int = 12, **changes) -> MiniGPT3DConfig:

@@ -21,8 +21,7 @@ def released(case) -> NormedPhiForCausalLM:
     """The released language model in small, LoRA included."""
     model = NormedPhiForCausalLM(NormedPhiConfig(**case.manifest["constructor"]["phi_config"]))
     inject_adapter_in_model(LoraConfig(**LORA), model)
-    model.load_state_dict(case.part("language_model."))
-    return model.eval()
+    return case.load_into(model, "language_model.")
 
 
 def tiny_model(**changes) -> NormedPhiForCausalLM:

@@ -111,3 +111,16 @@ def test_numbers_gradients_and_statistics_are_those_of_the_formula(channels, tra
 def test_the_order_of_points_in_a_patch_does_not_matter():
     encoder, patches = made().eval(), patches_of(3)
     torch.testing.assert_close(encoder(patches), encoder(patches.flip(2)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_last_layer_brings_what_is_pooled_to_the_width(training):
+    encoder = made(pooled_width=10).train(training)
+    patches = torch.rand(2, 3, 5, 3)
+    with torch.no_grad():
+        expected = encoder.project(written_out(encoder, patches))
+        found = encoder(patches)
+    assert found.shape == (2, 3, 24)
+    torch.testing.assert_close(found, expected)
+    encoder(patches).sum().backward()
+    assert encoder.project.weight.grad.any()

@@ -1,0 +1,72 @@
+"""Tensors of the original MiniGPT-3D files under our names, whatever stage or part a file is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from hf_any3d.conversions.act.student_names import STUDENT
+from hf_any3d.conversions.renaming import Names, rename_tensors, under
+
+# The Q-Former of BLIP-2, of which only the path of the queries serves.
+QFORMER: Names = {
+    r"bert\.embeddings\.LayerNorm\.": "layernorm.",
+    r"bert\.embeddings\.|bert\.encoder\.layer\.\d+\.(intermediate|output)\.|cls\.": None,
+    r"bert\.encoder\.layer\.(?P<layer>\d+)\.attention\.self\.": "encoder.layer.{layer}.attention.attention.",
+    r"bert\.encoder\.layer\.(?P<layer>\d+)\.crossattention\.self\.": "encoder.layer.{layer}.crossattention.attention.",
+    r"bert\.encoder\.": "encoder.",
+}
+MINIGPT3D: Names = {
+    **under("point_encoder.", "point_encoder.", {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}),
+    r"point_2_Qformer_proj\.0\.": "bridge.point_mlp.layers.0.",
+    r"point_2_Qformer_proj\.2\.": "bridge.point_mlp.layers.1.",
+    r"point_2_Qformer_proj\.4\.": "bridge.point_mlp.layers.2.",
+    r"point_2_Qformer_proj\.": "bridge.point_mlp.layers.0.",
+    **under("Qformer.", "bridge.qformer.", QFORMER),
+    r"query_expert_dict\.": "bridge.experts.queries.",
+    r"query_router\.": "bridge.experts.router.",
+    r"llama_proj\.": "bridge.projector.fc1.",
+    r"llama_proj2\.": "bridge.projector.fc2.",
+    r"llama_model\.base_model\.model\.": "language_model.",
+}
+# Names that a file can have for one and the same tensor, and the one that counts.
+ALIASES = {"query_tokens": "query_expert_dict.0", "pc_encoder.": "point_encoder."}
+
+
+def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring the tensors of a released file to the names and shapes of `MiniGPT3DForConditionalGeneration`.
+
+    Args:
+        original: Of any stage's file, or of a whole model.
+
+    Returns:
+        The tensors without doubles and without what the model has no use for. A layer with a LoRA has the names that
+        it has without one; `hf_any3d.modeling.minigpt3d.names_in` knows those that it has with one.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part, or two that should be one differ.
+    """
+    renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
+    return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
+
+
+def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    kept: dict[str, torch.Tensor] = {}
+    for name, tensor in original.items():
+        for alias, counts in ALIASES.items():
+            if name.startswith(alias):
+                name = counts + name.removeprefix(alias)
+        if not torch.equal(kept.setdefault(name, tensor), tensor):
+            raise ValueError(f"{name}: the file holds it twice, with different values")
+    return kept
+
+
+def _reshaped(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if ".class_token." in name:
+        return tensor.flatten()
+    if ".queries." in name:
+        return tensor[0]  # (1, num_query_tokens, hidden): an axis for the batch
+    if ".patch_encoder." in name and tensor.ndim == 3:
+        return tensor[..., 0]  # (out, in, 1): a convolution over single points
+    return tensor

@@ -1,0 +1,269 @@
+"""MiniGPT-3D: a language model that is told what a point cloud shows (arXiv 2405.01413)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    Blip2QFormerModel,
+    Cache,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
+from hf_any3d.modeling.minigpt3d.lora import LoraMixin, reset_lora
+from hf_any3d.modeling.minigpt3d.placeholders import clouds_still_to_read, fill_places, repeat_by_sample
+
+Clouds = torch.Tensor | Sequence[torch.Tensor]
+
+
+@dataclass
+class MiniGPT3DOutput(ModelOutput):
+    """What the language model says next.
+
+    Args:
+        loss: Mean cross-entropy of the next tokens, where labels are given, with the load balancing loss if it counts.
+        logits: `(batch, tokens, vocabulary)`.
+        past_key_values: The cache.
+        hidden_states: The language model's, on request.
+        attentions: The language model's, on request.
+        point_features: `(clouds, num_query_tokens, text hidden)`, what stood for the clouds.
+        router_logits: `(clouds, num_query_experts)`, where query experts are in use.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    point_features: torch.Tensor | None = None
+    router_logits: torch.Tensor | None = None
+
+
+class MiniGPT3DForConditionalGeneration(LoraMixin, PreTrainedModel, GenerationMixin):
+    """Point encoder, bridge and language model.
+
+    A cloud stands in `input_ids` as `num_query_tokens` times `point_token_id`; clouds are taken in the order in which
+    they stand there, sample by sample.
+
+    Args:
+        config: The configuration.
+        point_encoder: A model of `config.point_config`; a fresh one if left out.
+        qformer: The same for `config.qformer_config`.
+        language_model: The same for `config.text_config`.
+    """
+
+    config_class = MiniGPT3DConfig
+    config: MiniGPT3DConfig
+    base_model_prefix = ""
+    input_modalities = ("point_cloud", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(
+        self,
+        config: MiniGPT3DConfig,
+        point_encoder: PreTrainedModel | None = None,
+        qformer: Blip2QFormerModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.point_encoder = AutoModel.from_config(config.point_config) if point_encoder is None else point_encoder
+        self.bridge = Bridge(config, qformer)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = language_model
+        if config.qformer_lora is not None:
+            self.inject_lora(self.bridge.qformer, config.qformer_lora)
+        if config.text_lora is not None:
+            self.inject_lora(self.language_model, config.text_lora)
+        self.point_encoder.requires_grad_(False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.ParameterList):  # the sets of queries, which start alike
+            first, *others = module
+            init.normal_(first, std=self.config.initializer_range)
+            for queries in others:
+                init.copy_(queries, first)
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Initialise what nothing was loaded into, LoRA last, since language models take it for layers of theirs."""
+        super().initialize_weights()
+        reset_lora(self)
+
+    def train(self, mode: bool = True) -> MiniGPT3DForConditionalGeneration:
+        """Switch modes; a frozen point encoder stays as it is for use."""
+        super().train(mode)
+        if not self._point_encoder_trains():
+            self.point_encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Give the language model others."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Give the language model others."""
+        self.language_model.set_output_embeddings(value)
+
+    def encode(self, points: Clouds) -> torch.Tensor:
+        """Token features of clouds, `(clouds, 1 + groups, point width)`; those of equal size run together.
+
+        Args:
+            points: `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
+            if isinstance(points, torch.Tensor):
+                return self.point_encoder(points).last_hidden_state
+            alike: dict[torch.Size, list[int]] = {}
+            for number, cloud in enumerate(points):
+                alike.setdefault(cloud.shape, []).append(number)
+            runs = [
+                self.point_encoder(torch.stack([points[number] for number in group])).last_hidden_state
+                for group in alike.values()
+            ]
+            order = torch.tensor([number for group in alike.values() for number in group]).argsort()
+            tokens = torch.cat(runs)
+            return tokens[order.to(tokens.device)]
+
+    def get_point_features(self, points: Clouds) -> torch.Tensor:
+        """What stands for clouds before the language model, `(clouds, num_query_tokens, text hidden)`.
+
+        It depends on nothing but the cloud, so that a conversation needs it once: `forward` and `generate` take it as
+        `point_features` in place of `points`.
+        """
+        return self._bridge(points).tokens
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        points: Clouds | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        point_features: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> MiniGPT3DOutput:
+        """Tell the next tokens.
+
+        Args:
+            input_ids: `(batch, tokens)`, with places for clouds.
+            points: Clouds as `encode` takes them.
+            attention_mask: `(batch, tokens)`, 0 where a token is padding.
+            position_ids: `(batch, tokens)`; by default each token's number, whatever is padding.
+            past_key_values: The cache of what stands before.
+            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`; clouds are then in it.
+            labels: `(batch, tokens)`, -100 where nothing is to be learnt.
+            point_features: What `get_point_features` gave, in place of `points`.
+            use_cache: Whether to return a cache.
+            logits_to_keep: For how many last tokens, or which, logits are computed; 0 for all.
+            **kwargs: Passed on to the language model.
+
+        Raises:
+            ValueError: If clouds and their places do not match, or neither ids nor embeddings are given.
+        """
+        routing = None
+        if points is not None and point_features is None:
+            bridged = self._bridge(points)
+            point_features, routing = bridged.tokens, bridged.routing
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
+            inputs_embeds = fill_places(
+                input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
+            )
+        told = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        loss = told.loss
+        if loss is not None and routing is not None and self.config.load_balancing_weight:
+            share = 1.0
+            if (tokens := kwargs.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
+                share = (labels[:, 1:] != -100).sum() / tokens
+            loss = loss + share * self.config.load_balancing_weight * routing.load_balancing_loss()
+        return MiniGPT3DOutput(
+            loss=loss,
+            logits=told.logits,
+            past_key_values=told.past_key_values,
+            hidden_states=told.hidden_states,
+            attentions=told.attentions,
+            point_features=point_features,
+            router_logits=None if routing is None else routing.logits,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        point_features: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of one step: clouds go in with the prompt, and with it into the cache."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if point_features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
+            if (read := inputs.get("input_ids")) is not None:
+                point_features = clouds_still_to_read(input_ids, read, point_features, self.config.point_token_id)
+            inputs["point_features"] = point_features
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        points: Clouds | None = None,
+        point_features: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.LongTensor | None, dict[str, Any]]:
+        # Here each cloud is read, once, however many beams or samples are made of its prompt.
+        if points is not None and point_features is None:
+            point_features = self.get_point_features(points)
+        if point_features is not None and expand_size > 1:
+            point_features = repeat_by_sample(input_ids, point_features, expand_size, self.config.point_token_id)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | {"point_features": point_features}
+
+    def _bridge(self, points: Clouds) -> Bridged:
+        tokens = self.encode(points)
+        return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype))
+
+    def _point_encoder_trains(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.point_encoder.parameters())

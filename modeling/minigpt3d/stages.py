@@ -1,0 +1,119 @@
+"""The four stages that MiniGPT-3D is trained in: what each trains, and what of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
+
+STAGES = (1, 2, 3, 4)
+
+
+def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
+    """Names of the parameters that a stage trains.
+
+    Stage 1 trains the point MLP. Stages 2 and 3 train it, the first set of queries, the projector, LoRA of Q-Former
+    and language model, and the weights, not the biases, of the norms in the Q-Former's layers and of all norms in the
+    language model. Stage 4 trains all sets of queries and the router.
+
+    Raises:
+        ValueError: If the stage is none of the four, or trains a LoRA that the model does not have.
+
+    Source: MiniGPT-3D, Sec. 3.3, and the released programs, which train the queries in stages 2 and 3 too.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage={stage!r}; expected one of {', '.join(map(str, STAGES))}")
+    point_mlp = _below(model, "bridge.point_mlp.")
+    if stage == 1:
+        return point_mlp
+    if stage == 4:
+        return _below(model, "bridge.experts.")
+    for field in ("qformer_lora", "text_lora"):
+        if getattr(model.config, field) is None:
+            raise ValueError(f"{field}=None; stage {stage} trains it, so expected arguments of peft.LoraConfig")
+    qformer, text = "bridge.qformer.encoder.", "language_model."
+    return [
+        *point_mlp,
+        "bridge.experts.queries.0",
+        *_below(model, "bridge.projector."),
+        *_lora(model, qformer),
+        *_norm_weights(model, qformer),
+        *_lora(model, text),
+        *_norm_weights(model, text),
+    ]
+
+
+def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
+    """Make a model ready for a stage: these parameters train and no others, and experts are used in stage 4 alone.
+
+    Args:
+        model: The model, changed in place.
+        stage: 1 to 4.
+
+    Returns:
+        The names of `stage_names`.
+
+    Raises:
+        ValueError: As `stage_names`.
+    """
+    names = stage_names(model, stage)
+    model.requires_grad_(False)
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
+    model.config.use_query_experts = stage == 4
+    return names
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float = 0.05) -> list[dict]:
+    """Groups for an optimizer: matrices and queries decay, biases and norms do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def stage_tensors(model: MiniGPT3DForConditionalGeneration, stage: int) -> dict[str, torch.Tensor]:
+    """What a stage trained, by name: all that is worth keeping of it."""
+    return {name: model.get_parameter(name).detach() for name in stage_names(model, stage)}
+
+
+@torch.no_grad()
+def load_stage_tensors(
+    model: MiniGPT3DForConditionalGeneration, stage: int, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Put what `stage_tensors` gave into a model with the same public parts.
+
+    Raises:
+        ValueError: If a tensor is missing, is one too many or has another shape; all are named, and none is loaded.
+    """
+    own = stage_tensors(model, stage)
+    wrong = [f"{name} is missing" for name in own if name not in tensors]
+    wrong += [f"{name} is not trained in stage {stage}" for name in tensors if name not in own]
+    wrong += [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _below(model: nn.Module, prefix: str) -> list[str]:
+    return [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+
+
+def _lora(model: nn.Module, prefix: str) -> list[str]:
+    return [name for name in _below(model, prefix) if ".lora_A." in name or ".lora_B." in name]
+
+
+def _norm_weights(model: nn.Module, prefix: str) -> list[str]:
+    norms = {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
+    return [
+        name for name in _below(model, prefix) if name.endswith(".weight") and name.removesuffix(".weight") in norms
+    ]

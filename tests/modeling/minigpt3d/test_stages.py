@@ -1,0 +1,133 @@
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.conversions.minigpt3d import convert_minigpt3d_state_dict
+from hf_any3d.modeling.minigpt3d import (
+    MiniGPT3DConfig,
+    MiniGPT3DForConditionalGeneration,
+    load_stage_tensors,
+    set_stage,
+    stage_names,
+    stage_tensors,
+    weight_decay_groups,
+)
+from tests.modeling.minigpt3d.conversations import training_batch
+from tests.modeling.minigpt3d.reference_case import ReferenceCase
+from tests.modeling.minigpt3d.released_model import QFORMER_LORA, TEXT_LORA, released_model
+from tests.modeling.minigpt3d.tiny_model import tiny_model
+from tests.reference.fill import points
+
+PUBLISHED = {1: 1_378_432, 2: 47_417_984, 3: 47_417_984, 4: 395_528}
+
+
+@pytest.fixture(scope="module")
+def full_size() -> MiniGPT3DForConditionalGeneration:
+    with torch.device("meta"):
+        return MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(text_lora=TEXT_LORA, qformer_lora=QFORMER_LORA))
+
+
+def test_stages_train_as_many_parameters_as_published(full_size):
+    trained = {}
+    for stage, count in PUBLISHED.items():
+        set_stage(full_size, stage)
+        names = {name: parameter for name, parameter in full_size.named_parameters() if parameter.requires_grad}
+        assert sum(parameter.numel() for parameter in names.values()) == count
+        assert set(names) == set(stage_names(full_size, stage))
+        trained |= names
+    assert sum(parameter.numel() for parameter in trained.values()) == 47_788_936
+    assert sum(parameter.numel() for parameter in full_size.parameters()) == 2_954_367_240
+
+
+def our_names(names: list[str]) -> list[str]:
+    return [next(iter(convert_minigpt3d_state_dict({name: torch.zeros(1, 1)}))) for name in names]
+
+
+class Handed(nn.Module):
+    """In place of a point encoder: gives what it is given."""
+
+    def forward(self, points):
+        return type("Output", (), {"last_hidden_state": points})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "stored"), [(1, "stage1"), (2, "stage2"), (4, "stage4")])
+def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
+    changes, case = {}, ReferenceCase("train")
+    if stage == 1:  # whose run had no LoRA in its Q-Former yet
+        changes["qformer_lora"] = None
+        case = ReferenceCase("train", left_out="Qformer.*lora")
+    model = released_model(case, Handed(), **changes)
+    set_stage(model, stage)
+    decayed, others = (group["params"] for group in weight_decay_groups(model))
+    told = case.manifest["stages"][stored]
+    parameters = dict(model.named_parameters())
+    for key, names, ours in (
+        ("weight_decay", told["weight_decay"], decayed),
+        ("no_weight_decay", told["no_weight_decay"], others),
+    ):
+        theirs = [parameters[name] for name in our_names(names)]
+        assert {id(parameter) for parameter in theirs} == {id(parameter) for parameter in ours}, key
+    optimizer = torch.optim.AdamW(weight_decay_groups(model), lr=1e-3)
+    batch = training_batch(case.manifest)
+    clouds = torch.from_numpy(4 * points("minigpt3d_train", 2, 513, 384) - 2)
+    losses = []
+    for step in range(4):
+        loss = model(**batch, points=clouds).loss
+        losses.append(loss.item())
+        if step == 3:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            for key in ("weight_decay", "no_weight_decay"):
+                norms = torch.stack([parameters[name].grad.norm() for name in our_names(told[key])])
+                torch.testing.assert_close(norms, case[f"{stored}.grad_norm_{key}"], rtol=1e-3, atol=1e-6)
+        optimizer.step()
+    torch.testing.assert_close(torch.tensor(losses), case[f"{stored}.losses"], rtol=0, atol=1e-3)
+
+
+def test_a_stage_is_kept_and_put_back(tmp_path):
+    trained, fresh = tiny_model(seed=1), tiny_model(seed=2)
+    kept = stage_tensors(trained, 3)
+    load_stage_tensors(fresh, 3, kept)
+    for name, tensor in stage_tensors(fresh, 3).items():
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_tensors_of_another_stage_are_refused_by_name():
+    model = tiny_model()
+    kept = stage_tensors(model, 1)
+    spoilt = {
+        name: tensor.new_zeros(1) if name == "bridge.point_mlp.layers.0.bias" else tensor
+        for name, tensor in kept.items()
+        if name != "bridge.point_mlp.layers.1.bias"
+    }
+    told = (
+        "bridge.point_mlp.layers.1.bias is missing; extra is not trained in stage 1; "
+        r"bridge.point_mlp.layers.0.bias has shape \(1,\), expected"
+    )
+    with pytest.raises(ValueError, match=told):
+        load_stage_tensors(model, 1, spoilt | {"extra": torch.zeros(1)})
+
+
+def test_experts_are_used_in_the_fourth_stage_alone():
+    model = tiny_model()
+    used = []
+    for stage in (1, 2, 3, 4, 3):
+        set_stage(model, stage)
+        used.append(model.config.use_query_experts)
+    assert used == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "told"),
+    [
+        (5, {}, "stage=5; expected one of 1, 2, 3, 4"),
+        (2, {"text_lora": None}, "text_lora=None; stage 2 trains it"),
+        (3, {"qformer_lora": None}, "qformer_lora=None; stage 3 trains it"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(stage, changes, told):
+    with pytest.raises(ValueError, match=told):
+        set_stage(tiny_model(**changes), stage)
