@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME, logging
+from transformers.utils import logging
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.encoders import AdapterDoorsMixin, own_modules
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError, commit_in_cache
 
 FOLDER = "base"
 
@@ -72,7 +71,10 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         opened = super()._from_whole_repository(name, *args, **kwargs)
         if name is not None and not kwargs.get("subfolder"):
             model = opened[0] if isinstance(opened, tuple) else opened
-            model._opened_from = os.fspath(name), _commit_of(name, kwargs)
+            model._opened_from = (
+                os.fspath(name),
+                commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir")),
+            )
         return opened
 
     def save_beside_adapter(self, directory: str | os.PathLike) -> None:
@@ -130,16 +132,6 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
             ):
                 return name, revision, _checksum(there)
         return None, None, None
-
-
-def _commit_of(name: str | os.PathLike, hub: dict[str, Any]) -> str | None:
-    """The commit that files of a repository came from, which were loaded just now; None for a directory."""
-    if os.path.isdir(name):
-        return None
-    cached = try_to_load_from_cache(
-        os.fspath(name), CONFIG_NAME, cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
-    )
-    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrainedModel:
