@@ -165,7 +165,7 @@ def table(summary: Mapping[str, Any]) -> str:
             "| teacher | probe of codes, % | of the teacher's output, % | of targets, % | distance of targets ",
         ]
         lines[-1] += "from their mean | from the student's guess |"
-        lines.append("|---" * 6 + "|")
+        lines.append("|---" * 5 + "|")
     for row in summary["targets"]:
         cells = [percent(row, part) for part in PARTS] + [plain(row, "constant", ".3f")]
         lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} |")
