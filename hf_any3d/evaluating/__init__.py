@@ -1,0 +1,1 @@
+"""Judging language models that see point clouds: protocols, judges, counting and metrics of captions."""
