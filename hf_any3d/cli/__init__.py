@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.convert import convert
-from hf_any3d.cli.evaluate import evaluate
+from hf_any3d.cli.evaluation import evaluation
 from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(reconstruct)
-app.command()(evaluate)
+app.add_typer(evaluation, name="evaluate")
 app.command()(info)
 app.command()(export)
 app.add_typer(convert, name="convert")

@@ -1,4 +1,4 @@
-"""A judge behind an HTTP endpoint that speaks OpenAI's chat completions: a hosted service, or a server of one's own."""
+"""A judge behind an HTTP endpoint that speaks OpenAI's chat completions, a hosted one or a server of one's own."""
 
 from __future__ import annotations
 
