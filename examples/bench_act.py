@@ -160,12 +160,9 @@ def table(summary: Mapping[str, Any]) -> str:
         cells = [ARMS[row["arm"]][0], trained, *cells, plain(row, "codes_after", ".0f")]
         lines.append(f"| {' | '.join([*cells, percent(row, 'probe_before'), percent(row, 'probe')])} |")
     if summary["targets"]:
-        lines += [
-            "",
-            "| teacher | probe of codes, % | of the teacher's output, % | of targets, % | distance of targets ",
-        ]
-        lines[-1] += "from their mean | from the student's guess |"
-        lines.append("|---" * 6 + "|")
+        probed = "probe of codes, % | of the teacher's output, % | of targets, %"
+        lines += ["", f"| teacher | {probed} | cosine distance of targets from their mean |"]
+        lines.append("|---" * 5 + "|")
     for row in summary["targets"]:
         cells = [percent(row, part) for part in PARTS] + [plain(row, "constant", ".3f")]
         lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} |")
