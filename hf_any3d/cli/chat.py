@@ -21,9 +21,7 @@ def chat(
         str | None, typer.Option(help="Prompt of the processor, such as demo or evaluation; its default if left out.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 200,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="How freely words are drawn; 0 takes the likeliest.")
-    ] = 0.2,
+    temperature: Annotated[float, typer.Option(min=0, help="How freely to draw words; 0 takes the likeliest.")] = 0.2,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Share of likeliest words that are drawn from.")] = 0.9,
     repetition_penalty: Annotated[float, typer.Option(min=0.1, help="Above 1, words said become less likely.")] = 1.05,
     seed: Annotated[int | None, typer.Option(help="For the same answers again.")] = None,

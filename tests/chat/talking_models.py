@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from transformers import LogitsProcessor, Pipeline, pipeline
 
 from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
 from hf_any3d.chat import RELEASED_POINTS
 from tests.chat.tiny_tokenizers import byte_tokenizer
-from tests.modeling.minigpt3d.tiny_model import SIZES, tiny_model
+from tests.modeling.minigpt3d.tiny_model import TEXTS, tiny_model
 
 NUM_POINTS = 40
 
 
-def talking_pipeline(*merges: str, text: str = "normed_phi", **changes) -> Pipeline:
-    """A pipeline around random weights, whose answers depend on all that was said."""
+def talking_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline:
+    """A pipeline around random weights, large enough for answers, in ASCII, to depend on all that was said."""
     tokenizer = byte_tokenizer(*merges)
-    sizes = {**SIZES, "vocab_size": len(tokenizer), "intermediate_size": 32, "max_position_embeddings": 512}
-    sizes["partial_rotary_factor"] = 0.5
+    sizes = {**TEXTS[text], "vocab_size": len(tokenizer), "max_position_embeddings": 512, "initializer_range": 1.0}
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text_config = {"model_type": text, **sizes, **special, "initializer_range": 0.3, **changes}
-    model = tiny_model(text_config=text_config, point_token_id=900, initializer_range=0.3)
+    model = tiny_model(
+        text_config={"model_type": text, **sizes, **special, **changes}, point_token_id=900, num_query_tokens=12
+    )
+    generator = torch.Generator().manual_seed(0)
+    for part in (model.point_encoder, model.bridge):
+        for name, parameter in part.named_parameters():
+            if parameter.ndim > 1 and "lora_" not in name:
+                parameter.data.normal_(std=0.4, generator=generator)
+    unreadable = [number for token, number in tokenizer.get_vocab().items() if not token.isascii() or len(token) > 9]
+    model.generation_config.suppress_tokens = sorted(unreadable)
     points = PointCloudProcessor(**{**RELEASED_POINTS, "num_points": NUM_POINTS})
     processor = MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
-    return pipeline("point-cloud-text-to-text", model=model, processor=processor, device="cpu", max_new_tokens=12)
+    return pipeline("point-cloud-text-to-text", model=model, processor=processor, device="cpu", max_new_tokens=6)
+
+
+def cloud(seed: int = 0) -> np.ndarray:
+    """A cloud of a shape and colour of its own, `(points, 6)`."""
+    generator = np.random.default_rng(seed)
+    xyz = generator.normal(size=(NUM_POINTS, 3)) * generator.uniform(0.1, 1, 3)
+    return np.concatenate([xyz, np.tile(generator.random(3), (NUM_POINTS, 1))], axis=1).astype(np.float32)
 
 
 class Says(LogitsProcessor):
@@ -31,7 +46,7 @@ class Says(LogitsProcessor):
 
     Args:
         tokenizer: Its tokenizer.
-        texts: What to say; token by token if a list of texts is in the place of a text.
+        texts: What to say.
     """
 
     def __init__(self, tokenizer, *texts: str):

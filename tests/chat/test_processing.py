@@ -81,6 +81,8 @@ def test_colors_count_to_255_and_missing_ones_are_black(processor):
     bright = np.concatenate([cloud()[:, :3], np.full((64, 3), 255)], axis=1)
     assert (processor.read_points([bright])[0][:, 3:] == 1).all()
     assert (processor.read_points([cloud()[:, :3]])[0][:, 3:] == 0).all()
+    with pytest.raises(ValueError, match="default_rgb: .0, 2, 0.; expected red, green and blue"):
+        PointCloudProcessor(default_rgb=(0, 2, 0))
 
 
 def test_large_clouds_are_cut():

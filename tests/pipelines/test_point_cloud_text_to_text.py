@@ -6,16 +6,12 @@ from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import NUM_POINTS, Says, talking_pipeline
+from tests.chat.talking_models import Says, cloud, talking_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
     return talking_pipeline()
-
-
-def cloud(seed=0):
-    return np.random.default_rng(seed).random((NUM_POINTS, 6), dtype=np.float32)
 
 
 def chat_about(text, *clouds):
@@ -38,7 +34,7 @@ def test_a_chat_goes_on_with_the_answer(pipe):
 
 def test_the_answer_is_what_the_model_generates(pipe):
     inputs = pipe.processor.apply_chat_template(chat_about("What is this?", cloud()), tokenize=True)
-    told = pipe.model.generate(**inputs, max_new_tokens=12)[:, inputs["input_ids"].shape[1] :]
+    told = pipe.model.generate(**inputs, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
     assert pipe.processor.decode_answers(told) == [text_of(pipe(cloud()))]
 
 
@@ -114,7 +110,7 @@ def test_repetition_counts_in_the_answer_alone(pipe):
     assert punished[0] == greedy[0] and len(set(punished)) == len(punished)
     from transformers import GenerationConfig
 
-    config = GenerationConfig(repetition_penalty=1e6, max_new_tokens=12)
+    config = GenerationConfig(repetition_penalty=1e6, max_new_tokens=6)
     assert text_of(pipe(cloud(), generation_config=config)) == punished
     assert config.repetition_penalty == 1e6
 
@@ -126,7 +122,7 @@ def test_unknown_arguments_are_named(pipe):
 
 def test_saved_pipelines_open_by_name(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
-    opened = pipeline("point-cloud-text-to-text", model=str(tmp_path), max_new_tokens=12, device="cpu")
+    opened = pipeline("point-cloud-text-to-text", model=str(tmp_path), max_new_tokens=6, device="cpu")
     assert opened(cloud()) == pipe(cloud())
 
 
