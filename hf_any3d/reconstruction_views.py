@@ -71,5 +71,5 @@ def write_rows(
     if path.suffix.lower() == ".html":
         return write_clouds_page(path, clouds, title=title, **shared)
     if path.suffix.lower() == ".png":
-        return plot_point_clouds(clouds, path, rows_share_frame=True, cell=3.0, zoom=1.2, **shared)
+        return plot_point_clouds(clouds, path, rows_share_frame=True, cell=3.0, zoom=0.95, **shared)
     raise ValueError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(ENDINGS)}")

@@ -84,6 +84,8 @@ class PooledGradient:
         """Channels and values of all entries in the order of their rows, and where every row starts."""
         centers, width = self.winners.shape
         places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
-        rows, order = (self.winners + places).flatten().sort()
-        starts = torch.searchsorted(rows, torch.arange(centers * self.k, device=rows.device))
+        rows = (self.winners + places).flatten().int()  # half as long to sort as long integers
+        order = rows.argsort()
+        count = torch.bincount(rows, minlength=centers * self.k)
+        starts = count.cumsum(0) - count
         return order % width, self.values.flatten().index_select(0, order), starts

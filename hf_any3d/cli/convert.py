@@ -74,3 +74,74 @@ def imagebind_audio(checkpoint: Annotated[Path, _CHECKPOINT], output: Annotated[
 
         facts = convert_imagebind_audio(checkpoint, output)
     typer.echo(f"{facts['output']}: {facts['parameters']:,} parameters")
+
+
+@convert.command()
+def act(
+    checkpoint: Annotated[Path, _CHECKPOINT],
+    kind: Annotated[str, typer.Option(help="dvae, pretrain, cls, partseg or semseg.", show_default=False)],
+    output: Annotated[Path, _OUTPUT],
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory or hub name of the frozen teacher of stages I and II, to compare it and leave it out; by "
+            "default it is kept in the directory.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the teacher on the hub.", show_default=False)
+    ] = None,
+    store_encoder: Annotated[
+        bool, typer.Option("--store-encoder", help="Keep a named teacher in the directory too.")
+    ] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What it was fine-tuned on, for the names of labels: scanobjectnn, modelnet40, shapenetpart, s3dis "
+            "or none; by default told by the number of labels.",
+            show_default=False,
+        ),
+    ] = None,
+    num_groups: Annotated[
+        int | None, typer.Option(min=1, help="Patches of a cloud; by default as published.", show_default=False)
+    ] = None,
+    group_size: Annotated[
+        int | None, typer.Option(min=1, help="Points of a patch; by default as published.", show_default=False)
+    ] = None,
+    num_attention_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="The student's; by default one for 64 channels.", show_default=False),
+    ] = None,
+    num_points: Annotated[
+        int | None, typer.Option(min=1, help="Points of a cloud; by default as published.", show_default=False)
+    ] = None,
+) -> None:
+    """Convert a released ACT checkpoint of any stage.
+
+    Every tensor is accounted for. Classifiers open with AutoModelForPointCloudClassification, segmentation models with
+    AutoModelForPointCloudSegmentation, the others with ActAutoencoder and ActForPreTraining.
+    """
+    with told_in_one_line():
+        quieten_libraries()
+        from hf_any3d.registration import register
+
+        register()
+        from hf_any3d.converting import convert_act
+
+        facts = convert_act(
+            checkpoint,
+            kind,
+            output,
+            teacher=teacher,
+            revision=revision,
+            store_encoder=store_encoder,
+            dataset=dataset,
+            num_groups=num_groups,
+            group_size=group_size,
+            num_attention_heads=num_attention_heads,
+            num_points=num_points,
+        )
+    told = "" if facts["teacher"] is None else f", teacher {facts['teacher']}"
+    size = f"{facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB"
+    typer.echo(f"{facts['output']}: {facts['model']}, {size}{told}")

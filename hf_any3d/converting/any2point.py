@@ -11,17 +11,16 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from transformers import PreTrainedModel
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
-from hf_any3d.conversions.checkpoints import account, listed, read_checkpoint
+from hf_any3d.conversions.checkpoints import account, read_checkpoint
 from hf_any3d.converting.any2point_card import write_card
 from hf_any3d.converting.directory import new_directory
+from hf_any3d.converting.frozen_layers import check_frozen
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners import GuidedAdapterConfig
 
 _PEFT_PREFIX = "base_model.model."
-# Copies of the same float32 numbers; anything above is another encoder.
-_EQUAL = 1e-6
 
 
 def convert_any2point(
@@ -137,14 +136,4 @@ def _check_frozen(
 ) -> None:
     layers = find_family(encoder.config).layers + "."
     expected = {key: tensor for key, tensor in encoder.state_dict().items() if key.startswith(layers)}
-    account(checkpoint, frozen, {key: tensor.shape for key, tensor in expected.items()})
-    different = [
-        key
-        for key, tensor in expected.items()
-        if not torch.allclose(frozen[key].float(), tensor, rtol=_EQUAL, atol=_EQUAL)
-    ]
-    if different:
-        raise ValueError(
-            f"{checkpoint}: its frozen layers are not those of encoder {name!r}: {len(different)} of {len(expected)} "
-            f"tensors differ: {listed(different)}; give the encoder that it was trained with by --encoder"
-        )
+    check_frozen(checkpoint, name, expected, frozen, "--encoder")

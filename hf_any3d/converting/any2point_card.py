@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from peft import PeftModel
 
 from hf_any3d import __version__
 from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.converting.card_facts import encoder_whereabouts, file_digest
 
 TASK = "point-cloud-classification"
 
@@ -89,7 +89,7 @@ def write_card(
         version=__version__,
         variant=variant,
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        encoder=_whereabouts(config.encoder_name_or_path, on_hub),
+        encoder=encoder_whereabouts(config.encoder_name_or_path, on_hub),
         task=TASK,
         flags=", ".join(flags),
         batches=_BATCHES.format(flags=", ".join(f"`{flag}`" for flag in config.batch_dependent_flags))
@@ -97,7 +97,7 @@ def write_card(
         else "",
         accuracy=program.accuracy,
         file=checkpoint.name,
-        checksum=f"sha256:{_digest(checkpoint)}",
+        checksum=f"sha256:{file_digest(checkpoint)}",
         checked="Its frozen layers equal those of "
         + (f"`{encoder_name}`, from which the table of positions is taken." if on_hub else "the encoder given."),
     )
@@ -122,22 +122,3 @@ _ACCIDENTS = (
     "offset_normalization",
     "sampling_min_squared_norm",
 )
-
-
-def _whereabouts(name: str | None, on_hub: bool) -> str:
-    if name is None:
-        return "the frozen encoder lies beside them in `encoder/`."
-    if on_hub:
-        return f"the frozen encoder is loaded from `{name}` and checked against a checksum."
-    return (
-        "the frozen encoder is loaded from a directory of the machine that this was converted on; before sharing, "
-        "convert with `--store-encoder`, or name a repository on the hub."
-    )
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

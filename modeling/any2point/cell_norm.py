@@ -56,7 +56,8 @@ class _NormalizeOccupied(torch.autograd.Function):
     """Batch statistics, scaling and GELU as one step that keeps its input only.
 
     The pieces would keep four tensors of the size of the rows and read them many times; here the backward pass
-    computes the normalised rows anew.
+    computes the normalised rows anew. Views know nothing of each other, so on CPU they go one by one, each small
+    enough to stay in the cache from the first piece to the last.
     """
 
     @staticmethod
@@ -71,29 +72,49 @@ class _NormalizeOccupied(torch.autograd.Function):
         eps: float,
         gelu: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        mean = _sum_rows(occupied, rows) / total  # (views, hidden)
-        centered = rows - mean.unsqueeze(1)
-        variance = (_sum_rows(occupied, centered.square()) + (total - count) * mean.square()) / total
-        deviation = (variance + eps).rsqrt()
-        ctx.save_for_backward(rows, occupied, weight, bias, mean, deviation, total)
+        normed = torch.empty_like(rows)
+        mean, variance = torch.empty_like(weight), torch.empty_like(weight)  # (views, hidden)
+        for part in _parts(rows):
+            some, here = rows[:, part], occupied[:, part]
+            mean[part] = _sum_rows(here, some) / total[part]
+            centered = some - mean[part].unsqueeze(1)  # (batch, views of the part, rows, hidden)
+            squares = _sum_rows(here, centered.square()) + (total[part] - count[part]) * mean[part].square()
+            variance[part] = squares / total[part]
+            scale = weight[part] * (variance[part] + eps).rsqrt()
+            torch.addcmul(bias[part].unsqueeze(1), centered, scale.unsqueeze(1), out=centered)
+            normed[:, part] = nn.functional.gelu(centered) if gelu else centered
+        ctx.save_for_backward(rows, occupied, weight, bias, mean, (variance + eps).rsqrt(), total)
         ctx.gelu = gelu
-        normed = torch.addcmul(bias.unsqueeze(1), centered, (weight * deviation).unsqueeze(1))
         ctx.mark_non_differentiable(mean, variance)
-        return nn.functional.gelu(normed) if gelu else normed, mean, variance
+        return normed, mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, *unused: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
-        standard = (rows - mean.unsqueeze(1)) * deviation.unsqueeze(1)
-        if ctx.gelu:
-            normed = torch.addcmul(bias.unsqueeze(1), standard, weight.unsqueeze(1))
-            gradient = torch.ops.aten.gelu_backward(gradient, normed)
-        bias_gradient = _sum_rows(occupied, gradient)
-        weight_gradient = _sum_rows(occupied, gradient * standard)
-        # In training, mean and variance move with every occupied row.
-        shared = torch.addcmul((bias_gradient / total).unsqueeze(1), standard, (weight_gradient / total).unsqueeze(1))
-        rows_gradient = (gradient - shared) * (weight * deviation).unsqueeze(1) * occupied.unsqueeze(-1)
+        rows_gradient = torch.empty_like(rows)
+        weight_gradient, bias_gradient = torch.empty_like(weight), torch.empty_like(weight)
+        for part in _parts(rows):
+            gain, spread, here = weight[part].unsqueeze(1), deviation[part].unsqueeze(1), occupied[:, part]
+            standard = (rows[:, part] - mean[part].unsqueeze(1)).mul_(spread)
+            of_normed = gradient[:, part]
+            if ctx.gelu:
+                normed = torch.addcmul(bias[part].unsqueeze(1), standard, gain)
+                of_normed = torch.ops.aten.gelu_backward(of_normed, normed)
+            bias_gradient[part] = _sum_rows(here, of_normed)
+            weight_gradient[part] = _sum_rows(here, of_normed * standard)
+            # In training, mean and variance move with every occupied row.
+            of_mean, of_deviation = bias_gradient[part] / total[part], weight_gradient[part] / total[part]
+            shared = torch.addcmul(of_mean.unsqueeze(1), standard, of_deviation.unsqueeze(1), out=standard)
+            of_rows = torch.sub(of_normed, shared, out=shared).mul_(gain * spread)
+            torch.mul(of_rows, here.unsqueeze(-1), out=rows_gradient[:, part])
         return rows_gradient, None, weight_gradient, bias_gradient, None, None, None, None
+
+
+def _parts(rows: torch.Tensor) -> list[slice]:
+    """The views of `(batch, views, rows, hidden)` that are normalised together."""
+    views = rows.shape[1]
+    together = 1 if rows.device.type == "cpu" and not torch.compiler.is_compiling() else views
+    return [slice(view, view + together) for view in range(0, views, together)]
 
 
 def _sum_rows(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
 
@@ -25,6 +26,30 @@ class Links:
     order: torch.Tensor
     starts: torch.Tensor
     shares: torch.Tensor
+
+
+@dataclass
+class Pairs:
+    """All pairs of tokens that share a cell, each token with itself too; tokens of all clouds and views end to end.
+
+    Args:
+        query: `(pairs,)`, the first token of each pair, ascending.
+        key: `(pairs,)`, the second one.
+        swapped: `(pairs,)`, the number of the pair with both tokens in the other order.
+        starts: `(tokens,)`, where the pairs of each first token start.
+        partners: `(tokens,)`, how many there are.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    swapped: torch.Tensor
+    starts: torch.Tensor
+    partners: torch.Tensor
+
+    def sum(self, of_pairs: torch.Tensor, over_queries: bool = False) -> torch.Tensor:
+        """Sums `(tokens, channels)` of `(pairs, channels)` for each first token, or for each second one."""
+        index = self.swapped if over_queries else torch.arange(len(of_pairs), device=of_pairs.device)
+        return nn.functional.embedding_bag(index, of_pairs, self.starts, mode="sum")
 
 
 @dataclass
@@ -59,6 +84,16 @@ class Membership:
         starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
         shares = self.pool.amax(dim=-1).flatten().index_select(0, ordered)
         return Links(rows, order, starts, shares)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Who shares a cell, as a list."""
+        tokens = self.same.shape[-1]
+        row, key = self.same.reshape(-1, tokens).nonzero().T.contiguous()
+        key = key + row - row % tokens
+        partners = torch.zeros(self.same.numel() // tokens, dtype=row.dtype, device=row.device)
+        partners.index_add_(0, row, torch.ones_like(row))
+        return Pairs(row, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
 
     def first_visit(self, visitor: object) -> bool:
         """False from the second time on: a pass recomputed by gradient checkpointing must not count twice."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hf_any3d.modeling.any2point.cell_attention import attend_in_cells
 from hf_any3d.modeling.any2point.cell_norm import CellNorm
 from hf_any3d.modeling.any2point.cell_sums import pair_products, pool_mean, spread
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
@@ -96,21 +97,9 @@ class CellAttention(nn.Module):
         weight = self.qkv_weight * self.norm_weight.unsqueeze(1)
         bias = torch.einsum("vij,vj->vi", self.qkv_weight, self.norm_bias) + self.qkv_bias
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
-        batch, count = tokens.shape[:2]
-        shape = (batch, count, views, 3, self.heads, triple // (3 * self.heads))
-        # Four axes, views beside clouds: for more, torch has no kernel that keeps no attention weights.
-        query, key, value = (
-            part.flatten(0, 1) for part in qkv.view(shape).permute(3, 0, 2, 4, 1, 5)
-        )  # each (batch * views, heads, tokens, head width)
-        gathered = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=members.same.flatten(0, 1),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=(triple // 3) ** -0.5,  # the width of all heads, as published
-        )
-        return gathered.transpose(1, 2).reshape(batch, views, count, triple // 3)
+        qkv = qkv.unflatten(-1, (views, triple)).transpose(1, 2)  # (batch, views, tokens, 3 * width)
+        scale = (triple // 3) ** -0.5  # the width of all heads, as published
+        return attend_in_cells(qkv, members, self.heads, scale, self.dropout if self.training else 0.0)
 
 
 def guided_aggregation(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 import torch
 
-from hf_any3d.modeling.any2point.wave_table import Taps, WaveTable
+from hf_any3d.modeling.any2point.wave_table import Places, Taps, WaveTable
 
 # Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 18, 1 << 24
@@ -65,24 +64,34 @@ class Neighborhoods:
         step = max(1, values // (k * self.width))
         return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 
+    def rows_of(self, part: slice) -> slice:
+        """The rows of a part among all rows."""
+        k = self.neighbors.shape[1]
+        return slice(part.start * k, part.stop * k)
+
     @cached_property
     def table(self) -> WaveTable:
         """The waves of the offsets' sinusoid at the nodes of a table."""
         return WaveTable(self.offsets, self.frequencies, self.features.dtype)
 
     @cached_property
+    def places(self) -> Places:
+        """Where the offsets lie in the table, `(centers * k * 3,)`."""
+        return self.table.places(self.offsets.flatten())
+
+    @cached_property
     def taps(self) -> Taps:
         """How to read the encoded offsets: `(centers * k * 3, taps)`."""
-        return self.table.taps(self.offsets.flatten())
+        return self.places.taps(self.features.dtype)
 
-    def taps_of(self, part: slice) -> Taps:
-        """How to read the encoded offsets of a part."""
+    def offsets_of(self, part: slice) -> slice:
+        """The coordinates of a part among those of all offsets."""
         axes = 3 * self.neighbors.shape[1]
-        return self.taps[part.start * axes : part.stop * axes]
+        return slice(part.start * axes, part.stop * axes)
 
     def rows(self, part: slice) -> torch.Tensor:
         """Rows `(centers of the part * k, width)`: neighbour's and centre's features plus the encoded offset."""
-        rows = self.taps_of(part).read(self.table.waves).view(-1, self.width)
+        rows = self.taps[self.offsets_of(part)].read(self.table.waves).view(-1, self.width)
         half = self.features.shape[1]
         rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         of_center = self.features.index_select(0, self.centers[part])
@@ -99,36 +108,45 @@ class Neighborhoods:
         as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
         table = self.table.waves @ weight.view(len(weight), 3, -1).permute(1, 2, 0)  # (3, nodes, hidden)
         for part in self.parts():
-            rows = self.taps_of(part).read_axes(table)
+            rows = self.taps[self.offsets_of(part)].read_axes(table)
             rows += as_neighbor.index_select(0, self.neighbors[part].flatten())
             rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
             yield rows
 
     def reduced_gradient(
-        self, weight: torch.Tensor, of_rows: Iterable[torch.Tensor]
+        self, weight: torch.Tensor, of_rows: Callable[[slice], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients of the features and of the weight from those of `reduced_rows`, in parts: its transpose."""
+        """Gradients of the features and of the weight from those of `reduced_rows`: its transpose.
+
+        Args:
+            weight: `(hidden, width)`.
+            of_rows: Gives the gradients of some of the parts that `parts` cuts, `(centers of the parts * k, hidden)`.
+        """
         half = self.features.shape[1]
         as_neighbor = self.features.new_zeros(len(self.features), len(weight))
         as_center = torch.zeros_like(as_neighbor)
         table = self.features.new_zeros(3, len(self.table.waves), len(weight))
-        parts, of_rows = self.parts(), iter(of_rows)
+        parts = self.parts()
+        # Many parts together: every sum by index has a price for each of its bins.
         some = max(1, _MANY // (len(weight) * self.neighbors.shape[1] * parts[0].stop))
-        buffer = None
-        for start in range(0, len(parts), some):
-            # Many parts together: every sum by index has a price for each of its bins.
-            together = list(islice(of_rows, some))
-            if buffer is None:
-                buffer = together[0].new_empty(sum(map(len, together)), len(weight))
-            rows = torch.cat(together, out=buffer[: sum(map(len, together))])
-            part = slice(parts[start].start, parts[min(start + some, len(parts)) - 1].stop)
+        for numbers in (slice(start, start + some) for start in range(0, len(parts), some)):
+            together = parts[numbers]
+            part = slice(together[0].start, together[-1].stop)
+            rows = of_rows(numbers)
             as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
             as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
-            self.taps_of(part).add_to_axes(table, rows)
+            self.places[self.offsets_of(part)].add_to_axes(table, rows)
         of_weight = (table.transpose(1, 2) @ self.table.waves).transpose(0, 1).reshape_as(weight)
         of_weight[:, :half].addmm_(as_neighbor.T, self.features)
         of_weight[:, half:].addmm_(as_center.T, self.features)
         return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], of_weight
+
+    def add_to_features(self, out: torch.Tensor, part: slice, of_rows: torch.Tensor) -> None:
+        """Add the gradient of a part's rows to the features `(points, width / 2)` they were gathered from."""
+        half = out.shape[1]
+        neighbors = self.neighbors[part]
+        out.index_add_(0, neighbors.flatten(), of_rows[:, :half])
+        out.index_add_(0, self.centers[part], of_rows.view(*neighbors.shape, 2 * half)[:, :, half:].sum(dim=1))
 
     def all_rows(self) -> torch.Tensor:
         """All rows at once, differentiable in features and offsets."""

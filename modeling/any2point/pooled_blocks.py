@@ -165,24 +165,22 @@ def _next_rows(
 
 def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[torch.Tensor], inputs: list[torch.Tensor]) -> Kept:
     """Find the statistics of both norms from the rows behind the first linear layer."""
-    dtype = block.reduce.dtype
-    total = torch.zeros(len(block.reduce), dtype=torch.float64, device=block.reduce.device)
-    squares = torch.zeros_like(total)
-    reduced: list[torch.Tensor] = []
+    reduced, means, variances = [], [], []
     for rows in parts:
-        if not reduced:
-            # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
-            guess, buffer = rows.mean(dim=0), torch.empty_like(rows)
         reduced.append(rows)
-        rows = torch.sub(rows, guess, out=buffer[: len(rows)])
-        total += rows.sum(dim=0)
-        squares += rows.square_().sum(dim=0)
-    mean = total / hoods.count
-    variance = (squares / hoods.count - mean.square()).clamp_min_(0)
-    kept = Kept((guess + mean).to(dtype), variance.to(dtype), *[guess] * 4, reduced, inputs)
+        mean, variance = torch.batch_norm_update_stats(rows, None, None, momentum=0.0)
+        means.append(mean)
+        variances.append(variance)
+    dtype = block.reduce.dtype
+    shares = torch.tensor([len(rows) / hoods.count for rows in reduced], dtype=torch.float64, device=mean.device)
+    by_part = torch.stack(means).double()  # (parts, hidden)
+    mean = shares @ by_part
+    # Spread within the parts and between them: no small number beside a large one.
+    variance = shares @ (torch.stack(variances) + (by_part - mean).square())
+    kept = Kept(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
+    total = torch.zeros_like(mean)
     products = total.new_zeros(len(total), len(total))
     half = len(total) // 2
-    total.zero_()
     for hidden in kept.hidden(block):
         total += hidden.sum(dim=0)
         # The lower left quarter follows from the upper right one.

@@ -16,6 +16,10 @@ from hf_any3d.modeling.pooling_rows import PooledGradient
 class _PooledGradient(PooledGradient):
     """The gradient in front of the maximum, with what the first block needs."""
 
+    def add_product(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
+        return out.add_(self.times(weight, number))
+
     def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
         """Add the gradient of all rows to the features `(points, width / 2)` they were gathered from."""
         half = out.shape[1]
@@ -31,11 +35,13 @@ class RowsGradient:
         parts: For each part `(rows, width)`.
         sum: `(width,)` over all rows.
         times_hidden: `(width, hidden)`, product of its transpose with the rows that entered the second linear layer.
+        of_features: `(points, width / 2)`, what reaches the features past the block where it is the first one.
     """
 
     parts: list[torch.Tensor]
     sum: torch.Tensor
     times_hidden: torch.Tensor
+    of_features: torch.Tensor
 
     def total(self) -> torch.Tensor:
         """Sum over all rows, `(width,)`."""
@@ -45,9 +51,9 @@ class RowsGradient:
         """Product of the transposed gradient `(width, rows)` with the block's hidden rows, known already."""
         return self.times_hidden
 
-    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Product `(rows, hidden)` of a part with `weight` `(width, hidden)`."""
-        return self.parts[number] @ weight
+    def add_product(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
+        return out.addmm_(self.parts[number], weight)
 
     def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
@@ -55,12 +61,7 @@ class RowsGradient:
 
     def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
         """Add the gradient of all rows to the features `(points, width / 2)` they were gathered from."""
-        half = out.shape[1]
-        for part, rows in zip(hoods.parts(), self.parts, strict=True):
-            neighbors = hoods.neighbors[part]
-            out.index_add_(0, neighbors.flatten(), rows[:, :half])
-            of_centers = rows.view(*neighbors.shape, 2 * half)[:, :, half:].sum(dim=1)
-            out.index_add_(0, hoods.centers[part], of_centers)
+        out.add_(self.of_features)
 
 
 @torch.library.custom_op("hf_any3d::pooled_blocks_backward", mutates_args=())
@@ -104,7 +105,7 @@ def pooled_blocks_backward(
         of_reduced, of_norm, of_expand = _through_expand(hoods, block, one, behind)
         if number:
             hidden = kept[number - 1].hidden(blocks[number - 1])
-            behind, of_reduce = _to_rows(block, one.inputs, of_reduced, behind, hidden)
+            behind, of_reduce = _to_rows(hoods, block, one.inputs, of_reduced, behind, hidden, first=number == 1)
         else:
             of_features, of_reduce = _to_features(hoods, block, of_reduced, behind)
         of_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
@@ -118,24 +119,27 @@ class ReducedGradient:
     """The gradient behind the first linear layer of a block, made in parts from that behind its norm.
 
     Args:
-        behind: For each part `(rows, hidden)`, the gradient behind the norm.
+        behind: `(rows, hidden)`, the gradient behind the norm.
         reduced: For each part `(rows, hidden)`, what left the linear layer.
         gain: `(hidden,)`, factors of `behind`.
         slope: `(hidden,)`, factors of `reduced`: in training the statistics move with every row.
         constant: `(hidden,)`.
     """
 
-    behind: list[torch.Tensor]
+    behind: torch.Tensor
     reduced: list[torch.Tensor]
     gain: torch.Tensor
     slope: torch.Tensor
     constant: torch.Tensor
 
-    def rows(self, number: int) -> torch.Tensor:
-        """The rows `(rows, hidden)` of a part, which can be had once: they take the place of those in `behind`."""
-        rows = self.behind[number]
-        torch.addcmul(self.constant, rows, self.gain, out=rows)
-        return rows.addcmul_(self.reduced[number], self.slope)
+    def rows(self, numbers: slice) -> torch.Tensor:
+        """The rows `(rows, hidden)` of some parts, which can be had once: they take the place of those in `behind`."""
+        start = sum(map(len, self.reduced[: numbers.start]))
+        reduced = self.reduced[numbers]
+        together = self.behind[start : start + sum(map(len, reduced))]
+        for rows, entered in zip(together.split([len(one) for one in reduced]), reduced, strict=True):
+            torch.addcmul(self.constant, rows, self.gain, out=rows).addcmul_(entered, self.slope)
+        return together
 
 
 def _through_expand(
@@ -153,20 +157,21 @@ def _through_expand(
     of_weight = gain.unsqueeze(1) * (product - of_shift.outer(kept.hidden_mean)) - share @ kept.hidden_covariance
     weight = gain.unsqueeze(1) * block.expand
     spread = block.expand.T @ share / -hoods.count  # (hidden, hidden)
-    constant = kept.hidden_mean @ spread + of_shift @ weight / hoods.count
-    of_hidden = []
+    constant = kept.hidden_mean @ -spread - of_shift @ weight / hoods.count
+    of_hidden = block.reduce.new_empty(hoods.count, len(block.reduce))
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
-    for number, (hidden, reduced) in enumerate(zip(kept.hidden(block), kept.reduced, strict=True)):
-        rows = behind.times(weight, number).sub_(constant).addmm_(hidden, spread)
+    parts = zip(hoods.parts(), kept.hidden(block), kept.reduced, strict=True)
+    for number, (part, hidden, reduced) in enumerate(parts):
+        rows = torch.addmm(constant, hidden, spread, out=of_hidden[hoods.rows_of(part)])
+        behind.add_product(rows, weight, number)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
         moment += torch.sub(reduced, kept.reduce_mean, out=hidden).mul_(rows).sum(dim=0)
-        of_hidden.append(rows)
     return *_through_norm(block, kept, hoods.count, of_hidden, total, moment), (of_weight, of_gain, of_shift)
 
 
 def _through_norm(
-    block: Block, kept: Kept, count: int, of_hidden: list[torch.Tensor], total: torch.Tensor, moment: torch.Tensor
+    block: Block, kept: Kept, count: int, of_hidden: torch.Tensor, total: torch.Tensor, moment: torch.Tensor
 ) -> tuple[ReducedGradient, tuple[torch.Tensor, ...]]:
     """The gradient in front of the first norm, from the sum of that behind it and of its product with the rows."""
     deviation = (kept.reduce_variance + block.reduce_eps).rsqrt()
@@ -177,23 +182,29 @@ def _through_norm(
 
 
 def _to_rows(
+    hoods: Neighborhoods,
     block: Block,
     inputs: list[torch.Tensor],
     of_reduced: ReducedGradient,
     behind: _PooledGradient | RowsGradient,
     hidden_before: Iterable[torch.Tensor],
+    first: bool,
 ) -> tuple[RowsGradient, torch.Tensor]:
     """Gradients behind the block before, its ReLU passed, and of the first linear layer."""
     of_weight = torch.zeros_like(block.reduce)
-    gradient = RowsGradient([], block.reduce.new_zeros(block.reduce.shape[1]), torch.zeros_like(block.expand))
-    for number, (entered, hidden) in enumerate(zip(inputs, hidden_before, strict=True)):
-        reduced = of_reduced.rows(number)
+    width = block.reduce.shape[1]
+    of_features = torch.zeros_like(hoods.features)
+    gradient = RowsGradient([], block.reduce.new_zeros(width), torch.zeros_like(block.expand), of_features)
+    for number, (part, entered, hidden) in enumerate(zip(hoods.parts(), inputs, hidden_before, strict=True)):
+        reduced = of_reduced.rows(slice(number, number + 1))
         of_weight.addmm_(reduced.T, entered)
         rows = behind.add_to(reduced @ block.reduce, number)
         torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows)  # the ReLU
         # What the block before needs of all rows at first, while these are at hand.
         gradient.sum += rows.sum(dim=0)
         gradient.times_hidden.addmm_(rows.T, hidden)
+        if first:
+            hoods.add_to_features(of_features, part, rows)
         gradient.parts.append(rows)
     return gradient, of_weight
 
@@ -202,8 +213,7 @@ def _to_features(
     hoods: Neighborhoods, block: Block, of_reduced: ReducedGradient, behind: _PooledGradient | RowsGradient
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the features that rows were gathered from, and of the first linear layer."""
-    of_rows = (of_reduced.rows(number) for number in range(len(of_reduced.behind)))
-    of_features, of_weight = hoods.reduced_gradient(block.reduce, of_rows)
+    of_features, of_weight = hoods.reduced_gradient(block.reduce, of_reduced.rows)
     behind.add_to_features(of_features, hoods)
     return of_features, of_weight
 

@@ -37,6 +37,7 @@ def run(autoencoder, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_three_stages_follow_each_other(run, tmp_path, autoencoder, tiny_encoder):
     report = run(probe_every=1)
     folder = tmp_path / "run"
@@ -83,8 +84,9 @@ def test_probing_changes_nothing_of_the_training(run, tmp_path):
     assert_equal_weights(tmp_path / "probed", tmp_path / "plain")
 
 
-@pytest.mark.parametrize("step", [3, 4])
-def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path, step):
+@pytest.mark.slow
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
+    step = 4  # between two epochs
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}
     whole = run("whole", **settings)
     shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "half" / f"checkpoint-{step}")

@@ -68,6 +68,9 @@ def _read(path: Path) -> pa.Table:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: cannot be read as a table ({type(error).__name__}: {error})") from None
+    for name in table.column_names:
+        if "\0" in name:  # Arrow would cut it off there
+            raise ValueError(f"{path}: a column is named {name!r}; expected a name without the character 0")
     if FILE_NAME not in table.column_names:
         raise ValueError(f"{path}: no column {FILE_NAME!r}; there are {', '.join(table.column_names) or 'none'}")
     kind = table.schema.field(FILE_NAME).type

@@ -171,6 +171,12 @@ def test_metadata_that_does_not_fit_the_files_is_named(content, message, scans, 
         load(scans)
 
 
+def test_a_column_whose_name_arrow_would_cut_off_is_named(scans, load):
+    (scans / "metadata.csv").write_text("file_name,wei\0ght\na.npy,1\n")
+    with pytest.raises(ValueError, match=r"metadata.csv: a column is named 'wei\\x00ght'"):
+        load(scans)
+
+
 def test_metadata_in_lines_that_are_no_objects_is_named(scans, load):
     (scans / "metadata.jsonl").write_text('{"file_name": "a.npy"}\n["b"]\n')
     with pytest.raises(

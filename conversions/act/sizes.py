@@ -1,0 +1,151 @@
+"""What the shapes of a checkpoint's tensors tell about the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+_State = Mapping[str, torch.Tensor]
+
+
+def student_sizes(state: _State) -> dict[str, Any]:
+    """Settings of `ActConfig` for the student below `act.`; heads of attention and numbers of patches have no shape.
+
+    Args:
+        state: What `convert_act_state_dict` gave.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing.
+    """
+    state = _below(state, "act.")
+    width = _size(state, "norm.weight")
+    return {
+        "in_channels": _size(state, "patch_encoder.lift.weight", 1),
+        "hidden_size": width,
+        "num_hidden_layers": _count(state, r"blocks\.layers\.(\d+)\."),
+        "mlp_ratio": _size(state, "blocks.layers.0.mlp.fc1.weight") / width,
+        "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,
+        "use_class_token": "class_token.token" in state,
+        "side_network": "side_alpha" in state,
+    }
+
+
+def classifier_sizes(state: _State) -> dict[str, Any]:
+    """Settings of `ActConfig` for the head of a classifier, and `num_labels`.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing.
+    """
+    head = _below(state, "classifier.")
+    hidden = _count(head, r"hidden\.(\d+)\.")
+    return {
+        "head_widths": [_size(head, f"hidden.{number}.weight") for number in range(hidden)],
+        "num_labels": _size(head, "out.weight"),
+    }
+
+
+def segmenter_sizes(state: _State) -> dict[str, Any]:
+    """Settings of `ActConfig` for the head of a segmentation model, and `num_labels`.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing.
+    """
+    widths = ["segmenter.from_points.weight", "segmenter.head.hidden.0.weight"]
+    return {
+        "propagation_widths": [_size(state, f"propagation.{name}.weight") for name in ("from_points", "out")],
+        "segmentation_head_widths": [_size(state, name) for name in widths],
+        "num_labels": _size(state, "segmenter.head.out.weight"),
+    }
+
+
+def category_sizes(state: _State) -> dict[str, int]:
+    """Of a part segmentation model: `category_width` and `num_categories`.
+
+    Raises:
+        ValueError: If the tensor that tells them is missing.
+    """
+    return {
+        "category_width": _size(state, "category_embedding.weight", 1),
+        "num_categories": _size(state, "category_embedding.weight"),
+    }
+
+
+def autoencoder_sizes(state: _State) -> dict[str, Any]:
+    """Settings of `ActAutoencoderConfig`; numbers of patches and of the graph's neighbours have no shape.
+
+    Args:
+        state: What `convert_act_state_dict` gave, the autoencoder's own tensors alone.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing.
+    """
+    layers = _count(state, r"graph_encoder\.layers\.(\d+)\.")
+    sizes = {
+        "in_channels": _size(state, "patch_encoder.lift.weight", 1),
+        "hidden_size": _size(state, "codebook.weight", 1),
+        "num_codes": _size(state, "codebook.weight"),
+        "graph_input_width": _size(state, "graph_encoder.input.weight"),
+        "graph_widths": [_size(state, f"graph_encoder.layers.{number}.norm.weight") for number in range(layers)],
+        "coarse_width": _size(state, "decoder.coarse.0.weight"),
+        "folding_width": _size(state, "decoder.widen.weight"),
+        # Three numbers for each coarse point, of which there is one for every four points of a patch.
+        "group_size": _size(state, "decoder.coarse.4.weight") // 3 * 4,
+    }
+    if "teacher_in.weight" in state:
+        deep = "prompts.tokens" in state and _size(state, "prompts.tokens") > 1
+        sizes["num_prompts"] = _size(state, "prompts.tokens", 1) if "prompts.tokens" in state else 0
+        sizes["prompt_depth"] = "deep" if deep else "shallow"
+    return sizes
+
+
+def pretraining_sizes(state: _State) -> dict[str, Any]:
+    """Settings of `ActConfig` for what pretraining has beside student and autoencoder.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing.
+    """
+    return {
+        "decoder_num_hidden_layers": _count(state, r"decoder\.layers\.(\d+)\."),
+        "class_token_loss": "decoder_class_position" in state,
+        "feature_head_width": _size(state, "feature_head.0.weight"),
+    }
+
+
+def teacher_sizes(frozen: _State) -> dict[str, int]:
+    """Width, depth and MLP width of a frozen teacher.
+
+    Args:
+        frozen: Its tensors under transformers' names.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing.
+    """
+    depth = _count(frozen, r".*?layers?\.(\d+)\.")
+    wide = next(
+        (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)), ""
+    )
+    return {
+        "hidden_size": _size(frozen, wide, 1),
+        "intermediate_size": _size(frozen, wide),
+        "num_hidden_layers": depth,
+    }
+
+
+def _below(state: _State, prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _size(state: _State, name: str, axis: int = 0) -> int:
+    if name not in state:
+        raise ValueError(f"the checkpoint lacks tensors: {name or 'the MLP of the first layer of the teacher'}")
+    if state[name].ndim <= axis:
+        raise ValueError(f"{name} has shape {tuple(state[name].shape)}; expected {axis + 1} axes or more")
+    return state[name].shape[axis]
+
+
+def _count(state: _State, pattern: str) -> int:
+    """One more than the highest number; gaps are told where all tensors are compared with the model's."""
+    return max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1) + 1

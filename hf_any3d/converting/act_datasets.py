@@ -1,0 +1,114 @@
+"""What released ACT models were fine-tuned on: names of classes, and how clouds were prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_any3d.data.catalog import modelnet40, s3dis_rooms, scanobjectnn, shapenetpart
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """One data set.
+
+    Args:
+        name: What the command line calls it.
+        title: What people call it.
+        kind: The kind of checkpoint that is trained on it.
+        labels: Names of the classes or parts, in the order of the logits.
+        num_groups: Patches of a cloud, as published.
+        processor: What `PointCloudProcessor` has to do.
+        categories: Names of the categories of objects with the numbers of their parts.
+        reported: What the authors report for it.
+        remark: How preparation differs from that of the released program.
+    """
+
+    name: str
+    title: str
+    kind: str
+    labels: tuple[str, ...]
+    num_groups: int
+    processor: Mapping[str, Any]
+    categories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reported: str = ""
+    remark: str = ""
+
+
+_FARTHEST = {"sampling": "farthest", "min_squared_norm": 1e-3}
+DATASETS = {
+    known.name: known
+    for known in (
+        TrainedOn(
+            name="scanobjectnn",
+            title="ScanObjectNN",
+            kind="cls",
+            labels=scanobjectnn.BENCHMARK.class_names,
+            num_groups=128,
+            processor={"num_points": 2048, "center": False, "scale": None, **_FARTHEST},
+            reported="overall accuracies of 88.21 % (PB_T50_RS), 93.29 % (OBJ_BG) and 91.91 % (OBJ_ONLY)",
+        ),
+        TrainedOn(
+            name="modelnet40",
+            title="ModelNet40",
+            kind="cls",
+            labels=modelnet40.CLASS_NAMES,
+            num_groups=64,
+            processor={"num_points": 1024, "extent": "all", **_FARTHEST},
+            reported="an overall accuracy of 93.70 %",
+        ),
+        TrainedOn(
+            name="shapenetpart",
+            title="ShapeNetPart",
+            kind="partseg",
+            labels=shapenetpart.PART_NAMES,
+            num_groups=128,
+            processor={"num_points": 2048, "extent": "all"},
+            categories=shapenetpart.CATEGORY_PARTS,
+        ),
+        TrainedOn(
+            name="s3dis",
+            title="S3DIS",
+            kind="semseg",
+            labels=s3dis_rooms.CLASS_NAMES,
+            num_groups=128,
+            processor={"num_points": 2048, "center": "ground", "scale": None, "up_axis": "z", "block_size": 1.0},
+            reported="61.2 % mIoU on area 5",
+            remark="Blocks are centred on the mean of their points and stand on their lowest one; the released "
+            "program centres them on the middle of the block and leaves heights above the floor of the room.",
+        ),
+    )
+}
+# Shapes that no class is asked of: a random part of a cloud, then centred and scaled.
+UNLABELLED = {"num_points": 1024}
+NONE = "none"
+
+
+def choose_dataset(kind: str, name: str | None, num_labels: int) -> TrainedOn | None:
+    """What a checkpoint was trained on.
+
+    Args:
+        kind: The kind of checkpoint.
+        name: One of `DATASETS`, "none", or None to go by the number of labels.
+        num_labels: Classes or parts of the checkpoint.
+
+    Returns:
+        The data set; None where none is known, so that labels have numbers only.
+
+    Raises:
+        ValueError: If the name is unknown, or the data set has another number of labels or belongs to another kind.
+    """
+    fitting = {known.name: known for known in DATASETS.values() if known.kind == kind}
+    if name is None:
+        return next((known for known in fitting.values() if len(known.labels) == num_labels), None)
+    if name == NONE:
+        return None
+    if name not in fitting:
+        raise ValueError(f"dataset={name!r}; expected one of {', '.join([*fitting, NONE])} for kind {kind}")
+    if len(fitting[name].labels) != num_labels:
+        raise ValueError(
+            f"dataset={name!r} has {len(fitting[name].labels)} labels, but the checkpoint {num_labels}; give none for "
+            "labels without names"
+        )
+    return fitting[name]

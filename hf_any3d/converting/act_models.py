@@ -1,0 +1,171 @@
+"""Our model for each kind of ACT checkpoint, with the settings that equal numbers need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from hf_any3d.conversions.act import sizes
+from hf_any3d.converting.act_datasets import TrainedOn, choose_dataset
+from hf_any3d.converting.act_teacher import kept_teacher, named_teacher, released_settings
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActAutoencoderConfig,
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForPreTraining,
+    ActForSemanticSegmentation,
+)
+
+_State = Mapping[str, torch.Tensor]
+_RELEASED = {"sampling_min_squared_norm": 1e-3}
+_RELEASED_PRETRAINING = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
+_NUM_GROUPS = 64
+_HEAD_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the tensors of a checkpoint do not tell; None takes what is published.
+
+    Args:
+        num_groups: Patches of a cloud.
+        group_size: Points of a patch.
+        num_attention_heads: Heads of the student.
+        dataset: What it was trained on, see `choose_dataset`.
+        num_points: Points that the processor gives a cloud.
+        teacher: Directory or hub name of the frozen teacher; None keeps the one in the checkpoint.
+        revision: Branch, tag or commit of the teacher on the hub.
+        store_encoder: Keep the teacher in the repository also where it is named.
+    """
+
+    num_groups: int | None = None
+    group_size: int | None = None
+    num_attention_heads: int | None = None
+    dataset: str | None = None
+    num_points: int | None = None
+    teacher: str | os.PathLike | None = None
+    revision: str | None = None
+    store_encoder: bool = False
+
+
+def build(
+    checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
+) -> tuple[PreTrainedModel, TrainedOn | None]:
+    """Build the model that the tensors belong to; its weights, but for a named teacher's, are still to be filled in.
+
+    Args:
+        checkpoint: The file, for messages.
+        kind: One of `KINDS`.
+        state: What `convert_act_state_dict` gave.
+        teacher: `model_type` of the frozen teacher, or None.
+        choices: What the tensors do not tell.
+
+    Raises:
+        ValueError: If sizes cannot be told or do not fit together, or the teacher is another one than that named.
+    """
+    if kind == "dvae":
+        return _autoencoder(checkpoint, state, teacher, choices), None
+    if kind == "pretrain":
+        return _pretraining(checkpoint, state, teacher, choices), None
+    return _task_model(kind, state, choices)
+
+
+def _autoencoder(
+    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
+) -> ActAutoencoder:
+    frozen = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    found = sizes.autoencoder_sizes(state)
+    if choices.group_size not in (None, found["group_size"]):
+        raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
+    settings: dict[str, Any] = found | released_settings(teacher, found)
+    settings["num_groups"] = choices.num_groups or _NUM_GROUPS
+    encoder = None
+    if teacher is None and choices.teacher is not None:
+        raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
+    if teacher is not None and choices.teacher is not None:
+        named, encoder = named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
+        # Without a name the encoder is saved with the model.
+        unnamed = ("encoder_name_or_path", "encoder_revision", "encoder_checksum") if choices.store_encoder else ()
+        settings |= {name: value for name, value in named.items() if name not in unnamed}
+    elif teacher is not None:
+        settings["encoder_config"] = kept_teacher(teacher, frozen)
+    with no_init_weights():
+        return ActAutoencoder(ActAutoencoderConfig(**settings), encoder)
+
+
+def _pretraining(
+    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
+) -> ActForPreTraining:
+    own = "autoencoder."
+    autoencoder = _autoencoder(
+        checkpoint,
+        {name.removeprefix(own): tensor for name, tensor in state.items() if name.startswith(own)},
+        teacher,
+        choices,
+    )
+    cut = {name: getattr(autoencoder.config, name) for name in ("num_groups", "group_size")}
+    config = ActConfig(
+        autoencoder_config=autoencoder.config,
+        **_student(state, choices),
+        **cut,
+        **sizes.pretraining_sizes(state),
+        **_RELEASED_PRETRAINING,
+    )
+    with no_init_weights():
+        return ActForPreTraining(config, autoencoder)
+
+
+def _task_model(kind: str, state: _State, choices: Choices) -> tuple[PreTrainedModel, TrainedOn | None]:
+    settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
+    num_labels = settings.pop("num_labels")
+    known = choose_dataset(kind, choices.dataset, num_labels)
+    settings["num_groups"] = choices.num_groups or (known.num_groups if known else _NUM_GROUPS)
+    if choices.group_size is not None:
+        settings["group_size"] = choices.group_size
+    settings |= {"num_labels": num_labels} if known is None else {"id2label": dict(enumerate(known.labels))}
+    if kind == "partseg":
+        settings |= _categories(state, known, num_labels)
+    models = {
+        "cls": ActForPointCloudClassification,
+        "partseg": ActForPartSegmentation,
+        "semseg": ActForSemanticSegmentation,
+    }
+    config = ActConfig(**_student(state, choices), **settings)
+    with no_init_weights():
+        return models[kind](config), known
+
+
+def _student(state: _State, choices: Choices) -> dict[str, Any]:
+    found = sizes.student_sizes(state)
+    heads = choices.num_attention_heads or found["hidden_size"] // _HEAD_WIDTH
+    if not heads or found["hidden_size"] % heads:
+        raise ValueError(
+            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is no multiple of "
+            f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
+        )
+    return found | {"num_attention_heads": heads} | _RELEASED
+
+
+def _categories(state: _State, known: TrainedOn | None, num_labels: int) -> dict[str, Any]:
+    found = sizes.category_sizes(state)
+    count = found.pop("num_categories")
+    if known is None:
+        # Which parts a category has is told by names alone.
+        return found | {"category_parts": [list(range(num_labels))] * count}
+    if len(known.categories) != count:
+        raise ValueError(
+            f"{known.title} has {len(known.categories)} categories, but the checkpoint {count}; give --dataset none "
+            "for labels without names"
+        )
+    return found | {
+        "category_names": list(known.categories),
+        "category_parts": [list(parts) for parts in known.categories.values()],
+    }

@@ -1,0 +1,109 @@
+"""ACT's released names under ours, for every kind of checkpoint and teacher."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_any3d.conversions.act import KINDS, convert_act_state_dict, kind_of, teacher_of
+
+FOLDER = Path(__file__).parents[1] / "reference"
+CASES = {
+    "cls": ("cls", None),
+    "cls_modelnet": ("cls", None),
+    "partseg": ("partseg", None),
+    "semseg": ("semseg", None),
+    "dvae": ("dvae", "vit"),
+    "dvae_shallow": ("dvae", "vit"),
+    "dvae_bert": ("dvae", "bert"),
+    "dvae_clip": ("dvae", "clip_vision_model"),
+    "dvae_clip_deep": ("dvae", "clip_vision_model"),
+    "dvae_plain": ("dvae", None),
+    "pretrain": ("pretrain", "vit"),
+    "pretrain_cls": ("pretrain", "vit"),
+}
+
+
+def names_of(case):
+    """The released state dict, shapes only."""
+    manifest = json.loads((FOLDER / f"act_{case}.json").read_text())
+    return {name: torch.empty(shape, device="meta") for name, (shape, _) in manifest["state_dict"].items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_of_a_released_state_dict_gets_one_place(case):
+    kind, teacher = CASES[case]
+    original = names_of(case)
+    assert kind_of(original) is KINDS[kind]
+    assert teacher_of(original) == teacher
+    converted = convert_act_state_dict(kind, original)
+    left_out = sum(tensor.numel() for name, tensor in original.items() if "lm_head" in name)
+    assert sum(t.numel() for t in converted.values()) + left_out == sum(t.numel() for t in original.values())
+    assert not [name for name, tensor in converted.items() if name.endswith("weight") and tensor.ndim > 2]
+
+
+def test_names_of_data_parallel_training_are_the_same_names():
+    original = names_of("cls")
+    parallel = {f"module.{name}": tensor for name, tensor in original.items()}
+    assert convert_act_state_dict("cls", parallel).keys() == convert_act_state_dict("cls", original).keys()
+
+
+def test_first_and_deep_prompts_become_one_tensor_in_the_order_of_the_layers():
+    original = names_of("dvae")
+    for number, name in enumerate(("visual_prompt_pos", "deep_prompt_pos")):
+        original[name] = torch.full(original[name].shape, float(number))
+    positions = convert_act_state_dict("dvae", original)["prompts.positions"]
+    assert positions[:, 0, 0].tolist() == [0, 1, 1]
+    del original["visual_prompt_pos"]
+    with pytest.raises(ValueError, match=r"lacks tensors: the first layer's part of prompts\.positions"):
+        convert_act_state_dict("dvae", original)
+
+
+def test_stacked_queries_keys_and_values_are_taken_apart_in_this_order():
+    original = names_of("dvae")
+    stacked = torch.arange(3 * 768).float().unsqueeze(1).expand(-1, 768)
+    original["visual_embed.0.2.attn.qkv.weight"] = stacked
+    converted = convert_act_state_dict("dvae", original)
+    for number, part in enumerate("qkv"):
+        assert torch.equal(converted[f"encoder.layers.2.attention.{part}_proj.weight"], stacked.chunk(3)[number])
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "told"),
+    [
+        ("cls", "partseg", "not a part segmentation model but a classifier; give --kind cls"),
+        ("semseg", "partseg", "but a semantic segmentation model; give --kind semseg"),
+        ("partseg", "semseg", "but a part segmentation model; give --kind partseg"),
+        ("pretrain", "dvae", r"but a student with its frozen autoencoder \(stage II\); give --kind pretrain"),
+        ("dvae_plain", "pretrain", r"but a discrete autoencoder \(stage I\); give --kind dvae"),
+        ("dvae", "dVAE", "kind='dVAE'; expected one of pretrain, dvae, cls, partseg, semseg"),
+    ],
+)
+def test_another_kind_is_named(case, kind, told):
+    with pytest.raises(ValueError, match=told):
+        convert_act_state_dict(kind, names_of(case))
+
+
+def test_other_checkpoints_are_told_apart_by_their_first_names():
+    state = {"MAE_encoder.norm.weight": torch.ones(2), "mask_token": torch.ones(1)}
+    assert kind_of(state) is None
+    with pytest.raises(ValueError, match="no ACT checkpoint of kind cls: .*they begin with MAE_encoder, mask_token"):
+        convert_act_state_dict("cls", state)
+
+
+def test_unknown_and_doubled_tensors_are_listed():
+    original = names_of("dvae") | {"visual_embed.3.weight": torch.ones(2), "extra": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"belong to no known part: extra, visual_embed\.3\.weight"):
+        convert_act_state_dict("dvae", original)
+    twice = names_of("cls") | {"module.cls_pos": torch.ones(1, 1, 384)}
+    with pytest.raises(ValueError, match=r"mean the same part: cls_pos and module\.cls_pos"):
+        convert_act_state_dict("cls", twice)
+
+
+def test_teacher_of_another_kind_is_not_taken_for_a_known_one():
+    original = {
+        "visual_embed.0.0.norm1.weight": torch.ones(2),
+        "visual_embed.0.0.mlp_tokens.fc1.weight": torch.ones(2),
+    }
+    assert teacher_of(original) is None
