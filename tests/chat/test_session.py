@@ -49,6 +49,13 @@ def test_cached_turns_are_those_of_the_whole_conversation(pipe, template):
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 3
 
 
+def test_the_released_language_model_talks_too():
+    pipe = talking_pipeline(text="normed_phi")
+    session = ChatSession(pipe, cloud())
+    for text in ("What is this?", "Why?"):
+        assert session.ask(text) == whole(pipe, session)
+
+
 def test_what_was_read_is_not_read_again(pipe, read):
     session = ChatSession(pipe, cloud())
     session.ask("What is this?", max_new_tokens=6)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
@@ -100,7 +100,8 @@ def test_published_prompts_are_taken_by_name(pipe):
 
 def test_begun_answers_are_continued(pipe):
     begun = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
-    told = text_of(pipe(begun, logits_processor=[Says(pipe.processor.tokenizer, " a chair.###")]))
+    says = Says(pipe.processor.tokenizer, " a chair.###")
+    told = text_of(pipe(begun, logits_processor=[says], max_new_tokens=20))
     assert len(told) == 2 and told[-1] == {"role": "assistant", "content": "This is a chair."}
 
 
@@ -108,8 +109,6 @@ def test_repetition_counts_in_the_answer_alone(pipe):
     greedy = text_of(pipe(cloud()))
     punished = text_of(pipe(cloud(), repetition_penalty=1e6))
     assert punished[0] == greedy[0] and len(set(punished)) == len(punished)
-    from transformers import GenerationConfig
-
     config = GenerationConfig(repetition_penalty=1e6, max_new_tokens=6)
     assert text_of(pipe(cloud(), generation_config=config)) == punished
     assert config.repetition_penalty == 1e6
