@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import shapes_recipe as recipe
 import torch
 import transformers
+from act_adapter_methods import build_act
 from adapter_methods import build
 from benchmarks.any2point_wrapper import saved_bytes
 from datasets import DatasetDict, disable_progress_bars
@@ -42,6 +44,7 @@ class Run:
         model: Changes of the recipe's model, for all methods.
         training: Changes of the recipe's training, for all methods.
         threads: Of torch.
+        base: Name or directory of a pretrained point transformer, in the place of a wrapped encoder.
     """
 
     method: str
@@ -53,6 +56,7 @@ class Run:
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
+    base: str | None = None
 
 
 class StepClock(TrainerCallback):
@@ -100,7 +104,7 @@ def train_and_measure(run: Run) -> dict[str, Any]:
     splits, report_on = prepare(run)
     names = splits["train"].features["label"].names
     before = peak_memory()
-    model = build(run.method, run.seed, names, run.encoder, run.model)
+    model = build_model(run, names)
     with tempfile.TemporaryDirectory() as directory:
         clock, trainer = StepClock(), make_trainer(run, model, splits, Path(directory) / "trainer")
         trainer.add_callback(clock)
@@ -138,9 +142,17 @@ def prepare(run: Run) -> tuple[DatasetDict, str]:
     return validation_split(splits, 0.25, seed=0, group_column="group" if "group" in columns else None), "validation"
 
 
+def build_model(run: Run, names: list[str]) -> nn.Module:
+    """The model that a run trains."""
+    if run.base is not None:
+        return build_act(run.method, run.seed, names, run.base, run.model)
+    return build(run.method, run.seed, names, run.encoder, run.model)
+
+
 def own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What trains inside the encoder, by name."""
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad and ".encoder." in name]
+    """What trains inside the encoder or the point transformer, by name."""
+    inside = re.compile(r"\.encoder\.|(^|\.)act\.")
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad and inside.search(name)]
 
 
 def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Path) -> Trainer:

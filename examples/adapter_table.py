@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from act_adapter_methods import ACT_METHODS
 from adapter_methods import find_method
 
 _AVERAGED = (
@@ -31,7 +32,7 @@ def summarise(found: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name in (*found["methods"], *found["ablations"]):
         own = [run for run in found["runs"] if run["settings"]["method"] == name]
-        method = find_method(name)
+        method = find_method(name) if found["settings"].get("base") is None else ACT_METHODS[name]
         row: dict[str, Any] = {"method": name, "title": method.title, "about": method.about, "runs": len(own)}
         row["encoder_learning_rate"] = own[0]["settings"]["encoder_learning_rate"] if method.own else None
         for key in _AVERAGED:

@@ -62,9 +62,8 @@ def pretraining_row(runs: Runs, arm: str) -> dict[str, Any]:
 
 
 def targets_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """What the autoencoders of an arm know inside, beside how well students guess it, over its seeds."""
-    guessed = over_seeds(of(runs, arm, "pretraining"), ("loss",)) if of(runs, arm, "pretraining") else {}
-    return {"arm": arm, **over_seeds(of(runs, arm, TARGETS), (*PARTS, "constant")), **guessed}
+    """What the autoencoders of an arm know inside, over its seeds."""
+    return {"arm": arm, **over_seeds(of(runs, arm, TARGETS), (*PARTS, "constant"))}
 
 
 def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
         if own:
             figures = over_seeds(own, ("accuracy",))
             row |= {stage: figures["accuracy"], f"{stage}_std": figures["accuracy_std"], f"{stage}_runs": len(own)}
-            row |= gain(own, scratch, stage)
+            row |= {} if arm == "scratch" else gain(own, scratch, stage)
     return row
 
 
@@ -161,15 +160,11 @@ def table(summary: Mapping[str, Any]) -> str:
         cells = [ARMS[row["arm"]][0], trained, *cells, plain(row, "codes_after", ".0f")]
         lines.append(f"| {' | '.join([*cells, percent(row, 'probe_before'), percent(row, 'probe')])} |")
     if summary["targets"]:
-        lines += [
-            "",
-            "| teacher | probe of codes, % | of the teacher's output, % | of targets, % | distance of targets ",
-        ]
-        lines[-1] += "from their mean | from the student's guess |"
-        lines.append("|---" * 6 + "|")
+        probed = "probe of codes, % | of the teacher's output, % | of targets, %"
+        lines += ["", f"| teacher | {probed} | cosine distance of targets from their mean |"]
+        lines.append("|---" * 5 + "|")
     for row in summary["targets"]:
         cells = [percent(row, part) for part in PARTS] + [plain(row, "constant", ".3f")]
-        cells.append(plain(row, "loss", ".3f") if "loss" in row else "–")
         lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} |")
     ways = [f"{WAYS[stage]}-way {SHOT}-shot, %" for stage in MEAN_OF]
     titles = [*ways, "few-shot, mean", "above scratch", "all classes, %", "above scratch"]

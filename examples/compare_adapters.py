@@ -3,11 +3,14 @@
     python examples/compare_adapters.py
     python examples/compare_adapters.py --methods lora guided --ablations --seeds 0
     python examples/compare_adapters.py --table-only
+    python examples/compare_adapters.py --base DIR_OF_AN_ACT_STUDENT --output-dir outputs/act_adapters
 
 Methods and ablations are defined in `adapter_methods.py`. Every method gets the same data, augmentation, schedule and
 tokenizer. What trains inside the encoder has the recipe's learning rate, in full fine-tuning a tenth of it; with
 `--learning-rates` each method takes of these the one with the lowest loss on a part of the training split. Ablations
 are of the guided adapter and take its learning rate. The test split chooses nothing.
+
+With `--base` the same methods adapt a pretrained point transformer (`act_adapter_methods.py`), without ablations.
 
 Each run is a process of its own and is stored when it ends; a run that is there already, made with the same settings,
 is not repeated. So the program can be stopped and started again, and several of them can share an output directory if
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import shapes_recipe as recipe
+from act_adapter_methods import HEAD
 from adapter_methods import ABLATIONS, METHODS, find_method
 from adapter_runs import Run, in_fresh_process
 from adapter_table import markdown, plot, summarise
@@ -39,7 +43,10 @@ def stored_or_done(run: Run, directory: Path, work: Callable[[Run], dict[str, An
     """Read a run's result back, or do it and store it."""
     split = "validation" if run.on_validation else "test"
     path = directory / "runs" / f"{run.method}-{split}-{run.encoder_learning_rate:g}-{run.seed}.json"
-    return kept_run(path, json.loads(json.dumps(asdict(run))), lambda: work(run))
+    settings = json.loads(json.dumps(asdict(run)))
+    if run.base is None:  # as they were stored before there was a choice
+        del settings["base"]
+    return kept_run(path, settings, lambda: work(run))
 
 
 def choose_learning_rate(
@@ -63,9 +70,14 @@ def make_run(name: str, seed: int, rate: float, options: argparse.Namespace, on_
     if options.max_steps is not None:
         training = {"max_steps": options.max_steps}
     return Run(
-        name, seed, rate, on_validation, options.dataset, options.encoder, MODEL | options.model, training,
-        options.threads,
+        name, seed, rate, on_validation, options.dataset, options.encoder, model_settings(options), training,
+        options.threads, options.base,
     )  # fmt: skip
+
+
+def model_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Changes of the model's settings that hold for all runs."""
+    return options.model if options.base is not None else MODEL | options.model
 
 
 def run_all(options: argparse.Namespace, work: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
@@ -91,11 +103,11 @@ def run_all(options: argparse.Namespace, work: Callable[[Run], dict[str, Any]]) 
         "search": search,
         "runs": runs,
         "settings": {
-            "model": recipe.MODEL | MODEL | options.model,
+            "model": (recipe.MODEL if options.base is None else HEAD) | model_settings(options),
             "training": recipe.TRAINING | make_run("head", 0, 0.0, options).training,
             "augmentation": recipe.AUGMENTATION,
             "label_smoothing": recipe.LABEL_SMOOTHING,
-            "encoder": options.encoder,
+            **({"encoder": options.encoder} if options.base is None else {"base": options.base}),
             "dataset": options.dataset,
         },
         "machine": f"{machine()}, {options.threads} thread{'s' if options.threads > 1 else ''} a run",
@@ -112,10 +124,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/adapters"), help="runs and tables go here")
+    parser.add_argument("--base", help="name or directory of a pretrained ACT student, to be adapted in its place")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--ablations", nargs="*", default=list(ABLATIONS), choices=list(ABLATIONS))
-    parser.add_argument("--views", nargs="*", type=int, default=[1, 2, 3], choices=range(1, 7), metavar="N",
-                        help="ablations with so many views; the guided adapter itself has six")  # fmt: skip
+    parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), help="by default all; none with --base")
+    parser.add_argument("--views", nargs="*", type=int, choices=range(1, 7), metavar="N",
+                        help="ablations with so many views; the guided adapter has six")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[],
                         help="of what trains inside the encoder: choose for each method")  # fmt: skip
@@ -124,10 +137,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int, help="instead of epochs")
     parser.add_argument("--dataset", default="shapes", help="name for load_point_dataset; with columns points, label")
     parser.add_argument("--encoder", default=recipe.ENCODER, help="name or directory of a pretrained encoder")
-    parser.add_argument("--model", type=json.loads, default={}, help="JSON: further settings of Any2PointConfig")
+    parser.add_argument("--model", type=json.loads, default={}, help="JSON: further settings of the model's config")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch in a run")
     parser.add_argument("--table-only", action="store_true", help="train nothing, write the table of stored runs")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.base is not None and (options.ablations or options.views):
+        parser.error("--base with --ablations or --views; expected neither, they are about virtual views")
+    if options.ablations is None:
+        options.ablations = list(ABLATIONS) if options.base is None else []
+    if options.views is None:
+        options.views = [1, 2, 3] if options.base is None else []
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:

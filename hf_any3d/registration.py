@@ -55,8 +55,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
 )
-from hf_any3d.modeling.encoders import AdapterRepositoryMixin, FrozenEncoderMixin
-from hf_any3d.modeling.encoders.stored_encoder import save_stored_encoder
+from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
@@ -146,7 +145,7 @@ def register() -> None:
             setattr(module, auto.__name__, auto)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
-    AdapterRepositoryMixin.put_adapter_into = staticmethod(put_adapter_into)
+    AdapterDoorsMixin.put_adapter_into = staticmethod(put_adapter_into)
     LoraMixin.inject_lora = staticmethod(inject_lora)
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
@@ -169,9 +168,9 @@ def _register_point_cloud() -> None:
 def _save_our_config_beside_adapters() -> None:
     """Let `PeftModel.save_pretrained` also write our config.json.
 
-    A directory of an adapter on one of our models is then complete: encoder (by name, revision and checksum), adapter,
-    tokenizer and head. PEFT itself writes the adapter only, whatever its method. An adapter without tokenizer and head
-    stays what it is for PEFT, a part of the model that it was trained on.
+    A directory of an adapter on one of our models is then complete: what is pretrained (by name, revision and
+    checksum), adapter, and all else. PEFT itself writes the adapter only, whatever its method. An adapter without all
+    else stays what it is for PEFT, a part of the model that it was trained on.
     """
     original = PeftModel.save_pretrained
     if getattr(original, "_writes_our_config", False):
@@ -181,7 +180,7 @@ def _save_our_config_beside_adapters() -> None:
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
         original(self, save_directory, *args, **kwargs)
         model = self.get_base_model()
-        if not isinstance(model, FrozenEncoderMixin) or not kwargs.get("is_main_process", True):
+        if not isinstance(model, AdapterDoorsMixin) or not kwargs.get("is_main_process", True):
             return
         model.config.architectures = [type(model).__name__]
         for name in kwargs.get("selected_adapters") or self.peft_config:
@@ -194,15 +193,14 @@ def _save_our_config_beside_adapters() -> None:
                 )
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
-                model.config.save_pretrained(directory)
-                save_stored_encoder(model, directory)
+                model.save_beside_adapter(directory)
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained
 
 
 def _check_bases_of_our_adapters() -> None:
-    """Let `PeftModel.from_pretrained(base, …)` refuse a base with another encoder than the adapter's.
+    """Let `PeftModel.from_pretrained(base, …)` refuse a base with other weights than the adapter's.
 
     PEFT never looks at the config beside an adapter.
     """
@@ -213,8 +211,8 @@ def _check_bases_of_our_adapters() -> None:
     @functools.wraps(original)
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         model = self.get_base_model()
-        if isinstance(model, FrozenEncoderMixin) and (recorded := _our_config(model_id, kwargs)):
-            check_base(model.config, recorded, os.fspath(model_id))
+        if isinstance(model, AdapterDoorsMixin) and (recorded := _our_config(model_id, kwargs)):
+            check_base(model, recorded, os.fspath(model_id))
         return original(self, model_id, *args, **kwargs)
 
     load_adapter._checks_our_bases = True
@@ -224,8 +222,8 @@ def _check_bases_of_our_adapters() -> None:
 def _open_our_adapter_repositories() -> None:
     """Let auto classes open a hub repository of an adapter on one of our models by its own config.
 
-    For any repository with an adapter they turn to the repository of the base model. Ours has none: all that is not
-    the encoder lies in the adapter's repository, and our `from_pretrained` puts the two together.
+    For any repository with an adapter they turn to the repository of the base model. With ours all that is not
+    pretrained lies in the adapter's repository, and our `from_pretrained` puts the two together.
     """
     original = auto_factory.find_adapter_config_file
     if getattr(original, "_knows_our_models", False):

@@ -1,4 +1,4 @@
-"""PEFT methods by name, with defaults that fit a frozen encoder which reads point tokens."""
+"""PEFT methods by name, with defaults that fit an encoder which reads point tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from hf_any3d.tuners.encoder_tuner import EncoderTuner
-from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner
+from hf_any3d.tuners.targets import encoder_module_pattern, layer_stack
 
 # Poly wants the number of a task with every batch, Shadow a language model's config.
 _UNFIT = {"POLY", "SHADOW"}
@@ -35,12 +35,12 @@ def peft_methods() -> dict[str, type[PeftConfig]]:
 def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | None = None) -> PeftConfig:
     """Make the config of a PEFT method for `get_peft_model(model, config)`.
 
-    Left to themselves, all methods adapt the linear layers of the encoder (`ln_tuning` its norms), train tokenizer,
-    class token, output norm and head in full, and save them with the adapter, so that methods compare fairly.
+    Left to themselves, all methods adapt the linear layers of the encoder (`ln_tuning` its norms), train what is not
+    pretrained in full (`trainable_module_names`), and save it with the adapter, so that methods compare fairly.
 
     Args:
         name: A name of `peft_methods()`, in any case.
-        model: The model that will be adapted; has a frozen encoder.
+        model: The model that will be adapted; has a frozen encoder or a pretrained point transformer.
         settings: Arguments of the config, which win over the defaults.
 
     Raises:
@@ -77,7 +77,7 @@ def encoder_feedforward_pattern(model: nn.Module) -> str:
 
     IA3 scales what enters these, and what leaves the others (arXiv 2205.05638, Sec. 3.3).
     """
-    width = encoder_owner(model).config.encoder_config.hidden_size
+    width = layer_stack(model).hidden_size
 
     def leads_back(module: nn.Module) -> bool:
         return isinstance(module, nn.Linear) and module.out_features == width < module.in_features

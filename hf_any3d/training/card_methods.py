@@ -14,6 +14,9 @@ With the frozen encoder it has {total:,} parameters; {trained:,} of them were tr
 encoder is loaded from its own, and its weights are checked against a checksum."""
 _STORED = """\
 It has {total:,} parameters, of which {trained:,} were trained; all of them lie in this repository."""
+_ADAPTED = """\
+With the frozen point transformer it has {total:,} parameters; {trained:,} of them were trained. The frozen ones are \
+loaded from where the config says, and are checked against a checksum."""
 _ANY2POINT = "Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
 _ACT = "Method: [ACT](https://arxiv.org/abs/2212.08320)"
 
@@ -28,6 +31,8 @@ class MethodWords:
         tags: Of the repository.
         base_model: Name of what it was made from, as the hub links it; None for nothing that lies there.
         relation: "adapter" or "finetune", how it was made from that.
+        models: How the names of the method's models begin.
+        builds_base: Makes the base of an adapter; for the repository `{name}`, whose `config` is at hand.
     """
 
     what: str
@@ -35,6 +40,8 @@ class MethodWords:
     tags: tuple[str, ...]
     base_model: str | None = None
     relation: str | None = None
+    models: str = "Any2Point"
+    builds_base: str = "from_encoder_pretrained(config=config)"
 
 
 def method_words(report: RunReport, config: PreTrainedConfig) -> MethodWords:
@@ -78,16 +85,20 @@ def _act_autoencoder(report: RunReport, config: PreTrainedConfig) -> MethodWords
 
 def _act_student(report: RunReport, config: PreTrainedConfig) -> MethodWords:
     start, teacher = report.start.get("model"), report.encoder.get("name")
+    method = report.adapter.get("method")
     what = f"A point transformer of {config.num_hidden_layers} blocks reads patches of points"
-    what += f", started from `{start}`." if start else ", started from random weights."
+    what += f", started from `{start}`" if start else ", started from random weights"
+    what += f", adapted by the PEFT method `{method}`." if method else "."
     if teacher:
         what += f" What it learned to predict comes from an autoencoder around `{teacher}`."
     return MethodWords(
         what=f"{what} {_ACT}.",
-        parameters=_counted(_NAMED if teacher else _STORED, report),
+        parameters=_counted(_ADAPTED if method else _NAMED if teacher else _STORED, report),
         tags=("act",),
         base_model=_on_hub(start),
-        relation="finetune",
+        relation="adapter" if method else "finetune",
+        models="Act",
+        builds_base='build_around_pretrained("{name}", config, {{}})',
     )
 
 

@@ -32,7 +32,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
         raise ValueError(f"share is {share}; expected at least 0 and less than 1")
     owner = encoder_owner(model)
     found = 0
-    for layer in owner.family.layers_of(owner.encoder):
+    for layer in owner.layer_stack.layers:
         for module in layer.modules():
             name = _dropout_name(module)
             if name is None:
@@ -45,8 +45,9 @@ def drop_attention(model: nn.Module, share: float) -> int:
             vars(module).pop(FROZEN, None)
             found += 1
     if not found:
+        kind = type(getattr(owner, "encoder", owner)).__name__
         raise ValueError(
-            f"{type(owner.encoder).__name__} has no attention with dropout under {' or '.join(_NAMES)}; expected "
+            f"{kind} has no attention with dropout under {' or '.join(_NAMES)}; expected "
             "another encoder or no such dropout"
         )
     return found

@@ -71,14 +71,20 @@ from peft import PeftModel
 from transformers import AutoConfig
 
 config = AutoConfig.from_pretrained("{name}")
-base = {model_class}.from_encoder_pretrained(config=config)
+base = {model_class}.{builds_base}
 model = PeftModel.from_pretrained(base, "{name}").eval()
 ```
 """
 
 
 def build_model_card(
-    report: RunReport, config: PreTrainedConfig, name: str, *, num_points: int, task: CardTask = CLASSIFICATION
+    report: RunReport,
+    config: PreTrainedConfig,
+    name: str,
+    *,
+    num_points: int,
+    task: CardTask = CLASSIFICATION,
+    license: str | None = None,
 ) -> ModelCard:
     """Write the card of a model that a training program made.
 
@@ -88,6 +94,7 @@ def build_model_card(
         name: The repository's name, or the directory, that the card's examples load.
         num_points: Points of a cloud that the processor gives.
         task: What the model does.
+        license: Licence of the model, as the hub writes it; left out where nobody says.
     """
     classes = [config.id2label[number] for number in sorted(config.id2label)] if task.has_classes else []
     method = report.adapter.get("method")
@@ -104,7 +111,7 @@ def build_model_card(
         logits=task.logits.format(count=len(classes), num_points=num_points),
         what=words.what,
         parameters=words.parameters,
-        peft_door=_PEFT_DOOR.format(name=name, model_class=task.model_class) if method else "",
+        peft_door=_peft_door(name, words, task) if method else "",
         results=_results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task),
         selection=_selection(report),
         seed=report.training["seed"],
@@ -114,7 +121,15 @@ def build_model_card(
         limits=_limits(config) + task.limits,
         versions=", ".join(f"{package} {version}" for package, version in report.versions.items()),
     )
-    return ModelCard(f"---\n{_metadata(report, name, words, task).to_yaml()}\n---\n\n{text}")
+    return ModelCard(f"---\n{_metadata(report, name, words, task, license).to_yaml()}\n---\n\n{text}")
+
+
+def _peft_door(name: str, words: MethodWords, task: CardTask) -> str:
+    return _PEFT_DOOR.format(
+        name=name,
+        model_class=words.models + task.model_class.removeprefix("Any2Point"),
+        builds_base=words.builds_base.format(name=name),
+    )
 
 
 def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
@@ -134,7 +149,7 @@ def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
     trainer.create_model_card = create_model_card
 
 
-def _metadata(report: RunReport, name: str, words: MethodWords, task: CardTask) -> ModelCardData:
+def _metadata(report: RunReport, name: str, words: MethodWords, task: CardTask, license: str | None) -> ModelCardData:
     on_hub = report.data.get("on_hub", False)
     dataset = report.data["name"]
     judged = {split: metrics for split, metrics in report.metrics.items() if split in ("validation", "test")}
@@ -156,6 +171,7 @@ def _metadata(report: RunReport, name: str, words: MethodWords, task: CardTask) 
     method = report.adapter.get("method")
     return ModelCardData(
         library_name="transformers",
+        license=license,
         pipeline_tag=task.task,
         base_model=words.base_model,
         base_model_relation=words.relation if words.base_model else None,

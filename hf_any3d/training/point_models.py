@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from peft import get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,6 +21,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
 )
 from hf_any3d.training import program
+from hf_any3d.training.adapters import build_peft_config
 from hf_any3d.training.protocols import PROTOCOLS, set_trainable
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 
@@ -89,17 +91,22 @@ def build_model(
     Args:
         task: `CLASSES`, `PARTS` or `SCENES`.
         arguments: Say which system, and what it starts from.
-        adapter: Says which adapter goes into a frozen encoder.
+        adapter: Says which adapter goes into a frozen encoder or a pretrained point transformer; with one into the
+            latter, `arguments.tuning` becomes "adapter".
         labels: Names of the classes.
         **config: Further settings of the config; those of `arguments` win.
 
     Raises:
-        ValueError: Settings that the config does not have, or an adapter for a point transformer.
+        ValueError: Settings that the config does not have, or an adapter for a point transformer that is not
+            pretrained or has another protocol beside it.
     """
     if arguments.model_type == "any2point":
         return program.build_adapted_model(_AROUND_ENCODER[task], arguments, adapter, labels, **config)
-    if adapter.peft not in (None, "none", "full"):
-        raise ValueError(f"--peft {adapter.peft} with --model_type act3d; expected --tuning in its place")
+    adapted = adapter.peft not in (None, "none", "full")
+    if adapted and arguments.model_name_or_path is None:
+        raise ValueError(f"--peft {adapter.peft} freezes untrained weights; expected --model_name_or_path too")
+    if adapted and arguments.tuning not in ("full", "adapter"):
+        raise ValueError(f"--peft {adapter.peft} beside --tuning {arguments.tuning}; expected one of them")
     settings = {
         "id2label": dict(enumerate(labels)),
         "label2id": {name: number for number, name in enumerate(labels)},
@@ -119,5 +126,8 @@ def build_model(
         model = model_class.from_pretrained(
             arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **settings
         )
+    if adapted:
+        arguments.tuning = "adapter"
+        return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
     return model

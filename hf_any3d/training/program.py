@@ -221,7 +221,9 @@ def leave_behind(
         **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
-    card = build_model_card(report, config_of(trainer.model), name, num_points=num_points, task=task)
+    card = build_model_card(
+        report, config_of(trainer.model), name, num_points=num_points, task=task, license=trainer.args.license
+    )
     keep_model_card(trainer, card)
     if trainer.is_world_process_zero():
         report.save(Path(trainer.args.output_dir) / "metrics.json")

@@ -94,7 +94,7 @@ class DataArguments:
 
 @dataclass
 class AdapterArguments:
-    """Which PEFT method adapts the encoder."""
+    """Which PEFT method adapts the encoder or the pretrained point transformer."""
 
     peft: str | None = field(
         default=None,
@@ -114,6 +114,10 @@ class PointTrainingArguments(TrainingArguments):
     """Trainer's own arguments, with defaults for point clouds."""
 
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained model, for its card, as the hub writes it."},
+    )
     remove_unused_columns: bool = field(default=False)
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")

@@ -13,10 +13,10 @@ from hf_any3d.tuners.wrapped import WrappedModule
 
 
 class EncoderTuner(BaseTuner):
-    """A tuner of a model's frozen encoder; a subclass says which modules it wraps, and in what.
+    """A tuner of a model's pretrained layers; a subclass says which modules it wraps, and in what.
 
     Raises:
-        ValueError: If the model has no frozen encoder that reads point tokens.
+        ValueError: If the model has no frozen encoder that reads point tokens, and no point transformer.
     """
 
     tuner_layer_cls: type[WrappedModule]

@@ -8,17 +8,16 @@ import warnings
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
 from hf_any3d.tuners.targets import encoder_owner, trainable_module_names
 
 
 def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
-    """Names of the modules beside the encoder that are not saved with an adapter.
+    """Names of the modules beside what is pretrained that are not saved with an adapter.
 
-    With none left out, encoder and adapter together make the model. Otherwise the adapter is worth nothing without the
-    very base model that it was trained on.
+    With none left out, what is pretrained and the adapter together make the model. Otherwise the adapter is worth
+    nothing without the very base model that it was trained on.
     """
     base = model.get_base_model()
     owner = encoder_owner(base)
@@ -31,32 +30,25 @@ def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
     ]
 
 
-def check_base(config: PreTrainedConfig, recorded: dict[str, Any], adapter: str) -> None:
+def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -> None:
     """Compare a base model with the one that an adapter was trained on.
 
     Args:
-        config: Config of the base model at hand.
+        model: The base model at hand.
         recorded: The config.json beside the adapter.
         adapter: Name of the adapter's repository, for messages.
 
     Raises:
-        EncoderMismatchError: If the encoders have different weights. Other differences give a warning.
+        EncoderMismatchError: If what is pretrained has different weights. Other differences give a warning.
     """
-    ours, theirs = config.encoder_checksum, recorded.get("encoder_checksum")
-    if ours is not None and theirs is not None and ours != theirs:
-        raise EncoderMismatchError(
-            f"{adapter}: the adapter was trained around encoder {recorded.get('encoder_name_or_path')!r} with "
-            f"checksum {theirs}; the base model holds {config.encoder_name_or_path!r} with {ours}. Other weights "
-            f"would change results silently. Build the base model with "
-            f"revision={recorded.get('encoder_revision')!r}, or open the adapter's repository by an auto class, which "
-            "does so by itself"
-        )
+    model.check_adapter_base(recorded, adapter)
+    config = model.config
     own = {field.name for field in dataclasses.fields(type(config))}
     own -= {field.name for field in dataclasses.fields(PreTrainedConfig)}
     different = [
         f"{name}={getattr(config, name)!r}, the adapter was trained with {recorded[name]!r}"
         for name in sorted(own & recorded.keys())
-        if not name.startswith("encoder_") and _plain(getattr(config, name)) != recorded[name]
+        if not name.startswith(model._settings_apart_from_adapters) and _plain(getattr(config, name)) != recorded[name]
     ]
     if different:
         warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""Where PEFT methods take hold of a model with a frozen encoder."""
+"""Where PEFT methods take hold of a model: layers of a frozen encoder, or of a pretrained point transformer."""
 
 from __future__ import annotations
 
@@ -9,37 +9,52 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_any3d.modeling.encoders import FrozenEncoderMixin
+from hf_any3d.modeling.encoders import LayerStack
 
 
 def encoder_owner(model: nn.Module) -> nn.Module:
-    """The module inside `model` that owns the frozen encoder.
+    """The module inside `model` that owns the pretrained layers.
 
     Raises:
         ValueError: If there is none.
     """
     for module in model.modules():
-        if isinstance(module, FrozenEncoderMixin) and "encoder" in module._modules:
+        # Of the class: adapters around a layer look for unknown attributes in the layer.
+        if hasattr(type(module), "layer_stack") and module.layer_stack is not None:
             return module
     raise ValueError(
-        f"{type(model).__name__} has no frozen encoder that reads point tokens; guided adapters fit Any2Point models"
+        f"{type(model).__name__} has no frozen encoder that reads point tokens and no point transformer; adapters fit "
+        "Any2Point and ACT models"
     )
 
 
+def layer_stack(model: nn.Module) -> LayerStack:
+    """The pretrained layers inside `model`.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    return encoder_owner(model).layer_stack
+
+
 def trainable_module_names(model: nn.Module) -> list[str]:
-    """Names of everything beside the encoder that has parameters: what any PEFT method trains in full and saves.
+    """Names of everything that is not pretrained and has parameters: what any PEFT method trains in full and saves.
+
+    Around a frozen encoder of another modality that is tokenizer, class token, output norm and head; of a pretrained
+    point transformer the head alone.
 
     `LoraConfig(modules_to_save=trainable_module_names(model), …)` compares fairly with a guided adapter.
     """
     owner = encoder_owner(model)
-    parts = [(name, part) for name, part in owner.named_children() if name != "encoder"]
+    pretrained = owner.layer_stack.pretrained
+    parts = [(name, part) for name, part in owner.named_children() if name not in pretrained]
     if model is not owner:
         parts += [(name, part) for name, part in model.named_children() if part is not owner]
     return [name for name, part in parts if next(part.parameters(), None) is not None]
 
 
 def encoder_linear_pattern(model: nn.Module) -> str:
-    """A regular expression of all linear layers in the encoder's layers, for `target_modules` of LoRA and the like."""
+    """A regular expression of all linear modules of the layers, for `target_modules` of LoRA and the like."""
     return encoder_module_pattern(model, lambda module: isinstance(module, (nn.Linear, Conv1D)))
 
 
@@ -50,14 +65,13 @@ def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]
         ValueError: If the layers have none.
     """
     owner = encoder_owner(model)
-    first = owner.family.layers_of(owner.encoder)[0]
-    names = sorted(name for name, module in _bare_modules(first) if wanted(module))
+    stack = owner.layer_stack
+    names = sorted(name for name, module in _bare_modules(stack.layers[0]) if wanted(module))
     if not names:
-        raise ValueError(
-            f"the layers of {type(owner.encoder).__name__} have no module of the kind; name them yourself"
-        )
+        kind = type(getattr(owner, "encoder", owner)).__name__
+        raise ValueError(f"the layers of {kind} have no module of the kind; name them yourself")
     choice = "|".join(map(re.escape, names))
-    return rf"(.*\.)?encoder\.{re.escape(owner.family.layers)}\.\d+\.({choice})"
+    return rf"(.*\.)?{re.escape(stack.path)}\.\d+\.({choice})"
 
 
 def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -74,16 +88,16 @@ def encoder_layer_pattern(model: nn.Module, numbers: Iterable[int] | int | None)
     """A regular expression of whole layers of the encoder.
 
     Args:
-        model: A model with a frozen encoder.
+        model: A model with a frozen encoder or a point transformer.
         numbers: Which layers, counted from 0; None for all.
 
     Raises:
         ValueError: If a layer does not exist.
     """
-    owner = encoder_owner(model)
-    count = len(owner.family.layers_of(owner.encoder))
+    stack = layer_stack(model)
+    count = len(stack.layers)
     numbers = range(count) if numbers is None else [numbers] if isinstance(numbers, int) else list(numbers)
     if not all(0 <= number < count for number in numbers):
         raise ValueError(f"layers_to_transform={list(numbers)}; expected numbers from 0 to {count - 1}")
     choice = "|".join(map(str, numbers))
-    return rf"(.*\.)?encoder\.{re.escape(owner.family.layers)}\.({choice})"
+    return rf"(.*\.)?{re.escape(stack.path)}\.({choice})"

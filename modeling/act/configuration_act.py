@@ -52,6 +52,10 @@ class ActConfig(PreTrainedConfig):
         category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
+        base_name_or_path: Adapters: directory or repository with the pretrained weights that an adapter stands on;
+            None where they lie beside it.
+        base_revision: Adapters: the commit of that repository.
+        base_checksum: Adapters: what `weights_checksum_of` gives for those weights.
         autoencoder_config: Pretraining: config of the frozen autoencoder that teaches.
         mask_ratio: Pretraining: share of the patches that the student does not see, below 1; with 0 it sees all and
             says of each what the teacher makes of it, without a decoder.
@@ -111,6 +115,10 @@ class ActConfig(PreTrainedConfig):
     category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
     category_names: list[str] | tuple[str, ...] | None = None
     restrict_to_category_parts: bool = False
+
+    base_name_or_path: str | None = None
+    base_revision: str | None = None
+    base_checksum: str | None = None
 
     autoencoder_config: dict | PreTrainedConfig | None = None
     mask_ratio: float = 0.8

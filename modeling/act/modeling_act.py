@@ -11,10 +11,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
+from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
+from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
+from hf_any3d.modeling.encoders import LayerStack, own_modules
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
@@ -40,7 +44,7 @@ class ActOutput(ModelOutput):
     layer_outputs: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(PreTrainedModel):
+class ActPreTrainedModel(PretrainedBaseMixin, PreTrainedModel):
     """What all models around ACT's point transformer share: config and initialisation."""
 
     config_class = ActConfig
@@ -106,6 +110,33 @@ class ActModel(ActPreTrainedModel):
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
         self.post_init()
 
+    @property
+    def layer_stack(self) -> LayerStack:
+        """The blocks, and what an adapter has to know of them; all of this model is pretrained."""
+        return LayerStack(
+            layers=self.blocks.layers,
+            path="blocks.layers",
+            branch="mlp",
+            hidden_size=self.config.hidden_size,
+            views=GRIDS,
+            pretrained=tuple(self._modules),
+        )
+
+    def train(self, mode: bool = True) -> ActModel:
+        """Train mode; with adapters all that was there before them stays in eval mode.
+
+        An adapter is stored without the statistics that norms would go on measuring, and is put into a model that
+        drops no branches.
+        """
+        super().train(mode)
+        own = [module for _, module in own_modules(self)]
+        if mode and len(own) < sum(1 for _ in self.modules()):
+            for module in own:
+                # Of its own a block does nothing in training but to recompute itself, where that is wanted.
+                if not isinstance(module, GradientCheckpointingLayer):
+                    module.training = False
+        return self
+
     def forward(self, points: torch.Tensor, output_layers: Sequence[int] = (), **kwargs: Any) -> ActOutput:
         """Read point clouds.
 
@@ -163,8 +194,15 @@ class ActModel(ActPreTrainedModel):
         positions = self.position_embed(centers.to(self.position_embed[0].weight.dtype))
         if self.class_token is not None:
             tokens, positions = self.class_token.lead(tokens, positions)
-        hidden_states, layer_outputs = self.blocks(tokens, positions, output_layers)
+        # As many radii as bring about six patches into a cell, whatever their number.
+        edge = 4 / math.sqrt(self.config.num_groups)
+        geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
+        hidden_states, layer_outputs = self.blocks(tokens, positions, output_layers, geometry)
         return self.norm(hidden_states), layer_outputs
+
+    @property
+    def _is_guided(self) -> bool:
+        return any(getattr(layer, "takes_geometry", False) for layer in self.blocks.layers)
 
     def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
         leading = hidden_states.shape[1] - patches.centers.shape[1]

@@ -1,6 +1,7 @@
 """Pretrained encoders as readers of point tokens: which families, where their parts are, where weights come from."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
+from hf_any3d.modeling.encoders.adapter_doors import AdapterDoorsMixin
 from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
 from hf_any3d.modeling.encoders.attended_rows import (
     AttendedRows,
@@ -16,6 +17,7 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
     load_encoder,
     open_encoder,
 )
+from hf_any3d.modeling.encoders.layer_stack import LayerStack, own_modules
 from hf_any3d.modeling.encoders.line_convolution import convolve_on_line
 from hf_any3d.modeling.encoders.placing import encoder_loading
 from hf_any3d.modeling.encoders.position_table import PositionTable
@@ -35,11 +37,13 @@ from hf_any3d.modeling.encoders.token_places import LayerPass, TokenPlaces, bidi
 from hf_any3d.modeling.encoders.unfreezing import unfreeze
 
 __all__ = [
+    "AdapterDoorsMixin",
     "AdapterRepositoryMixin",
     "AttendedRows",
     "EncoderFamily",
     "FrozenEncoderMixin",
     "LayerPass",
+    "LayerStack",
     "PositionTable",
     "TokenPlaces",
     "UnsupportedEncoder",
@@ -57,6 +61,7 @@ __all__ = [
     "hidden_of",
     "load_encoder",
     "open_encoder",
+    "own_modules",
     "refuse_encoders",
     "refused_encoders",
     "register_composite",

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from hf_any3d.modeling.encoders.layer_stack import LayerStack
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.encoders.sources import resolve_encoder, resolve_recorded
 
@@ -193,6 +194,23 @@ class FrozenEncoderMixin:
         self.encoder = freeze(encoder)
         if self.config.encoder_name_or_path is not None:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
+
+    @property
+    def layer_stack(self) -> LayerStack | None:
+        """The encoder's layers; None for a model that owns none, such as one with a head around the one that does."""
+        encoder = self._modules.get("encoder")
+        if encoder is None:
+            return None
+        family = find_family(self.config.encoder_config)
+        return LayerStack(
+            layers=family.layers_of(encoder),
+            path=f"encoder.{family.layers}",
+            branch=family.branch,
+            hidden_size=self.config.encoder_config.hidden_size,
+            views=getattr(self.config, "num_views", 0),
+            pretrained=("encoder",),
+            attention_axis=getattr(self.config, "attention_axis", "tokens"),
+        )
 
     @property
     def is_loaded_in_8bit(self) -> bool:

@@ -146,6 +146,23 @@ def resolve_recorded(name_or_path: str | Path, revision: str | None, checksum: s
     return source
 
 
+def commit_in_cache(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> str | None:
+    """Says which commit a repository's files came from that were loaded just now.
+
+    Args:
+        name: a directory, or a repository on the hub.
+        revision: the branch, tag or commit that was asked for; its main branch by default.
+        cache_dir: the hub's cache, where that is not the usual one.
+
+    Returns:
+        The commit; None for a directory, and where the cache doesn't know.
+    """
+    if Path(name).is_dir():
+        return None
+    config = try_to_load_from_cache(str(name), CONFIG_NAME, cache_dir=cache_dir, revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else None
+
+
 def verify_checksum(source: EncoderSource, expected: str) -> None:
     """Makes sure that an encoder's weights are the ones a model was trained with.
 

@@ -55,29 +55,33 @@ def plane_cells(position: Tensor, cell_size: float, width: float, height: float)
     return column + row * line_cell_count(cell_size, width)
 
 
-def voxel_cells(xyz: Tensor, edge: float) -> Tensor:
+def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     """Label points that share a voxel.
 
-    The grid of every cloud begins at its lowest corner. A label is the index of the first point in the voxel, so the
-    number of labels never exceeds the number of points and no shape depends on the data.
+    The grid of every cloud begins at its lowest corner, or `shift` edges before it along each axis. A label is the
+    index of the first point in the voxel, so the number of labels never exceeds the number of points and no shape
+    depends on the data.
 
     Args:
         xyz: (batch, points, 3).
         edge: edge of a voxel in the unit of `xyz`. A cloud spans at most 2^21 edges; points beyond share a voxel.
+        shift: where the walls of the grid stand, in edges, from 0 to less than 1.
 
     Returns:
         (batch, points) LongTensor of labels, 0 to points - 1. Points with equal labels share a voxel.
 
     Raises:
-        ValueError: if `xyz` has another shape or `edge` is not positive.
+        ValueError: if `xyz` has another shape, `edge` is not positive or `shift` is out of range.
 
     Source: Any2Point, Sec. 3.3.
     """
     if xyz.dim() != 3 or xyz.shape[2] != 3:
         raise ValueError(f"xyz: shape {tuple(xyz.shape)}; expected (batch, points, 3)")
     _check_positive("edge", edge)
+    if not 0 <= shift < 1:
+        raise ValueError(f"shift: {shift}; expected at least 0 and less than 1")
     corner = xyz.amin(dim=1, keepdim=True)
-    step = ((xyz - corner) / edge).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
+    step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
     voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
     if torch.compiler.is_exporting():
         # Formats of other programs know no running maximum; comparing all pairs needs none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,7 +144,11 @@ class PointBlocks(nn.Module):
         self.layers = nn.ModuleList(PointBlock(config, num_heads, rate) for rate in rates)
 
     def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None, outputs_of: Sequence[int] = ()
+        self,
+        hidden_states: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        outputs_of: Sequence[int] = (),
+        geometry: Any = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run all blocks.
 
@@ -151,13 +156,20 @@ class PointBlocks(nn.Module):
             hidden_states: `(batch, tokens, hidden)`.
             positions: The same shape; None where there are none.
             outputs_of: Numbers of blocks, from 0, whose outputs are wanted too.
+            geometry: Where the tokens are, for adapters around blocks that ask for it.
 
         Returns:
             The last block's output `(batch, tokens, hidden)`, and those asked for, in the order of `outputs_of`.
         """
         kept = {}
         for number, layer in enumerate(self.layers):
-            hidden_states = layer(hidden_states, positions)
+            own_positions = positions
+            # Layers that read prompts behind the tokens want positions as long; a prompt has no place.
+            if positions is not None and (extra := getattr(layer, "extra_tokens", 0)):
+                own_positions = nn.functional.pad(positions, (0, 0, 0, extra))
+            # A guided adapter wraps a block and wants to know where tokens are; a bare block does not take the word.
+            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+            hidden_states = layer(hidden_states, own_positions, **guidance)
             if number in outputs_of:
                 kept[number] = hidden_states
         return hidden_states, tuple(kept[number] for number in outputs_of)

@@ -1,6 +1,7 @@
 """The comparison of adapters: what its rows train, that it goes on where it stopped, that it writes what it found."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
+from hf_any3d import ActModel
+from tests.tiny_act import tiny_act
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-OWN = ("compare_adapters", "adapter_methods", "adapter_runs", "adapter_table")
+OWN = ("compare_adapters", "act_adapter_methods", "adapter_methods", "adapter_runs", "adapter_table")
 SHARED_WITH_OTHERS = ("bench_learn", "shapes_recipe", "training_runs", "pointnet")
 TINY = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 8, "head_widths": [8]}
 SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
@@ -153,6 +157,61 @@ def test_learning_rate_inside_the_encoder_is_its_own(compare, shapes, tiny_encod
         if parameter.requires_grad:
             assert rate_of.pop(id(parameter)) == (0.5 if "lora_" in name else 2e-3), name
     assert not rate_of
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """The directory of a pretrained point transformer."""
+    directory = tmp_path_factory.mktemp("student")
+    tiny_act(ActModel).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("method", "mark"),
+    [
+        ("linear", None),
+        ("head", r"act\.class_token"),
+        ("bitfit", "bitfit_bias"),
+        ("ia3", "ia3_l"),
+        ("prompt", "prompt_tokens_embedding"),
+        ("lora", "lora_"),
+        ("bottleneck", "guided_adapter_(down|up)"),
+        ("guided", "guided_adapter_"),
+        ("full", r"^act\."),
+    ],
+)
+def test_methods_train_head_and_their_own_inside_a_point_transformer(compare, student, method, mark):
+    runs = sys.modules["adapter_runs"]
+    run = tiny_run(compare, method, "", base=student, model={})
+    model = runs.build_model(run, ["a", "b"])
+    inside = {name for name, _ in runs.own_parameters(model)}
+    around = {name for name, p in model.named_parameters() if p.requires_grad} - inside
+    assert around and all("classifier" in name for name in around)
+    if method == "linear":
+        assert inside == {"act.class_token.token", "act.class_token.position"}
+    else:
+        assert inside and all(re.search(mark, name) for name in inside)
+    if method == "full":
+        assert all(p.requires_grad for p in model.parameters())
+
+
+def test_run_on_a_point_transformer_is_measured_and_tabled(compare, shapes, student, tmp_path, monkeypatch):
+    work = sys.modules["adapter_runs"].train_and_measure
+    monkeypatch.setattr(compare, "in_fresh_process", work)
+    options = ["--base", student, "--output-dir", str(tmp_path), "--methods", "guided", "full", "--seeds", "0"]
+    compare.main([*options, "--max-steps", "1"])
+    stored = json.loads((tmp_path / "adapters.json").read_text())
+    guided, full = stored["rows"]
+    assert stored["settings"]["base"] == student and not stored["ablations"]
+    assert 0 < guided["encoder_parameters"] < guided["trained_parameters"] < full["trained_parameters"]
+    assert guided["stored_bytes"] < full["stored_bytes"]
+    assert "four grids in space" in (tmp_path / "adapters.md").read_text()
+
+
+def test_ablations_of_views_are_refused_for_a_point_transformer(compare, student):
+    with pytest.raises(SystemExit):
+        compare.parse(["--base", student, "--views", "1"])
 
 
 def found(run):

@@ -127,5 +127,5 @@ def test_models_without_a_frozen_encoder_are_refused():
     from hf_any3d import GuidedAdapterConfig
 
     for use in (trainable_module_names, encoder_linear_pattern, lambda m: get_peft_model(m, GuidedAdapterConfig())):
-        with pytest.raises(ValueError, match="Sequential has no frozen encoder.*guided adapters fit Any2Point models"):
+        with pytest.raises(ValueError, match="Sequential has no frozen encoder.*fit Any2Point and ACT"):
             use(nn.Sequential(nn.Linear(2, 2)))

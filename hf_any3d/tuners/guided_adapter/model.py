@@ -9,14 +9,14 @@ from torch import nn
 from hf_any3d.tuners.encoder_tuner import EncoderTuner
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.layer import GuidedAdapterLayer
-from hf_any3d.tuners.targets import encoder_layer_pattern, encoder_owner
+from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack
 
 
 class GuidedAdapterModel(EncoderTuner):
     """The tuner that `get_peft_model(model, GuidedAdapterConfig())` makes.
 
     Raises:
-        ValueError: If the model has no frozen encoder that reads point tokens.
+        ValueError: If the model has no layers that are told where point tokens are.
     """
 
     prefix = "guided_adapter_"
@@ -24,15 +24,19 @@ class GuidedAdapterModel(EncoderTuner):
 
     def default_targets(self, peft_config: GuidedAdapterConfig) -> str:
         """Whole layers."""
+        if not layer_stack(self.model).views:
+            raise ValueError(
+                f"the layers of {type(self.model).__name__} are not told where tokens are, which a guided adapter "
+                "lives on; expected another method"
+            )
         pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
         peft_config.layers_to_transform = None
         return pattern
 
     def wrap(self, target: nn.Module) -> GuidedAdapterLayer:
         """Put a frozen layer into one with adapters behind it."""
-        owner = encoder_owner(self.model)
-        hidden_size = owner.config.encoder_config.hidden_size
-        return GuidedAdapterLayer(target, owner.family.branch, hidden_size, owner.config.num_views)
+        stack = layer_stack(self.model)
+        return GuidedAdapterLayer(target, stack.branch, stack.hidden_size, stack.views)
 
     def adapter_settings(self, adapter_name: str, peft_config: GuidedAdapterConfig) -> dict[str, Any]:
         """The layer whose attention the next one shares."""

@@ -7,14 +7,14 @@ from torch import nn
 from hf_any3d.tuners.encoder_tuner import EncoderTuner
 from hf_any3d.tuners.prompt_tokens.config import PromptTokensConfig
 from hf_any3d.tuners.prompt_tokens.layer import PromptTokensLayer
-from hf_any3d.tuners.targets import encoder_layer_pattern, encoder_owner
+from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack
 
 
 class PromptTokensModel(EncoderTuner):
     """The tuner that `get_peft_model(model, PromptTokensConfig())` makes.
 
     Raises:
-        ValueError: If the model has no frozen encoder, or its attention runs over the clouds of a batch.
+        ValueError: If the model has no pretrained layers, or their attention runs over the clouds of a batch.
     """
 
     prefix = "prompt_tokens_"
@@ -22,7 +22,7 @@ class PromptTokensModel(EncoderTuner):
 
     def default_targets(self, peft_config: PromptTokensConfig) -> str:
         """Whole layers."""
-        axis = encoder_owner(self.model).config.attention_axis
+        axis = layer_stack(self.model).attention_axis
         if axis != "tokens":
             raise ValueError(f"attention_axis={axis!r}: no token would see a prompt; expected 'tokens'")
         pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
@@ -31,7 +31,7 @@ class PromptTokensModel(EncoderTuner):
 
     def wrap(self, target: nn.Module) -> PromptTokensLayer:
         """Put a frozen layer into one that reads prompts."""
-        return PromptTokensLayer(target, encoder_owner(self.model).config.encoder_config.hidden_size)
+        return PromptTokensLayer(target, layer_stack(self.model).hidden_size)
 
     def _check_merge_allowed(self) -> None:
         raise ValueError("prompt tokens cannot be merged into the encoder; use unload() to remove them")

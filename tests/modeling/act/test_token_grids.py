@@ -1,0 +1,47 @@
+"""Four shifted grids: who shares a cell in space."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
+from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
+
+
+def centers(batch: int = 3, tokens: int = 40) -> torch.Tensor:
+    return torch.randn(batch, tokens, 3, generator=torch.Generator().manual_seed(0))
+
+
+def shared(places: torch.Tensor, edge: float) -> torch.Tensor:
+    return TokenGrids(places, edge, 1).view_cells().same.squeeze(2)  # (batch, grids, tokens, tokens)
+
+
+def test_tokens_share_a_cell_of_a_grid_where_their_places_say_so():
+    edge = 0.5
+    places = normalize_centers(centers())
+    steps = (places - places.amin(dim=1, keepdim=True)) / edge
+    for number in range(GRIDS):
+        cell = (steps + number / GRIDS).floor()
+        expected = (cell.unsqueeze(1) == cell.unsqueeze(2)).all(dim=-1)
+        assert torch.equal(shared(centers(), edge)[:, number], expected)
+
+
+def test_what_is_nearer_than_an_eighth_of_an_edge_shares_a_cell_in_some_grid():
+    edge = 0.4
+    together = shared(centers(8, 200), edge).any(dim=1)
+    places = normalize_centers(centers(8, 200))
+    apart = (places.unsqueeze(1) - places.unsqueeze(2)).abs().amax(dim=-1)
+    near = apart < edge / 8
+    assert near.sum() > 8 * 200 and together[near].all()
+    assert not together[apart > edge].any()
+    assert not shared(centers(8, 200), edge)[:, 0][near].all(), "one grid alone would have walls between neighbours"
+
+
+def test_cells_are_the_same_wherever_and_however_large_a_cloud_is():
+    assert torch.equal(shared(centers() * 7 + 30, 0.5), shared(centers(), 0.5))
+
+
+@pytest.mark.parametrize("edge", [0.3, 0.8])
+def test_edge_can_be_chosen_and_is_remembered(edge):
+    grids = TokenGrids(centers(), 0.5, 1)
+    assert torch.equal(grids.view_cells(edge).same.squeeze(2), shared(centers(), edge))
+    assert grids.view_cells(edge) is grids.view_cells(edge) is not grids.view_cells()

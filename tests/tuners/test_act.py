@@ -1,0 +1,288 @@
+"""Adapters on a pretrained point transformer: what trains, what is stored, where the weights below are found again."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModel, pipeline
+
+from hf_any3d import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForSemanticSegmentation,
+    ActModel,
+    AutoModelForPointCloudClassification,
+    AutoModelForPointCloudSegmentation,
+    BitFitConfig,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+    PromptTokensConfig,
+    trainable_module_names,
+)
+from hf_any3d.modeling.encoders import own_modules
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from tests.tiny_act import PARTS, clouds, tiny_act
+
+LINEAR = ["qkv", "proj", "fc1", "fc2"]
+CONFIGS = {
+    "guided": GuidedAdapterConfig,
+    "bitfit": BitFitConfig,
+    "prompts": PromptTokensConfig,
+    "lora": lambda **s: LoraConfig(r=2, target_modules=LINEAR, modules_to_save=["classifier"], **s),
+    "ia3": lambda **s: IA3Config(
+        target_modules=LINEAR, feedforward_modules=["fc2"], modules_to_save=["classifier"], **s
+    ),
+}
+METHODS = pytest.mark.parametrize("method", list(CONFIGS))
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """No report of the heads that a pretrained model lacks."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The directory of a pretrained point transformer."""
+    directory = tmp_path_factory.mktemp("student")
+    tiny_act(ActModel).save_pretrained(directory)
+    return directory
+
+
+def base_of(home, model_class=ActForPointCloudClassification, **config):
+    torch.manual_seed(3)
+    return model_class.from_pretrained(home, **({"num_labels": 3} | config))
+
+
+def trained(home, method, directory=None, **config):
+    """An adapter after a step of training, in eval mode."""
+    torch.manual_seed(1)
+    model = get_peft_model(base_of(home, **config), CONFIGS[method]()).train()
+    step(model)
+    if directory is not None:
+        model.save_pretrained(directory)
+    return model.eval()
+
+
+def step(model, **labels):
+    torch.manual_seed(2)
+    labels = labels or {"labels": torch.tensor([0, 2])}
+    trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model(points=clouds(), **labels).loss.backward()
+    torch.optim.SGD(trains, lr=0.5).step()
+
+
+@torch.no_grad()
+def logits_of(model, **inputs):
+    return model.eval()(points=clouds(), **inputs).logits
+
+
+def same(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@METHODS
+def test_a_step_trains_adapter_and_head_alone(home, method):
+    bare = base_of(home).state_dict()
+    model = trained(home, method)
+    for name, parameter in model.named_parameters():
+        ours = model.base_model.prefix in name or "classifier.modules_to_save" in name
+        assert parameter.requires_grad == ours and (parameter.grad is not None) == ours, name
+    inside = [n for n, p in model.named_parameters() if p.requires_grad and ".blocks.layers." in n]
+    assert {name.partition("layers.")[2][0] for name in inside} == {"0", "1", "2"}
+    # Norms have measured nothing either.
+    for name, module in own_modules(model.get_base_model()):
+        if name.startswith("act."):
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                assert tensor is None or torch.equal(tensor, bare[f"{name}.{key}"]), f"{name}.{key}"
+
+
+@METHODS
+def test_what_is_stored_is_small_and_opens_equal_at_each_door(home, method, tmp_path):
+    model = trained(home, method, tmp_path)
+    PointCloudProcessor(num_points=60, sampling="first", scale=None, center=False).save_pretrained(tmp_path)
+    files = {file.name for file in tmp_path.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "config.json"} <= files and "base" not in files
+    prefix = model.base_model.prefix
+    assert all(prefix in name or ".classifier." in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["base_name_or_path"] == str(home) and config["base_checksum"].startswith("sha256:")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(home)
+    expected = logits_of(model)
+    same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
+    same(logits_of(PeftModel.from_pretrained(base_of(home), tmp_path)), expected)
+    answers = pipeline("point-cloud-classification", model=str(tmp_path))(list(clouds().numpy()), top_k=3)
+    shares = [[answer["score"] for answer in sorted(cloud, key=lambda a: a["label"])] for cloud in answers]
+    same(torch.tensor(shares), expected.softmax(dim=-1))
+    features = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(features, ActModel)
+    with torch.no_grad():
+        same(features.eval()(clouds()).pooler_output, model.get_base_model().act(clouds()).pooler_output)
+
+
+@METHODS
+def test_disabled_adapter_is_the_base_model(home, method):
+    model = trained(home, method)
+    adapted = logits_of(model)
+    with model.disable_adapter():
+        same(logits_of(model), logits_of(base_of(home)))
+    assert torch.equal(logits_of(model), adapted)
+    assert not torch.allclose(adapted, logits_of(base_of(home)), atol=1e-4)
+
+
+@METHODS
+def test_adapters_live_beside_each_other_and_switch(home, method, tmp_path):
+    first = logits_of(trained(home, method, tmp_path / "first"))
+    torch.manual_seed(5)
+    other = get_peft_model(base_of(home), CONFIGS[method]())
+    for _ in range(2):
+        step(other.train())
+    other.save_pretrained(tmp_path / "second")
+    second = logits_of(other)
+    assert not torch.allclose(first, second, atol=1e-4)
+    model = PeftModel.from_pretrained(base_of(home), tmp_path / "first", adapter_name="first")
+    model.load_adapter(tmp_path / "second", adapter_name="second")
+    for name, expected in (("second", second), ("first", first)):
+        model.set_adapter(name)
+        same(logits_of(model), expected)
+
+
+@pytest.mark.parametrize("method", ["guided", "bitfit", "prompts"])
+@pytest.mark.parametrize("model_class", [ActForSemanticSegmentation, ActForPartSegmentation])
+def test_segmentation_takes_the_same_adapters(home, method, model_class, tmp_path):
+    config = PARTS if model_class is ActForPartSegmentation else {"num_labels": 4}
+    inputs = {"category": torch.tensor([0, 1])} if model_class is ActForPartSegmentation else {}
+    model = get_peft_model(base_of(home, model_class, **config), CONFIGS[method]()).train()
+    step(model, labels=torch.randint(0, 2, (2, 60)), **inputs)
+    trains = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all("modules_to_save" in name or model.base_model.prefix in name for name in trains)
+    assert {"propagation", "segmenter"} <= set(trainable_module_names(base_of(home, model_class, **config)))
+    expected = logits_of(model, **inputs)
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "base").exists()
+    found = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
+    assert type(found) is model_class
+    same(logits_of(found, **inputs), expected)
+
+
+def test_features_alone_can_be_adapted(home, tmp_path):
+    assert trainable_module_names(ActModel.from_pretrained(home)) == []
+    model = get_peft_model(ActModel.from_pretrained(home), GuidedAdapterConfig(init_weights=False)).eval()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        same(AutoModel.from_pretrained(tmp_path)(clouds()).pooler_output, model(points=clouds()).pooler_output)
+
+
+def test_weights_that_lie_nowhere_are_stored_beside_the_adapter(home, tmp_path):
+    base = base_of(home)
+    with torch.no_grad():
+        base.act.norm.weight.mul_(1.5)  # somebody trained it
+    model = get_peft_model(base, GuidedAdapterConfig(init_weights=False))
+    expected = logits_of(model)
+    model.save_pretrained(tmp_path / "made")
+    assert json.loads((tmp_path / "made" / "config.json").read_text()).get("base_name_or_path") is None
+    shutil.move(tmp_path / "made", tmp_path / "moved")
+    opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "moved")
+    same(logits_of(opened), expected)
+    opened.save_pretrained(tmp_path / "again")
+    same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")), expected)
+    fresh = get_peft_model(ActForPointCloudClassification(base.config), BitFitConfig()).eval()
+    fresh.save_pretrained(tmp_path / "fresh")
+    same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "fresh")), logits_of(fresh))
+
+
+def test_opened_adapter_is_stored_with_the_same_home(home, tmp_path):
+    expected = logits_of(trained(home, "guided", tmp_path / "one"))
+    opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "one")
+    opened.save_pretrained(tmp_path / "two")
+    assert not (tmp_path / "two" / "base").exists()
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "two")
+    assert again.config.base_name_or_path == str(home)
+    same(logits_of(again), expected)
+
+
+def test_other_weights_at_the_recorded_home_are_refused_at_each_door(home, tmp_path):
+    place = tmp_path / "student"
+    shutil.copytree(home, place)
+    trained(place, "lora", tmp_path / "adapter")
+    other = ActModel.from_pretrained(home)
+    with torch.no_grad():
+        other.norm.bias.add_(1)
+    other.save_pretrained(place)
+    with pytest.raises(EncoderMismatchError, match=f"{place}: the pretrained weights have checksum sha256"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(EncoderMismatchError, match="Other weights would change results silently"):
+        PeftModel.from_pretrained(base_of(place), tmp_path / "adapter")
+    same(
+        logits_of(PeftModel.from_pretrained(base_of(home), tmp_path / "adapter")),
+        logits_of(trained(home, "lora")),
+    )
+
+
+def test_home_on_the_hub_is_recorded_with_its_commit(home, hub, tmp_path):
+    ActModel.from_pretrained(home).push_to_hub("me/student")
+    commit = hub.commits("me/student")[-1]
+    model = trained("me/student", "guided")
+    model.push_to_hub("me/student-adapter")
+    assert "base/model.safetensors" not in hub.files("me/student-adapter")
+    other = ActModel.from_pretrained(home)
+    with torch.no_grad():
+        other.norm.bias.add_(1)
+    other.push_to_hub("me/student")
+    assert hub.commits("me/student")[-1] != commit
+    opened = AutoModelForPointCloudClassification.from_pretrained("me/student-adapter")
+    assert (opened.config.base_name_or_path, opened.config.base_revision) == ("me/student", commit)
+    same(logits_of(opened), logits_of(model))
+
+
+def test_half_precision_is_chosen_at_the_door(home, tmp_path):
+    expected = logits_of(trained(home, "guided", tmp_path))
+    half = AutoModelForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.act.norm.weight.dtype == torch.bfloat16
+    assert (logits_of(half).float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("method", ["guided", "lora"])
+def test_gradient_checkpointing_gives_the_same_gradients(home, method):
+    def gradients(checkpointing):
+        torch.manual_seed(1)
+        model = get_peft_model(base_of(home, head_dropout=0.0), CONFIGS[method]()).train()
+        if checkpointing:
+            model.get_base_model().gradient_checkpointing_enable()
+        passes = []
+        model.get_base_model().act.blocks.layers[1].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+        step(model)
+        assert len(passes) == (2 if checkpointing else 1)
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, recomputed = gradients(False), gradients(True)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, msg=name)
+
+
+def test_without_adapters_training_mode_is_what_it_was(home):
+    model = base_of(home).train()
+    assert all(module.training for module in model.modules())
+    unloaded = get_peft_model(model, BitFitConfig()).train().unload()
+    assert all(module.training for module in unloaded.train().modules())
+
+
+def test_stochastic_depth_and_norms_rest_beside_adapters(home):
+    model = get_peft_model(base_of(home, drop_path_rate=0.9), CONFIGS["lora"]()).train()
+    core = model.get_base_model().act
+    assert not core.patch_encoder.training and not core.blocks.layers[2].drop_path.training
+    assert model.get_base_model().classifier.modules_to_save["default"].training
+
+
+def test_config_of_a_whole_model_names_no_home(home):
+    assert base_of(home).config.base_name_or_path is None is ActConfig().base_checksum
