@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hf_any3d.cli.chat import chat
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.evaluation import evaluation
 from hf_any3d.cli.export import export
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(reconstruct)
 app.add_typer(evaluation, name="evaluate")
+app.command()(chat)
 app.command()(info)
 app.command()(export)
 app.add_typer(convert, name="convert")
