@@ -44,12 +44,10 @@ ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "pretrained": ("pretrained teacher", {}),
 }
 """What a student starts from: title, and what of the first stage's recipe is changed; None without pretraining."""
-FROM_SCRATCH = {"learning_rate": 2e-3}
-"""What fine-tuning changes for students without pretraining: the rate that suits them better."""
-WAYS = {"few_5": 5, "few_10": 10, "few_5_long": 5}
+WAYS = {"few_5": 5, "few_10": 10, "few_5_frozen": 5, "few_10_frozen": 10}
 """Few-shot stages: the number of classes."""
-LONGER = {"few_5_long": {"max_steps": 200, "warmup_steps": 20}}
-"""What some of them change in the recipe: twice the steps."""
+FROZEN = dict.fromkeys(("few_5_frozen", "few_10_frozen"), {"tuning": "mlp-3", "learning_rate": 3e-3})
+"""What those change in the recipe that leave the student as it is and train the head alone (the paper's MLP-3)."""
 MEAN_OF = ("few_5", "few_10")
 """Those whose mean stands for few-shot."""
 SHOT = 10
@@ -58,18 +56,21 @@ TARGETS = "targets"
 """Not a stage of training: what an autoencoder's inner features know."""
 PARTS = ("codes", "teacher", "targets")
 """Whose features: the chosen codes, what the teacher makes of them, what the student guesses."""
-TUNING = ("few_5", "few_10", "full", "few_5_long")
+TUNING = ("few_5", "few_10", "full", *FROZEN)
 
 
-def recipe_of(stage: str, arm: str = "pretrained") -> dict[str, Any]:
+def recipe_of(stage: str) -> dict[str, Any]:
     """A stage's settings, but for the teacher and what an earlier stage left."""
     settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
-    return settings | LONGER.get(stage, {}) | (FROM_SCRATCH if ARMS[arm][1] is None else {})
+    return settings | FROZEN.get(stage, {})
 
 
 def stages_of(arm: str) -> tuple[str, ...]:
     """What an arm goes through, in order."""
-    return TUNING if ARMS[arm][1] is None else (*PRETRAINING, TARGETS, *TUNING)
+    if ARMS[arm][1] is not None:
+        return (*PRETRAINING, TARGETS, *TUNING)
+    # There is nothing in an untrained student that could be frozen.
+    return tuple(stage for stage in TUNING if stage not in FROZEN)
 
 
 def deciding_settings(arm: str, stage: str, folds: int) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def deciding_settings(arm: str, stage: str, folds: int) -> dict[str, Any]:
     earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
     # Asked of the trained autoencoder, and trains nothing.
     trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
-    settings: dict[str, Any] = {name: recipe_of(name, arm) for name in trained} | {"changes": ARMS[arm][1]}
+    settings: dict[str, Any] = {name: recipe_of(name) for name in trained} | {"changes": ARMS[arm][1]}
     if stage in WAYS:
         settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
     return json.loads(json.dumps(settings))
@@ -178,7 +179,7 @@ def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[s
     """Fine-tuning on few rows of few classes, fold by fold; models are not kept."""
     # Other folds under another seed.
     own = merge(_start(arm, place), {"seed": seed, "few_shot": {"seed": seed}, "save_strategy": "no"})
-    settings = merge(recipe_of(stage, arm), own)
+    settings = merge(recipe_of(stage), own)
     words = ["--draw", "--way", str(WAYS[stage]), "--shot", str(SHOT), "--folds", str(folds)]
     # The folds' folders stay beside the file, so that a series that was cut goes on.
     runs = place / stage / "folds"
@@ -190,7 +191,7 @@ def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[s
 
 def full(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
     """Fine-tuning on all classes and all training rows."""
-    file = _arguments_file(place / stage, merge(recipe_of(stage, arm), _start(arm, place) | {"seed": seed}))
+    file = _arguments_file(place / stage, merge(recipe_of(stage), _start(arm, place) | {"seed": seed}))
     report = run_point_cloud_classification.main([file])
     return {name: report.metrics["test"][name] for name in ("accuracy", "mean_class_accuracy")} | _facts(report)
 

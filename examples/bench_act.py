@@ -22,7 +22,7 @@ import torch
 import transformers
 from act_shapes import (
     ARMS,
-    LONGER,
+    FROZEN,
     MEAN_OF,
     PARTS,
     PRETRAINING,
@@ -168,11 +168,11 @@ def table(summary: Mapping[str, Any]) -> str:
         lines.append(f"| {ARMS[row['arm']][0]} | {' | '.join(cells)} |")
     ways = [f"{WAYS[stage]}-way {SHOT}-shot, %" for stage in MEAN_OF]
     titles = [*ways, "few-shot, mean", "above scratch", "all classes, %", "above scratch"]
-    longer = [f"{WAYS[stage]}-way, {changes['max_steps']} steps, %" for stage, changes in LONGER.items()]
-    lines += ["", f"| student | {' | '.join([*titles, *longer])} |", "|---" * (1 + len(titles) + len(longer)) + "|"]
+    frozen = [f"{WAYS[stage]}-way, student frozen, %" for stage in FROZEN]
+    lines += ["", f"| student | {' | '.join([*titles, *frozen])} |", "|---" * (1 + len(titles) + len(frozen)) + "|"]
     for row in summary["tuning"]:
         cells = [share(row, name) for name in (*MEAN_OF, "few")] + [gained(row, "few"), share(row, "full")]
-        cells += [gained(row, "full"), *(share(row, name) for name in LONGER)]
+        cells += [gained(row, "full"), *(share(row, name) for name in FROZEN)]
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     lines += ["", f"| CPU seconds of a seed | {' | '.join(STAGES)} | together |", "|---" * (2 + len(STAGES)) + "|"]
     for row in summary["costs"]:

@@ -51,6 +51,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
         block_overlap: share of that edge that neighbouring columns have in common.
         extent: which points have their mean moved to the origin and their radius scaled to one: the "kept" ones, or
             "all" points of the cloud, which is then sampled in its new place and size.
+        default_rgb: the colour, each value in [0, 1], of clouds that have none; None makes them an error.
         min_squared_norm: "farthest" passes over points whose x²+y²+z² is no larger, as the CUDA kernel of many
             released programs does (there it is 1e-3); None for none. Measured behind `extent="all"`, if that is set.
 
@@ -81,6 +82,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
         block_overlap: float = 0.5,
         extent: str = "kept",
         min_squared_norm: float | None = None,
+        default_rgb: Sequence[float] | None = None,
         **kwargs: Any,
     ):
         unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
@@ -96,6 +98,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
             raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
         self.min_squared_norm = min_squared_norm
         self.features = _features(features)
+        self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
         self.min_points = _whole("min_points", min_points, 1)
         self.seed = None if seed is None else _whole("seed", seed, 0)
         self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
@@ -187,6 +190,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
         channels = []
         for name in self.features[1:]:
             values = getattr(cloud, ATTRIBUTES[name])
+            if values is None and name == "rgb" and self.default_rgb is not None:
+                values = np.tile(np.float32(self.default_rgb), (len(cloud), 1))
             if values is None:
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, as features={tuple(self.features)} says"
@@ -236,6 +241,13 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
     return int(value)
+
+
+def _rgb(values: Sequence[float]) -> list[float]:
+    color = [float(value) for value in values]
+    if len(color) != 3 or not all(0 <= value <= 1 for value in color):
+        raise ValueError(f"default_rgb: {values!r}; expected red, green and blue, each from 0 to 1")
+    return color
 
 
 def _one_of(name: str, value: Any, allowed: tuple) -> Any:

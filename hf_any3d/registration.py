@@ -15,7 +15,14 @@ from typing import Any
 
 import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoModelForPreTraining
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForPreTraining,
+    AutoProcessor,
+)
 from transformers.models.auto import auto_factory
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
@@ -28,6 +35,7 @@ from hf_any3d.auto import (
     AutoModelForPointCloudTextToText,
     AutoModelForZeroShotPointCloudClassification,
 )
+from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.late_import import when_imported
 from hf_any3d.modeling.act import (
     ActAutoencoder,
@@ -62,6 +70,7 @@ from hf_any3d.pipelines import (
     PointCloudFeatureExtractionPipeline,
     PointCloudReconstructionPipeline,
     PointCloudSegmentationPipeline,
+    PointCloudTextToTextPipeline,
     ZeroShotPointCloudClassificationPipeline,
 )
 from hf_any3d.processing import PointCloudProcessor
@@ -97,11 +106,14 @@ MODELS = {
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body that tells the next token.
 LANGUAGE_MODELS = ((NormedPhiConfig, NormedPhiModel, NormedPhiForCausalLM),)
+# Processors of models that take more than points; all models have a PointCloudProcessor.
+PROCESSORS = {MiniGPT3DConfig: MiniGPT3DProcessor}
 PIPELINES = {
     "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
     "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
     "point-cloud-reconstruction": (PointCloudReconstructionPipeline, AutoModelForPointCloudReconstruction),
     "point-cloud-segmentation": (PointCloudSegmentationPipeline, AutoModelForPointCloudSegmentation),
+    "point-cloud-text-to-text": (PointCloudTextToTextPipeline, AutoModelForPointCloudTextToText),
     "zero-shot-point-cloud-classification": (
         ZeroShotPointCloudClassificationPipeline,
         AutoModelForZeroShotPointCloudClassification,
@@ -124,6 +136,8 @@ def register() -> None:
         AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
         for auto, models in heads.items():
             auto.register(config, models if len(models) > 1 else models[0], exist_ok=True)
+    for config, processor in PROCESSORS.items():
+        AutoProcessor.register(config, processor, exist_ok=True)
     for task, (pipeline, auto) in PIPELINES.items():
         # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
         # module objects: importing peft replaces the one that was there before.

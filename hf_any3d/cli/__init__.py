@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from hf_any3d.cli.chat import chat
 from hf_any3d.cli.convert import convert
-from hf_any3d.cli.evaluate import evaluate
+from hf_any3d.cli.evaluation import evaluation
 from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
@@ -23,7 +24,8 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(reconstruct)
-app.command()(evaluate)
+app.add_typer(evaluation, name="evaluate")
+app.command()(chat)
 app.command()(info)
 app.command()(export)
 app.add_typer(convert, name="convert")

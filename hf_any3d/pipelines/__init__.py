@@ -4,6 +4,7 @@ from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificati
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
 from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructionPipeline
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
+from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "PointCloudFeatureExtractionPipeline",
     "PointCloudReconstructionPipeline",
     "PointCloudSegmentationPipeline",
+    "PointCloudTextToTextPipeline",
     "ZeroShotPointCloudClassificationPipeline",
 ]

@@ -1,8 +1,9 @@
-"""Learning rates that change with the epoch alone, as the released programs of the field set them."""
+"""Learning rates by epoch or by step, as the released programs of the field set them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch.optim import Optimizer
@@ -57,8 +58,60 @@ class EpochCosine:
         """
         if steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch is {steps_per_epoch}; expected at least 1")
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        if min(peaks) <= 0:
-            raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
-        factors = [lambda step, peak=peak: self.rate(step // steps_per_epoch, peak) / peak for peak in peaks]
-        return LambdaLR(optimizer, factors)
+        return _by_factor(optimizer, lambda step, peak: self.rate(step // steps_per_epoch, peak))
+
+
+@dataclass(frozen=True)
+class StepCosine:
+    """A linear warm-up and a cosine over all steps of a run, whose clock runs during the warm-up.
+
+    So behind the warm-up the rate drops a little below its peak at once. The warm-up counts the steps of an epoch: one
+    that is longer than an epoch starts anew with each epoch until it is over.
+
+    Args:
+        epochs: Epochs of the run.
+        steps_per_epoch: Steps of an epoch.
+        warmup_steps: Steps of the run that belong to the warm-up.
+        warmup_lr: Learning rate that the warm-up starts from.
+        min_lr: The cosine's floor.
+
+    Source: the schedule of MiniGPT-3D and BLIP-2's programs.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    warmup_steps: int = 0
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
+
+    def __post_init__(self):
+        for name in ("epochs", "steps_per_epoch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected at least 1")
+        for name in ("warmup_steps", "warmup_lr", "min_lr"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+
+    def rate(self, step: int, peak: float) -> float:
+        """Learning rate of a step, counted from 0 over the whole run, when the cosine starts from `peak`."""
+        if step < self.warmup_steps:
+            in_epoch = step % self.steps_per_epoch
+            return min(peak, self.warmup_lr + (peak - self.warmup_lr) * in_epoch / self.warmup_steps)
+        steps = self.epochs * self.steps_per_epoch
+        clock = min(step, steps)
+        return (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * clock / steps)) + self.min_lr
+
+    def scheduler(self, optimizer: Optimizer) -> LambdaLR:
+        """The schedule for an optimiser whose groups hold their peaks; `step()` is called once a step.
+
+        Raises:
+            ValueError: A peak that is not positive.
+        """
+        return _by_factor(optimizer, self.rate)
+
+
+def _by_factor(optimizer: Optimizer, rate: Callable[[int, float], float]) -> LambdaLR:
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    if min(peaks) <= 0:
+        raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
+    return LambdaLR(optimizer, [lambda step, peak=peak: rate(step, peak) / peak for peak in peaks])

@@ -42,7 +42,6 @@ def recipes(bench, stages, tiny_encoder, tmp_path, monkeypatch):
         settings = LITTLE | own | ({"teacher": tiny_encoder} if stage == "autoencoder" else {})
         (tmp_path / f"shapes_act_{stage}.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setattr(stages, "RECIPES", tmp_path)
-    monkeypatch.setattr(stages, "LONGER", {"few_5_long": {"num_train_epochs": 2}})
     return tmp_path
 
 

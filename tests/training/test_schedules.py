@@ -1,13 +1,23 @@
-"""The published schedule of the learning rate."""
+"""The published schedules of the learning rate."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
-from hf_any3d.training.schedules import EpochCosine
+from hf_any3d.training.schedules import EpochCosine, StepCosine
 
+CASES = json.loads((Path(__file__).parents[1] / "reference" / "minigpt3d_text.json").read_text(encoding="utf-8"))
+# Peak, floor, warm-up, epochs and steps of an epoch of MiniGPT-3D's four stages.
+STAGES = {
+    "I": (3e-5, 1e-5, 7000, 1, 70_000),
+    "II": (3e-5, 1e-5, 7000, 1, 70_000),
+    "III": (1e-5, 1e-6, 3000, 3, 10_000),
+    "IV": (5e-6, 1e-6, 1000, 1, 10_000),
+}
 PEAK, WARMUP_LR, FLOOR, EPOCHS = 5e-4, 1e-6, 1e-6, 300
 
 
@@ -90,3 +100,48 @@ def test_the_schedule_of_transformers_is_another_one():
 def test_wrong_settings_are_named(settings, text):
     with pytest.raises(ValueError, match=text):
         EpochCosine(**settings)
+
+
+def stage(name: str) -> tuple[StepCosine, float]:
+    peak, floor, warmup, epochs, steps = STAGES[name]
+    return StepCosine(epochs, steps, warmup_steps=warmup, warmup_lr=1e-6, min_lr=floor), peak
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_steps_of_minigpt3d_have_the_published_rate_to_the_last_digit(name):
+    schedule, peak = stage(name)
+    for epoch, step, rate in CASES["lr_schedule ([epoch, step in epoch, lr])"][name]:
+        assert schedule.rate(epoch * schedule.steps_per_epoch + step, peak) == rate, (epoch, step)
+
+
+def test_an_optimizer_is_given_the_rate_of_each_step():
+    schedule = StepCosine(epochs=2, steps_per_epoch=4, warmup_steps=3, warmup_lr=0.1, min_lr=0.2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = schedule.scheduler(optimizer)
+    seen = []
+    for _ in range(9):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([schedule.rate(step, 1.0) for step in range(9)], rel=1e-12)
+    assert seen[:3] == pytest.approx([0.1, 0.4, 0.7]) and seen[8] == pytest.approx(0.2)
+    assert seen[3] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 3 / 8)))
+
+
+def test_a_warmup_longer_than_an_epoch_starts_anew_in_the_next():
+    schedule = StepCosine(epochs=3, steps_per_epoch=4, warmup_steps=6, warmup_lr=0.0)
+    assert [schedule.rate(step, 0.6) for step in range(6)] == pytest.approx([0, 0.1, 0.2, 0.3, 0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch is 0; expected at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps is -1; expected 0 or more"),
+        ({"min_lr": -1.0}, "min_lr is -1.0; expected 0 or more"),
+    ],
+)
+def test_wrong_settings_of_steps_are_named(settings, text):
+    with pytest.raises(ValueError, match=text):
+        StepCosine(**{"epochs": 1, "steps_per_epoch": 1, **settings})

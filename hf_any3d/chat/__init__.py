@@ -1,0 +1,28 @@
+"""Talking about point clouds: prompts, processor, answers and conversations."""
+
+from hf_any3d.chat.generation_settings import PUBLISHED_GENERATION
+from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
+from hf_any3d.chat.prompt import Prompt
+from hf_any3d.chat.released_texts import (
+    clean_question,
+    released_answer,
+    released_evaluation_answer,
+    training_messages,
+)
+from hf_any3d.chat.session import ChatSession
+from hf_any3d.chat.templates import END_MARK, PLACE_MARK, published_templates
+
+__all__ = [
+    "END_MARK",
+    "PLACE_MARK",
+    "PUBLISHED_GENERATION",
+    "RELEASED_POINTS",
+    "ChatSession",
+    "MiniGPT3DProcessor",
+    "Prompt",
+    "clean_question",
+    "published_templates",
+    "released_answer",
+    "released_evaluation_answer",
+    "training_messages",
+]

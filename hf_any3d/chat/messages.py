@@ -1,0 +1,92 @@
+"""Messages taken apart into words for a template and clouds for a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_any3d.chat.templates import PLACE_MARK
+
+CLOUD_KEYS = ("point_cloud", "points", "path", "bytes")
+"""Under which a part of a message may have its cloud."""
+
+
+def is_message(thing: Any) -> bool:
+    """Whether something is a message of a conversation."""
+    return isinstance(thing, Mapping) and "role" in thing and "content" in thing
+
+
+def is_conversation(thing: Any) -> bool:
+    """Whether something is a list of messages."""
+    return isinstance(thing, (list, tuple)) and len(thing) > 0 and is_message(thing[0])
+
+
+def as_conversations(given: Any) -> tuple[list[Any], bool]:
+    """Messages of one conversation or many, as a list of conversations, and whether there were many.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if is_conversation(given):
+        return [given], False
+    if isinstance(given, (list, tuple)) and given and all(map(is_conversation, given)):
+        return list(given), True
+    raise ValueError(
+        f"conversation is a {type(given).__name__}; expected messages with 'role' and 'content', or lists of them"
+    )
+
+
+def take_clouds(
+    messages: Sequence[Mapping[str, Any]], further: Sequence[Any] | None = None, complete: bool = False
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Take the clouds out of a conversation.
+
+    Args:
+        messages: Role and content, a text or a list of parts.
+        further: Clouds for parts that bring none, in their order.
+        complete: Whether a place without a cloud is an error.
+
+    Returns:
+        The messages with lists of parts, those of clouds bare; and the clouds, in their order.
+
+    Raises:
+        ValueError: If a part is of an unknown type, a text has the mark of a place in it, or clouds and places do not
+            match.
+    """
+    plain, clouds, rest, empty = [], [], list(further or ()), 0
+    for message in messages:
+        if not is_message(message):
+            raise ValueError(f"a message is {message!r:.60}; expected a dict with 'role' and 'content'")
+        content = message["content"]
+        content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts = []
+        for part in content:
+            kind = part.get("type")
+            if kind == "text":
+                if PLACE_MARK in part["text"]:
+                    raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
+                parts.append({"type": "text", "text": part["text"]})
+            elif kind == "point_cloud":
+                cloud = cloud_of(part)
+                if cloud is None and rest:
+                    cloud = rest.pop(0)
+                empty += cloud is None
+                clouds.append(cloud)
+                parts.append({"type": "point_cloud"})
+            else:
+                raise ValueError(f"a part has type {kind!r}; expected 'text' or 'point_cloud'")
+        plain.append({"role": message["role"], "content": parts})
+    if rest or (complete and empty):
+        places = empty + len(further or ()) - len(rest)
+        raise ValueError(f"{places} places for point clouds and {len(further or ())} clouds")
+    return plain, clouds
+
+
+def cloud_of(part: Mapping[str, Any]) -> Any:
+    """The cloud of a part of type "point_cloud", in a form that `PointCloudProcessor` takes; None if it has none."""
+    for key in CLOUD_KEYS:
+        if part.get(key) is not None:
+            if key == "point_cloud":
+                return part[key]
+            return {name: value for name, value in part.items() if name != "type"}
+    return None

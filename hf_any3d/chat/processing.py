@@ -1,0 +1,311 @@
+"""MiniGPT3DProcessor: from conversations about point clouds to what the model takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from hf_any3d.chat.messages import as_conversations, take_clouds
+from hf_any3d.chat.prompt import IGNORED, Prompt, pad_prompts
+from hf_any3d.chat.segments import cut
+from hf_any3d.chat.templates import END_MARK, published_templates
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
+from hf_any3d.processing import PointCloudProcessor
+
+RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}
+"""Arguments of the `PointCloudProcessor` of the released model: coloured clouds, black where colours are missing."""
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class MiniGPT3DProcessor(ProcessorMixin):
+    """A `PointCloudProcessor` and a tokenizer in one.
+
+    A message holds parts `{"type": "text", "text": …}` and `{"type": "point_cloud", …}`; the latter has a cloud
+    under "path", "points" (with "colors" beside it) or "point_cloud", or takes the next one of `point_clouds`. Each
+    cloud gets `num_query_tokens` places in `input_ids`. Text between clouds is tokenized piece by piece, and so are
+    the answers of templates that mark them.
+
+    `published_templates` has the prompts of the released programs; they are saved with the processor, and
+    `apply_chat_template` takes them by name.
+
+    Args:
+        feature_extractor: Prepares clouds.
+        tokenizer: The language model's. One without padding token gets its end token for it, as published.
+        num_query_tokens: Tokens of a cloud, `MiniGPT3DConfig.num_query_tokens`.
+        point_token_id: Id of such a place, `MiniGPT3DConfig.point_token_id`.
+        max_answer_tokens: What is kept for training from the first answer on.
+        end_mark: What ends an answer.
+        hide_inner_bos: Whether the start tokens of later questions are hidden from attention, as in the released
+            training, which took them for padding.
+        chat_template: Templates by name; the published ones if left out.
+
+    Raises:
+        ValueError: If the tokenizer has neither padding nor end token.
+
+    Source: MiniGPT-3D, Sec. 3 and 4.
+
+    Example:
+        ```python
+        processor = MiniGPT3DProcessor.from_config(model.config, tokenizer)
+        content = [{"type": "point_cloud", "path": "chair.ply"}, {"type": "text", "text": "What is this?"}]
+        inputs = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True)
+        processor.decode_answers(model.generate(**inputs)[:, inputs["input_ids"].shape[1] :])
+        ```
+    """
+
+    def __init__(
+        self,
+        feature_extractor: PointCloudProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        num_query_tokens: int = 32,
+        point_token_id: int = 50295,
+        max_answer_tokens: int = 1024,
+        end_mark: str = END_MARK,
+        hide_inner_bos: bool = False,
+        chat_template: dict[str, str] | str | None = None,
+    ):
+        templates = published_templates() if chat_template is None else chat_template
+        super().__init__(feature_extractor, tokenizer, chat_template=templates)
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    "tokenizer has neither pad_token nor eos_token; expected one of them, to fill up with"
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+        for name, value in (("num_query_tokens", num_query_tokens), ("max_answer_tokens", max_answer_tokens)):
+            if value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1")
+        self.num_query_tokens, self.point_token_id = num_query_tokens, point_token_id
+        self.max_answer_tokens = max_answer_tokens
+        self.end_mark, self.hide_inner_bos = end_mark, hide_inner_bos
+
+    @classmethod
+    def from_config(
+        cls,
+        config: MiniGPT3DConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        feature_extractor: PointCloudProcessor | None = None,
+        **kwargs: Any,
+    ) -> MiniGPT3DProcessor:
+        """Build the processor that fits a model.
+
+        Args:
+            config: Of the model.
+            tokenizer: Of its language model.
+            feature_extractor: By default the released one.
+            **kwargs: Further arguments of the class.
+        """
+        feature_extractor = feature_extractor or PointCloudProcessor(**RELEASED_POINTS)
+        places = {"num_query_tokens": config.num_query_tokens, "point_token_id": config.point_token_id}
+        return cls(feature_extractor, tokenizer, **{**places, **kwargs})
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What `MiniGPT3DForConditionalGeneration` takes of what this makes."""
+        return ["input_ids", "attention_mask", "points"]
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        points: Any = None,
+        *,
+        padding_side: str = "left",
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare prompts that are written out, with `<PointCloudHere>` in the place of each cloud.
+
+        Args:
+            text: One prompt or many.
+            points: The clouds in the order of their places, as `PointCloudProcessor` takes them.
+            padding_side: Where short prompts are filled up.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            As `apply_chat_template`.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        prompts = self._encode([cut(one) for one in texts])
+        read = [] if points is None else self.read_points(points)
+        wanted = [self._count(prompt) for prompt in prompts]
+        if sum(wanted) != len(read):
+            raise ValueError(f"text has {sum(wanted)} places for point clouds and points {len(read)} clouds")
+        for prompt, count in zip(prompts, wanted, strict=True):
+            prompt.points, read = read[:count], read[count:]
+        return self.pad(prompts, padding_side=padding_side, return_tensors=return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: Messages | Sequence[Messages],
+        chat_template: str | None = None,
+        *,
+        point_clouds: Sequence[Any] | None = None,
+        tokenize: bool = False,
+        return_labels: bool = False,
+        return_dict: bool = True,
+        padding_side: str | None = None,
+        return_tensors: str | None = "pt",
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str | list[str] | BatchFeature | Any:
+        """Write conversations out as the model expects them.
+
+        Args:
+            conversation: The messages of one conversation, or of many.
+            chat_template: Name of a template, or one itself; the default if left out.
+            point_clouds: Clouds for parts that bring none, in their order; a list of such lists for many
+                conversations. Anything that `PointCloudProcessor` takes.
+            tokenize: Whether to give token ids and points, or text with marks in the places of clouds.
+            return_labels: Also give `labels`, the ids of answers and -100 elsewhere; what lies from the first answer
+                on is cut to `max_answer_tokens`.
+            return_dict: False for `input_ids` alone.
+            padding_side: Where short conversations are filled up; by default left, with labels right.
+            return_tensors: "pt" or "np".
+            add_generation_prompt: For templates that have one; the published have none.
+            continue_final_message: Whether the last message is the beginning of an answer.
+            **kwargs: Variables of the template.
+
+        Returns:
+            `input_ids` and `attention_mask` `(conversations, tokens)`, `points` `(clouds, num_points, channels)` of
+            all conversations one after the other if there are any, and `labels` on request.
+
+        Raises:
+            ValueError: If clouds and their places do not match, a cloud cannot be read, a text has the mark of a
+                place in it, or labels are wanted of a template that marks no answers.
+        """
+        conversations, is_batch = as_conversations(conversation)
+        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        if not tokenize:
+            plain = [take_clouds(messages)[0] for messages in conversations]
+            texts, _ = self._render(plain, chat_template, False, **options, **kwargs)
+            return texts if is_batch else texts[0]
+        if point_clouds is not None and not is_batch:
+            point_clouds = [point_clouds]
+        prompts = self.prompts(
+            conversations, chat_template, point_clouds=point_clouds, for_training=return_labels, **options, **kwargs
+        )
+        side = padding_side or ("right" if return_labels else "left")
+        batch = self.pad(prompts, padding_side=side, return_labels=return_labels, return_tensors=return_tensors)
+        return batch if return_dict else batch["input_ids"]
+
+    def prompts(
+        self,
+        conversations: Sequence[Messages],
+        chat_template: str | None = None,
+        *,
+        point_clouds: Sequence[Sequence[Any]] | None = None,
+        read: bool = True,
+        for_training: bool = False,
+        **options: Any,
+    ) -> list[Prompt]:
+        """Make prompts that `pad` makes a batch of.
+
+        Args:
+            conversations: Messages of each.
+            chat_template: As `apply_chat_template` has it.
+            point_clouds: For each conversation, the clouds for parts that bring none.
+            read: Whether to read the clouds; otherwise `points` stay empty.
+            for_training: Whether to cut answers, and to insist on their borders.
+            **options: Further ones of `apply_chat_template`, and variables of the template.
+        """
+        given = [None] * len(conversations) if point_clouds is None else point_clouds
+        if len(given) != len(conversations):
+            raise ValueError(f"point_clouds has {len(given)} lists for {len(conversations)} conversations")
+        plain, clouds = [], []
+        for number, (messages, further) in enumerate(zip(conversations, given, strict=True)):
+            try:
+                texts, own = take_clouds(messages, further, complete=read)
+            except ValueError as error:
+                raise type(error)(f"conversation {number}: {error}") from None
+            plain.append(texts)
+            clouds.append(own)
+        texts, answers = self._render(plain, chat_template, True, **options)
+        if for_training and not all(answers):
+            raise ValueError(
+                "the chat template marks no answers, or a conversation has none; there is nothing to learn"
+            )
+        prompts = self._encode([cut(text, spans) for text, spans in zip(texts, answers, strict=True)])
+        for prompt, own in zip(prompts, clouds, strict=True):
+            if for_training:
+                self._cut_answers(prompt)
+            if read and own:
+                prompt.points = self.read_points(own)[: self._count(prompt)]
+        return prompts
+
+    def pad(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        padding_side: str = "left",
+        return_labels: bool = False,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Make a batch of prompts; see `apply_chat_template`."""
+        batch = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side)
+        if not return_labels:
+            del batch["labels"]
+        if points := [cloud for prompt in prompts for cloud in prompt.points]:
+            batch["points"] = np.stack(points)
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def read_points(self, clouds: Any) -> list[np.ndarray]:
+        """Read and prepare clouds, each `(num_points, channels)` float32."""
+        return list(self.feature_extractor(clouds, return_tensors=None)["points"])
+
+    def decode_answers(self, generated: Any, strip: bool = True) -> list[str]:
+        """Answers of generated tokens `(answers, tokens)`, without those of the prompt.
+
+        An answer is what stands before the end mark.
+
+        Args:
+            generated: The tokens.
+            strip: Whether to leave out blanks around it.
+        """
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        texts = self.tokenizer.batch_decode(generated, **options)
+        answers = [text.split(self.end_mark)[0] for text in texts]
+        return [answer.strip() for answer in answers] if strip else answers
+
+    def _render(
+        self, conversations: list[list[dict]], chat_template: str | None, with_answers: bool, **options: Any
+    ) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        template = self._resolve_chat_template(chat_template)
+        if isinstance(self.chat_template, dict) and "{" not in template:
+            raise ValueError(f"chat_template={template!r}; expected one of {', '.join(map(repr, self.chat_template))}")
+        marked = with_answers and re.search(r"{%-?\s*generation\b", template) is not None
+        variables = {**self.tokenizer.special_tokens_map, **options}
+        texts, answers = render_jinja_template(
+            conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
+        )
+        return texts, answers if marked else [[] for _ in texts]
+
+    def _encode(self, rows: list[list]) -> list[Prompt]:
+        texts = [segment.text for row in rows for segment in row if not segment.is_place]
+        ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+        prompts = []
+        for row in rows:
+            prompt = Prompt()
+            for segment in row:
+                places = [self.point_token_id] * self.num_query_tokens
+                prompt.add(places if segment.is_place else next(ids), segment.is_answer)
+            if self.hide_inner_bos:
+                for number, token in enumerate(prompt.input_ids):
+                    if number and token == self.tokenizer.bos_token_id:
+                        prompt.attention_mask[number] = 0
+            prompts.append(prompt)
+        return prompts
+
+    def _cut_answers(self, prompt: Prompt) -> None:
+        first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
+        prompt.shorten(first + self.max_answer_tokens)
+        places = prompt.input_ids.count(self.point_token_id)
+        prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)  # no part of a cloud is left
+
+    def _count(self, prompt: Prompt) -> int:
+        return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens

@@ -1,0 +1,56 @@
+"""What the released MiniGPT-3D programs make of texts: of questions before training, of answers after generation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MOST_WORDS = 50
+
+
+def clean_question(text: str) -> str:
+    """Clean a question as captions were for BLIP: small letters, some marks become blanks, at most 50 words."""
+    words = re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()
+    return " ".join(words[:MOST_WORDS])
+
+
+def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Messages of a stored conversation as the released training puts them: the cloud first, questions cleaned.
+
+    Only the question of a conversation with a single one is cleaned; answers are left as they are. Unlike
+    `hf_any3d.data.catalog.pointllm_annotations.to_messages`, which changes no words.
+
+    Args:
+        conversations: The column of that name in a row of `objaverse_captions`.
+
+    Returns:
+        Messages with `role` and `content`, a list of parts; the first holds the place of the cloud.
+    """
+    from hf_any3d.data.catalog.pointllm_annotations import POINT, SPEAKERS  # loads `datasets`, which takes seconds
+
+    turns = list(conversations)
+    messages = []
+    for number, turn in enumerate(turns):
+        text = turn["value"]
+        if number == 0:
+            text = text.replace(POINT, "").replace("\n", "").strip()
+            text = clean_question(text) if len(turns) == 2 else text
+        parts = [{"type": "text", "text": text}]
+        if number == 0:
+            parts.insert(0, {"type": "point_cloud"})
+        role = "user" if turn["from"] == SPEAKERS[0] else "assistant"
+        messages.append({"role": role, "content": parts})
+    return messages
+
+
+def released_answer(decoded: str) -> str:
+    """What the released model's `generate` gives for decoded tokens."""
+    return decoded.split("</s>")[0].replace("<s>", "").split("[/INST]")[-1].strip()
+
+
+def released_evaluation_answer(answer: str) -> str:
+    """What the released evaluation scripts make of `released_answer` before it is judged."""
+    text = answer.lower().replace("<unk>", "").strip()
+    # The scripts then look for "Assistant:", which small letters never match.
+    return text.split("###")[0].strip()

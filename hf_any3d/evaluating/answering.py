@@ -1,0 +1,89 @@
+"""Asking a model one question about many clouds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from hf_any3d.evaluating.protocols import Protocol
+from hf_any3d.evaluating.result_files import continued, write_json
+
+Generate = Callable[[Sequence[np.ndarray], str, Mapping[str, Any]], Sequence[str]]
+"""Clouds (points, 6), x, y, z as stored and colours from 0 to 1, a question and settings in; an answer each out."""
+
+BATCH_SIZE = 15
+"""Clouds that the published programs ask about together."""
+
+
+def answer_question(
+    rows: Dataset,
+    protocol: Protocol,
+    generate: Generate,
+    path: Path,
+    about: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Ask a model about each row and keep its answers in a file, which is written after each batch.
+
+    Rows that the file has answers for are not asked about again. Each batch has a seed of its own, so an interrupted
+    run ends with the answers of one that was not.
+
+    Args:
+        rows: The clouds, with the columns of the protocol's dataset.
+        protocol: What is asked.
+        generate: The model.
+        path: The file.
+        about: Whose answers they are, such as `model` and `revision`.
+        settings: How answers are generated, where it differs from the protocol.
+        batch_size: Clouds that are asked about together.
+        seed: Governs what is drawn.
+
+    Returns:
+        What the file holds: `prompt`, the question; `results` with `object_id`, `ground_truth`, `model_output` and,
+        with classes, `label_name`; `protocol`, `settings` and all of `about`.
+
+    Raises:
+        ValueError: The file holds answers of another model or to other rows, or the model leaves a cloud out.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    settings = {**protocol.settings, **(settings or {})}
+    drawn = {"settings": settings, "batch_size": batch_size, "seed": seed}
+    header = {"prompt": protocol.question, "protocol": protocol.name, **about, **drawn}
+    items = protocol.items(rows)
+    results = continued(path, header)
+    if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:
+        raise ValueError(f"{path}: has answers about other objects; expected those asked about now, or another folder")
+    stored = header | {"results": results}
+    starts = range(len(results), len(items), batch_size)
+    for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
+        batch = items[start : start + batch_size]
+        torch.manual_seed(seed + start)
+        texts = generate(
+            [colored_cloud(rows[start + place]) for place in range(len(batch))], protocol.question, settings
+        )
+        if len(texts) != len(batch):
+            raise ValueError(f"{protocol.name}: {len(batch)} clouds have {len(texts)} answers; expected one each")
+        results += [item | {"model_output": clean_answer(text)} for item, text in zip(batch, texts, strict=True)]
+        write_json(path, stored)
+    return stored
+
+
+def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
+    """A row as one array (points, 6), neither centred nor scaled; without colours it is black."""
+    points = np.asarray(row["points"], np.float32)
+    colors = np.zeros_like(points) if row.get("colors") is None else np.asarray(row["colors"], np.float32)
+    return np.concatenate([points[:, :3], colors], axis=1)
+
+
+def clean_answer(text: str) -> str:
+    """An answer as the published programs store it: small letters, up to the end mark."""
+    return text.lower().replace("<unk>", "").split("###")[0].strip()

@@ -1,0 +1,85 @@
+"""A whole evaluation: answers, verdicts and metrics of several protocols, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hf_any3d.evaluating.answering import BATCH_SIZE, Generate, answer_question
+from hf_any3d.evaluating.caption_metrics import caption_metrics
+from hf_any3d.evaluating.judges import Judge
+from hf_any3d.evaluating.judging import judge_answers, judged_name
+from hf_any3d.evaluating.protocols import Protocol
+from hf_any3d.evaluating.result_files import read_results, write_json
+
+
+def answer_protocols(
+    protocols: Sequence[Protocol],
+    load_rows: Callable[[Protocol], Dataset],
+    generate: Generate,
+    output_dir: Path,
+    about: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> None:
+    """Ask a model what the protocols ask; answers go to `{protocol}.json` in the folder. See `answer_question`."""
+    for protocol in protocols:
+        path = output_dir / f"{protocol.name}.json"
+        answer_question(load_rows(protocol), protocol, generate, path, about, settings, batch_size, seed)
+
+
+def judge_protocols(
+    protocols: Sequence[Protocol],
+    output_dir: Path,
+    judge: Judge | None,
+    classes: Sequence[str],
+    prompts: Mapping[str, str] | None = None,
+    metrics: Mapping[str, str | None] | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Judge what a folder has answers to; no model is needed.
+
+    Args:
+        protocols: Those to judge.
+        output_dir: The folder.
+        judge: The judge; None only makes metrics.
+        classes: Names of the classes of protocols that have some.
+        prompts: What the judge is told, by kind of protocol; our own words by default.
+        metrics: Encoders for `caption_metrics`; None leaves metrics out.
+        seed: Governs the random class of an invalid verdict.
+
+    Returns:
+        For each protocol `model`, `revision` and `answers`, how many; with a judge `judge`, `judge_revisions` and
+        `figures`; with metrics, for captions, `metrics`. Also written to `summary.json`, or beside it with the name
+        of the judge.
+
+    Raises:
+        FileNotFoundError: There are no answers to a protocol.
+        ValueError: The judge cannot judge a protocol.
+    """
+    unfit = [protocol.name for protocol in protocols if judge is not None and protocol.kind not in judge.kinds]
+    if unfit:
+        raise ValueError(f"judge {judge.name!r} cannot judge {', '.join(unfit)}; it judges {', '.join(judge.kinds)}")
+    summary = {}
+    for protocol in protocols:
+        path = output_dir / f"{protocol.name}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no answers to {protocol.name}; give the model that is to make them")
+        answers = read_results(path)
+        told = {key: answers.get(key) for key in ("model", "revision")} | {"answers": len(answers["results"])}
+        if judge is not None:
+            prompt = (prompts or {}).get(protocol.kind)
+            judged = judge_answers(
+                answers, protocol.kind, judge, judged_name(path, judge), classes, prompt=prompt, seed=seed
+            )
+            told |= {key: judged[key] for key in ("judge", "judge_revisions", "figures")}
+        if metrics is not None and protocol.kind == "caption":
+            told["metrics"] = caption_metrics(answers["results"], **metrics)
+        summary[protocol.name] = told
+    name = output_dir / "summary.json"
+    write_json(name if judge is None else judged_name(name, judge), summary)
+    return summary

@@ -1,0 +1,200 @@
+"""`pipeline("point-cloud-text-to-text")`: point clouds and questions in, answers out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig
+
+from hf_any3d.chat.answering import GENERATION_KEYS, Answerer
+from hf_any3d.chat.messages import is_conversation
+from hf_any3d.chat.prompt import Prompt
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.inputs import Clouds, as_clouds
+
+QUESTION = "What is this?"
+
+
+@dataclass
+class Asked:
+    """A conversation and its prompt."""
+
+    messages: list[Mapping[str, Any]]
+    prompt: Prompt
+    is_chat: bool
+
+
+@dataclass
+class Answered:
+    """A conversation and its answers."""
+
+    asked: Asked
+    texts: list[str]
+
+
+class PointCloudTextToTextPipeline(PointCloudPipeline):
+    """Answers questions about point clouds: chat, captions, classes in words.
+
+    Takes
+
+    - messages with `role` and `content`, whose parts are `{"type": "text", "text": …}` and
+      `{"type": "point_cloud", "path": …}`, or "points" or "point_cloud" in place of "path";
+    - a cloud, as the other pipelines take it, with the question in `text`, or with one of its own: a dict with
+      "text" beside "path" or "points";
+    - a list, generator, dataset or dataset column of either.
+
+    Returns, for each, a list of `{"generated_text": …}`, one unless `num_return_sequences` says otherwise. That is the
+    answer; for messages it is the messages and the answer, as in the pipelines of transformers, unless
+    `return_full_text=False`. An answer ends at the end mark, which is left out.
+
+    A cloud that comes again is not encoded again. `hf_any3d.ChatSession` goes on with a conversation without reading
+    again what was said, and streams.
+
+    Arguments of a call, besides those of `generate` (`max_new_tokens`, 256 by default, `do_sample`, `num_beams`, …):
+
+    - `text`: the question, or as many as there are clouds; "What is this?" by default.
+    - `chat_template`: name of the processor's template, such as "evaluation"; its default if left out.
+    - `return_full_text`: see above.
+
+    Example:
+        ```python
+        import hf_any3d
+        from transformers import pipeline
+
+        chat = pipeline("point-cloud-text-to-text", model="me/minigpt3d")
+        content = [{"type": "point_cloud", "path": "chair.ply"}, {"type": "text", "text": "What is this?"}]
+        chat([{"role": "user", "content": content}])
+        chat(["chair.ply", "lamp.stl"], text="Caption this 3D model in detail.", batch_size=2)
+        ```
+    """
+
+    _load_processor = True
+    _load_feature_extractor = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.answerer = Answerer(self.model, self.processor)
+
+    def _sanitize_parameters(
+        self,
+        text: str | Sequence[str] | None = None,
+        chat_template: str | None = None,
+        return_full_text: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict, dict, dict]:
+        generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
+        refuse_unknown(kwargs, "text, chat_template, return_full_text, arguments of generate")
+        before = {"text": text, "chat_template": chat_template}
+        after = {"return_full_text": return_full_text}
+        return (
+            {name: value for name, value in before.items() if value is not None},
+            generation,
+            {name: value for name, value in after.items() if value is not None},
+        )
+
+    def __call__(self, inputs: Any, text: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Answer one question or many; see the class and `PointCloudPipeline`.
+
+        Raises:
+            ValueError: If there are other numbers of clouds and questions.
+        """
+        if is_conversation(inputs):
+            inputs = {"messages": inputs}
+        if text is None or isinstance(text, str):
+            return super().__call__(inputs, **kwargs, **({} if text is None else {"text": text}))
+        clouds = as_clouds(inputs)
+        if not isinstance(clouds, Clouds) or len(clouds) != len(text):
+            count = len(clouds) if isinstance(clouds, Clouds) else 1
+            raise ValueError(f"text has {len(text)} questions for {count} clouds; expected one, or one for each")
+        return super().__call__(Questions(clouds, text), **kwargs)
+
+    def preprocess(
+        self, inputs: Any, text: str | Sequence[str] = QUESTION, chat_template: str | None = None
+    ) -> dict[str, Asked]:
+        """One conversation, or one cloud with its question, to token ids and points."""
+        messages, is_chat = getattr(inputs, "messages", inputs), True
+        if isinstance(inputs, Mapping) and "messages" in inputs:
+            messages, is_chat = inputs["messages"], inputs.get("is_chat", True)
+        elif not is_conversation(messages):
+            own = inputs.get("text") if isinstance(inputs, Mapping) else None
+            messages, is_chat = _question(inputs, own or text), False
+        continues = messages[-1]["role"] == "assistant"
+        (prompt,) = self.processor.prompts(
+            [messages], chat_template, continue_final_message=continues, add_generation_prompt=not continues
+        )
+        return {"asked": Asked(list(messages), prompt, is_chat)}
+
+    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Answered]]:
+        asked = model_inputs["asked"]
+        asked = asked if isinstance(asked, list) else [asked]
+        prompts = [one.prompt for one in asked]
+        told = self.answerer.generate(prompts, self.generate_settings(generation))
+        length = max(len(prompt.input_ids) for prompt in prompts)
+        texts = self.processor.decode_answers(told[:, length:], strip=False)
+        each = len(texts) // len(asked)
+        return {"answered": [Answered(one, texts[each * n : each * (n + 1)]) for n, one in enumerate(asked)]}
+
+    def postprocess(
+        self, outputs: dict[str, Any], return_full_text: bool | None = None
+    ) -> list[dict[str, str | list[dict[str, Any]]]]:
+        """Answers of one conversation."""
+        answered = outputs["answered"]
+        answered = answered[0] if isinstance(answered, list) else answered
+        asked = answered.asked
+        if not asked.is_chat or return_full_text is False:
+            return [{"generated_text": text.strip()} for text in answered.texts]
+        return [{"generated_text": _continued(asked.messages, text)} for text in answered.texts]
+
+    def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `generate` for a call: its own, the pipeline's and the defaults.
+
+        Raises:
+            TypeError: If there is one that `generate` does not have.
+        """
+        refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")
+        pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
+        return self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.
+
+        Args:
+            save_directory: Directory to write into.
+            **kwargs: Passed on to the `save_pretrained` of model and processor.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+class Questions(Clouds):
+    """Many clouds, each with its own question.
+
+    Args:
+        clouds: The clouds.
+        texts: As many questions.
+    """
+
+    def __init__(self, clouds: Clouds, texts: Sequence[str]):
+        super().__init__(clouds.rows)
+        self.texts = texts
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {"messages": _question(self.rows[number], self.texts[number]), "is_chat": False}
+
+
+def _question(cloud: Any, text: str) -> list[dict[str, Any]]:
+    content = [{"type": "point_cloud", "point_cloud": cloud}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def _continued(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
+    if messages[-1]["role"] != "assistant":
+        return [*messages, {"role": "assistant", "content": text.strip()}]
+    last = messages[-1]
+    begun = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
+    return [*messages[:-1], {**last, "content": begun + text.rstrip()}]

@@ -1,0 +1,282 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
+
+from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
+from hf_any3d.chat import RELEASED_POINTS, published_templates, training_messages
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from tests.chat.tiny_tokenizers import BOS, byte_tokenizer, character_tokenizer
+from tests.modeling.minigpt3d.conversations import POINT_TOKEN
+from tests.modeling.minigpt3d.reference_case import ReferenceCase
+from tests.modeling.minigpt3d.tiny_model import tiny_config
+
+PLACES = 32
+
+
+def new_processor(tokenizer=None, num_points=64, **changes):
+    points = PointCloudProcessor(**{**RELEASED_POINTS, "num_points": num_points})
+    changes = {"point_token_id": POINT_TOKEN, **changes}
+    return MiniGPT3DProcessor(points, tokenizer or character_tokenizer(), **changes)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return new_processor()
+
+
+def cloud(seed=0, count=64):
+    return np.random.default_rng(seed).random((count, 6), dtype=np.float32)
+
+
+def question(text, *clouds):
+    parts = [{"type": "point_cloud", "points": one} for one in clouds]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def answer(text):
+    return {"role": "assistant", "content": text}
+
+
+def spelled(ids):
+    """Text of ids of the character tokenizer, a cloud as @."""
+    text = "".join("@" if token == POINT_TOKEN else BOS if token == 128 else chr(token) for token in ids)
+    return text.replace("@" * PLACES, "@")
+
+
+def test_a_question_becomes_ids_and_points(processor):
+    batch = processor.apply_chat_template([question("What is this?", cloud())], tokenize=True)
+    assert set(batch) == {"input_ids", "attention_mask", "points"}
+    assert spelled(batch["input_ids"][0]) == f"{BOS}[INST] <PC>@</PC> What is this?  [/INST]"
+    assert batch["attention_mask"].all()
+    assert torch.equal(batch["points"], processor.feature_extractor(cloud())["points"])
+    ids = processor.apply_chat_template([question("What is this?", cloud())], tokenize=True, return_dict=False)
+    assert torch.equal(ids, batch["input_ids"])
+
+
+def test_every_way_to_name_a_cloud(processor, tmp_path):
+    points, colors = cloud()[:, :3], cloud()[:, 3:]
+    path = tmp_path / "chair.npz"
+    write_point_cloud(path, PointCloudData(points, colors))
+    parts = [
+        {"path": str(path)},
+        {"points": cloud()},
+        {"points": points, "colors": colors},
+        {"point_cloud": path},
+        {"point_cloud": {"points": torch.from_numpy(cloud())}},
+        {"points": points.tolist(), "colors": colors.tolist(), "path": None},
+    ]
+    for part in parts:
+        messages = [{"role": "user", "content": [{"type": "point_cloud", **part}, {"type": "text", "text": "?"}]}]
+        given = processor.apply_chat_template(messages, tokenize=True)["points"]
+        torch.testing.assert_close(given, processor.feature_extractor(cloud())["points"], atol=1e-6, rtol=0)
+    bare = [{"role": "user", "content": [{"type": "point_cloud"}, {"type": "text", "text": "?"}]}]
+    given = processor.apply_chat_template(bare, tokenize=True, point_clouds=[cloud()])["points"]
+    assert torch.equal(given, processor.feature_extractor(cloud())["points"])
+
+
+def test_colors_count_to_255_and_missing_ones_are_black(processor):
+    bright = np.concatenate([cloud()[:, :3], np.full((64, 3), 255)], axis=1)
+    assert (processor.read_points([bright])[0][:, 3:] == 1).all()
+    assert (processor.read_points([cloud()[:, :3]])[0][:, 3:] == 0).all()
+    with pytest.raises(ValueError, match="default_rgb: .0, 2, 0.; expected red, green and blue"):
+        PointCloudProcessor(default_rgb=(0, 2, 0))
+
+
+def test_large_clouds_are_cut():
+    assert new_processor(num_points=16).read_points([cloud()])[0].shape == (16, 6)
+    assert RELEASED_POINTS["num_points"] == 8192
+
+
+def test_several_clouds_in_one_conversation_and_in_a_batch(processor):
+    clouds = [cloud(seed) for seed in range(4)]
+    first = [question("Which is older?", *clouds[:2]), answer("This."), question("And now?", clouds[2])]
+    batch = processor.apply_chat_template([first, [question("?", clouds[3])]], tokenize=True)
+    prepared = processor.feature_extractor(clouds)["points"]
+    assert torch.equal(batch["points"], prepared)
+    assert spelled(batch["input_ids"][0]) == (
+        f"{BOS}[INST] <PC>@</PC> <PC>@</PC> Which is older?  [/INST]This.###{BOS}[INST] <PC>@</PC> And now?  [/INST]"
+    )
+
+
+def test_short_conversations_are_filled_up_on_the_left_to_generate(processor):
+    long, short = [question("What is this thing?", cloud())], [question("?", cloud(1))]
+    batch = processor.apply_chat_template([long, short], tokenize=True)
+    alone = processor.apply_chat_template(short, tokenize=True)["input_ids"][0]
+    assert torch.equal(batch["input_ids"][1][-len(alone) :], alone)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [batch["input_ids"].shape[1], len(alone)]
+    assert not batch["attention_mask"][1][: -len(alone)].any()
+    with pytest.raises(ValueError, match="padding_side='middle'; expected 'left' or 'right'"):
+        processor.apply_chat_template(long, tokenize=True, padding_side="middle")
+
+
+def stored_samples(case):
+    """Conversations of a stored run, as messages."""
+    single, several = case.manifest["input"]["single"], case.manifest["input"]["conv"]
+    rows = {
+        "single": [([q], [a]) for q, a in zip(single["instruction_input"], single["answer"], strict=True)],
+        "conv": [(q.split("!@#"), a.split("!@#")) for q, a in zip(several["conv_q"], several["conv_a"], strict=True)],
+    }
+    tag = "<PC><PointCloudHere></PC> "
+    for name, samples in rows.items():
+        conversations = []
+        for questions, answers in samples:
+            messages = []
+            for text, told in zip(questions, answers, strict=True):
+                clouds = [cloud()] if tag in text else []
+                messages += [question(text.removeprefix(tag).removesuffix(" "), *clouds), answer(told)]
+            conversations.append(messages)
+        yield name, conversations
+
+
+def test_training_batches_are_the_released_ones():
+    processor, case = new_processor(hide_inner_bos=True), ReferenceCase("llm")
+    for name, conversations in stored_samples(case):
+        batch = processor.apply_chat_template(conversations, tokenize=True, return_labels=True)
+        length = batch["labels"].shape[1]
+        for ours, theirs in ((batch["labels"], "labels"), (batch["attention_mask"], "attention_mask")):
+            stored = case[f"{name}.{theirs}"].long()
+            assert torch.equal(ours, stored[:, :length]), name
+            # Theirs are as long as the longest prompt and the longest answer together.
+            assert (stored[:, length:] == (-100 if theirs == "labels" else 0)).all()
+
+
+def test_later_questions_keep_their_start_token_unless_told_otherwise(processor):
+    messages = [question("a", cloud()), answer("b"), question("c"), answer("d")]
+    batch = processor.apply_chat_template(messages, tokenize=True, return_labels=True)
+    assert batch["attention_mask"].all()
+    hidden = new_processor(hide_inner_bos=True).apply_chat_template(messages, tokenize=True, return_labels=True)
+    assert (hidden["attention_mask"][0] == 0).nonzero().flatten().tolist() == [
+        (batch["input_ids"][0] == 128).nonzero().flatten().tolist()[1]
+    ]
+    assert spelled(batch["labels"][0][batch["labels"][0] != -100]) == "b###d###"
+
+
+def test_answers_are_cut_and_no_part_of_a_cloud_is_left():
+    messages = [question("a", cloud()), answer("0123456789"), question("c", cloud(1)), answer("d")]
+    for most, told in ((4, "0123"), (13, "0123456789###"), (30, "0123456789###")):
+        processor = new_processor(max_answer_tokens=most)
+        batch = processor.apply_chat_template(messages, tokenize=True, return_labels=True)
+        labels = batch["labels"][0]
+        assert spelled(labels[labels != -100]) == told
+        assert (batch["input_ids"] == POINT_TOKEN).sum() == PLACES and len(batch["points"]) == 1
+    asked = new_processor(max_answer_tokens=4).apply_chat_template(messages[:3], tokenize=True)
+    assert spelled(asked["input_ids"][0]).endswith("c  [/INST]")
+
+
+def test_no_token_reaches_across_clouds_and_answers():
+    processor = new_processor(byte_tokenizer("><", "]R", "ed"), point_token_id=900)
+    messages = [question("?", cloud()), answer("Red")]
+    labels = processor.apply_chat_template(messages, tokenize=True, return_labels=True)["labels"][0]
+    assert processor.tokenizer.convert_ids_to_tokens(labels[labels != -100]) == ["R", "ed", "#", "#", "#"]
+    ids = processor.apply_chat_template(messages, tokenize=True)["input_ids"][0].tolist()
+    tokens = processor.tokenizer.convert_ids_to_tokens([token for token in ids if token != 900])
+    assert "><" not in tokens and "]R" not in tokens
+    # The released demo takes a conversation as one text.
+    whole = processor.apply_chat_template(messages, "demo", tokenize=True)["input_ids"][0].tolist()
+    assert "]R" in processor.tokenizer.convert_ids_to_tokens([token for token in whole if token != 900])
+
+
+def test_labels_need_a_template_with_answers(processor):
+    for messages, template in (([question("a"), answer("b")], "demo"), ([question("a")], "training")):
+        with pytest.raises(ValueError, match="marks no answers"):
+            processor.apply_chat_template(messages, template, tokenize=True, return_labels=True)
+
+
+def test_an_answer_can_be_begun(processor):
+    messages = [question("What is this?", cloud()), answer("This is")]
+    text = processor.apply_chat_template(messages, continue_final_message=True)
+    assert text.endswith("[/INST]This is")
+    batch = processor.apply_chat_template(messages, tokenize=True, continue_final_message=True)
+    assert spelled(batch["input_ids"][0]).endswith("[/INST]This is")
+
+
+def test_templates_are_taken_by_name_or_as_they_are(processor):
+    messages = [question("Hm?")]
+    assert processor.apply_chat_template(messages) == processor.apply_chat_template(messages, "training")
+    assert processor.apply_chat_template(messages, "{{ messages[0]['role'] }}") == "user"
+    with pytest.raises(ValueError, match="chat_template='demos'; expected one of 'default', 'training'"):
+        processor.apply_chat_template(messages, "demos")
+    with pytest.raises(ValueError, match="default='mine'; expected one of 'training', 'evaluation', 'demo'"):
+        published_templates("mine")
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([{"role": "user", "content": [{"type": "image"}]}], "type 'image'; expected 'text' or 'point_cloud'"),
+        ([question("<PointCloudHere>")], "a text has '<PointCloudHere>' in it"),
+        ([{"role": "user", "content": [{"type": "point_cloud"}]}], "1 places for point clouds and 0 clouds"),
+        ([question("a", cloud()[:1])], "1 points; expected at least"),
+        ([{"role": "user", "content": [{"type": "point_cloud", "path": "no.ply"}]}], "no.ply"),
+        ("What?", "conversation is a str; expected messages"),
+    ],
+)
+def test_what_cannot_be_is_told(processor, messages, told):
+    with pytest.raises((ValueError, OSError), match=told):
+        processor.apply_chat_template(messages, tokenize=True)
+
+
+def test_roles_are_user_and_assistant(processor):
+    with pytest.raises(Exception, match="role 'system'; expected user or assistant"):
+        processor.apply_chat_template([{"role": "system", "content": "Be brief."}])
+
+
+def test_too_many_clouds_are_an_error(processor):
+    with pytest.raises(ValueError, match="conversation 0: 0 places for point clouds and 1 clouds"):
+        processor.apply_chat_template([question("a")], tokenize=True, point_clouds=[cloud()])
+    with pytest.raises(ValueError, match="point_clouds has 1 lists for 2 conversations"):
+        processor.apply_chat_template([[question("a")]] * 2, tokenize=True, point_clouds=[[cloud()]])
+
+
+def test_prompts_may_be_written_out(processor):
+    messages = [question("What is this?", cloud())]
+    text = processor.apply_chat_template(messages, "evaluation")
+    batch, ours = processor(text, cloud()), processor.apply_chat_template(messages, "evaluation", tokenize=True)
+    assert all(torch.equal(batch[name], ours[name]) for name in ours)
+    with pytest.raises(ValueError, match="text has 1 places for point clouds and points 0 clouds"):
+        processor(text)
+
+
+def test_datasets_rows_go_in_as_they_are(processor):
+    row = {
+        "points": cloud()[:, :3],
+        "colors": cloud()[:, 3:],
+        "conversations": [
+            {"from": "human", "value": "<point>\nWhat is it?"},
+            {"from": "gpt", "value": "A lamp."},
+        ],
+    }
+    messages = training_messages(row["conversations"])
+    batch = processor.apply_chat_template([messages], tokenize=True, return_labels=True, point_clouds=[[row]])
+    assert torch.equal(batch["points"], processor.feature_extractor(cloud())["points"])
+
+
+def test_saved_processors_open_by_every_door(tmp_path):
+    processor = new_processor(hide_inner_bos=True, max_answer_tokens=50, chat_template=published_templates("demo"))
+    processor.save_pretrained(tmp_path)
+    tiny_config().save_pretrained(tmp_path)
+    messages = [question("What is this?", cloud()), answer("A lamp."), question("Old?")]
+    for door in (AutoProcessor, MiniGPT3DProcessor):
+        opened = door.from_pretrained(tmp_path)
+        assert type(opened) is MiniGPT3DProcessor
+        assert opened.chat_template == processor.chat_template
+        assert opened.to_dict() == processor.to_dict() and opened.max_answer_tokens == 50 and opened.hide_inner_bos
+        ours = processor.apply_chat_template(messages, tokenize=True)
+        theirs = opened.apply_chat_template(messages, tokenize=True)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is PointCloudProcessor
+    assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == 129
+    assert "chat_template" not in json.loads((tmp_path / "processor_config.json").read_text())
+
+
+def test_a_processor_fits_its_model():
+    config = tiny_config()
+    processor = MiniGPT3DProcessor.from_config(config, byte_tokenizer())
+    assert (processor.num_query_tokens, processor.point_token_id) == (config.num_query_tokens, config.point_token_id)
+    assert processor.feature_extractor.num_points == 8192
+    assert processor.tokenizer.pad_token == BOS
+    with pytest.raises(ValueError, match="num_query_tokens=0; expected at least 1"):
+        new_processor(num_query_tokens=0)

@@ -1,0 +1,173 @@
+import pytest
+import torch
+from transformers import DynamicCache
+
+from hf_any3d import ChatSession
+from tests.chat.talking_models import Says, cloud, talking_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return talking_pipeline()
+
+
+@pytest.fixture
+def read(pipe):
+    """Counts the tokens that the language model reads and the clouds that the point encoder does."""
+    counts = {"tokens": 0, "clouds": 0}
+
+    def count_tokens(_, __, inputs):
+        counts["tokens"] += inputs["inputs_embeds"].shape[1]
+
+    def count_clouds(_, inputs, __):
+        counts["clouds"] += len(inputs[0])
+
+    pipe.answerer.forget()
+    hooks = [
+        pipe.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: count_tokens(module, args, kwargs), with_kwargs=True
+        ),
+        pipe.model.point_encoder.register_forward_hook(count_clouds),
+    ]
+    yield counts
+    for hook in hooks:
+        hook.remove()
+
+
+def whole(pipe, session, **generation):
+    """The last answer of a conversation, given without a cache."""
+    told = pipe(session.messages[:-1], **generation)
+    return told[0]["generated_text"][-1]["content"]
+
+
+@pytest.mark.parametrize("template", ["training", "evaluation", "demo"])
+def test_cached_turns_are_those_of_the_whole_conversation(pipe, template):
+    session = ChatSession(pipe, cloud(), chat_template=template)
+    for text, further in (("What is this?", None), ("And that?", cloud(1)), ("Which is older?", None)):
+        answer = session.ask(text, further)
+        assert answer and answer == whole(pipe, session, chat_template=template)
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 3
+
+
+def test_the_released_language_model_talks_too():
+    pipe = talking_pipeline(text="normed_phi")
+    session = ChatSession(pipe, cloud())
+    for text in ("What is this?", "Why?"):
+        assert session.ask(text) == whole(pipe, session)
+
+
+def test_what_was_read_is_not_read_again(pipe, read):
+    session = ChatSession(pipe, cloud())
+    session.ask("What is this?", max_new_tokens=6)
+    first = dict(read)
+    session.ask("Why?", max_new_tokens=6)
+    answer = pipe.processor.tokenizer(session.messages[1]["content"][0]["text"])["input_ids"]
+    prompt = pipe.processor.prompts([session.messages[:3]], read=False)[0].input_ids
+    assert first["clouds"] == read["clouds"] == 1
+    assert first["tokens"] > pipe.processor.num_query_tokens + 12
+    # All but what the conversation shares with the first turn, and the answer's own steps.
+    assert read["tokens"] - first["tokens"] <= len(prompt) - first["tokens"] + len(answer) + 6
+
+
+def test_streamed_answers_are_the_others(pipe):
+    asked, streamed = ChatSession(pipe, cloud()), ChatSession(pipe, cloud())
+    for text in ("What is this?", "What color?"):
+        pieces = list(streamed.stream(text))
+        assert "".join(pieces) == asked.ask(text)
+    assert [m["content"][-1] for m in streamed.messages] == [m["content"][-1] for m in asked.messages]
+
+
+def test_tokens_that_text_would_not_give_are_read_again(pipe):
+    merging = talking_pipeline("ed")
+    spelled = Says(merging.processor.tokenizer, "")
+    spelled.rows = [merging.processor.tokenizer.convert_tokens_to_ids(["R", "e", "d", "#", "#", "#"])]
+    session = ChatSession(merging, cloud())
+    assert session.ask("Which color?", logits_processor=[spelled]) == "Red"
+    answer = session.ask("Sure?")
+    assert answer == whole(merging, session)
+
+
+def test_answers_end_at_the_mark_and_are_clean(pipe):
+    tokenizer = pipe.processor.tokenizer
+    said = "  A chair ## of wood \n.  ###<s>[INST] And"
+    for ask in (ChatSession.ask, lambda session, *args, **kwargs: "".join(session.stream(*args, **kwargs))):
+        session = ChatSession(pipe, cloud(), max_new_tokens=60)
+        assert ask(session, "What?", logits_processor=[Says(tokenizer, said)]) == "A chair ## of wood \n."
+        told = session._held[-len(said) :]
+        assert tokenizer.decode(told).endswith("##")  # it stopped with the mark
+
+
+def test_who_stops_listening_stops_the_answer(pipe):
+    session = ChatSession(pipe, cloud(), max_new_tokens=400)
+    session.ask("What is this?", max_new_tokens=5)
+    before = list(session.messages)
+    pieces = session.stream("And?", logits_processor=[Says(pipe.processor.tokenizer, "la la la la " * 30)])
+    assert next(pieces).strip() == "la"
+    pieces.close()
+    assert session.messages == before
+    assert session.ask("And?", max_new_tokens=5) == whole(pipe, session, max_new_tokens=5)
+
+
+def test_errors_while_streaming_reach_the_listener(pipe):
+    session = ChatSession(pipe, cloud())
+    with pytest.raises(TypeError, match="unknown arguments: beams"):
+        list(session.stream("What is this?", beams=2))
+    with pytest.raises(ValueError, match="has 5.. tokens; the language model takes 512"):
+        list(session.stream("What is this? " * 35))
+    assert session.messages == []
+    assert session.ask("What is this?") == whole(pipe, session)
+
+
+def test_restarting_forgets_what_was_said(pipe, read):
+    session = ChatSession(pipe, cloud())
+    first = session.ask("What is this?")
+    session.ask("Why?")
+    session.restart()
+    assert session.messages == [] and session.ask("What is this?") == first and read["clouds"] == 1
+    session.restart(cloud(1))
+    assert session.ask("What is this?") == ChatSession(pipe, cloud(1)).ask("What is this?") != first
+
+
+def test_a_conversation_may_begin_without_a_cloud(pipe):
+    session = ChatSession(pipe)
+    session.ask("Hello")
+    session.ask("What is this?", cloud())
+    assert session.messages[-1]["content"][0]["text"] == whole(pipe, session)
+
+
+def test_beams_are_told_anew(pipe):
+    session = ChatSession(pipe, cloud(), num_beams=3)
+    for text in ("What is this?", "Why?"):
+        assert session.ask(text) == whole(pipe, session, num_beams=3)
+
+
+def test_caches_that_cannot_go_back_are_filled_anew(pipe, monkeypatch):
+    def crop(self, tokens_to_remove):
+        raise RuntimeError("no way back")
+
+    monkeypatch.setattr(DynamicCache, "crop", crop)
+    session = ChatSession(pipe, cloud())
+    for text in ("What is this?", "Why?"):
+        assert session.ask(text) == whole(pipe, session)
+
+
+def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, tmp_path):
+    session = ChatSession(pipe, cloud())
+    session.ask("What is this?")
+    with pytest.raises(ValueError, match="gone.ply: no such file"):
+        session.ask("And this?", tmp_path / "gone.ply")
+    assert len(session.messages) == 2
+    with pytest.raises(ValueError, match="gone.ply: no such file"):
+        ChatSession(pipe, tmp_path / "gone.ply")
+
+
+@torch.no_grad()
+def test_clouds_are_remembered_by_what_they_are(pipe, read):
+    clouds = [cloud(0), cloud(1), cloud(0)]
+    features = pipe.answerer.features(clouds)
+    assert read["clouds"] == 2 and torch.equal(features[0], features[2]) and not torch.equal(features[0], features[1])
+    again = pipe.answerer.features([cloud(1)])
+    assert read["clouds"] == 2 and torch.equal(again[0], features[1])
+    pipe.answerer.forget()
+    pipe.answerer.features([cloud(1)])
+    assert read["clouds"] == 3

@@ -1,0 +1,44 @@
+"""An endpoint on this machine that replies what a test tells it to."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class LocalEndpoint:
+    """`replies` are (status, body) in turn, the last one for ever; text is wrapped as a chat completion."""
+
+    def __init__(self, *replies):
+        self.replies, self.requests, self.lock = list(replies), [], threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with endpoint.lock:
+                    endpoint.requests.append((self.path, dict(self.headers), body))
+                    status, reply = endpoint.replies.pop(0) if len(endpoint.replies) > 1 else endpoint.replies[0]
+                if isinstance(reply, str):
+                    reply = json.dumps({"model": "judge-0613", "choices": [{"message": {"content": reply}}]}).encode()
+                self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "7")
+                if status == 302:
+                    self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()

@@ -1,0 +1,35 @@
+import json
+
+from typer.testing import CliRunner
+
+from hf_any3d.cli import app
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+
+
+def test_stored_answers_are_judged_by_the_command(tmp_path):
+    results = [
+        {"object_id": 0, "ground_truth": 0, "model_output": "an airplane", "label_name": "airplane"},
+        {"object_id": 1, "ground_truth": 8, "model_output": "a night stand", "label_name": "chair"},
+    ]
+    file = tmp_path / "modelnet40-instruction.json"
+    file.write_text(json.dumps({"prompt": "What is this?", "results": results}))
+    words = ["--protocol", "modelnet40-instruction", "--output-dir", tmp_path, "--judge", "class-names", "--json"]
+    told = run("minigpt3d", *words)
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["modelnet40-instruction"]["figures"]["accuracy"] == 50
+
+
+def test_what_is_wrong_is_told_in_one_line(tmp_path):
+    told = run("minigpt3d", "--output-dir", tmp_path, "--judge", "endpoint")
+    assert told.exit_code == 1 and "--judge-model is None" in told.stderr
+    told = run("minigpt3d", "--output-dir", tmp_path, "--protocol", "modelnet40-instruction")
+    assert told.exit_code == 1 and "no answers to modelnet40-instruction" in told.stderr
+
+
+def test_classifiers_need_no_name_of_a_command():
+    for words in (["model"], ["--cpu", "model"], ["classifier", "model"]):
+        told = run(*words)
+        assert told.exit_code == 1 and "give either --dataset or --recipe" in told.stderr

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import GenerationConfig, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from tests.chat.talking_models import Says, cloud, talking_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return talking_pipeline()
+
+
+def chat_about(text, *clouds):
+    parts = [{"type": "point_cloud", "points": one} for one in clouds]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def text_of(told):
+    ((answer,),) = (told,)
+    return answer["generated_text"]
+
+
+def test_a_chat_goes_on_with_the_answer(pipe):
+    messages = chat_about("What is this?", cloud())
+    told = text_of(pipe(messages))
+    assert told[:-1] == messages and told[-1]["role"] == "assistant" and told[-1]["content"]
+    assert text_of(pipe(messages, return_full_text=False)) == told[-1]["content"]
+    assert told[-1]["content"] != text_of(pipe(chat_about("What is this?", cloud(1))))[-1]["content"]
+
+
+def test_the_answer_is_what_the_model_generates(pipe):
+    inputs = pipe.processor.apply_chat_template(chat_about("What is this?", cloud()), tokenize=True)
+    told = pipe.model.generate(**inputs, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
+    assert pipe.processor.decode_answers(told) == [text_of(pipe(cloud()))]
+
+
+def test_every_form_of_a_cloud_with_its_question(pipe, tmp_path):
+    path = tmp_path / "chair.npz"
+    write_point_cloud(path, PointCloudData(cloud()[:, :3], cloud()[:, 3:]))
+    expected = text_of(pipe(chat_about("Caption it.", cloud()), return_full_text=False))
+    for one in (path, str(path), cloud(), torch.from_numpy(cloud()), {"path": str(path)}, {"points": cloud()}):
+        assert text_of(pipe(one, text="Caption it.")) == expected
+    assert text_of(pipe({"path": str(path), "text": "Caption it."})) == expected
+
+
+def test_batches_answer_as_their_parts_do_alone(pipe):
+    chats = [
+        chat_about("What is this?", cloud()),
+        chat_about("And which of the two is the older one?", cloud(1), cloud(2)),
+        chat_about("Hello"),
+        [*chat_about("Hm?", cloud(3)), {"role": "assistant", "content": "A lamp"}, *chat_about("Old?")],
+        chat_about("Again", cloud()),
+    ]
+    alone = [pipe(chat) for chat in chats]
+    assert pipe(chats) == alone
+    assert pipe(chats, batch_size=2) == alone
+    assert pipe(chats, batch_size=5) == alone
+    assert list(pipe((chat for chat in chats), batch_size=3)) == alone
+
+
+def test_many_clouds_with_one_question_or_their_own(pipe):
+    clouds, texts = [cloud(seed) for seed in range(3)], ["What is this?", "Color?", "How old is it, then?"]
+    assert pipe(clouds, text="Color?", batch_size=2) == [pipe(one, text="Color?") for one in clouds]
+    expected = [pipe(one, text=text) for one, text in zip(clouds, texts, strict=True)]
+    assert pipe(clouds, text=texts, batch_size=2) == pipe(np.stack(clouds), texts) == expected
+    with pytest.raises(ValueError, match="text has 3 questions for 2 clouds"):
+        pipe(clouds[:2], text=texts)
+
+
+def test_datasets_serve(pipe):
+    rows = Dataset.from_dict({"points": [cloud(0).tolist(), cloud(1).tolist()], "text": ["Hm?", "What?"]})
+    expected = [pipe(cloud(0), text="Hm?"), pipe(cloud(1), text="What?")]
+    assert pipe(rows.to_list(), batch_size=2) == expected
+    same = [pipe(cloud(seed), text="Color?") for seed in (0, 1)]
+    assert pipe(rows.with_format("numpy")["points"], text="Color?") == same
+    assert list(pipe(KeyDataset(rows, "points"), text="Color?", batch_size=2)) == same
+
+
+def test_answers_of_a_batch_stop_one_by_one(pipe):
+    says = Says(pipe.processor.tokenizer, "A chair.### and more", " It is a lamp###", "####")
+    told = pipe([cloud(0), cloud(1), cloud(2)], logits_processor=[says], max_new_tokens=40, batch_size=3)
+    assert [text_of(one) for one in told] == ["A chair.", "It is a lamp", ""]
+    assert says.step == len(" It is a lamp###")
+
+
+def test_several_answers_to_one_question(pipe):
+    told = pipe([cloud(0), cloud(1)], num_beams=3, num_return_sequences=2, batch_size=2)
+    assert [len(answers) for answers in told] == [2, 2]
+    assert told == [pipe(cloud(seed), num_beams=3, num_return_sequences=2) for seed in (0, 1)]
+
+
+def test_published_prompts_are_taken_by_name(pipe):
+    texts = {text_of(pipe(cloud(), chat_template=name)) for name in ("training", "evaluation", "demo")}
+    assert len(texts) > 1
+
+
+def test_begun_answers_are_continued(pipe):
+    begun = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
+    says = Says(pipe.processor.tokenizer, " a chair.###")
+    told = text_of(pipe(begun, logits_processor=[says], max_new_tokens=20))
+    assert len(told) == 2 and told[-1] == {"role": "assistant", "content": "This is a chair."}
+
+
+def test_repetition_counts_in_the_answer_alone(pipe):
+    greedy = text_of(pipe(cloud()))
+    punished = text_of(pipe(cloud(), repetition_penalty=1e6))
+    assert punished[0] == greedy[0] and len(set(punished)) == len(punished)
+    config = GenerationConfig(repetition_penalty=1e6, max_new_tokens=6)
+    assert text_of(pipe(cloud(), generation_config=config)) == punished
+    assert config.repetition_penalty == 1e6
+
+
+def test_unknown_arguments_are_named(pipe):
+    with pytest.raises(TypeError, match="unknown arguments: beams"):
+        pipe(cloud(), beams=3)
+
+
+def test_saved_pipelines_open_by_name(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    opened = pipeline("point-cloud-text-to-text", model=str(tmp_path), max_new_tokens=6, device="cpu")
+    assert opened(cloud()) == pipe(cloud())
+
+
+def test_half_precision_answers():
+    half = talking_pipeline()
+    half.model.to(torch.bfloat16)
+    assert isinstance(text_of(half(cloud())), str)
