@@ -9,6 +9,8 @@ TORCH ?= torch==2.13.0
 QUICKSTART_ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+# Tests run in as many processes as there are cores, a file in one of them.
+PYTEST_WORKERS ?= auto
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -44,10 +46,10 @@ quickstart: encoder ## Train on the shapes in examples/data and classify a file,
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
 
 test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 fuzz: $(INSTALLED) ## Damage files of every kind and layout, 10,000 of each, and read them (ANY3D_MUTATIONS)
 	@ANY3D_MUTATIONS=$${ANY3D_MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 0 -s $(FUZZED) $(PYTEST_ARGS)

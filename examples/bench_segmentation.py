@@ -107,7 +107,7 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
     learned = segmentation.find_task(splits["train"])
     processor = segmentation.build_processor(data, learned)
     model = PointNetSegmenter(len(learned.names), len(learned.categories or ()))
-    trainer = segmentation.build_trainer(model, arguments, data.augment, splits, processor, learned)
+    trainer = segmentation.build_trainer(model, arguments, data, splits, processor, learned)
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics, class_ious = segmentation.judge(trainer, splits, processor, learned)
     return {

@@ -26,5 +26,5 @@ def test_clouds_become_bytes_that_tell_their_type(file_type):
 
 
 def test_clouds_become_bytes_of_known_types_only():
-    with pytest.raises(ValueError, match="file_type is 'obj'; expected one of ply, npz"):
-        point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]]), "obj")
+    with pytest.raises(ValueError, match="file_type is 'stl'; expected one of ply, obj, npz"):
+        point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]]), "stl")
