@@ -76,10 +76,11 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
     encoder = AutoModel.from_config(config)
     chosen = dict(model_settings) | ({} if neighbors is None else {"tokenizer_neighbors": neighbors})
     config = Any2PointConfig(encoder_config=encoder.config, num_tokens=tokens, **chosen)
+    # A copy from before anything of ours is in them.
+    bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
     model = Any2PointForPointCloudClassification(config, freeze(encoder))
     base = model.any2point
-    # A copy: adapters will hook into the model's own layers.
-    layers = copy.deepcopy(list(base.family.layers_of(encoder)))
+    layers = list(base.family.layers_of(bare_encoder))
     clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
     labels = torch.arange(batch) % config.num_labels
     shape = (tokens + 1, batch) if config.attention_axis == "batch" else (batch, tokens + 1)

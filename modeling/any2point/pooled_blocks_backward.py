@@ -119,26 +119,26 @@ class ReducedGradient:
     """The gradient behind the first linear layer of a block, made in parts from that behind its norm.
 
     Args:
-        behind: `(rows, hidden)`, the gradient behind the norm.
+        behind: For each part `(rows, hidden)`, the gradient behind the norm.
         reduced: For each part `(rows, hidden)`, what left the linear layer.
         gain: `(hidden,)`, factors of `behind`.
         slope: `(hidden,)`, factors of `reduced`: in training the statistics move with every row.
         constant: `(hidden,)`.
     """
 
-    behind: torch.Tensor
+    behind: list[torch.Tensor]
     reduced: list[torch.Tensor]
     gain: torch.Tensor
     slope: torch.Tensor
     constant: torch.Tensor
 
     def rows(self, numbers: slice) -> torch.Tensor:
-        """The rows `(rows, hidden)` of some parts, which can be had once: they take the place of those in `behind`."""
-        start = sum(map(len, self.reduced[: numbers.start]))
-        reduced = self.reduced[numbers]
-        together = self.behind[start : start + sum(map(len, reduced))]
-        for rows, entered in zip(together.split([len(one) for one in reduced]), reduced, strict=True):
-            torch.addcmul(self.constant, rows, self.gain, out=rows).addcmul_(entered, self.slope)
+        """The rows `(rows, hidden)` of some parts together."""
+        behind, reduced = self.behind[numbers], self.reduced[numbers]
+        sizes = [len(rows) for rows in behind]
+        together = self.gain.new_empty(sum(sizes), len(self.gain))
+        for out, rows, entered in zip(together.split(sizes), behind, reduced, strict=True):
+            torch.addcmul(self.constant, rows, self.gain, out=out).addcmul_(entered, self.slope)
         return together
 
 
@@ -158,11 +158,12 @@ def _through_expand(
     weight = gain.unsqueeze(1) * block.expand
     spread = block.expand.T @ share / -hoods.count  # (hidden, hidden)
     constant = kept.hidden_mean @ -spread - of_shift @ weight / hoods.count
-    of_hidden = block.reduce.new_empty(hoods.count, len(block.reduce))
+    # Part by part: small pieces of memory come from what was freed before, a large one is new at every step.
+    of_hidden: list[torch.Tensor] = []
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
-    parts = zip(hoods.parts(), kept.hidden(block), kept.reduced, strict=True)
-    for number, (part, hidden, reduced) in enumerate(parts):
-        rows = torch.addmm(constant, hidden, spread, out=of_hidden[hoods.rows_of(part)])
+    for number, (hidden, reduced) in enumerate(zip(kept.hidden(block), kept.reduced, strict=True)):
+        rows = torch.addmm(constant, hidden, spread)
+        of_hidden.append(rows)
         behind.add_product(rows, weight, number)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
@@ -171,7 +172,7 @@ def _through_expand(
 
 
 def _through_norm(
-    block: Block, kept: Kept, count: int, of_hidden: torch.Tensor, total: torch.Tensor, moment: torch.Tensor
+    block: Block, kept: Kept, count: int, of_hidden: list[torch.Tensor], total: torch.Tensor, moment: torch.Tensor
 ) -> tuple[ReducedGradient, tuple[torch.Tensor, ...]]:
     """The gradient in front of the first norm, from the sum of that behind it and of its product with the rows."""
     deviation = (kept.reduce_variance + block.reduce_eps).rsqrt()

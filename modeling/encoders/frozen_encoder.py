@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging
 
 from hf_any3d.modeling.encoders.layer_stack import LayerStack
+from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.encoders.sources import resolve_encoder, resolve_recorded
 
@@ -156,6 +157,7 @@ def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrain
 
 def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
     """Take all gradients from an encoder and remember which modules are its own, apart from adapters added later."""
+    fuse_quick_gelu(encoder)
     for module in encoder.modules():
         setattr(module, FROZEN, True)
     encoder.requires_grad_(False)

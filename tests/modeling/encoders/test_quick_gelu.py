@@ -1,0 +1,49 @@
+"""CLIP's activation in few passes: values and gradients of the original, less kept for the backward pass."""
+
+import torch
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.activations import QuickGELUActivation
+
+from hf_any3d.modeling.encoders import freeze
+from hf_any3d.modeling.encoders.quick_gelu import FusedQuickGELU, fuse_quick_gelu
+
+
+def test_values_and_gradients_are_those_of_transformers():
+    rows = torch.linspace(-30, 30, 601, dtype=torch.float64, requires_grad=True)
+    expected, ours = QuickGELUActivation()(rows), FusedQuickGELU()(rows)
+    torch.testing.assert_close(ours, expected)
+    weights = torch.rand_like(rows)
+    torch.testing.assert_close(*(torch.autograd.grad(out, rows, weights)[0] for out in (ours, expected)))
+
+
+def test_without_gradients_the_values_are_the_same_bit_for_bit():
+    rows = torch.randn(7, 5, requires_grad=True)
+    assert torch.equal(FusedQuickGELU()(rows.detach()), FusedQuickGELU()(rows))
+
+
+def test_only_the_input_is_kept_for_the_backward_pass():
+    rows = torch.randn(7, 5, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda _: None):
+        FusedQuickGELU()(rows)
+    assert len(kept) == 1
+    assert kept[0] is rows
+
+
+def test_other_activations_stay():
+    layers = nn.Sequential(nn.GELU(), nn.Sequential(QuickGELUActivation()))
+    fuse_quick_gelu(layers)
+    assert isinstance(layers[0], nn.GELU)
+    assert isinstance(layers[1][0], FusedQuickGELU)
+
+
+def test_a_frozen_clip_has_it_and_the_same_weights():
+    config = CLIPTextConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, eos_token_id=2
+    )
+    encoder = CLIPTextModel(config)
+    names = list(encoder.state_dict())
+    freeze(encoder)
+    assert sum(isinstance(module, FusedQuickGELU) for module in encoder.modules()) == config.num_hidden_layers
+    assert list(encoder.state_dict()) == names
