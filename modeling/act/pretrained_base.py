@@ -28,6 +28,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
     """
 
     _settings_apart_from_adapters = ("base_", "autoencoder_config")
+    _one_precision = True
 
     @classmethod
     def build_around_pretrained(
@@ -105,13 +106,6 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
                 f"from there, with revision={recorded.get('base_revision')!r}, or open the adapter's repository by an "
                 "auto class, which does so by itself"
             )
-
-    def _place_adapted(self, dtype: Any, device_map: Any) -> None:
-        # Unlike around a foreign encoder all is one model, of one precision.
-        if dtype is not None:
-            self.to(dtype)
-        if device_map is not None:
-            self.to(next(iter(device_map.values())) if isinstance(device_map, dict) else device_map)
 
     def _home_of_base(self) -> tuple[str | None, str | None, str | None]:
         """Name, revision and checksum of the place whose weights this model's transformer has; Nones for no place."""

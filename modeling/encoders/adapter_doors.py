@@ -16,6 +16,8 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
+from hf_any3d.modeling.encoders.placing import single_device
+
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -32,6 +34,8 @@ class AdapterDoorsMixin:
     put_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any]], dict[str, list[str]]]]
     # Beginnings of the names of settings that say nothing about what an adapter does.
     _settings_apart_from_adapters: ClassVar[tuple[str, ...]] = ()
+    # Whether `dtype` is that of the whole model, or of what is pretrained alone.
+    _one_precision: ClassVar[bool] = False
 
     @classmethod
     def build_around_pretrained(
@@ -121,15 +125,15 @@ class AdapterDoorsMixin:
         if info["missing_keys"]:
             raise ValueError(f"{name}: the adapter lacks {', '.join(info['missing_keys'][:8])}")
         model.name_or_path = name
-        model._place_adapted(dtype, device_map)
+        if cls._one_precision and dtype is not None:
+            model.to(dtype)
+        if device_map is not None:
+            model.to(single_device(device_map))
         if not isinstance(model, cls):
             base = model.base_model
             base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
             model = base
         return (model.eval(), info) if output_loading_info else model.eval()
-
-    def _place_adapted(self, dtype: torch.dtype | None, device_map: Any) -> None:
-        """Bring what was trained to where the pretrained part was opened, once the adapter is in."""
 
     @classmethod
     def _saved_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -80,7 +80,3 @@ class AdapterRepositoryMixin(AdapterDoorsMixin, FrozenEncoderMixin):
         owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **place))
         owner._encoder_is_random = False
         return opened
-
-    def _place_adapted(self, dtype: Any, device_map: Any) -> None:
-        if device_map is not None:
-            self.to(getattr(self, self.base_model_prefix, self).encoder.device)

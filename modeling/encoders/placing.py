@@ -20,10 +20,15 @@ def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]
         ValueError: If the dictionary names several devices.
     """
     loading = {} if quantization_config is None else {"quantization_config": quantization_config}
-    return loading if device_map is None else loading | {"device_map": {"": _single_device(device_map)}}
+    return loading if device_map is None else loading | {"device_map": {"": single_device(device_map)}}
 
 
-def _single_device(device_map: Any) -> Any:
+def single_device(device_map: Any) -> Any:
+    """The device that a `device_map` names, see `encoder_loading`.
+
+    Raises:
+        ValueError: If a dictionary names several devices.
+    """
     if isinstance(device_map, dict):
         devices = set(device_map.values())
         if len(devices) != 1:

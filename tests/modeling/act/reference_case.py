@@ -61,8 +61,8 @@ class ReferenceCase:
         """Shapes and dtypes of the released state dict."""
         return self.manifest["state_dict"]
 
-    def close(self, key: str, ours: torch.Tensor, rtol: float) -> None:
-        """Compare with a stored tensor: the largest difference against the largest value."""
+    def error(self, key: str, ours: torch.Tensor) -> float:
+        """The largest difference from a stored tensor, in shares of its largest value."""
         expected = self.expected[key]
         if key in self.manifest["subsample"]:
             how = self.manifest["subsample"][key]
@@ -70,11 +70,13 @@ class ReferenceCase:
             steps = [slice(None, None, int(part.rsplit(":", 1)[-1] or 1)) for part in how["slice"][1:-1].split(",")]
             ours = ours[tuple(steps)]
         assert ours.shape == expected.shape, f"{key}: {tuple(ours.shape)}; expected {tuple(expected.shape)}"
-        error = (ours.detach() - expected).abs().max() / expected.abs().max()
-        assert error <= rtol, f"{key}: relative error {error:.2e}; expected at most {rtol:g}"
+        return ((ours.detach() - expected).abs().max() / expected.abs().max()).item()
 
-    def close_norms(self, key: str, model: nn.Module) -> None:
-        """Compare gradient norms after a backward pass: within 1 % where they are more than rounding."""
+    def differing_norms(self, key: str, model: nn.Module) -> dict[str, tuple[float, float]]:
+        """Gradient norms after a backward pass that are not within 1 % of the stored ones: ours and those, by name.
+
+        Norms that are no more than rounding count for nothing.
+        """
         expected = self.manifest[f"{key}.grad_norms"]
         own = {name: parameter.grad for name, parameter in model.named_parameters()}
         gradients = {}
@@ -82,15 +84,17 @@ class ReferenceCase:
             if own.get(ours[0]) is not None:
                 gradients[name] = sum(own[part].double().square().sum().item() for part in ours) ** 0.5
         assert gradients.keys() == expected.keys()
-        compared = 0
+        compared, differing = 0, {}
         for name, norm in expected.items():
             if norm < self.manifest[f"{key}.grad_norms_skip_below"]:
                 continue
             if name in self.manifest[f"{key}.grad_norms_rounding_noise"]:
                 continue
-            assert abs(gradients[name] - norm) <= 0.01 * norm, f"{name}: {gradients[name]}; expected {norm}"
+            if not abs(gradients[name] - norm) <= 0.01 * norm:
+                differing[name] = (gradients[name], norm)
             compared += 1
         assert compared > len(expected) // 3
+        return differing
 
 
 def without_chance(model: nn.Module) -> nn.Module:

@@ -57,7 +57,7 @@ def run(request):
 def test_patches_are_those_of_the_original(run):
     case, _, _, patches = run
     assert torch.equal(patches.centers, case.expected["center"])
-    case.close("neighborhood", patches.neighborhoods, 1e-6)
+    assert case.error("neighborhood", patches.neighborhoods) <= 1e-6
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -67,13 +67,13 @@ def test_every_stored_stage_agrees(run, mode):
     stored -= {"grad_norms", "logits_linear", "logits_side"}
     assert stored == set(found[mode])
     for key in stored - {"loss"}:
-        case.close(f"{mode}.{key}", found[mode][key], TOLERANCE[mode])
+        assert case.error(f"{mode}.{key}", found[mode][key]) <= TOLERANCE[mode], key
     assert found[mode]["loss"].item() == pytest.approx(case.expected[f"{mode}.loss"].item(), rel=1e-5)
 
 
 def test_gradient_norms_agree(run):
     case, _, model, _ = run
-    case.close_norms("train", model)
+    assert case.differing_norms("train", model) == {}
 
 
 @pytest.mark.parametrize(("variant", "changes"), [("linear", {"head_widths": ()}), ("side", {"side_network": True})])
@@ -84,7 +84,8 @@ def test_other_variants_answer_as_the_original(variant, changes):
     own |= case.filled(manifest[f"extra_state_{variant}"])
     model = case.load(build("act_cls", **changes), own)
     with torch.no_grad():
-        case.close(f"eval.logits_{variant}", model(case.points).logits, 1e-4)
+        logits = model(case.points).logits
+    assert case.error(f"eval.logits_{variant}", logits) <= 1e-4
 
 
 def test_one_step_of_the_released_optimiser_leads_to_the_same_model(run):
@@ -101,7 +102,7 @@ def test_one_step_of_the_released_optimiser_leads_to_the_same_model(run):
     with torch.no_grad():
         logits = model.eval()(case.points).logits
     # The first step of Adam follows signs, also those of rounding noise.
-    case.close("after_one_step.eval_logits", logits, 0.05)
+    assert case.error("after_one_step.eval_logits", logits) <= 0.05
 
 
 def test_points_near_the_origin_are_skipped_as_released():
@@ -111,4 +112,4 @@ def test_points_near_the_origin_are_skipped_as_released():
     patches = group_patches(points, 64, 8, 1e-3)
     assert torch.equal(patches.center_index, case.expected["fps_index"].long())
     assert torch.equal(patches.centers, case.expected["center"])
-    case.close("neighborhood", patches.neighborhoods, 1e-6)
+    assert case.error("neighborhood", patches.neighborhoods) <= 1e-6
