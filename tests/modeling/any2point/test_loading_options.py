@@ -173,14 +173,13 @@ def test_quantization_is_handed_to_the_encoder_alone(monkeypatch):
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
     assert encoder_loading(None, None) == {}
     seen = []
-    from hf_any3d.modeling.any2point import modeling_any2point
-    from hf_any3d.modeling.encoders import load_encoder
+    from hf_any3d.modeling.encoders import adapter_repositories, load_encoder
 
     def note(config, dtype, **loading):
         seen.append(loading)
         return load_encoder(config, dtype)
 
-    monkeypatch.setattr(modeling_any2point, "load_encoder", note)
+    monkeypatch.setattr(adapter_repositories, "load_encoder", note)
     tiny_model(quantization_config=wanted)
     assert seen == [{"quantization_config": wanted}]
 
