@@ -14,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -33,6 +32,7 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
+from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -271,7 +271,7 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
         self.any2point = Any2PointModel(config, encoder)
 
 
-class Any2PointForPointCloudClassification(Any2PointWithHead):
+class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -281,18 +281,3 @@ class Any2PointForPointCloudClassification(Any2PointWithHead):
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.post_init()
-
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
-            **kwargs: Passed on to the encoder's layers.
-        """
-        output = self.any2point(points, **kwargs)
-        logits = self.classifier(output.pooler_output)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
