@@ -187,8 +187,8 @@ processor.decode_answers(answer)""",
     limits="""
 ## Limits
 
-Answers can be wrong in any detail, and sound as sure as right ones. The loss counts tokens of reference answers, and says
-little about whether what the model writes itself is true.
+Answers can be wrong in any detail, and sound as sure as right ones. The loss counts tokens of reference answers; it
+says little about whether what the model writes itself is true.
 """,
     has_classes=False,
     opens="MiniGPT3DForConditionalGeneration",

@@ -13,7 +13,6 @@ from tests.data.catalog.pointllm_trees import write_pointllm
 from tests.examples.conftest import load_program, words_of
 from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts
 
-
 pytestmark = pytest.mark.slow
 
 
