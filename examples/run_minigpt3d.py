@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     checkpoint = program.begin(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         training, validation = load_conversations(data)
-    model, processor = open_for_stage(start, data.num_points)
+    model, processor = open_for_stage(start, data.num_points, data.sampling)
     parameters, groups = count_parameters(model), trained_groups(model)
     for name, count in groups.items():
         logger.info("stage %d trains %s: %s parameters", start.stage, name, f"{count:,}")
