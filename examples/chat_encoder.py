@@ -16,8 +16,8 @@ from hf_any3d import PointCloudProcessor
 
 ENCODER: dict[str, Any] = {
     "in_channels": 6,
-    "num_groups": 64,
-    "group_size": 32,
+    "num_groups": 32,
+    "group_size": 24,
     "patch_widths": [32, 64, 128],
     "hidden_size": 128,
     "num_hidden_layers": 4,
@@ -26,7 +26,7 @@ ENCODER: dict[str, Any] = {
 }
 """For the config of an `act3d` model."""
 
-TRAINING: dict[str, Any] = {"steps": 500, "batch_size": 32, "learning_rate": 2e-3}
+TRAINING: dict[str, Any] = {"steps": 800, "batch_size": 32, "learning_rate": 2e-3}
 BLACKENED = 0.3
 """Share of the clouds that are shown without colours, so that the shape has to tell what it is."""
 OF_COLORS = ("color", "upper", "lower")
@@ -71,9 +71,10 @@ def clouds_of(rows: Dataset) -> torch.Tensor:
 
 
 def augmented(clouds: torch.Tensor) -> torch.Tensor:
-    """Half of the points `(batch, points / 2, 6)`: stretched, mirrored left and right, shaken, scaled anew."""
+    """Half of the points or more, `(batch, kept, 6)`: stretched, mirrored left and right, shaken, scaled anew."""
     batch, count, _ = clouds.shape
-    clouds = clouds[:, torch.randperm(count)[: count // 2]]
+    kept = int(torch.randint(count // 2, count + 1, ()))
+    clouds = clouds[:, torch.randperm(count)[:kept]]
     xyz, colors = clouds[..., :3], clouds[..., 3:]
     stretch = torch.empty(batch, 1, 3).uniform_(0.67, 1.5)
     stretch[..., 0] *= torch.randint(2, (batch, 1)) * 2 - 1
