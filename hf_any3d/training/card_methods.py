@@ -17,7 +17,12 @@ It has {total:,} parameters, of which {trained:,} were trained; all of them lie 
 _ADAPTED = """\
 With the frozen point transformer it has {total:,} parameters; {trained:,} of them were trained. The frozen ones are \
 loaded from where the config says, and are checked against a checksum."""
+_TRAINED_BESIDE = """\
+With its public parts it has {total:,} parameters; the last stage of training trained {trained:,} of them. This \
+repository holds what was trained. The parts {parts} are loaded from their own repositories and checked against \
+checksums."""
 _ANY2POINT = "Method: [Any2Point](https://arxiv.org/abs/2404.07989)."
+_MINIGPT3D = "Method: [MiniGPT-3D](https://arxiv.org/abs/2405.01413), after stage {stage} of 4 of its training."
 _ACT = "Method: [ACT](https://arxiv.org/abs/2212.08320)"
 
 
@@ -46,7 +51,7 @@ class MethodWords:
 
 def method_words(report: RunReport, config: PreTrainedConfig) -> MethodWords:
     """The words for a trained model."""
-    tell = {"act3d": _act_student, "act3d_autoencoder": _act_autoencoder}.get(config.model_type, _any2point)
+    tell = _TELLERS.get(config.model_type, _any2point)
     return tell(report, config)
 
 
@@ -102,6 +107,30 @@ def _act_student(report: RunReport, config: PreTrainedConfig) -> MethodWords:
     )
 
 
+def _minigpt3d(report: RunReport, config: PreTrainedConfig) -> MethodWords:
+    parts = config.parts or {}
+    eyes, words = (
+        _told_part(parts.get(part), kind)
+        for part, kind in (
+            ("point_encoder", config.point_config.model_type),
+            ("language_model", config.text_config.model_type),
+        )
+    )
+    listed = ", ".join(f"`{recorded['name']}`" for recorded in parts.values())
+    what = f"{eyes} reads the points, a Q-Former with {config.num_query_tokens} queries picks out what matters, and "
+    return MethodWords(
+        what=f"{what}{words} answers. {_MINIGPT3D.format(stage=config.stage)}",
+        parameters=_counted(_TRAINED_BESIDE.replace("{parts}", listed) if parts else _STORED, report),
+        tags=("minigpt3d",),
+        base_model=_on_hub(parts.get("language_model", {}).get("name")),
+        relation="adapter",
+    )
+
+
+def _told_part(recorded: dict[str, str] | None, kind: str) -> str:
+    return f"`{recorded['name']}`" if recorded else f"a model of the kind {kind}"
+
+
 def _counted(text: str, report: RunReport) -> str:
     return text.format(total=report.total_parameters, trained=report.trained_parameters)
 
@@ -109,3 +138,6 @@ def _counted(text: str, report: RunReport) -> str:
 def _on_hub(name: str | None) -> str | None:
     # A directory on the author's disk means nothing to a reader of the hub.
     return None if name is None or os.path.isdir(name) else name
+
+
+_TELLERS = {"act3d": _act_student, "act3d_autoencoder": _act_autoencoder, "minigpt3d": _minigpt3d}

@@ -26,6 +26,7 @@ class CardTask:
         as_model: What the program with the model shows.
         factors: Metrics that are no shares, with what they are multiplied by for readers.
         class_factor: The same for the figure of each class; None for a share.
+        processor: Class of the processor.
     """
 
     task: str
@@ -43,6 +44,7 @@ class CardTask:
     as_model: str = "As a model with logits"
     factors: Mapping[str, float] = field(default_factory=dict)
     class_factor: float | None = None
+    processor: str = "PointCloudProcessor"
 
     @property
     def auto_class(self) -> str:
@@ -167,4 +169,30 @@ features("chair.ply")""",
     has_classes=False,
     opens="ActModel",
     as_model="As a model",
+)
+CONVERSATION = CardTask(
+    task="point-cloud-text-to-text",
+    task_name="Conversations about point clouds",
+    intro="Answers questions about 3D point clouds with colours, in words.",
+    use="""chat = pipeline("point-cloud-text-to-text", model="{name}")
+chat("chair.ply", text="What is this?", max_new_tokens=60)""",
+    portions="clouds are brought to {num_points} points in the unit sphere.",
+    logits="""content = [{{"type": "point_cloud", "path": "chair.ply"}}, {{"type": "text", "text": "What is this?"}}]
+inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], tokenize=True)
+answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
+processor.decode_answers(answer)""",
+    model_class="MiniGPT3DForConditionalGeneration",
+    metrics={"perplexity": "Perplexity of answers"},
+    class_score="",
+    limits="""
+## Limits
+
+Answers can be wrong in any detail, and sound as sure as right ones. The loss counts tokens of reference answers; it
+says little about whether what the model writes itself is true.
+""",
+    has_classes=False,
+    opens="MiniGPT3DForConditionalGeneration",
+    as_model="As a model",
+    factors={"perplexity": 1.0},
+    processor="MiniGPT3DProcessor",
 )

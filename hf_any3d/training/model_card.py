@@ -37,10 +37,10 @@ A path, a mesh, an array `(points, {channels})`, a list or a dataset column of t
 
 ```python
 import hf_any3d
-from hf_any3d import {auto_class}, PointCloudProcessor
+from hf_any3d import {auto_class}, {processor}
 
 model = {auto_class}.from_pretrained("{name}")
-processor = PointCloudProcessor.from_pretrained("{name}")
+processor = {processor}.from_pretrained("{name}")
 {logits}
 ```
 {peft_door}
@@ -107,6 +107,7 @@ def build_model_card(
         channels=config.in_channels,
         portions=task.portions.format(num_points=num_points),
         as_model=task.as_model,
+        processor=task.processor,
         auto_class=task.auto_class,
         logits=task.logits.format(count=len(classes), num_points=num_points),
         what=words.what,

@@ -30,12 +30,13 @@ def merge_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditio
     """Add LoRA to the weights of its layers, in place: the same answers, faster, from plain layers.
 
     Returns:
-        The model, whose config then speaks of no LoRA.
+        The model, whose config then speaks of no LoRA; it is saved whole, since its weights are no part's any more.
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
             layer.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model.store_parts()
     model.config.text_lora = model.config.qformer_lora = None
     return model

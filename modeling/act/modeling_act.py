@@ -12,7 +12,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
@@ -21,6 +20,7 @@ from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
 from hf_any3d.modeling.encoders import LayerStack, own_modules
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
+from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
 
 
@@ -218,7 +218,7 @@ class ActModel(ActPreTrainedModel):
         return pool(hidden_states, how or ["max"], class_tokens=0)
 
 
-class ActForPointCloudClassification(ActPreTrainedModel):
+class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTrainedModel):
     """`ActModel` with a classification head."""
 
     def __init__(self, config: ActConfig):
@@ -232,21 +232,6 @@ class ActForPointCloudClassification(ActPreTrainedModel):
             dropout=config.head_dropout,
         )
         self.post_init()
-
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
-            **kwargs: Passed on to the base model.
-        """
-        output = self.act(points, **kwargs)
-        logits = self.classifier(output.pooler_output)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -19,14 +19,7 @@ from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderCo
 from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 from hf_any3d.modeling.act.graph_convolution import GraphConvolution
 from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
-from hf_any3d.modeling.encoders import (
-    AdapterRepositoryMixin,
-    bidirectional_inputs,
-    encoder_loading,
-    encoder_settings,
-    find_family,
-    load_encoder,
-)
+from hf_any3d.modeling.encoders import AdapterRepositoryMixin, bidirectional_inputs, find_family
 from hf_any3d.modeling.point_ops import chamfer_distance
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
 
@@ -130,48 +123,22 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
 
     @classmethod
     def from_teacher_pretrained(
-        cls,
-        encoder_name_or_path: str | os.PathLike | None = None,
-        *,
-        config: ActAutoencoderConfig | None = None,
-        tower: str | None = None,
-        revision: str | None = None,
-        num_layers: int | None = None,
-        dtype: torch.dtype | None = None,
-        attn_implementation: str | None = None,
-        device_map: str | torch.device | dict[str, Any] | None = None,
-        quantization_config: Any = None,
-        **config_kwargs: Any,
+        cls, encoder_name_or_path: str | os.PathLike | None = None, **settings: Any
     ) -> ActAutoencoder:
         """Build an untrained autoencoder around a pretrained text, vision or audio encoder, which stays frozen.
 
+        In ACT's words what `from_encoder_pretrained` does, which describes each setting.
+
         Args:
             encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
-            config: A whole configuration instead, such as that of a saved model: the encoder that it names is loaded
-                and checked.
-            tower: Which encoder of a composite checkpoint ("text" or "vision" of CLIP).
-            revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
-            num_layers: Use only the first layers of the encoder.
-            dtype: Precision of the encoder's weights, float32 by default; all that trains is float32.
-            attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
-            device_map: The device of the whole model: "cuda:1", "auto" for the fastest one …
-            quantization_config: How the frozen encoder's weights are kept, such as `BitsAndBytesConfig(…)`.
-            **config_kwargs: Anything of `ActAutoencoderConfig`.
+            **settings: `config` instead of the name, `tower`, `revision`, `num_layers`, `dtype`,
+                `attn_implementation`, `device_map`, `quantization_config`, and anything of `ActAutoencoderConfig`.
 
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
             ValueError: If both or neither of name and config are given.
         """
-        if (encoder_name_or_path is None) == (config is None):
-            raise ValueError("give either encoder_name_or_path or a config that names an encoder")
-        if config is None:
-            settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
-            config = ActAutoencoderConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
-        elif attn_implementation is not None:
-            config.encoder_config._attn_implementation = attn_implementation
-        encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
-        model = cls(config, encoder=encoder).eval()
-        return model if device_map is None else model.to(encoder.device)
+        return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
 
     def forward(
         self,

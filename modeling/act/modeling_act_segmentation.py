@@ -7,18 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel
 from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
-from hf_any3d.modeling.point_labels import (
-    check_category_parts,
-    checked_category,
-    point_loss,
-    restrict_to_parts,
-)
+from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
+from hf_any3d.modeling.point_segmentation import PartSegmentationMixin, SemanticSegmentationMixin
 
 
 class TokenPropagation(nn.Module):
@@ -126,32 +121,15 @@ class ActSegmenter(ActPreTrainedModel):
         return self.segmenter(features, torch.cat(about_cloud, dim=-1))
 
 
-class ActForSemanticSegmentation(ActSegmenter):
+class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
     """Names the object that every point of a scene, or of a block of one, belongs to."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.post_init()
 
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> TokenClassifierOutput:
-        """Segment scenes.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 where a point does not count; with them the mean
-                cross-entropy over points is returned as `loss`.
-            **kwargs: Passed on to the base model.
-
-        Returns:
-            `logits (batch, points, labels)`.
-        """
-        logits = self.point_logits(points, **kwargs)
-        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
-
-
-class ActForPartSegmentation(ActSegmenter):
+class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
     """Names the part that every point of an object belongs to, given the object's category.
 
     Args:
@@ -168,32 +146,6 @@ class ActForPartSegmentation(ActSegmenter):
         self.category_norm = HeadNorm(config.category_width)
         self.post_init()
 
-    def forward(
-        self,
-        points: torch.Tensor,
-        category: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Segment objects.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out where the model knows one category only.
-            labels: `(batch, points)` part numbers, -100 where a point does not count; with them the mean
-                cross-entropy over points is returned as `loss`.
-            **kwargs: Passed on to the base model.
-
-        Returns:
-            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories are as low as the number type allows.
-
-        Raises:
-            ValueError: If the category is missing or has another shape.
-        """
-        category = checked_category(category, points, self.config.num_categories)
-        known = self.category_norm(self.category_embedding(category))
-        logits = self.point_logits(points, nn.functional.leaky_relu(known, 0.2), **kwargs)
-        if self.config.restrict_to_category_parts:
-            logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
+    def category_features(self, category: torch.Tensor) -> torch.Tensor:
+        """What the head is told of objects of these categories `(batch,)`: `(batch, category_width)`."""
+        return nn.functional.leaky_relu(self.category_norm(self.category_embedding(category)), 0.2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -29,14 +27,12 @@ from hf_any3d.modeling.encoders import (
     TokenPlaces,
     bidirectional_inputs,
     convolve_on_line,
-    encoder_loading,
-    encoder_settings,
     find_family,
     hidden_of,
-    load_encoder,
     unfreeze,
 )
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
+from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -62,7 +58,7 @@ class Any2PointOutput(ModelOutput):
 
 
 class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
-    """What all Any2Point models share: config, initialisation, and building around a pretrained encoder."""
+    """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig
     config: Any2PointConfig
@@ -76,52 +72,6 @@ class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
     _supports_attention_backend = True
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
-
-    @classmethod
-    def from_encoder_pretrained(
-        cls,
-        encoder_name_or_path: str | os.PathLike | None = None,
-        *,
-        config: Any2PointConfig | None = None,
-        tower: str | None = None,
-        revision: str | None = None,
-        num_layers: int | None = None,
-        dtype: torch.dtype | None = None,
-        attn_implementation: str | None = None,
-        device_map: str | torch.device | dict[str, Any] | None = None,
-        quantization_config: Any = None,
-        **config_kwargs: Any,
-    ) -> Any2PointPreTrainedModel:
-        """Wrap a pretrained text, vision or audio encoder: it stays frozen, all around it starts untrained.
-
-        Args:
-            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
-            config: A whole configuration instead, such as that of a saved model: the encoder that it names is loaded
-                and checked. This makes the base for `PeftModel.from_pretrained(base, saved)`.
-            tower: Which encoder of a composite checkpoint ("text" or "vision" of CLIP).
-            revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
-            num_layers: Use only the first layers of the encoder.
-            dtype: Precision of the encoder's weights, float32 by default; all that trains is float32.
-            attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
-            device_map: The device of the whole model: "cuda:1", "auto" for the fastest one …
-            quantization_config: How the frozen encoder's weights are kept, such as `BitsAndBytesConfig(…)` in 8 or 4
-                bits; all that trains is float32.
-            **config_kwargs: Anything of `Any2PointConfig`, `num_labels`, `id2label`, …
-
-        Raises:
-            UnsupportedEncoder: If the encoder's family or tower is not supported.
-            ValueError: If both or neither of name and config are given.
-        """
-        if (encoder_name_or_path is None) == (config is None):
-            raise ValueError("give either encoder_name_or_path or a config that names an encoder")
-        if config is None:
-            settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
-            config = Any2PointConfig(**settings, **config_kwargs, attn_implementation=attn_implementation)
-        elif attn_implementation is not None:
-            config.encoder_config._attn_implementation = attn_implementation
-        encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
-        model = cls(config, encoder=encoder).eval()
-        return model if device_map is None else model.to(encoder.device)
 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
@@ -321,7 +271,7 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
         self.any2point = Any2PointModel(config, encoder)
 
 
-class Any2PointForPointCloudClassification(Any2PointWithHead):
+class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -331,18 +281,3 @@ class Any2PointForPointCloudClassification(Any2PointWithHead):
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.post_init()
-
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
-            **kwargs: Passed on to the encoder's layers.
-        """
-        output = self.any2point(points, **kwargs)
-        logits = self.classifier(output.pooler_output)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointOutput, Any2PointWithHead
 from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
-from hf_any3d.modeling.point_labels import check_category_parts, checked_category, point_loss, restrict_to_parts
+from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
+from hf_any3d.modeling.point_segmentation import PartSegmentationMixin, SemanticSegmentationMixin
 
 
 class PointPropagation(nn.Module):
@@ -98,32 +98,15 @@ class Any2PointSegmenter(Any2PointWithHead):
         return self.segmenter(spread.flatten(0, 1)).unflatten(0, points.shape[:2])
 
 
-class Any2PointForSemanticSegmentation(Any2PointSegmenter):
+class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
     """Names the object that every point of a scene, or of a block of one, belongs to."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
         self.post_init()
 
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> TokenClassifierOutput:
-        """Segment scenes.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 where a point does not count; with them the mean
-                cross-entropy over points is returned as `loss`.
-            **kwargs: Passed on to the encoder's layers.
-
-        Returns:
-            `logits (batch, points, labels)`.
-        """
-        logits = self.point_logits(points, **kwargs)
-        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
-
-
-class Any2PointForPartSegmentation(Any2PointSegmenter):
+class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
     """Names the part that every point of an object belongs to, given the object's category.
 
     Args:
@@ -140,31 +123,6 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 
-    def forward(
-        self,
-        points: torch.Tensor,
-        category: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Segment objects.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out where the model knows one category only.
-            labels: `(batch, points)` part numbers, -100 where a point does not count; with them the mean
-                cross-entropy over points is returned as `loss`.
-            **kwargs: Passed on to the encoder's layers.
-
-        Returns:
-            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories are as low as the number type allows.
-
-        Raises:
-            ValueError: If the category is missing or has another shape.
-        """
-        category = checked_category(category, points, self.config.num_categories)
-        logits = self.point_logits(points, self.category_embedding(category), **kwargs)
-        if self.config.restrict_to_category_parts:
-            logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
+    def category_features(self, category: torch.Tensor) -> torch.Tensor:
+        """What every point of objects of these categories `(batch,)` is told: `(batch, propagation_width)`."""
+        return self.category_embedding(category)

@@ -107,7 +107,7 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
         text_pooling: str | None = None,
         **kwargs: Any,
     ) -> Any2PointForZeroShotPointCloudClassification:
-        """Wrap an encoder that has an aligned text tower; see `Any2PointPreTrainedModel.from_encoder_pretrained`.
+        """Wrap an encoder that has an aligned text tower, as `Any2PointModel.from_encoder_pretrained` wraps any.
 
         The projection starts as the checkpoint's own where it has a linear one (CLIP, the texts of SigLIP), for
         sentence encoders as the identity, else at random.

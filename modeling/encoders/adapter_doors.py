@@ -18,7 +18,8 @@ from transformers.utils import (
 
 from hf_any3d.modeling.encoders.placing import single_device
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+"""Arguments of `from_pretrained` that say where a repository is and how it is read."""
 
 
 class AdapterDoorsMixin:
@@ -76,7 +77,7 @@ class AdapterDoorsMixin:
         Raises:
             EncoderMismatchError: If the pretrained weights found are not those that the adapter was trained with.
         """
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if pretrained_model_name_or_path is None or not _holds_adapter_only(pretrained_model_name_or_path, hub):
             return cls._from_whole_repository(pretrained_model_name_or_path, *args, **kwargs)
         return cls._from_adapter_repository(

@@ -13,6 +13,7 @@ from hf_any3d.modeling.minigpt3d.stages import (
     set_stage,
     stage_names,
     stage_tensors,
+    trained_names,
     weight_decay_groups,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "set_stage",
     "stage_names",
     "stage_tensors",
+    "trained_names",
     "weight_decay_groups",
 ]

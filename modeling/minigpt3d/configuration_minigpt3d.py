@@ -8,6 +8,7 @@ from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 ROUTERS = ("sparse", "soft", "constant")
+PARTS = ("point_encoder", "qformer", "language_model")
 
 
 class MiniGPT3DConfig(PreTrainedConfig):
@@ -36,9 +37,15 @@ class MiniGPT3DConfig(PreTrainedConfig):
         text_lora: Arguments of `peft.LoraConfig` for the language model; None for a language model without LoRA.
         qformer_lora: The same for the Q-Former.
         initializer_range: Standard deviation of fresh weights of the parts between the two models.
+        stage: The stage of training that the model was last in; None where nobody recorded one.
+        parts: Public parts that are not stored with the model, of "point_encoder", "qformer" (a BLIP-2 model) and
+            "language_model": for each its `name`, a repository or directory, `revision`, a commit, and `checksum`.
+        qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
+            released program by accident; answers are then drawn by chance.
 
     Raises:
-        ValueError: If the router is unknown, asks more sets than there are, or has no load that could be balanced.
+        ValueError: If the router is unknown, asks more sets than there are, or has no load that could be balanced; or
+            if `parts` has others than these.
     """
 
     model_type = "minigpt3d"
@@ -74,6 +81,9 @@ class MiniGPT3DConfig(PreTrainedConfig):
     text_lora: dict | None = None
     qformer_lora: dict | None = None
     initializer_range: float = 0.02
+    stage: int | None = None
+    parts: dict | None = None
+    qformer_lora_dropout_at_inference: bool = False
 
     def __post_init__(self, **kwargs: Any):
         if self.router not in ROUTERS:
@@ -84,4 +94,11 @@ class MiniGPT3DConfig(PreTrainedConfig):
             )
         if self.load_balancing_weight and self.router == "constant":
             raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
+        if unknown := sorted(set(self.parts or {}) - set(PARTS)):
+            raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, PARTS))}")
         super().__post_init__(**kwargs)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a point."""
+        return self.point_config.in_channels

@@ -36,6 +36,11 @@ def reset_lora(model: nn.Module) -> None:
             init.zeros_(parameter)
 
 
+def lora_dropouts(model: nn.Module) -> list[nn.Module]:
+    """The dropout layers of LoRA, and no others."""
+    return [module for name, module in model.named_modules() if ".lora_dropout." in name]
+
+
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """What tensors are called in a model that has LoRA where the model that they come from had none.
 

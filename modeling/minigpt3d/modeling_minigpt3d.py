@@ -17,14 +17,17 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import LoraMixin, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
+from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin
 from hf_any3d.modeling.minigpt3d.placeholders import clouds_still_to_read, fill_places, repeat_by_sample
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -50,7 +53,7 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
-class MiniGPT3DForConditionalGeneration(LoraMixin, PreTrainedModel, GenerationMixin):
+class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
 
     A cloud stands in `input_ids` as `num_query_tokens` times `point_token_id`; clouds are taken in the order in which
@@ -109,10 +112,14 @@ class MiniGPT3DForConditionalGeneration(LoraMixin, PreTrainedModel, GenerationMi
         reset_lora(self)
 
     def train(self, mode: bool = True) -> MiniGPT3DForConditionalGeneration:
-        """Switch modes; a frozen point encoder stays as it is for use."""
+        """Switch modes; a frozen point encoder and the Q-Former stay as for use, LoRA in the latter does not."""
         super().train(mode)
         if not self._point_encoder_trains():
             self.point_encoder.eval()
+        self.bridge.qformer.eval()
+        dropping = mode or self.config.qformer_lora_dropout_at_inference
+        for dropout in lora_dropouts(self.bridge.qformer):
+            dropout.train(dropping)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -262,6 +269,11 @@ class MiniGPT3DForConditionalGeneration(LoraMixin, PreTrainedModel, GenerationMi
         return input_ids, model_kwargs | {"point_features": point_features}
 
     def _bridge(self, points: Clouds) -> Bridged:
+        if self.config.qformer_lora_dropout_at_inference and not self.training:
+            logger.warning_once(
+                "qformer_lora_dropout_at_inference=True: what stands for a cloud is drawn by chance, as in the "
+                "released program; set it to False for answers that can be repeated"
+            )
         tokens = self.encode(points)
         return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
+if TYPE_CHECKING:
+    from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
 
 STAGES = (1, 2, 3, 4)
 
@@ -46,8 +48,19 @@ def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[st
     ]
 
 
+def trained_names(model: MiniGPT3DForConditionalGeneration) -> list[str]:
+    """Names of the parameters that the stages up to `config.stage` train."""
+    trained: dict[str, None] = {}
+    for stage in range(1, (model.config.stage or 0) + 1):
+        if stage in (1, 4) or None not in (model.config.qformer_lora, model.config.text_lora):
+            trained |= dict.fromkeys(stage_names(model, stage))
+    return list(trained)
+
+
 def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
     """Make a model ready for a stage: these parameters train and no others, and experts are used in stage 4 alone.
+
+    The config records the stage.
 
     Args:
         model: The model, changed in place.
@@ -64,6 +77,7 @@ def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]
     for name in names:
         model.get_parameter(name).requires_grad_(True)
     model.config.use_query_experts = stage == 4
+    model.config.stage = stage
     return names
 
 

@@ -252,6 +252,22 @@ def test_half_precision_is_chosen_at_the_door(home, tmp_path):
     assert (logits_of(half).float() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+@pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, torch.device("cpu")], ids=str)
+def test_device_map_places_pretrained_part_adapter_and_head(home, device_map, tmp_path):
+    expected = logits_of(trained(home, "guided", tmp_path))
+    opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path, device_map=device_map)
+    wanted = torch.accelerator.current_accelerator() if device_map == "auto" else None
+    kinds = {tensor.device.type for tensor in (*opened.parameters(), *opened.buffers())}
+    assert kinds == {"cpu" if wanted is None else wanted.type}
+    same(logits_of(opened.cpu()), expected)
+
+
+def test_maps_of_several_devices_are_refused(home, tmp_path):
+    trained(home, "guided", tmp_path)
+    with pytest.raises(ValueError, match="expected one device for the whole model"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path, device_map={"act": 0, "classifier": "cpu"})
+
+
 @pytest.mark.parametrize("method", ["guided", "lora"])
 def test_gradient_checkpointing_gives_the_same_gradients(home, method):
     def gradients(checkpointing):

@@ -153,9 +153,10 @@ def test_device_map_places_the_whole_model(saved, device_map):
     opened = AutoModelForPointCloudClassification.from_pretrained(path, device_map=device_map)
     made = tiny_model(device_map=device_map)
     for one in (opened, made):
-        devices = {tensor.device for tensor in (*one.parameters(), *one.buffers())}
         wanted = torch.accelerator.current_accelerator() if device_map == "auto" else None
-        assert devices == {wanted or torch.device("cpu")}
+        # The kind alone: an accelerator that is named without a number is the current one of them.
+        kinds = {tensor.device.type for tensor in (*one.parameters(), *one.buffers())}
+        assert kinds == {"cpu" if wanted is None else wanted.type}
     with torch.no_grad():
         found = logits(opened, clouds().to(opened.device)).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -172,14 +173,13 @@ def test_quantization_is_handed_to_the_encoder_alone(monkeypatch):
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
     assert encoder_loading(None, None) == {}
     seen = []
-    from hf_any3d.modeling.any2point import modeling_any2point
-    from hf_any3d.modeling.encoders import load_encoder
+    from hf_any3d.modeling.encoders import adapter_repositories, load_encoder
 
     def note(config, dtype, **loading):
         seen.append(loading)
         return load_encoder(config, dtype)
 
-    monkeypatch.setattr(modeling_any2point, "load_encoder", note)
+    monkeypatch.setattr(adapter_repositories, "load_encoder", note)
     tiny_model(quantization_config=wanted)
     assert seen == [{"quantization_config": wanted}]
 

@@ -1,0 +1,135 @@
+"""Trains MiniGPT-3D: a language model learns to talk about point clouds, in four stages.
+
+    python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage1.yaml --data_dir DATA \
+        --point_encoder ENCODER --qformer BLIP2 --language_model PHI --output_dir out/stage1
+    python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage2.yaml --data_dir DATA \
+        --model_name_or_path out/stage1 --output_dir out/stage2
+    python examples/run_minigpt3d.py --stage 3 --data_dir DATA --model_name_or_path out/stage2 \
+        --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --gradient_checkpointing
+
+Stage 1 trains the way from the point encoder to the Q-Former, stages 2 and 3 nearly all that trains, stage 4 the query
+experts. What a stage leaves behind holds what was trained, and names the parts that were not. Next:
+`hf-any3d chat out/stage4 chair.ply`.
+"""
+
+import logging
+import math
+import sys
+
+from datasets import Dataset
+
+from hf_any3d.chat import MiniGPT3DProcessor
+from hf_any3d.data import load_point_dataset
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.training import program
+from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.card_tasks import CONVERSATION
+from hf_any3d.training.conversation_rows import ConversationCollator, ConversationRows
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
+from hf_any3d.training.stage_models import open_for_stage, trained_groups
+from hf_any3d.training.stage_settings import ConversationArguments, StageArguments, StageTrainingArguments
+from hf_any3d.training.stage_trainer import StageTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def load_conversations(data: ConversationArguments) -> tuple[list[Dataset], Dataset | None]:
+    """The rows of each kind of conversations to train on, and the rows to judge by."""
+    kinds, validation = [], None
+    for number, kind in enumerate(data.conversations):
+        wanted = ["train"] + ["validation"] * (number == 0 and data.max_eval_samples > 0)
+        splits = load_point_dataset(
+            data.dataset_name, data_dir=data.data_dir, which=kind, splits=wanted, **data.dataset_options
+        )
+        rows = splits["train"]
+        most = len(rows) if data.max_train_samples is None else min(len(rows), data.max_train_samples)
+        kinds.append(rows.select(range(most)))
+        if "validation" in splits:
+            rows = splits["validation"]
+            validation = rows.select(range(min(len(rows), data.max_eval_samples)))
+    return kinds, validation
+
+
+def build_trainer(
+    model: MiniGPT3DForConditionalGeneration,
+    processor: MiniGPT3DProcessor,
+    arguments: StageTrainingArguments,
+    data: ConversationArguments,
+    kinds: list[Dataset],
+    validation: Dataset | None,
+) -> StageTrainer:
+    """A Trainer for this task."""
+    if validation is None:
+        arguments.eval_strategy = "no"
+    return StageTrainer(
+        model,
+        arguments,
+        kinds=[ConversationRows(rows, processor) for rows in kinds],
+        batch_sizes=data.batch_sizes,
+        ratios=data.data_ratios,
+        eval_dataset=None if validation is None else ConversationRows(validation, processor),
+        data_collator=ConversationCollator(processor),
+        processing_class=processor,
+    )
+
+
+def judge(trainer: StageTrainer) -> dict[str, dict[str, float]]:
+    """Loss and perplexity on the validation split, if there is one."""
+    if trainer.eval_dataset is None:
+        return {}
+    found = trainer.evaluate(metric_key_prefix="validation")
+    metrics = {"loss": found["validation_loss"], "perplexity": math.exp(min(found["validation_loss"], 100.0))}
+    trainer.log_metrics("validation", found)
+    return {"validation": metrics}
+
+
+def main(argv: list[str] | None = None) -> RunReport:
+    """Train a stage, judge, write model, card and metrics.json, and push them where that is wanted."""
+    stopwatch = Stopwatch()
+    kinds = (StageArguments, ConversationArguments, StageTrainingArguments)
+    start, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
+    data.choose(start.stage)
+    checkpoint = program.begin(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        training, validation = load_conversations(data)
+    model, processor = open_for_stage(start, data.num_points)
+    parameters, groups = count_parameters(model), trained_groups(model)
+    for name, count in groups.items():
+        logger.info("stage %d trains %s: %s parameters", start.stage, name, f"{count:,}")
+    trainer = build_trainer(model, processor, arguments, data, training, validation)
+    with stopwatch.part("training"):
+        trained = trainer.train(resume_from_checkpoint=checkpoint)
+    with stopwatch.part("evaluation"):
+        metrics = judge(trainer)
+    rows = {name: len(some) for name, some in zip(data.conversations, training, strict=True)}
+    report, name = program.leave_behind(
+        trainer,
+        stopwatch,
+        (metrics | {"train": {"loss": trained.training_loss}}, {}),
+        data={
+            "name": data.dataset_name,
+            "options": data.dataset_options,
+            "rows": rows | ({} if validation is None else {"validation": len(validation)}),
+            "ratios": dict(zip(data.conversations, data.data_ratios, strict=True)),
+            "batch_sizes": dict(zip(data.conversations, data.batch_sizes, strict=True)),
+            "validation": "none" if validation is None else "the dataset's own split",
+            "points": processor.feature_extractor.num_points,
+            "features": list(processor.feature_extractor.features),
+        },
+        parameters=parameters,
+        num_points=processor.feature_extractor.num_points,
+        task=CONVERSATION,
+        checkpoint=checkpoint,
+        start={"stage": start.stage, "model": start.model_name_or_path, "parts": model.config.parts},
+        schedules={
+            "trained": groups,
+            **({} if arguments.step_cosine is None else {"lr_scheduler": "step_cosine"}),
+            **({} if arguments.step_cosine is None else {"step_cosine": arguments.step_cosine}),
+        },
+    )
+    logger.info("Model, card and metrics.json: %s. Try: hf-any3d chat %s CLOUD", name, name)
+    return report
+
+
+if __name__ == "__main__":
+    main()

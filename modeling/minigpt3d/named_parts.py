@@ -1,0 +1,176 @@
+"""Models whose public parts lie in repositories of their own: saved without them, and opened around them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
+
+from hf_any3d.modeling.encoders.adapter_doors import HUB_ARGUMENTS
+from hf_any3d.modeling.encoders.placing import single_device
+from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, forget_quantization, open_part
+from hf_any3d.modeling.minigpt3d.stages import trained_names
+
+if TYPE_CHECKING:
+    from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
+    from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
+
+PREFIXES = {"point_encoder": "point_encoder.", "qformer": "bridge.qformer.", "language_model": "language_model."}
+"""Where the tensors of each part stand in a model."""
+
+
+def held_names(model: MiniGPT3DForConditionalGeneration) -> set[str]:
+    """Names of tensors that are those of the public parts, and so are not saved.
+
+    These are the tensors of parts that `config.parts` names, without LoRA and without what the stages up to
+    `config.stage` train.
+    """
+    named = tuple(prefix for part, prefix in PREFIXES.items() if part in (model.config.parts or {}))
+    trained = set(trained_names(model))
+    return {
+        name for name in model.state_dict() if name.startswith(named) and ".lora_" not in name and name not in trained
+    }
+
+
+class NamedPartsMixin:
+    """Saves what no public part holds, and opens the public parts where the config says that they lie.
+
+    What was trained is 47.8 million of MiniGPT-3D's 2,954 million parameters. The rest is recorded by name, commit and
+    checksum in `config.parts`; a model without that is saved and opened whole.
+    """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, without tensors that a named part holds."""
+        self._keys_to_ignore_on_save = held_names(self)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def store_parts(self) -> None:
+        """Forget where the parts came from: the model is saved whole from now on.
+
+        Raises:
+            ValueError: If the language model was opened in 4 or 8 bits, which are not its weights.
+        """
+        if (self.config.parts or {}) and getattr(self.language_model, "hf_quantizer", None) is not None:
+            raise ValueError("the language model was opened quantized; expected full weights to store")
+        self.config.parts = None
+        self._keys_to_ignore_on_save = set()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Open a model as `PreTrainedModel.from_pretrained` does, with its public parts from their repositories.
+
+        `quantization_config` is then the language model's, and the whole model is on one device.
+
+        Raises:
+            EncoderMismatchError: If a part has other weights than when the model was made.
+            ValueError: If a tensor is neither stored nor held by a part, is one too many, or has another shape; all
+                are named.
+        """
+        name, hub = pretrained_model_name_or_path, {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config = kwargs.get("config")
+        if name is not None and not isinstance(config, cls.config_class):
+            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+        if not getattr(config, "parts", None):
+            return super().from_pretrained(name, *args, **kwargs)
+        others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
+        return cls._from_parts_and(os.fspath(name), config, hub, **others)
+
+    @classmethod
+    def _from_parts_and(
+        cls,
+        name: str,
+        config: MiniGPT3DConfig,
+        hub: dict[str, Any],
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
+        output_loading_info: bool = False,
+        **overrides: Any,
+    ) -> PreTrainedModel:
+        for key, value in overrides.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
+        dtype = dtype or torch_dtype or "auto"
+        if isinstance(dtype, str):
+            dtype = (config.dtype if dtype == "auto" else getattr(torch, dtype)) or torch.float32
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        model = cls._around_parts(config, dtype, attn_implementation, device_map, quantization_config)
+        _fill(model, name, read_stored(name, hub))
+        model.name_or_path = config.name_or_path = name
+        if model.can_generate():
+            try:
+                model.generation_config = GenerationConfig.from_pretrained(name, **hub)
+            except OSError:
+                pass  # as for every model without such a file: the one that follows from the config
+        if device_map is not None:
+            model.to(single_device(device_map))
+        info = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} | {"error_msgs": []}
+        return (model.eval(), info) if output_loading_info else model.eval()
+
+    @classmethod
+    def _around_parts(
+        cls, config: MiniGPT3DConfig, dtype: torch.dtype, attention: str | None, device_map: Any, quantization: Any
+    ) -> MiniGPT3DForConditionalGeneration:
+        if quantization is not None and "language_model" not in config.parts:
+            raise ValueError("quantization_config for a language model that is stored; expected a named one")
+        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+        opened = {}
+        for part, recorded in config.parts.items():
+            loading = {} if attention is None else {"attn_implementation": attention}
+            if part == "language_model" and quantization is not None:
+                loading |= {"quantization_config": quantization, "device_map": device_map}
+            opened[part], _ = open_part(part, **recorded, config=configs[part], dtype=dtype, **loading)
+        words = opened.get("language_model")
+        implementations = {part: model.config._attn_implementation for part, model in opened.items()}
+        model = cls(config, opened.get("point_encoder"), None, words)
+        for part, implementation in implementations.items():
+            # A config that becomes part of another one forgets the choice that its model was built with.
+            opened[part].config._attn_implementation = implementation
+        if "qformer" in opened:
+            adopt_qformer(model, opened["qformer"])
+        if words is not None and getattr(words, "hf_quantizer", None) is not None:
+            forget_quantization(words)
+            model.point_encoder.to(dtype)
+            model.bridge.to(dtype)
+            return model
+        return model.to(dtype)
+
+
+def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors in a directory or repository, on the CPU.
+
+    Raises:
+        OSError: If there are none.
+    """
+    file = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+    if file is not None:
+        return load_state_dict(file)
+    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub)
+    shards, _ = get_checkpoint_shard_files(name, index, **hub)
+    return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
+
+
+def _fill(model: MiniGPT3DForConditionalGeneration, name: str, stored: dict[str, torch.Tensor]) -> None:
+    own = model.state_dict()
+    tied = set(model.all_tied_weights_keys)
+    wrong = [f"{key} is missing" for key in own.keys() - stored.keys() - held_names(model) - tied]
+    wrong += [f"{key} is not the model's" for key in stored.keys() - own.keys()]
+    wrong += [
+        f"{key} has shape {tuple(tensor.shape)}, expected {tuple(own[key].shape)}"
+        for key, tensor in stored.items()
+        if key in own and own[key].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError(f"{name}: {'; '.join(sorted(wrong)[:8])}" + f" and {len(wrong) - 8} more" * (len(wrong) > 8))
+    model.load_state_dict(stored, strict=False)
+    model.tie_weights()

@@ -1,0 +1,60 @@
+"""What tests of the four stages share: tiny public parts, a tiny PointLLM tree, and arguments of a short run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from tests.chat.tiny_tokenizers import byte_tokenizer
+from tests.modeling.minigpt3d.test_parts import blip2
+from tests.modeling.minigpt3d.tiny_model import TEXTS, tiny_model
+
+CONFIG = {
+    "point_mlp_widths": [18],
+    "num_query_experts": 4,
+    "router_width": 8,
+    "projector_width": 24,
+    "text_lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
+    "qformer_lora": {"r": 2, "lora_alpha": 4, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]},
+}
+SHORT = {
+    "dataset_options": {"verify": False},
+    "num_points": 40,
+    "max_steps": 2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "learning_rate": 0.01,
+    "per_device_eval_batch_size": 2,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+BATCHES = {1: [2], 2: [2], 3: [1, 2, 1], 4: [1, 2, 1]}
+
+
+def tiny_text(**changes: Any) -> dict[str, Any]:
+    """Settings of a language model for the tokenizer of bytes."""
+    tokenizer = byte_tokenizer()
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    return {"model_type": "normed_phi", **TEXTS["normed_phi"], **sizes, **special, **changes}
+
+
+def write_parts(folder: Path, **changes: Any) -> dict[str, str]:
+    """A point encoder, a BLIP-2 model and a language model with its tokenizer; gives the program's arguments."""
+    torch.manual_seed(0)
+    source = tiny_model(text_config=tiny_text(**changes), text_lora=None, qformer_lora=None)
+    names = {part: str(folder / part) for part in ("point_encoder", "qformer", "language_model")}
+    source.point_encoder.save_pretrained(names["point_encoder"])
+    blip2().save_pretrained(names["qformer"])
+    source.language_model.save_pretrained(names["language_model"])
+    byte_tokenizer().save_pretrained(names["language_model"])
+    return names
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model that a stage left behind, those of its parts too."""
+    return MiniGPT3DForConditionalGeneration.from_pretrained(folder).state_dict()
