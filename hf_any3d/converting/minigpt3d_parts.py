@@ -21,7 +21,7 @@ from hf_any3d.converting.streamed_weights import save_weights
 from hf_any3d.converting.weight_files import read_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiForCausalLM
-from hf_any3d.modeling.minigpt3d.parts import QueriesAndQFormer
+from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
 
 
 @dataclass

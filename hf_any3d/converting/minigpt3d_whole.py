@@ -98,6 +98,7 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
         text_config=words,
         num_query_tokens=asking.num_query_tokens,
         use_query_experts=files[-1].stage == 4,
+        stage=files[-1].stage or None,
         text_lora={"r": text_rank, **_TEXT_LORA},
         qformer_lora={"r": rank, "lora_alpha": 2 * rank, **_QFORMER_LORA},
         **sizes,

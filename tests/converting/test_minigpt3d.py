@@ -60,7 +60,7 @@ def test_every_tensor_of_the_released_program_is_in_the_model(originals, model):
         if name in added:  # which Phi has not, and no stage trains
             tensor = torch.zeros_like(tensor)
         assert torch.equal(own[names[name]], tensor), name
-    assert model.config.use_query_experts and model.config.router == "sparse"
+    assert model.config.use_query_experts and model.config.router == "sparse" and model.config.stage == 4
 
 
 def test_model_and_processor_answer_together(released, model):
