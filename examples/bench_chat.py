@@ -14,7 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -28,9 +28,23 @@ from chat_shapes import STAGES, STEPS, prepare, recipe_of, run_step, shapes
 from tqdm.auto import tqdm
 from training_runs import machine, over_seeds, percent, write_text
 
-QUESTIONS = ("instruction", "completion", "instruction_evaluation", "completion_evaluation")
-CONTROLS = ("greedy", "swapped_cloud", "swapped_own", "black", "noise")
-JUDGED = (*QUESTIONS, "color", *METRICS, *CONTROLS)
+NAMED = {
+    "instruction": 'class, "What is this?"',
+    "completion": 'class, "This is an object of "',
+    "instruction_evaluation": "the first, released evaluation prompt",
+    "completion_evaluation": "the second, that prompt",
+    "color": "main color",
+}
+"""Shares of right answers, and what they are called."""
+CONTROLS = {
+    "greedy": "own cloud: names its class",
+    "swapped_cloud": "cloud of another class: names that class",
+    "swapped_own": "cloud of another class: names the own class",
+    "black": "without colors: names its class",
+    "noise": "random points: names the class of the shape",
+}
+"""Answers to right and wrong clouds."""
+JUDGED = (*NAMED, *METRICS, *CONTROLS)
 Runs = list[dict[str, Any]]
 
 
@@ -39,10 +53,9 @@ def of(runs: Runs, step: str) -> Runs:
     return sorted((run for run in runs if run["step"] == step), key=lambda run: run["seed"])
 
 
-def majority() -> float:
-    """Accuracy of always naming the most frequent class of the test shapes."""
-    labels = [one.label for one in shapes()[1]["test"]]
-    return max(labels.count(label) for label in labels) / len(labels)
+def majority(values: Sequence[str]) -> float:
+    """Accuracy of always giving the most frequent answer."""
+    return max(values.count(value) for value in values) / len(values)
 
 
 def summarise(runs: Runs) -> dict[str, Any]:
@@ -51,23 +64,24 @@ def summarise(runs: Runs) -> dict[str, Any]:
     stages = []
     for stage in STAGES:
         trained, judged = of(runs, f"stage_{stage}"), of(runs, f"judge_{stage}")
-        row = {
-            "stage": stage,
-            "trained_parameters": trained[0]["trained_parameters"],
-            **over_seeds(trained, ("loss",)),
-        }
-        stages.append(row | over_seeds(judged, JUDGED) | {"experts": [run["experts"] for run in judged]})
-    probes = [{f"probe_{name}": value for name, value in run["probes"]["test"].items()} for run in encoders]
-    costs = {step: over_seeds(of(runs, step), ("seconds", "cpu_seconds")) for step in STEPS}
+        about = {"stage": stage, "trained_parameters": trained[0]["trained_parameters"]}
+        figures = over_seeds(trained, ("loss",)) | over_seeds(judged, JUDGED)
+        stages.append(about | figures | {"experts": [run["experts"] for run in judged]})
+    facts = shapes()[1]["test"]
+    probes, alone = [run["probes"]["test"] for run in encoders], [run["alone"] for run in languages]
     return {
         "date": date.today().isoformat(),
         "machine": machine(),
         "seeds": sorted({run["seed"] for run in runs}),
-        "majority": majority(),
-        "encoder": {"parameters": encoders[0]["parameters"], **over_seeds(probes, probes[0])},
-        "language": {"parameters": languages[0]["parameters"], **over_seeds(languages, ("loss", "alone"))},
+        "majority": {
+            "instruction": majority([one.label for one in facts]),
+            "color": majority([one.color for one in facts]),
+        },
+        "parameters": {"encoder": encoders[0]["parameters"], "language": languages[0]["parameters"]},
+        "encoder": over_seeds(probes, probes[0]),
+        "language": over_seeds(alone, alone[0]) | over_seeds(languages, ("loss",)),
         "stages": stages,
-        "costs": costs,
+        "costs": {step: over_seeds(of(runs, step), ("seconds", "cpu_seconds")) for step in STEPS},
         "peak_memory": max((run["peak_memory"] for run in runs if run["peak_memory"]), default=None),
         "settings": {f"stage_{stage}": recipe_of(stage) for stage in STAGES},
         "runs": runs,
@@ -76,47 +90,37 @@ def summarise(runs: Runs) -> dict[str, Any]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown."""
-    stages, encoder, language = summary["stages"], summary["encoder"], summary["language"]
-    majority = f"{100 * summary['majority']:.1f}"
-    lines = [
-        *_rows(stages, "named by, %", {
-            "\"What is this?\"": "instruction", "\"This is an object of \"": "completion",
-            "the same, released evaluation prompt": "instruction_evaluation",
-            "completion, that prompt": "completion_evaluation", "main color": "color",
-        }),
-        f"| most frequent class | {' | '.join([majority] * len(stages))} |",
-        f"| language model, no cloud | {' | '.join([percent(language, 'alone')] * len(stages))} |",
-        f"| the encoder's own probe | {' | '.join([percent(encoder, 'probe_label')] * len(stages))} |",
-        "",
-        *_rows(stages, "\"What is this?\", greedy, %", {
-            "own cloud": "greedy", "cloud of another class: names that class": "swapped_cloud",
-            "cloud of another class: names the own class": "swapped_own", "without colors": "black",
-            "random points": "noise",
-        }),
-        "",
-        *_rows(stages, "detailed captions, ×100", {name: name for name in METRICS}),
-        "",
-        "| stage | trained parameters | training loss |", "|---|---|---|",
-    ]  # fmt: skip
-    lines += [
-        f"| {row['stage']} | {row['trained_parameters']:,} | {row['loss']:.3f} ± {row['loss_std']:.3f} |"
-        for row in stages
-    ]
-    lines += ["", "| seed | experts chosen, % of the clouds |", "|---|---|"]
-    for seed, shares in zip(summary["seeds"], stages[-1]["experts"], strict=True):
-        lines.append(f"| {seed} | {', '.join(f'{100 * share:.0f}' for share in shares)} |")
-    costs = summary["costs"]
-    lines += ["", f"| CPU seconds of a seed | {' | '.join(costs)} | together |", "|---" * (2 + len(costs)) + "|"]
-    seconds = [cost["cpu_seconds"] for cost in costs.values()]
-    lines.append(f"| | {' | '.join(f'{second:.0f}' for second in [*seconds, sum(seconds)])} |")
+    stages, encoder, alone = summary["stages"], summary["encoder"], summary["language"]
+    heads = [f"stage {row['stage']}" for row in stages]
+    lines = _head("unseen shapes, %", "most frequent", "no cloud", "encoder's probe", *heads)
+    for name, text in NAMED.items():
+        probe = percent(encoder, "color" if name == "color" else "label")
+        often = f"{100 * summary['majority']['color' if name == 'color' else 'instruction']:.1f}"
+        blind = percent(alone, name) if name in alone else "–"
+        lines.append(_line(text, often, blind, probe, *(percent(row, name) for row in stages)))
+    lines += ["", *_head('"What is this?", greedy, %', *heads)]
+    lines += [_line(text, *(percent(row, name) for row in stages)) for name, text in CONTROLS.items()]
+    lines += ["", *_head("detailed captions, × 100", "no cloud", *heads)]
+    lines += [_line(name.upper(), *(percent(row, name) for row in (alone, *stages))) for name in METRICS]
+    lines += ["", *_head("", *heads)]
+    lines.append(_line("trained parameters", *(f"{row['trained_parameters']:,}" for row in stages)))
+    lines.append(_line("training loss", *(f"{row['loss']:.3f} ± {row['loss_std']:.3f}" for row in stages)))
+    experts = stages[-1]["experts"]
+    lines += ["", *_head("seed", *(f"expert {number}, % of the clouds" for number in range(len(experts[0]))))]
+    for seed, shares in zip(summary["seeds"], experts, strict=True):
+        lines.append(_line(str(seed), *(f"{100 * share:.0f}" for share in shares)))
+    seconds = {step: cost["cpu_seconds"] for step, cost in summary["costs"].items()}
+    lines += ["", *_head("CPU seconds of a seed", *(step.replace("_", " ") for step in seconds), "together")]
+    lines.append(_line("", *(f"{second:.0f}" for second in [*seconds.values(), sum(seconds.values())])))
     return "\n".join(lines) + "\n"
 
 
-def _rows(stages: Iterable[Mapping[str, Any]], title: str, names: Mapping[str, str]) -> list[str]:
-    stages = list(stages)
-    head = f"| {title} | {' | '.join('stage ' + str(row['stage']) for row in stages)} |"
-    rows = [f"| {text} | {' | '.join(percent(row, name) for row in stages)} |" for text, name in names.items()]
-    return [head, "|---" * (1 + len(stages)) + "|", *rows]
+def _head(*cells: str) -> list[str]:
+    return [_line(*cells), "|---" * len(cells) + "|"]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def run_seeds(options: argparse.Namespace) -> None:

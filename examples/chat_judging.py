@@ -152,14 +152,28 @@ def expert_use(pipe: Any, clouds: Sequence[np.ndarray]) -> list[float] | None:
 
 
 @torch.no_grad()
-def words_alone(language: Path, names: Sequence[str], labels: np.ndarray) -> float:
-    """Share of shapes whose class the language model names that has never been told of clouds: it says one thing."""
+def words_alone(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> dict[str, float]:
+    """What a language model reaches that was never told of clouds, and so says the same of every shape.
+
+    Returns:
+        `instruction`, `color` and caption metrics, as `judge_stage` has them.
+    """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(language).eval(), AutoTokenizer.from_pretrained(language)
-    prompt = f"{tokenizer.bos_token}[INST] <PC></PC> {clean_question(CLASSIFICATION_QUESTIONS[0])}  [/INST]"
-    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    told = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
-    answer = clean_answer(tokenizer.decode(told[0, ids.shape[1] :]))
-    return _mean(_named(ClassNameJudge(names), [answer])[0] == labels)
+
+    def say(question: str) -> str:
+        prompt = f"{tokenizer.bos_token}[INST] <PC></PC> {clean_question(question)}  [/INST]"
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        told = model.generate(ids, attention_mask=torch.ones_like(ids), **GREEDY)
+        return clean_answer(tokenizer.decode(told[0, ids.shape[1] :]))
+
+    kind = _named(ClassNameJudge(rows.features["label"].names), [say(CLASSIFICATION_QUESTIONS[0])])
+    color, caption = named_color(say(COLOR_QUESTION)), say(CAPTION.question)
+    captions = caption_metrics([item | {"model_output": caption} for item in CAPTION.items(rows)], None, None)
+    return {
+        "instruction": _mean(np.asarray(rows["label"]) == kind),
+        "color": _mean(one.color == color for one in facts),
+        **{name: captions[name]["score"] / 100 for name in METRICS},
+    }
 
 
 def _greedy(ask: Generate, clouds: Sequence[np.ndarray], question: str) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 import chat_encoder
 import chat_judging
 import chat_language
-import numpy as np
 import run_minigpt3d
 from datasets import DatasetDict
 from shape_facts import ShapeFacts
@@ -93,8 +92,8 @@ def _language(place: Path, seed: int, stage: int) -> dict[str, Any]:
     splits, facts = shapes()
     folder = place / "language" / "model"
     told = chat_language.train_language(facts["train"], seed, folder)
-    rows = splits["test"].with_format("numpy")
-    return {**told, "alone": chat_judging.words_alone(folder, rows.features["label"].names, np.asarray(rows["label"]))}
+    rows = chat_judging.judged_rows(splits["test"], facts["test"])
+    return {**told, "alone": chat_judging.words_alone(folder, rows, facts["test"])}
 
 
 def _stage(place: Path, seed: int, stage: int) -> dict[str, Any]:

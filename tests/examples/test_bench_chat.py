@@ -83,7 +83,7 @@ def test_every_step_of_a_seed_is_run_tabled_and_drawn_once(bench, steps, tiny, m
     bench.finish([1], tiny, clouds=2)
     summary = json.loads((tiny / "chat_shapes.json").read_text())
     assert summary["seeds"] == [1] and len(summary["stages"]) == 4
-    assert "most frequent class" in (tiny / "chat_shapes.md").read_text()
+    assert "| most frequent | no cloud |" in (tiny / "chat_shapes.md").read_text()
     assert (tiny / "chat_answers.png").stat().st_size
     monkeypatch.setattr(steps, "_RUN", {})
     assert bench.run_steps(1, tiny) == runs
