@@ -125,7 +125,7 @@ def write_point_cloud_page(
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
     palette = label_colors(len(names))
     legend = {names[number]: palette[number] for number in np.unique(labels)}
-    return _write(path, [(points, labels)], palette, title=title, legend=legend, up_axis=up_axis)
+    return _write(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
 
 
 def write_clouds_page(
@@ -154,6 +154,20 @@ def write_clouds_page(
     Raises:
         ValueError: no cloud, one that is no (points, 3 or 6) array, or another number of titles.
     """
+    page = clouds_page(clouds, titles=titles, columns=columns, title=title, legend=legend, up_axis=up_axis)
+    return _write(path, page)
+
+
+def clouds_page(
+    clouds: Sequence[np.ndarray],
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
+    title: str = "point clouds",
+    legend: Mapping[str, Sequence[float]] | None = None,
+    up_axis: str = "y",
+) -> str:
+    """The text of the page that `write_clouds_page` writes; arguments and errors are the same."""
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     if not clouds:
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
@@ -174,8 +188,8 @@ def write_clouds_page(
     palette, labels = np.unique(levels, axis=0, return_inverse=True)
     labels = np.split(labels.reshape(-1), np.cumsum([len(cloud) for cloud in clouds])[:-1])
     shown = [(cloud[:, :3], numbers) for cloud, numbers in zip(clouds, labels, strict=True)]
-    return _write(
-        path, shown, palette / 31, titles=titles, columns=columns, title=title, legend=legend or {}, up_axis=up_axis
+    return _page(
+        shown, palette / 31, titles=titles, columns=columns, title=title, legend=legend or {}, up_axis=up_axis
     )
 
 
@@ -185,8 +199,7 @@ def _height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.stack([np.interp(place, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
-def _write(
-    path: str | os.PathLike,
+def _page(
     clouds: Sequence[tuple[np.ndarray, np.ndarray]],
     palette: np.ndarray,
     *,
@@ -195,7 +208,7 @@ def _write(
     up_axis: str,
     titles: Sequence[str] | None = None,
     columns: int = 1,
-) -> Path:
+) -> str:
     """Clouds are points (points, 3) and numbers of colours (points,)."""
     most, generator = MOST_POINTS // len(clouds), np.random.default_rng(0)
     thinned = []
@@ -215,7 +228,7 @@ def _write(
         {"start": int(start), "count": len(points), "title": titles[number] if titles is not None else ""}
         for number, (start, points) in enumerate(zip(starts, shown, strict=False))
     ]
-    page = _PAGE.format(
+    return _PAGE.format(
         title=html.escape(title),
         legend="".join(
             f'<li><i style="background:{hex_color(color)}"></i>{html.escape(name)}</li>'
@@ -231,6 +244,9 @@ def _write(
         columns=columns,
         touch="none" if len(clouds) <= columns else "pan-y",
     )
+
+
+def _write(path: str | os.PathLike, page: str) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.unfinished")

@@ -48,6 +48,15 @@ def hub() -> LocalHub:
     return _hub
 
 
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless browser; tests that want one are skipped where there is none."""
+    from tests.browser import headless_browser
+
+    with headless_browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
 @pytest.fixture(autouse=True)
 def _no_unknown_requests():
     before = len(_hub.unknown)

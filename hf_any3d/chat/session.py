@@ -45,17 +45,42 @@ class ChatSession:
         self.answerer: Answerer = pipe.answerer
         self.messages: list[dict[str, Any]] = []
         self._features: list[torch.Tensor] = []
-        self._cloud: Any = None
-        self._forget()
-        if cloud is not None:
-            self._open(cloud)
+        self._cloud: tuple[Any, torch.Tensor] | None = None
+        self.restart(cloud)
 
     def restart(self, cloud: Any = None) -> None:
         """Begin anew, with another cloud or the one that was there at first."""
         if cloud is not None:
             self._open(cloud)
         self.messages, self._features = [], []
+        # Clouds, with their features, that the next question brings along.
+        self._waiting = [] if self._cloud is None else [self._cloud]
         self._forget()
+
+    def make_room(self, text: str, tokens: int) -> int:
+        """Forget the oldest questions, with their answers, until a further question fits; clouds are kept.
+
+        Args:
+            text: The question.
+            tokens: How many the conversation and the question may have together.
+
+        Returns:
+            How many questions were forgotten.
+
+        Raises:
+            ValueError: If the question does not even fit alone with the clouds. The conversation is then as it was.
+        """
+        for start in range(0, len(self.messages) + 1, 2):
+            messages, waiting = self._since(start)
+            further = self._question(text, waiting)
+            (prompt,) = self.pipe.processor.prompts([[*messages, further]], self.chat_template, read=False)
+            if len(prompt.input_ids) <= tokens:
+                self.messages, self._waiting = messages, waiting
+                self._features = self._features if messages else []
+                return start // 2
+        raise ValueError(
+            f"the question and what it is about have {len(prompt.input_ids)} tokens; there is room for {tokens}"
+        )
 
     def ask(self, text: str, cloud: Any = None, **generation: Any) -> str:
         """Ask a question and wait for the answer.
@@ -83,7 +108,8 @@ class ChatSession:
         processor = self.pipe.processor
         streamer = AnswerStreamer(processor.tokenizer, processor.end_mark)
         cancelled, outcome = Event(), {}
-        further = {"streamer": streamer, "stopping_criteria": [Cancelled(cancelled)]}
+        stops = [*generation.get("stopping_criteria", ()), Cancelled(cancelled)]
+        further = {"streamer": streamer, "stopping_criteria": stops}
 
         def work() -> None:
             try:
@@ -113,17 +139,30 @@ class ChatSession:
         return self.answerer.features(self.pipe.processor.read_points([cloud]))[0]
 
     def _with_question(self, text: str, cloud: Any) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
-        clouds = [self._cloud] if self._cloud is not None and not self.messages else []
+        clouds = list(self._waiting)
         if cloud is not None:
             clouds.append((cloud, self._encode(cloud)))
-        parts = [{"type": "point_cloud", "point_cloud": thing} for thing, _ in clouds]
-        question = {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+        question = self._question(text, clouds)
         take_clouds([question])  # tells what is wrong with it
         return [*self.messages, question], [*self._features, *(features for _, features in clouds)]
 
+    def _question(self, text: str, clouds: list[tuple[Any, torch.Tensor]]) -> dict[str, Any]:
+        parts = [{"type": "point_cloud", "point_cloud": thing} for thing, _ in clouds]
+        return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+    def _since(self, start: int) -> tuple[list[dict[str, Any]], list[tuple[Any, torch.Tensor]]]:
+        """The messages from one on, with the clouds of those before, and the clouds that no message is left for."""
+        clouds = [part for said in self.messages[:start] for part in said["content"] if part["type"] == "point_cloud"]
+        messages = self.messages[start:]
+        if messages:
+            messages[0] = {**messages[0], "content": [*clouds, *messages[0]["content"]]}
+            return messages, self._waiting
+        known = [part["point_cloud"] for part in clouds]
+        return [], [*zip(known, self._features, strict=True), *self._waiting]
+
     def _record(self, messages: list[dict[str, Any]], features: list[torch.Tensor], answer: str) -> None:
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        self._features = features
+        self._features, self._waiting = features, []
 
     def _answer(self, messages: list[dict[str, Any]], features: list[torch.Tensor], generation: dict[str, Any]) -> str:
         processor = self.pipe.processor

@@ -11,6 +11,7 @@ import typer
 
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.convert import convert
+from hf_any3d.cli.demo import demo
 from hf_any3d.cli.evaluation import evaluation
 from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
@@ -26,6 +27,7 @@ app.command()(predict)
 app.command()(reconstruct)
 app.add_typer(evaluation, name="evaluate")
 app.command()(chat)
+app.command()(demo)
 app.command()(info)
 app.command()(export)
 app.add_typer(convert, name="convert")

@@ -135,6 +135,25 @@ def test_a_conversation_may_begin_without_a_cloud(pipe):
     assert session.messages[-1]["content"][0]["text"] == whole(pipe, session)
 
 
+def test_room_is_made_by_forgetting_the_oldest_questions_but_no_cloud(pipe, read):
+    session = ChatSession(pipe, cloud())
+    for text, further in (("What is this?", None), ("And that?", cloud(1)), ("Why?", None)):
+        session.ask(text, further)
+    places = 2 * pipe.processor.num_query_tokens
+    (prompt,) = pipe.processor.prompts([session.messages], read=False)
+    whole_length = len(prompt.input_ids)
+    assert session.make_room("Hm?", whole_length + 40) == 0 and len(session.messages) == 6
+    assert session.make_room("Hm?", whole_length) == 1 and len(session.messages) == 4
+    assert [part["type"] for part in session.messages[0]["content"]] == ["point_cloud", "point_cloud", "text"]
+    assert session.ask("Hm?") == whole(pipe, session)
+    with pytest.raises(ValueError, match=rf"have \d+ tokens; there is room for {places}"):
+        session.make_room("So?", places)
+    assert len(session.messages) == 6
+    assert session.make_room("So?", places + 45) == 3 and session.messages == []
+    assert session.ask("So?") == whole(pipe, session) and read["clouds"] == 2
+    assert [part["type"] for part in session.messages[0]["content"]] == ["point_cloud", "point_cloud", "text"]
+
+
 def test_beams_are_told_anew(pipe):
     session = ChatSession(pipe, cloud(), num_beams=3)
     for text in ("What is this?", "Why?"):

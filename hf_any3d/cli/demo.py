@@ -1,0 +1,69 @@
+"""`hf-any3d demo`: talk about point clouds on a page in the browser."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_any3d.cli.failures import told_in_one_line
+
+
+def demo(
+    model: Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")],
+    examples: Annotated[
+        Path | None, typer.Option(help="Folder of shapes to choose from; ID_8192.npy is called ID.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 7860,
+    share: Annotated[
+        bool, typer.Option("--share", help="Show the page to everyone, through gradio's servers.")
+    ] = False,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt of the processor, such as demo; its default if left out.")
+    ] = None,
+    context: Annotated[int, typer.Option(min=64, help="Tokens of a conversation, with the longest answer's.")] = 400,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; by default the fastest there is.")
+    ] = None,
+) -> None:
+    """Talk about point clouds on a page in the browser.
+
+    The page shows the shape in 3D, streams answers, and forgets the oldest questions where a conversation grows too
+    long. Ctrl-C ends it.
+    """
+    with told_in_one_line():
+        if find_spec("gradio") is None:
+            raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
+        typer.echo(f"loading {model}; the first time, its weights are fetched …")
+        from hf_any3d.demo.examples import ExampleShapes
+
+        shapes = ExampleShapes(examples)
+        pipe = _open(model, device, template)
+        typer.echo(f"{len(shapes.names)} shapes to choose from; opening the page …")
+        from hf_any3d.demo.conversation import Conversation
+        from hf_any3d.demo.page import DemoPage
+
+        page = DemoPage(model, shapes, partial(Conversation, pipe, template, context)).open(host, port, share)
+        for address in filter(None, (page.local_url, page.share_url)):
+            typer.echo(f"open {address} in a browser; Ctrl-C ends")
+    page.block_thread()
+
+
+def _open(model: str, device: str | None, template: str | None) -> Any:
+    start = time.monotonic()
+    from transformers import pipeline
+
+    from hf_any3d.registration import register
+
+    register()
+    pipe = pipeline("point-cloud-text-to-text", model=model, device=device)
+    pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)  # a wrong name is told now
+    seconds = time.monotonic() - start
+    size = sum(parameter.numel() for parameter in pipe.model.parameters())
+    typer.echo(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype}) in {seconds:.0f} s")
+    return pipe

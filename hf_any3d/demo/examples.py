@@ -1,0 +1,59 @@
+"""The shapes that the page offers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hf_any3d.data.files import supported_file_types
+
+EMBEDDED = Path(__file__).parents[2] / "examples" / "data" / "chair.ply"
+"""A chair that comes with the source code, not with the installed package."""
+
+# As released: objects of Objaverse by their id, 8192 points each.
+_RELEASED_ENDING = "_8192.npy"
+# A browser shows no longer list; further shapes are found by their name.
+MOST_LISTED = 500
+
+
+class ExampleShapes:
+    """Shapes by name: the embedded chair, and the files of a folder.
+
+    `ID_8192.npy`, as released, is called ID, and another file by its own name.
+
+    Args:
+        folder: Where files are; those of other types, and folders in it, are passed over.
+
+    Attributes:
+        names: The first 500 names.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no readable file in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None):
+        self._files = {EMBEDDED.name: EMBEDDED} if EMBEDDED.is_file() else {}
+        if folder is not None:
+            self._files |= _files_of(Path(folder))
+        self.names = list(self._files)[:MOST_LISTED]
+
+    def path(self, name: str) -> Path:
+        """The file of a shape.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        if name not in self._files:
+            raise ValueError(f"no example {name[:80]!r}; there are {len(self._files)}, such as {self.names[:3]}")
+        return self._files[name]
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    types = {f".{name}" for name in supported_file_types()}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file())
+    if not names:
+        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
+    return {name.removesuffix(_RELEASED_ENDING): folder / name for name in names}

@@ -1,0 +1,177 @@
+"""What a visitor of the page may do, without the page."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.demo.conversation import Conversation
+from hf_any3d.demo.examples import EMBEDDED, ExampleShapes
+from hf_any3d.demo.sliders import SLIDERS, generation_settings
+from tests.chat.talking_models import NUM_POINTS, Says, cloud, talking_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return talking_pipeline()
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.ply"
+    write_point_cloud(path, PointCloudData(cloud()[:, :3], cloud()[:, 3:]))
+    return path
+
+
+def last(pieces):
+    *_, answer = pieces
+    return answer
+
+
+def test_visitors_talk_about_their_own_shapes(pipe, file, tmp_path):
+    other = tmp_path / "other.ply"
+    write_point_cloud(other, PointCloudData(cloud(1)[:, :3], cloud(1)[:, 3:]))
+    alone = Conversation(pipe)
+    alone.open(file)
+    expected = [last(alone.ask(text, max_new_tokens=8)) for text in ("What is this?", "Why?")]
+    one, two = Conversation(pipe), Conversation(pipe)
+    one.open(file)
+    first = last(one.ask("What is this?", max_new_tokens=8))
+    two.open(other)
+    elsewhere = last(two.ask("What is this?", max_new_tokens=8))
+    assert [first, last(one.ask("Why?", max_new_tokens=8))] == expected
+    assert elsewhere != first
+
+
+def test_answers_grow_and_those_of_beams_come_at_once(pipe, file):
+    conversation = Conversation(pipe)
+    conversation.open(file)
+    words = Says(pipe.processor.tokenizer, "one two three ###")
+    pieces = list(conversation.ask("Count!", max_new_tokens=40, logits_processor=[words]))
+    assert pieces == ["one", "one two", "one two three"]
+    assert len(list(conversation.ask("And?", max_new_tokens=8, num_beams=2))) == 1
+
+
+def test_what_was_said_before_a_stop_stays_in_the_conversation(pipe, file):
+    conversation = Conversation(pipe)
+    conversation.open(file)
+    song = Says(pipe.processor.tokenizer, "la la la la " * 30)
+    conversation.ready()
+    pieces = conversation.ask("Sing!", max_new_tokens=200, logits_processor=[song])
+    next(pieces)
+    conversation.stop()
+    told = last(pieces)
+    assert conversation.was_stopped and told.startswith("la") and len(told) < 100
+    assert conversation._session.messages[-1]["content"][0]["text"] == told
+    conversation.ready()
+    assert not conversation.was_stopped and last(conversation.ask("And?", max_new_tokens=5))
+
+
+def test_restarting_forgets_what_was_said_but_not_the_shape(pipe, file):
+    conversation = Conversation(pipe)
+    conversation.restart()  # nothing is open, and nothing happens
+    conversation.open(file)
+    first, second = (last(conversation.ask("What is this?", max_new_tokens=8)) for _ in range(2))
+    conversation.restart()
+    assert last(conversation.ask("What is this?", max_new_tokens=8)) == first != second
+
+
+def test_oldest_questions_are_forgotten_and_the_shape_never(pipe, file):
+    conversation = Conversation(pipe, context=150)
+    conversation.open(file)
+    forgotten = []
+    for number in range(6):
+        forgotten.append(conversation.make_room(f"Question {number}?", 20))
+        last(conversation.ask(f"Question {number}?", max_new_tokens=20))
+        messages = conversation._session.messages
+        (prompt,) = pipe.processor.prompts([messages[:-1]], read=False)
+        assert len(prompt.input_ids) <= 130
+        assert prompt.input_ids.count(pipe.processor.point_token_id) == pipe.processor.num_query_tokens
+    assert forgotten[0] == 0 and sum(forgotten) > 0
+    told = messages[-1]["content"][0]["text"]
+    assert pipe(messages[:-1], max_new_tokens=20)[0]["generated_text"][-1]["content"] == told
+
+
+def test_a_question_that_is_too_long_alone_forgets_nothing(pipe, file):
+    conversation = Conversation(pipe, context=150)
+    with pytest.raises(ValueError, match="choose a shape"):
+        conversation.make_room("What?", 20)
+    conversation.open(file)
+    last(conversation.ask("What?", max_new_tokens=5))
+    with pytest.raises(ValueError, match=r"have 2\d\d tokens; there is room for 130"):
+        conversation.make_room("What? " * 30, 20)
+    assert len(conversation._session.messages) == 2
+    assert Conversation(pipe, context=4000).context == 512, "no more than the language model takes"
+
+
+@pytest.mark.parametrize(
+    ("count", "note"),
+    [
+        (NUM_POINTS, "40 points."),
+        (30, "30 points, repeated up to 40."),
+        (9000, "40 of 9,000 points, drawn at random."),
+    ],
+)
+def test_any_number_of_points_becomes_the_models(pipe, tmp_path, count, note):
+    generator = np.random.default_rng(0)
+    rows = np.concatenate([generator.normal(size=(count, 3)), generator.integers(0, 256, (count, 3))], axis=1)
+    np.save(tmp_path / "cloud.npy", rows)
+    shape = Conversation(pipe).open(tmp_path / "cloud.npy")
+    assert shape.points.shape == (NUM_POINTS, 6) and shape.note == note
+    colors = {tuple(color) for color in (rows[:, 3:] / 255).round(4)}
+    assert {tuple(color) for color in shape.points[:, 3:].astype(float).round(4)} <= colors, "0 to 255 became 0 to 1"
+
+
+def test_shapes_without_colors_are_black_to_the_model_and_shown_by_height(pipe, tmp_path):
+    np.save(tmp_path / "bare.npy", cloud()[:, :3])
+    shape = Conversation(pipe).open(tmp_path / "bare.npy")
+    assert shape.points.shape == (NUM_POINTS, 3) and "no colours: the model sees it black" in shape.note
+
+
+def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, file, tmp_path):
+    broken = tmp_path / "broken.ply"
+    broken.write_text("nothing")
+    np.save(tmp_path / "flat.npy", np.zeros((50, 3)))
+    conversation = Conversation(pipe)
+    conversation.open(file)
+    before = last(conversation.ask("What?", max_new_tokens=5))
+    for path, told in ((broken, "broken.ply: "), (tmp_path / "flat.npy", "flat.npy: all 40 points are equal")):
+        with pytest.raises(ValueError) as caught:
+            conversation.open(path)
+        assert str(caught.value).startswith(told) and str(tmp_path) not in str(caught.value)
+    conversation.restart()
+    assert last(conversation.ask("What?", max_new_tokens=5)) == before
+
+
+def test_examples_are_the_embedded_chair_and_a_folders_files(tmp_path):
+    for name in ("a1b2_8192.npy", "lamp.ply", "notes.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.ply").mkdir()
+    examples = ExampleShapes(tmp_path)
+    assert examples.names == ["chair.ply", "a1b2", "lamp.ply"]
+    assert examples.path("chair.ply") == EMBEDDED and examples.path("a1b2") == tmp_path / "a1b2_8192.npy"
+    for unknown in ("../notes.md", "notes.md", ""):
+        with pytest.raises(ValueError, match="no example"):
+            examples.path(unknown)
+    assert ExampleShapes().names == ["chair.ply"]
+
+
+def test_folders_without_shapes_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no point cloud in this folder"):
+        ExampleShapes(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        ExampleShapes(tmp_path / "gone")
+
+
+def test_settings_are_the_released_demos(pipe):
+    settings = generation_settings(*(slider.default for slider in SLIDERS))
+    assert settings == {
+        "max_new_tokens": 60,
+        "num_beams": 1,
+        "do_sample": True,
+        "temperature": 0.2,
+        "top_p": 0.9,
+        "top_k": 0,
+        "repetition_penalty": 1.05,
+    }
+    assert [(slider.low, slider.high) for slider in SLIDERS] == [(10, 200), (1, 10), (0.1, 2.0)]
+    assert pipe.generate_settings(generation_settings(10.0, 2, 1))["max_new_tokens"] == 10

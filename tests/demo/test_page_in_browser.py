@@ -1,0 +1,105 @@
+"""The page as a visitor sees it: the command starts it, a browser opens it."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from tests.chat.talking_models import cloud, talking_pipeline
+
+pytestmark = pytest.mark.slow
+COMMAND = [sys.executable, "-c", "from hf_any3d.cli import main; main()", "demo"]
+VIEW = "#view iframe"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, browser):
+    """Of the page, shown by a process of its own that ends by Ctrl-C."""
+    model, shapes = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("shapes")
+    talking_pipeline().save_pretrained(model)
+    np.save(shapes / "a1b2_8192.npy", cloud(3))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = [str(model), "--port", port, "--examples", str(shapes), "--device", "cpu", "--context", "160"]
+    log = tmp_path_factory.mktemp("log") / "errors"
+    with log.open("w") as errors:
+        process = subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=errors, text=True)
+        told = []
+        for line in process.stdout:
+            told.append(line)
+            if found := re.match("open (http://.*) in a browser", line):
+                break
+        else:
+            pytest.fail("".join([*told, log.read_text()]))
+    assert told[0].startswith(f"loading {model}") and told[1].startswith("loaded 3")
+    yield found[1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0, log.read_text()
+
+
+def ask(browser, text):
+    """Ask, wait for the answer's end, and give all answers."""
+    answers = len(browser.all("#chat .bot.message"))
+    browser.wait(lambda: browser.all("#send"))
+    browser.all("#question textarea")[0].send_keys(text)
+    browser.all("#send")[0].click()
+    browser.wait(lambda: len(browser.all("#chat .bot.message")) > answers and browser.all("#send"))
+    return [element.text for element in browser.all("#chat .bot.message")]
+
+
+def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_path):
+    browser.open(address)
+    browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
+    assert "40 points on the surface of a mesh" in browser.text("#note")
+    ask(browser, "What is this?")
+    answers = ask(browser, "What color is it?")
+    assert len(answers) == 2 and all(answers)
+    assert browser.text("#chat .user.message").split("\n") == ["What is this?", "What color is it?"]
+    assert "The oldest question was forgotten: the model is given 160 tokens" in browser.text("#notice")
+    browser.driver.save_screenshot(str(tmp_path / "page.png"))
+
+    first = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    browser.open(address)
+    browser.wait(lambda: browser.all(VIEW))
+    assert browser.all("#chat .message") == [], "another visitor has another conversation"
+    browser.driver.close()
+    browser.driver.switch_to.window(first)
+    assert len(browser.all("#chat .bot.message")) == 2
+
+    browser.all("#restart")[0].click()
+    browser.wait(lambda: not browser.all("#chat .message"))
+    assert ask(browser, "What is this?") and browser.errors() == []
+
+
+def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp_path):
+    mine, broken = tmp_path / "mine.ply", tmp_path / "broken.ply"
+    write_point_cloud(mine, PointCloudData(np.tile(cloud()[:, :3], (50, 1))))
+    broken.write_text("nothing")
+    browser.open(address)
+    browser.wait(lambda: "a mesh" in browser.text("#note"))
+    chair = browser.driver.find_element("css selector", VIEW).get_attribute("srcdoc")
+    ask(browser, "What is this?")
+
+    upload = browser.driver.find_element("css selector", "input[type=file]")
+    upload.send_keys(str(broken))
+    told = browser.wait(lambda: browser.text("#note p.error"))
+    assert told.startswith("broken.ply: ") and "\n" not in told
+    assert len(browser.all("#chat .bot.message")) == 1, "the conversation goes on"
+
+    upload.send_keys(str(mine))
+    browser.wait(lambda: "40 of 2,000 points" in browser.text("#note"))
+    assert "no colours" in browser.text("#note") and browser.all("#chat .message") == []
+    assert browser.wait(lambda: browser.painted(VIEW)) > 40
+    assert browser.driver.find_element("css selector", VIEW).get_attribute("srcdoc") != chair
+
+    browser.all("#example input")[0].click()
+    next(option for option in browser.wait(lambda: browser.all("[role=option]")) if "a1b2" in option.text).click()
+    browser.wait(lambda: browser.text("#note").startswith("40 points."))
+    assert ask(browser, "What is this?") and browser.errors() == []
