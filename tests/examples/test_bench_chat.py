@@ -128,11 +128,11 @@ def test_the_language_model_learns_answers_and_sees_no_cloud(words):
 def test_the_language_models_shapes_are_put_together_from_training_shapes(bench, few_shapes):
     from random import Random
 
-    from chat_language import mixed_facts
+    from chat_language import made_up_facts
     from shape_tree import all_facts
 
     facts = all_facts(few_shapes["train"])
-    mixed = [mixed_facts(facts, Random(seed)) for seed in range(200)]
+    mixed = [made_up_facts(facts, Random(seed)) for seed in range(200)]
     assert {one.label for one in mixed} == {one.label for one in facts}
     assert any(one not in facts for one in mixed)
 
