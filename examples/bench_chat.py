@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from chat_answers import draw, sample_table
+from chat_answers import DESCRIBED, draw, right_in_captions, sample_table
 from chat_judging import METRICS
 from chat_shapes import STAGES, STEPS, prepare, recipe_of, run_step, shapes
 from tqdm.auto import tqdm
@@ -58,14 +58,15 @@ def majority(values: Sequence[str]) -> float:
     return max(values.count(value) for value in values) / len(values)
 
 
-def summarise(runs: Runs) -> dict[str, Any]:
-    """Figures of all steps over the seeds."""
+def summarise(runs: Runs, folder: Path) -> dict[str, Any]:
+    """Figures of all steps over the seeds; answers lie in the folder."""
     encoders, languages = of(runs, "encoder"), of(runs, "language")
     stages = []
     for stage in STAGES:
         trained, judged = of(runs, f"stage_{stage}"), of(runs, f"judge_{stage}")
         about = {"stage": stage, "trained_parameters": trained[0]["trained_parameters"]}
         figures = over_seeds(trained, ("loss",)) | over_seeds(judged, JUDGED)
+        figures |= over_seeds([right_in_captions(folder, run["seed"], stage) for run in judged], DESCRIBED)
         stages.append(about | figures | {"experts": [run["experts"] for run in judged]})
     facts = shapes()[1]["test"]
     probes, alone = [run["probes"]["test"] for run in encoders], [run["alone"] for run in languages]
@@ -73,10 +74,7 @@ def summarise(runs: Runs) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": machine(),
         "seeds": sorted({run["seed"] for run in runs}),
-        "majority": {
-            "instruction": majority([one.label for one in facts]),
-            "color": majority([one.color for one in facts]),
-        },
+        "majority": {what: majority([getattr(one, what) for one in facts]) for what in ("label", "color", *DESCRIBED)},
         "parameters": {"encoder": encoders[0]["parameters"], "language": languages[0]["parameters"]},
         "encoder": over_seeds(probes, probes[0]),
         "language": over_seeds(alone, alone[0]) | over_seeds(languages, ("loss",)),
@@ -94,10 +92,14 @@ def table(summary: Mapping[str, Any]) -> str:
     heads = [f"stage {row['stage']}" for row in stages]
     lines = _head("unseen shapes, %", "most frequent", "no cloud", "encoder's probe", *heads)
     for name, text in NAMED.items():
-        probe = percent(encoder, "color" if name == "color" else "label")
-        often = f"{100 * summary['majority']['color' if name == 'color' else 'instruction']:.1f}"
+        what = "color" if name == "color" else "label"
+        often = f"{100 * summary['majority'][what]:.1f}"
         blind = percent(alone, name) if name in alone else "–"
-        lines.append(_line(text, often, blind, probe, *(percent(row, name) for row in stages)))
+        lines.append(_line(text, often, blind, percent(encoder, what), *(percent(row, name) for row in stages)))
+    for what in DESCRIBED:
+        often = f"{100 * summary['majority'][what]:.1f}"
+        cells = (percent(encoder, what), *(percent(row, what) for row in stages))
+        lines.append(_line(f"{what}{'' if what == 'proportion' else ' part'}, in a description", often, "–", *cells))
     lines += ["", *_head('"What is this?", greedy, %', *heads)]
     lines += [_line(text, *(percent(row, name) for row in stages)) for name, text in CONTROLS.items()]
     lines += ["", *_head("detailed captions, × 100", "no cloud", *heads)]
@@ -146,7 +148,7 @@ def run_steps(seed: int, folder: Path) -> Runs:
 def finish(seeds: Iterable[int], folder: Path, clouds: int) -> None:
     """Table and draw what all steps of some seeds gave, print and store it."""
     seeds = list(seeds)
-    summary = summarise([run for seed in seeds for run in run_steps(seed, folder)])
+    summary = summarise([run for seed in seeds for run in run_steps(seed, folder)], folder)
     write_text(folder / "chat_shapes.json", json.dumps(summary, indent=1))
     text = table(summary) + "\n" + sample_table(folder, seeds[0], clouds)
     write_text(folder / "chat_shapes.md", text)
@@ -155,14 +157,21 @@ def finish(seeds: Iterable[int], folder: Path, clouds: int) -> None:
     print(f"Stored in {folder}.")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1")
+    return int(text)
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/chat_shapes"), help="all results go here")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--processes", type=int, default=2, help="seeds that run at once")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each")
-    parser.add_argument("--clouds", type=int, default=9, help="clouds with answers in the picture")
+    parser.add_argument("--processes", type=positive, default=2, help="seeds that run at once")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of each")
+    parser.add_argument("--clouds", type=positive, default=9, help="clouds with answers in the picture")
     parser.add_argument("--steps-of", type=int, metavar="SEED", help="run the steps of this seed here, and no more")
     return parser.parse_args(arguments)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from chat_judging import CAPTION, PUBLISHED
 from chat_shapes import STAGES, shapes
+from shape_conversations import described
 
 from hf_any3d.evaluating import ClassNameJudge, read_results
 from hf_any3d.visualization import plot_point_clouds
 
 LINE = 34
+DESCRIBED = ("proportion", "upper", "lower")
 RIGHT, WRONG = "#2a7a2a", "#b03030"
 
 
@@ -24,15 +26,22 @@ def chosen(labels: np.ndarray, count: int) -> list[int]:
     return [int(number) for number in turns[::step][:count]]
 
 
-def answers_of(folder: Path, seed: int) -> dict[str, list[str]]:
-    """What the last stage's model of a seed said, by question: to all test shapes, in their order."""
-    place = folder / f"seed-{seed}" / f"judge_{STAGES[-1]}"
+def answers_of(folder: Path, seed: int, stage: int = STAGES[-1]) -> dict[str, list[str]]:
+    """What a stage's model of a seed said, by question: of all test shapes, in their order."""
+    place = folder / f"seed-{seed}" / f"judge_{stage}"
     told = {}
     for protocol in (PUBLISHED[0], CAPTION):
         told[protocol.name] = [
             entry["model_output"] for entry in read_results(place / f"{protocol.name}.json")["results"]
         ]
     return told
+
+
+def right_in_captions(folder: Path, seed: int, stage: int) -> dict[str, float]:
+    """Share of the detailed answers that say it rightly, by what `described` looks for."""
+    facts, told = shapes()[1]["test"], answers_of(folder, seed, stage)[CAPTION.name]
+    pairs = [(one, described(text)) for one, text in zip(facts, told, strict=True)]
+    return {what: float(np.mean([getattr(one, what) == said[what] for one, said in pairs])) for what in DESCRIBED}
 
 
 def draw(folder: Path, seed: int, count: int) -> Path:

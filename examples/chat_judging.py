@@ -37,7 +37,6 @@ PUBLISHED = tuple(
 """The published questions, answered as published: two beams, sampling at a low temperature."""
 CAPTION = Protocol("caption", DETAILED_QUESTIONS[0], "shapes", "caption", GREEDY)
 METRICS = ("bleu-1", "bleu-4", "rouge-1", "rouge-l")
-CONTROLS = ("swapped", "black", "noise")
 
 
 def judged_rows(test: Dataset, facts: Sequence[ShapeFacts]) -> Dataset:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from shape_facts import COLORS, ShapeFacts
+from shape_facts import COLORS, PROPORTIONS, ShapeFacts
 
 NOUNS = {"clothing": "piece of clothing", "sanitary": "sanitary fixture", "storage": "storage unit"}
 """What a shape of a class is called, where the class alone is no name for one."""
@@ -30,6 +30,9 @@ _SHARES = ((0.9, "nearly all"), (0.6, "most"), (0.4, "about half"), (0.2, "about
 _COUNTS = ("no", "one", "two", "three", "four", "five")
 _SHARE_IN_BRIEF = 0.2
 _A_COLOR = re.compile(rf"\b(?:{'|'.join(COLORS)})\b")
+_A_PROPORTION = re.compile(rf"\b({'|'.join(PROPORTIONS)})\b")
+_BOTH_ENDS = re.compile(r"the upper and the lower part are (\w+)")
+_ENDS = {end: re.compile(rf"\b{end} part is (\w+)") for end in ("upper", "lower")}
 
 Turn = tuple[str, str]
 """A question and its answer."""
@@ -92,6 +95,15 @@ def named_color(answer: str) -> str | None:
     """The color that an answer names first; None if it names none."""
     found = _A_COLOR.search(answer.lower())
     return found.group() if found else None
+
+
+def described(answer: str) -> dict[str, str | None]:
+    """What a detailed answer says of `proportion`, `upper` and `lower`; None where it says nothing of it."""
+    text = answer.lower()
+    both = _BOTH_ENDS.search(text)
+    ends = {end: both or pattern.search(text) for end, pattern in _ENDS.items()}
+    found = {"proportion": _A_PROPORTION.search(text), **ends}
+    return {what: None if match is None else match.group(1) for what, match in found.items()}
 
 
 def _brief_answer(facts: ShapeFacts, random: Random) -> str:

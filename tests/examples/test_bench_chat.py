@@ -89,6 +89,13 @@ def test_every_step_of_a_seed_is_run_tabled_and_drawn_once(bench, steps, tiny, m
     assert bench.run_steps(1, tiny) == runs
 
 
+@pytest.mark.parametrize("option", ["--processes", "--threads", "--clouds"])
+def test_numbers_below_one_are_refused(bench, capsys, option):
+    with pytest.raises(SystemExit):
+        bench.parse([option, "0"])
+    assert f"argument {option}: '0'; expected a whole number from 1" in capsys.readouterr().err
+
+
 def test_a_step_depends_on_the_recipes_up_to_it(steps):
     assert set(steps.deciding_settings("encoder")) == {"encoder"}
     assert set(steps.deciding_settings("stage_2")) == {"encoder", "language", "stage_1", "stage_2"}

@@ -154,6 +154,15 @@ def test_dialogues_begin_with_the_class_and_ask_nothing_twice(talk, lamp):
         assert len(turns) == 3 and "lamp" in turns[0][1] and len({answer for _, answer in turns}) == 3
 
 
+@pytest.mark.parametrize("ends", [("white", "black"), ("gray", "gray")])
+def test_descriptions_are_read_back(talk, lamp, ends):
+    facts = replace(lamp, upper=ends[0], lower=ends[1])
+    for seed in range(5):
+        said = talk.described(talk.detailed(facts, Random(seed)).turns[0][1])
+        assert said == {"proportion": "tall", "upper": ends[0], "lower": ends[1]}
+    assert set(talk.described("no idea").values()) == {None}
+
+
 @pytest.mark.parametrize(("text", "color"), [("mostly gray and red", "gray"), ("Scarred wood", None), ("", None)])
 def test_the_first_color_of_an_answer(talk, text, color):
     assert talk.named_color(text) == color
