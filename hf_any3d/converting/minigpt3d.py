@@ -121,11 +121,9 @@ def convert_minigpt3d(
             *parts, [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         )
         config = whole.model.config
-        if len(words) > config.point_token_id:
-            raise ValueError(
-                f"the tokenizer has {len(words)} tokens; expected at most {config.point_token_id}, as the next id "
-                "stands for a point cloud"
-            )
+        room = min(config.point_token_id, config.text_config.vocab_size)
+        if len(words) > room:
+            raise ValueError(f"the tokenizer has {len(words)} tokens; the language model takes at most {room}")
         save_weights(directory, type(whole.model).__name__, config, whole.state, stored_in)
         GenerationConfig(**PUBLISHED_GENERATION["demo"], **ids).save_pretrained(directory)
         MiniGPT3DProcessor.from_config(config, words, hide_inner_bos=True).save_pretrained(directory)

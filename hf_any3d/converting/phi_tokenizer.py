@@ -27,6 +27,9 @@ def open_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: There is none, or it has no end token.
     """
+    # Of such a directory transformers makes a tokenizer without any words.
+    if os.path.isdir(name) and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"{name}: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
