@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ class NamedPartsMixin:
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         if not getattr(config, "parts", None):
             return super().from_pretrained(name, *args, **kwargs)
+        config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
         return cls._from_parts_and(os.fspath(name), config, hub, **others)
 
