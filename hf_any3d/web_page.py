@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.label_colors import hex_color, label_colors
+from hf_any3d.page_parts import PAGE_BEGIN, PAGE_END, script_value
+from hf_any3d.whole_files import write_text
 
 # Beyond this a page turns slowly; a random part shows the same.
 MOST_POINTS = 200_000
 # Colours of low and high points in between, of a cloud without colours of its own: viridis.
 _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-  body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; }}
+_PAGE = (
+    PAGE_BEGIN
+    + """  body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; }}
   canvas {{ display: block; touch-action: {touch}; cursor: grab; }}
   ul {{ position: fixed; left: 0; margin: 12px; padding: 0; list-style: none; background: #ffffffc0; {legend_place} }}
   i {{ display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 5px; }}
@@ -87,11 +84,9 @@ canvas.onwheel = e => {{
   if (document.documentElement.scrollHeight > innerHeight && !e.ctrlKey) return;
   e.preventDefault(); zoom *= Math.exp(-e.deltaY / 800); draw();
 }};
-onresize = draw;
-draw();
-</script>
-</html>
 """
+    + PAGE_END
+)
 
 
 def write_point_cloud_page(
@@ -125,7 +120,7 @@ def write_point_cloud_page(
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
     palette = label_colors(len(names))
     legend = {names[number]: palette[number] for number in np.unique(labels)}
-    return _write(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
+    return write_text(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
 
 
 def write_clouds_page(
@@ -155,7 +150,7 @@ def write_clouds_page(
         ValueError: no cloud, one that is no (points, 3 or 6) array, or another number of titles.
     """
     page = clouds_page(clouds, titles=titles, columns=columns, title=title, legend=legend, up_axis=up_axis)
-    return _write(path, page)
+    return write_text(path, page)
 
 
 def clouds_page(
@@ -236,23 +231,13 @@ def _page(
         ),
         points=_encoded(np.concatenate(shown), "<f4"),
         labels=_encoded(np.concatenate([labels for _, labels in thinned]), "<u2"),
-        colors=json.dumps([hex_color(color) for color in palette]),
+        colors=script_value([hex_color(color) for color in palette]),
         # Over one cloud a list, under many a line, which hides no title.
         legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; display: flex; gap: 16px;",
-        # What a title says must not end the script.
-        clouds=json.dumps(told).replace("<", "\\u003c"),
+        clouds=script_value(told),
         columns=columns,
         touch="none" if len(clouds) <= columns else "pan-y",
     )
-
-
-def _write(path: str | os.PathLike, page: str) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def _encoded(values: np.ndarray, kind: str) -> str:

@@ -27,13 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 def open_for_stage(
-    arguments: StageArguments, num_points: int
+    arguments: StageArguments, num_points: int, sampling: str = "random"
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     """Open the model of the stage before, or build one from parts, ready for the stage.
 
     Args:
         arguments: Say which.
         num_points: Points of a cloud, for a model from parts.
+        sampling: How larger clouds are reduced to them, see `PointCloudProcessor`.
 
     Raises:
         ValueError: If the model was last in another stage than the one before.
@@ -41,7 +42,7 @@ def open_for_stage(
     if arguments.model_name_or_path is not None:
         model, processor = _opened(arguments)
     else:
-        model, processor = _built(arguments, num_points)
+        model, processor = _built(arguments, num_points, sampling)
     for name, value in arguments.processor_config.items():
         setattr(processor, name, value)
     if arguments.store_parts:
@@ -112,7 +113,9 @@ def check_stage_order(before: int | None, stage: int, name: str) -> None:
         raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
 
 
-def _built(arguments: StageArguments, num_points: int) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+def _built(
+    arguments: StageArguments, num_points: int, sampling: str
+) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     revisions = {part: getattr(arguments, f"{part}_revision") for part in PARTS}
     tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, revision=revisions["language_model"] or "main")
     # Behind all tokens; for Phi-2 the released one.
@@ -127,7 +130,7 @@ def _built(arguments: StageArguments, num_points: int) -> tuple[MiniGPT3DForCond
         **_quantized(arguments),
         **config,
     )
-    points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points})
+    points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points, "sampling": sampling})
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
 
 

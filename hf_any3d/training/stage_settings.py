@@ -110,6 +110,9 @@ class ConversationArguments:
         default=200, metadata={"help": "Judge on the first so many rows of the validation split; 0 for none."}
     )
     num_points: int = field(default=8192, metadata={"help": "Points of a cloud, for a model from parts."})
+    sampling: str = field(
+        default="random", metadata={"help": "How larger clouds are reduced to them: random, farthest or first."}
+    )
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-import transformers
 from transformers import AutoModel, pipeline
 from typer.testing import CliRunner
 
@@ -17,6 +16,8 @@ from hf_any3d.data.catalog import shapenetpart
 from hf_any3d.modeling import act
 from tests.converting.act_originals import KINDS, PROMPTS, TEACHER_WIDTH, Original
 
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
 OPENERS = {
     "cls": AutoModelForPointCloudClassification,
     "partseg": AutoModelForPointCloudSegmentation,
@@ -26,14 +27,6 @@ OPENERS = {
 }
 TAUGHT = ["dvae", "dvae_bert", "dvae_clip", "pretrain"]
 UNREAD = ("embeddings.", "pooler.")
-
-
-@pytest.fixture(autouse=True)
-def _libraries_as_they_were():
-    verbosity = transformers.logging.get_verbosity()
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
 
 
 class Setting:
