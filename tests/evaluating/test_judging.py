@@ -171,7 +171,8 @@ def test_lucky_and_invalid_answers_are_counted_apart():
         "accuracy": 50, "clean_accuracy": 50, "correct": 2, "lucky": 1, "total": 4, "invalid": 2,
     }  # fmt: skip
     assert figures("caption", [{"score": -1, "is_valid": False}])["score"] is None
-    assert figures("caption", [{"score": -1, "is_valid": False}, {"score": 40, "is_valid": True}])["score"] == 40
+    shares = [{"score": -1, "is_valid": False}, *({"score": score, "is_valid": True} for score in (40, 70))]
+    assert figures("caption", shares)["score"] == 55
 
 
 def test_random_classes_depend_on_seed_and_object_alone():
