@@ -26,7 +26,7 @@ THEME = gr.themes.Default(
 )
 STYLE = """
 #view iframe { display: block; width: 100%; height: 460px; border: 1px solid var(--border-color-primary);
-  border-radius: 8px; background: #fff; }
+  border-radius: 8px; }
 #view, #note, #notice { padding: 0; }
 #note p, #notice p { margin: 0; font-size: 0.9em; color: var(--body-text-color); }
 #note p.error, #notice p.error { color: #b42318; font-weight: 600; }
