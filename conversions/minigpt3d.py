@@ -29,6 +29,15 @@ MINIGPT3D: Names = {
     r"llama_proj\.": "bridge.projector.fc1.",
     r"llama_proj2\.": "bridge.projector.fc2.",
     r"llama_model\.base_model\.model\.": "language_model.",
+    # Of the model of images that training starts from.
+    r"(visual_encoder|ln_vision)\.": None,
+}
+# The whole file of a BLIP-2 model: its eyes, the layers that its language model is spoken to with, and heads of its
+# first stage are of no use here.
+BLIP2: Names = {
+    r"query_tokens$": "query_tokens",
+    **under("Qformer.", "qformer.", QFORMER),
+    r"(visual_encoder|ln_vision|(t5|opt|llm)_(proj|model)|vision_proj|text_proj|itm_head)\.|temp$": None,
 }
 # Names that a file can have for one and the same tensor, and the one that counts.
 ALIASES = {"query_tokens": "query_expert_dict.0", "pc_encoder.": "point_encoder."}
@@ -49,6 +58,32 @@ def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[s
     """
     renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
     return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
+
+
+def convert_blip2_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring Q-Former and queries of a BLIP-2 file of LAVIS to the names of transformers' BLIP-2.
+
+    Args:
+        original: The whole file; of what it holds besides, known names are left out.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part.
+    """
+    return rename_tensors(original, BLIP2)
+
+
+def convert_point_encoder_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring the tensors of the point encoder's own file to the names and shapes of `ActModel`.
+
+    Args:
+        original: Without any prefix.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part.
+    """
+    own = "point_encoder."
+    converted = convert_minigpt3d_state_dict({own + name: tensor for name, tensor in original.items()})
+    return {name.removeprefix(own): tensor for name, tensor in converted.items()}
 
 
 def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

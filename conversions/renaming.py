@@ -23,7 +23,7 @@ def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ..
     placed: dict[str, str | tuple[str, ...] | None] = {}
     for pattern, name in names.items():
         many = tuple(ours + part for part in name) if isinstance(name, tuple) else name
-        placed[re.escape(theirs) + pattern] = ours + many if isinstance(many, str) else many
+        placed[f"{re.escape(theirs)}(?:{pattern})"] = ours + many if isinstance(many, str) else many
     return placed
 
 

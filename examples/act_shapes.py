@@ -17,7 +17,7 @@ import run_point_cloud_classification
 import torch
 from datasets import DatasetDict
 from torch import nn
-from training_runs import kept_run, write_text
+from training_runs import kept_run
 from transformers import set_seed
 
 from hf_any3d import PointCloudProcessor
@@ -35,6 +35,7 @@ from hf_any3d.training.pretraining_settings import (
 )
 from hf_any3d.training.report import RunReport, peak_memory
 from hf_any3d.training.settings_file import merge, read_settings
+from hf_any3d.whole_files import write_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 from act_adapter_methods import ACT_METHODS
 from adapter_methods import find_method
+
+from hf_any3d.whole_files import whole_file
 
 _AVERAGED = (
     "accuracy",
@@ -113,7 +114,5 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("trained parameters")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", bbox_inches="tight")
-    temporary.replace(path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", bbox_inches="tight")

@@ -11,7 +11,6 @@ there already, made by the same recipes, is not repeated; one that was cut goes 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -36,7 +35,7 @@ from act_shapes import (
     stages_of,
 )
 from tqdm.auto import tqdm
-from training_runs import machine, over_seeds, percent, write_text
+from training_runs import leave_results, machine, over_seeds, percent, runs_parser
 
 WHEN = ("before", "after")
 STAGES = (*PRETRAINING, TARGETS, *TUNING)
@@ -184,13 +183,9 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/act_shapes"), help="all results go here")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to start from")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = runs_parser(__doc__, "outputs/act_shapes", ARMS)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to run of them")
     parser.add_argument("--folds", type=int, default=5, help="few-shot folds of a seed")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     parser.add_argument("--clouds", type=int, default=6, help="rebuilt clouds in the picture")
     return parser.parse_args(arguments)
 
@@ -209,13 +204,10 @@ def main(arguments: list[str] | None = None) -> None:
         runs.append(run_stage(arm, stage, seed, folder, options.folds))
         tqdm.write(f"{arm}, seed {seed}, {stage}: {runs[-1]['cpu_seconds']:.0f} CPU seconds")
     summary = summarise(runs, options.arms, options.folds)
-    write_text(folder / "act_shapes.json", json.dumps(summary, indent=1))
-    write_text(folder / "act_shapes.md", table(summary))
+    leave_results(folder, "act_shapes", summary, table(summary))
     for run in [run for run in runs if run["stage"] == "autoencoder"][:1]:
         place = folder / f"{run['arm']}-{run['seed']}" / "autoencoder"
         draw(place, folder / "act_reconstructions.png", options.clouds)
-    print(table(summary))
-    print(f"Stored in {folder}.")
 
 
 if __name__ == "__main__":

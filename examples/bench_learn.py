@@ -12,7 +12,6 @@ there already, made by the same recipe, is not repeated; so the program can be s
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
+from training_runs import every_run, fit, leave_results, machine, over_seeds, percent, recipe_settings, runs_parser
 from transformers import AutoModel, PreTrainedModel, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -197,13 +196,9 @@ def table(summary: dict[str, Any]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/learning"), help="runs and tables go here")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to train")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = runs_parser(__doc__, "outputs/learning", ARMS)
     parser.add_argument("--shots", type=int, help="train on so many shapes of each class; all by default")
     parser.add_argument("--validation", type=float, help="share of the training split to leave out and report on")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     return parser.parse_args(arguments)
 
 
@@ -213,10 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe.use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     summary = summarise(run_all(options), options)
-    write_text(options.output_dir / "learning.json", json.dumps(summary, indent=1))
-    write_text(options.output_dir / "learning.md", table(summary))
-    print(table(summary))
-    print(f"Stored in {options.output_dir}.")
+    leave_results(options.output_dir, "learning", summary, table(summary))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from bench_learn import random_encoder
 from datasets import Dataset, DatasetDict
 from pointnet import PointNetSegmenter
 from tqdm.auto import tqdm
-from training_runs import kept_run, machine, over_seeds, percent, write_text
+from training_runs import kept_run, leave_results, machine, over_seeds, percent
 from transformers import AutoModel, pipeline, set_seed
 
 from hf_any3d.label_colors import label_colors
@@ -40,6 +40,7 @@ from hf_any3d.training.report import count_parameters
 from hf_any3d.training.scores import overall_accuracy
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 from hf_any3d.visualization import plot_point_clouds
+from hf_any3d.whole_files import write_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 TASKS = {"parts": ("instance_miou", "category_miou", "accuracy"), "rooms": ("mean_iou", "accuracy")}
@@ -245,10 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         text += f"## {task}\n\n{table(task, summary[task]['rows'])}\n"
         if "pretrained" in options.arms:
             draw(task, folder / f"{task}-pretrained-{options.seeds[0]}", folder / f"segmentation_{task}.png")
-    write_text(folder / "segmentation.json", json.dumps(summary, indent=1))
-    write_text(folder / "segmentation.md", text)
-    print(text)
-    print(f"Stored in {folder}.")
+    leave_results(folder, "segmentation", summary, text)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ import numpy as np
 import run_zero_shot
 import torch
 import transformers
-from bench_learn import write_text
 from shapes_recipe import ADAPTER, AUGMENTATION, ENCODER, MODEL, use_threads
+from training_runs import leave_results
 
 from hf_any3d import load_point_dataset
+from hf_any3d.whole_files import write_text
 
 HELD_OUT = 5
 # Decides the order of the classes that draws are cut from.
@@ -190,10 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     summary = summarise(run_all(options))
-    write_text(options.output_dir / "zero_shot.json", json.dumps(summary, indent=1))
-    write_text(options.output_dir / "zero_shot.md", table(summary))
-    print(table(summary))
-    print(f"Stored in {options.output_dir}.")
+    leave_results(options.output_dir, "zero_shot", summary, table(summary))
 
 
 if __name__ == "__main__":

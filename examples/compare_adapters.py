@@ -33,7 +33,7 @@ from adapter_methods import ABLATIONS, METHODS, find_method
 from adapter_runs import Run, in_fresh_process
 from adapter_table import markdown, plot, summarise
 from tqdm.auto import tqdm
-from training_runs import kept_run, machine, write_text
+from training_runs import kept_run, leave_results, machine
 
 MODEL = {"num_tokens": 16}
 """Changes of the recipe's model: half the tokens, for speed."""
@@ -155,11 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     found = run_all(options, refuse if options.table_only else in_fresh_process)
     summary = {**found, "rows": summarise(found)}
-    write_text(options.output_dir / "adapters.json", json.dumps(summary, indent=1))
-    write_text(options.output_dir / "adapters.md", markdown(summary))
+    leave_results(options.output_dir, "adapters", summary, markdown(summary))
     plot(summary, options.output_dir / "adapters.png")
-    print(markdown(summary))
-    print(f"Stored in {options.output_dir}.")
 
 
 if __name__ == "__main__":

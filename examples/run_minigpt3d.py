@@ -16,6 +16,7 @@ import logging
 import math
 import sys
 
+import torch
 from datasets import Dataset
 
 from hf_any3d.chat import MiniGPT3DProcessor
@@ -26,7 +27,13 @@ from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.card_tasks import CONVERSATION
 from hf_any3d.training.conversation_rows import ConversationCollator, ConversationRows
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.stage_models import open_for_stage, trained_groups
+from hf_any3d.training.stage_models import (
+    check_checkpoint,
+    halve_frozen,
+    open_for_stage,
+    trained_groups,
+    warn_of_local_parts,
+)
 from hf_any3d.training.stage_settings import ConversationArguments, StageArguments, StageTrainingArguments
 from hf_any3d.training.stage_trainer import StageTrainer
 
@@ -89,10 +96,17 @@ def main(argv: list[str] | None = None) -> RunReport:
     kinds = (StageArguments, ConversationArguments, StageTrainingArguments)
     start, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
     data.choose(start.stage)
+    if start.frozen_in_half and not (arguments.bf16 or arguments.fp16):
+        raise ValueError("--frozen_in_half needs --bf16 or --fp16")
     checkpoint = program.begin(arguments, logger)
+    check_checkpoint(checkpoint, start.stage)
     with arguments.main_process_first(desc="loading the data"):
         training, validation = load_conversations(data)
     model, processor = open_for_stage(start, data.num_points)
+    if start.frozen_in_half:
+        halve_frozen(model, torch.bfloat16 if arguments.bf16 else torch.float16)
+    if arguments.push_to_hub:
+        warn_of_local_parts(model.config.parts)
     parameters, groups = count_parameters(model), trained_groups(model)
     for name, count in groups.items():
         logger.info("stage %d trains %s: %s parameters", start.stage, name, f"{count:,}")
@@ -111,7 +125,6 @@ def main(argv: list[str] | None = None) -> RunReport:
             "options": data.dataset_options,
             "rows": rows | ({} if validation is None else {"validation": len(validation)}),
             "ratios": dict(zip(data.conversations, data.data_ratios, strict=True)),
-            "batch_sizes": dict(zip(data.conversations, data.batch_sizes, strict=True)),
             "validation": "none" if validation is None else "the dataset's own split",
             "points": processor.feature_extractor.num_points,
             "features": list(processor.feature_extractor.features),
@@ -122,9 +135,12 @@ def main(argv: list[str] | None = None) -> RunReport:
         checkpoint=checkpoint,
         start={"stage": start.stage, "model": start.model_name_or_path, "parts": model.config.parts},
         schedules={
+            "batch_size": {
+                kind: size * arguments.gradient_accumulation_steps * arguments.world_size
+                for kind, size in zip(data.conversations, data.batch_sizes, strict=True)
+            },
             "trained": groups,
-            **({} if arguments.step_cosine is None else {"lr_scheduler": "step_cosine"}),
-            **({} if arguments.step_cosine is None else {"step_cosine": arguments.step_cosine}),
+            **arguments.schedule_facts,
         },
     )
     logger.info("Model, card and metrics.json: %s. Try: hf-any3d chat %s CLOUD", name, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
+
+from hf_any3d.whole_files import write_text
 
 
 def fit(
@@ -105,12 +108,28 @@ def recipe_settings(changes: dict[str, Any] | None = None, **more: Any) -> dict[
     return json.loads(json.dumps({**settings, "label_smoothing": recipe.LABEL_SMOOTHING}))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename, so that no half-written result is ever found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def runs_parser(about: str, output_dir: str, arms: Iterable[str]) -> argparse.ArgumentParser:
+    """A command line with what a program asks that trains arms with several seeds.
+
+    Args:
+        about: the program's docstring.
+        output_dir: where results go by default.
+        arms: names of what can be trained.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path(output_dir), help="runs and tables go here")
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms), help="what to train")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
+    return parser
+
+
+def leave_results(folder: Path, name: str, summary: dict[str, Any], tables: str) -> None:
+    """Store a summary as `name`.json and its tables as `name`.md, and print the tables."""
+    write_text(folder / f"{name}.json", json.dumps(summary, indent=1))
+    write_text(folder / f"{name}.md", tables)
+    print(tables)
+    print(f"Stored in {folder}.")
 
 
 def over_seeds(runs: Iterable[dict[str, Any]], names: Iterable[str]) -> dict[str, float]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.feature_map_page import write_feature_map_page
+from hf_any3d.feature_map_page import feature_map_page
 from hf_any3d.label_colors import label_colors
+from hf_any3d.whole_files import whole_file, write_text
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
 
@@ -118,7 +119,7 @@ def write_feature_map(
     if texts is not None and len(texts) != len(places):
         raise ValueError(f"texts: {len(texts)} for {len(places)} clouds; expected one for each")
     if path.suffix.lower() == ".html":
-        return write_feature_map_page(path, places, labels, names, texts=texts, heading=heading)
+        return write_text(path, feature_map_page(places, labels, names, texts or (), heading))
     if path.suffix.lower() == ".png":
         return _plot(path, places, labels, names, heading)
     raise ValueError(f"{path}: file type {path.suffix!r}; expected one of .html, .png")
@@ -146,8 +147,6 @@ def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[st
         axes.set_title(heading, fontsize=11)
     columns = 1 if len(present) <= 25 else 2
     figure.legend(loc="outside right center", ncols=columns, fontsize=9, frameon=False, markerscale=1.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png")
     return path

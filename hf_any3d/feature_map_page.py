@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -98,27 +96,13 @@ draw();
 """
 
 
-def write_feature_map_page(
-    path: str | os.PathLike,
-    places: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    *,
-    texts: Sequence[str] | None = None,
-    heading: str = "",
-) -> Path:
-    """Write a page with a dot for each cloud, coloured by class.
+def feature_map_page(
+    places: np.ndarray, labels: np.ndarray, names: Sequence[str], texts: Sequence[str], heading: str
+) -> str:
+    """The text of a page with a dot for each cloud, coloured by class; see `write_feature_map` for the arguments.
 
     A click on a class hides it, the pointer over a dot tells its class and name, the wheel enlarges and a drag moves.
     Everything lies in the one file; it fetches nothing.
-
-    Args:
-        path: where to write; the file is complete or not there.
-        places: (clouds, 2).
-        labels: (clouds,) class numbers from 0.
-        names: names of the classes; those that occur are listed.
-        texts: what each cloud is called.
-        heading: a line above, and title of the page.
     """
     places = np.asarray(places, dtype=np.float64)
     places = places - (places.max(axis=0) + places.min(axis=0)) / 2
@@ -128,21 +112,15 @@ def write_feature_map_page(
         f'<li data-label="{number}"><i style="background:{colors[number]}"></i>{html.escape(names[number])}</li>'
         for number in np.unique(labels)
     )
-    page = _PAGE.format(
+    return _PAGE.format(
         title=html.escape(heading or "features"),
         legend=legend,
         places=_script(places.round(4).tolist()),
         labels=_script(np.asarray(labels).tolist()),
-        texts=_script(list(texts or ())),
+        texts=_script(list(texts)),
         names=_script(list(names)),
         colors=_script(colors),
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def _script(value: object) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.whole_files import whole_file
+
 
 def plot_point_clouds(
     clouds: Sequence[np.ndarray],
@@ -86,9 +88,6 @@ def plot_point_clouds(
     if legend:
         patches = [Patch(color=tuple(color), label=name) for name, color in legend.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), fontsize=8)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
-    return path
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png")
+    return Path(path)

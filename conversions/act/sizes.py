@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hf_any3d.conversions.shapes import count_of, size_of
+
 _State = Mapping[str, torch.Tensor]
 
 
@@ -21,12 +23,12 @@ def student_sizes(state: _State) -> dict[str, Any]:
         ValueError: If a tensor that tells a size is missing.
     """
     state = _below(state, "act.")
-    width = _size(state, "norm.weight")
+    width = size_of(state, "norm.weight")
     return {
-        "in_channels": _size(state, "patch_encoder.lift.weight", 1),
+        "in_channels": size_of(state, "patch_encoder.lift.weight", 1),
         "hidden_size": width,
-        "num_hidden_layers": _count(state, r"blocks\.layers\.(\d+)\."),
-        "mlp_ratio": _size(state, "blocks.layers.0.mlp.fc1.weight") / width,
+        "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
+        "mlp_ratio": size_of(state, "blocks.layers.0.mlp.fc1.weight") / width,
         "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,
         "use_class_token": "class_token.token" in state,
         "side_network": "side_alpha" in state,
@@ -40,10 +42,10 @@ def classifier_sizes(state: _State) -> dict[str, Any]:
         ValueError: If a tensor that tells a size is missing.
     """
     head = _below(state, "classifier.")
-    hidden = _count(head, r"hidden\.(\d+)\.")
+    hidden = count_of(head, r"hidden\.(\d+)\.")
     return {
-        "head_widths": [_size(head, f"hidden.{number}.weight") for number in range(hidden)],
-        "num_labels": _size(head, "out.weight"),
+        "head_widths": [size_of(head, f"hidden.{number}.weight") for number in range(hidden)],
+        "num_labels": size_of(head, "out.weight"),
     }
 
 
@@ -55,9 +57,9 @@ def segmenter_sizes(state: _State) -> dict[str, Any]:
     """
     widths = ["segmenter.from_points.weight", "segmenter.head.hidden.0.weight"]
     return {
-        "propagation_widths": [_size(state, f"propagation.{name}.weight") for name in ("from_points", "out")],
-        "segmentation_head_widths": [_size(state, name) for name in widths],
-        "num_labels": _size(state, "segmenter.head.out.weight"),
+        "propagation_widths": [size_of(state, f"propagation.{name}.weight") for name in ("from_points", "out")],
+        "segmentation_head_widths": [size_of(state, name) for name in widths],
+        "num_labels": size_of(state, "segmenter.head.out.weight"),
     }
 
 
@@ -68,8 +70,8 @@ def category_sizes(state: _State) -> dict[str, int]:
         ValueError: If the tensor that tells them is missing.
     """
     return {
-        "category_width": _size(state, "category_embedding.weight", 1),
-        "num_categories": _size(state, "category_embedding.weight"),
+        "category_width": size_of(state, "category_embedding.weight", 1),
+        "num_categories": size_of(state, "category_embedding.weight"),
     }
 
 
@@ -82,21 +84,21 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
     Raises:
         ValueError: If a tensor that tells a size is missing.
     """
-    layers = _count(state, r"graph_encoder\.layers\.(\d+)\.")
+    layers = count_of(state, r"graph_encoder\.layers\.(\d+)\.")
     sizes = {
-        "in_channels": _size(state, "patch_encoder.lift.weight", 1),
-        "hidden_size": _size(state, "codebook.weight", 1),
-        "num_codes": _size(state, "codebook.weight"),
-        "graph_input_width": _size(state, "graph_encoder.input.weight"),
-        "graph_widths": [_size(state, f"graph_encoder.layers.{number}.norm.weight") for number in range(layers)],
-        "coarse_width": _size(state, "decoder.coarse.0.weight"),
-        "folding_width": _size(state, "decoder.widen.weight"),
+        "in_channels": size_of(state, "patch_encoder.lift.weight", 1),
+        "hidden_size": size_of(state, "codebook.weight", 1),
+        "num_codes": size_of(state, "codebook.weight"),
+        "graph_input_width": size_of(state, "graph_encoder.input.weight"),
+        "graph_widths": [size_of(state, f"graph_encoder.layers.{number}.norm.weight") for number in range(layers)],
+        "coarse_width": size_of(state, "decoder.coarse.0.weight"),
+        "folding_width": size_of(state, "decoder.widen.weight"),
         # Three numbers for each coarse point, of which there is one for every four points of a patch.
-        "group_size": _size(state, "decoder.coarse.4.weight") // 3 * 4,
+        "group_size": size_of(state, "decoder.coarse.4.weight") // 3 * 4,
     }
     if "teacher_in.weight" in state:
-        deep = "prompts.tokens" in state and _size(state, "prompts.tokens") > 1
-        sizes["num_prompts"] = _size(state, "prompts.tokens", 1) if "prompts.tokens" in state else 0
+        deep = "prompts.tokens" in state and size_of(state, "prompts.tokens") > 1
+        sizes["num_prompts"] = size_of(state, "prompts.tokens", 1) if "prompts.tokens" in state else 0
         sizes["prompt_depth"] = "deep" if deep else "shallow"
     return sizes
 
@@ -108,9 +110,9 @@ def pretraining_sizes(state: _State) -> dict[str, Any]:
         ValueError: If a tensor that tells a size is missing.
     """
     return {
-        "decoder_num_hidden_layers": _count(state, r"decoder\.layers\.(\d+)\."),
+        "decoder_num_hidden_layers": count_of(state, r"decoder\.layers\.(\d+)\."),
         "class_token_loss": "decoder_class_position" in state,
-        "feature_head_width": _size(state, "feature_head.0.weight"),
+        "feature_head_width": size_of(state, "feature_head.0.weight"),
     }
 
 
@@ -123,29 +125,17 @@ def teacher_sizes(frozen: _State) -> dict[str, int]:
     Raises:
         ValueError: If a tensor that tells a size is missing.
     """
-    depth = _count(frozen, r".*?layers?\.(\d+)\.")
+    depth = count_of(frozen, r".*?layers?\.(\d+)\.")
     wide = next(
-        (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)), ""
+        (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)),
+        "the MLP of the first layer of the teacher",
     )
     return {
-        "hidden_size": _size(frozen, wide, 1),
-        "intermediate_size": _size(frozen, wide),
+        "hidden_size": size_of(frozen, wide, 1),
+        "intermediate_size": size_of(frozen, wide),
         "num_hidden_layers": depth,
     }
 
 
 def _below(state: _State, prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _size(state: _State, name: str, axis: int = 0) -> int:
-    if name not in state:
-        raise ValueError(f"the checkpoint lacks tensors: {name or 'the MLP of the first layer of the teacher'}")
-    if state[name].ndim <= axis:
-        raise ValueError(f"{name} has shape {tuple(state[name].shape)}; expected {axis + 1} axes or more")
-    return state[name].shape[axis]
-
-
-def _count(state: _State, pattern: str) -> int:
-    """One more than the highest number; gaps are told where all tensors are compared with the model's."""
-    return max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1) + 1

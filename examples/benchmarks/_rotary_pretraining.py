@@ -25,8 +25,9 @@ import torch
 import transformers
 from torch import nn
 from tqdm.auto import tqdm
-from training_runs import write_text
 from transformers import ModernBertConfig, ModernBertForMaskedLM, set_seed
+
+from hf_any3d.whole_files import write_text
 
 PAD, MASK, FIRST_BYTE = 0, 1, 2
 IGNORED = -100

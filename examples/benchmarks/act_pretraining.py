@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from transformers import AutoConfig
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
 from hf_any3d.modeling.act.masking import random_mask
 from hf_any3d.modeling.point_transformer.blocks import DropPath
+from hf_any3d.whole_files import write_json
 
 TRANSCRIPTION = "transcription"
 # What the released program does: all patches go through the student's mini-PointNet, the teacher is in training mode.
@@ -207,9 +207,7 @@ def main() -> None:
             f"| {row['saved_MB_per_cloud']:.1f} | {row['times_fewer_bytes']:.2f} |"
         )
     if arguments.output:
-        unfinished = arguments.output.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
-        unfinished.replace(arguments.output)
+        write_json(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from transformers import AutoConfig, AutoModel
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.encoders import freeze
+from hf_any3d.whole_files import write_json
 
 CLIP_SCAN = VARIANTS["clip-scan"]
 # Encoder, model, adapter.
@@ -150,9 +150,7 @@ def main() -> None:
     for name, row in result["rows"].items():
         print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in row) + " |")
     if arguments.output:
-        unfinished = arguments.output.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
-        unfinished.replace(arguments.output)
+        write_json(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ edge 1 about the origin and at (10, 10, 10).
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
 import statistics
 import time
@@ -25,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from hf_any3d.modeling.point_ops import chamfer_distance
+from hf_any3d.whole_files import write_json
 
 # batch, points of x, points of y
 SHAPES = [(4096, 32, 32), (4096, 8, 32), (32, 1024, 1024), (1, 8192, 8192)]
@@ -159,10 +158,7 @@ def main() -> None:
     print(table(results))
     if arguments.output:
         machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-        unfinished = arguments.output.with_name(arguments.output.name + ".part")
-        text = json.dumps({"machine": machine, "repeats": arguments.repeats, "results": results}, indent=2)
-        unfinished.write_text(text + "\n")
-        os.replace(unfinished, arguments.output)
+        write_json(arguments.output, {"machine": machine, "repeats": arguments.repeats, "results": results})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ pass, so that a busy moment of the machine hits them all. CPU time counts the wo
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -27,6 +26,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data import AugmentedDataset, Compose, PointCloudCollator, build_transform, load_point_dataset
 from hf_any3d.training.rows import training_rows
 from hf_any3d.training.streamed_rows import streamed_training_rows
+from hf_any3d.whole_files import write_json
 
 CUT = ["subsample:num_points=1024", "center"]
 AUGMENTATION = ["scale", "rotate", "jitter"]
@@ -152,7 +152,7 @@ def main() -> None:
         "measured": measured,
     }
     if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.output, report)
 
 
 if __name__ == "__main__":

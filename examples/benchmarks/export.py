@@ -10,16 +10,16 @@ on the machine matters little.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _examples  # noqa: F401
 import torch
 from peft import get_peft_model
+from shapes_recipe import ADAPTER, MODEL
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
@@ -30,9 +30,7 @@ from hf_any3d import (
     GuidedAdapterConfig,
 )
 from hf_any3d.exporting import FORMATS, export_file
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from shapes_recipe import ADAPTER, MODEL  # noqa: E402  a neighbour of this folder, not a package
+from hf_any3d.whole_files import write_json
 
 CLASSES = 18
 POINTS = 1024
@@ -132,9 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     told = measure(model, chosen.formats, chosen.repeats, chosen.clouds)
     print(table(told))
     if chosen.output is not None:
-        unfinished = chosen.output.with_name(chosen.output.name + ".part")
-        unfinished.write_text(json.dumps(told, indent=2) + "\n")
-        unfinished.replace(chosen.output)
+        write_json(chosen.output, told)
 
 
 if __name__ == "__main__":

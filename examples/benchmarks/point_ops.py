@@ -6,8 +6,6 @@ Both sides run in one process, turn by turn, on one thread, and their indices ar
 """
 
 import argparse
-import json
-import os
 import platform
 import statistics
 import time
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling.point_ops import farthest_point_sample, knn
+from hf_any3d.whole_files import write_json
 
 # batch, points, samples
 SAMPLING = [(1, 1024, 128), (16, 1024, 128), (16, 2048, 512), (16, 8192, 512)]
@@ -113,9 +112,7 @@ def main() -> None:
     print(table(rows))
     if arguments.output:
         machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-        unfinished = arguments.output.with_name(arguments.output.name + ".part")
-        unfinished.write_text(json.dumps({"machine": machine, "repeats": arguments.repeats, "rows": rows}, indent=2))
-        os.replace(unfinished, arguments.output)
+        write_json(arguments.output, {"machine": machine, "repeats": arguments.repeats, "rows": rows})
 
 
 if __name__ == "__main__":

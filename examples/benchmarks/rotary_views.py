@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -29,7 +28,7 @@ from _rotary_pretraining import PRETRAINING, pretrained_encoder
 from bench_learn import random_encoder, replace_encoder
 from datasets import DatasetDict
 from torch import nn
-from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
+from training_runs import every_run, fit, leave_results, machine, over_seeds, percent, recipe_settings, runs_parser
 from transformers import AutoModel
 
 from hf_any3d.data import load_point_dataset
@@ -174,13 +173,9 @@ def report(summary: dict[str, Any]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/rotary_views"))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to train")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = runs_parser(__doc__, "outputs/rotary_views", ARMS)
     parser.add_argument("--epochs", type=float, default=5.0)
     parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING["steps"])
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     return parser.parse_args(arguments)
 
 
@@ -210,10 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = recipe.MODEL["num_tokens"]
     about["offsets_told"] = {rule: offsets_told(encoder, rule, splits["test"], tokens) for rule in rules}
     summary = {**about, "rows": rows, "runs": runs}
-    write_text(options.output_dir / "rotary_views.json", json.dumps(summary, indent=1))
-    write_text(options.output_dir / "rotary_views.md", report(summary))
-    print(report(summary))
-    print(f"Stored in {options.output_dir}.")
+    leave_results(options.output_dir, "rotary_views", summary, report(summary))
 
 
 if __name__ == "__main__":

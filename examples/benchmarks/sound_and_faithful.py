@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import _examples  # noqa: F401
@@ -25,7 +23,7 @@ import torch
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from training_runs import every_run, fit, machine, over_seeds, percent, recipe_settings, write_text
+from training_runs import every_run, fit, leave_results, machine, over_seeds, percent, recipe_settings, runs_parser
 
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import load_point_dataset
@@ -153,14 +151,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/sound_and_faithful"))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to train")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = runs_parser(__doc__, "outputs/sound_and_faithful", ARMS)
     parser.add_argument("--encoder", default=recipe.ENCODER, help="a text encoder with a table of positions")
     parser.add_argument("--epochs", type=float, default=12.0)
     parser.add_argument("--batch-size", type=int, default=16, help="clouds of a test batch; as in training by default")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     return parser.parse_args(arguments)
 
 
@@ -184,10 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **figures})
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine()}
     summary = {**about, "settings": settings_of("sound", options), "rows": rows, "runs": runs}
-    write_text(options.output_dir / "sound_and_faithful.json", json.dumps(summary, indent=1))
-    write_text(options.output_dir / "sound_and_faithful.md", table(rows))
-    print(table(rows))
-    print(f"Stored in {options.output_dir}.")
+    leave_results(options.output_dir, "sound_and_faithful", summary, table(rows))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ colours, and for every shape its title, collection, author and licence.
 """
 
 import argparse
-import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, load_dataset
+
+from hf_any3d.whole_files import whole_file, write_text
 
 NUM_POINTS = 1024
 LEFT_OUT_SOURCE = "eTeks"  # the one collection under the GPL; all others are CC0 or CC-BY
@@ -80,9 +81,7 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
         class_table=class_table(splits),
         license_table=license_table(splits),
     )
-    temporary = folder / "README.md.tmp"
-    temporary.write_text(card, encoding="utf-8")
-    os.replace(temporary, folder / "README.md")
+    write_text(folder / "README.md", card)
 
 
 def main() -> None:
@@ -95,11 +94,9 @@ def main() -> None:
     shared = set(splits["train"]["group"]) & set(splits["test"]["group"])
     if shared:
         raise ValueError(f"groups {sorted(shared)} lie in both splits; a group of duplicates belongs to one of them")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
-        temporary = arguments.output / f"{split}.parquet.tmp"
-        rows.to_parquet(temporary)
-        os.replace(temporary, arguments.output / f"{split}.parquet")
+        with whole_file(arguments.output / f"{split}.parquet") as unfinished:
+            rows.to_parquet(unfinished)
     write_card(splits, arguments.output)
 
 

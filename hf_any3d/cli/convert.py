@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from hf_any3d.cli.convert_minigpt3d import minigpt3d, minigpt3d_parts
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
 
 convert = typer.Typer(help="Convert original checkpoints.", no_args_is_help=True)
+convert.command()(minigpt3d)
+convert.command()(minigpt3d_parts)
 
 _CHECKPOINT = typer.Argument(metavar="CHECKPOINT", help="The authors' file.", show_default=False)
 _OUTPUT = typer.Option(help="Directory to make.", show_default=False)

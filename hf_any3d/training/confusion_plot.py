@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.whole_files import whole_file, write_text
+
 _DRAWN = (".png", ".svg", ".pdf")
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -52,12 +54,11 @@ def plot_confusion_matrix(
     if suffix not in (*_DRAWN, ".html"):
         raise ValueError(f"{path}: file type {path.suffix!r} is unknown; expected .html, {', '.join(_DRAWN)}")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    temporary = path.with_name(f"{path.name}.tmp")
     if suffix == ".html":
-        temporary.write_text(_html(matrix, shares, labels, title), encoding="utf-8")
-    else:
-        _draw(matrix, shares, labels, title).savefig(temporary, format=suffix[1:], bbox_inches="tight")
-    os.replace(temporary, path)
+        return write_text(path, _html(matrix, shares, labels, title))
+    figure = _draw(matrix, shares, labels, title)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=suffix[1:], bbox_inches="tight")
     return path
 
 

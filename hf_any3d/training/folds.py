@@ -12,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_any3d.training.report import RunReport
+from hf_any3d.whole_files import write_json
 
 SUMMARY = "few_shot.json"
 _WORDS = "arguments.json"
@@ -55,7 +56,7 @@ def run_folds(
             run([*own, "--output_dir", str(folder)])
         reports.append(RunReport.load(folder / "metrics.json"))
     result = {"arguments": list(words), **summarize([report.metrics for report in reports])}
-    _write(root / SUMMARY, result)
+    write_json(root / SUMMARY, result)
     return result
 
 
@@ -81,11 +82,4 @@ def _claim(folder: Path, words: list[str]) -> None:
                 "another --output_dir"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(path, words)
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, words)

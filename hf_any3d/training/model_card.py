@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hf_any3d.training.card_methods import MethodWords, method_words
 from hf_any3d.training.card_tasks import CLASSIFICATION, CardTask
 from hf_any3d.training.protocol import TEST_CHOOSES
 from hf_any3d.training.report import RunReport
+from hf_any3d.whole_files import write_text
 
 _CARD = """\
 # {title}
@@ -143,9 +143,7 @@ def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
 
     def create_model_card(*args: Any, **kwargs: Any) -> None:
         if trainer.is_world_process_zero():
-            temporary = path.with_name(f"{path.name}.tmp")
-            temporary.write_text(str(card), encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, str(card))
 
     trainer.create_model_card = create_model_card
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_any3d.whole_files import write_json
+
 _PACKAGES = ("hf-any3d", "torch", "transformers", "peft", "datasets", "accelerate", "numpy")
 
 
@@ -55,12 +57,7 @@ class RunReport:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the report as JSON; the file is complete or not there."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.tmp")
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-        return path
+        return write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> RunReport:

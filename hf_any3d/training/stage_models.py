@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
-from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.stage_settings import PARTS, StageArguments
 
@@ -37,21 +38,60 @@ def open_for_stage(
         ValueError: If the model was last in another stage than the one before.
     """
     if arguments.model_name_or_path is not None:
-        model, processor = _opened(arguments.model_name_or_path, arguments.model_revision, arguments.stage)
+        model, processor = _opened(arguments)
     else:
         model, processor = _built(arguments, num_points)
+    for name, value in arguments.processor_config.items():
+        setattr(processor, name, value)
+    if arguments.store_parts:
+        model.store_parts()
     set_stage(model, arguments.stage)
     return model, processor
 
 
-def _opened(
-    name: str, revision: str | None, stage: int
-) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+def _opened(arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+    name, revision = arguments.model_name_or_path, arguments.model_revision
     hub = {} if revision is None else {"revision": revision}
-    config = MiniGPT3DForConditionalGeneration.config_class.from_pretrained(name, **hub)
-    check_stage_order(config.stage, stage, name)
-    model = MiniGPT3DForConditionalGeneration.from_pretrained(name, config=config, dtype=torch.float32, **hub)
+    config = MiniGPT3DConfig.from_pretrained(name, **hub)
+    check_stage_order(config.stage, arguments.stage, name)
+    model = MiniGPT3DForConditionalGeneration.from_pretrained(
+        name, config=config, dtype=torch.float32, **hub, **_quantized(arguments)
+    )
     return model, MiniGPT3DProcessor.from_pretrained(name, **hub)
+
+
+def _quantized(arguments: StageArguments) -> dict[str, BitsAndBytesConfig]:
+    settings = arguments.quantization_config
+    return {"quantization_config": BitsAndBytesConfig(**settings)} if settings else {}
+
+
+def check_checkpoint(checkpoint: str | None, stage: int) -> None:
+    """Refuse to go on from a checkpoint of another stage.
+
+    Raises:
+        ValueError: It is of another stage.
+    """
+    if checkpoint is None:
+        return
+    before = MiniGPT3DConfig.from_pretrained(checkpoint).stage
+    if before != stage:
+        raise ValueError(
+            f"{checkpoint} is of stage {before}; expected one of stage {stage}, another --output_dir, or "
+            "--resume_from_checkpoint false"
+        )
+
+
+def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> None:
+    """Keep the matrices of the language model that don't train in half precision, for training with autocast.
+
+    Raises:
+        ValueError: If the language model is stored with the model, where halves would take the place of its weights.
+    """
+    if "language_model" not in (model.config.parts or {}):
+        raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
+    for parameter in model.language_model.parameters():
+        if parameter.is_floating_point() and parameter.ndim > 1 and not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def check_stage_order(before: int | None, stage: int, name: str) -> None:
@@ -83,10 +123,22 @@ def _built(arguments: StageArguments, num_points: int) -> tuple[MiniGPT3DForCond
         arguments.language_model,
         torch.float32,
         revisions=revisions,
+        **_quantized(arguments),
         **config,
     )
     points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points})
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
+
+
+def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
+    """Say which parts of a model that is to be shared only this machine can find."""
+    for part, recorded in (parts or {}).items():
+        if os.path.isdir(recorded["name"]):
+            logger.warning(
+                "the %s is named as the directory %s, which others do not have; name a repository, or --store_parts",
+                part,
+                recorded["name"],
+            )
 
 
 def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:

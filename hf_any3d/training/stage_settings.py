@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.training.arguments import json_mapping
@@ -15,6 +16,7 @@ CONVERSATIONS[4] = CONVERSATIONS[3]
 SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_round": (3, 4)}
 """Conversations -> published ratio and batch size."""
 PARTS = ("point_encoder", "qformer", "language_model")
+PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
 
 
 @dataclass
@@ -41,9 +43,32 @@ class StageArguments:
     model_config: dict | str | None = field(
         default=None, metadata={"help": "JSON object with fields of MiniGPT3DConfig, for a model from parts."}
     )
+    processor_config: dict | str | None = field(
+        default=None,
+        metadata={"help": f"JSON object with settings of the processor: {', '.join(PROCESSOR_SETTINGS)}."},
+    )
+    quantization_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: opens the language model "
+            "in fewer bits. LoRA, norms and all else stay as they are."
+        },
+    )
+    frozen_in_half: bool = field(
+        default=False,
+        metadata={"help": "Keep the language model's frozen matrices in the precision of --bf16 or --fp16."},
+    )
+    store_parts: bool = field(
+        default=False, metadata={"help": "Store the public parts with the model instead of naming them."}
+    )
 
     def __post_init__(self):
-        self.model_config = json_mapping(self.model_config, "model_config")
+        for name in ("model_config", "processor_config", "quantization_config"):
+            setattr(self, name, json_mapping(getattr(self, name), name))
+        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
+            raise ValueError(
+                f"--processor_config has {unknown[0]!r}; expected some of {', '.join(PROCESSOR_SETTINGS)}"
+            )
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage}; expected one of {', '.join(map(str, STAGES))}")
         given = [part for part in PARTS if getattr(self, part) is not None]
@@ -144,6 +169,11 @@ class StageTrainingArguments(PointTrainingArguments):
             steps = self.max_steps // settings["epochs"]
             schedule = StepCosine(**settings, steps_per_epoch=steps)
             self.step_cosine = {name: value for name, value in asdict(schedule).items() if name != "steps_per_epoch"}
+
+    @property
+    def schedule_facts(self) -> dict[str, Any]:
+        """What a report tells of `step_cosine`."""
+        return {} if self.step_cosine is None else {"lr_scheduler": "step_cosine", "step_cosine": self.step_cosine}
 
     @property
     def step_schedule(self) -> StepCosine | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from transformers.trainer_utils import seed_worker
 
+from hf_any3d.modeling.minigpt3d import held_names
 from hf_any3d.training.mixed_batches import MixedBatches
 from hf_any3d.training.stage_settings import StageTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
@@ -58,6 +60,13 @@ class StageTrainer(PointTrainer):
                 seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
             ),
         )
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # A checkpoint lacks what the public parts hold, of which the stock Trainer warns; and it warns only where a
+        # checkpoint lacks anything else.
+        lacking = set(load_result.missing_keys) - held_names(self.model)
+        if wrong := sorted(lacking.union(load_result.unexpected_keys)):
+            raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

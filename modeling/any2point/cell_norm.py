@@ -56,8 +56,7 @@ class _NormalizeOccupied(torch.autograd.Function):
     """Batch statistics, scaling and GELU as one step that keeps its input only.
 
     The pieces would keep four tensors of the size of the rows and read them many times; here the backward pass
-    computes the normalised rows anew. Views know nothing of each other, so on CPU they go one by one, each small
-    enough to stay in the cache from the first piece to the last.
+    computes the normalised rows anew.
     """
 
     @staticmethod
@@ -72,53 +71,51 @@ class _NormalizeOccupied(torch.autograd.Function):
         eps: float,
         gelu: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        normed = torch.empty_like(rows)
-        mean, variance = torch.empty_like(weight), torch.empty_like(weight)  # (views, hidden)
-        for part in _parts(rows):
-            some, here = rows[:, part], occupied[:, part]
-            mean[part] = _sum_rows(here, some) / total[part]
-            centered = some - mean[part].unsqueeze(1)  # (batch, views of the part, rows, hidden)
-            squares = _sum_rows(here, centered.square()) + (total[part] - count[part]) * mean[part].square()
-            variance[part] = squares / total[part]
-            scale = weight[part] * (variance[part] + eps).rsqrt()
-            torch.addcmul(bias[part].unsqueeze(1), centered, scale.unsqueeze(1), out=centered)
-            normed[:, part] = nn.functional.gelu(centered) if gelu else centered
+        table, inside = _by_view(rows), _by_view(occupied)
+        mean = _sum_rows(inside, table) / total  # (views, hidden)
+        centered = table - mean.unsqueeze(1)
+        squares = _sum_rows(inside, centered.square()) + (total - count) * mean.square()
+        variance = squares / total
+        scale = weight * (variance + eps).rsqrt()
+        normed = torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1), out=centered)
+        if gelu:
+            normed = nn.functional.gelu(normed)
         ctx.save_for_backward(rows, occupied, weight, bias, mean, (variance + eps).rsqrt(), total)
         ctx.gelu = gelu
         ctx.mark_non_differentiable(mean, variance)
-        return normed, mean, variance
+        return _by_cloud(normed, rows), mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, *unused: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
-        rows_gradient = torch.empty_like(rows)
-        weight_gradient, bias_gradient = torch.empty_like(weight), torch.empty_like(weight)
-        for part in _parts(rows):
-            gain, spread, here = weight[part].unsqueeze(1), deviation[part].unsqueeze(1), occupied[:, part]
-            standard = (rows[:, part] - mean[part].unsqueeze(1)).mul_(spread)
-            of_normed = gradient[:, part]
-            if ctx.gelu:
-                normed = torch.addcmul(bias[part].unsqueeze(1), standard, gain)
-                of_normed = torch.ops.aten.gelu_backward(of_normed, normed)
-            bias_gradient[part] = _sum_rows(here, of_normed)
-            weight_gradient[part] = _sum_rows(here, of_normed * standard)
-            # In training, mean and variance move with every occupied row.
-            of_mean, of_deviation = bias_gradient[part] / total[part], weight_gradient[part] / total[part]
-            shared = torch.addcmul(of_mean.unsqueeze(1), standard, of_deviation.unsqueeze(1), out=standard)
-            of_rows = torch.sub(of_normed, shared, out=shared).mul_(gain * spread)
-            torch.mul(of_rows, here.unsqueeze(-1), out=rows_gradient[:, part])
-        return rows_gradient, None, weight_gradient, bias_gradient, None, None, None, None
+        table, inside, of_normed = _by_view(rows), _by_view(occupied), _by_view(gradient)
+        scale = weight * deviation
+        centered = table - mean.unsqueeze(1)
+        if ctx.gelu:
+            normed = torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1))
+            of_normed = torch.ops.aten.gelu_backward(of_normed, normed)
+        of_bias = _sum_rows(inside, of_normed)
+        of_weight = _sum_rows(inside, of_normed * centered) * deviation
+        # In training, mean and variance move with every occupied row.
+        share = scale / -total
+        of_mean, of_centered = (of_bias * share).unsqueeze(1), (of_weight * deviation * share).unsqueeze(1)
+        of_rows = torch.addcmul(of_mean, centered, of_centered, out=centered)
+        of_rows.addcmul_(of_normed, scale.unsqueeze(1)).mul_(inside.unsqueeze(-1))
+        return _by_cloud(of_rows, rows), None, of_weight, of_bias, None, None, None, None
 
 
-def _parts(rows: torch.Tensor) -> list[slice]:
-    """The views of `(batch, views, rows, hidden)` that are normalised together."""
-    views = rows.shape[1]
-    together = 1 if rows.device.type == "cpu" and not torch.compiler.is_compiling() else views
-    return [slice(view, view + together) for view in range(0, views, together)]
+def _by_view(rows: torch.Tensor) -> torch.Tensor:
+    """`(batch, views, rows, ...)` as `(views, batch * rows, ...)`, a copy only where views are not in one piece."""
+    return rows.transpose(0, 1).flatten(1, 2)
+
+
+def _by_cloud(table: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_by_view` for tensors of the shape of `like`."""
+    return table.unflatten(1, (len(like), -1)).transpose(0, 1)
 
 
 def _sum_rows(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Sum of the occupied rows over batch and cells: `(batch, views, rows, hidden)` to `(views, hidden)`."""
+    """Sum of the occupied rows: `(views, rows, hidden)` to `(views, hidden)`."""
     # A product for speed; autocast would round the statistics to half precision.
     with torch.autocast(values.device.type, enabled=False):
-        return (occupied.unsqueeze(-2) @ values).sum(dim=0).squeeze(-2)
+        return (occupied.unsqueeze(1) @ values).squeeze(1)

@@ -1,34 +1,54 @@
-"""Sums over the tokens of cells and voxels, along the list of who is where.
+"""Sums over the tokens of cells and voxels.
 
 Every token is in one cell of each view, so a matrix between tokens and cells is all zeros but one in each of its
-columns. Products with it are sums of few rows. Compilers and exporters get the products.
+columns. Products with it are sums of few rows, taken along the list of who is where. Compilers and exporters get the
+products.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point.geometry import Membership
+from hf_any3d.modeling.any2point.geometry import Links, Membership
+
+
+def as_table(rows: torch.Tensor) -> torch.Tensor:
+    """Rows `(batch, views, rows, hidden)` laid end to end as `Links` numbers them."""
+    return rows.transpose(0, 1).flatten(0, 2)
+
+
+def from_table(table: torch.Tensor, members: Membership) -> torch.Tensor:
+    """The inverse of `as_table`."""
+    batch, views, rows, _ = members.pool.shape
+    return table.view(views, batch, rows, -1).transpose(0, 1)
 
 
 def pool_mean(tokens: torch.Tensor, members: Membership) -> torch.Tensor:
     """Mean of the tokens `(batch, tokens, hidden)` of each cell, `(batch, views, rows, hidden)`; zeros where empty."""
-    batch, views, rows, _ = members.pool.shape
     if torch.compiler.is_compiling():
         mean = members.pool.to(tokens.dtype).flatten(1, 2) @ tokens
-    else:
-        links = members.links
-        mean = nn.functional.embedding_bag(
-            links.order // views,
-            tokens.flatten(0, 1),
-            links.starts,
-            mode="sum",
-            per_sample_weights=links.shares.to(tokens.dtype),
-        )
-    return mean.view(batch, views, rows, -1)
+        return mean.view(*members.pool.shape[:3], -1)
+    return from_table(sum_in_cells(tokens, members.links, members.links.shares), members)
+
+
+def sum_in_cells(tokens: torch.Tensor, links: Links, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sums over the tokens of each cell, all cells laid end to end, `(cells, hidden)`.
+
+    Args:
+        tokens: `(batch, tokens, hidden)`.
+        links: Which token is in which cell.
+        weights: `(tokens, views)`.
+    """
+    of_order = weights.to(tokens.dtype).flatten().index_select(0, links.order)
+    return nn.functional.embedding_bag(
+        links.order // weights.shape[1], tokens.flatten(0, 1), links.starts, mode="sum", per_sample_weights=of_order
+    )
+
+
+def sum_over_views(table: torch.Tensor, links: Links, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sums over the cells of each token, `(tokens, hidden)`: the transpose of `sum_in_cells`."""
+    return nn.functional.embedding_bag(links.rows, table, mode="sum", per_sample_weights=weights.to(table.dtype))
 
 
 def spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership, special: int) -> torch.Tensor:
@@ -41,20 +61,11 @@ def spread(view_rows: torch.Tensor, weights: torch.Tensor, members: Membership, 
         special: Number of tokens in front that get nothing.
     """
     batch, views, rows, hidden_size = view_rows.shape
+    column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
+    mix = weights.new_zeros(batch, weights.shape[-1], views * rows)
+    mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
     # Zeros for the special tokens are cheaper than to take the sequence apart and put it together again.
-    in_front = (0, 0, special, 0)
-    if torch.compiler.is_compiling():
-        column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
-        mix = weights.new_zeros(batch, weights.shape[-1], views * rows)
-        mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
-        return nn.functional.pad(mix, in_front) @ view_rows.reshape(batch, views * rows, hidden_size)
-    table = view_rows.flatten(0, 2)
-    index = nn.functional.pad(members.links.rows.view(batch, -1, views), in_front)
-    weights = nn.functional.pad(weights.transpose(1, 2), in_front).to(table.dtype)
-    added = nn.functional.embedding_bag(
-        index.flatten(0, 1), table, mode="sum", per_sample_weights=weights.flatten(0, 1)
-    )
-    return added.view(batch, -1, hidden_size)
+    return nn.functional.pad(mix, (0, 0, special, 0)) @ view_rows.reshape(batch, views * rows, hidden_size)
 
 
 def pair_products(
@@ -68,49 +79,7 @@ def pair_products(
         members: Cells of the tokens.
         voxels: Voxels of the tokens.
     """
-    batch, views, rows, _ = view_rows.shape
-    if torch.compiler.is_compiling():
-        product = view_rows.flatten(1, 2) @ voxel_rows.transpose(-1, -2)
-        flat = members.row * voxel_rows.shape[1] + voxels.row  # (batch, views, tokens)
-        return product.view(batch, views, -1).gather(2, flat)
-    products = _PairProducts.apply(view_rows.flatten(0, 2), voxel_rows.flatten(0, 1), members, voxels)
-    return products.view(batch, -1, views).transpose(1, 2)
-
-
-class _PairProducts(torch.autograd.Function):
-    """Inner products `(tokens, views)` of rows `(rows, hidden)` with rows `(voxels, hidden)` of all clouds."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, view_rows: torch.Tensor, voxel_rows: torch.Tensor, members: Membership, voxels: Membership
-    ) -> torch.Tensor:
-        rows = members.links.rows
-        voxel = voxels.links.rows.expand_as(rows).flatten()
-        ctx.save_for_backward(view_rows, voxel_rows)
-        ctx.links = members.links, voxels.links
-        # As the gradient of the weights of a sum of rows, which it is.
-        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            view_rows, voxel_rows, voxel, voxel, rows.flatten(), 0
-        )
-        return products.view_as(rows)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        view_rows, voxel_rows = ctx.saved_tensors
-        cells, voxels = ctx.links
-        voxel = voxels.rows.expand_as(cells.rows).flatten()
-        of_view_rows = nn.functional.embedding_bag(
-            voxel.index_select(0, cells.order),
-            voxel_rows,
-            cells.starts,
-            mode="sum",
-            per_sample_weights=gradient.flatten().index_select(0, cells.order),
-        )
-        of_voxel_rows = nn.functional.embedding_bag(
-            cells.rows.index_select(0, voxels.order).flatten(),
-            view_rows,
-            voxels.starts * cells.rows.shape[1],
-            mode="sum",
-            per_sample_weights=gradient.index_select(0, voxels.order).flatten(),
-        )
-        return of_view_rows, of_voxel_rows, None, None
+    batch, views, _, _ = view_rows.shape
+    product = view_rows.flatten(1, 2) @ voxel_rows.transpose(-1, -2)
+    flat = members.row * voxel_rows.shape[1] + voxels.row  # (batch, views, tokens)
+    return product.view(batch, views, -1).gather(2, flat)

@@ -13,19 +13,36 @@ from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_
 
 @dataclass
 class Links:
-    """Which token is in which cell, the tokens and cells of all clouds laid end to end.
+    """Which token is in which cell, the tokens of all clouds laid end to end, the cells of all views and clouds too.
+
+    Cells go view by view: what is done to one view after the other finds its rows beside each other.
 
     Args:
-        rows: `(tokens, views)`, the row of a token's cell among the rows of all clouds and views.
+        rows: `(tokens, views)`, the row of a token's cell among the rows of all views and clouds.
         order: `(tokens * views,)`, the entries of `rows` in the order of their rows.
         starts: `(rows,)`, where each row's entries start in `order`.
-        shares: `(tokens * views,)`, one over the number of tokens in the cell of each entry of `order`.
+        shares: `(tokens, views)`, one over the number of tokens in a token's cell.
     """
 
     rows: torch.Tensor
     order: torch.Tensor
     starts: torch.Tensor
     shares: torch.Tensor
+
+
+@dataclass
+class Crowd:
+    """The cells that hold more than one token.
+
+    Args:
+        tokens: `(crowded,)`, the entries of `Links.rows`, laid end to end, of the tokens in such cells.
+        cell: `(crowded,)`, number of each one's cell in `rows`.
+        rows: `(cells,)`, the rows of these cells as `Links` numbers them.
+    """
+
+    tokens: torch.Tensor
+    cell: torch.Tensor
+    rows: torch.Tensor
 
 
 @dataclass
@@ -78,12 +95,19 @@ class Membership:
     def links(self) -> Links:
         """Cells as a list."""
         batch, views, count, _ = self.pool.shape
-        first = torch.arange(batch * views, device=self.row.device).view(batch, views, 1) * count
+        first = torch.arange(batch * views, device=self.row.device).view(views, batch, 1).transpose(0, 1) * count
         rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
         ordered, order = rows.flatten().sort()
         starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
-        shares = self.pool.amax(dim=-1).flatten().index_select(0, ordered)
+        shares = self.pool.amax(dim=-1).transpose(0, 1).flatten()[rows]
         return Links(rows, order, starts, shares)
+
+    @cached_property
+    def crowd(self) -> Crowd:
+        """Cells of more than one token as a list."""
+        tokens = (self.links.shares.flatten() < 1).nonzero().squeeze(1)
+        rows, cell = self.links.rows.flatten().index_select(0, tokens).unique(return_inverse=True)
+        return Crowd(tokens, cell, rows)
 
     @cached_property
     def pairs(self) -> Pairs:

@@ -13,8 +13,10 @@ from torch import nn
 
 from hf_any3d.modeling.any2point.cell_attention import attend_in_cells
 from hf_any3d.modeling.any2point.cell_norm import CellNorm
-from hf_any3d.modeling.any2point.cell_sums import pair_products, pool_mean, spread
+from hf_any3d.modeling.any2point.cell_rows import widened_mean
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
+from hf_any3d.modeling.any2point.view_ensemble import view_ensemble
+from hf_any3d.modeling.any2point.voxel_rows import pool_voxels
 from hf_any3d.modeling.point_ops import scatter_max
 
 
@@ -44,8 +46,9 @@ class Guidance:
 def bottleneck(branch: torch.Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> torch.Tensor:
     """The term that a bottleneck adds to the feed-forward branch `(..., hidden)` it reads."""
     hidden = down(branch.to(down.weight.dtype))
-    hidden = dropout(hidden * torch.sigmoid(1.702 * hidden))
-    return (up(hidden) * scale).to(branch.dtype)
+    hidden = dropout(hidden * torch.sigmoid(1.702 * hidden)) * scale
+    # What is narrow is scaled, not what is wide.
+    return nn.functional.linear(hidden, up.weight, up.bias * scale).to(branch.dtype)
 
 
 class LayerGate(nn.Module):
@@ -95,7 +98,8 @@ class CellAttention(nn.Module):
         # The six norms share their statistics; their gains and shifts are folded into one projection of all views.
         normed = nn.functional.layer_norm(tokens, (hidden_size,), eps=1e-5)
         weight = self.qkv_weight * self.norm_weight.unsqueeze(1)
-        bias = torch.einsum("vij,vj->vi", self.qkv_weight, self.norm_bias) + self.qkv_bias
+        # A sum, which is faster than so small a product.
+        bias = (self.qkv_weight * self.norm_bias.unsqueeze(1)).sum(dim=-1) + self.qkv_bias
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
         qkv = qkv.unflatten(-1, (views, triple)).transpose(1, 2)  # (batch, views, tokens, 3 * width)
         scale = (triple // 3) ** -0.5  # the width of all heads, as published
@@ -123,16 +127,14 @@ def guided_aggregation(
     Returns:
         `(batch, sequence, hidden)` in the dtype of `hidden_states`.
     """
-    tokens = hidden_states[:, geometry.special_tokens :].to(view_norm.weight.dtype)
+    tokens = hidden_states[:, geometry.special_tokens :].to(view_norm.weight.dtype).contiguous()
     members = geometry.view_cells(guidance.cell_size)
     voxels = geometry.voxels(guidance.voxel_size)
     view_rows = pool_views(tokens, attention, members, guidance.pooling)
     view_rows = view_norm(view_rows, members, gelu=True)  # (batch, views, cells, hidden)
-    voxel_rows = _pool(tokens.unsqueeze(1), voxels, with_maximum=True)
+    voxel_rows = pool_voxels(tokens, voxels)
     voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
-    agreement = (1 + view_voxel_cosine(view_rows, voxel_rows, members, voxels)) / 2  # (batch, views, tokens)
-    agreement = agreement / agreement.sum(dim=1, keepdim=True)
-    added = spread(view_rows, agreement * guidance.scale, members, geometry.special_tokens)
+    added = view_ensemble(view_rows, voxel_rows, members, voxels, guidance.scale, geometry.special_tokens)
     return (hidden_states + added).to(hidden_states.dtype)
 
 
@@ -144,36 +146,14 @@ def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membersh
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
-    return _pool(tokens.unsqueeze(1), members) + _pool(gathered, members) @ out_weight + out_bias
-
-
-def view_voxel_cosine(
-    view_rows: torch.Tensor, voxel_rows: torch.Tensor, members: Membership, voxels: Membership
-) -> torch.Tensor:
-    """Cosine between what a token's cell and its voxel say, `(batch, views, tokens)` (Any2Point, Eq. 8).
-
-    Args:
-        view_rows: `(batch, views, rows, hidden)`.
-        voxel_rows: `(batch, voxels, hidden)`.
-        members: Cells of the tokens.
-        voxels: Voxels of the tokens.
-    """
-    product = pair_products(view_rows, voxel_rows, members, voxels)  # (batch, views, tokens)
-    # Lengths belong to cells and voxels, which are fewer than tokens.
-    view_length = view_rows.norm(dim=-1).gather(2, members.row)  # (batch, views, tokens)
-    voxel_length = voxel_rows.norm(dim=-1).unsqueeze(1).gather(2, voxels.row)  # (batch, 1, tokens)
-    return product / (view_length * voxel_length).clamp_min(1e-8)
+    return widened_mean(tokens, _pool(gathered, members), torch.cat([out_weight, out_bias], dim=1), members)
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:
-    """Mean, or maximum plus mean, of `(batch, views or 1, tokens, hidden)` over the cells of each view."""
-    if values.shape[1] == 1:
-        mean = pool_mean(values.squeeze(1), members)
-    else:
-        mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
+    """Mean, or maximum plus mean, of `(batch, views, tokens, hidden)` over the cells of each view."""
+    mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
     if not with_maximum:
         return mean
     batch, views, rows, hidden_size = mean.shape
-    tokens = values.expand(batch, views, *values.shape[2:]).reshape(batch * views, -1, hidden_size)
-    maximum = scatter_max(tokens, members.row.reshape(batch * views, -1), rows)
+    maximum = scatter_max(values.reshape(batch * views, -1, hidden_size), members.row.flatten(0, 1), rows)
     return maximum.view_as(mean) + mean

@@ -10,8 +10,8 @@ import torch
 
 from hf_any3d.modeling.any2point.wave_table import Places, Taps, WaveTable
 
-# Values of a part: on CPU few enough for the second-level cache, elsewhere enough to keep the device busy.
-_PART_CPU, _PART = 1 << 18, 1 << 24
+# Values of a part: on CPU few enough for the caches, elsewhere enough to keep the device busy.
+_PART_CPU, _PART = 1 << 19, 1 << 24
 # Values that are summed by index at a time: few enough for the last cache.
 _MANY = 1 << 22
 

@@ -6,6 +6,7 @@ from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 from hf_any3d.modeling.minigpt3d.lora import names_in
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration, MiniGPT3DOutput
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
+from hf_any3d.modeling.minigpt3d.named_parts import held_names
 from hf_any3d.modeling.minigpt3d.parts import build_from_parts
 from hf_any3d.modeling.minigpt3d.stages import (
     STAGES,
@@ -27,6 +28,7 @@ __all__ = [
     "NormedPhiForCausalLM",
     "NormedPhiModel",
     "build_from_parts",
+    "held_names",
     "load_stage_tensors",
     "names_in",
     "set_stage",

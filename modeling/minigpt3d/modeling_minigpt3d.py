@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
 from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
@@ -117,6 +118,9 @@ class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedMo
         if not self._point_encoder_trains():
             self.point_encoder.eval()
         self.bridge.qformer.eval()
+        for layer in self.bridge.qformer.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = mode  # else it could not be checkpointed; what is in it has modes of its own
         dropping = mode or self.config.qformer_lora_dropout_at_inference
         for dropout in lora_dropouts(self.bridge.qformer):
             dropout.train(dropping)

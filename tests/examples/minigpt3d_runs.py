@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from tests.chat.tiny_tokenizers import byte_tokenizer
+from tests.data.catalog.pointllm_trees import TRAIN, talk, write_pointllm
 from tests.modeling.minigpt3d.test_parts import blip2
 from tests.modeling.minigpt3d.tiny_model import TEXTS, tiny_model
 
@@ -32,7 +34,7 @@ SHORT = {
     "disable_tqdm": True,
     "report_to": "none",
 }
-BATCHES = {1: [2], 2: [2], 3: [1, 2, 1], 4: [1, 2, 1]}
+BATCHES = {1: [2], 2: [2], 3: [2, 3, 2], 4: [2, 3, 2]}
 
 
 def tiny_text(**changes: Any) -> dict[str, Any]:
@@ -53,6 +55,16 @@ def write_parts(folder: Path, **changes: Any) -> dict[str, str]:
     source.language_model.save_pretrained(names["language_model"])
     byte_tokenizer().save_pretrained(names["language_model"])
     return names
+
+
+def write_talks(root: Path) -> Path:
+    """A PointLLM tree with a few conversations of each kind."""
+    write_pointllm(root)
+    talks = [talk(name, "detailed_description") for name in TRAIN]
+    talks += [talk(name, "single_round") for name in (*TRAIN, *TRAIN)]
+    talks += [talk(name, "multi_round", rounds=2 + number) for number, name in enumerate(TRAIN)]
+    (root / "anno_data" / "PointLLM_complex_instruction_70K.json").write_text(json.dumps(talks))
+    return root
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:

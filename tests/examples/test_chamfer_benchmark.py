@@ -1,22 +1,17 @@
 """The benchmark of the Chamfer distance: its sides agree, and it counts what it says it counts."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "chamfer.py"
+from tests.examples.conftest import load_program
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("chamfer_benchmark", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("benchmarks/chamfer")
 
 
 def test_all_sides_measure_the_same_distance(bench):

@@ -1,22 +1,15 @@
 """The benchmark of exported files: what it builds, counts and prints."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
-PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "export.py"
+from tests.examples.conftest import EXAMPLES, imported_beside_others
 
 
 @pytest.fixture(scope="module")
 def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(PROGRAM.parents[1]))
-        spec = importlib.util.spec_from_file_location("export_benchmark", PROGRAM)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+    with imported_beside_others("export", EXAMPLES / "benchmarks") as program:
+        yield program
 
 
 def test_model_is_the_quickstarts(bench):

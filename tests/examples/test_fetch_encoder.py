@@ -1,8 +1,7 @@
 """The program that brings the quickstart's encoder."""
 
-import importlib.util
+import importlib
 import sys
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -11,16 +10,12 @@ from transformers import BertConfig, BertModel
 from hf_any3d.modeling.encoders import sources
 from hf_any3d.modeling.encoders.checksums import weights_checksum
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, OfflinePackage
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.examples.conftest import load_program
 
 
 @pytest.fixture(scope="module")
 def program():
-    spec = importlib.util.spec_from_file_location("fetch_encoder", EXAMPLES / "fetch_encoder.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("fetch_encoder")
 
 
 @pytest.fixture

@@ -1,23 +1,16 @@
 """The map of features: from a saved model and a dataset to pictures."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from hf_any3d import PointCloudProcessor
+from tests.examples.conftest import load_program
 from tests.tiny_encoders import adapted_model
-
-PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "plot_features.py"
 
 
 @pytest.fixture(scope="module")
 def program():
-    spec = importlib.util.spec_from_file_location("plot_features", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("plot_features")
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,19 @@
 """The program that shows what a student thinks hidden patches look like."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.act import ActForPreTraining
+from tests.examples.conftest import load_program
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
-
-PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "plot_masked_reconstructions.py"
 
 
 @pytest.fixture(scope="module")
 def program():
-    spec = importlib.util.spec_from_file_location("plot_masked_reconstructions", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("plot_masked_reconstructions")
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,32 @@
 """MiniGPT-3D's four stages, one after the other, on tiny models and a tiny PointLLM tree."""
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from transformers import pipeline
 
-from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DProcessor
-from hf_any3d.modeling.minigpt3d import STAGES, stage_names
+from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor
+from hf_any3d.modeling.minigpt3d import STAGES, stage_names, trained_names
 from hf_any3d.training.report import RunReport
-from tests.data.catalog.pointllm_trees import write_pointllm
-from tests.examples.conftest import load_program, words_of
-from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts
+from tests.data.catalog.pointllm_trees import TRAIN, cloud
+from tests.examples.act_runs import assert_equal_weights, losses_of
+from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts, write_talks
+from tests.modeling.minigpt3d.tiny_model import PLACES, tiny_config
 
-pytestmark = pytest.mark.slow
+# What no public part holds and no stage before the fourth has trained.
+FRESH = ("bridge.experts.", "bridge.projector.", "lora_")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    return str(write_pointllm(tmp_path_factory.mktemp("pointllm")))
+    return str(write_talks(tmp_path_factory.mktemp("pointllm")))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,7 @@ def run(data):
     program = load_program("run_minigpt3d")
 
     def start(stage: int, output_dir: Path, **settings) -> RunReport:
-        own = {"stage": stage, "data_dir": data, "output_dir": str(output_dir), "batch_sizes": BATCHES[stage]}
+        own = {"stage": stage, "data_dir": data, "output_dir": str(output_dir), "batch_sizes": BATCHES.get(stage, [1])}
         return program.main(words_of(SHORT | own | settings))
 
     return start
@@ -49,9 +57,14 @@ def stages(run, parts, tmp_path_factory) -> dict[int, Path]:
     return left
 
 
+def history_of(folder: Path, step: int) -> list[dict]:
+    return json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+
+
+@pytest.mark.slow
 def test_each_stage_changes_what_it_trains_and_nothing_else(stages):
     before = tensors_of(stages[1])
-    for stage in (2, 3, 4):
+    for stage in STAGES[1:]:
         after = tensors_of(stages[stage])
         model = AutoModelForPointCloudTextToText.from_pretrained(stages[stage])
         changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
@@ -59,12 +72,191 @@ def test_each_stage_changes_what_it_trains_and_nothing_else(stages):
         before = after
 
 
-def test_what_is_left_behind_answers_and_says_what_it_is(stages):
-    for stage, folder in stages.items():
+@pytest.mark.slow
+def test_what_is_stored_was_trained_or_is_no_parts(stages):
+    for folder in stages.values():
+        stored = load_file(folder / "model.safetensors")
         model, info = AutoModelForPointCloudTextToText.from_pretrained(folder, output_loading_info=True)
-        assert not any(info.values()) and model.config.stage == stage
+        assert not any(info.values())
+        trained = set(trained_names(model))
+        assert trained <= stored.keys()
+        assert all(any(part in name for part in FRESH) for name in stored.keys() - trained)
+        size = 4 * sum(model.get_parameter(name).numel() for name in stored)
+        assert size < (folder / "model.safetensors").stat().st_size < size + 8000 + 100 * len(stored)
+
+
+@pytest.mark.slow
+def test_reports_and_cards_say_what_was_trained(stages):
+    for stage, folder in stages.items():
         report = RunReport.load(folder / "metrics.json")
         assert report.trained_parameters == sum(report.training["trained"].values())
-        stored = load_file(folder / "model.safetensors")
-        assert not any(name.startswith("point_encoder.") for name in stored)
-        assert MiniGPT3DProcessor.from_pretrained(folder).num_query_tokens == 3
+        assert report.metrics["validation"]["perplexity"] == pytest.approx(
+            np.exp(report.metrics["validation"]["loss"]), rel=1e-6
+        )
+        assert report.start["stage"] == stage and report.training["steps"] == 2
+        assert report.seconds["training"] > 0 and report.peak_memory["process"] > 0
+        assert set(report.training["batch_size"]) == set(report.data["ratios"])
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.pipeline_tag == "point-cloud-text-to-text"
+        assert f"after stage {stage} of 4" in card.text and "language_model`" in card.text
+    assert report.training["trained"] == {"bridge experts": report.trained_parameters}
+
+
+@pytest.mark.slow
+def test_a_trained_model_answers_by_its_processor(stages):
+    chat = pipeline("point-cloud-text-to-text", model=str(stages[4]), device="cpu")
+    assert chat.model.config.use_query_experts
+    assert isinstance(chat(cloud(TRAIN[0]), max_new_tokens=3)[0]["generated_text"], str)
+    processor = MiniGPT3DProcessor.from_pretrained(stages[4])
+    assert (processor.num_query_tokens, processor.point_token_id) == (3, chat.model.config.point_token_id)
+    assert processor.feature_extractor.num_points == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, parts, tmp_path, stage, caplog):
+    start = {**parts, "model_config": CONFIG} if stage == 1 else {"model_name_or_path": str(stages[2])}
+    settings = start | {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    settings |= {"step_cosine": {"warmup_steps": 2}, "gradient_accumulation_steps": 2}
+    whole = run(stage, tmp_path / "whole", **settings)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "half" / "checkpoint-3")
+    half = run(stage, tmp_path / "half", **settings)
+    assert (
+        half.training["resumed_from"].endswith("checkpoint-3")
+        and half.metrics["validation"] == (whole.metrics["validation"])
+    )
+    assert len(losses_of(tmp_path / "whole" / "checkpoint-6")) == 6
+    assert losses_of(tmp_path / "half" / "checkpoint-6") == losses_of(tmp_path / "whole" / "checkpoint-6")
+    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+    assert "missing keys" not in caplog.text
+    checkpoint, model = (tmp_path / "whole" / name / "model.safetensors" for name in ("checkpoint-6", ""))
+    assert checkpoint.stat().st_size == model.stat().st_size
+
+
+@pytest.mark.slow
+def test_learning_rate_follows_the_steps(run, stages, tmp_path):
+    schedule = {"warmup_steps": 2, "warmup_lr": 1e-4, "min_lr": 1e-3, "epochs": 2}
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4, "step_cosine": schedule}
+    report = run(2, tmp_path, model_name_or_path=str(stages[1]), **settings)
+    assert report.training["lr_scheduler"] == "step_cosine" and report.training["step_cosine"]["warmup_steps"] == 2
+    rates = [entry["learning_rate"] for entry in history_of(tmp_path, 4) if "learning_rate" in entry]
+    cosine = [1e-3 + 0.5 * (0.01 - 1e-3) * (1 + np.cos(np.pi * step / 4)) for step in (2, 3)]
+    assert rates == pytest.approx([1e-4, 1e-4 + (0.01 - 1e-4) / 2, *cosine])
+
+
+@pytest.mark.slow
+def test_half_precision_and_checkpointing_train(run, stages, tmp_path):
+    settings = {"bf16": True, "gradient_checkpointing": True, "frozen_in_half": True}
+    run(3, tmp_path, model_name_or_path=str(stages[2]), **settings)
+    before, after = tensors_of(stages[2]), tensors_of(tmp_path)
+    assert {tensor.dtype for name, tensor in after.items() if tensor.is_floating_point()} == {torch.float32}
+    model = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+    assert {name for name in after if not torch.equal(before[name], after[name])} == set(stage_names(model, 3))
+
+
+@pytest.mark.slow
+def test_parts_may_be_stored_with_the_model(run, parts, tmp_path):
+    run(1, tmp_path / "all", **parts, model_config=CONFIG, store_parts=True, processor_config={"hide_inner_bos": True})
+    stored = load_file(tmp_path / "all" / "model.safetensors")
+    model = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "all")
+    assert model.config.parts is None and stored.keys() == model.state_dict().keys()
+    assert MiniGPT3DProcessor.from_pretrained(tmp_path / "all").hide_inner_bos
+
+
+@pytest.mark.slow
+def test_a_fresh_q_former_is_stored(run, parts, tmp_path):
+    config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
+    run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config)
+    stored = load_file(tmp_path / "1" / "model.safetensors")
+    assert any(name.startswith("bridge.qformer.encoder.") and name.endswith(".weight") for name in stored)
+    before = tensors_of(tmp_path / "1")
+    run(2, tmp_path / "2", model_name_or_path=str(tmp_path / "1"), max_steps=1)
+    after = tensors_of(tmp_path / "2")
+    name = "bridge.qformer.encoder.layer.0.intermediate_query.dense.weight"
+    assert torch.equal(before[name], after[name])
+
+
+@pytest.mark.slow
+def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    names = {}
+    for part, folder in parts.items():
+        names[part] = f"me/{part.replace('_', '-')}"
+        hub.commit(names[part], {file.name: file.read_bytes() for file in Path(folder).iterdir()})
+    pushed = {"push_to_hub": True, "max_steps": 1}
+    run(1, tmp_path / "1", **names, model_config=CONFIG, hub_model_id="me/talks-1", **pushed)
+    run(2, tmp_path / "2", model_name_or_path="me/talks-1", hub_model_id="me/talks-2", **pushed)
+    assert "which others do not have" not in caplog.text
+    files = hub.files("me/talks-2")
+    assert {"config.json", "processor_config.json", "README.md", "model.safetensors", "metrics.json"} <= files.keys()
+    for recorded in json.loads(hub.content("me/talks-2", "config.json"))["parts"].values():
+        assert len(recorded["revision"]) == 40 and recorded["checksum"].startswith("sha256:")
+    # Another commit of a part changes nothing for a model that names the first.
+    hub.commit("me/language-model", {"model.safetensors": b"other weights"})
+    card = hub.content("me/talks-2", "README.md").decode()
+    blocks = [block.split("```")[0] for block in card.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"stage": 5}, "--stage 5; expected one of 1, 2, 3, 4"),
+        ({"model_name_or_path": "x"}, "--model_name_or_path and --point_encoder; expected a model or its parts"),
+        ({"batch_sizes": [2, 2]}, "--batch_sizes 2 2; expected 1 numbers above 0, for brief"),
+        ({"batch_sizes": [9]}, "dataset 0 has 3 rows; expected a batch of 9 at least"),
+        ({"data_ratios": [0.0]}, "--data_ratios 0.0; expected 1 numbers above 0"),
+        ({"max_steps": -1}, "--max_steps -1; expected at least 1"),
+        ({"step_cosine": {"floor": 1}}, "--step_cosine has no setting 'floor'"),
+        ({"step_cosine": {"epochs": 4}}, "--max_steps 2; expected a multiple of 4 epochs"),
+        ({"conversations": ["long"]}, "which is 'long'; expected one of brief, complex"),
+        ({"processor_config": {"num_points": 3}}, "--processor_config has 'num_points'; expected some of max_answer"),
+        ({"frozen_in_half": True}, "--frozen_in_half needs --bf16 or --fp16"),
+        ({"frozen_in_half": True, "bf16": True, "store_parts": True}, "expected a named one"),
+        ({"model_config": {"router": "odd"}}, "router='odd'"),
+    ],
+)
+def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
+    with pytest.raises(ValueError, match=text):
+        run(**{"stage": 1, "output_dir": tmp_path, "model_config": CONFIG} | parts | settings)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["point_encoder", "qformer", "language_model"])
+def test_a_missing_part_is_named(run, parts, tmp_path, missing):
+    given = {part: name for part, name in parts.items() if part != missing}
+    with pytest.raises(ValueError, match=f"--{missing} is not given"):
+        run(1, tmp_path, **given)
+
+
+def test_missing_data_is_named(run, parts, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(FileNotFoundError, match="no clouds such as 8192_npy"):
+        run(1, tmp_path / "out", **parts, data_dir=str(tmp_path / "nothing"))
+
+
+@pytest.mark.slow
+def test_stages_come_in_their_order(run, stages, tmp_path):
+    for stage, before in ((1, 1), (3, 1), (2, 3), (4, 2)):
+        with pytest.raises(ValueError, match=rf"--stage {stage} of .*, a model of stage {before}; expected "):
+            run(stage, tmp_path, model_name_or_path=str(stages[before]))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_stage_is_not_gone_on_from(run, stages, tmp_path):
+    run(2, tmp_path, model_name_or_path=str(stages[1]), save_strategy="steps", save_steps=1)
+    with pytest.raises(ValueError, match="checkpoint-2 is of stage 2; expected one of stage 3"):
+        run(3, tmp_path, model_name_or_path=str(stages[2]))
+
+
+@pytest.mark.slow
+def test_a_model_without_a_recorded_stage_is_warned_of(run, parts, stages, tmp_path, caplog):
+    shutil.copytree(stages[1], tmp_path / "unknown")
+    config = json.loads((tmp_path / "unknown" / "config.json").read_text())
+    (tmp_path / "unknown" / "config.json").write_text(json.dumps(config | {"stage": None}))
+    run(2, tmp_path / "2", model_name_or_path=str(tmp_path / "unknown"), max_steps=1)
+    assert "does not say which stage it was trained in; stage 2 follows stage 1" in caplog.text

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_any3d.conversions.any2point import rename
-from hf_any3d.modeling.any2point.guided_adapter import pool_views, view_voxel_cosine
+from hf_any3d.modeling.any2point.guided_adapter import pool_views
+from hf_any3d.modeling.any2point.view_ensemble import view_voxel_cosine
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.point_ops import line_cells, plane_cells
 from tests.modeling.any2point.reference_case import ReferenceCase

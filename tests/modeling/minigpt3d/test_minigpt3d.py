@@ -182,21 +182,45 @@ def test_merged_lora_answers_alike():
     assert merged.config.text_lora is merged.config.qformer_lora is None
 
 
+def one_step(model: MiniGPT3DForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """Gradients of what trains; what is dropped is the same each time."""
+    prompt = ids([2, *CLOUD, 5, 6, 7])
+    torch.manual_seed(1)
+    model(prompt, points=clouds(40), labels=prompt.masked_fill(prompt == POINT_TOKEN, -100)).loss.backward()
+    return {name: each.grad for name, each in model.named_parameters() if each.requires_grad}
+
+
 @pytest.mark.parametrize("stage", [1, 2, 4])
 def test_gradient_checkpointing_changes_no_gradient(stage):
     gradients = []
+    lora = {key: {**getattr(tiny_config(), key), "lora_dropout": 0.5} for key in ("text_lora", "qformer_lora")}
     for checkpointing in (False, True):
-        model = with_lora(tiny_model(text_config={**tiny_config().text_config.to_dict(), "resid_pdrop": 0.0}))
+        model = with_lora(tiny_model(**lora))
         set_stage(model, stage)
         model.train()
         if checkpointing:
             model.gradient_checkpointing_enable()
-        prompt = ids([2, *CLOUD, 5, 6, 7])
-        model(prompt, points=clouds(40), labels=prompt.masked_fill(prompt == POINT_TOKEN, -100)).loss.backward()
-        gradients.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})
+        gradients.append(one_step(model))
     assert all(gradient is not None for gradient in gradients[0].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_gradient_checkpointing_runs_the_layers_of_both_models_again(order):
+    model, runs = with_lora(tiny_model()), {}
+    set_stage(model, 2)
+    for name in ("bridge.qformer.encoder.layer.1.output_query", "language_model.model.layers.1.mlp"):
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda *_, name=name: runs.update({name: runs.get(name, 0) + 1})
+        )
+    for switch in (model.train, model.gradient_checkpointing_enable)[:: 1 if order == "after" else -1]:
+        switch()
+    one_step(model)
+    assert list(runs.values()) == [2, 2]
+    model.gradient_checkpointing_disable()
+    one_step(model)
+    assert list(runs.values()) == [3, 3]
 
 
 def test_a_frozen_point_encoder_stays_as_for_use_in_training():

@@ -1,0 +1,242 @@
+"""Speed of captions, conversations and training steps of MiniGPT-3D with random weights, in one process.
+
+    python examples/benchmarks/chat.py --preset small --output chat.json
+
+Sides of a comparison take turns. What counts most is the processor's time for this process, so that other work on the
+machine matters little; "times" is the median over rounds of a side's processor time against that of the first side in
+the same round. Memory of training steps is measured in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from _chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
+from transformers import Pipeline
+
+from hf_any3d import ChatSession
+from hf_any3d.chat.streaming import AnswerStreamer
+
+FOLLOW_UPS = ("What color is it?", "What is it made of?", "Who would use it, and where?")
+
+
+@dataclass
+class Comparison:
+    """What is measured.
+
+    Attributes:
+        title: What the sides do.
+        sides: What each does, by name.
+        prepare: What comes before a side, unmeasured, by the same names; what it gives is handed to the side.
+        tokens: Tokens that a side generates.
+    """
+
+    title: str
+    sides: dict[str, Callable[[Any], Any]]
+    prepare: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    tokens: int | None = None
+
+    def run(self, name: str) -> tuple[Any, float, float]:
+        """What a side gives, and the wall and processor seconds that it takes."""
+        given = self.prepare[name]() if name in self.prepare else None
+        wall, processor = time.perf_counter(), time.process_time()
+        told = self.sides[name](given)
+        return told, time.perf_counter() - wall, time.process_time() - processor
+
+    def measure(self, rounds: int) -> list[dict[str, Any]]:
+        """Let the sides take turns; the first round is not counted."""
+        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in self.sides}
+        for _ in range(rounds + 1):
+            for name in self.sides:
+                spent[name].append(self.run(name)[1:])
+        first = next(iter(spent.values()))[1:]
+        rows = []
+        for name, rounds_of in spent.items():
+            walls, processors = zip(*rounds_of[1:], strict=True)
+            times = [own / other for own, (_, other) in zip(processors, first, strict=True)]
+            row = {"comparison": self.title, "side": name, "wall_s": statistics.median(walls)}
+            row |= {"cpu_s": statistics.median(processors), "times": statistics.median(times)}
+            rows.append(row | ({} if self.tokens is None else {"tokens_per_cpu_s": self.tokens / row["cpu_s"]}))
+        return rows
+
+
+class Chats:
+    """The comparisons around one pipeline.
+
+    Args:
+        pipe: The pipeline.
+        batch: Clouds of a batch.
+        new_tokens: Tokens of each answer.
+    """
+
+    def __init__(self, pipe: Pipeline, batch: int, new_tokens: int):
+        self.pipe, self.new_tokens = pipe, new_tokens
+        self.clouds = random_clouds(batch, pipe.processor.feature_extractor.num_points)
+        self.settings = self.exactly(new_tokens)
+        self.prompts = pipe.processor.prompts([[self.question(cloud)] for cloud in self.clouds])
+
+    @staticmethod
+    def exactly(tokens: int) -> dict[str, Any]:
+        """Settings for answers of so many tokens."""
+        return {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
+
+    @staticmethod
+    def question(cloud: Any) -> dict[str, Any]:
+        """The first message of a conversation."""
+        content = [{"type": "point_cloud", "point_cloud": cloud}, {"type": "text", "text": QUESTION}]
+        return {"role": "user", "content": content}
+
+    def batches(self) -> Comparison:
+        """Many clouds, one by one and together; none was read before."""
+
+        def loop(_: Any) -> Any:
+            return [self.pipe(cloud, text=QUESTION, **self.settings) for cloud in self.clouds]
+
+        def together(_: Any) -> Any:
+            return self.pipe(self.clouds, text=QUESTION, batch_size=len(self.clouds), **self.settings)
+
+        sides = {"one by one": loop, "in one batch": together}
+        prepare, count = dict.fromkeys(sides, self.pipe.answerer.forget), len(self.clouds)
+        return Comparison(f"captions of {count} clouds", sides, prepare, count * self.new_tokens)
+
+    @torch.no_grad()
+    def parts(self) -> Comparison:
+        """What of a caption is spent before the language model."""
+        model, prompt = self.pipe.model, self.prompts[0]
+        points = torch.from_numpy(prompt.points[0])[None]
+        seen = model.encode(points)
+        features = model.bridge(seen).tokens
+        sides = {
+            "whole caption": lambda _: self.pipe(self.clouds[0], text=QUESTION, **self.settings),
+            "point encoder": lambda _: model.encode(points),
+            "bridge": lambda _: model.bridge(seen),
+            "language model": lambda _: self.pipe.answerer.generate([prompt], self.settings, features),
+        }
+        sides = {name: torch.no_grad()(side) for name, side in sides.items()}
+        return Comparison("parts of one caption", sides, {"whole caption": self.pipe.answerer.forget})
+
+    @torch.no_grad()
+    def tokens(self, batch: int) -> Comparison:
+        """Answers about clouds against the bare language model on as many tokens of text."""
+        model, processor = self.pipe.model, self.pipe.processor
+        prompts = self.prompts[:batch]
+        features = model.get_point_features(torch.stack([torch.from_numpy(one.points[0]) for one in prompts]))
+        settings = self.pipe.generate_settings(dict(self.settings))
+        bare = model.language_model
+        ids = torch.randint(processor.point_token_id, (batch, len(prompts[0].input_ids)))
+        text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        # What the model's own configuration of generation asks for, asked of the bare one too.
+        bare.generation_config = model.generation_config
+
+        def about(**further: Any) -> torch.Tensor:
+            return self.pipe.answerer.generate(prompts, settings | further, features)
+
+        def streamed(_: Any) -> torch.Tensor:
+            return about(streamer=AnswerStreamer(processor.tokenizer, processor.end_mark))
+
+        sides = {"bare language model": lambda _: bare.generate(**text, **settings), "about clouds": lambda _: about()}
+        sides |= {"about clouds, streamed": streamed} if batch == 1 else {}
+        return Comparison(f"{batch} answers, {ids.shape[1]} tokens read", sides, tokens=batch * self.new_tokens)
+
+    def turns(self, last: int) -> Comparison:
+        """The last turn of a conversation, by how much of it is kept."""
+        messages = [*self.session_of_three().messages, {"role": "user", "content": FOLLOW_UPS[-1]}]
+        ending = self.exactly(last)
+
+        def cloud_kept(_: Any) -> str:
+            return self.pipe(messages, **ending)[0]["generated_text"][-1]["content"]
+
+        def nothing_kept(_: Any) -> str:
+            self.pipe.answerer.forget()
+            return cloud_kept(None)
+
+        sides = {
+            "nothing kept": nothing_kept,
+            "cloud kept": cloud_kept,
+            "session": lambda session: session.ask(FOLLOW_UPS[-1], **ending),
+        }
+        read = len(self.pipe.processor.prompts([messages], read=False)[0].input_ids)
+        words = "the first token" if last == 1 else f"{last} tokens"
+        title = f"fourth answer, {read} tokens before it, {words}"
+        return Comparison(title, sides, {"session": self.session_of_three}, last)
+
+    def session_of_three(self) -> ChatSession:
+        """A conversation with three answers."""
+        session = ChatSession(self.pipe, self.clouds[0], **self.settings)
+        for text in (QUESTION, *FOLLOW_UPS[:-1]):
+            session.ask(text)
+        return session
+
+    def all(self) -> list[Comparison]:
+        """Every comparison."""
+        answers = [self.tokens(batch) for batch in dict.fromkeys((1, len(self.clouds)))]
+        return [self.batches(), self.parts(), *answers, self.turns(self.new_tokens), self.turns(1)]
+
+
+def training_rows(preset: str, batch: int, threads: int) -> list[dict[str, Any]]:
+    """A training step with and without checkpointing, each in a fresh process."""
+    rows = []
+    for checkpointing in (False, True):
+        program = [sys.executable, str(Path(__file__).with_name("_chat_training.py"))]
+        words = ["--preset", preset, "--batch", str(batch), "--threads", str(threads)]
+        told = subprocess.run(
+            [*program, *words, *(["--checkpointing"] if checkpointing else [])],
+            **{"check": True, "capture_output": True, "text": True},
+        )
+        rows.append(json.loads(told.stdout.splitlines()[-1]))
+    return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| | | wall s | CPU s | times | tokens / CPU s |", "|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        speed = f"{row['tokens_per_cpu_s']:.1f}" if "tokens_per_cpu_s" in row else "–"
+        figures = f"{row['wall_s']:.3f} | {row['cpu_s']:.3f} | {row['times']:.3f} | {speed}"
+        lines.append(f"| {row['comparison']} | {row['side']} | {figures} |")
+    lines += ["", "| training step | saved MB | peak MB | weights MB | CPU s |", "|---|---|---|---|---|"]
+    for row in result["training"]:
+        figures = " | ".join(f"{row[key]:.1f}" for key in ("saved_MB", "peak_MB", "weights_MB", "cpu_s"))
+        lines.append(f"| {'checkpointed' if row['checkpointing'] else 'plain'} | {figures} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    transformers.logging.set_verbosity_error()
+    result = {key: value for key, value in vars(chosen).items() if key != "output"}
+    result |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    result |= {"machine": platform.machine(), "load": os.getloadavg()[0], "rows": []}
+    for comparison in Chats(build_pipeline(chosen.preset), chosen.batch, chosen.new_tokens).all():
+        result["rows"] += comparison.measure(chosen.rounds)
+    result["training"] = training_rows(chosen.preset, chosen.batch, chosen.threads)
+    print(table(result))
+    if chosen.output is not None:
+        unfinished = chosen.output.with_name(chosen.output.name + ".part")
+        unfinished.write_text(json.dumps(result, indent=2) + "\n")
+        unfinished.replace(chosen.output)
+
+
+if __name__ == "__main__":
+    main()

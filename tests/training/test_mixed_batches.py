@@ -1,0 +1,67 @@
+"""Endless batches from several datasets: what is drawn, how often, and by whom."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hf_any3d.training.mixed_batches import MixedBatches
+
+LENGTHS, SIZES, RATIOS = [7, 11, 5], [2, 3, 1], [2, 3, 3]
+
+
+def mixed(batches: int = 200, seed: int = 1, **changes) -> MixedBatches:
+    return MixedBatches(LENGTHS, SIZES, RATIOS, batches, seed, **changes)
+
+
+def dataset_of(row: int) -> int:
+    return int(np.searchsorted(np.cumsum(LENGTHS), row, side="right"))
+
+
+def test_a_batch_is_of_one_dataset_and_has_its_size():
+    for batch, drawn in zip(mixed(), mixed().draws(), strict=True):
+        assert {dataset_of(row) for row in batch} == {drawn}
+        assert len(set(batch)) == len(batch) == SIZES[drawn]
+
+
+def test_datasets_are_drawn_by_their_ratios():
+    counts = Counter(mixed(20_000).draws())
+    shares = np.array([counts[number] for number in range(3)]) / 20_000
+    np.testing.assert_allclose(shares, np.array(RATIOS) / 8, atol=0.015)
+
+
+def test_each_pass_has_every_row_at_most_once_and_passes_differ():
+    batches = [batch for batch in mixed(300) if dataset_of(batch[0]) == 1]
+    passes = [sum(batches[start : start + 3], []) for start in range(0, len(batches) - 3, 3)]
+    for rows in passes:
+        assert len(set(rows)) == 9
+    assert len({tuple(rows) for rows in passes}) == len(passes) > 10
+    assert set().union(*passes) == set(range(7, 18))
+
+
+def test_batches_follow_from_seed_and_number_alone():
+    longer, again = list(mixed(50)), list(mixed(20))
+    assert longer[:20] == again == list(mixed(20))
+    assert list(mixed(20, seed=2)) != again
+
+
+def test_processes_part_what_one_would_read_with_larger_batches():
+    one = list(MixedBatches(LENGTHS, [2 * size for size in SIZES], RATIOS, 60, 1))
+    first, second = (list(mixed(60, rank=rank, processes=2)) for rank in (0, 1))
+    for whole, *parts in zip(one, first, second, strict=True):
+        assert sorted(whole) == sorted(sum(parts, []))
+        assert len(parts[0]) == len(parts[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (([3], [1, 2], [1]), r"batch_sizes are \[1, 2\]; expected 1"),
+        (([3], [1], []), r"ratios are \[\]; expected 1"),
+        (([3], [1], [0]), r"ratios are \[0\]; expected each above 0"),
+        (([3, 2], [1, 3], [1, 1]), "dataset 1 has 2 rows; expected a batch of 3 at least"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        MixedBatches(*arguments, batches=1, seed=0)
