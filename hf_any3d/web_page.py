@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.label_colors import hex_color, label_colors
+from hf_any3d.whole_files import write_text
 
 # Beyond this a page turns slowly; a random part shows the same.
 MOST_POINTS = 200_000
@@ -129,7 +130,7 @@ def write_point_cloud_page(
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
     palette = label_colors(len(names))
     legend = {names[number]: palette[number] for number in np.unique(labels)}
-    return _write(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
+    return write_text(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
 
 
 def write_clouds_page(
@@ -159,7 +160,7 @@ def write_clouds_page(
         ValueError: no cloud, one that is no (points, 3 or 6) array, or another number of titles.
     """
     page = clouds_page(clouds, titles=titles, columns=columns, title=title, legend=legend, up_axis=up_axis)
-    return _write(path, page)
+    return write_text(path, page)
 
 
 def clouds_page(
@@ -248,15 +249,6 @@ def _page(
         columns=columns,
         touch="none" if len(clouds) <= columns else "pan-y",
     )
-
-
-def _write(path: str | os.PathLike, page: str) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def _encoded(values: np.ndarray, kind: str) -> str:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d.feature_map_page import write_feature_map_page
+from hf_any3d.feature_map import write_feature_map
 from hf_any3d.web_page import write_clouds_page, write_point_cloud_page
 
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
@@ -69,7 +69,7 @@ def test_rows_of_clouds_scroll_above_their_legend(browser, points, tmp_path):
 def test_maps_of_features_hide_classes_and_name_clouds(browser, points, tmp_path):
     labels = np.arange(300) % 3
     texts = [f"cloud {number}" for number in range(300)]
-    page = write_feature_map_page(
+    page = write_feature_map(
         tmp_path / "page.html", points[:, :2], labels, ["chair", "lamp", "sofa"], texts=texts, heading="all of them"
     )
     browser.open(page)

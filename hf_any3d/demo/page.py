@@ -150,7 +150,7 @@ class DemoPage:
         return conversation, *self._open_example(conversation, self.examples.names[0])
 
     def _open_example(self, conversation: Conversation, name: str | None) -> Shown:
-        return _open(conversation, lambda: self.examples.path(name or ""))
+        return _open(conversation, lambda: self.examples.get(name or ""))
 
 
 def _talk() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
@@ -186,10 +186,10 @@ def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
     return None, *_open(conversation, lambda: path)
 
 
-def _open(conversation: Conversation, path: Callable[[], Any]) -> Shown:
+def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
     """What is seen of a shape; where it cannot be read, only the line below the view changes."""
     try:
-        shape = conversation.open(path())
+        shape = conversation.open(source())
     except (ValueError, OSError, ImportError) as error:
         return gr.skip(), _line(str(error), is_error=True), gr.skip(), gr.skip()
     up_axis = conversation.pipe.processor.feature_extractor.up_axis
