@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     check_checkpoint(checkpoint, start.stage)
     with arguments.main_process_first(desc="loading the data"):
         training, validation = load_conversations(data)
-    model, processor = open_for_stage(start, data.num_points)
+    model, processor = open_for_stage(start, data.num_points, data.sampling)
     if start.frozen_in_half:
         halve_frozen(model, torch.bfloat16 if arguments.bf16 else torch.float16)
     if arguments.push_to_hub:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 
 import numpy as np
 
 from hf_any3d.label_colors import hex_color, label_colors
+from hf_any3d.page_parts import PAGE_BEGIN, PAGE_END, script_value
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-  body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; overflow: hidden; }}
+_PAGE = (
+    PAGE_BEGIN
+    + """  body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; overflow: hidden; }}
   canvas {{ display: block; touch-action: none; cursor: grab; }}
   h1 {{ position: fixed; top: 0; left: 0; right: 200px; margin: 12px; font-size: 15px; font-weight: normal; }}
   ul {{ position: fixed; top: 0; right: 0; bottom: 0; width: 170px; margin: 0; padding: 12px; list-style: none;
@@ -89,11 +85,9 @@ canvas.onwheel = e => {{
   zoom *= by;
   draw();
 }};
-onresize = draw;
-draw();
-</script>
-</html>
 """
+    + PAGE_END
+)
 
 
 def feature_map_page(
@@ -115,14 +109,9 @@ def feature_map_page(
     return _PAGE.format(
         title=html.escape(heading or "features"),
         legend=legend,
-        places=_script(places.round(4).tolist()),
-        labels=_script(np.asarray(labels).tolist()),
-        texts=_script(list(texts)),
-        names=_script(list(names)),
-        colors=_script(colors),
+        places=script_value(places.round(4).tolist()),
+        labels=script_value(np.asarray(labels).tolist()),
+        texts=script_value(list(texts)),
+        names=script_value(list(names)),
+        colors=script_value(colors),
     )
-
-
-def _script(value: object) -> str:
-    # What a name says must not end the script.
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

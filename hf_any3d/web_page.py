@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.label_colors import hex_color, label_colors
+from hf_any3d.page_parts import PAGE_BEGIN, PAGE_END, script_value
 from hf_any3d.whole_files import write_text
 
 # Beyond this a page turns slowly; a random part shows the same.
@@ -19,13 +19,9 @@ MOST_POINTS = 200_000
 # Colours of low and high points in between, of a cloud without colours of its own: viridis.
 _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-  body {{ margin: 0; font: 14px sans-serif; background: #d6dbe3; color: #222; }}
+_PAGE = (
+    PAGE_BEGIN
+    + """  body {{ margin: 0; font: 14px sans-serif; background: #d6dbe3; color: #222; }}
   canvas {{ display: block; width: 100%; touch-action: {touch}; cursor: grab; }}
   ul {{ position: fixed; left: 0; margin: 0; padding: 8px 12px; list-style: none; background: #d6dbe3; }}
   ul {{ {legend_place} }}
@@ -92,11 +88,9 @@ canvas.onwheel = e => {{
   if (document.documentElement.scrollHeight > innerHeight && !e.ctrlKey) return;
   e.preventDefault(); zoom *= Math.exp(-e.deltaY / 800); draw();
 }};
-onresize = draw;
-draw();
-</script>
-</html>
 """
+    + PAGE_END
+)
 
 
 def write_point_cloud_page(
@@ -241,11 +235,10 @@ def _page(
         ),
         points=_encoded(np.concatenate(shown), "<f4"),
         labels=_encoded(np.concatenate([labels for _, labels in thinned]), "<u2"),
-        colors=json.dumps([hex_color(color) for color in palette]),
+        colors=script_value([hex_color(color) for color in palette]),
         # Over one cloud a list, below many a line.
         legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; right: 0; display: flex; gap: 16px;",
-        # What a title says must not end the script.
-        clouds=json.dumps(told).replace("<", "\\u003c"),
+        clouds=script_value(told),
         columns=columns,
         touch="none" if len(clouds) <= columns else "pan-y",
     )

@@ -57,6 +57,17 @@ def browser(tmp_path_factory):
         yield browser
 
 
+@pytest.fixture
+def libraries_as_they_were():
+    """For tests of commands, which make transformers quiet: it talks again when they end."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+
+
 @pytest.fixture(autouse=True)
 def _no_unknown_requests():
     before = len(_hub.unknown)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import pipeline
 from typer.testing import CliRunner
@@ -24,16 +23,10 @@ from hf_any3d import (
 from hf_any3d.cli import app
 from tests.tiny_encoders import saved_encoder, tiny_model
 
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
 FILES = Path(__file__).parent / "files"
 LABELS = ["bottle", "chair", "lamp"]
-
-
-@pytest.fixture(autouse=True)
-def _libraries_as_they_were():
-    verbosity = transformers.logging.get_verbosity()
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
 
 
 def build(**settings) -> Any2PointForPointCloudClassification:

@@ -14,13 +14,7 @@ from hf_any3d.cli import app
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 
-
-@pytest.fixture(autouse=True)
-def _libraries_as_they_were():
-    verbosity = transformers.logging.get_verbosity()
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
 @pytest.fixture(scope="module")

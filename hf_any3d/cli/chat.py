@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.failures import tell, told_in_one_line
+from hf_any3d.cli.opening import open_chat
 from hf_any3d.cli.quiet import quieten_libraries
 
 HELP = "/open FILE talks about another cloud, /restart begins anew, /quit leaves; Ctrl-C stops an answer."
@@ -35,7 +36,7 @@ def chat(
     """
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty}
     if temperature:
-        generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 50}
     else:
         generation["do_sample"] = False
     with told_in_one_line():
@@ -68,15 +69,9 @@ def _must_exist(file: Path) -> None:
 
 def _open(model: str, file: Path, device: str | None, template: str | None, generation: dict[str, Any]) -> Any:
     quieten_libraries()
-    from transformers import pipeline
-
     from hf_any3d.chat.session import ChatSession
-    from hf_any3d.registration import register
 
-    register()
-    pipe = pipeline("point-cloud-text-to-text", model=model, device=device)
-    pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)  # a wrong name is told now
-    return ChatSession(pipe, str(file), chat_template=template, **generation)
+    return ChatSession(open_chat(model, device, template), str(file), chat_template=template, **generation)
 
 
 def _read_line() -> str | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.failures import told_in_one_line
+from hf_any3d.cli.opening import open_chat
 
 
 def demo(
@@ -67,13 +68,7 @@ def _must_be_free(host: str, port: int) -> None:
 
 def _open(model: str, device: str | None, template: str | None) -> Any:
     start = time.monotonic()
-    from transformers import pipeline
-
-    from hf_any3d.registration import register
-
-    register()
-    pipe = pipeline("point-cloud-text-to-text", model=model, device=device)
-    pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)  # a wrong name is told now
+    pipe = open_chat(model, device, template)
     seconds = time.monotonic() - start
     size = sum(parameter.numel() for parameter in pipe.model.parameters())
     typer.echo(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype}) in {seconds:.0f} s")

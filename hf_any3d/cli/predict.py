@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.failures import tell, told_in_one_line
+from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.quiet import quieten_libraries
 
 # From this many files on a progress bar is shown.
@@ -82,12 +83,7 @@ def find_files(given: list[Path]) -> list[Path]:
 
 def _load(model: str, device: str | None) -> Any:
     quieten_libraries()
-    from transformers import pipeline
-
-    from hf_any3d.registration import register
-
-    register()
-    return pipeline("point-cloud-classification", model=model, device=device)
+    return open_pipeline("point-cloud-classification", model, device)
 
 
 def _answers(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.failures import told_in_one_line
+from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.predict import find_files
 from hf_any3d.cli.quiet import quieten_libraries
 
@@ -61,12 +62,7 @@ def _answers(
     model: str, paths: list[Path], threshold: float, device: str | None, folder: Path | None
 ) -> list[dict[str, Any]]:
     quieten_libraries()
-    from transformers import pipeline
-
-    from hf_any3d.registration import register
-
-    register()
-    run = pipeline("point-cloud-reconstruction", model=model, device=device)
+    run = open_pipeline("point-cloud-reconstruction", model, device)
     written = {} if folder is None else {"output_dir": folder}
     return run([str(path) for path in paths], threshold=threshold, **written)
 

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.stage_settings import PARTS, StageArguments
+from hf_any3d.training.stage_settings import StageArguments
 
 PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
     "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},
@@ -26,13 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 def open_for_stage(
-    arguments: StageArguments, num_points: int
+    arguments: StageArguments, num_points: int, sampling: str = "random"
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     """Open the model of the stage before, or build one from parts, ready for the stage.
 
     Args:
         arguments: Say which.
         num_points: Points of a cloud, for a model from parts.
+        sampling: How larger clouds are reduced to them, see `PointCloudProcessor`.
 
     Raises:
         ValueError: If the model was last in another stage than the one before.
@@ -40,7 +42,7 @@ def open_for_stage(
     if arguments.model_name_or_path is not None:
         model, processor = _opened(arguments)
     else:
-        model, processor = _built(arguments, num_points)
+        model, processor = _built(arguments, num_points, sampling)
     for name, value in arguments.processor_config.items():
         setattr(processor, name, value)
     if arguments.store_parts:
@@ -111,7 +113,9 @@ def check_stage_order(before: int | None, stage: int, name: str) -> None:
         raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
 
 
-def _built(arguments: StageArguments, num_points: int) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+def _built(
+    arguments: StageArguments, num_points: int, sampling: str
+) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     revisions = {part: getattr(arguments, f"{part}_revision") for part in PARTS}
     tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, revision=revisions["language_model"] or "main")
     # Behind all tokens; for Phi-2 the released one.
@@ -126,7 +130,7 @@ def _built(arguments: StageArguments, num_points: int) -> tuple[MiniGPT3DForCond
         **_quantized(arguments),
         **config,
     )
-    points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points})
+    points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points, "sampling": sampling})
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
 
 

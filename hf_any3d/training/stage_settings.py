@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.training.arguments import json_mapping
 from hf_any3d.training.schedules import StepCosine
@@ -15,7 +16,6 @@ CONVERSATIONS[4] = CONVERSATIONS[3]
 """Stage -> conversations that it was published with."""
 SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_round": (3, 4)}
 """Conversations -> published ratio and batch size."""
-PARTS = ("point_encoder", "qformer", "language_model")
 PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
 
 
@@ -110,6 +110,9 @@ class ConversationArguments:
         default=200, metadata={"help": "Judge on the first so many rows of the validation split; 0 for none."}
     )
     num_points: int = field(default=8192, metadata={"help": "Points of a cloud, for a model from parts."})
+    sampling: str = field(
+        default="random", metadata={"help": "How larger clouds are reduced to them: random, farthest or first."}
+    )
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")

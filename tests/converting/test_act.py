@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-import transformers
 from transformers import AutoModel, pipeline
 from typer.testing import CliRunner
 
@@ -17,6 +16,8 @@ from hf_any3d.data.catalog import shapenetpart
 from hf_any3d.modeling import act
 from tests.converting.act_originals import KINDS, PROMPTS, TEACHER_WIDTH, Original
 
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
 OPENERS = {
     "cls": AutoModelForPointCloudClassification,
     "partseg": AutoModelForPointCloudSegmentation,
@@ -26,14 +27,6 @@ OPENERS = {
 }
 TAUGHT = ["dvae", "dvae_bert", "dvae_clip", "pretrain"]
 UNREAD = ("embeddings.", "pooler.")
-
-
-@pytest.fixture(autouse=True)
-def _libraries_as_they_were():
-    verbosity = transformers.logging.get_verbosity()
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
 
 
 class Setting:
@@ -191,9 +184,8 @@ def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path
     assert {name: getattr(config, name) for name in flags} == flags
     card = (setting.output / "README.md").read_text()
     sound = act.ActAutoencoderConfig()
-    accidents = {
-        n: v for n, v in flags.items() if n in ("teacher_dropout", "noise_in_eval") and v != getattr(sound, n)
-    }
+    sizes = ("prompt_depth", "num_prompts", "encoder_config", "group_size")
+    accidents = {n: v for n, v in flags.items() if n not in sizes and v != getattr(sound, n)}
     assert all(f"`{name}={value!r}`" in card for name, value in accidents.items())
     assert ("depend on the other clouds" in card) == (case == "dvae_clip_deep")
     if teacher := config.encoder_config:

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 import torch
-import transformers
 from peft import PeftModel
 from transformers import AutoConfig, AutoModel, pipeline
 from typer.testing import CliRunner
@@ -18,15 +17,10 @@ from hf_any3d.conversions.any2point import VARIANTS
 from tests.converting.originals import SmallCase, content, small_variant, write
 from tests.tiny_encoders import saved_encoder
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*depend on the other clouds of a batch:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _libraries_as_they_were():
-    verbosity = transformers.logging.get_verbosity()
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*depend on the other clouds of a batch:UserWarning"),
+    pytest.mark.usefixtures("libraries_as_they_were"),
+]
 
 
 class Setting:

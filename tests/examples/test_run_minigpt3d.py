@@ -166,7 +166,7 @@ def test_parts_may_be_stored_with_the_model(run, parts, tmp_path):
 @pytest.mark.slow
 def test_a_fresh_q_former_is_stored(run, parts, tmp_path):
     config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
-    run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config)
+    run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config, sampling="first")
     stored = load_file(tmp_path / "1" / "model.safetensors")
     assert any(name.startswith("bridge.qformer.encoder.") and name.endswith(".weight") for name in stored)
     before = tensors_of(tmp_path / "1")
@@ -174,6 +174,7 @@ def test_a_fresh_q_former_is_stored(run, parts, tmp_path):
     after = tensors_of(tmp_path / "2")
     name = "bridge.qformer.encoder.layer.0.intermediate_query.dense.weight"
     assert torch.equal(before[name], after[name])
+    assert MiniGPT3DProcessor.from_pretrained(tmp_path / "2").feature_extractor.sampling == "first"
 
 
 @pytest.mark.slow

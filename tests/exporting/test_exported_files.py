@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor
@@ -11,13 +10,7 @@ from hf_any3d.exporting import export_file
 from hf_any3d.exporting.formats import FORMATS, Format
 from tests.tiny_encoders import adapted_model, tiny_model
 
-
-@pytest.fixture(autouse=True)
-def _libraries_as_they_were():
-    verbosity = transformers.logging.get_verbosity()
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_targets_can_be_taken_in_front_of_the_graph_decoder():
 def test_hidden_patches_have_no_influence_on_their_guesses():
     model, points = tiny_pretraining().eval(), clouds()
     patches = model.act.cut(points)
-    visible, hidden = masks(2)[:, :].logical_not(), masks(2)
+    visible, hidden = masks(2).logical_not(), masks(2)
     index = hidden.to(torch.uint8).argsort(dim=1, stable=True)
     with torch.no_grad():
         before, _ = model._guess(patches, index[:, :6], index[:, 6:])

@@ -104,7 +104,6 @@ def test_checkpointing_gives_the_same_gradients(model_class):
 def test_every_parameter_learns(model_class):
     model = tiny_act(model_class, drop_path_rate=0.0).train()
     model(**inputs_of(model_class)).loss.backward()
-    # The norm of queries and keys has no bias, and a bias in front of a batch norm is taken out again.
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 

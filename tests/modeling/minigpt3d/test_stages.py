@@ -6,10 +6,12 @@ from hf_any3d.conversions.minigpt3d import convert_minigpt3d_state_dict
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,
+    held_names,
     load_stage_tensors,
     set_stage,
     stage_names,
     stage_tensors,
+    trained_names,
     weight_decay_groups,
 )
 from tests.modeling.minigpt3d.conversations import training_batch
@@ -37,6 +39,15 @@ def test_stages_train_as_many_parameters_as_published(full_size):
         trained |= names
     assert sum(parameter.numel() for parameter in trained.values()) == 47_788_936
     assert sum(parameter.numel() for parameter in full_size.parameters()) == 2_954_367_240
+
+
+def test_a_model_of_all_stages_stores_what_was_trained_and_nothing_else(full_size):
+    set_stage(full_size, 4)
+    full_size.config.parts = {part: {} for part in ("point_encoder", "qformer", "language_model")}
+    stored = full_size.state_dict().keys() - held_names(full_size)
+    full_size.config.parts = None
+    assert stored == set(trained_names(full_size))
+    assert sum(full_size.get_parameter(name).numel() for name in stored) == 47_788_936
 
 
 def our_names(names: list[str]) -> list[str]:

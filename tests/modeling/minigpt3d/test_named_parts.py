@@ -1,0 +1,175 @@
+"""Models that name their public parts: what is saved, and what is opened around it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.minigpt3d import build_from_parts, held_names, set_stage, trained_names
+from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
+from hf_any3d.tuners.part_lora import merge_lora
+from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
+from tests.modeling.minigpt3d.test_parts import CONFIG, LORA, blip2
+from tests.modeling.minigpt3d.tiny_model import POINT_TOKEN, clouds, tiny_model
+
+PARTS = ("point_encoder", "qformer", "language_model")
+SETTINGS = {"point_token_id": POINT_TOKEN, **CONFIG, **LORA}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Directories of three parts."""
+    torch.manual_seed(0)
+    folder, source = tmp_path_factory.mktemp("parts"), tiny_model(text_lora=None, qformer_lora=None)
+    source.point_encoder.save_pretrained(folder / "point_encoder")
+    source.language_model.save_pretrained(folder / "language_model")
+    blip2().save_pretrained(folder / "qformer")
+    return folder
+
+
+def built(folder, stage: int = 3) -> MiniGPT3DForConditionalGeneration:
+    """A model around the parts, as after a stage of training."""
+    torch.manual_seed(1)
+    model = build_from_parts(*(folder / part for part in PARTS), **SETTINGS)
+    set_stage(model, stage)
+    for name in trained_names(model):
+        model.get_parameter(name).data.normal_(std=0.3)
+    return model.eval()
+
+
+def answers(model: MiniGPT3DForConditionalGeneration) -> torch.Tensor:
+    with torch.no_grad():
+        return model(ids([2, *CLOUD, 5, 6]), points=clouds(40)).logits
+
+
+@pytest.mark.parametrize("stage", [1, 3, 4])
+def test_what_parts_hold_is_not_saved_and_comes_back(folder, tmp_path, stage):
+    model = built(folder, stage)
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == model.state_dict().keys() - held_names(model)
+    assert set(trained_names(model)) <= stored.keys()
+    opened, info = AutoModelForPointCloudTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()) and not opened.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, opened.state_dict()[name]), name
+    assert torch.equal(answers(opened), answers(model))
+    assert not any(parameter.requires_grad for parameter in opened.point_encoder.parameters())
+
+
+def test_loading_options_reach_all_parts(folder, tmp_path):
+    built(folder).save_pretrained(tmp_path)
+    halves = MiniGPT3DForConditionalGeneration.from_pretrained(
+        tmp_path, dtype="bfloat16", attn_implementation="eager", device_map="cpu", router_top_k=1
+    )
+    assert {tensor.dtype for tensor in halves.parameters()} == {torch.bfloat16}
+    parts = (halves.point_encoder, halves.language_model, halves.bridge.qformer)
+    assert {part.config._attn_implementation for part in parts} == {"eager"}
+    assert halves.config.router_top_k == 1 and answers(halves).dtype == torch.bfloat16
+
+
+def test_a_model_of_shards_opens_alike(folder, tmp_path):
+    model = built(folder)
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
+
+
+def test_parts_with_other_weights_are_refused(folder, tmp_path):
+    for part in PARTS:
+        shutil.copytree(folder / part, tmp_path / part)
+    built(tmp_path).save_pretrained(tmp_path / "model")
+    file = tmp_path / "language_model" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(EncoderMismatchError, match="language_model'.* have checksum"):
+        MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "model")
+
+
+def test_parts_may_lie_elsewhere_by_now(folder, tmp_path):
+    for part in PARTS:
+        shutil.copytree(folder / part, tmp_path / "first" / part)
+    model = built(tmp_path / "first")
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "first").rename(tmp_path / "second")
+    config = MiniGPT3DConfig.from_pretrained(tmp_path / "model")
+    for part in PARTS:
+        config.parts[part]["name"] = str(tmp_path / "second" / part)
+    opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "model", config=config)
+    assert torch.equal(answers(opened), answers(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda stored: stored.pop("bridge.projector.fc1.bias"), "bridge.projector.fc1.bias is missing"),
+        (lambda stored: stored.update(extra=torch.zeros(1)), "extra is not the model's"),
+        (
+            lambda stored: stored.update({"bridge.projector.fc1.bias": torch.zeros(3)}),
+            r"bridge.projector.fc1.bias has shape \(3,\), expected \(24,\)",
+        ),
+    ],
+)
+def test_every_tensor_is_accounted_for(folder, tmp_path, change, text):
+    built(folder).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    change(stored)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=text):
+        MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_part_that_lacks_weights_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "language_model", tmp_path / "words")
+    stored = load_file(tmp_path / "words" / "model.safetensors")
+    del stored["model.layers.0.mlp.fc1.bias"]
+    save_file(stored, tmp_path / "words" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="language_model '.*words' lacks weights .*: model.layers.0.mlp.fc1.bias"):
+        build_from_parts(folder / "point_encoder", None, tmp_path / "words", **CONFIG)
+
+
+@pytest.mark.parametrize("change", ["store", "merge"])
+def test_a_model_may_be_stored_whole(folder, tmp_path, change):
+    model = with_lora(built(folder))
+    before = answers(model)
+    if change == "store":
+        model.store_parts()
+    else:
+        merge_lora(model)  # after which the weights are no part's any more
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
+    assert json.loads((tmp_path / "config.json").read_text())["parts"] is None
+    torch.testing.assert_close(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), before)
+
+
+def test_parts_that_are_models_are_stored(folder, tmp_path):
+    source = tiny_model(text_lora=None, qformer_lora=None)
+    model = build_from_parts(
+        source.point_encoder,
+        folder / "qformer",
+        folder / "language_model",
+        **SETTINGS,
+    )
+    assert set(model.config.parts) == {"qformer", "language_model"}
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {f"point_encoder.{name}" for name in source.point_encoder.state_dict()} <= stored.keys()
+    assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
+
+
+def test_a_small_repository_of_queries_and_q_former_serves_as_well(folder, tmp_path):
+    QueriesAndQFormer.from_pretrained(folder / "qformer").save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < (folder / "qformer" / "model.safetensors").stat().st_size
+    model = build_from_parts(folder / "point_encoder", tmp_path, folder / "language_model", **CONFIG)
+    given = QueriesAndQFormer.from_pretrained(folder / "qformer")
+    for name, tensor in given.qformer.named_parameters():
+        assert torch.equal(tensor, model.bridge.qformer.get_parameter(name)), name
+    assert all(torch.equal(queries, given.query_tokens[0]) for queries in model.bridge.experts.queries)
+
+
+def test_unknown_parts_are_named():
+    with pytest.raises(ValueError, match="parts has 'ears'; expected some of 'point_encoder', 'qformer'"):
+        MiniGPT3DConfig(parts={"ears": {}})

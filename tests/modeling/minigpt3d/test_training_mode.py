@@ -1,0 +1,72 @@
+"""What drops and what is at rest while MiniGPT-3D trains, as published; and the one accident that has a switch."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.minigpt3d import set_stage, weight_decay_groups
+from hf_any3d.training.weight_decay import decaying_parameters
+from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
+from tests.modeling.minigpt3d.tiny_model import POINT_TOKEN, clouds, tiny_config, tiny_model
+
+DROPPING = {
+    "text_lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.05},
+    "qformer_lora": {"r": 2, "lora_alpha": 4, "lora_dropout": 0.5, "target_modules": ["query", "key", "value"]},
+}
+
+
+def test_the_q_former_is_at_rest_and_its_lora_is_not():
+    dropping = tiny_config().qformer_config.to_dict() | {
+        "hidden_dropout_prob": 0.5,
+        "attention_probs_dropout_prob": 0.5,
+    }
+    model = tiny_model(qformer_config=dropping, **DROPPING).train()
+    active = {
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout) and module.training
+    }
+    assert not any(name.startswith("point_encoder.") for name in active)
+    qformer = {name for name in active if name.startswith("bridge.qformer.")}
+    assert qformer and all(".lora_dropout." in name for name in qformer)
+    assert {name for name in active if "language_model" in name and "resid_dropout" in name}
+    assert model.language_model.training
+    assert not any(module.training for module in model.eval().modules())
+
+
+def test_dropout_at_inference_is_off_unless_asked_for(caplog):
+    points = torch.stack(clouds(40))
+    sound = with_lora(tiny_model(**DROPPING))
+    assert torch.equal(sound.get_point_features(points), sound.get_point_features(points))
+    released = with_lora(tiny_model(qformer_lora_dropout_at_inference=True, **DROPPING))
+    assert not torch.equal(released.get_point_features(points), released.get_point_features(points))
+    assert caplog.text.count("qformer_lora_dropout_at_inference=True") == 1
+    words = ids([2, 5, 6])
+    assert torch.equal(released(words).logits, released(words).logits)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 4])
+def test_the_trainers_rule_of_decay_is_the_published_one(stage):
+    model = tiny_model()
+    set_stage(model, stage)
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decayed, others = ({names[id(p)] for p in group["params"]} for group in weight_decay_groups(model))
+    decaying = set(decaying_parameters(model)) & set(names.values())
+    assert decaying == decayed and not decaying & others
+
+
+def test_experts_that_nobody_asked_decay_and_move_on():
+    model = with_lora(tiny_model(router_top_k=1))
+    set_stage(model, 4)
+    model.bridge.experts.router.requires_grad_(False)  # so that the same set is asked twice
+    model.train()
+    optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.5), lr=0.1)
+    before = [queries.detach().clone() for queries in model.bridge.experts.queries]
+    prompt, points = ids([2, *CLOUD, 5, 6]), torch.stack(clouds(40))
+    for _ in range(2):
+        optimizer.zero_grad()
+        out = model(prompt, points=points, labels=prompt.masked_fill(prompt == POINT_TOKEN, -100))
+        out.loss.backward()
+        asked = int(out.router_logits.argmax())
+        optimizer.step()
+    for number, (old, queries) in enumerate(zip(before, model.bridge.experts.queries, strict=True)):
+        if number != asked:
+            assert queries.grad is not None and not queries.grad.any()
+            torch.testing.assert_close(queries.detach(), old * (1 - 0.1 * 0.5) ** 2)
