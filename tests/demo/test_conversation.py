@@ -172,7 +172,7 @@ def test_settings_are_the_released_demos(pipe):
         "do_sample": True,
         "temperature": 0.2,
         "top_p": 0.9,
-        "top_k": 0,
+        "top_k": 50,
         "repetition_penalty": 1.05,
     }
     assert [(slider.low, slider.high) for slider in SLIDERS] == [(10, 200), (1, 10), (0.1, 2.0)]
