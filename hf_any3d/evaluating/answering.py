@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
 from hf_any3d.evaluating.protocols import Protocol
-from hf_any3d.evaluating.result_files import continued, write_json
+from hf_any3d.evaluating.result_files import continued
+from hf_any3d.whole_files import write_json
 
 Generate = Callable[[Sequence[np.ndarray], str, Mapping[str, Any]], Sequence[str]]
 """Clouds (points, 6), x, y, z as stored and colours from 0 to 1, a question and settings in; an answer each out."""

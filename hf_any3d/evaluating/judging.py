@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from hf_any3d.evaluating.counting import figures, verdict_on
 from hf_any3d.evaluating.judge_prompts import JUDGE_PROMPTS, check_prompt, fill_prompt, prompt_checksum
 from hf_any3d.evaluating.judges.base import Judge
-from hf_any3d.evaluating.result_files import continued, read_results, write_json
+from hf_any3d.evaluating.result_files import continued, read_results
+from hf_any3d.whole_files import write_json
 
 # Thousands of answers are a megabyte, which a judge without a network would write thousands of times.
 SECONDS_BETWEEN_SAVES = 2.0

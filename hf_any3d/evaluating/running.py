@@ -14,7 +14,8 @@ from hf_any3d.evaluating.caption_metrics import caption_metrics
 from hf_any3d.evaluating.judges import Judge
 from hf_any3d.evaluating.judging import judge_answers, judged_name
 from hf_any3d.evaluating.protocols import PROTOCOLS, Protocol
-from hf_any3d.evaluating.result_files import read_results, write_json
+from hf_any3d.evaluating.result_files import read_results
+from hf_any3d.whole_files import write_json
 
 
 def answer_protocols(
