@@ -116,6 +116,8 @@ class ConversationArguments:
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
+        if self.dataset_options.get("streaming"):
+            raise ValueError("--dataset_options has streaming; expected rows that can be drawn in any order")
 
     def choose(self, stage: int) -> None:
         """Fill in what a stage was published with, where nothing is said.
