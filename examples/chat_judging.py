@@ -14,7 +14,7 @@ from shape_facts import ShapeFacts
 from shape_tree import object_id
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from hf_any3d.chat import clean_question
+from hf_any3d.chat import clean_question, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS
 from hf_any3d.evaluating import (
     PROTOCOLS,
@@ -25,7 +25,7 @@ from hf_any3d.evaluating import (
     judge_answers,
     judged_name,
 )
-from hf_any3d.evaluating.answering import Generate, clean_answer, colored_cloud
+from hf_any3d.evaluating.answering import Generate, colored_cloud
 
 BATCH_SIZE = 48
 GREEDY = {"max_new_tokens": 60, "do_sample": False}
@@ -163,7 +163,7 @@ def words_alone(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> d
         prompt = f"{tokenizer.bos_token}[INST] <PC></PC> {clean_question(question)}  [/INST]"
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
         told = model.generate(ids, attention_mask=torch.ones_like(ids), **GREEDY)
-        return clean_answer(tokenizer.decode(told[0, ids.shape[1] :]))
+        return released_evaluation_answer(tokenizer.decode(told[0, ids.shape[1] :]))
 
     kind = _named(ClassNameJudge(rows.features["label"].names), [say(CLASSIFICATION_QUESTIONS[0])])
     color, caption = named_color(say(COLOR_QUESTION)), say(CAPTION.question)
@@ -178,7 +178,9 @@ def words_alone(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> d
 def _greedy(ask: Generate, clouds: Sequence[np.ndarray], question: str) -> list[str]:
     texts: list[str] = []
     for start in range(0, len(clouds), BATCH_SIZE):
-        texts += [clean_answer(text) for text in ask(clouds[start : start + BATCH_SIZE], question, GREEDY)]
+        texts += [
+            released_evaluation_answer(text) for text in ask(clouds[start : start + BATCH_SIZE], question, GREEDY)
+        ]
     return texts
 
 

@@ -10,9 +10,13 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
 from hf_any3d.training.report import count_parameters
+
+# Under which configs tell how many tokens a cloud becomes.
+_TOKENS = ("num_query_tokens", "num_tokens", "num_groups")
 
 
 def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     adapter = _adapter_config(name_or_path, revision)
     trained, total = _count(config, adapter)
     kind = (config.architectures or [type(config).__name__])[0]
-    facts = {"model": name_or_path, "class": kind, **_encoder_facts(config)}
+    facts = {"model": name_or_path, "class": kind, **_encoder_facts(config), **_part_facts(config)}
     facts |= {
         "adapter": None if adapter is None else adapter.peft_type.value.lower(),
         "trained parameters": trained,
@@ -48,13 +52,13 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     }
     if hasattr(config, "num_codes"):
         facts["codes"] = config.num_codes
-    else:
+    elif not isinstance(config, MiniGPT3DConfig):
         facts["labels"] = [config.id2label[number] for number in sorted(config.id2label)]
     return facts | {
         "points": _num_points(name_or_path, revision),
         "channels": config.in_channels,
-        "tokens": config.num_tokens if hasattr(config, "num_tokens") else config.num_groups,
-        "batch-dependent": config.batch_dependent_flags,
+        "tokens": next(getattr(config, name) for name in _TOKENS if hasattr(config, name)),
+        "batch-dependent": getattr(config, "batch_dependent_flags", []),
     }
 
 
@@ -73,6 +77,25 @@ def _encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
         "encoder revision": config.encoder_revision,
         "encoder checksum": config.encoder_checksum,
     }
+
+
+def _part_facts(config: PreTrainedConfig) -> dict[str, Any]:
+    """What is told of the parts that a MiniGPT-3D model stands on; nothing of other models."""
+    if not isinstance(config, MiniGPT3DConfig):
+        return {}
+    kinds = {
+        "point_encoder": config.point_config,
+        "qformer": config.qformer_config,
+        "language_model": config.text_config,
+    }
+    facts: dict[str, Any] = {"stage of training": config.stage}
+    for part, of_part in kinds.items():
+        title, recorded = part.replace("_", " "), (config.parts or {}).get(part)
+        facts[f"{title} type"] = of_part.model_type
+        facts[title] = recorded["name"] if recorded else "stored with the model"
+        if recorded:
+            facts |= {f"{title} {key}": recorded[key] for key in ("revision", "checksum")}
+    return facts
 
 
 def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
@@ -95,4 +118,7 @@ def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, i
         if adapter is not None:
             adapter.inference_mode = False
             model = get_peft_model(model, adapter)
-    return count_parameters(model)
+    trained, total = count_parameters(model)
+    if isinstance(config, MiniGPT3DConfig):  # of which a stage says what trains, not the model
+        trained = sum(model.get_parameter(name).numel() for name in trained_names(model))
+    return trained, total

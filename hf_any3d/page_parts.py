@@ -13,6 +13,8 @@ PAGE_BEGIN = """<!DOCTYPE html>
 <style>
 """
 PAGE_END = """onresize = draw;
+// A frame that is shown later than it was made gets its size without an event.
+new ResizeObserver(() => requestAnimationFrame(draw)).observe(canvas);
 draw();
 </script>
 </html>

@@ -21,9 +21,11 @@ _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], 
 
 _PAGE = (
     PAGE_BEGIN
-    + """  body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; }}
-  canvas {{ display: block; touch-action: {touch}; cursor: grab; }}
-  ul {{ position: fixed; left: 0; margin: 12px; padding: 0; list-style: none; background: #ffffffc0; {legend_place} }}
+    + """  body {{ margin: 0; font: 14px sans-serif; background: #d6dbe3; color: #222; }}
+  canvas {{ display: block; width: 100%; touch-action: {touch}; cursor: grab; }}
+  ul {{ position: fixed; left: 0; margin: 0; padding: 8px 12px; list-style: none; background: #d6dbe3; }}
+  ul {{ {legend_place} }}
+  ul:empty {{ display: none; }}
   i {{ display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 5px; }}
 </style>
 <ul>{legend}</ul>
@@ -34,12 +36,14 @@ const points = new Float32Array(decode("{points}"));
 const labels = new Uint16Array(decode("{labels}"));
 const colors = {colors};
 const clouds = {clouds}, columns = {columns}, rows = Math.ceil(clouds.length / columns), least = 240, heading = 24;
-const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
+const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d"), legend = document.querySelector("ul");
 let turn = 0.7, tilt = 0.35, zoom = 1, held = null;
 function draw() {{
-  const dense = devicePixelRatio || 1, w = document.documentElement.clientWidth;
-  const h = Math.max(innerHeight, rows > 1 ? rows * least : 0), wide = w / columns, high = h / rows;
-  canvas.style.width = w + "px"; canvas.style.height = h + "px";
+  const dense = devicePixelRatio || 1, bar = clouds.length > 1 ? legend.offsetHeight : 0;
+  const h = Math.max(innerHeight - bar, rows > 1 ? rows * least : 0), high = h / rows;
+  canvas.style.height = h + "px"; document.body.style.paddingBottom = bar + "px";
+  // Only now it is known whether a scroll bar takes part of the width.
+  const w = canvas.clientWidth, wide = w / columns;
   canvas.width = dense * w; canvas.height = dense * h;
   pen.scale(dense, dense);
   pen.font = "13px sans-serif"; pen.textAlign = "center";
@@ -57,7 +61,7 @@ function draw() {{
 function drawCloud(cloud, x0, y0, scale) {{
   const [a, b, c, d] = [Math.cos(turn), Math.sin(turn), Math.cos(tilt), Math.sin(tilt)];
   const depth = new Float32Array(cloud.count), order = new Uint32Array(cloud.count).map((_, i) => i);
-  const size = Math.max(1.5, Math.min(3, scale / 60)), from = cloud.start;
+  const size = Math.max(1.5, Math.min(5, 1.4 * scale / Math.sqrt(cloud.count))), from = cloud.start;
   for (let i = 0; i < cloud.count; i++) {{
     const k = 3 * (from + i);
     depth[i] = (b * points[k] + a * points[k + 2]) * c + d * points[k + 1];
@@ -232,8 +236,8 @@ def _page(
         points=_encoded(np.concatenate(shown), "<f4"),
         labels=_encoded(np.concatenate([labels for _, labels in thinned]), "<u2"),
         colors=script_value([hex_color(color) for color in palette]),
-        # Over one cloud a list, under many a line, which hides no title.
-        legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; display: flex; gap: 16px;",
+        # Over one cloud a list, below many a line.
+        legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; right: 0; display: flex; gap: 16px;",
         clouds=script_value(told),
         columns=columns,
         touch="none" if len(clouds) <= columns else "pan-y",

@@ -25,11 +25,18 @@ FLAGS = (
 # How many pixels of a canvas are painted.
 PAINTED = """
 const canvas = document.querySelector("canvas");
+if (!canvas || !canvas.width || !canvas.height) return 0;
 const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
 let painted = 0;
 for (let i = 3; i < pixels.length; i += 4) painted += pixels[i] > 0;
 return painted;
 """
+
+
+# What is raised while a page is being changed.
+PASSING = ("StaleElementReference", "NoSuchElement", "NoSuchFrame", "Javascript")
+# Asked in one piece, so that a page which changes meanwhile takes nothing away.
+VISIBLE = "[...document.querySelectorAll(arguments[0])].filter(one => one.getClientRects().length)"
 
 
 class Browser:
@@ -49,18 +56,22 @@ class Browser:
 
     def all(self, selector: str) -> list[Any]:
         """The visible elements of a CSS selector."""
-        return [element for element in self.driver.find_elements("css selector", selector) if element.is_displayed()]
+        return self.driver.execute_script(f"return {VISIBLE}", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        """What each visible element of a CSS selector says."""
+        return self.driver.execute_script(f"return {VISIBLE}.map(one => one.innerText)", selector)
 
     def text(self, selector: str) -> str:
-        """What stands in the visible elements of a CSS selector."""
-        return "\n".join(element.text for element in self.all(selector))
+        """What the visible elements of a CSS selector say."""
+        return "\n".join(self.texts(selector))
 
     def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
         """Wait until something is so, and give it; elements that the page has just replaced are looked up again."""
-        from selenium.common.exceptions import NoSuchFrameException, StaleElementReferenceException
+        from selenium.common import exceptions
         from selenium.webdriver.support.wait import WebDriverWait
 
-        passing = (StaleElementReferenceException, NoSuchFrameException)
+        passing = [getattr(exceptions, f"{name}Exception") for name in PASSING]
         return WebDriverWait(self.driver, seconds, 0.1, passing).until(lambda _: condition())
 
     def painted(self, frame: str | None = None) -> int:

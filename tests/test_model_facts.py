@@ -1,13 +1,18 @@
-"""What is told of a segmentation model from its configuration files alone."""
+"""What is told of models from their configuration files alone."""
 
 import pytest
 from peft import get_peft_model
 
 from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.model_facts import model_facts
+from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
 from hf_any3d.training.report import count_parameters
+from tests.examples.minigpt3d_runs import CONFIG, write_parts
+from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import tiny_part_model, tiny_scene_model
+
+TALKING = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict()}
 
 
 @pytest.mark.parametrize("make", [tiny_scene_model, tiny_part_model])
@@ -29,6 +34,19 @@ def test_autoencoders_tell_their_codes_and_their_teacher_if_any(encoder, tmp_pat
     assert (facts["codes"], facts["tokens"]) == (SMALL_AUTOENCODER["num_codes"], SMALL_AUTOENCODER["num_groups"])
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
     assert facts.get("encoder type") == encoder
+
+
+def test_a_model_that_talks_tells_its_stage_and_its_parts(tmp_path):
+    parts = write_parts(tmp_path)
+    model = build_from_parts(parts["point_encoder"], None, parts["language_model"], **TALKING)
+    set_stage(model, 2)
+    model.save_pretrained(tmp_path / "model")
+    facts = model_facts(str(tmp_path / "model"))
+    assert (facts["stage of training"], facts["tokens"], facts["channels"]) == (2, 32, 6)
+    assert facts["language model"] == parts["language_model"] and facts["language model type"] == "normed_phi"
+    assert facts["language model checksum"].startswith("sha256:")
+    assert facts["qformer"] == "stored with the model" and "labels" not in facts
+    assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
 
 
 def test_a_student_has_no_encoder_to_tell_of(tmp_path):

@@ -16,10 +16,10 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteriaList,
-    SuppressTokensLogitsProcessor,
 )
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
+from hf_any3d.chat.forbidding import NeverSaid
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.prompt import Prompt
 from hf_any3d.chat.stopping import EndMarkReached
@@ -109,7 +109,7 @@ class Answerer:
             processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length))
         place = self.processor.point_token_id
         if place < self.model.config.get_text_config().vocab_size:
-            processors.append(SuppressTokensLogitsProcessor([place], device=self.model.device))
+            processors.append(NeverSaid(place))
         stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
         stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
         return self.model.generate(

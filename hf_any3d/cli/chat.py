@@ -36,7 +36,7 @@ def chat(
     """
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty}
     if temperature:
-        generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 50}
     else:
         generation["do_sample"] = False
     with told_in_one_line():

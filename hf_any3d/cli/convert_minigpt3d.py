@@ -42,13 +42,26 @@ def minigpt3d(
             help="Directory or hub name of the tokenizer; by default that of the language model.", show_default=False
         ),
     ] = None,
+    stage: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=3,
+            help="Which stage, where the last file is of stage II or III; by default 3.",
+            show_default=False,
+        ),
+    ] = None,
+    store_parts: Annotated[
+        bool, typer.Option("--store-parts", help="Keep converted parts in the directory too, instead of naming them.")
+    ] = False,
     dtype: Annotated[str, _DTYPE] = "float32",
     num_groups: Annotated[int | None, _NUM_GROUPS] = None,
     group_size: Annotated[int | None, _GROUP_SIZE] = None,
 ) -> None:
     """Convert a released MiniGPT-3D, after any of its stages, whole.
 
-    Every tensor is accounted for, and the copies of the point encoder are compared with it. The directory opens with
+    Every tensor is accounted for, and the copies of the point encoder are compared with it. Parts may also be the
+    directories that `minigpt3d-parts` made; they are then named and not stored. The directory opens with
     AutoModelForPointCloudTextToText.
     """
     with told_in_one_line():
@@ -61,6 +74,8 @@ def minigpt3d(
             checkpoint=checkpoint,
             second_checkpoint=second_checkpoint,
             tokenizer=tokenizer,
+            stage=stage,
+            store_parts=store_parts,
             dtype=dtype,
             num_groups=num_groups,
             group_size=group_size,
@@ -69,6 +84,8 @@ def minigpt3d(
         typer.echo(f"{file}: {stage}")
     if facts["fresh"]:
         typer.echo(f"no file has {', '.join(facts['fresh'])}; they are as training begins them")
+    for part, place in facts["named"].items():
+        typer.echo(f"{part.replace('_', ' ')}: in {place}, which has to stay there")
     typer.echo(f"{facts['output']}: {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -40,10 +41,11 @@ def demo(
     with told_in_one_line():
         if find_spec("gradio") is None:
             raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
-        typer.echo(f"loading {model}; the first time, its weights are fetched …")
         from hf_any3d.demo.examples import ExampleShapes
 
         shapes = ExampleShapes(examples)
+        _must_be_free(host, port)
+        typer.echo(f"loading {model}; the first time, its weights are fetched …")
         pipe = _open(model, device, template)
         typer.echo(f"{len(shapes.names)} shapes to choose from; opening the page …")
         from hf_any3d.demo.conversation import Conversation
@@ -53,6 +55,15 @@ def demo(
         for address in filter(None, (page.local_url, page.share_url)):
             typer.echo(f"open {address} in a browser; Ctrl-C ends")
     page.block_thread()
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Tell before the model is loaded what would be told after it."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
 
 
 def _open(model: str, device: str | None, template: str | None) -> Any:

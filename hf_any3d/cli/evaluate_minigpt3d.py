@@ -199,7 +199,8 @@ def _loader(data_dir: str | None, further: dict[str, Any], max_samples: int | No
 def _table(summary: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, told in summary.items():
-        lines.append(f"{name}: {told['answers']} answers of {told['model']}")
+        revision = f" at {told['revision']}" if told["revision"] else ""
+        lines.append(f"{name}: {told['answers']} answers of {told['model']}{revision}")
         if "figures" in told:
             shown = "   ".join(f"{key} {_number(value)}" for key, value in told["figures"].items())
             lines.append(f"  {shown}   judge {told['judge']['name']} ({', '.join(told['judge_revisions'])})")

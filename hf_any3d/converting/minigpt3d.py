@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from hf_any3d.chat import PUBLISHED_GENERATION, MiniGPT3DProcessor
 from hf_any3d.converting.directory import new_directory
 from hf_any3d.converting.minigpt3d_card import write_card
+from hf_any3d.converting.minigpt3d_converted import read_converted
 from hf_any3d.converting.minigpt3d_parts import Part, read_language_model, read_point_encoder, read_qformer
 from hf_any3d.converting.minigpt3d_stages import STAGES, read_stage
 from hf_any3d.converting.minigpt3d_whole import put_together
@@ -79,26 +80,34 @@ def convert_minigpt3d(
     checkpoint: str | os.PathLike,
     second_checkpoint: str | os.PathLike | None = None,
     tokenizer: str | os.PathLike | None = None,
+    stage: int | None = None,
+    store_parts: bool = False,
     dtype: str = "float32",
     num_groups: int | None = None,
     group_size: int | None = None,
 ) -> dict[str, Any]:
     """Convert a whole model: its pretrained parts, and what stages of training made of the rest.
 
+    Parts that `convert_minigpt3d_parts` made are not stored again, but named, with their checksums, in the config. The
+    language model is stored all the same before stage II, as what training starts from has other norms.
+
     Args:
         output: Directory to make.
-        point_encoder: `point_model.pth`.
-        qformer: `blip2_pretrained_flant5xxl.pth`.
-        language_model: Directory with Phi-2.
+        point_encoder: `point_model.pth`, or the directory of the converted part.
+        qformer: `blip2_pretrained_flant5xxl.pth`, or the directory of the converted part.
+        language_model: Directory with Phi-2, as released or converted.
         checkpoint: File of a stage, or the one that training starts from.
         second_checkpoint: File of a later stage, which counts where both hold the same.
         tokenizer: Directory or hub name; by default that of `language_model`.
+        stage: 2 where the last checkpoint is of stage II, whose files look like those of stage III.
+        store_parts: Whether to store converted parts all the same.
         dtype: What fractions are stored in: "float32", "bfloat16" or "float16".
         num_groups: Patches of a cloud; published: 512.
         group_size: Points of a patch; published: 32.
 
     Returns:
-        Facts by name: `output`, `parameters`, `bytes`, `stages` by file, and `fresh`, the parts that no file has.
+        Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `fresh`, the parts that no file has, and
+        `named`, the directories that hold the parts that are not stored.
 
     Raises:
         ValueError: A file cannot be read, is of the wrong stage, lacks a tensor or has one too many, or was trained
@@ -110,16 +119,18 @@ def convert_minigpt3d(
     """
     stored_in = _dtype(dtype)
     with new_directory(output) as directory:
+        eyes = read_converted("point_encoder", point_encoder)
+        if eyes and (num_groups or group_size):
+            raise ValueError(f"{point_encoder}: is converted, with patches of its own; leave out their numbers")
         parts = (
-            read_point_encoder(point_encoder, num_groups, group_size),
-            read_qformer(qformer),
-            read_language_model(language_model),
+            eyes or read_point_encoder(point_encoder, num_groups, group_size),
+            read_converted("qformer", qformer) or read_qformer(qformer),
+            read_converted("language_model", language_model) or read_language_model(language_model),
         )
         words = open_tokenizer(language_model if tokenizer is None else tokenizer)
         ids = take_token_ids(parts[2].config, words)
-        whole = put_together(
-            *parts, [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
-        )
+        files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
+        whole = put_together(*parts, files, stage=stage, store_parts=store_parts)
         config = whole.model.config
         room = min(config.point_token_id, config.text_config.vocab_size)
         if len(words) > room:
@@ -135,6 +146,7 @@ def convert_minigpt3d(
         "bytes": sum(file.stat().st_size for file in written),
         "stages": {os.fspath(file.path): STAGES[file.stage] for file in whole.files},
         "fresh": list(whole.fresh),
+        "named": {part: recorded["name"] for part, recorded in (config.parts or {}).items()},
     }
 
 

@@ -95,7 +95,7 @@ def write_card(directory: Path, title: str, whole: Whole, dtype: str) -> None:
         version=__version__,
         parameters=whole.model.num_parameters(),
         dtype=dtype,
-        state=_state(files, whole.fresh),
+        state=_state(config, files, whole.fresh),
         channels=config.point_config.in_channels,
         experts=_experts(config),
         text_rank=config.text_lora["r"],
@@ -118,13 +118,21 @@ def _source(what: str, files: Sequence[Path]) -> str:
     return f"- {what}: " + ", ".join(f"`{file.name}` (sha256:{file_digest(file)})" for file in files)
 
 
-def _state(files: Sequence[StageFile], fresh: Sequence[str]) -> str:
+def _state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:
     last = files[-1].stage
-    text = f" It is as {STAGES[last]} left it." if last else ""
+    left = f"stage {'I' * config.stage}" if last == 3 else STAGES[last]
+    text = f" It is as {left} left it." if last else ""
     if "bridge.point_mlp" in fresh:
         text += " **Nothing of it was trained on point clouds yet**; it is what stage I starts from."
     if fresh:
         text += f" No file has {', '.join(f'`{name}`' for name in fresh)}; they are as training begins them."
+    if config.parts:
+        named = ", ".join(name.replace("_", " ") for name in config.parts)
+        text += (
+            f" Not stored here: {named}. They are loaded from directories of the machine that this was converted on, "
+            "and checked against checksums; before sharing, convert with `--store-parts`, or put the parts on the hub "
+            "and name them in `parts` of `config.json`."
+        )
     return text
 
 

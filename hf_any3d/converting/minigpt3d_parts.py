@@ -34,6 +34,7 @@ class Part:
         architecture: Name of its class.
         config: Its configuration.
         state: Its tensors, of which those that files hold are read when they are needed.
+        is_converted: Whether it opens as it is, so that a model can name it instead of storing it.
     """
 
     source: Path
@@ -41,6 +42,7 @@ class Part:
     architecture: str
     config: PreTrainedConfig
     state: dict[str, torch.Tensor]
+    is_converted: bool = False
 
     def save(self, directory: Path, dtype: torch.dtype) -> None:
         """Write what `from_pretrained` opens."""
@@ -67,7 +69,7 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
         settings |= {"group_size": group_size} if group_size else {}
         published = MiniGPT3DConfig().point_config.to_dict()
         config = ActConfig(**published | settings)
-    return _accounted(file, [Path(file)], ActModel, config, state)
+    return accounted(file, [Path(file)], ActModel, config, state)
 
 
 def read_qformer(file: str | os.PathLike) -> Part:
@@ -84,7 +86,7 @@ def read_qformer(file: str | os.PathLike) -> Part:
         # BLIP-2 takes what the Q-Former attends to for the width of its eyes, which are left out.
         seen = {"hidden_size": asking.encoder_hidden_size}
         config = Blip2Config(vision_config=seen, qformer_config=asking.to_dict(), num_query_tokens=count)
-    return _accounted(file, [Path(file)], QueriesAndQFormer, config, state)
+    return accounted(file, [Path(file)], QueriesAndQFormer, config, state)
 
 
 def read_language_model(directory: str | os.PathLike) -> Part:
@@ -102,7 +104,7 @@ def read_language_model(directory: str | os.PathLike) -> Part:
     original, files = read_weights(directory)
     with told_of(directory):
         state = convert_phi_state_dict(original, config.num_attention_heads)
-    return _accounted(directory, files, NormedPhiForCausalLM, config, state)
+    return accounted(directory, files, NormedPhiForCausalLM, config, state)
 
 
 @contextmanager
@@ -115,13 +117,25 @@ def told_of(source: str | os.PathLike) -> Iterator[None]:
         raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error
 
 
-def _accounted(
+def accounted(
     source: str | os.PathLike,
     files: list[Path],
     kind: type[PreTrainedModel],
     config: PreTrainedConfig,
     state: dict[str, torch.Tensor],
 ) -> Part:
+    """Make a part of tensors that are exactly those of a model.
+
+    Args:
+        source: What it came from, for messages.
+        files: All files of it.
+        kind: Class of the model.
+        config: Its configuration.
+        state: The tensors.
+
+    Raises:
+        ValueError: If tensors are missing, left over or of another shape.
+    """
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
     account(source, state, expected)

@@ -94,8 +94,7 @@ def check_encoder(file: StageFile, encoder: Part) -> None:
     if not file.encoder:
         return
     account(file.path, file.encoder, {name: tensor.shape for name, tensor in encoder.state.items()})
-    # Released programs kept the frozen encoder in half precision.
-    differ = [name for name, copy in file.encoder.items() if not torch.equal(encoder.state[name].to(copy.dtype), copy)]
+    differ = [name for name, copy in file.encoder.items() if not _alike(encoder.state[name], copy)]
     if differ:
         raise ValueError(
             f"{file.path}: its copy of the point encoder is not {encoder.source}: {len(differ)} of "
@@ -142,6 +141,12 @@ def start_afresh(
         elif any(name.startswith(part) and stage <= last for part, last in _FRESH.items()):
             fresh[name] = _begun(name, torch.empty(empty.shape), std, generator)
     return fresh
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether tensors are equal up to rounding: released programs kept the frozen encoder in half precision."""
+    narrow = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(one.to(narrow), other.to(narrow))
 
 
 def _begun(name: str, tensor: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:

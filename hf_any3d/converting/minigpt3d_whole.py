@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import Blip2QFormerConfig
 
 from hf_any3d.conversions.checkpoints import account
 from hf_any3d.conversions.minigpt3d_sizes import bridge_sizes, lora_rank
+from hf_any3d.converting.minigpt3d_converted import whereabouts
 from hf_any3d.converting.minigpt3d_parts import Part, told_of
 from hf_any3d.converting.minigpt3d_stages import (
+    STAGES,
     StageFile,
     check_encoder,
     check_order,
@@ -19,6 +22,8 @@ from hf_any3d.converting.minigpt3d_stages import (
     start_afresh,
 )
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
+from hf_any3d.modeling.minigpt3d.named_parts import held_names
 
 # What no tensor tells. The released programs never set another scale, nor other layers.
 _TEXT_LORA = {"lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["query_key_value", "dense"]}
@@ -34,7 +39,8 @@ class Whole:
         parts: Point encoder, Q-Former and language model.
         files: The checkpoints of training.
         model: The model on the meta device: names and shapes, but no numbers.
-        state: Its state dict, of which what files hold is read when it is needed.
+        state: Its state dict, of which what files hold is read when it is needed, without what is in parts that
+            `model.config.parts` names.
         fresh: The parts that no file has.
     """
 
@@ -45,7 +51,15 @@ class Whole:
     fresh: tuple[str, ...]
 
 
-def put_together(point_encoder: Part, qformer: Part, language_model: Part, files: Sequence[StageFile]) -> Whole:
+def put_together(
+    point_encoder: Part,
+    qformer: Part,
+    language_model: Part,
+    files: Sequence[StageFile],
+    *,
+    stage: int | None = None,
+    store_parts: bool = False,
+) -> Whole:
     """Put parts and checkpoints of training together; later checkpoints count.
 
     Args:
@@ -53,14 +67,20 @@ def put_together(point_encoder: Part, qformer: Part, language_model: Part, files
         qformer: What `read_qformer` gave.
         language_model: What `read_language_model` gave.
         files: What `read_stage` gave, in the order of training.
+        stage: 2 or 3, whose files hold the same; by default 3.
+        store_parts: Whether parts that are converted already are stored all the same.
 
     Raises:
-        ValueError: If checkpoints are in another order, or tensors are missing, left over, of another shape, or
-            trained with another point encoder.
+        ValueError: If `stage` is not that of the last checkpoint, checkpoints are in another order, or tensors are
+            missing, left over, of another shape, or trained with another point encoder.
     """
     parts = (point_encoder, qformer, language_model)
     check_order(files)
+    last = files[-1]
+    if stage is not None and (stage not in (2, 3) or last.stage != 3):
+        raise ValueError(f"stage={stage}; {last.path} holds {STAGES[last.stage]}, and only 2 and 3 look alike")
     config = _config(parts, files)
+    config.stage = stage or last.stage or None
     with torch.device("meta"):
         model = MiniGPT3DForConditionalGeneration(config)
     queries = qformer.state["query_tokens"][0]  # (num_query_tokens, hidden)
@@ -81,7 +101,19 @@ def put_together(point_encoder: Part, qformer: Part, language_model: Part, files
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, {name: tensor.shape for name, tensor in own.items()})
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in begun})
+    if not store_parts:
+        config.parts = _named(parts, last.stage) or None
+        held = held_names(model)
+        state = {name: tensor for name, tensor in state.items() if name not in held}
     return Whole(parts, tuple(files), model, state, tuple(fresh))
+
+
+def _named(parts: Sequence[Part], stage: int) -> dict[str, dict[str, Any]]:
+    named = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
+    if stage < 3:
+        # What training starts from has other norms than Phi, and no stage says so before the second.
+        named.pop("language_model", None)
+    return {name: whereabouts(part) for name, part in named.items()}
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
@@ -98,7 +130,6 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
         text_config=words,
         num_query_tokens=asking.num_query_tokens,
         use_query_experts=files[-1].stage == 4,
-        stage=files[-1].stage or None,
         text_lora={"r": text_rank, **_TEXT_LORA},
         qformer_lora={"r": rank, "lora_alpha": 2 * rank, **_QFORMER_LORA},
         **sizes,

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 # What is in memory at a time beside what the tensors themselves take, which is little where files are read in place.
-_SHARD = "2GB"
+_SHARD = "1GB"
 
 
 def save_weights(
@@ -42,8 +42,8 @@ def save_weights(
     split = split_torch_state_dict_into_shards(planned, max_shard_size=_SHARD)
     files = split.filename_to_tensors.items()
     for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
-        shard = {name: _cast(name, tensors[name], dtype) for name in names}
-        save_file(shard, directory / file, metadata={"format": "pt"})
+        # Without a name, which would keep a file's tensors until the next one's are there too.
+        save_file({name: _cast(name, tensors[name], dtype) for name in names}, directory / file, {"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

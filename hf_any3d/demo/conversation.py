@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -51,20 +50,18 @@ class Conversation:
         self._session: ChatSession | None = None
         self._stopped = Event()
 
-    def open(self, path: str | os.PathLike) -> Shape:
-        """Read a shape and begin to talk about it.
+    def open(self, source: str | os.PathLike | PointCloudData) -> Shape:
+        """Take a shape, or read it from a file, and begin to talk about it.
 
         Raises:
             ValueError: If it cannot be read, in words that name the file; what was talked about stays.
         """
-        path = Path(path)
         try:
-            cloud = read_point_cloud(path)
-            points = self.pipe.processor.read_points([cloud])[0]
+            cloud = source if isinstance(source, PointCloudData) else read_point_cloud(source)
+            points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
             self._session = ChatSession(self.pipe, cloud, self.chat_template)
         except ValueError as error:
-            told = str(error).replace(str(path), path.name)
-            raise ValueError(told if path.name in told else f"{path.name}: {told}") from error
+            raise ValueError(_named(error, source)) from error
         processor = self.pipe.processor.feature_extractor
         shown = [points[:, :3]]
         if "rgb" in processor.features and _has_colors(cloud):
@@ -127,6 +124,15 @@ class Conversation:
         if self._session is None:
             raise ValueError("there is nothing to talk about yet; choose a shape")
         return self._session
+
+
+def _named(error: Exception, source: str | os.PathLike | PointCloudData) -> str:
+    """What went wrong, beginning with the name of the file, but without the folder where uploads lie."""
+    if isinstance(source, PointCloudData):
+        return str(error)
+    name = os.path.basename(source)
+    told = str(error).replace(os.fspath(source), name)
+    return told if name in told else f"{name}: {told}"
 
 
 def _has_colors(cloud: PointCloudData) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hf_any3d.data.files import supported_file_types
-
-EMBEDDED = Path(__file__).parents[2] / "examples" / "data" / "chair.ply"
-"""A chair that comes with the source code, not with the installed package."""
+from hf_any3d.data.files import PointCloudData, supported_file_types
+from hf_any3d.demo.embedded import embedded_shapes
 
 # As released: objects of Objaverse by their id, 8192 points each.
 _RELEASED_ENDING = "_8192.npy"
@@ -17,7 +15,7 @@ MOST_LISTED = 500
 
 
 class ExampleShapes:
-    """Shapes by name: the embedded chair, and the files of a folder.
+    """Shapes by name: the files of a folder, then the embedded shapes.
 
     `ID_8192.npy`, as released, is called ID, and another file by its own name.
 
@@ -32,20 +30,19 @@ class ExampleShapes:
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
-        self._files = {EMBEDDED.name: EMBEDDED} if EMBEDDED.is_file() else {}
-        if folder is not None:
-            self._files |= _files_of(Path(folder))
-        self.names = list(self._files)[:MOST_LISTED]
+        files = {} if folder is None else _files_of(Path(folder))
+        self._shapes: dict[str, Path | PointCloudData] = {**embedded_shapes(), **files}
+        self.names = list({**files, **self._shapes})[:MOST_LISTED]
 
-    def path(self, name: str) -> Path:
-        """The file of a shape.
+    def get(self, name: str) -> Path | PointCloudData:
+        """A shape, or the file that it is in.
 
         Raises:
             ValueError: If there is none of that name.
         """
-        if name not in self._files:
-            raise ValueError(f"no example {name[:80]!r}; there are {len(self._files)}, such as {self.names[:3]}")
-        return self._files[name]
+        if name not in self._shapes:
+            raise ValueError(f"no example {name[:80]!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
+        return self._shapes[name]
 
 
 def _files_of(folder: Path) -> dict[str, Path]:

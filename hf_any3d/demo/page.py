@@ -25,15 +25,18 @@ THEME = gr.themes.Default(
     primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
 STYLE = """
-#view iframe { display: block; width: 100%; height: 460px; border: 1px solid var(--border-color-primary);
-  border-radius: 8px; background: #fff; }
-#view, #note, #notice { padding: 0; }
+#view iframe { display: block; width: 100%; height: 480px; border: 1px solid var(--border-color-primary);
+  border-radius: 8px; }
+#view .html-container, #note .html-container, #notice .html-container { padding: 0; }
 #note p, #notice p { margin: 0; font-size: 0.9em; color: var(--body-text-color); }
 #note p.error, #notice p.error { color: #b42318; font-weight: 600; }
 #ask { align-items: center; }
 footer { display: none !important; }
 """
 TERMS = """
+Files may be {types}. The model is given a fixed number of points: larger clouds are sampled, smaller ones repeat some
+points, meshes are sampled on their surface. Without colours it is given black.
+
 This page is for research. The model may say what is wrong, and what offends; do not rely on it. Questions and files
 are for the machine that shows this page: files are deleted within hours, conversations are not stored. Upload only
 what you may pass on. The weights stand under the licences that their model card names, the shapes under those of
@@ -70,8 +73,8 @@ class DemoPage:
                     chat, question, send, stop, restart = _talk()
                     notice = gr.HTML(elem_id="notice")
                     sliders = _sliders()
-            with gr.Accordion("Terms of use", open=False):
-                gr.Markdown(TERMS)
+            with gr.Accordion("Files and terms of use", open=False):
+                gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
             # What needs the model waits in one line; the others' answers come first.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -130,7 +133,7 @@ class DemoPage:
         return page
 
     def _shapes(self) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
-        names, types = self.examples.names, ", ".join(supported_file_types())
+        names = self.examples.names
         example = gr.Dropdown(
             names,
             value=names[0] if names else None,
@@ -139,7 +142,7 @@ class DemoPage:
             visible=bool(names),
             elem_id="example",
         )
-        file = gr.UploadButton(f"Or upload: {types}", size="sm", elem_id="file")
+        file = gr.UploadButton("Upload a point cloud or a mesh", size="md", elem_id="file")
         view = gr.HTML(elem_id="view")
         return example, file, view, gr.HTML(elem_id="note")
 
@@ -150,13 +153,13 @@ class DemoPage:
         return conversation, *self._open_example(conversation, self.examples.names[0])
 
     def _open_example(self, conversation: Conversation, name: str | None) -> Shown:
-        return _open(conversation, lambda: self.examples.path(name or ""))
+        return _open(conversation, lambda: self.examples.get(name or ""))
 
 
 def _talk() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
     chat = gr.Chatbot(
         label="Conversation",
-        height=440,
+        height=420,
         elem_id="chat",
         buttons=["copy_all"],
         # Models write text; what looks like markup in it is none.
@@ -175,10 +178,8 @@ def _talk() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
 
 
 def _sliders() -> list[gr.Slider]:
-    with gr.Row():
-        return [
-            gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[], min_width=120) for s in SLIDERS
-        ]
+    with gr.Group():
+        return [gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[]) for s in SLIDERS]
 
 
 def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
@@ -186,10 +187,10 @@ def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
     return None, *_open(conversation, lambda: path)
 
 
-def _open(conversation: Conversation, path: Callable[[], Any]) -> Shown:
+def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
     """What is seen of a shape; where it cannot be read, only the line below the view changes."""
     try:
-        shape = conversation.open(path())
+        shape = conversation.open(source())
     except (ValueError, OSError, ImportError) as error:
         return gr.skip(), _line(str(error), is_error=True), gr.skip(), gr.skip()
     up_axis = conversation.pipe.processor.feature_extractor.up_axis

@@ -30,7 +30,7 @@ class Slider:
 
 
 SLIDERS = (
-    Slider("max_new_tokens", "Max tokens", 10, 200, 1, 60),
+    Slider("max_new_tokens", "Longest answer, in tokens", 10, 200, 1, 60),
     Slider("num_beams", "Beams", 1, 10, 1, 1),
     Slider("temperature", "Temperature", 0.1, 2.0, 0.1, 0.2),
 )

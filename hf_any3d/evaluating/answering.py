@@ -11,8 +11,10 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
 from hf_any3d.evaluating.protocols import Protocol
-from hf_any3d.evaluating.result_files import continued, write_json
+from hf_any3d.evaluating.result_files import continued
+from hf_any3d.whole_files import write_json
 
 Generate = Callable[[Sequence[np.ndarray], str, Mapping[str, Any]], Sequence[str]]
 """Clouds (points, 6), x, y, z as stored and colours from 0 to 1, a question and settings in; an answer each out."""
@@ -72,7 +74,9 @@ def answer_question(
         )
         if len(texts) != len(batch):
             raise ValueError(f"{protocol.name}: {len(batch)} clouds have {len(texts)} answers; expected one each")
-        results += [item | {"model_output": clean_answer(text)} for item, text in zip(batch, texts, strict=True)]
+        # As the published programs store them: small letters, up to the end mark.
+        texts = [released_evaluation_answer(released_answer(text)) for text in texts]
+        results += [item | {"model_output": text} for item, text in zip(batch, texts, strict=True)]
         write_json(path, stored)
     return stored
 
@@ -82,8 +86,3 @@ def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
     points = np.asarray(row["points"], np.float32)
     colors = np.zeros_like(points) if row.get("colors") is None else np.asarray(row["colors"], np.float32)
     return np.concatenate([points[:, :3], colors], axis=1)
-
-
-def clean_answer(text: str) -> str:
-    """An answer as the published programs store it: small letters, up to the end mark."""
-    return text.lower().replace("<unk>", "").split("###")[0].strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,11 @@ from tqdm.auto import tqdm
 from hf_any3d.evaluating.counting import figures, verdict_on
 from hf_any3d.evaluating.judge_prompts import JUDGE_PROMPTS, check_prompt, fill_prompt, prompt_checksum
 from hf_any3d.evaluating.judges.base import Judge
-from hf_any3d.evaluating.result_files import continued, read_results, write_json
+from hf_any3d.evaluating.result_files import continued, read_results
+from hf_any3d.whole_files import write_json
+
+# Thousands of answers are a megabyte, which a judge without a network would write thousands of times.
+SECONDS_BETWEEN_SAVES = 2.0
 
 
 def judge_answers(
@@ -25,9 +30,10 @@ def judge_answers(
     prompt: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Have a judge look at each answer and keep its verdicts in a file, which is written after each.
+    """Have a judge look at each answer and keep its verdicts in a file.
 
-    Answers that the file has verdicts on are not judged again, unless they have changed.
+    The file is written every few seconds and whenever the work ends, however that is. Answers that the file has
+    verdicts on are not judged again, unless they have changed.
 
     Args:
         answers: What `answer_question` returned, or `read_results` read.
@@ -75,23 +81,31 @@ def judge_answers(
         write_json(path, stored)
         return stored
 
-    starts = range(0, len(waiting), judge.at_once)
-    with ThreadPoolExecutor(judge.at_once) as askers:
-        for start in tqdm(starts, desc=f"judge {path.stem}", disable=not waiting):
+    def ask_all(askers: ThreadPoolExecutor) -> None:
+        saved = time.monotonic()
+        for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
             asked = [(number, askers.submit(reply_to, number)) for number in waiting[start : start + judge.at_once]]
             failure = None
             for number, reply in asked:
                 try:
                     text = reply.result()
-                except Exception as error:  # what the others replied is kept first
+                except Exception as error:  # the others' replies come first
                     failure = failure or error
                     continue
                 entry = answers["results"][number]
                 known[number] = {**entry, "judge_reply": text, **verdict_on(kind, text, entry, classes, seed)}
-            if failure is not None or start + judge.at_once < len(waiting):
-                save(is_complete=False)
             if failure is not None:
                 raise failure
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                save(is_complete=False)
+                saved = time.monotonic()
+
+    with ThreadPoolExecutor(judge.at_once) as askers:
+        try:
+            ask_all(askers)
+        except BaseException:
+            save(is_complete=False)
+            raise
     return save(is_complete=True)
 
 

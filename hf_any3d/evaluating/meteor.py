@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+Meteor = Callable[[str, str], float]
 
 
 class MetricUnavailableError(ImportError):
     """What a metric is made with is not on this machine."""
 
 
-def open_meteor() -> tuple[Callable[[str, str], float], str]:
+def open_meteor() -> tuple[Meteor, str]:
     """METEOR as a function of a text and its reference, from 0 to 1, and what it was made with.
-
-    Words stand between blanks, as in the published figures.
 
     Raises:
         MetricUnavailableError: nltk or its WordNet is missing; says how to get it.
-
-    Source: Banerjee and Lavie, "METEOR".
     """
     try:
         import nltk
         from nltk.corpus import wordnet
-        from nltk.translate.meteor_score import meteor_score
     except ImportError as error:
         raise MetricUnavailableError(f"METEOR is not available: {error}; pip install nltk") from None
     try:
@@ -31,8 +29,20 @@ def open_meteor() -> tuple[Callable[[str, str], float], str]:
         raise MetricUnavailableError(
             "METEOR is not available: nltk has no WordNet here; python -m nltk.downloader wordnet"
         ) from None
+    return meteor_by(wordnet), f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
+
+
+def meteor_by(wordnet: Any) -> Meteor:
+    """METEOR with a source of synonyms, nltk's reader of WordNet or one with its `synsets`.
+
+    Words stand between blanks, as in the published figures; they match in small letters, by their stems, and as
+    synonyms.
+
+    Source: Banerjee and Lavie, "METEOR"; nltk's `meteor_score`.
+    """
+    from nltk.translate.meteor_score import meteor_score
 
     def meteor(text: str, reference: str) -> float:
-        return float(meteor_score([reference.split()], text.split()))
+        return float(meteor_score([reference.split()], text.split(), wordnet=wordnet))
 
-    return meteor, f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
+    return meteor

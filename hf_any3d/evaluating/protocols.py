@@ -9,21 +9,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_any3d.chat.generation_settings import PUBLISHED_GENERATION
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
 
 KINDS = ("class", "same", "caption")
-# The published programs ask for at least 10 tokens, of which one is the hidden start of generation.
-_COMMON = {
-    "min_new_tokens": 9,
-    "num_beams": 2,
-    "do_sample": True,
-    "temperature": 0.2,
-    "top_p": 0.7,
-    "repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-}
-_MODELNET = MappingProxyType({"max_new_tokens": 100, **_COMMON})
-_OBJAVERSE = MappingProxyType({"max_new_tokens": 150, **_COMMON})
+_MODELNET = MappingProxyType(PUBLISHED_GENERATION["modelnet40"])
+_OBJAVERSE = MappingProxyType(PUBLISHED_GENERATION["objaverse"])
 
 
 @dataclass(frozen=True)

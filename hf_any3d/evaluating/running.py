@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from hf_any3d.evaluating.answering import BATCH_SIZE, Generate, answer_question
 from hf_any3d.evaluating.caption_metrics import caption_metrics
 from hf_any3d.evaluating.judges import Judge
 from hf_any3d.evaluating.judging import judge_answers, judged_name
-from hf_any3d.evaluating.protocols import Protocol
-from hf_any3d.evaluating.result_files import read_results, write_json
+from hf_any3d.evaluating.protocols import PROTOCOLS, Protocol
+from hf_any3d.evaluating.result_files import read_results
+from hf_any3d.whole_files import write_json
 
 
 def answer_protocols(
@@ -55,7 +57,7 @@ def judge_protocols(
     Returns:
         For each protocol `model`, `revision` and `answers`, how many; with a judge `judge`, `judge_revisions` and
         `figures`; with metrics, for captions, `metrics`. Also written to `summary.json`, or beside it with the name
-        of the judge.
+        of the judge, where earlier ones of other protocols stay.
 
     Raises:
         FileNotFoundError: There are no answers to a protocol.
@@ -81,5 +83,17 @@ def judge_protocols(
             told["metrics"] = caption_metrics(answers["results"], **metrics)
         summary[protocol.name] = told
     name = output_dir / "summary.json"
-    write_json(name if judge is None else judged_name(name, judge), summary)
+    name = name if judge is None else judged_name(name, judge)
+    write_json(name, _earlier(name) | summary)
     return summary
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """Protocols of an earlier summary, whose datasets may lie elsewhere."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: holds {type(stored).__name__}; expected an object with the names of protocols")
+    return {name: told for name, told in stored.items() if name in PROTOCOLS}

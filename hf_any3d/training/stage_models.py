@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.stage_settings import PARTS, StageArguments
+from hf_any3d.training.stage_settings import StageArguments
 
 PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
     "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},

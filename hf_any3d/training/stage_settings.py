@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.training.arguments import json_mapping
 from hf_any3d.training.schedules import StepCosine
@@ -15,7 +16,6 @@ CONVERSATIONS[4] = CONVERSATIONS[3]
 """Stage -> conversations that it was published with."""
 SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_round": (3, 4)}
 """Conversations -> published ratio and batch size."""
-PARTS = ("point_encoder", "qformer", "language_model")
 PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
 
 
@@ -116,6 +116,8 @@ class ConversationArguments:
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
+        if self.dataset_options.get("streaming"):
+            raise ValueError("--dataset_options has streaming; expected rows that can be drawn in any order")
 
     def choose(self, stage: int) -> None:
         """Fill in what a stage was published with, where nothing is said.

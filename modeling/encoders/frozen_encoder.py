@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from hf_any3d.modeling.encoders.bits import is_quantized, settle_bits
 from hf_any3d.modeling.encoders.layer_stack import LayerStack
 from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
@@ -114,16 +115,8 @@ def open_encoder(
         )
     finally:
         logging.set_verbosity(verbosity)
-    quantized = getattr(encoder, "hf_quantizer", None) is not None
-    if quantized and getattr(config, "quantization_config", None) is None:
-        # How a model was opened, not what it is: the next one to open it has the weights in full.
-        del encoder.config.quantization_config
-    for module in encoder.modules() if quantized else ():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # In eval mode on a CPU, 4-bit layers of bitsandbytes pack their weights and then pass no gradient. Frozen
-            # layers are always in eval mode, and what is below them trains.
-            module.support_avx512bf16_for_cpu = False
-    if family.one_precision and not quantized:
+    settle_bits(encoder, stored_so=getattr(config, "quantization_config", None) is not None)
+    if family.one_precision and not is_quantized(encoder):
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)
     unneeded = ("pooler.", *(f"{path}." for path in family.unused))

@@ -16,7 +16,8 @@ class NormedPhiConfig(PhiConfig):
         post_norm_eps: Epsilon of the norm behind the attention.
 
     Raises:
-        ValueError: If there are fewer key heads than heads, or queries and keys shall go without their norms.
+        ValueError: If there are fewer key heads than heads, queries and keys shall go without their norms, or an odd
+            number of a head's channels is turned.
 
     Source: MiniGPT-3D, Sec. 3.1, after TinyGPT-V (arXiv 2312.16862), Sec. 3.1.
     """
@@ -49,3 +50,9 @@ class NormedPhiConfig(PhiConfig):
             )
         if not self.qk_layernorm:
             raise ValueError("qk_layernorm=False; expected True, PhiConfig is the model without these norms")
+        head, factor = self.hidden_size // self.num_attention_heads, self.rope_parameters["partial_rotary_factor"]
+        if int(head * factor) % 2:
+            raise ValueError(
+                f"partial_rotary_factor={factor} turns {int(head * factor)} of a head's {head} channels; expected an "
+                "even number"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_any3d.modeling.encoders.adapter_doors import HUB_ARGUMENTS
+from hf_any3d.modeling.encoders.bits import is_quantized
 from hf_any3d.modeling.encoders.placing import single_device
-from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, forget_quantization, open_part
+from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, cast_around, open_part
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class NamedPartsMixin:
         Raises:
             ValueError: If the language model was opened in 4 or 8 bits, which are not its weights.
         """
-        if (self.config.parts or {}) and getattr(self.language_model, "hf_quantizer", None) is not None:
+        if self.config.parts and is_quantized(self.language_model):
             raise ValueError("the language model was opened quantized; expected full weights to store")
         self.config.parts = None
         self._keys_to_ignore_on_save = set()
@@ -79,6 +81,7 @@ class NamedPartsMixin:
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         if not getattr(config, "parts", None):
             return super().from_pretrained(name, *args, **kwargs)
+        config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
         return cls._from_parts_and(os.fspath(name), config, hub, **others)
 
@@ -130,20 +133,14 @@ class NamedPartsMixin:
             if part == "language_model" and quantization is not None:
                 loading |= {"quantization_config": quantization, "device_map": device_map}
             opened[part], _ = open_part(part, **recorded, config=configs[part], dtype=dtype, **loading)
-        words = opened.get("language_model")
         implementations = {part: model.config._attn_implementation for part, model in opened.items()}
-        model = cls(config, opened.get("point_encoder"), None, words)
+        model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
         for part, implementation in implementations.items():
             # A config that becomes part of another one forgets the choice that its model was built with.
             opened[part].config._attn_implementation = implementation
         if "qformer" in opened:
             adopt_qformer(model, opened["qformer"])
-        if words is not None and getattr(words, "hf_quantizer", None) is not None:
-            forget_quantization(words)
-            model.point_encoder.to(dtype)
-            model.bridge.to(dtype)
-            return model
-        return model.to(dtype)
+        return cast_around(model, dtype)
 
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_any3d.modeling.encoders.bits import is_quantized, settle_bits
 from hf_any3d.modeling.encoders.sources import resolve_recorded
 from hf_any3d.modeling.minigpt3d.lora import names_in
 
@@ -80,6 +81,7 @@ def open_part(
     model, info = DOORS[part].from_pretrained(source.path, output_loading_info=True, **loading)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{part} {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+    settle_bits(model)
     return model, {"name": os.fspath(name), "revision": source.revision, "checksum": source.checksum}
 
 
@@ -93,7 +95,10 @@ def adopt_qformer(model: MiniGPT3DForConditionalGeneration, asking: QueriesAndQF
         queries.copy_(asking.query_tokens[0])
 
 
-def forget_quantization(language_model: PreTrainedModel) -> None:
-    """Say nothing of bits in the config: they are how a model was opened, not what it is."""
-    if hasattr(language_model.config, "quantization_config"):
-        del language_model.config.quantization_config
+def cast_around(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> MiniGPT3DForConditionalGeneration:
+    """Bring a model to a precision, but for a language model in few bits, which has that of its opening."""
+    if not is_quantized(model.language_model):
+        return model.to(dtype)
+    model.point_encoder.to(dtype)
+    model.bridge.to(dtype)
+    return model

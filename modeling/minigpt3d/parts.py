@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, forget_quantization, open_part
+from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, cast_around, open_part
 
 Part = str | os.PathLike | PreTrainedModel
 
@@ -72,10 +72,4 @@ def build_from_parts(
     if asking is not None:
         adopt_qformer(model, asking)
     model.generation_config = words.generation_config
-    dtype = words.dtype if dtype is None else dtype
-    if quantized:
-        forget_quantization(words)
-        model.point_encoder.to(dtype)
-        model.bridge.to(dtype)
-        return model.eval()
-    return model.to(dtype).eval()
+    return cast_around(model, words.dtype if dtype is None else dtype).eval()

@@ -184,9 +184,8 @@ def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path
     assert {name: getattr(config, name) for name in flags} == flags
     card = (setting.output / "README.md").read_text()
     sound = act.ActAutoencoderConfig()
-    accidents = {
-        n: v for n, v in flags.items() if n in ("teacher_dropout", "noise_in_eval") and v != getattr(sound, n)
-    }
+    sizes = ("prompt_depth", "num_prompts", "encoder_config", "group_size")
+    accidents = {n: v for n, v in flags.items() if n not in sizes and v != getattr(sound, n)}
     assert all(f"`{name}={value!r}`" in card for name, value in accidents.items())
     assert ("depend on the other clouds" in card) == (case == "dvae_clip_deep")
     if teacher := config.encoder_config:

@@ -156,6 +156,59 @@ def test_parts_open_by_themselves_and_build_a_model(originals, words, tmp_path):
     assert torch.equal(model.bridge.qformer.encoder.layer[1].output_query.dense.weight, theirs)
 
 
+@pytest.fixture(scope="module")
+def folders(words, tmp_path_factory):
+    """The directories of the parts."""
+    output = tmp_path_factory.mktemp("parts") / "parts"
+    convert_minigpt3d_parts(output, **parts_of(words))
+    return {name: output / name for name in parts_of(words)}
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])
+def test_converted_parts_are_named_or_stored(words, folders, released, model, tmp_path, store):
+    command = ["convert", "minigpt3d", *options(words | folders), *["--store-parts"] * store]
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    own = opened.state_dict()
+    assert own.keys() == model.state_dict().keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out", released)]
+    card = (tmp_path / "out" / "README.md").read_text()
+    if store:
+        assert opened.config.parts is None and sizes[0] == sizes[1] and "Not stored here" not in card
+    else:
+        assert sizes[0] < sizes[1] / 3 and "Not stored here: point encoder, qformer, language model." in card
+        assert f"point encoder: in {folders['point_encoder']}, which has to stay there" in result.output
+        assert set(opened.config.parts) == set(folders)
+        assert all(recorded["checksum"].startswith("sha256:") for recorded in opened.config.parts.values())
+
+
+def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, words, folders, tmp_path):
+    torch.save(originals.stage(0), tmp_path / "start.pth")
+    facts = convert_minigpt3d(tmp_path / "out", **folders, checkpoint=tmp_path / "start.pth")
+    assert set(facts["named"]) == {"point_encoder", "qformer"}
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    name = "model.layers.0.post_layernorm.weight"
+    theirs = originals.state["llama_model.base_model.model." + name]
+    assert torch.equal(model.language_model.get_parameter(name), theirs)
+    set_stage(model, 1)
+    model.save_pretrained(tmp_path / "stage1")
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "stage1")
+    assert torch.equal(model.language_model.get_parameter(name), theirs)
+
+
+def test_stage_two_is_told_by_the_user(words, folders, tmp_path):
+    first = folders | {"checkpoint": words["checkpoint"]}
+    convert_minigpt3d(tmp_path / "out", **first, stage=2)
+    assert AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").config.stage == 2
+    assert "as stage II left it" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"stage=2; .*stage_4\.pth holds stage IV, and only 2 and 3 look alike"):
+        convert_minigpt3d(tmp_path / "other", **words, stage=2)
+    with pytest.raises(ValueError, match="point_encoder: is converted, with patches of its own"):
+        convert_minigpt3d(tmp_path / "other", **first, num_groups=8)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_numbers_are_stored_as_asked_for(words, model, tmp_path, dtype):
     convert_minigpt3d(tmp_path / "out", **words, dtype=dtype)

@@ -57,14 +57,14 @@ def today(phi):
 
 def fused(phi, by_head: bool, names: tuple[tuple[str, str], ...] = ()):
     """Queries, keys and values in one layer."""
-    state, other = {}, {"query_key_value": "self_attn.query_key_value"}["query_key_value"]
+    state = {}
     for name, tensor in today(phi).items():
         if "self_attn.q_proj." in name:
             stacked = torch.stack(
                 [today(phi)[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
             )
             heads = stacked.unflatten(1, (HEADS, -1))  # (3, heads, head_dim, …)
-            name = name.replace("self_attn.q_proj", other)
+            name = name.replace("q_proj", "query_key_value")
             tensor = (heads.transpose(0, 1) if by_head else heads).flatten(0, 2)
         elif "k_proj" in name or "v_proj" in name:
             continue

@@ -5,7 +5,8 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import Conversation
-from hf_any3d.demo.examples import EMBEDDED, ExampleShapes
+from hf_any3d.demo.embedded import FOLDER
+from hf_any3d.demo.examples import ExampleShapes
 from hf_any3d.demo.sliders import SLIDERS, generation_settings
 from tests.chat.talking_models import NUM_POINTS, Says, cloud, talking_pipeline
 
@@ -142,17 +143,18 @@ def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, file, tmp_
     assert last(conversation.ask("What?", max_new_tokens=5)) == before
 
 
-def test_examples_are_the_embedded_chair_and_a_folders_files(tmp_path):
+def test_examples_are_a_folders_files_and_the_embedded_shapes(pipe, tmp_path):
     for name in ("a1b2_8192.npy", "lamp.ply", "notes.md"):
         (tmp_path / name).touch()
     (tmp_path / "folder.ply").mkdir()
-    examples = ExampleShapes(tmp_path)
-    assert examples.names == ["chair.ply", "a1b2", "lamp.ply"]
-    assert examples.path("chair.ply") == EMBEDDED and examples.path("a1b2") == tmp_path / "a1b2_8192.npy"
+    examples, embedded = ExampleShapes(tmp_path), ExampleShapes()
+    assert examples.names == ["a1b2", "lamp.ply", *embedded.names]
+    assert examples.get("chair.ply") == FOLDER / "chair.ply" and examples.get("a1b2") == tmp_path / "a1b2_8192.npy"
     for unknown in ("../notes.md", "notes.md", ""):
         with pytest.raises(ValueError, match="no example"):
-            examples.path(unknown)
-    assert ExampleShapes().names == ["chair.ply"]
+            examples.get(unknown)
+    assert len(embedded.names) == 19 and embedded.names[1] == "scopia/ceiling-lamp by Scopia, CC-BY-3.0"
+    assert Conversation(pipe).open(embedded.get(embedded.names[1])).note == "40 of 1,024 points, drawn at random."
 
 
 def test_folders_without_shapes_are_refused(tmp_path):
@@ -170,7 +172,7 @@ def test_settings_are_the_released_demos(pipe):
         "do_sample": True,
         "temperature": 0.2,
         "top_p": 0.9,
-        "top_k": 0,
+        "top_k": 50,
         "repetition_penalty": 1.05,
     }
     assert [(slider.low, slider.high) for slider in SLIDERS] == [(10, 200), (1, 10), (0.1, 2.0)]

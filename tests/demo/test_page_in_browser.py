@@ -50,17 +50,18 @@ def ask(browser, text):
     browser.all("#question textarea")[0].send_keys(text)
     browser.all("#send")[0].click()
     browser.wait(lambda: len(browser.all("#chat .bot.message")) > answers and browser.all("#send"))
-    return [element.text for element in browser.all("#chat .bot.message")]
+    return browser.texts("#chat .bot.message")
 
 
 def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_path):
     browser.open(address)
     browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
-    assert "40 points on the surface of a mesh" in browser.text("#note")
-    ask(browser, "What is this?")
-    answers = ask(browser, "What color is it?")
+    assert browser.text("#note").startswith("40 points.")
+    questions = ["What is this, and what is it made of?", "Where does one find it, and who uses it?"]
+    ask(browser, questions[0])
+    answers = ask(browser, questions[1])
     assert len(answers) == 2 and all(answers)
-    assert browser.text("#chat .user.message").split("\n") == ["What is this?", "What color is it?"]
+    assert browser.texts("#chat .user.message") == questions
     assert "The oldest question was forgotten: the model is given 160 tokens" in browser.text("#notice")
     browser.driver.save_screenshot(str(tmp_path / "page.png"))
 
@@ -83,8 +84,7 @@ def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp
     write_point_cloud(mine, PointCloudData(np.tile(cloud()[:, :3], (50, 1))))
     broken.write_text("nothing")
     browser.open(address)
-    browser.wait(lambda: "a mesh" in browser.text("#note"))
-    chair = browser.driver.find_element("css selector", VIEW).get_attribute("srcdoc")
+    first = browser.wait(lambda: browser.all(VIEW) and browser.all(VIEW)[0].get_attribute("srcdoc"))
     ask(browser, "What is this?")
 
     upload = browser.driver.find_element("css selector", "input[type=file]")
@@ -97,9 +97,11 @@ def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp
     browser.wait(lambda: "40 of 2,000 points" in browser.text("#note"))
     assert "no colours" in browser.text("#note") and browser.all("#chat .message") == []
     assert browser.wait(lambda: browser.painted(VIEW)) > 40
-    assert browser.driver.find_element("css selector", VIEW).get_attribute("srcdoc") != chair
+    assert browser.all(VIEW)[0].get_attribute("srcdoc") != first
 
     browser.all("#example input")[0].click()
-    next(option for option in browser.wait(lambda: browser.all("[role=option]")) if "a1b2" in option.text).click()
-    browser.wait(lambda: browser.text("#note").startswith("40 points."))
+    options = browser.wait(lambda: browser.all("[role=option]"))
+    assert "a1b2" in options[0].text and len(options) == 20
+    next(option for option in options if "chair.ply" in option.text).click()
+    browser.wait(lambda: browser.text("#note").startswith("40 points on the surface of a mesh."))
     assert ask(browser, "What is this?") and browser.errors() == []

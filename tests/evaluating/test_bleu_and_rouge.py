@@ -1,3 +1,5 @@
+from itertools import combinations, permutations
+
 import pytest
 
 from hf_any3d.evaluating.bleu import bleu
@@ -78,3 +80,10 @@ def test_numbers_of_the_packages_that_made_the_published_tables(text, reference,
 def test_texts_without_words_score_nothing(text):
     assert set((bleu(text, "a chair.") | rouge(text, "a chair.")).values()) == {0.0}
     assert set((bleu("a chair.", text) | rouge("a chair.", text)).values()) == {0.0}
+
+
+def test_rouge_l_goes_by_a_longest_common_subsequence():
+    words = ("a", "chair", "with", "four", "legs")
+    for order in permutations(words):
+        longest = max(n for n in range(6) for part in combinations(order, n) if part in set(combinations(words, n)))
+        assert rouge(" ".join(order), " ".join(words))["rouge-l"] == pytest.approx(longest / 5), order

@@ -1,36 +1,61 @@
 """Steps of MiniGPT-3D's training: equal however they are computed."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.examples.act_runs import losses_of
-from tests.examples.conftest import load_program, words_of
+from tests.examples.conftest import EXAMPLES, load_program, words_of
 from tests.examples.minigpt3d_runs import CONFIG, SHORT, tensors_of, write_parts, write_talks
 
 pytestmark = pytest.mark.slow
 
+Steps = tuple[list[float], dict[str, torch.Tensor]]
+"""Losses of the steps, and all tensors at the end."""
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Trains the second stage from parts; gives losses and tensors."""
-    folder, program = tmp_path_factory.mktemp("steps"), load_program("run_minigpt3d")
-    data, parts = write_talks(folder / "data"), {}
 
-    def start(output_dir, stage: int = 2, lora_dropout: float = 0.0, resid_pdrop: float = 0.0, **settings):
-        if resid_pdrop not in parts:
-            parts[resid_pdrop] = write_parts(folder / f"parts-{resid_pdrop}", resid_pdrop=resid_pdrop)
-        config = CONFIG | {
-            name: CONFIG[name] | {"lora_dropout": lora_dropout} for name in ("text_lora", "qformer_lora")
-        }
-        own = {"stage": stage, "data_dir": str(data), "output_dir": str(output_dir), "model_config": config}
+class Runs:
+    """Trains from parts; gives losses and tensors.
+
+    Args:
+        folder: For parts and data.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.parts = folder, {}
+        self.data = write_talks(folder / "data")
+
+    def words(self, output_dir: Path, dropout: float = 0.0, **settings) -> list[str]:
+        if dropout not in self.parts:
+            self.parts[dropout] = write_parts(self.folder / f"parts-{dropout}", resid_pdrop=dropout)
+        lora = {name: CONFIG[name] | {"lora_dropout": dropout} for name in ("text_lora", "qformer_lora")}
+        own = {"stage": 2, "data_dir": str(self.data), "output_dir": str(output_dir), "model_config": CONFIG | lora}
         own |= {"max_steps": 3, "save_strategy": "steps", "save_steps": 3}
-        program.main(words_of(SHORT | parts[resid_pdrop] | own | settings))
+        return words_of(SHORT | self.parts[dropout] | own | settings)
+
+    def __call__(self, output_dir: Path, **settings) -> Steps:
+        load_program("run_minigpt3d").main(self.words(output_dir, **settings))
         return losses_of(output_dir / "checkpoint-3"), tensors_of(output_dir)
 
-    return start
+    def in_two_processes(self, output_dir: Path, **settings) -> Steps:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words = [str(EXAMPLES / "run_minigpt3d.py"), *self.words(output_dir, **settings)]
+        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+        done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return losses_of(output_dir / "checkpoint-3"), tensors_of(output_dir)
 
 
-def assert_close(one, other, tolerance: float) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("steps"))
+
+
+def assert_close(one: Steps, other: Steps, tolerance: float) -> None:
     torch.testing.assert_close(torch.tensor(one[0]), torch.tensor(other[0]), rtol=0, atol=tolerance)
     for name, tensor in one[1].items():
         torch.testing.assert_close(tensor, other[1][name], rtol=0, atol=tolerance, msg=name)
@@ -44,7 +69,7 @@ def test_gradients_add_up_to_those_of_a_larger_batch(run, tmp_path):
 
 
 def test_checkpointing_changes_nothing_even_with_dropout(run, tmp_path):
-    settings = {"lora_dropout": 0.2, "resid_pdrop": 0.2, "stage": 3, "batch_sizes": [2, 3, 2]}
+    settings = {"dropout": 0.2, "stage": 3, "batch_sizes": [2, 3, 2]}
     plain = run(tmp_path / "plain", **settings)
     assert_close(plain, run(tmp_path / "checkpointed", gradient_checkpointing=True, **settings), 1e-6)
 
@@ -52,3 +77,10 @@ def test_checkpointing_changes_nothing_even_with_dropout(run, tmp_path):
 def test_another_seed_draws_other_batches(run, tmp_path):
     settings = {"stage": 3, "batch_sizes": [1, 2, 1]}
     assert run(tmp_path / "one", **settings)[0] != run(tmp_path / "other", seed=7, **settings)[0]
+
+
+def test_two_processes_take_the_steps_of_one_with_larger_batches(run, tmp_path):
+    settings = {"stage": 3, "learning_rate": 1e-3}
+    one = run(tmp_path / "one", batch_sizes=[2, 2, 2], **settings)
+    two = run.in_two_processes(tmp_path / "two", batch_sizes=[1, 1, 1], **settings)
+    assert_close(one, two, 1e-5)

@@ -78,7 +78,7 @@ def test_frozen_parts_stay_as_they_are_statistics_included():
         "act.class_token.token",
         "act.class_token.position",
     }
-    assert trained - changed == {"classifier.hidden.0.bias"} or trained <= changed
+    assert trained - changed <= {"classifier.hidden.0.bias"}  # the norm behind it takes it out again
     assert not model.act.blocks.training and model.classifier.training and not model.eval().classifier.training
 
 

@@ -27,19 +27,24 @@ def prompts_of(model):
     return [layer.prompt_tokens_embedding["default"] for layer in layers]
 
 
-def test_each_layer_reads_its_own_prompts_behind_the_tokens():
-    model = prompted()
+def entering_and_leaving(model):
+    """What enters and leaves each of the encoder's layers, whose prompts are found to be behind the tokens."""
     core = model.get_base_model().any2point
     seen = {}
     for number, layer in enumerate(core.family.layers_of(core.encoder)):
         layer.base_layer.register_forward_hook(lambda m, args, out, n=number: seen.update({n: (args[0], out)}))
     logits_of(model)
-    tokens = core.config.num_tokens
+    tokens = 1 + core.config.num_tokens
     for number, prompts in enumerate(prompts_of(model)):
         entered = seen[number][0]
-        assert entered.shape == (3, 1 + tokens + 4, HIDDEN)
-        assert torch.equal(entered[:, 1 + tokens :], prompts.expand(3, -1, -1))
-    assert torch.equal(seen[1][0][:, : 1 + tokens], seen[0][1][:, : 1 + tokens])
+        assert entered.shape == (3, tokens + 4, HIDDEN)
+        assert torch.equal(entered[:, tokens:], prompts.expand(3, -1, -1))
+    return {number: (entered[:, :tokens], left[:, :tokens]) for number, (entered, left) in seen.items()}
+
+
+def test_each_layer_reads_its_own_prompts_behind_the_tokens():
+    seen = entering_and_leaving(prompted())
+    assert torch.equal(seen[1][0], seen[0][1])
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -54,7 +59,7 @@ def test_prompts_act_and_learn_in_every_kind_of_encoder(encoder):
 
 @pytest.mark.parametrize("encoder", ["t5", "llama", "deberta-v2"])
 def test_prompts_stand_where_the_class_token_stands(encoder):
-    """A prompt that says what the class token says changes attention to it, as a second class token would."""
+    """Where layers go by places, prompts have the class token's."""
     model = tiny_model(encoder)
     core = model.any2point
     calls = []
@@ -83,7 +88,8 @@ def test_layers_with_and_without_prompts_live_together(tmp_path):
 
 def test_positions_in_every_layer_reach_tokens_alone():
     model = prompted(model={"position_injection": "every_layer"})
-    assert logits_of(model).isfinite().all()
+    seen = entering_and_leaving(model)
+    assert (seen[1][0] - seen[0][1]).abs().amax(dim=-1).min() > 0
     assert train_step(model).isfinite()
 
 

@@ -24,7 +24,7 @@ class LanguageModelJudge:
         name: Directory or hub name.
         revision: Branch, tag or commit.
         settings: Settings of generation that differ from the default.
-        device: Where it runs; the CPU by default.
+        device: Where it runs; the fastest place by default.
         dtype: Of its weights, such as "auto" or "bfloat16".
         seed: Governs what is drawn, the same for each reply.
     """
@@ -45,7 +45,7 @@ class LanguageModelJudge:
         self.name, self.seed = name, seed
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
-        self.model.to(device or "cpu")
+        self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
         self.settings = {**DEFAULT_SETTINGS, "dtype": str(self.model.dtype), "seed": seed, **(settings or {})}
         commit = getattr(self.model.config, "_commit_hash", None)
         self.revisions = {commit or weights_checksum(Path(name))}

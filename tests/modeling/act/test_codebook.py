@@ -68,6 +68,7 @@ def test_schedules_refuse_what_is_below_zero():
 
     assert gumbel_temperature(5, steps=10, start=2.0, end=1.0) == pytest.approx(1.5)
     assert gumbel_temperature(0, steps=0) == 0.0625 and kl_weight(3, delay=3, steps=0, end=0.2) == 0.2
+    assert kl_weight(2, delay=3) == 0 and kl_weight(8, delay=3, steps=10) == pytest.approx(0.05)
     for call, name in ((lambda: gumbel_temperature(-1), "iteration"), (lambda: kl_weight(1, delay=-2), "delay")):
         with pytest.raises(ValueError, match=name):
             call()

@@ -98,6 +98,7 @@ def test_parameters_are_as_many(run):
 def test_a_block_is_hidden_around_the_stored_seeds(run):
     case, ours = run
     seeds = case.manifest["block_mask_seed_group"]
-    if seeds is not None:
-        mask = block_mask(ours["center"], int(case.mask[0].sum()), seed_groups=torch.tensor(seeds))
-        assert torch.equal(mask, case.mask)
+    if seeds is None:
+        pytest.skip("its mask is random")
+    mask = block_mask(ours["center"], int(case.mask[0].sum()), seed_groups=torch.tensor(seeds))
+    assert torch.equal(mask, case.mask)

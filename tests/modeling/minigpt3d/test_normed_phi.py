@@ -172,8 +172,12 @@ def test_sizes_are_the_published_ones():
             "num_key_value_heads=2; expected num_attention_heads=4",
         ),
         ({"qk_layernorm": False}, "qk_layernorm=False; expected True"),
+        (
+            {"hidden_size": 64, "num_attention_heads": 8},
+            "partial_rotary_factor=0.4 turns 3 of a head's 8 channels; expected an even number",
+        ),
     ],
 )
-def test_what_the_fused_layer_cannot_do_is_refused(changes, told):
+def test_what_the_model_cannot_do_is_refused(changes, told):
     with pytest.raises(ValueError, match=told):
         NormedPhiConfig(**changes)

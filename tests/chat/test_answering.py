@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from hf_any3d.chat.forbidding import NeverSaid
+from tests.chat.talking_models import cloud, talking_pipeline
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_place_of_a_cloud_is_never_said(beams):
+    pipe = talking_pipeline(text="normed_phi")
+    place = pipe.processor.tokenizer.convert_tokens_to_ids("~")
+    pipe.model.language_model.lm_head.bias.data[place] = 1e4
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "num_beams": beams}
+    assert pipe(cloud(), **settings)[0]["generated_text"] == "~" * 8
+    pipe.model.config.point_token_id = pipe.processor.point_token_id = place
+    (told,) = pipe.answerer.generate(
+        pipe.processor.prompts([[{"role": "user", "content": "What is this?"}]]), pipe.generate_settings(settings)
+    )
+    assert place not in told
+
+
+def test_scores_that_came_in_stay_as_they_were():
+    scores = torch.zeros(2, 5)
+    assert NeverSaid(3)(torch.zeros(2, 1), scores)[:, 3].tolist() == [-torch.inf] * 2 and not scores.any()

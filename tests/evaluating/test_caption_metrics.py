@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
+
+from hf_any3d.evaluating import caption_metrics
+from hf_any3d.evaluating.sentence_similarity import open_sentence_encoder, open_simcse
+from hf_any3d.modeling.encoders.checksums import weights_checksum
+from tests.tiny_text_towers import saved_text_tower, tiny_tokenizer, write_text_files
+
+RESULTS = [
+    {"object_id": "a", "ground_truth": "A red chair.", "model_output": "a red chair"},
+    {"object_id": "b", "ground_truth": "A lamp.", "model_output": " "},
+]
+TEXTS, CAPTIONS = ["a red chair", "a tall lamp", "chair"], ["a red chair", "a table", "a very long wooden bench"]
+
+
+@pytest.fixture(scope="module")
+def simcse(tmp_path_factory):
+    """A RoBERTa with its pooler, random and spread far enough for texts to differ."""
+    folder = tmp_path_factory.mktemp("simcse")
+    special = {"vocab_size": 30, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    torch.manual_seed(0)
+    config = RobertaConfig(max_position_embeddings=42, initializer_range=0.3, **special, **sizes)
+    RobertaModel(config).save_pretrained(folder)
+    return write_text_files(folder, is_sentence_encoder=False)
+
+
+def cosine(one, other):
+    return torch.nn.functional.cosine_similarity(one, other, dim=-1).numpy()
+
+
+@torch.no_grad()
+def test_sentence_encoders_average_their_words():
+    folder = saved_text_tower("mpnet")
+    cosines, made_with = open_sentence_encoder(folder)
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+    def mean(text):
+        return model(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(dim=1)[0]
+
+    expected = [cosine(mean(text), mean(caption)) for text, caption in zip(TEXTS, CAPTIONS, strict=True)]
+    np.testing.assert_allclose(cosines(TEXTS, CAPTIONS), expected, atol=1e-5)
+    assert made_with == f"{folder} at {weights_checksum(folder)}"
+
+
+@torch.no_grad()
+def test_simcse_takes_the_pooler(simcse):
+    cosines, made_with = open_simcse(str(simcse))
+    model, tokenizer = RobertaModel.from_pretrained(simcse).eval(), tiny_tokenizer()
+
+    def pooled(text):
+        return model(**tokenizer(text, return_tensors="pt")).pooler_output[0]
+
+    expected = [cosine(pooled(text), pooled(caption)) for text, caption in zip(TEXTS, CAPTIONS, strict=True)]
+    found = cosines(TEXTS, CAPTIONS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found[0] == pytest.approx(1) and found[1] < 0.99
+    assert made_with == f"{simcse} at {weights_checksum(simcse)}"
+
+
+def test_simcse_cuts_texts_to_its_places(simcse):
+    cosines, _ = open_simcse(str(simcse))
+    # 40 places, two of them for the marks around a text of one token a letter.
+    assert cosines(["a" * 38 + "b"], ["a" * 38 + "c"])[0] == pytest.approx(1)
+    assert cosines(["a" * 37 + "b"], ["a" * 37 + "c"])[0] < 1 - 1e-6
+
+
+def test_every_metric_says_what_it_was_made_with(simcse):
+    folder = saved_text_tower("mpnet")
+    told = caption_metrics(RESULTS, folder, str(simcse))
+    assert told["sentence-bert"]["made_with"].startswith(f"{folder} at sha256:")
+    assert told["simcse"]["made_with"].startswith(f"{simcse} at sha256:")
+    assert told["rouge-1"]["score"] < 100 and all(-100 <= told[name]["score"] <= 100 for name in ("simcse", "bleu-1"))
+    (one,) = (caption_metrics(RESULTS[:1], folder, None)["sentence-bert"],)
+    other = open_sentence_encoder(folder)[0](["##"], ["A lamp."])[0]
+    assert told["sentence-bert"]["score"] == pytest.approx((one["score"] + 100 * other) / 2, abs=1e-3)
+
+
+def test_what_cannot_be_had_is_told_and_the_rest_is_made(tmp_path, simcse):
+    folder = saved_text_tower("bert")
+    poolerless = tmp_path / "poolerless"
+    RobertaModel(RobertaModel.from_pretrained(simcse).config, add_pooling_layer=False).save_pretrained(poolerless)
+    write_text_files(poolerless, is_sentence_encoder=False)
+    told = caption_metrics(RESULTS, str(tmp_path / "gone"), str(poolerless))
+    assert "gone" in told["sentence-bert"]["not_available"] and told["bleu-1"]["score"] >= 0
+    assert "lacks pooler.dense.bias" in told["simcse"]["not_available"]
+    assert (
+        "sentence-bert" not in caption_metrics(RESULTS, None, None)
+        and "score" in caption_metrics(RESULTS, folder, None)["sentence-bert"]
+    )
+
+
+def test_ground_truths_must_be_captions():
+    with pytest.raises(ValueError, match="a: ground_truth is 3; expected a caption"):
+        caption_metrics([{"object_id": "a", "ground_truth": 3, "model_output": "x"}], None, None)
+
+
+def test_no_answers_have_no_scores():
+    assert {told.get("score") for told in caption_metrics([], None, None).values()} <= {None}

@@ -1,0 +1,93 @@
+"""Models that a stage starts from: in fewer bits, in half precision, and what of them trains."""
+
+import pytest
+import torch
+from transformers import BitsAndBytesConfig
+
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
+from hf_any3d.training.stage_models import halve_frozen, open_for_stage, trained_groups
+from hf_any3d.training.stage_settings import StageArguments
+from tests.examples.minigpt3d_runs import CONFIG, tiny_text, write_parts
+from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
+from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> dict[str, str]:
+    # Wide enough for the blocks of 64 weights that 4 bits are kept in.
+    text = {"hidden_size": 64, "intermediate_size": 128}
+    return write_parts(tmp_path_factory.mktemp("parts"), **text)
+
+
+def opened(parts, **settings) -> MiniGPT3DForConditionalGeneration:
+    torch.manual_seed(0)
+    arguments = StageArguments(stage=2, **parts, model_config=CONFIG, **settings)
+    return open_for_stage(arguments, num_points=40)[0]
+
+
+def prompt(model) -> torch.Tensor:
+    return ids([2, *[model.config.point_token_id] * len(CLOUD), 5, 6, 7])
+
+
+def kinds_of_linear(model) -> set[str]:
+    return {type(module).__name__ for module in model.modules() if isinstance(module, torch.nn.Linear)}
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
+def test_a_language_model_in_fewer_bits_trains_its_lora(parts, bits, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    plain, model = opened(parts), opened(parts, quantization_config=bits)
+    assert len(kinds_of_linear(model.language_model)) > 1 and kinds_of_linear(model.bridge) == {"Linear"}
+    points = clouds(40)
+    with torch.no_grad():
+        told, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
+    torch.testing.assert_close(told, expected, rtol=0.2, atol=0.2)
+    model.train()
+    labels = prompt(model).masked_fill(prompt(model) == model.config.point_token_id, -100)
+    model(prompt(model), points=points, labels=labels).loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    assert all(parameter.grad is not None for parameter in trained.values())
+    # How it was opened is not what it is: the next one opens the weights in full.
+    model.save_pretrained(tmp_path)
+    full = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+    assert kinds_of_linear(full.language_model) == {"Linear"}
+    for name, parameter in trained.items():
+        assert torch.equal(full.get_parameter(name), parameter), name
+    again = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**bits))
+    with torch.no_grad():
+        torch.testing.assert_close(again(prompt(model), points=points).logits, told, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="opened quantized; expected full weights to store"):
+        again.store_parts()
+
+
+def test_only_frozen_matrices_of_the_language_model_are_halved(parts):
+    model = opened(parts)
+    halve_frozen(model, torch.bfloat16)
+    halved = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
+    assert halved == {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith("language_model.") and parameter.ndim > 1 and not parameter.requires_grad
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.train()(prompt(model), points=clouds(40), labels=prompt(model).clamp(max=9)).loss
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_a_stored_language_model_is_not_halved():
+    with pytest.raises(ValueError, match="--frozen_in_half with a language model that is stored"):
+        halve_frozen(tiny_model(text_config=tiny_text()), torch.bfloat16)
+
+
+def test_groups_name_all_that_trains():
+    model = tiny_model()
+    names = {}
+    for stage in (1, 2, 4):
+        set_stage(model, stage)
+        names[stage] = trained_groups(model)
+        assert sum(names[stage].values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert set(names[1]) == {"bridge point mlp"} and set(names[4]) == {"bridge experts"}
+    later = {"point mlp", "experts", "projector", "qformer LoRA", "qformer norms"}
+    assert set(names[2]) == {f"bridge {part}" for part in later} | {"language model LoRA", "language model norms"}
