@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from transformers import Pipeline
 from hf_any3d import ChatSession
 from hf_any3d.chat.streaming import AnswerStreamer
 
+KINDS = ("batches", "parts", "tokens", "turns", "training")
 FOLLOW_UPS = ("What color is it?", "What is it made of?", "Who would use it, and where?")
 
 
@@ -180,10 +181,22 @@ class Chats:
             session.ask(text)
         return session
 
-    def all(self) -> list[Comparison]:
-        """Every comparison."""
-        answers = [self.tokens(batch) for batch in dict.fromkeys((1, len(self.clouds)))]
-        return [self.batches(), self.parts(), *answers, self.turns(self.new_tokens), self.turns(1)]
+    def comparisons(self, kinds: Sequence[str]) -> list[Comparison]:
+        """Those of some kinds, of `KINDS`."""
+        sizes = dict.fromkeys((1, len(self.clouds)))
+        makers: dict[str, Callable[[], list[Comparison]]] = {
+            "batches": lambda: [self.batches()],
+            "parts": lambda: [self.parts()],
+            "tokens": lambda: [self.tokens(size) for size in sizes],
+            "turns": lambda: [self.turns(self.new_tokens), self.turns(1)],
+        }
+        return [comparison for kind in kinds if kind in makers for comparison in makers[kind]()]
+
+
+def chat_rows(preset: str, kinds: Sequence[str], batch: int, new_tokens: int, rounds: int) -> list[dict[str, Any]]:
+    """Every side of the comparisons, measured in this process."""
+    chats = Chats(build_pipeline(preset), batch, new_tokens)
+    return [row for comparison in chats.comparisons(kinds) for row in comparison.measure(rounds)]
 
 
 def training_rows(preset: str, batch: int, threads: int) -> list[dict[str, Any]]:
@@ -207,6 +220,8 @@ def table(result: dict[str, Any]) -> str:
         speed = f"{row['tokens_per_cpu_s']:.1f}" if "tokens_per_cpu_s" in row else "–"
         figures = f"{row['wall_s']:.3f} | {row['cpu_s']:.3f} | {row['times']:.3f} | {speed}"
         lines.append(f"| {row['comparison']} | {row['side']} | {figures} |")
+    if not result["training"]:
+        return "\n".join(lines)
     lines += ["", "| training step | saved MB | peak MB | weights MB | CPU s |", "|---|---|---|---|---|"]
     for row in result["training"]:
         figures = " | ".join(f"{row[key]:.1f}" for key in ("saved_MB", "peak_MB", "weights_MB", "cpu_s"))
@@ -217,6 +232,7 @@ def table(result: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="what is measured; by default all")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
@@ -227,10 +243,10 @@ def main(arguments: list[str] | None = None) -> None:
     transformers.logging.set_verbosity_error()
     result = {key: value for key, value in vars(chosen).items() if key != "output"}
     result |= {"torch": torch.__version__, "transformers": transformers.__version__}
-    result |= {"machine": platform.machine(), "load": os.getloadavg()[0], "rows": []}
-    for comparison in Chats(build_pipeline(chosen.preset), chosen.batch, chosen.new_tokens).all():
-        result["rows"] += comparison.measure(chosen.rounds)
-    result["training"] = training_rows(chosen.preset, chosen.batch, chosen.threads)
+    result |= {"machine": platform.machine(), "load": os.getloadavg()[0]}
+    result["rows"] = chat_rows(chosen.preset, chosen.only, chosen.batch, chosen.new_tokens, chosen.rounds)
+    training = "training" in chosen.only
+    result["training"] = training_rows(chosen.preset, chosen.batch, chosen.threads) if training else []
     print(table(result))
     if chosen.output is not None:
         unfinished = chosen.output.with_name(chosen.output.name + ".part")

@@ -15,11 +15,14 @@ def test_stored_answers_are_judged_by_the_command(tmp_path):
         {"object_id": 1, "ground_truth": 8, "model_output": "a night stand", "label_name": "chair"},
     ]
     file = tmp_path / "modelnet40-instruction.json"
-    file.write_text(json.dumps({"prompt": "What is this?", "results": results}))
+    file.write_text(json.dumps({"prompt": "What is this?", "model": "m", "revision": "abc", "results": results}))
     words = ["--protocol", "modelnet40-instruction", "--output-dir", tmp_path, "--judge", "class-names", "--json"]
     told = run("minigpt3d", *words)
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout)["modelnet40-instruction"]["figures"]["accuracy"] == 50
+    first, second = run("minigpt3d", *words[:-1]).stdout.splitlines()
+    assert first == "modelnet40-instruction: 2 answers of m at abc"
+    assert second.startswith("  accuracy 50.00   clean_accuracy 50.00") and second.endswith("judge class names (1)")
 
 
 def test_what_is_wrong_is_told_in_one_line(tmp_path):

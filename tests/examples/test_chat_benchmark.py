@@ -51,6 +51,12 @@ def saved_bytes(training):
     return saved
 
 
+def test_some_comparisons_may_be_chosen(bench, capsys):
+    bench.main(["--preset", "tiny", "--only", "parts", "--batch", "1", "--new-tokens", "2", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("| parts of one caption |") == 4 and "bare language model" not in printed
+
+
 @pytest.mark.slow
 def test_every_figure_is_printed_and_written(bench, tmp_path, capsys):
     output = tmp_path / "chat.json"
