@@ -29,7 +29,14 @@ def address(tmp_path_factory, browser):
     options = [str(model), "--port", port, "--examples", str(shapes), "--device", "cpu", "--context", "160"]
     log = tmp_path_factory.mktemp("log") / "errors"
     with log.open("w") as errors:
-        process = subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            [*COMMAND, *options],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            # Tests that run in a shell's background ignore Ctrl-C, and what they start would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         told = []
         for line in process.stdout:
             told.append(line)
@@ -100,8 +107,9 @@ def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp
     assert browser.all(VIEW)[0].get_attribute("srcdoc") != first
 
     browser.all("#example input")[0].click()
-    options = browser.wait(lambda: browser.all("[role=option]"))
-    assert "a1b2" in options[0].text and len(options) == 20
+    names = browser.wait(lambda: all(names := browser.texts("[role=option]")) and names)  # they fade in
+    assert "a1b2" in names[0] and len(names) == 20
+    options = browser.all("[role=option]")
     next(option for option in options if "chair.ply" in option.text).click()
     browser.wait(lambda: browser.text("#note").startswith("40 points on the surface of a mesh."))
     assert ask(browser, "What is this?") and browser.errors() == []
