@@ -17,7 +17,7 @@ import torch
 import transformers
 from act_adapter_methods import build_act
 from adapter_methods import build
-from benchmarks.any2point_wrapper import saved_bytes
+from benchmarks._saved_bytes import saved_bytes, storages
 from datasets import DatasetDict, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -192,5 +192,4 @@ def activation_bytes(model: nn.Module, splits: DatasetDict, batch_size: int) -> 
     rows = recipe.plain_rows(splits["train"])
     batch = PointCloudCollator()([rows[number] for number in range(min(batch_size, len(rows)))])
     model.train()
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return saved_bytes(lambda: model(**batch).loss, parameters)
+    return saved_bytes(lambda: model(**batch).loss, storages(model))

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import torch
 from _chat_model import PRESETS, QUESTION, build_model, random_clouds
+from _saved_bytes import saved_bytes, storages
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
 
@@ -37,24 +38,6 @@ def batch_for(model: MiniGPT3DForConditionalGeneration, batch: int, points: int)
     return {"input_ids": ids, "labels": labels, "points": torch.from_numpy(np.stack(random_clouds(batch, points)))}
 
 
-def saved_and_backward(model: MiniGPT3DForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> int:
-    """A forward and a backward pass; bytes that autograd keeps between them, parameters left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(**inputs).loss
-        total = sum(kept.values())
-    loss.backward()
-    return total
-
-
 def peak_bytes() -> int:
     """The most memory that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -79,7 +62,7 @@ def main() -> None:
     model.zero_grad()
     told = {
         "checkpointing": chosen.checkpointing,
-        "saved_MB": saved_and_backward(model, inputs) / 1e6,
+        "saved_MB": saved_bytes(lambda: model(**inputs).loss, storages(model)) / 1e6,
         "peak_MB": peak / 1e6,
         "weights_MB": sum(parameter.nbytes for parameter in model.parameters()) / 1e6,
         "cpu_s": spent,

@@ -21,7 +21,7 @@ from typing import Any
 import _examples  # noqa: F401  lets the others of this folder be imported
 import torch
 from _act_transcription import pretraining_loss
-from any2point_wrapper import saved_bytes
+from _saved_bytes import saved_bytes, storages
 from transformers import AutoConfig
 
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
@@ -141,7 +141,7 @@ def measure(preset: str, batch: int, points: int, rounds: int) -> dict[str, Any]
         "ours, default": ours(model, SOUND),
         "ours, teacher in bfloat16": ours(half, SOUND),
     }
-    parameters = {p.untyped_storage().data_ptr() for of in (model, half) for p in of.parameters()}
+    parameters = storages(model, half)
     kept = {name: saved_bytes(step, parameters) for name, step in steps.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     # The first round warms up.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _saved_bytes import saved_bytes, storages
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel
 
@@ -37,23 +38,6 @@ PRESETS: dict[str, tuple[dict, dict, dict]] = {
     # The released configuration, its accidents included: the frozen layers attend over the clouds of the batch.
     "clip-scan": (CLIP_SCAN.encoder, CLIP_SCAN.model, CLIP_SCAN.adapter),
 }
-
-
-def saved_bytes(step: Callable[[], torch.Tensor], parameters: set[int]) -> int:
-    """Bytes that autograd keeps between forward and backward, every storage counted once."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = step()
-        total = sum(kept.values())
-    loss.backward()
-    return total
 
 
 def median_seconds(steps: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, float]:
@@ -100,8 +84,7 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
         return adapted(points=clouds, labels=labels).loss
 
     steps = {"bare layers": bare, "tokenizer": tokenizer, "whole model": wrapped}
-    modules = adapted, *layers
-    parameters = {parameter.untyped_storage().data_ptr() for module in modules for parameter in module.parameters()}
+    parameters = storages(adapted, *layers)
     kept = {name: saved_bytes(step, parameters) for name, step in steps.items()}
     seconds = median_seconds(steps, repeats)
     return {

@@ -80,8 +80,8 @@ def minigpt3d(
             num_groups=num_groups,
             group_size=group_size,
         )
-    for file, stage in facts["stages"].items():
-        typer.echo(f"{file}: {stage}")
+    for file, held in facts["stages"].items():
+        typer.echo(f"{file}: {held}")
     if facts["fresh"]:
         typer.echo(f"no file has {', '.join(facts['fresh'])}; they are as training begins them")
     for part, place in facts["named"].items():
