@@ -31,7 +31,6 @@ from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArg
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.training.trainer_report import config_of, report_run
 
-
 logger = logging.getLogger(__name__)
 
 # What launchers say the number of processes in: torchrun, and the MPI ones that accelerate knows.
