@@ -114,12 +114,12 @@ def _search_exact(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor
 
 
 def _search_matmul(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    # In double precision: small distances are differences of large norms, and autocast and TF32 leave it alone.
+    query, points = query.double(), points.double()
     # A query's own norm is the same for all of its neighbours: it cannot change their order.
-    # Autocast would round the product to half precision and with it the neighbours.
-    with torch.autocast(points.device.type, enabled=False):
-        score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
+    score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
     score, index = score.topk(k, dim=-1, largest=False)  # (batch, queries, k)
-    return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0), index
+    return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0).float(), index
 
 
 def _search_tree(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
