@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from hf_any3d.whole_files import claim, remove_temporaries, temporary_path
 
 
@@ -21,8 +23,9 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     Raises:
         FileExistsError: There is something in it, or it is a symbolic link.
         BlockingIOError: Another process is making it.
+        OSError: It cannot be written, as on a full disk.
     """
-    output = Path(os.path.abspath(output))
+    output = Path(output).absolute()
     if output.is_symlink():
         raise FileExistsError(f"{output}: is a symbolic link to {os.readlink(output)}; give a new directory")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -35,6 +38,9 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
         try:
             yield temporary
             os.replace(temporary, output)
+        except SafetensorError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OSError(f"{output}: cannot be written ({error})") from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
