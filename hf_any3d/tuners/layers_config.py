@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -58,7 +59,8 @@ def check_patterns(config: PeftConfig) -> None:
     """
     patterns = [getattr(config, name, None) for name in ("target_modules", "exclude_modules", "layers_pattern")]
     for name in ("rank_pattern", "alpha_pattern"):
-        patterns += list(getattr(config, name, None) or {})
+        given = getattr(config, name, None)
+        patterns += list(given) if isinstance(given, Mapping) else []
     for pattern in patterns:
         if isinstance(pattern, str):
             _check_pattern(pattern)
