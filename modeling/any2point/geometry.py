@@ -96,9 +96,7 @@ class Membership:
         """Cells as a list."""
         batch, views, count, _ = self.pool.shape
         first = torch.arange(batch * views, device=self.row.device).view(views, batch, 1).transpose(0, 1) * count
-        rows = (self.row + first).transpose(1, 2).flatten(0, 1)  # (batch * tokens, views)
-        # A single row counts as contiguous whatever its strides, and some operators ask for more than that.
-        rows = rows.clone(memory_format=torch.contiguous_format)
+        rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
         ordered, order = rows.flatten().sort()
         starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
         shares = self.pool.amax(dim=-1).transpose(0, 1).flatten()[rows]

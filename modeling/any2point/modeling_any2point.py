@@ -32,8 +32,8 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
-from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
