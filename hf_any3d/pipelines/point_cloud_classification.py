@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.inputs import stem_of
 
 
 class PointCloudClassificationPipeline(PointCloudPipeline):
@@ -33,15 +32,18 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
             raise ValueError(f"top_k={top_k}; expected at least 1")
         return {}, {}, {} if top_k is None else {"top_k": top_k}
 
-    def preprocess(self, cloud: Any) -> dict[str, torch.Tensor]:
-        """One cloud to `points (1, num_points, channels)`."""
-        return self.feature_extractor(cloud, return_tensors="pt")
+    def preprocess(self, cloud: Any) -> dict[str, Any]:
+        """One cloud to `points (1, num_points, channels)`, and the name of its file."""
+        # A list, so that it stays one thing for each cloud in a batch.
+        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"logits": self.model(**model_inputs).logits}
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        stem = model_inputs.pop("stem")
+        return {"logits": self.model(**model_inputs).logits, "stem": stem}
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int = 1) -> list[dict[str, Any]]:
+    def postprocess(self, outputs: dict[str, Any], top_k: int = 1) -> list[dict[str, Any]]:
         """Logits `(1, labels)` to the `top_k` best labels with their probabilities."""
+        refuse_non_finite(outputs["logits"], outputs["stem"][0])
         probabilities = outputs["logits"][0].float().softmax(dim=-1)
         scores, classes = probabilities.topk(min(top_k, len(probabilities)))
         names = self.model.config.id2label
