@@ -15,18 +15,17 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.model_card import Subject, build_model_card, keep_model_card
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
-from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.encoder_dropout import drop_attention
-from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.training.trainer_report import config_of, report_run
+from hf_any3d.training.trainer_report import report_run
 
 
 def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
@@ -189,7 +188,6 @@ def leave_behind(
     data: Mapping[str, Any],
     parameters: tuple[int, int],
     num_points: int,
-    task: CardTask,
     checkpoint: str | None,
     **facts: Any,
 ) -> tuple[RunReport, str]:
@@ -202,7 +200,6 @@ def leave_behind(
         data: See `data_facts`.
         parameters: See `count_parameters`; counted before training.
         num_points: Points of a cloud that the model sees.
-        task: What the card says.
         checkpoint: Where the run went on from, if anywhere.
         **facts: `encoder`, `start` and `schedules`, see `report_run`.
 
@@ -221,9 +218,8 @@ def leave_behind(
         **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
-    card = build_model_card(
-        report, config_of(trainer.model), name, num_points=num_points, task=task, license=trainer.args.license
-    )
+    subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
+    card = build_model_card(subject, name, license=trainer.args.license)
     keep_model_card(trainer, card)
     if trainer.is_world_process_zero():
         report.save(Path(trainer.args.output_dir) / "metrics.json")
