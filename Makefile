@@ -11,6 +11,7 @@ BENCH_ARGS ?=
 MODEL ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 # Tests run in as many processes as there are cores, a file in one of them.
 PYTEST_WORKERS ?= auto
 
@@ -18,8 +19,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # These train for half an hour and are started by hand.
 TRAININGS := $(addprefix examples/benchmarks/,rotary_views.py sound_and_faithful.py)
-FUZZED := tests/data/files/test_damaged_files.py tests/data/catalog/test_mutated_folders.py \
-	tests/data/catalog/test_mutated_trees.py
 SOURCES := conversions examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -62,8 +61,8 @@ test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
-fuzz: $(INSTALLED) ## Damage files of every kind and layout, 10,000 of each, and read them (ANY3D_MUTATIONS)
-	@ANY3D_MUTATIONS=$${ANY3D_MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 0 -s $(FUZZED) $(PYTEST_ARGS)
+fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
+	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)

@@ -22,7 +22,10 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Settings file of the training program: names data, options and transforms of votes."),
+        typer.Option(
+            help="Settings file of the training program: names the dataset or its files, options, validation share "
+            "and transforms of votes. The split is the one that a training by it has."
+        ),
     ] = None,
     data_dir: Annotated[
         str | None, typer.Option(help="Where the files of the dataset lie.", show_default=False)
@@ -99,14 +102,21 @@ def _judge(
     from hf_any3d.registration import register
     from hf_any3d.training.arguments import parse_arguments
     from hf_any3d.training.evaluation import HowToJudge, evaluate_classifier
-    from hf_any3d.training.protocol import ProtocolArguments
+    from hf_any3d.training.program import load_splits
+    from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.settings import DataArguments
 
     register()
     file = [] if recipe is None else [str(recipe)]
     kinds = (DataArguments, ProtocolArguments)
     data, protocol = parse_arguments(kinds, [*file, *words], others_in_file=True)
-    rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
+    if recipe is None:
+        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
+    else:
+        splits, _ = apply_protocol(*load_splits(data), protocol)
+        if split not in splits:
+            raise ValueError(f"{recipe}: its data have no split {split!r}; there are {', '.join(splits)}")
+        rows = splits[split]
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
     return evaluate_classifier(model, rows, split, HowToJudge(data, protocol, batch_size, seed, cpu))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def new_directory(output: str | os.PathLike) -> Iterator[Path]:
@@ -18,6 +20,7 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         FileExistsError: There is something in it.
+        OSError: It cannot be written, as on a full disk.
     """
     output = Path(output).absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -28,6 +31,9 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, output)
+    except SafetensorError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"{output}: cannot be written ({error})") from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

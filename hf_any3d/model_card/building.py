@@ -15,7 +15,9 @@ from hf_any3d.model_card.escaping import code, inline, literal, one_line
 from hf_any3d.model_card.systems import SystemWords, describe_system, hub_name
 from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.training.report import TEST_CHOOSES, RunReport, package_versions
+from hf_any3d.tuners.sharing import left_out_modules
 
 _CARD = """\
 # {title}
@@ -62,6 +64,17 @@ base = {model_class}.{base_program}
 model = PeftModel.from_pretrained(base, {name}).eval()
 ```
 """
+_PART_OF_A_MODEL = """\
+This adapter does not make a model by itself: {left_out} were left out when it was saved. It works on the very model
+that it was trained on, and on no other:
+
+```python
+import hf_any3d  # lets transformers and PEFT know these models
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base, {name}).eval()  # base: the model that the adapter was trained on
+```
+"""
 # Names of classes that a card lists; the config has all of them.
 _MOST_CLASSES = 400
 # Facts about the data that are for the metadata or for metrics.json.
@@ -89,6 +102,7 @@ class Subject:
         total_parameters: All of them, a frozen encoder's among them; None where nobody counted.
         report: What its training was, cost and gave; None where that is not known.
         num_points: Points of a cloud that the processor gives; None where that is not known.
+        left_out: Modules that an adapter was trained beside and that are not saved with it.
     """
 
     model_class: type
@@ -97,6 +111,7 @@ class Subject:
     total_parameters: int | None = None
     report: RunReport | None = None
     num_points: int | None = None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def from_model(cls, model: nn.Module, report: RunReport | None = None, num_points: int | None = None) -> Subject:
@@ -106,15 +121,18 @@ class Subject:
             ValueError: If the class of the model does not describe itself.
         """
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        subject = cls(
+        left_out: tuple[str, ...] = ()
+        if isinstance(model, PeftModel) and isinstance(inner, AdapterDoorsMixin):
+            left_out = tuple(left_out_modules(model, model.active_adapter))
+        return cls(
             type(inner),
             inner.config,
             report.adapter if report else adapter_facts(model),
             sum(parameter.numel() for parameter in inner.parameters()),
             report,
             num_points,
+            left_out,
         )
-        return subject
 
     @property
     def info(self) -> CardInfo:
@@ -207,7 +225,11 @@ def build_model_card(
     """
     task, words, report = subject.task, describe_system(subject), subject.report
     text = _usage(subject, name, words, intro, remark)
-    if subject.adapter.get("method"):
+    if subject.left_out:
+        text = text.partition("```python")[0] + _PART_OF_A_MODEL.format(
+            name=literal(name), left_out=", ".join(map(code, subject.left_out))
+        )
+    elif subject.adapter.get("method"):
         text += _PEFT_DOOR.format(
             name=literal(name),
             model_class=subject.model_class.__name__,
@@ -286,7 +308,8 @@ def _metadata(
         library_name="transformers",
         license=one_line(license) if license else None,
         language=language,
-        pipeline_tag=task.task,
+        # A part of a model opens in no pipeline.
+        pipeline_tag=None if subject.left_out else task.task,
         base_model=base_model,
         base_model_relation=words.relation if base_model else None,
         datasets=[dataset] if data.get("on_hub") and hub_name(dataset) else None,

@@ -8,6 +8,7 @@ from transformers import BertConfig, BertModel, Trainer, TrainingArguments, pipe
 from hf_any3d import ActForPointCloudClassification, ActModel, PointCloudProcessor, encoder_linear_pattern
 from hf_any3d.model_card.doors import may_be_replaced
 from hf_any3d.registration import MODELS
+from tests.test_doors import lora_model
 from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import adapted_model, clouds, random_encoder, tiny_config, tiny_model
@@ -47,11 +48,6 @@ def trainer(model, directory, **settings) -> Trainer:
         **settings,
     )
     return Trainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:4], processing_class=PROCESSOR)
-
-
-def lora_model(encoder):
-    base = tiny_model(encoder)
-    return get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base)))
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
@@ -116,6 +112,16 @@ def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):
     run = trainer(adapted_model(encoder), tmp_path / "run")
     run.save_model(tmp_path / "model")
     check(ModelCard.load(tmp_path / "model" / "README.md"), base_model=encoder)
+
+
+def test_adapter_that_lacks_the_rest_of_its_model_says_so(encoder, tmp_path):
+    base = tiny_model(encoder)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base)))
+    with pytest.warns(UserWarning, match="leaves out"):
+        model.save_pretrained(tmp_path / "part")
+    card = ModelCard.load(tmp_path / "part" / "README.md")
+    assert "does not make a model by itself: `point_tokenizer`" in card.text and "pipeline(" not in card.text
+    assert card.data.pipeline_tag is None and card.data.base_model == encoder
 
 
 def test_directories_of_the_author_are_no_base_model(tmp_path):
@@ -240,9 +246,10 @@ def test_names_that_others_chose_are_shown_as_letters(encoder, tmp_path):
     read = ModelCard(text)
     assert read.data.to_dict().get("license") is None and read.data.eval_results[0].dataset_name == "<b>.parquet"
     body = read.text
-    assert "<img" not in body and "](javascript" not in body.replace("\\]", "") and "\x1b" not in text
+    prose = re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL)
+    assert "<img" not in prose and "](javascript" not in prose.replace("\\]", "") and "\x1b" not in text
     assert not any(mark in text for mark in ("\u202e", "\ud800")) and "/home/me" not in text
-    assert [line for line in body.split("\n") if line.startswith("# ")] == [body.strip().split("\n")[0]]
+    assert [line for line in prose.split("\n") if line.startswith("# ")] == [body.strip().split("\n")[0]]
     for line in body.split("\n"):
         if line.startswith("| "):
             assert line.replace("\\|", "").count("|") in (3, 5), line
