@@ -136,10 +136,9 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
         AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
+        AutoProcessor.register(config, PROCESSORS.get(config, PointCloudProcessor), exist_ok=True)
         for auto, models in heads.items():
             auto.register(config, models if len(models) > 1 else models[0], exist_ok=True)
-    for config, processor in PROCESSORS.items():
-        AutoProcessor.register(config, processor, exist_ok=True)
     for task, (pipeline, auto) in PIPELINES.items():
         # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
         # module objects: importing peft replaces the one that was there before.

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
+
 _CHOICES = {
     "tokenizer": ("point_pn", "patch"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
@@ -19,7 +21,7 @@ _CHOICES = {
 }
 
 
-class Any2PointConfig(PreTrainedConfig):
+class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Everything that defines an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     The defaults are the sound reading of the paper: every statistic belongs to one cloud, so that a prediction never

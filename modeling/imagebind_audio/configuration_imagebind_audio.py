@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
 
-class ImageBindAudioConfig(PreTrainedConfig):
+
+class ImageBindAudioConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Sizes of the audio trunk of ImageBind (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
 
     Args:

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
 
-class NormedPhiConfig(PhiConfig):
+
+class NormedPhiConfig(NamesPackageMixin, PhiConfig):
     r"""Phi with normed queries and keys, a norm behind the attention, and queries, keys and values in one layer.
 
     Fields are those of `PhiConfig`; the defaults are the sizes of Phi-2, which MiniGPT-3D starts from.

@@ -1,13 +1,24 @@
 """One card at every door: saving, pushing, PEFT, stock Trainer; and cards that people wrote stay theirs."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments, pipeline
 
-from hf_any3d import ActForPointCloudClassification, ActModel, PointCloudProcessor, encoder_linear_pattern
+from hf_any3d import (
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActModel,
+    PointCloudProcessor,
+    encoder_linear_pattern,
+)
+from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.doors import may_be_replaced
 from hf_any3d.registration import MODELS
+from tests.model_card.test_building import REPORT
 from tests.test_doors import lora_model
 from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder
@@ -151,8 +162,6 @@ def test_unknown_model_is_refused():
     class Stranger(ActForPointCloudClassification):
         card_info = None
 
-    from hf_any3d.model_card import Subject, build_model_card
-
     config = tiny_act(ActForPointCloudClassification).config
     with pytest.raises(ValueError, match="Stranger does not say"):
         build_model_card(Subject(Stranger, config), "me/model")
@@ -229,11 +238,6 @@ NASTY = [
 
 def test_names_that_others_chose_are_shown_as_letters(encoder, tmp_path):
     model = tiny_model(encoder, num_labels=len(NASTY), id2label=dict(enumerate(NASTY)))
-    from dataclasses import replace
-
-    from hf_any3d.model_card import Subject, build_model_card
-    from tests.model_card.test_building import REPORT
-
     report = replace(
         REPORT,
         data={"name": NASTY[2], "files": {"test": "/home/me/<b>.parquet"}, "augmentation": NASTY, "on_hub": False},
@@ -259,8 +263,6 @@ def test_names_that_others_chose_are_shown_as_letters(encoder, tmp_path):
 
 
 def test_card_of_a_part_segmenter_quotes_its_categories(tmp_path):
-    from hf_any3d import ActForPartSegmentation
-
     tiny_act(ActForPartSegmentation, category_names=['ta"ble\n', "lamp"]).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert 'category="ta\\"ble\\n"' in text
