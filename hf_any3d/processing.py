@@ -12,6 +12,8 @@ from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 from hf_any3d.modeling.card_info import NamesPackageMixin
 
+MOST_POINTS = 10_000_000
+"""Points that a processor gives a cloud at most; settings of strangers may ask for more than a computer holds."""
 FEATURES = ("xyz", *ATTRIBUTES)
 SAMPLINGS = ("random", "farthest", "first")
 SCALES = ("unit_sphere", None)
@@ -92,7 +94,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         if unknown:
             raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
         super().__init__(**kwargs)
-        self.num_points = _whole("num_points", num_points, 1)
+        self.num_points = _whole("num_points", num_points, 1, MOST_POINTS)
         self.center = _one_of("center", center, CENTERINGS)
         self.scale = _one_of("scale", scale, SCALES)
         self.sampling = _one_of("sampling", sampling, SAMPLINGS)
@@ -102,7 +104,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.min_squared_norm = min_squared_norm
         self.features = _features(features)
         self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
-        self.min_points = _whole("min_points", min_points, 1)
+        self.min_points = _whole("min_points", min_points, 1, MOST_POINTS)
         self.seed = None if seed is None else _whole("seed", seed, 0)
         self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
         if block_size is not None and not block_size > 0:
@@ -137,7 +139,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             ValueError: if a cloud has too few points, NaN or infinite coordinates, only equal points, or lacks a
                 feature; names the cloud. PointCloudFileError, a ValueError, if a file cannot be read.
         """
-        num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1)
+        num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1, MOST_POINTS)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
@@ -257,8 +259,11 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+def _whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if is_whole and least <= value < 2**63 and value > most:
+        raise ValueError(f"{name}: {value}; expected {least} to {most:,}")
+    if not is_whole or not least <= value <= most:
         raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
     return int(value)
 

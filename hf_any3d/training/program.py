@@ -18,6 +18,7 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.messages import one_line
 from hf_any3d.model_card import Subject, build_model_card, keep_model_card
 from hf_any3d.model_card.systems import hub_name
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
@@ -49,7 +50,7 @@ def run_program(main: Callable[[], Any]) -> None:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
-        sys.exit(f"error: {str(error).strip() or type(error).__name__}")
+        sys.exit(f"error: {one_line(error)}")
 
 
 def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:

@@ -34,6 +34,7 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -130,9 +131,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.point_tokenizer = TOKENIZERS[config.tokenizer](config, hidden_size)
         self.class_token = ClassToken(hidden_size)
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
-        # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one.
-        fresh = nn.LayerNorm(hidden_size)
-        self.output_norm = fresh if final_norm is None else copy.deepcopy(final_norm).float().requires_grad_(True)
+        # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one. Its precision
+        # is that of the other trained parts, not the encoder's: `from_pretrained(dtype=…)` sets the default.
+        self.output_norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm)
+        self.output_norm.to(torch.get_default_dtype()).requires_grad_(True)
         if config.final_norm_eps is not None:
             name = "variance_epsilon" if hasattr(self.output_norm, "variance_epsilon") else "eps"
             setattr(self.output_norm, name, config.final_norm_eps)
@@ -165,12 +167,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
             points: `(batch, points, in_channels)`, xyz first.
             output_levels: Give what the tokenizer made of points before they became tokens, too.
             **kwargs: Passed on to the encoder's layers.
+
+        Raises:
+            ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
+                infinite or too large.
         """
         config = self.config
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
+        points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # Tokenizers of others need not have levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
