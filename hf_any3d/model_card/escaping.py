@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
+
+from hf_any3d.messages import printable
 
 LONGEST = 200
 """Characters of a single name that a card shows."""
 
 # Everything that can begin or end an element of Markdown in the middle of a line, HTML apart; `_` not inside a word.
 _SPECIAL = re.compile(r"([\\`*\[\]#|~$]|(?<![^\W_])_|_(?![^\W_]))")
-# Categories: control, format (writing direction, invisible marks), surrogate, private use, line, paragraph.
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def one_line(value: object, longest: int = LONGEST) -> str:
     """Text on one line without control characters, cut where it is very long; fit for YAML and terminals."""
-    text = str(value)[: 4 * longest]
-    text = "".join(" " if unicodedata.category(letter) in _UNSEEN else letter for letter in text)
-    text = " ".join(text.split())
+    text = printable(" ".join(str(value)[: 4 * longest].split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
