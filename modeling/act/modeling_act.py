@@ -21,6 +21,7 @@ from hf_any3d.modeling.encoders import LayerStack, own_modules
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
 
 
@@ -165,7 +166,8 @@ class ActModel(ActPreTrainedModel):
         """Cut clouds `(batch, points, in_channels)` into the patches that the config describes.
 
         Raises:
-            ValueError: If the points have other channels or are too few.
+            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
+                infinite or too large.
         """
         config = self.config
         if points.ndim != 3 or points.shape[-1] != config.in_channels:
@@ -173,8 +175,7 @@ class ActModel(ActPreTrainedModel):
                 f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
                 "the last axis is config.in_channels"
             )
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(self.norm.weight.dtype, torch.float32))
+        points = in_full_precision(points, self.norm.weight.dtype)
         return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 
     def encode(

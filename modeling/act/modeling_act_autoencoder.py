@@ -20,7 +20,7 @@ from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 from hf_any3d.modeling.act.graph_convolution import GraphConvolution
 from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, bidirectional_inputs, find_family
-from hf_any3d.modeling.point_ops import chamfer_distance
+from hf_any3d.modeling.point_ops import chamfer_distance, in_full_precision
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
 
 _POSITION_WIDTH = 128
@@ -227,8 +227,7 @@ class ActAutoencoder(AdapterRepositoryMixin, PreTrainedModel):
             raise ValueError(
                 f"points has shape {tuple(points.shape)}; expected (batch, points, {self.config.in_channels})"
             )
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(self.codebook.weight.dtype, torch.float32))
+        points = in_full_precision(points, self.codebook.weight.dtype)
         config = self.config
         return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 

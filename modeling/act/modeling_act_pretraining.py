@@ -149,7 +149,8 @@ class ActForPreTraining(ActPreTrainedModel):
             measure = DISTILLATION_LOSSES[self.config.distillation_loss]
             guesses = (predictions, class_token_predictions)
             # In full precision, also where the student is not: cosines near 1 are told apart by their last digits.
-            loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
+            with torch.autocast(targets.device.type, enabled=False):
+                loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
         return ActForPreTrainingOutput(loss, predictions, targets, class_token_predictions, mask, patches.centers)
 
     def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:

@@ -33,6 +33,7 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -163,12 +164,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
             points: `(batch, points, in_channels)`, xyz first.
             output_levels: Give what the tokenizer made of points before they became tokens, too.
             **kwargs: Passed on to the encoder's layers.
+
+        Raises:
+            ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
+                infinite or too large.
         """
         config = self.config
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
+        points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # Tokenizers of others need not have levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers

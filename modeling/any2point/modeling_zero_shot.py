@@ -198,7 +198,9 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
                 raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
             return Any2PointZeroShotOutput(point_embeds=point_embeds)
         text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
-        logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
+        # Cosines times a hundred: autocast would round away what tells the best labels apart.
+        with torch.autocast(point_embeds.device.type, enabled=False):
+            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if wants_loss:
             loss = contrastive_loss(logits, right_pairs(*_pair_labels(logits, labels, text_labels)))
         return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds)

@@ -151,6 +151,8 @@ class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedMo
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
             if isinstance(points, torch.Tensor):
                 return self.point_encoder(points).last_hidden_state
+            if not points:
+                raise ValueError("points is an empty list; expected at least one cloud, or None for texts without any")
             alike: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
                 alike.setdefault(cloud.shape, []).append(number)
