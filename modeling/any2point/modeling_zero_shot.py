@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointModel, Any2PointPreTrainedModel
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.text_towers import (
     TextTower,
     embed_labels,
@@ -85,6 +86,8 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
     Raises:
         ValueError: If the config does not know the text tower.
     """
+
+    card_info = CardInfo("any2point", "zero_shot")
 
     input_modalities = ("point_cloud", "text")
 

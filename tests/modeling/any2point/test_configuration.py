@@ -25,9 +25,7 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, value):
 
 @pytest.mark.parametrize("name", ["encoder_layers", "num_token"])
 def test_setting_that_would_do_nothing_is_refused(name):
-    message = (
-        f"Any2PointModel.from_encoder_pretrained has no argument '{name}'; expected one of its own or of Any2PointC"
-    )
+    message = f"Any2PointModel.from_encoder_pretrained has no argument '{name}'; expected its own or one of Any2Poi"
     with pytest.raises(TypeError, match=message):
         Any2PointModel.from_encoder_pretrained(saved_encoder("bert"), **{name: 1})
 
