@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack, own_modules
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
@@ -45,7 +46,7 @@ class ActOutput(ModelOutput):
     layer_outputs: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(PretrainedBaseMixin, PreTrainedModel):
+class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PreTrainedModel):
     """What all models around ACT's point transformer share: config and initialisation."""
 
     config_class = ActConfig
@@ -95,6 +96,8 @@ class ActModel(ActPreTrainedModel):
     Args:
         config: The configuration.
     """
+
+    card_info = CardInfo("act", "features", opens="ActModel")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -221,6 +224,8 @@ class ActModel(ActPreTrainedModel):
 
 class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTrainedModel):
     """`ActModel` with a classification head."""
+
+    card_info = CardInfo("act", "classification")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)

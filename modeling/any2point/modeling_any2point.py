@@ -21,6 +21,7 @@ from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import Projection, normalize_centers, project
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import (
     AdapterRepositoryMixin,
     LayerPass,
@@ -58,7 +59,7 @@ class Any2PointOutput(ModelOutput):
     levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
 
 
-class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig
@@ -111,6 +112,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config: The configuration; must hold an `encoder_config`.
         encoder: A loaded encoder to use; a randomly initialised one is built from the config when left out.
     """
+
+    card_info = CardInfo("any2point", "features", opens="Any2PointModel")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -278,6 +281,8 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
 
 class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
+
+    card_info = CardInfo("any2point", "classification")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
