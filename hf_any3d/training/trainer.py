@@ -1,29 +1,103 @@
-"""The stock Trainer with an optimisation that its arguments cannot tell."""
+"""The stock Trainer with optimisations that its arguments cannot tell, and checkpoints that are whole."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
+from hf_any3d.training.report import RunReport
 from hf_any3d.training.settings import PointTrainingArguments
 from hf_any3d.training.weight_decay import decaying_parameters
+
+logger = logging.getLogger(__name__)
+
+_MODEL_FILES = (
+    "metrics.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin*",
+    "adapter_model.bin",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the model of an earlier run, so that no mixture of two can be opened while another is written."""
+    for pattern in _MODEL_FILES:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 class PointTrainer(Trainer):
     """A Trainer that knows `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
 
     It also judges all rows: the stock Trainer leaves the rows of an incomplete last batch out of evaluation too when
-    `dataloader_drop_last` is set for training.
+    `dataloader_drop_last` is set for training. And it may be killed while it saves: it goes on from complete
+    checkpoints alone, see `checkpoint_to_resume`, and what it leaves in the output directory is whole or does not
+    open.
     """
 
     args: PointTrainingArguments
+    report: RunReport | None = None
+    """What to write as metrics.json behind the model, which tells that all of it is there."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, from a complete checkpoint where one is asked for; see Trainer."""
+        if resume_from_checkpoint not in (None, False):
+            resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        # A resumed state names the best checkpoint by the path that it had then.
+        trained = super()._init_training_state(*args, **kwargs)
+        state = self.state
+        if state.best_global_step:
+            own = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            known = [own, *([] if state.best_model_checkpoint is None else [Path(state.best_model_checkpoint)])]
+            sound = [str(path) for path in known if path.is_dir() and why_incomplete(path) is None]
+            state.best_model_checkpoint = sound[0] if sound else None
+            if not sound:
+                logger.warning("%s: is gone; the best weights are chosen among those from here on", own)
+                state.best_metric = state.best_global_step = None
+        return trained
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            make_room(Path(self._get_output_dir(trial)), self.state.global_step)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # The last of what all processes save; the trainer's state is written behind it, by one of them.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            list_files(Path(output_dir), self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        is_result = folder.resolve() == Path(self.args.output_dir).resolve() and self.args.should_save
+        if is_result:
+            remove_model(folder)
+        super()._save(output_dir, state_dict)
+        if is_result and self.report is not None:
+            self.report.save(folder / "metrics.json")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay."""
