@@ -70,6 +70,9 @@ fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY
 mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time, and see that the tests notice (MUTATE_ARGS)
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
+faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, torn, on a full disk
+	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 tests/faults $(PYTEST_ARGS)
+
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

@@ -102,8 +102,8 @@ def list_files(checkpoint: Path, step: int) -> None:
     write_json(checkpoint / FILE_LIST, {"step": step, "files": files})
 
 
-def make_room(output_dir: Path, step: int) -> None:
-    """Remove what is in the way of saving a step: incomplete checkpoints, and an old one of the same step.
+def make_room(output_dir: Path, step: int | None = None) -> None:
+    """Remove incomplete checkpoints and, of a step that is about to be saved, an old one.
 
     Incomplete ones would count as checkpoints when `save_total_limit` removes the oldest, and take up the disk.
     """

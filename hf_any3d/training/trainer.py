@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
 from hf_any3d.training.report import RunReport
@@ -44,6 +46,22 @@ def remove_model(folder: Path) -> None:
             path.unlink()
 
 
+@contextmanager
+def naming_what_is_not_saved(folder: Path) -> Iterator[None]:
+    """Turn what the many writers of a save raise on a full disk into an OSError that names the folder."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        is_of_torch = "PytorchStreamWriter" in str(error)  # its files raise RuntimeError
+        if isinstance(error, RuntimeError) and not is_of_torch or str(error).startswith(f"{folder}: "):
+            raise
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
+        raise OSError(
+            f"{folder}: could not be saved ({reason}); once there is room, the run goes on from its last complete "
+            "checkpoint"
+        ) from error
+
+
 class PointTrainer(Trainer):
     """A Trainer that knows `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
 
@@ -61,7 +79,14 @@ class PointTrainer(Trainer):
         """Train, from a complete checkpoint where one is asked for; see Trainer."""
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        trained = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.should_save:
+            # A run that was killed while it removed old checkpoints, and had nothing more to save, has some left.
+            make_room(Path(self.args.output_dir))
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+        return trained
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         # A resumed state names the best checkpoint by the path that it had then.
@@ -81,7 +106,10 @@ class PointTrainer(Trainer):
         if self.args.should_save:
             make_room(Path(self._get_output_dir(trial)), self.state.global_step)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with naming_what_is_not_saved(
+            Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        ):
+            super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # The last of what all processes save; the trainer's state is written behind it, by one of them.
@@ -95,9 +123,10 @@ class PointTrainer(Trainer):
         is_result = folder.resolve() == Path(self.args.output_dir).resolve() and self.args.should_save
         if is_result:
             remove_model(folder)
-        super()._save(output_dir, state_dict)
-        if is_result and self.report is not None:
-            self.report.save(folder / "metrics.json")
+        with naming_what_is_not_saved(folder):
+            super()._save(output_dir, state_dict)
+            if is_result and self.report is not None:
+                self.report.save(folder / "metrics.json")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay."""
