@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install browser encoder quickstart demo test test-fast fuzz mutate lint format bench bench-learn clean
+.PHONY: help install browser encoder quickstart demo test test-fast fuzz faults mutate lint format bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
