@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import say, say_json
 
 
 def evaluate(
@@ -72,12 +72,12 @@ def evaluate(
         with contextlib.redirect_stdout(sys.stderr):
             metrics, by_class = _judge(model, recipe, words, split, batch_size, max_samples, seed, cpu)
     if as_json:
-        typer.echo(json.dumps({"metrics": metrics, "class_accuracy": by_class}, indent=2, ensure_ascii=False))
+        say_json({"metrics": metrics, "class_accuracy": by_class})
         return
     wide = max(map(len, metrics))
     for name, values in metrics.items():
         shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
-        typer.echo(f"{name:<{wide}}  {shares}   loss {values['loss']:.4f}")
+        say(f"{name:<{wide}}  {shares}   loss {values['loss']:.4f}")
 
 
 def _words(**given: str | int | list[str] | None) -> list[str]:

@@ -150,7 +150,10 @@ class PointTrainingArguments(TrainingArguments):
     )
     weight_decay_on: str = field(
         default="trainer",
-        metadata={"help": "What decays: trainer (its own rule) or matrices (no biases, norms and vectors)."},
+        metadata={
+            "help": "What decays: trainer (no biases, norms, vectors and class tokens) or matrices (class tokens too, "
+            "as in the released programs)."
+        },
     )
     no_weight_decay: list[str] = field(
         default_factory=list,
