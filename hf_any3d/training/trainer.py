@@ -52,10 +52,15 @@ def naming_what_is_not_saved(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        is_of_torch = "PytorchStreamWriter" in str(error)  # its files raise RuntimeError
+        # Its files raise RuntimeError, and say no more of the reason.
+        is_of_torch = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream"))
         if isinstance(error, RuntimeError) and not is_of_torch or str(error).startswith(f"{folder}: "):
             raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+        elif is_of_torch:
+            reason = f"is the disk full? {reason}"
         raise OSError(
             f"{folder}: could not be saved ({reason}); once there is room, the run goes on from its last complete "
             "checkpoint"

@@ -23,6 +23,8 @@ from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
 from tests.faults.killing import ALL, MODES, points, run_child
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Program:

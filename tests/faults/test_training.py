@@ -14,7 +14,8 @@ from tests.examples.conftest import load_program, tiny_shapes, words_of
 from tests.faults.killing import MODES, Ending, points, run_child
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
-EVERY = 16
+pytestmark = pytest.mark.slow
+EVERY = 20
 SETTINGS = {
     "num_tokens": 4,
     "tokenizer_neighbors": 4,
