@@ -13,7 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from hf_any3d.chat.messages import as_conversations, take_clouds
 from hf_any3d.chat.prompt import IGNORED, Prompt, pad_prompts
 from hf_any3d.chat.segments import cut
-from hf_any3d.chat.templates import END_MARK, published_templates
+from hf_any3d.chat.templates import END_MARK, check_templates, published_templates
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
@@ -47,7 +47,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         chat_template: Templates by name; the published ones if left out.
 
     Raises:
-        ValueError: If the tokenizer has neither padding nor end token.
+        ValueError: If the tokenizer has neither padding nor end token, or a template could render for ever.
 
     Source: MiniGPT-3D, Sec. 3 and 4.
 
@@ -74,6 +74,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         chat_template: dict[str, str] | str | None = None,
     ):
         templates = published_templates() if chat_template is None else chat_template
+        check_templates(templates)
         super().__init__(feature_extractor, tokenizer, chat_template=templates)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:

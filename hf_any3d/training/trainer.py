@@ -71,9 +71,10 @@ class PointTrainer(Trainer):
     """A Trainer that knows `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
 
     It also judges all rows: the stock Trainer leaves the rows of an incomplete last batch out of evaluation too when
-    `dataloader_drop_last` is set for training. And it may be killed while it saves: it goes on from complete
-    checkpoints alone, see `checkpoint_to_resume`, and what it leaves in the output directory is whole or does not
-    open.
+    `dataloader_drop_last` is set for training. Its evaluations give the plain loss of the model, where the stock
+    Trainer smooths labels in evaluation as in training: losses of runs with and without smoothing, and of
+    `hf-any3d evaluate`, then mean the same. And it may be killed while it saves: it goes on from complete checkpoints
+    alone, see `checkpoint_to_resume`, and what it leaves in the output directory is whole or does not open.
     """
 
     args: PointTrainingArguments
@@ -147,6 +148,14 @@ class PointTrainer(Trainer):
             # The one that follows behind the clipping takes the same gradient.
             self.optimizer.step()
         return loss
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Loss, logits and labels of a batch to judge by; the loss without label smoothing."""
+        smoother, self.label_smoother = self.label_smoother, None
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.label_smoother = smoother
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
