@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import random
-from dataclasses import dataclass
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,7 @@ class Mutant:
         end: Offset behind it.
         text: What replaces it.
         before: What stood there.
+        occurrence: Number of this change among equal ones of the function, from 1.
     """
 
     path: str
@@ -50,11 +52,13 @@ class Mutant:
     end: int
     text: str
     before: str
+    occurrence: int = 1
 
     @property
     def name(self) -> str:
         """A name that stays the same while other parts of the file change."""
-        return f"{self.path}::{self.function or '<module>'}: {self.before} -> {self.text}"
+        number = f" (number {self.occurrence})" if self.occurrence > 1 else ""
+        return f"{self.path}::{self.function or '<module>'}: {self.before} -> {self.text}{number}"
 
     def apply(self, source: str) -> str:
         """The source of the file with the change in it."""
@@ -72,9 +76,15 @@ def find_mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
 
 
 def draw(count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
-    """Draw changes evenly from all files, at most one a line."""
-    mutants = [mutant for path in source_files(root) for mutant in _places(path, root)]
-    random.Random(seed).shuffle(mutants)
+    """Draw changes evenly from all files, at most one a line.
+
+    The order follows from the names of the changes, so that the sample stays nearly the same when sources change.
+    """
+
+    def order(mutant: Mutant) -> bytes:
+        return hashlib.sha256(f"{seed} {mutant.name}".encode()).digest()
+
+    mutants = sorted((mutant for path in source_files(root) for mutant in _places(path, root)), key=order)
     chosen: dict[tuple[str, int], Mutant] = {}
     for mutant in mutants:
         if len(chosen) == count:
@@ -88,7 +98,12 @@ def _places(path: Path, root: Path) -> list[Mutant]:
     source = path.read_text(encoding="utf-8")
     finder = _Finder(path.relative_to(root).as_posix(), source)
     finder.visit(ast.parse(source))
-    return finder.found
+    counts: Counter[str] = Counter()
+    numbered = []
+    for mutant in finder.found:
+        counts[mutant.name] += 1
+        numbered.append(replace(mutant, occurrence=counts[mutant.name]))
+    return numbered
 
 
 def _compiles(mutant: Mutant, root: Path) -> bool:
