@@ -55,7 +55,6 @@ from hf_any3d.modeling.any2point import (
     Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
 )
-from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
@@ -65,6 +64,7 @@ from hf_any3d.modeling.minigpt3d import (
     NormedPhiModel,
 )
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin
+from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
@@ -74,7 +74,6 @@ from hf_any3d.pipelines import (
     ZeroShotPointCloudClassificationPipeline,
 )
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.tuners.loading import put_adapter_into
 from hf_any3d.tuners.part_lora import inject_lora
 from hf_any3d.tuners.sharing import check_base, left_out_modules
 
@@ -145,7 +144,6 @@ def register() -> None:
             setattr(module, auto.__name__, auto)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
-    AdapterDoorsMixin.put_adapter_into = staticmethod(put_adapter_into)
     LoraMixin.inject_lora = staticmethod(inject_lora)
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
@@ -180,7 +178,7 @@ def _save_our_config_beside_adapters() -> None:
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
         original(self, save_directory, *args, **kwargs)
         model = self.get_base_model()
-        if not isinstance(model, AdapterDoorsMixin) or not kwargs.get("is_main_process", True):
+        if not isinstance(model, PretrainedPartsMixin) or not kwargs.get("is_main_process", True):
             return
         model.config.architectures = [type(model).__name__]
         for name in kwargs.get("selected_adapters") or self.peft_config:
@@ -211,7 +209,7 @@ def _check_bases_of_our_adapters() -> None:
     @functools.wraps(original)
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         model = self.get_base_model()
-        if isinstance(model, AdapterDoorsMixin) and (recorded := _our_config(model_id, kwargs)):
+        if isinstance(model, PretrainedPartsMixin) and (recorded := _our_config(model_id, kwargs)):
             check_base(model, recorded, os.fspath(model_id))
         return original(self, model_id, *args, **kwargs)
 

@@ -122,7 +122,7 @@ def _minigpt3d(report: RunReport, config: PreTrainedConfig) -> MethodWords:
         what=f"{what}{words} answers. {_MINIGPT3D.format(stage=config.stage)}",
         parameters=_counted(_TRAINED_BESIDE.replace("{parts}", listed) if parts else _STORED, report),
         tags=("minigpt3d",),
-        base_model=_on_hub(parts.get("language_model", {}).get("name")),
+        base_model=_on_hub(parts.get("language_model", {}).get("name_or_path")),
         relation="adapter",
     )
 
