@@ -30,7 +30,6 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data.parts import parts_of_categories
 from hf_any3d.training import point_models, program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.card_tasks import PARTS, SCENES
 from hf_any3d.training.point_models import PointModelArguments
 from hf_any3d.training.point_rows import BlockRows, CropRows
 from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
@@ -247,7 +246,6 @@ def main(argv: list[str] | None = None) -> RunReport:
         data=program.data_facts(data, splits, origin) | blocks,
         parameters=parameters,
         num_points=data.num_points,
-        task=PARTS if task.has_parts else SCENES,
         checkpoint=checkpoint,
         start=model_arguments.start(),
     )
@@ -256,4 +254,4 @@ def main(argv: list[str] | None = None) -> RunReport:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_program(main)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +18,70 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.messages import one_line
+from hf_any3d.model_card import Subject, build_model_card, keep_model_card
+from hf_any3d.model_card.systems import hub_name
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
-from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.encoder_dropout import drop_attention
-from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.training.trainer_report import config_of, report_run
+from hf_any3d.training.trainer_report import report_run
+
+logger = logging.getLogger(__name__)
+
+# What launchers say the number of processes in: torchrun, and the MPI ones that accelerate knows.
+_PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LAUNCHER = "python -m torch.distributed.run --nproc_per_node N PROGRAM"
+
+
+def run_program(main: Callable[[], Any]) -> None:
+    """Run a training program from the command line.
+
+    What is wrong with arguments, files or the disk ends as one line on stderr and exit code 1; with
+    ANY3D_TRACEBACK=1 as a traceback.
+    """
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exc()
+        sys.exit(f"error: {one_line(error)}")
+
+
+def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:
+    """Refuse to run as fewer or more processes than a launcher was asked for.
+
+    Args:
+        processes: How many there are, as the training arguments see them.
+        environment: Where launchers leave their wishes; `os.environ` by default.
+
+    Raises:
+        ValueError: Another number was asked for.
+    """
+    environment = os.environ if environment is None else environment
+    asked = next((environment[name] for name in _PROCESSES if environment.get(name, "").isdigit()), None)
+    if asked is not None and int(asked) != processes:
+        raise ValueError(
+            f"the environment asks for {asked} processes, and this run has {processes}; start it by {_LAUNCHER}, or "
+            f"unset {' and '.join(name for name in _PROCESSES if name in environment)}"
+        )
+    # `accelerate launch` without a GPU starts a single process whatever --num_processes says. Of the wish it leaves
+    # the address where the processes were to meet.
+    by_accelerate = any(name.startswith("ACCELERATE_") for name in environment)
+    if asked is None and processes == 1 and by_accelerate and "MASTER_ADDR" in environment:
+        raise ValueError(
+            "accelerate launch was asked for several processes and has started a single one, as it does on CPUs; "
+            f"start it by {_LAUNCHER}, or unset MASTER_ADDR if one process is meant"
+        )
 
 
 def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
-    """Set up logging and the seed.
+    """Set up logging and the seed, and say how many processes there are.
 
     Args:
         arguments: The run's.
@@ -38,12 +89,19 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
 
     Returns:
         The checkpoint to go on from, or None.
+
+    Raises:
+        ValueError: The launcher was asked for another number of processes.
+        FileNotFoundError: A checkpoint was asked for that is not there.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
     if not arguments.should_log:
         transformers.logging.disable_progress_bar()
         datasets.disable_progress_bars()
+    check_processes(arguments.world_size)
+    plural = "process" if arguments.world_size == 1 else "processes"
+    logger.info("Training with %d %s on %s", arguments.world_size, plural, arguments.device)
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     if checkpoint is not None:
         logger.info("Going on from %s; another --output_dir begins anew.", checkpoint)
@@ -136,9 +194,16 @@ def build_adapted_model(
 
 
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
-    """What a report tells about the data."""
+    """What a report tells about the data: among others where the clouds of each split come from."""
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    files = {split: file for split, file in files.items() if file is not None}
+    on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
+    # Loaders of anybody's files are no datasets.
+    is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
+    name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
     return {
-        "name": data.train_file or data.dataset_name,
+        "name": name if is_named else Path(name).name,
+        "files": files,
         "options": data.dataset_options,
         "rows": {split: len(rows) for split, rows in splits.items()},
         **({"trained on": data.train_splits} if len(data.train_splits) > 1 else {}),
@@ -146,7 +211,8 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
         "points": data.num_points,
         "features": data.features,
         "augmentation": data.augment,
-        "on_hub": data.train_file is None and "/" in data.dataset_name,
+        "on_hub": on_hub,
+        "hub_type": data.dataset_name if is_named else "custom",
     }
 
 
@@ -189,7 +255,6 @@ def leave_behind(
     data: Mapping[str, Any],
     parameters: tuple[int, int],
     num_points: int,
-    task: CardTask,
     checkpoint: str | None,
     **facts: Any,
 ) -> tuple[RunReport, str]:
@@ -202,7 +267,6 @@ def leave_behind(
         data: See `data_facts`.
         parameters: See `count_parameters`; counted before training.
         num_points: Points of a cloud that the model sees.
-        task: What the card says.
         checkpoint: Where the run went on from, if anywhere.
         **facts: `encoder`, `start` and `schedules`, see `report_run`.
 
@@ -221,9 +285,8 @@ def leave_behind(
         **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
-    card = build_model_card(
-        report, config_of(trainer.model), name, num_points=num_points, task=task, license=trainer.args.license
-    )
+    subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
+    card = build_model_card(subject, name, license=trainer.args.license)
     keep_model_card(trainer, card)
     if trainer.is_world_process_zero():
         report.save(Path(trainer.args.output_dir) / "metrics.json")

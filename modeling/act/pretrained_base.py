@@ -14,8 +14,8 @@ from transformers.utils import logging
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts import (
+    AdapterDoorsMixin,
     PretrainedPart,
-    PretrainedPartsMixin,
     absolute_name,
     own_state,
     tensors_checksum,
@@ -25,7 +25,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import differing, merged_adapter
 FOLDER = "base"
 
 
-class PretrainedBaseMixin(PretrainedPartsMixin):
+class PretrainedBaseMixin(AdapterDoorsMixin):
     """For models around a pretrained point transformer whose repositories may hold just an adapter and a config.
 
     The config beside the adapter names the repository or directory that the transformer was loaded from, its revision
@@ -47,7 +47,7 @@ class PretrainedBaseMixin(PretrainedPartsMixin):
         device_map: Any = None,
         quantization_config: Any = None,
     ) -> PreTrainedModel:
-        """Build the model around its pretrained transformer, in full precision; see `PretrainedPartsMixin`."""
+        """Build the model around its pretrained transformer, in full precision; see `AdapterDoorsMixin`."""
         if quantization_config is not None:
             raise ValueError("quantization_config: only frozen encoders of other modalities can be quantized")
         if attn_implementation is not None:
@@ -101,7 +101,7 @@ class PretrainedBaseMixin(PretrainedPartsMixin):
         config.save_pretrained(directory)
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Compare checksums of the weights; see `PretrainedPartsMixin`.
+        """Compare checksums of the weights; see `AdapterDoorsMixin`.
 
         In half precision there is nothing to compare.
         """

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointModel, Any2PointPreTrainedModel
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.text_towers import (
     TextTower,
     embed_labels,
@@ -85,6 +86,8 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
     Raises:
         ValueError: If the config does not know the text tower.
     """
+
+    card_info = CardInfo("any2point", "zero_shot")
 
     input_modalities = ("point_cloud", "text")
 
@@ -198,7 +201,9 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
                 raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
             return Any2PointZeroShotOutput(point_embeds=point_embeds)
         text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
-        logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
+        # Cosines times a hundred: autocast would round away what tells the best labels apart.
+        with torch.autocast(point_embeds.device.type, enabled=False):
+            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if wants_loss:
             loss = contrastive_loss(logits, right_pairs(*_pair_labels(logits, labels, text_labels)))
         return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds)

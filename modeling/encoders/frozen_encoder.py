@@ -18,7 +18,7 @@ from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.encoders.sources import open_recorded, record_source, resolve_encoder
 from hf_any3d.modeling.pretrained_parts import (
-    PretrainedPartsMixin,
+    AdapterDoorsMixin,
     is_quantized,
     own_state,
     remember_weights,
@@ -169,7 +169,7 @@ def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
     return getattr(getattr(model, model.base_model_prefix, model), "encoder", None)
 
 
-class FrozenEncoderMixin(PretrainedPartsMixin):
+class FrozenEncoderMixin(AdapterDoorsMixin):
     """For `PreTrainedModel` classes whose base model owns a frozen `encoder`, the part "encoder" of its config.
 
     The encoder's own modules stay in eval mode (no dropout, no layer drop) whatever `train()` says, while adapters

@@ -6,8 +6,18 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
+from hf_any3d.modeling.config_checks import EPSILON, SHARE, SIZES, SPREAD, Ranges, check_numbers
 
-class NormedPhiConfig(PhiConfig):
+_RANGES: Ranges = {
+    **SIZES,
+    **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attention_dropout"), SHARE),
+    **dict.fromkeys(("layer_norm_eps", "post_norm_eps"), EPSILON),
+    "initializer_range": SPREAD,
+}
+
+
+class NormedPhiConfig(NamesPackageMixin, PhiConfig):
     r"""Phi with normed queries and keys, a norm behind the attention, and queries, keys and values in one layer.
 
     Fields are those of `PhiConfig`; the defaults are the sizes of Phi-2, which MiniGPT-3D starts from.
@@ -41,6 +51,7 @@ class NormedPhiConfig(PhiConfig):
     eos_token_id: int | list[int] | None = 50256
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
         kwargs.setdefault("partial_rotary_factor", 0.4)
         super().__post_init__(**kwargs)
         if self.num_key_value_heads != self.num_attention_heads:

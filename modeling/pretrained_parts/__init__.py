@@ -1,5 +1,6 @@
 """Pretrained parts that are kept elsewhere: recorded, left out or stored when a model is saved, and opened again."""
 
+from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterDoorsMixin
 from hf_any3d.modeling.pretrained_parts.bits import is_quantized, settle_bits
 from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
@@ -18,6 +19,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, o
 
 __all__ = [
     "HUB_ARGUMENTS",
+    "AdapterDoorsMixin",
     "EncoderConfigMixin",
     "PartsConfigMixin",
     "PretrainedPart",

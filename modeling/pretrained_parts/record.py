@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from transformers import PreTrainedConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +80,12 @@ class PartsConfigMixin:
         """Bring records of earlier versions into today's form; for `__post_init__`.
 
         Raises:
-            ValueError: If there are parts or fields that are not known, or a number is not finite.
+            ValueError: If there are parts or fields that are not known.
         """
         if unknown := sorted(set(self.parts or {}) - set(allowed)):
             raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, allowed))}")
         if self.parts is not None:
             self.parts = {name: PretrainedPart.from_dict(part).to_dict() for name, part in self.parts.items()}
-        refuse_numbers_out_of_range(self)
 
 
 class EncoderConfigMixin(PartsConfigMixin):
@@ -139,28 +135,3 @@ class EncoderConfigMixin(PartsConfigMixin):
     def encoder_trained_from(self, value: str | None) -> None:
         if value is not None:
             self.change_part("encoder", name_or_path=os.fspath(value), stored=True)
-
-
-def refuse_numbers_out_of_range(config: PreTrainedConfig) -> None:
-    """Raise an error if a number of a config, or of a config in it, is not finite.
-
-    JSON as Python reads it knows NaN and Infinity; a model of such a config would answer NaN.
-
-    Raises:
-        ValueError: With the name and the value of the first such number.
-    """
-    for name, value in _numbers(vars(config), ""):
-        if not math.isfinite(value):
-            raise ValueError(f"{name}={value}; expected a finite number")
-
-
-def _numbers(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, PreTrainedConfig):
-            value = vars(value)
-        if isinstance(value, (list, tuple)):
-            value = dict(enumerate(value))
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            yield f"{prefix}{name}", value

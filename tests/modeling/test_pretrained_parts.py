@@ -352,7 +352,7 @@ def test_weights_that_are_not_finite_are_refused(kind, value, saved, tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
-    with pytest.raises(ValueError, match="final_norm_eps=(nan|inf); expected a finite number"):
+    with pytest.raises(ValueError, match="final_norm_eps=(nan|inf)"):
         Any2PointConfig(final_norm_eps=value)
     with pytest.raises(ValueError, match="layer_norm_eps=(nan|inf)"):
         ActConfig(layer_norm_eps=value)

@@ -1,14 +1,21 @@
-"""Loading a stored PEFT adapter into a model, with every tensor accounted for."""
+"""Loading a stored adapter of any PEFT method into a model, with every tensor accounted for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedModel
 
+from hf_any3d.modeling.config_checks import check_sizes
 from hf_any3d.modeling.pretrained_parts.completeness import listed
+from hf_any3d.tuners.layers_config import check_patterns
+
+# Ranks and the like, by the names that PEFT's methods have for them.
+_WIDTHS = ("r", "num_virtual_tokens", "num_prompts", "oft_block_size", "boft_block_size", "n_frequency", "adapter_len")
+_WIDEST = 16_384
 
 
 def put_adapter_into(
@@ -30,10 +37,11 @@ def put_adapter_into(
         gives them; the last alone may have any.
 
     Raises:
-        ValueError: If the stored adapter lacks tensors of the model, or has others.
+        ValueError: If its settings are none that an adapter can have, or it lacks tensors of the model or has others.
         RuntimeError: If sizes differ and `ignore_mismatched_sizes` is False.
     """
     config = PeftConfig.from_pretrained(name, **hub)
+    check_adapter_config(config)
     config.inference_mode = True
     adapted = PeftModel(model, config)
     stored = {key: tensor.shape for key, tensor in load_peft_weights(name, device="cpu", **hub).items()}
@@ -49,3 +57,20 @@ def put_adapter_into(
         raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True starts them fresh")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def check_adapter_config(config: PeftConfig) -> None:
+    """Make sure that the settings of a stored adapter, of any method of PEFT, are none that take for ever.
+
+    Raises:
+        ValueError: A number is NaN, infinite or larger than any adapter has it, or a regular expression is one that
+            could be matched for hours.
+    """
+    check_sizes(vars(config))
+    widths = {name: getattr(config, name, None) for name in _WIDTHS}
+    ranks = getattr(config, "rank_pattern", None)
+    widths |= {f"rank_pattern[{name!r}]": rank for name, rank in ranks.items()} if isinstance(ranks, Mapping) else {}
+    for name, width in widths.items():
+        if width is not None and not (isinstance(width, int) and 0 <= width <= _WIDEST):
+            raise ValueError(f"{name}={width!r}; expected a whole number from 0 to {_WIDEST:,}")
+    check_patterns(config)

@@ -1,0 +1,477 @@
+"""Tiny models of every registered class, with inputs, labels, and answers of order one.
+
+`CASES` has one entry for every model class that `hf_any3d.registration` names. The common suites are driven by it, so
+that a new model is covered as soon as it is registered; a registered class without a builder fails at import.
+
+Random weights of a tiny model give logits of 0.002, beside which no tolerance bites. `settle` therefore measures the
+statistics of norms on varied clouds and scales the last layer, so that answers differ by about one between clouds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForPreTraining,
+    ActForSemanticSegmentation,
+    ActModel,
+)
+from hf_any3d.modeling.any2point import (
+    Any2PointForPartSegmentation,
+    Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
+    Any2PointForZeroShotPointCloudClassification,
+    Any2PointModel,
+)
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioModel
+from hf_any3d.modeling.minigpt3d import (
+    MiniGPT3DForConditionalGeneration,
+    NormedPhiConfig,
+    NormedPhiForCausalLM,
+    NormedPhiModel,
+)
+from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
+from tests import tiny_act, tiny_autoencoders, tiny_encoders, tiny_text_towers
+from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
+
+ENCODER = "vit"
+"""The encoder inside models that have one; its final norm is a place where dtypes meet."""
+POINTS = 48
+LABELS = 3
+PARTS = 5
+
+
+def varied_clouds(batch: int = 3, points: int = POINTS, channels: int = 3, seed: int = 2) -> torch.Tensor:
+    """Clouds `(batch, points, channels)` of different shapes: boxes, plates and bars, near the unit sphere."""
+    generator = torch.Generator().manual_seed(seed)
+    clouds = torch.rand(batch, points, channels, generator=generator) * 2 - 1
+    clouds[..., :3] *= 0.1 + 0.9 * torch.rand(batch, 1, 3, generator=generator)
+    return clouds
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model class, and how a test gets a tiny model of it.
+
+    Args:
+        model_class: The class.
+        build: Makes a model; takes settings of its config.
+        inputs: From a number of rows and a seed to keyword arguments of `forward`, without labels.
+        labels: The same for keyword arguments that ask for a loss.
+        answer: Name of the output that counts.
+        last_layer: Path of the layer that `settle` scales; None where a norm comes last.
+        still_settings: Settings that switch off all that training draws by chance.
+        owns_encoder: Whether a frozen encoder is inside.
+    """
+
+    model_class: type[PreTrainedModel]
+    build: Callable[..., PreTrainedModel]
+    inputs: Callable[[int, int], dict[str, Any]]
+    labels: Callable[[int], dict[str, Any]] | None
+    answer: str
+    last_layer: str | None = None
+    still_settings: dict[str, Any] | None = None
+    owns_encoder: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the class, for ids of tests and for the list of refusals."""
+        return self.model_class.__name__
+
+    def tiny(self, **settings: Any) -> PreTrainedModel:
+        """A model in eval mode whose answers are of order one."""
+        model = self.build(**settings)
+        settle(model, self)
+        return model.eval()
+
+    def still(self, **settings: Any) -> PreTrainedModel:
+        """The same without dropout and drop path, so that training mode gives equal answers twice."""
+        return self.tiny(**((self.still_settings or {}) | settings))
+
+    def batch(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
+        """Inputs without labels."""
+        return self.inputs(rows, seed)
+
+    def labelled(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
+        """Inputs with all that a loss needs.
+
+        Raises:
+            ValueError: If the model gives no loss.
+        """
+        if self.labels is None:
+            raise ValueError(f"{self.name} gives no loss; use `loss_of`")
+        return self.inputs(rows, seed) | self.labels(rows)
+
+    def answer_of(self, output: Any) -> torch.Tensor:
+        """The output that counts."""
+        return output[self.answer]
+
+    def loss_of(self, model: PreTrainedModel, rows: int = 3, seed: int = 2) -> torch.Tensor:
+        """A scalar to differentiate: the model's loss, or a fixed random projection of its answer."""
+        if self.labels is not None:
+            return model(**self.labelled(rows, seed)).loss
+        answer = self.answer_of(model(**self.batch(rows, seed))).float()
+        weights = torch.randn(answer.shape, generator=torch.Generator().manual_seed(7))
+        return (answer * weights.to(answer.device)).sum() / len(answer)
+
+
+@torch.no_grad()
+def settle(model: PreTrainedModel, case: Case) -> None:
+    """Measure norms on varied inputs and scale the last layer, so that answers are of order one."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        torch.manual_seed(0)
+        model.train()
+        model(**case.batch(16, 11))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    model.eval()
+    if case.last_layer is None:
+        return
+    layer = model.get_submodule(case.last_layer)
+    answer = case.answer_of(model(**case.batch(12, 11)))
+    if layer.bias is not None:
+        layer.bias.zero_()
+        answer = case.answer_of(model(**case.batch(12, 11)))
+        answer = answer - answer.mean(dim=tuple(range(answer.ndim - 1)), keepdim=True)
+    layer.weight.div_(answer.std())
+    if layer.bias is not None:
+        made = case.answer_of(model(**case.batch(12, 11)))
+        layer.bias.sub_(made.mean(dim=tuple(range(made.ndim - 1)))[: len(layer.bias)])
+
+
+@torch.no_grad()
+def spread_weights(model: nn.Module, seed: int = 3) -> None:
+    """Draw all weights anew so that every layer keeps the scale of what it reads; norms and biases differ, too."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if "norm" in type(module).__name__.lower()
+        for parameter in module.parameters(recurse=False)
+    }
+    for name, parameter in model.named_parameters():
+        drawn = torch.randn(parameter.shape, generator=generator)
+        if id(parameter) in norms and name.endswith("weight"):
+            parameter.copy_(1 + 0.2 * drawn)
+        elif parameter.ndim < 2:
+            parameter.copy_(0.1 * drawn)
+        else:
+            parameter.copy_(drawn * parameter.shape[-1] ** -0.5)
+
+
+def _clouds(channels: int = 3, points: int = POINTS) -> Callable[[int, int], dict[str, Any]]:
+    return lambda rows, seed: {"points": varied_clouds(rows, points, channels, seed)}
+
+
+def _class_labels(rows: int) -> dict[str, Any]:
+    return {"labels": torch.arange(rows) % LABELS}
+
+
+def _point_labels(count: int) -> Callable[[int], dict[str, Any]]:
+    def labels(rows: int) -> dict[str, Any]:
+        numbers = torch.arange(rows * POINTS).view(rows, POINTS) % count
+        numbers[:, ::7] = -100
+        return {"labels": numbers}
+
+    return labels
+
+
+def _part_labels(rows: int) -> dict[str, Any]:
+    # The parts of the category that `_categories` names.
+    even = (torch.arange(rows) % 2 == 0).unsqueeze(1)
+    count = torch.arange(POINTS).expand(rows, -1)
+    return {"labels": torch.where(even, count % 2, 2 + count % 3)}
+
+
+def _with_category(rows: int, seed: int) -> dict[str, Any]:
+    return {"points": varied_clouds(rows, seed=seed), "category": torch.arange(rows) % 2}
+
+
+def _act(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    def build(**settings: Any) -> PreTrainedModel:
+        model = tiny_act.tiny_act(model_class, **settings)
+        spread_weights(model)
+        return model
+
+    return build
+
+
+_ACT_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
+_PRETRAINING = {"num_groups": 12, "group_size": 8, "hidden_size": 24, "num_attention_heads": 4, "mlp_ratio": 2.0}
+
+
+def _act_pretraining(**settings: Any) -> ActForPreTraining:
+    teacher = tiny_autoencoders.tiny_autoencoder(settings.pop("encoder", ENCODER), num_groups=12)
+    torch.manual_seed(0)
+    sizes = _PRETRAINING | {"num_hidden_layers": 2, "decoder_num_hidden_layers": 1, "mask_ratio": 0.5}
+    model = ActForPreTraining(ActConfig(**(sizes | {"autoencoder_config": teacher.config} | settings)), teacher)
+    for part in (model.act, model.decoder, model.prediction_head):
+        spread_weights(part)
+    return model.eval()
+
+
+def _with_mask(rows: int, seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(rows, 12, generator=generator).argsort(dim=1)
+    return {"points": varied_clouds(rows, seed=seed), "mask": order < 6}
+
+
+def _autoencoder(**settings: Any) -> ActAutoencoder:
+    return tiny_autoencoders.tiny_autoencoder(settings.pop("encoder", ENCODER), **settings)
+
+
+def _any2point(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    def build(**settings: Any) -> PreTrainedModel:
+        encoder = settings.pop("encoder", ENCODER)
+        if issubclass(model_class, Any2PointForPartSegmentation):
+            model = tiny_encoders.tiny_part_model(encoder, **settings)
+        elif issubclass(model_class, Any2PointForSemanticSegmentation):
+            model = tiny_encoders.tiny_scene_model(encoder, **settings)
+        else:
+            model = tiny_encoders.tiny_model(encoder, model_class, **settings)
+        core = getattr(model, model.base_model_prefix, model)
+        for name, child in (*core.named_children(), *model.named_children()):
+            if name not in ("encoder", model.base_model_prefix):
+                spread_weights(child)
+        return model
+
+    return build
+
+
+_ANY2POINT_STILL = {"head_dropout": 0.0}
+
+
+def _zero_shot(**settings: Any) -> Any2PointForZeroShotPointCloudClassification:
+    tower = settings.pop("encoder", "bert")
+    return tiny_text_towers.tiny_zero_shot_model(tower, **({"temperature": 0.5} | settings))
+
+
+def _with_texts(rows: int, seed: int) -> dict[str, Any]:
+    texts = torch.randn(LABELS, tiny_encoders.HIDDEN, generator=torch.Generator().manual_seed(5))
+    return {"points": varied_clouds(rows, seed=seed), "text_embeds": texts}
+
+
+def _text_labels(rows: int) -> dict[str, Any]:
+    return {"labels": torch.arange(rows) % LABELS, "text_labels": torch.arange(LABELS)}
+
+
+def minigpt3d(**settings: Any) -> MiniGPT3DForConditionalGeneration:
+    """A tiny MiniGPT-3D; `text` names another language model."""
+    model = tiny_minigpt3d.tiny_model(settings.pop("text", "normed_phi"), **settings)
+    spread_weights(model)
+    return model
+
+
+def prompts(rows: int = 3, seed: int = 2) -> dict[str, Any]:
+    """A question about a cloud in each row, of equal length."""
+    generator = torch.Generator().manual_seed(seed)
+    before, after = (torch.randint(2, 24, (rows, count), generator=generator) for count in (2, 4))
+    places = torch.full((rows, tiny_minigpt3d.PLACES), tiny_minigpt3d.POINT_TOKEN)
+    input_ids = torch.cat([before, places, after], dim=1)
+    clouds = varied_clouds(rows, 20, 6, seed)
+    return {"input_ids": input_ids, "points": clouds, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _prompt_labels(rows: int) -> dict[str, Any]:
+    # `labelled` draws its inputs with the default seed; labels need not be those very tokens.
+    labels = torch.randint(2, 24, (rows, 6 + tiny_minigpt3d.PLACES), generator=torch.Generator().manual_seed(4))
+    labels[:, : 2 + tiny_minigpt3d.PLACES] = -100
+    return {"labels": labels}
+
+
+_MINIGPT3D_STILL = {
+    "text_config": {
+        "model_type": "normed_phi",
+        **tiny_minigpt3d.TEXTS["normed_phi"],
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+    }
+}
+
+
+def _imagebind(**settings: Any) -> ImageBindAudioModel:
+    return tiny_encoders.random_encoder(tiny_encoders.tiny_config("imagebind_audio", **settings))
+
+
+def _spectrograms(rows: int, seed: int) -> dict[str, Any]:
+    return {"input_values": torch.randn(rows, 1, 36, 56, generator=torch.Generator().manual_seed(seed))}
+
+
+def _phi(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    def build(**settings: Any) -> PreTrainedModel:
+        torch.manual_seed(0)
+        sizes = tiny_minigpt3d.TEXTS["normed_phi"] | {"bos_token_id": 1, "eos_token_id": 1}
+        model = model_class(NormedPhiConfig(**(sizes | settings)))
+        spread_weights(model)
+        return model.eval()
+
+    return build
+
+
+def _tokens(rows: int, seed: int) -> dict[str, Any]:
+    return {"input_ids": torch.randint(2, 24, (rows, 7), generator=torch.Generator().manual_seed(seed))}
+
+
+def _token_labels(rows: int) -> dict[str, Any]:
+    return {"labels": torch.randint(2, 24, (rows, 7), generator=torch.Generator().manual_seed(4))}
+
+
+_PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
+_BUILDERS = (
+    Case(ActModel, _act(ActModel), _clouds(), None, "last_hidden_state", still_settings={"drop_path_rate": 0.0}),
+    Case(
+        ActForPointCloudClassification,
+        _act(ActForPointCloudClassification),
+        _clouds(),
+        _class_labels,
+        "logits",
+        "classifier.out",
+        _ACT_STILL,
+    ),
+    Case(
+        ActForSemanticSegmentation,
+        _act(ActForSemanticSegmentation),
+        _clouds(),
+        _point_labels(LABELS),
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        ActForPartSegmentation,
+        _act(ActForPartSegmentation),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        ActForPreTraining,
+        _act_pretraining,
+        _with_mask,
+        lambda rows: {},
+        "predictions",
+        "prediction_head",
+        {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
+        owns_encoder=True,
+    ),
+    Case(Any2PointModel, _any2point(Any2PointModel), _clouds(), None, "last_hidden_state", owns_encoder=True),
+    Case(
+        Any2PointForPointCloudClassification,
+        _any2point(Any2PointForPointCloudClassification),
+        _clouds(),
+        _class_labels,
+        "logits",
+        "classifier.out",
+        _ANY2POINT_STILL,
+        owns_encoder=True,
+    ),
+    Case(
+        Any2PointForSemanticSegmentation,
+        _any2point(Any2PointForSemanticSegmentation),
+        _clouds(),
+        _point_labels(LABELS),
+        "logits",
+        "segmenter.out",
+        _ANY2POINT_STILL,
+        owns_encoder=True,
+    ),
+    Case(
+        Any2PointForPartSegmentation,
+        _any2point(Any2PointForPartSegmentation),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.out",
+        _ANY2POINT_STILL,
+        owns_encoder=True,
+    ),
+    Case(
+        Any2PointForZeroShotPointCloudClassification,
+        _zero_shot,
+        _with_texts,
+        _text_labels,
+        "logits_per_point_cloud",
+        owns_encoder=True,
+    ),
+    Case(
+        MiniGPT3DForConditionalGeneration,
+        minigpt3d,
+        prompts,
+        _prompt_labels,
+        "logits",
+        "language_model.lm_head",
+        _MINIGPT3D_STILL,
+    ),
+    Case(
+        ActAutoencoder,
+        _autoencoder,
+        # Without noise of its own, which training would draw by chance.
+        lambda rows, seed: {"points": varied_clouds(rows, seed=seed), "noise": torch.zeros(())},
+        lambda rows: {},
+        "fine",
+        "decoder.out",
+        {"prompt_dropout": 0.0},
+        owns_encoder=True,
+    ),
+    Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
+    Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),
+    Case(NormedPhiForCausalLM, _phi(NormedPhiForCausalLM), _tokens, _token_labels, "logits", "lm_head", _PHI_STILL),
+)
+
+
+def registered_classes() -> tuple[type[PreTrainedModel], ...]:
+    """Every model class that `hf_any3d.registration` names, each once, in its order."""
+    classes = [
+        model_class
+        for base, heads in MODELS.values()
+        for model_class in (base, *(model for models in heads.values() for model in models))
+    ]
+    classes += [*ENCODERS.values(), *(model for _, *models in LANGUAGE_MODELS for model in models)]
+    return tuple(dict.fromkeys(classes))
+
+
+def case_of(model_class: type[PreTrainedModel]) -> Case:
+    """The case of a registered class.
+
+    Raises:
+        LookupError: If nobody has written a builder for it.
+    """
+    for case in _BUILDERS:
+        if case.model_class is model_class:
+            return case
+    raise LookupError(f"{model_class.__name__} is registered, but tests/common/models.py has no builder for it")
+
+
+CASES: tuple[Case, ...] = tuple(map(case_of, registered_classes()))
+"""All registered classes with their builders."""
+
+
+def relative_difference(made: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, in standard deviations of what is expected.
+
+    Raises:
+        AssertionError: If the shapes differ, or what is expected hardly varies, so that no tolerance could bite.
+    """
+    assert made.shape == expected.shape, f"{tuple(made.shape)}, expected {tuple(expected.shape)}"
+    expected = expected.detach().double()
+    spread = expected.std() if expected.numel() > 1 else expected.abs()
+    assert spread > 1e-3, f"values hardly vary: standard deviation {float(spread):.1e}"
+    return float((made.detach().double() - expected).abs().max() / spread)

@@ -1,0 +1,98 @@
+"""What the common suites ask and we refuse: one list, each entry with its error and its reason.
+
+A suite wraps what it asks of a model class or method in `asking(question, subject)`. Where the pair stands in
+`REFUSALS`, the block has to raise the documented error; everywhere else it has to pass. So a refusal that is lifted,
+or that turns into another error, fails its test, and nothing is skipped in silence.
+
+`python -m tests.common.refusals` prints the list as a table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error that stands for an answer.
+
+    Args:
+        error: Its type.
+        match: A regular expression that its text holds.
+        reason: Why it is refused.
+    """
+
+    error: type[Exception]
+    match: str
+    reason: str
+
+
+QUESTIONS: dict[str, str] = {}
+"""What the suites ask, by name; a refusal of a question that nobody asks fails."""
+REFUSALS: dict[tuple[str, str], Refusal] = {}
+"""By (question, name of a model class or method)."""
+
+
+def question(name: str, meaning: str) -> str:
+    """Add a question; for the suites, which then ask it by its name."""
+    QUESTIONS[name] = meaning
+    return name
+
+
+def refuse(name: str, subjects: tuple[str, ...], error: type[Exception], match: str, reason: str) -> None:
+    """Add refusals of one question for one reason."""
+    for subject in subjects:
+        REFUSALS[name, subject] = Refusal(error, match, reason)
+
+
+def refusal_of(name: str, subject: str) -> Refusal | None:
+    """The refusal of a pair, or None where it is answered.
+
+    Raises:
+        KeyError: If there is no such question.
+    """
+    if name not in QUESTIONS:
+        raise KeyError(f"no question {name!r}; expected one of {', '.join(sorted(QUESTIONS))}")
+    return REFUSALS.get((name, subject))
+
+
+@contextmanager
+def asking(name: str, subject: str) -> Iterator[bool]:
+    """Run what is asked: it passes, or raises the documented error.
+
+    Gives whether an answer is expected. Keep the block to what is asked, and compare answers behind it.
+    """
+    refusal = refusal_of(name, subject)
+    if refusal is None:
+        yield True
+        return
+    with pytest.raises(refusal.error, match=refusal.match):
+        yield False
+
+
+def table() -> str:
+    """All refusals as a table in Markdown."""
+    lines = ["| asked | of | answer | reason |", "|---|---|---|---|"]
+    grouped: dict[tuple[str, Refusal], list[str]] = {}
+    for (name, subject), refusal in REFUSALS.items():
+        grouped.setdefault((name, refusal), []).append(subject)
+    for (name, refusal), subjects in grouped.items():
+        asked = f"{name}: {QUESTIONS[name]}"
+        lines.append(f"| {asked} | {', '.join(subjects)} | `{refusal.error.__name__}` | {refusal.reason} |")
+    return "\n".join(lines) + "\n"
+
+
+# Models (tests/common/test_models.py)
+
+# Generation (tests/common/test_generation.py)
+
+# Adapters
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
