@@ -249,7 +249,9 @@ def main(argv: list[str] | None = None) -> RunReport:
         checkpoint=checkpoint,
         start=model_arguments.start(),
     )
-    logger.info('Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")', name, name)
+    call = 'FILE, category="NAME"' if task.has_parts else "FILE"
+    text = 'Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")(%s)'
+    logger.info(text, name, name, call)
     return report
 
 

@@ -146,8 +146,28 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
 
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Unit vectors `(texts, text_width)` of texts that `text_tower.tokenize` made numbers of."""
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit vectors `(texts, text_width)` of texts that `text_tower.tokenize` or its tokenizer made numbers of.
+
+        Args:
+            input_ids: `(texts, words)`.
+            attention_mask: `(texts, words)`, 0 where a text is filled up.
+            position_ids: As in `CLIPModel.get_text_features`; None, as text towers number their words themselves.
+            token_type_ids: What tokenizers of sentence encoders give beside; all 0, as a text is one sentence.
+
+        Raises:
+            ValueError: If positions are given, or a text is marked as two.
+        """
+        if position_ids is not None:
+            raise ValueError("position_ids are given; expected None, as the text tower numbers the words itself")
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("token_type_ids has numbers other than 0; expected texts of one part")
         return self.text_tower.features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
