@@ -218,7 +218,7 @@ def build_model_card(
         intro: Instead of the task's own first sentence; Markdown.
         remark: More for the first paragraph; Markdown.
         sections: Further sections, title to Markdown.
-        base_model: What the model was made from, where the config does not say it.
+        base_model: What the model was made from, instead of what the config says.
 
     Raises:
         ValueError: If the model's class does not describe itself.
