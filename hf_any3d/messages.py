@@ -7,6 +7,7 @@ print goes through here.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -49,25 +50,36 @@ def say_json(value: Any) -> None:
 
 
 @contextmanager
-def opened(model: object) -> Iterator[None]:
+def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
     """Give one kind of error for all that can be wrong with a model's directory or repository.
 
-    Transformers, torch, PEFT and safetensors raise a dozen kinds, few of which name the directory.
+    Transformers, torch, PEFT and safetensors raise a dozen kinds, few of which name the directory. Settings that fit
+    the weights but not each other are found when the model first answers.
 
     Args:
         model: Its name, for the message.
+        failure: What it then cannot do.
 
     Raises:
-        ValueError: Says what is wrong. Errors that commands tell anyway, ValueError, OSError and ImportError, stay.
+        ValueError: Names the model and says what is wrong. Errors that commands tell anyway, ValueError, OSError and
+            ImportError, stay where they do both.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError):
+    except (ValueError, OSError, ImportError) as error:
+        text = str(error)
+        # Where no class opens a model, `pipeline` tells all tracebacks; the last line of the first says why.
+        told = text.partition("while loading with")[2].partition("while loading with")[0]
+        reasons = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): .*", told, re.MULTILINE)
+        if reasons:
+            raise ValueError(f"{model}: {one_line(reasons[-1])}") from error
+        if isinstance(error, ValueError) and str(model) not in text:
+            raise ValueError(f"{model}: {one_line(error)}") from error
         raise
     except Exception as error:
         reason = one_line(error)
         reason = reason if len(reason) <= 500 else f"{reason[:497]}..."
-        raise ValueError(f"{model}: this model cannot be opened ({type(error).__name__}: {reason})") from error
+        raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {reason})") from error
 
 
 def _is_harmless(char: str) -> bool:

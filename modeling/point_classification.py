@@ -9,6 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_any3d.modeling.point_labels import mean_cross_entropy
+
 
 class PointCloudClassificationMixin:
     """For models with a `classifier` that reads what the model below it pooled."""
@@ -23,12 +25,13 @@ class PointCloudClassificationMixin:
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
+            labels: `(batch,)` class numbers, -100 where a cloud does not count; with them the mean cross-entropy is
+                returned as `loss`, which is 0 where no cloud counts.
             **kwargs: Passed on to the model below the head.
 
         Returns:
             `logits (batch, labels)`.
         """
         logits = self.classifier(self.base_model(points, **kwargs).pooler_output)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        loss = None if labels is None else mean_cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -12,7 +12,7 @@ import typer
 from hf_any3d.cli.failures import tell, told_in_one_line
 from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.quiet import quieten_libraries
-from hf_any3d.messages import printable, say, say_json
+from hf_any3d.messages import opened, printable, say, say_json
 
 # From this many files on a progress bar is shown.
 MANY = 20
@@ -50,7 +50,8 @@ def predict(
         # A table on a terminal is its own progress bar.
         show_bar = len(paths) >= MANY and (as_json or not sys.stdout.isatty())
         answers = _answers(classify, paths, top_k, batch_size, skip_errors, show_bar)
-        failed = _print_json(answers) if as_json else _print_table(answers, paths, classify)
+        with opened(model, "cannot answer"):
+            failed = _print_json(answers) if as_json else _print_table(answers, paths, classify)
     if failed:
         tell(f"{failed} of {len(paths)} files could not be read")
         raise typer.Exit(1)
@@ -99,17 +100,18 @@ def _answers(
             inputs, errors = {}, {}
             for path in batch:
                 try:
-                    inputs[path] = classify.preprocess(str(path))["points"]
+                    inputs[path] = classify.preprocess(str(path))
                 except (ValueError, OSError, ImportError) as error:
                     if not skip_errors:
                         raise
                     errors[path] = _named(path, error)
             answered = {}
             if inputs:
-                points = torch.cat(list(inputs.values()))  # (files, num_points, channels)
-                logits = classify.forward({"points": points})["logits"]
-                for path, row in zip(inputs, logits.split(1), strict=True):
-                    answered[path] = classify.postprocess({"logits": row}, top_k=top_k)
+                points = torch.cat([entry["points"] for entry in inputs.values()])  # (files, num_points, channels)
+                stems = [entry["stem"][0] for entry in inputs.values()]
+                logits = classify.forward({"points": points, "stem": stems})["logits"]
+                for path, stem, row in zip(inputs, stems, logits.split(1), strict=True):
+                    answered[path] = classify.postprocess({"logits": row, "stem": [stem]}, top_k=top_k)
             for path in batch:
                 known = {"error": errors[path]} if path in errors else {"predictions": answered[path]}
                 yield {"file": str(path), **known}

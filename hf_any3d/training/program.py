@@ -19,18 +19,19 @@ from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.messages import one_line
+from hf_any3d.model_card import Subject, build_model_card, keep_model_card
+from hf_any3d.model_card.systems import hub_name
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
-from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.encoder_dropout import drop_attention
-from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.training.trainer_report import config_of, report_run
+from hf_any3d.training.trainer_report import report_run
+from hf_any3d.whole_files import claim, release_claims, remove_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def run_program(main: Callable[[], Any]) -> None:
         if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
         sys.exit(f"error: {one_line(error)}")
+    finally:
+        release_claims()
 
 
 def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:
@@ -92,7 +95,9 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
 
     Raises:
         ValueError: The launcher was asked for another number of processes.
-        FileNotFoundError: A checkpoint was asked for that is not there.
+        FileNotFoundError: A checkpoint was asked for that is not there, or the output directory is a link that leads
+            nowhere.
+        BlockingIOError: Another run writes to the output directory.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
@@ -102,11 +107,29 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
     check_processes(arguments.world_size)
     plural = "process" if arguments.world_size == 1 else "processes"
     logger.info("Training with %d %s on %s", arguments.world_size, plural, arguments.device)
+    if arguments.process_index == 0:
+        claim_output(Path(arguments.output_dir))
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     if checkpoint is not None:
         logger.info("Going on from %s; another --output_dir begins anew.", checkpoint)
     set_seed(arguments.seed)
     return checkpoint
+
+
+def claim_output(folder: Path) -> None:
+    """Keep other runs out of an output directory, and remove what a killed one was writing there.
+
+    Raises:
+        FileNotFoundError: A symbolic link that leads nowhere.
+        BlockingIOError: Another run writes there.
+    """
+    if folder.is_symlink():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: a symbolic link to {os.readlink(folder)}, which is no directory")
+        logger.warning("%s is a symbolic link; the run is written to %s", folder, folder.resolve())
+    # Files with an underscore first are not pushed to the hub.
+    claim(folder / "_lock", folder)
+    remove_temporaries(folder)
 
 
 def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
@@ -194,9 +217,16 @@ def build_adapted_model(
 
 
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
-    """What a report tells about the data."""
+    """What a report tells about the data: among others where the clouds of each split come from."""
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    files = {split: file for split, file in files.items() if file is not None}
+    on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
+    # Loaders of anybody's files are no datasets.
+    is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
+    name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
     return {
-        "name": data.train_file or data.dataset_name,
+        "name": name if is_named else Path(name).name,
+        "files": files,
         "options": data.dataset_options,
         "rows": {split: len(rows) for split, rows in splits.items()},
         **({"trained on": data.train_splits} if len(data.train_splits) > 1 else {}),
@@ -204,7 +234,8 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
         "points": data.num_points,
         "features": data.features,
         "augmentation": data.augment,
-        "on_hub": data.train_file is None and "/" in data.dataset_name,
+        "on_hub": on_hub,
+        "hub_type": data.dataset_name if is_named else "custom",
     }
 
 
@@ -247,7 +278,6 @@ def leave_behind(
     data: Mapping[str, Any],
     parameters: tuple[int, int],
     num_points: int,
-    task: CardTask,
     checkpoint: str | None,
     **facts: Any,
 ) -> tuple[RunReport, str]:
@@ -260,7 +290,6 @@ def leave_behind(
         data: See `data_facts`.
         parameters: See `count_parameters`; counted before training.
         num_points: Points of a cloud that the model sees.
-        task: What the card says.
         checkpoint: Where the run went on from, if anywhere.
         **facts: `encoder`, `start` and `schedules`, see `report_run`.
 
@@ -279,15 +308,17 @@ def leave_behind(
         **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
-    card = build_model_card(
-        report, config_of(trainer.model), name, num_points=num_points, task=task, license=trainer.args.license
-    )
+    subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
+    card = build_model_card(subject, name, license=trainer.args.license)
     keep_model_card(trainer, card)
-    if trainer.is_world_process_zero():
-        report.save(Path(trainer.args.output_dir) / "metrics.json")
+    # metrics.json comes behind the rest: it tells that the run is complete.
     if trainer.args.push_to_hub:
+        trainer.report = report
         trainer.push_to_hub()
     else:
         trainer.save_model()
         trainer.create_model_card()
+        if trainer.is_world_process_zero():
+            report.save(Path(trainer.args.output_dir) / "metrics.json")
+    release_claims()
     return report, name

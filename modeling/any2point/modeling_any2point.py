@@ -21,6 +21,7 @@ from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import Projection, normalize_centers, project
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import (
     AdapterRepositoryMixin,
     LayerPass,
@@ -33,6 +34,7 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -57,7 +59,7 @@ class Any2PointOutput(ModelOutput):
     levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
 
 
-class Any2PointPreTrainedModel(AdapterRepositoryMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig
@@ -111,6 +113,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         encoder: A loaded encoder to use; a randomly initialised one is built from the config when left out.
     """
 
+    card_info = CardInfo("any2point", "features", opens="Any2PointModel")
+
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         if config.encoder_config is None:
@@ -163,12 +167,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
             points: `(batch, points, in_channels)`, xyz first.
             output_levels: Give what the tokenizer made of points before they became tokens, too.
             **kwargs: Passed on to the encoder's layers.
+
+        Raises:
+            ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
+                infinite or too large.
         """
         config = self.config
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
+        points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # Tokenizers of others need not have levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
@@ -274,6 +281,8 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
 
 class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
+
+    card_info = CardInfo("any2point", "classification")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -70,7 +70,7 @@ def test_adapter_facts_tell_what_differs_from_the_defaults():
 def test_encoder_facts_tell_tower_and_layers_used():
     facts = encoder_facts(tiny_model("clip", tower="vision", num_layers=1).config)
     assert (facts["tower"], facts["layers"], facts["model_type"]) == ("vision", 1, "clip_vision_model")
-    assert facts["checksum"].startswith("sha256:") and facts["name"].endswith("clip")
+    assert facts["checksum"].startswith("tensors-sha256:") and facts["name"].endswith("clip")
 
 
 def test_last_checkpoint_is_found_unless_another_wish_is_told(tmp_path):
@@ -78,6 +78,8 @@ def test_last_checkpoint_is_found_unless_another_wish_is_told(tmp_path):
     assert checkpoint_to_resume(tmp_path) is None
     for step in (5, 20, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+            (tmp_path / f"checkpoint-{step}" / name).write_text("{}")
     last, first = str(tmp_path / "checkpoint-100"), str(tmp_path / "checkpoint-5")
     assert checkpoint_to_resume(tmp_path) == last
     assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last

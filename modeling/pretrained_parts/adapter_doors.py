@@ -1,0 +1,177 @@
+"""Repositories that hold an adapter and a config: what was pretrained comes from its own repository."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
+
+from hf_any3d.modeling.pretrained_parts.completeness import (
+    check_arguments,
+    class_of_saved,
+    refuse_non_finite,
+    without_transformers_arguments,
+)
+from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.placing import single_device
+
+
+class AdapterDoorsMixin(PretrainedPartsMixin):
+    """For models whose repositories may hold nothing but a PEFT adapter and a config that says what it stands on.
+
+    `from_pretrained` then builds the model around what the config names and loads the adapter and all that was trained
+    beside it; a base class opens the repository of a model with a head, and leaves the head out. A subclass says what
+    is pretrained, where it comes from and how one is told from another.
+    """
+
+    # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Adapters are
+    # PEFT's, which models know nothing of: `hf_any3d.registration` fills this in.
+    put_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
+    # Beginnings of the names of settings that say nothing about what an adapter does.
+    _settings_apart_from_adapters: ClassVar[tuple[str, ...]] = ("parts",)
+    # Whether `dtype` is that of the whole model, or of what is pretrained alone.
+    _one_precision: ClassVar[bool] = False
+
+    @classmethod
+    def build_around_pretrained(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Build the model that the adapter in a repository was put into, as it was before.
+
+        Args:
+            name: Directory or hub repository of the adapter.
+            config: The config beside it.
+            hub: `revision`, `token`, `cache_dir` and the like.
+            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config`; any may be None.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say what its adapters stand on")
+
+    def save_beside_adapter(self, directory: str | os.PathLike) -> None:
+        """Write what a directory with an adapter lacks to be a whole model."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
+
+    def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
+        """Compare what is pretrained in this model with what an adapter was trained around.
+
+        Args:
+            recorded: The config.json beside the adapter.
+            adapter: Name of the adapter's repository, for messages.
+
+        Raises:
+            EncoderMismatchError: If the weights are others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Open a model as `PretrainedPartsMixin.from_pretrained` does, or put one together around an adapter.
+
+        Raises:
+            EncoderMismatchError: If the pretrained weights found are not those that the model was made with.
+            ValueError: If weights are missing that the saved model had, or are not finite; they are named.
+            TypeError: If an argument is unknown.
+        """
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        if pretrained_model_name_or_path is None or not _holds_adapter_only(pretrained_model_name_or_path, hub):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in hub}
+        return cls._from_adapter_repository(os.fspath(pretrained_model_name_or_path), hub, **rest)
+
+    @classmethod
+    def _from_adapter_repository(
+        cls,
+        name: str,
+        hub: dict[str, Any],
+        config: PreTrainedConfig | str | os.PathLike | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> PreTrainedModel:
+        overrides = without_transformers_arguments(overrides, "a repository that holds an adapter")
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+        config = copy.deepcopy(config)
+        check_arguments(cls, config, overrides)
+        for key, value in overrides.items():
+            setattr(config, key, value)
+        dtype = dtype or torch_dtype
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        model = class_of_saved(cls, config).build_around_pretrained(
+            name,
+            config,
+            hub,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        if not isinstance(model.base_model, cls) and not isinstance(model, cls):
+            raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
+        given = {key: value for key, value in hub.items() if value is not None}
+        info = cls.put_adapter_into(model, name, given, ignore_mismatched_sizes)
+        model._hf_peft_config_loaded = True
+        refuse_non_finite(model, name)
+        model.name_or_path = name
+        if cls._one_precision and dtype is not None:
+            model.to(dtype)
+        if device_map is not None:
+            model.to(single_device(device_map))
+        if not isinstance(model, cls):
+            base = model.base_model
+            base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
+            model = base
+        return (model.eval(), info) if output_loading_info else model.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PretrainedPartsMixin.save_pretrained` does, and the config beside a loaded adapter too.
+
+        Raises:
+            ValueError: If a quantized part changed, which cannot be stored.
+        """
+        if not getattr(self, "_hf_peft_config_loaded", False):
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        # A base opened from the repository of a model with a head is saved as what it is.
+        self.config.architectures = [type(self).__name__]
+        if kwargs.get("is_main_process", True):
+            self.save_beside_adapter(save_directory)
+        super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
+
+
+def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
+    """Whether a directory or hub repository has an adapter and a config, but no weights of a whole model."""
+    if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
+        return False
+
+    def holds(file: str) -> bool:
+        found = cached_file(
+            name,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub,
+        )
+        return found is not None
+
+    # Without a config an adapter is but a part of a model in another repository; transformers knows how to open it.
+    return holds(CONFIG_NAME) and not holds(SAFE_WEIGHTS_NAME) and not holds(SAFE_WEIGHTS_INDEX_NAME)

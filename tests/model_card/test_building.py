@@ -1,0 +1,88 @@
+"""Model cards beyond what a run of the training script shows."""
+
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.model_card import Subject, build_model_card
+from hf_any3d.training.report import RunReport
+
+REPORT = RunReport(
+    data={"name": "me/scans", "rows": {"train": 10, "validation": 3}, "augmentation": [], "on_hub": True},
+    encoder={"name": "openai/clip-vit-base-patch32", "tower": "text", "layers": 12, "checksum": "sha256:12"},
+    adapter={},
+    trained_parameters=1000,
+    total_parameters=50_000,
+    seconds={"training": 61.4, "total": 70.0},
+    peak_memory={"process": 2_000_000_000, "cuda": 3_500_000_000},
+    metrics={"validation": {"accuracy": 0.8125, "mean_class_accuracy": 0.75, "loss": 0.5}},
+    class_accuracy={},
+    selection={"metric": "accuracy", "value": 0.8125, "step": 30},
+    training={"seed": 7, "steps": 40, "precision": "bfloat16"},
+)
+
+
+def card(report: RunReport = REPORT, **config) -> ModelCard:
+    settings = Any2PointConfig(id2label={0: "chair", 1: "lamp"}, **config)
+    # Read back as the hub does.
+    subject = Subject(Any2PointForPointCloudClassification, settings, report.adapter, report=report, num_points=512)
+    return ModelCard(str(build_model_card(subject, "me/model")))
+
+
+def test_metadata_links_encoder_and_dataset():
+    data = card().data
+    assert data.base_model == "openai/clip-vit-base-patch32" and data.datasets == ["me/scans"]
+    assert data.model_name == "model"
+    assert [(r.dataset_type, r.dataset_split, r.metric_type, r.metric_value) for r in data.eval_results] == [
+        ("me/scans", "validation", "accuracy", 0.8125),
+        ("me/scans", "validation", "mean_class_accuracy", 0.75),
+    ]
+
+
+def test_directories_of_the_author_are_not_linked(tmp_path):
+    report = replace(REPORT, encoder={"name": str(tmp_path)}, data={"name": "folder", "on_hub": False})
+    data = card(report).data
+    assert data.base_model is None and data.datasets is None
+
+
+def test_text_tells_costs_results_and_classes():
+    text = card().text
+    for fact in ("81.2 %", "75.0 %", "1,000 of 50,000 (2.00 %)", "2,000 MB", "3,500 MB", "| seconds, training | 61 |"):
+        assert fact in text, fact
+    assert "Classes: chair, lamp." in text and "512 points" in text and "step 30" in text
+    assert "PeftModel" not in text and "on hub" not in text and "augmentation" not in text
+
+
+def test_models_whose_answers_depend_on_the_batch_say_so():
+    assert "depend on the other clouds" not in card().text
+    assert (
+        "**Predictions depend on the other clouds of a batch**: `attention_axis='batch'`"
+        in card(attention_axis="batch").text
+    )
+
+
+@pytest.mark.parametrize("metrics", [{}, {"test": {"loss": 1.0}}])
+def test_runs_that_judged_nothing_still_have_a_card(metrics):
+    told = card(replace(REPORT, metrics=metrics, selection={}))
+    assert told.data.eval_results is None and "the last step" in told.text
+
+
+def test_scores_are_filed_under_the_file_that_was_judged_and_never_under_a_local_path():
+    files = {"train": "/home/me/scans/train.parquet", "test": "/home/me/scans/held_out.parquet"}
+    data = {"name": "train.parquet", "files": files, "on_hub": False, "hub_type": "custom"}
+    judged = {"validation": {"accuracy": 0.75}, "test": {"accuracy": 0.5}}
+    made = card(replace(REPORT, data=data, metrics=judged))
+    told = {r.dataset_split: (r.dataset_type, r.dataset_name, r.metric_value) for r in made.data.eval_results}
+    assert told == {
+        "validation": ("custom", "train.parquet", 0.75),
+        "test": ("custom", "held_out.parquet", 0.5),
+    }
+    assert "| test file | held_out.parquet |" in made.text
+    assert "/home/me" not in str(made)
+
+
+def test_scores_on_a_named_dataset_are_filed_under_its_name():
+    report = replace(REPORT, data={"name": "modelnet40", "on_hub": False, "hub_type": "modelnet40"})
+    assert {r.dataset_type for r in card(report).data.eval_results} == {"modelnet40"}
