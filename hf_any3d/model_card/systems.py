@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_any3d.model_card.escaping import code, inline
+from hf_any3d.markdown import code, inline
 
 if TYPE_CHECKING:
     from hf_any3d.model_card.building import Subject
@@ -137,6 +137,8 @@ def _act_autoencoder(subject: Subject) -> SystemWords:
     what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
     if config.encoder_config is not None:
         kind = shown_name(teacher) if teacher else inline(config.encoder_config.model_type) + " encoder"
+        if subject.report is not None and not teacher:
+            kind += " with random weights"
         what = f"Patches of points become discrete codes, a frozen {kind} reads the codes' vectors beside learned "
         what += "prompts, and a decoder folds patches from what it gives"
     return SystemWords(
@@ -152,7 +154,8 @@ def _act_autoencoder(subject: Subject) -> SystemWords:
 
 def _minigpt3d(subject: Subject) -> SystemWords:
     config = subject.config
-    parts = {part: _field(recorded, "name") for part, recorded in (getattr(config, "parts", None) or {}).items()}
+    recorded = {part: config.part(part) for part in config.parts or {}}
+    parts = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
     kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
     eyes, words = (
         shown_name(parts[part]) if parts.get(part) else f"a model of the kind {inline(kind)}"
@@ -171,10 +174,6 @@ def _minigpt3d(subject: Subject) -> SystemWords:
         base_model=hub_name(parts.get("language_model")),
         relation="adapter",
     )
-
-
-def _field(recorded: Any, name: str) -> Any:
-    return recorded.get(name) if isinstance(recorded, dict) else getattr(recorded, name, None)
 
 
 SYSTEMS: dict[str, Callable[[Subject], SystemWords]] = {

@@ -26,8 +26,9 @@ STUDENT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, 
 
 
 def tiny_autoencoder(encoder="vit", **changes):
+    source = saved_encoder(encoder)  # before the seed, as making it draws random numbers
     torch.manual_seed(0)
-    return ActAutoencoder.from_teacher_pretrained(saved_encoder(encoder), **TEACHER | changes)
+    return ActAutoencoder.from_teacher_pretrained(source, **TEACHER | changes)
 
 
 def tiny_pretraining(autoencoder=None, **changes):
@@ -54,6 +55,19 @@ def test_the_configured_share_of_patches_is_hidden_and_guessed(mask_type):
     assert output.loss.item() == pytest.approx(
         1 - torch.cosine_similarity(output.predictions, output.targets, dim=-1).mean().item(), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16 model", "autocast"])
+@pytest.mark.parametrize("name", ["cosine", "contrastive", "barlow"])
+def test_losses_are_taken_in_full_precision(name, precision):
+    model = tiny_pretraining(distillation_loss=name, mask_ratio=0.7)
+    if precision == "bfloat16 model":
+        model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        output = model(clouds(), masks())
+    expected = DISTILLATION_LOSSES[name](output.predictions.float(), output.targets.float())
+    assert output.predictions.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
+    assert torch.equal(output.loss, expected) and expected > 0.01
 
 
 @pytest.mark.parametrize("name", DISTILLATION_LOSSES)
