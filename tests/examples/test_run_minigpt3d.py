@@ -193,7 +193,7 @@ def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog)
     files = hub.files("me/talks-2")
     assert {"config.json", "processor_config.json", "README.md", "model.safetensors", "metrics.json"} <= files.keys()
     for recorded in json.loads(hub.content("me/talks-2", "config.json"))["parts"].values():
-        assert len(recorded["revision"]) == 40 and recorded["checksum"].startswith("sha256:")
+        assert len(recorded["revision"]) == 40 and recorded["checksum"].startswith("tensors-sha256:")
     # Another commit of a part changes nothing for a model that names the first.
     hub.commit("me/language-model", {"model.safetensors": b"other weights"})
     card = hub.content("me/talks-2", "README.md").decode()
