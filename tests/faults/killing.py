@@ -15,10 +15,13 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hf_any3d.whole_files import claim
 
 MODES = ("kill", "tear", "full")
 ALL = os.environ.get("ANY3D_FAULTS") == "all"
@@ -128,6 +131,28 @@ def run_child(work: Callable[[], Any], root: Path, at: int | None = None, mode: 
     rest = "\n".join(line for line in lines if not line.startswith("EVENT "))
     how = "killed" if os.WIFSIGNALED(status) else "done" if os.WEXITSTATUS(status) == 0 else "failed"
     return Ending(how, events, rest)
+
+
+@contextmanager
+def held_by_another(lock: Path) -> Iterator[int]:
+    """A process that has claimed a place until it is killed, at the end at the latest; gives its number."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            claim(lock, lock)
+            os.write(tell, b".")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        assert os.read(told, 1) == b"."
+        yield child
+    finally:
+        os.close(told)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def points(events: int, every: int) -> list[int]:

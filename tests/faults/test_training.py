@@ -119,7 +119,8 @@ def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_pa
         )
         if mode == "full" and ending.how == "failed":
             assert "Traceback" not in ending.output, f"{at}: {ending.output}"
-            assert ending.output.splitlines()[-1].startswith(f"error: {output}"), f"{at}: {ending.output}"
+            told = ending.output.splitlines()[-1]
+            assert told.startswith("error: ") and str(output) in told, f"{at}: {ending.output}"
         training.check_interrupted(output)
         if number % 2:  # twice in a row
             training.child(output, (at * 7 + 5) % count, "kill")
