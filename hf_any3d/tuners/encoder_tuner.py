@@ -63,10 +63,10 @@ class EncoderTuner(BaseTuner):
         return peft_config
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Iterator:
-        if adapter_names is not None:
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if (names := kwargs.get("adapter_names")) is not None:
             raise ValueError(
-                f"adapter_names={adapter_names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
+                f"adapter_names={names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
                 "set_adapter(…) and call the model once for each"
             )
         yield
