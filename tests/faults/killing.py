@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import traceback
@@ -155,9 +156,22 @@ def held_by_another(lock: Path) -> Iterator[int]:
         os.waitpid(child, 0)
 
 
+def fill(disk: Path, but: int) -> None:
+    """Fill a disk with a file `ballast`, so that some bytes are left."""
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - but))
+
+
 def points(events: int, every: int) -> list[int]:
     """The events to try: all with ANY3D_FAULTS=all, else every so-manieth."""
     return list(range(0, events, 1 if ALL else every))
+
+
+def report(program: str, mode: str, tried: int, again: int) -> None:
+    """Print what was tried, where everything is."""
+    if ALL:
+        print(
+            f"\n{program}, {mode}: interrupted {tried} times, {again} of them twice in a row; 0 failures", flush=True
+        )
 
 
 def _be_the_child(work: Callable[[], Any], counter: Counter, tell: int) -> None:
