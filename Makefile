@@ -11,6 +11,8 @@ BENCH_ARGS ?=
 MODEL ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+MUTATE_ARGS ?=
+FUZZ_ARGS ?=
 # Tests run in as many processes as there are cores, a file in one of them.
 PYTEST_WORKERS ?= auto
 
@@ -18,14 +20,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # These train for half an hour and are started by hand.
 TRAININGS := $(addprefix examples/benchmarks/,rotary_views.py sound_and_faithful.py)
-FUZZED := tests/data/files/test_damaged_files.py tests/data/catalog/test_mutated_folders.py \
-	tests/data/catalog/test_mutated_trees.py
 SOURCES := conversions examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install browser encoder quickstart demo test test-fast fuzz lint format bench bench-learn clean
+.PHONY: help install browser encoder quickstart demo test test-fast fuzz mutate lint format bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,9 +36,11 @@ install: $(INSTALLED) ## Make VENV (.venv) with PYTHON (python3) and install the
 $(INSTALLED): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
 		f"Python {sys.version.split()[0]} is too old; 3.10 or newer is needed: make install PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --editable '.[dev]'
+	@test -x $(BIN)/python || { echo "1/3 making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "2/3 installing $(TORCH): some 200 MB, or several GB where pip finds no CPU build"
+	@$(BIN)/python -m pip install --quiet $(TORCH)
+	@echo "3/3 installing hf_any3d with its tools: some 400 MB"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 # On a machine where that does not go, the tests that look at pages are skipped.
@@ -62,8 +64,11 @@ test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
-fuzz: $(INSTALLED) ## Damage files of every kind and layout, 10,000 of each, and read them (ANY3D_MUTATIONS)
-	@ANY3D_MUTATIONS=$${ANY3D_MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 0 -s $(FUZZED) $(PYTEST_ARGS)
+fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
+	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time, and see that the tests notice (MUTATE_ARGS)
+	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,15 @@ _NUMBERS = [
     *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
 ]
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""What weights of the published programs are stored in; quantized, complex and 8 bit floats are not read."""
+_LONGEST_NAME = 500
+# How much larger than itself a compressed file may say that it is; weights shrink by a tenth, so this is generous.
+_EXPANSION, _ALWAYS_READ = 20, 64 * 2**20
+# How often tensors of a file may share the same numbers: tied weights do so two or three times.
+_SHARING = 8
+_LOCAL_HEADER = struct.Struct("<26xHH")  # of a member of a zip: lengths of name and extra field
 
 
 def read_checkpoint(
@@ -27,33 +38,33 @@ def read_checkpoint(
 ) -> dict[str, torch.Tensor]:
     """Read the state dict in a file that `torch.save` wrote; nothing but tensors and plain values is ever unpickled.
 
+    Files whose members are stored as they are, are mapped into memory; others, such as repacked and compressed ones,
+    are read. Checksums are compared in both cases.
+
     Args:
         path: The file.
         keys: Where in the file's dict the state dict may be; a file that is nothing but a state dict is taken too.
 
     Returns:
-        Tensors by name, on the CPU, without the `module.` that data-parallel training puts in front.
+        Tensors by name, on the CPU, without the `module.` that data-parallel training puts in front. All are dense
+        and of one of `DTYPES`.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is damaged, holds objects that would run code, or holds no state dict.
+        ValueError: The file is damaged, holds objects that would run code, holds no state dict, or holds tensors that
+            are no plain arrays.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    members = _checked_members(path) if zipfile.is_zipfile(path) else None
+    in_place = members is not None and _is_readable_in_place(path, members)
+    state = _state_dict(path, _load(path, "cpu", in_place), keys)
+    check_tensors(path, state)
     try:
-        # Only the newer of torch's two formats can be read in place.
-        in_place = zipfile.is_zipfile(path)
-        with torch.serialization.safe_globals(_NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=in_place)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path}: not a checkpoint of tensors and plain values ({_first_line(error)}); other objects are refused, "
-            "since reading them runs code of whoever made the file"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
-    return _state_dict(path, content, keys)
+        return without_parallel_prefix(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -65,30 +76,51 @@ def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torc
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if len(plain) < len(state):
         twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]
-        raise ValueError(f"the checkpoint holds tensors that mean the same part: {', '.join(twice)}")
+        raise ValueError(f"the checkpoint holds tensors that mean the same part: {listed(twice)}")
     return plain
 
 
-def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]) -> None:
+def check_finite(state: Mapping[str, torch.Tensor]) -> None:
+    """Make sure that all numbers are finite, also in float32.
+
+    Raises:
+        ValueError: If there are NaN, infinite or larger ones; the tensors are listed.
+    """
+    wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint holds NaN or infinite numbers in {len(wrong)} tensors: {listed(sorted(wrong))}; expected "
+            "finite weights"
+        )
+
+
+def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     """Make sure that tensors are exactly those which are expected.
 
     Args:
         path: The file that they came from, for the message.
         found: Tensors by name.
-        expected: Shapes by name.
+        expected: Tensors of the same shapes, by name; their numbers are not looked at, so they may be on `meta`.
 
     Raises:
-        ValueError: Tensors are missing, left over or of another shape; all are listed.
+        ValueError: Tensors are missing, left over, of another shape, or hold fractions where whole numbers belong or
+            the other way round; all are listed.
     """
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
+    both = sorted(expected.keys() & found.keys())
     shapes = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name])}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name]
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in both
+        if found[name].shape != expected[name].shape
     ]
-    told = [("missing", missing), ("left over", left_over), ("of another shape", shapes)]
-    if problems := [f"{what}: {', '.join(names)}" for what, names in told if names]:
+    types = [
+        f"{name} is {found[name].dtype}, expected {expected[name].dtype}"
+        for name in both
+        if found[name].is_floating_point() != expected[name].is_floating_point()
+    ]
+    told = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
+    if problems := [f"{what}: {listed(names)}" for what, names in told if names]:
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
 
 
@@ -98,17 +130,158 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+def _load(path: Path, device: str, in_place: bool = False) -> Any:
+    try:
+        with torch.serialization.safe_globals(_NUMBERS):
+            return torch.load(path, map_location=device, weights_only=True, mmap=in_place)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path}: not a checkpoint of tensors and plain values ({_first_line(error)}); other objects are refused, "
+            "since reading them runs code of whoever made the file"
+        ) from error
+    # Whatever a crafted file makes torch's reader stumble over, there are a dozen kinds of it, the file is to blame.
+    except Exception as error:
+        raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
+
+
+def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
+    """Compare the checksums of all members of a zip; returns the members by the offset of their content.
+
+    Raises:
+        ValueError: A member is damaged, there twice, or the zip says that it unpacks to many times its size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            members = archive.infolist()
+            size = path.stat().st_size
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > max(_ALWAYS_READ, _EXPANSION * size):
+                raise ValueError(
+                    f"{path}: {size:,} bytes that claim to unpack to {unpacked:,}; expected at most {_EXPANSION} "
+                    "times as many"
+                )
+            if len({member.filename for member in members}) < len(members):
+                raise ValueError(f"{path}: a member is there twice; expected each name once")
+            offsets = {}
+            for member in members:
+                _compare_checksum(path, archive, member)
+                file.seek(member.header_offset)
+                # Lengths in the member's own header count, those in the directory of the zip can be others.
+                lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+                offsets[member.header_offset + _LOCAL_HEADER.size + sum(lengths)] = member
+            return offsets
+    except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error) as error:
+        raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
+
+
+def _compare_checksum(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    try:
+        with archive.open(member) as content:
+            while content.read(2**20):
+                pass
+    # A wrong checksum, fewer bytes than told, a broken or encrypted stream: there is a kind of error for each.
+    except Exception as error:
+        reason = _first_line(error)
+        raise ValueError(f"{path}: damaged, its member {member.filename!r} cannot be read ({reason})") from error
+
+
+def _is_readable_in_place(path: Path, members: Mapping[int, zipfile.ZipInfo]) -> bool:
+    """Whether torch may map a file: every tensor is a whole member that is stored as it is.
+
+    Mapping believes the sizes that tensors claim, and reads whatever lies behind a member that is shorter.
+    """
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+        return False
+    try:
+        content = _load(path, "meta")
+    except ValueError:  # of tensors that meta does not know; reading the file tells what is wrong with it
+        return False
+    tensors = _tensors_in(content)
+    if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors):
+        return False
+    are_all_found = True
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        # Torch works out where most members begin, which is right for files that it wrote itself.
+        member = members.get(getattr(storage, "_checkpoint_offset", -1))
+        if member is None:
+            are_all_found = False
+        elif member.file_size != storage.nbytes():
+            raise ValueError(
+                f"{path}: damaged, its member {member.filename!r} has {member.file_size:,} bytes; its tensor needs "
+                f"{storage.nbytes():,}"
+            )
+    return are_all_found
+
+
+def _tensors_in(content: Any) -> list[torch.Tensor]:
+    found, waiting, seen = [], [content], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend(value)
+    return found
+
+
 def _state_dict(path: Path, content: object, keys: tuple[str, ...]) -> dict[str, torch.Tensor]:
     state = content
     if isinstance(content, Mapping):
         state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        seen = listed(sorted(map(str, content))) if isinstance(content, Mapping) else type(content).__name__
+        seen = type(content).__name__
+        if isinstance(content, Mapping):
+            seen = listed(sorted(key[:_LONGEST_NAME] for key in content if isinstance(key, str))) or "nothing"
         raise ValueError(f"{path}: no state dict; expected one under {' or '.join(map(repr, keys))}, found {seen}")
-    try:
-        return without_parallel_prefix({str(name): tensor for name, tensor in state.items()})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return dict(state)
+
+
+def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Make sure that tensors are plain arrays that lie in the file, so that what follows can count on it.
+
+    Raises:
+        ValueError: If a tensor is sparse, quantized, of a type that is not in `DTYPES`, or larger than what is stored;
+            all are listed. If a name is no text, or very long.
+    """
+    for name in state:
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+            told = f"one of {len(name):,} characters" if isinstance(name, str) else f"a {type(name).__name__}"
+            raise ValueError(f"{path}: names of tensors are text of up to {_LONGEST_NAME} characters; found {told}")
+    wrong, stored, claimed = [], {}, 0
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_nested:
+            wrong.append(f"{name} is {'nested' if tensor.is_nested else tensor.layout}")
+        elif tensor.dtype not in DTYPES or tensor.is_quantized:
+            wrong.append(f"{name} is {tensor.dtype}")
+        elif tensor.device.type != "cpu":
+            wrong.append(f"{name} has no numbers (it is on {tensor.device})")
+        elif tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            wrong.append(f"{name} claims {tensor.numel():,} numbers, more than are stored")
+        else:
+            storage = tensor.untyped_storage()
+            stored[storage.data_ptr()] = storage.nbytes()
+            claimed += tensor.numel() * tensor.itemsize
+    if wrong:
+        raise ValueError(
+            f"{path}: not all tensors are plain arrays of numbers (dense, float16 to float64, integers or bool): "
+            f"{listed(sorted(wrong))}"
+        )
+    if claimed > _SHARING * sum(stored.values()):
+        raise ValueError(f"{path}: tensors claim {claimed:,} bytes, but {sum(stored.values()):,} are stored")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    largest = torch.finfo(torch.float32).max
+    low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
+    return -largest <= low and high <= largest
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hf_any3d.conversions.renaming import Names, rename_tensors
+from hf_any3d.conversions.shapes import as_vector
 
 _PREPROCESSOR = r"modality_preprocessors\.audio\."
 _BLOCK = r"modality_trunks\.audio\.blocks\.(?P<layer>\d+)\."
@@ -39,8 +40,15 @@ def convert_state_dict(original: dict[str, torch.Tensor], heads: int) -> dict[st
         Tensors of an `ImageBindAudioModel`.
 
     Raises:
-        ValueError: If a tensor belongs to no known part, or two to the same; all such names are listed.
+        ValueError: If a tensor belongs to no known part, two to the same, a bias cannot be cut into heads, or there
+            are NaN or infinite numbers in what is kept.
     """
     renamed = rename_tensors(original, NAMES)
-    # Stored as one row of all heads.
-    return {name: tensor.reshape(heads, 1, -1) if "bias_" in name else tensor for name, tensor in renamed.items()}
+    return {name: _by_head(name, tensor, heads) if "bias_" in name else tensor for name, tensor in renamed.items()}
+
+
+def _by_head(name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    row = as_vector(name, tensor)  # stored as one row of all heads
+    if len(row) % heads:
+        raise ValueError(f"{name} has {len(row)} channels; expected a multiple of {heads} heads")
+    return row.reshape(heads, 1, -1)

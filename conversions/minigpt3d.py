@@ -8,6 +8,7 @@ import torch
 
 from hf_any3d.conversions.act.student_names import STUDENT
 from hf_any3d.conversions.renaming import Names, rename_tensors, under
+from hf_any3d.conversions.shapes import as_linear, as_vector
 
 # The Q-Former of BLIP-2, of which only the path of the queries serves.
 QFORMER: Names = {
@@ -92,16 +93,17 @@ def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
         for alias, counts in ALIASES.items():
             if name.startswith(alias):
                 name = counts + name.removeprefix(alias)
-        if not torch.equal(kept.setdefault(name, tensor), tensor):
+        first = kept.setdefault(name, tensor)
+        if first is not tensor and (first.dtype != tensor.dtype or not torch.equal(first, tensor)):
             raise ValueError(f"{name}: the file holds it twice, with different values")
     return kept
 
 
 def _reshaped(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if ".class_token." in name:
-        return tensor.flatten()
+        return as_vector(name, tensor)
     if ".queries." in name:
-        return tensor[0]  # (1, num_query_tokens, hidden): an axis for the batch
-    if ".patch_encoder." in name and tensor.ndim == 3:
-        return tensor[..., 0]  # (out, in, 1): a convolution over single points
-    return tensor
+        if tensor.ndim != 3 or len(tensor) != 1:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected (1, queries, channels)")
+        return tensor[0]
+    return as_linear(name, tensor) if ".patch_encoder." in name else tensor

@@ -77,7 +77,7 @@ def bridge_sizes(state: _State) -> dict[str, Any]:
 
 def lora_rank(state: _State, part: str) -> int | None:
     """Rank of the LoRA below a prefix; None where there is none."""
-    ranks = (len(tensor) for name, tensor in state.items() if name.startswith(part) and ".lora_A." in name)
+    ranks = (size_of(state, name) for name in state if name.startswith(part) and ".lora_A." in name)
     return next(ranks, None)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from hf_any3d.conversions.renaming import Names, rename_tensors
+from hf_any3d.conversions.shapes import join_rows, size_of
 
 _LAYER = r"(transformer\.h|model\.layers)\.(?P<layer>\d+)\."
 _TO = "model.layers.{layer}."
@@ -50,7 +51,7 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
             parts = [f"{layer.removesuffix(part)}{third}.{kind}" for third in _THIRDS]
             if missing := [third for third in parts if third not in state]:
                 raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
-            stacked = torch.cat([state[third] for third in parts])
+            stacked = join_rows(parts, [state[third] for third in parts])
             fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(name, stacked, num_attention_heads)
         elif part not in _THIRDS:
             fused[name] = tensor
@@ -59,16 +60,18 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
 
 def _by_head(name: str, stacked: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows `(query | key | value, head, channel)` in the order `(head, query | key | value, channel)`."""
-    if len(stacked) % (3 * heads):
-        raise ValueError(f"{name} has {len(stacked)} rows; expected a multiple of 3 times {heads} heads")
+    if not stacked.ndim or len(stacked) % (3 * heads):
+        raise ValueError(
+            f"{name} has shape {tuple(stacked.shape)}; expected rows in a multiple of 3 times {heads} heads"
+        )
     return stacked.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def _with_norms(state: dict[str, torch.Tensor], heads: int) -> dict[str, torch.Tensor]:
     complete = dict(state)
-    for name, norm in state.items():
+    for name in state:
         if match := re.fullmatch(r"(model\.layers\.\d+\.)input_layernorm\.weight", name):
-            layer, width = match[1], len(norm)
+            layer, width = match[1], size_of(state, name)
             added = {f"{layer}post_layernorm.weight": torch.ones(width)}
             for part in ("q", "k"):
                 added |= {

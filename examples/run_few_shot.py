@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from hf_any3d.training.folds import SUMMARY, run_folds
+from hf_any3d.training.program import run_program
 
 
 def load_program(path: Path) -> ModuleType:
@@ -67,4 +68,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -148,4 +148,4 @@ def main(argv: list[str] | None = None) -> RunReport:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_program(main)

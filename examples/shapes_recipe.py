@@ -76,19 +76,21 @@ def build_model(seed: int, names: list[str]) -> PeftModel:
 
 
 def build_wrapper(
-    seed: int, names: list[str], encoder: str | os.PathLike = ENCODER, **changes: Any
+    seed: int, names: list[str], encoder: str | os.PathLike | None = None, **changes: Any
 ) -> Any2PointForPointCloudClassification:
     """`build_model` before it gets its adapters.
 
     Args:
         seed: see `build_model`.
         names: see `build_model`.
-        encoder: hub name or directory of another encoder.
+        encoder: hub name or directory of another encoder than `ENCODER`.
         **changes: settings of `MODEL` to change, or others of `Any2PointConfig`.
     """
     set_seed(seed)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    return Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **labels, **{**MODEL, **changes})
+    return Any2PointForPointCloudClassification.from_encoder_pretrained(
+        encoder or ENCODER, **labels, **{**MODEL, **changes}
+    )
 
 
 def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **changes: Any) -> PeftModel:

@@ -10,6 +10,8 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 
+MOST_POINTS = 10_000_000
+"""Points that a processor gives a cloud at most; settings of strangers may ask for more than a computer holds."""
 FEATURES = ("xyz", *ATTRIBUTES)
 SAMPLINGS = ("random", "farthest", "first")
 SCALES = ("unit_sphere", None)
@@ -89,7 +91,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
         if unknown:
             raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
         super().__init__(**kwargs)
-        self.num_points = _whole("num_points", num_points, 1)
+        self.num_points = _whole("num_points", num_points, 1, MOST_POINTS)
         self.center = _one_of("center", center, CENTERINGS)
         self.scale = _one_of("scale", scale, SCALES)
         self.sampling = _one_of("sampling", sampling, SAMPLINGS)
@@ -99,7 +101,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
         self.min_squared_norm = min_squared_norm
         self.features = _features(features)
         self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
-        self.min_points = _whole("min_points", min_points, 1)
+        self.min_points = _whole("min_points", min_points, 1, MOST_POINTS)
         self.seed = None if seed is None else _whole("seed", seed, 0)
         self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
         if block_size is not None and not block_size > 0:
@@ -134,7 +136,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
             ValueError: if a cloud has too few points, NaN or infinite coordinates, only equal points, or lacks a
                 feature; names the cloud. PointCloudFileError, a ValueError, if a file cannot be read.
         """
-        num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1)
+        num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1, MOST_POINTS)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
@@ -237,8 +239,11 @@ class PointCloudProcessor(FeatureExtractionMixin):
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+def _whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if is_whole and least <= value < 2**63 and value > most:
+        raise ValueError(f"{name}: {value}; expected {least} to {most:,}")
+    if not is_whole or not least <= value <= most:
         raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
     return int(value)
 

@@ -1,6 +1,6 @@
 """The one place that tells transformers, PEFT and datasets what we have, so that their own entry points find it.
 
-Importing `hf_any3d` runs `register()`. Three functions of those libraries have no public way to learn what we need;
+Importing `hf_any3d` runs `register()`. Five functions of those libraries have no public way to learn what we need;
 they are wrapped here, act on our models only, and are held by tests.
 """
 
@@ -13,8 +13,10 @@ import sys
 import warnings
 from typing import Any
 
+import torch
 import transformers
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftType
+from peft import auto as peft_auto
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -150,6 +152,8 @@ def register() -> None:
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
     _open_our_adapter_repositories()
+    _open_our_adapters_as_peft_models()
+    _refuse_prompts_of_words()
     _know_our_feature()
 
 
@@ -178,8 +182,13 @@ def _save_our_config_beside_adapters() -> None:
 
     @functools.wraps(original)
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
-        original(self, save_directory, *args, **kwargs)
         model = self.get_base_model()
+        for config in self.peft_config.values():
+            if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
+                # What was never opened as a whole stands on its encoder alone.
+                config.base_model_name_or_path = model.config.encoder_name_or_path
+                config.revision = config.revision or model.config.encoder_revision
+        original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterDoorsMixin) or not kwargs.get("is_main_process", True):
             return
         model.config.architectures = [type(model).__name__]
@@ -237,6 +246,109 @@ def _open_our_adapter_repositories() -> None:
     find_adapter_config_file._knows_our_models = True
     auto_factory.find_adapter_config_file = find_adapter_config_file
     transformers.pipelines.find_adapter_config_file = find_adapter_config_file
+
+
+def _open_our_adapters_as_peft_models() -> None:
+    """Let `AutoPeftModel` open a repository of an adapter on one of our models by its own config.
+
+    It opens the base model by the class that the adapter names, where that class is of a library that it knows, and
+    with that class's defaults. With ours all but the pretrained part lies in the adapter's repository.
+    """
+    original = peft_auto._BaseAutoPeftModel.from_pretrained.__func__
+    if getattr(original, "_knows_our_models", False):
+        return
+
+    @functools.wraps(original)
+    def from_pretrained(
+        cls: type,
+        pretrained_model_name_or_path: str | os.PathLike,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PeftConfig | None = None,
+        revision: str | None = None,
+        import_allowlist: list[str] | None = None,
+        **kwargs: Any,
+    ) -> PeftModel:
+        hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
+        hub |= {} if revision is None else {"revision": revision}
+        recorded = _our_config(pretrained_model_name_or_path, hub)
+        task_type = PeftConfig.from_pretrained(pretrained_model_name_or_path, **hub).task_type
+        expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
+        # With another task type the original says which class opens it.
+        if recorded is None or cls._target_peft_class is not expected:
+            return original(
+                cls,
+                pretrained_model_name_or_path,
+                adapter_name=adapter_name,
+                is_trainable=is_trainable,
+                config=config,
+                revision=revision,
+                import_allowlist=import_allowlist,
+                **kwargs,
+            )
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
+        model_class = _class_of_saved(recorded)
+        base = model_class.build_around_pretrained(
+            os.fspath(pretrained_model_name_or_path),
+            model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
+            hub,
+            dtype=dtype,
+            device_map=kwargs.get("device_map"),
+            **loading,
+        )
+        model = expected.from_pretrained(
+            base,
+            os.fspath(pretrained_model_name_or_path),
+            adapter_name=adapter_name,
+            is_trainable=is_trainable,
+            config=config,
+            revision=revision,
+            **kwargs,
+        )
+        return model.to(dtype) if model_class._one_precision and dtype is not None else model
+
+    from_pretrained._knows_our_models = True
+    peft_auto._BaseAutoPeftModel.from_pretrained = classmethod(from_pretrained)
+
+
+def _refuse_prompts_of_words() -> None:
+    """Let PEFT's prompt methods say why they do not fit our models, before they change anything.
+
+    They learn vectors among the embeddings of words. PEFT looks for these by the size of a vocabulary, and where it
+    finds none it fails with other words, or with the first call.
+    """
+    original = PeftModel.add_adapter
+    if getattr(original, "_knows_our_models", False):
+        return
+
+    @functools.wraps(original)
+    def add_adapter(self: PeftModel, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        if peft_config.is_prompt_learning:
+            model, method = self.base_model, peft_config.peft_type
+            if isinstance(model, AdapterDoorsMixin):
+                raise ValueError(
+                    f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
+                    "another method, such as PromptTokensConfig of hf_any3d, which puts prompts beside point tokens"
+                )
+            if isinstance(model, MiniGPT3DForConditionalGeneration) and method != PeftType.PREFIX_TUNING:
+                raise ValueError(
+                    f"{method.value} hands embeddings to {type(model).__name__} in place of input_ids, which say "
+                    "where clouds stand; expected PREFIX_TUNING, or a method of weights such as LORA"
+                )
+        original(self, adapter_name, peft_config, *args, **kwargs)
+
+    add_adapter._knows_our_models = True
+    PeftModel.add_adapter = add_adapter
+
+
+def _class_of_saved(config: dict[str, Any]) -> type[transformers.PreTrainedModel]:
+    """The class that a config.json of ours was saved by."""
+    base, heads = next(models for ours, models in MODELS.items() if ours.model_type == config["model_type"])
+    classes = {model.__name__: model for model in (base, *(model for models in heads.values() for model in models))}
+    return next((classes[name] for name in config.get("architectures") or () if name in classes), base)
 
 
 def _our_config(model_id: str | os.PathLike, kwargs: dict[str, Any]) -> dict[str, Any] | None:

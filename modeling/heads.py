@@ -72,10 +72,20 @@ class ClassificationHead(nn.Module):
         self.out = nn.Linear(inputs[-1], num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of pooled features."""
+        """Logits of pooled features of any precision, in the head's own."""
+        features = in_precision_of(self, features)
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
             features = dropout(torch.relu(norm(linear(features))))
         return self.out(features)
+
+
+def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Cast values to the precision of a module's weights, which may differ from that of the part in front of it.
+
+    An encoder may be kept in half precision under a head that trains in full precision, and the other way round.
+    """
+    own = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), values.dtype)
+    return values.to(own)
 
 
 def pool(hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1) -> torch.Tensor:

@@ -7,7 +7,15 @@ import peft
 import pytest
 import torch
 import transformers
-from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
+from peft import (
+    AutoPeftModel,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, BertModel
 from transformers.models.auto import auto_factory
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -15,6 +23,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 import hf_any3d
 from hf_any3d import registration
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointModel
+from tests.common.models import minigpt3d
+from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 
 
@@ -146,3 +156,26 @@ def test_config_beside_an_adapter_names_the_class_to_open(tmp_path):
     assert features(clouds()).pooler_output.shape == (3, 96)
     with pytest.raises(ValueError, match="holds a Any2PointModel, which Any2PointForPointCloudClassification cannot"):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(tmp_path / "features")
+
+
+@pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+def test_prompt_methods_of_peft_are_refused_by_models_without_words(method):
+    with pytest.raises(ValueError, match=r"_TUNING learns embeddings of words, and Any2PointForPoint.* reads none"):
+        get_peft_model(tiny_model(), method(task_type="SEQ_CLS", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match=r"_TUNING learns embeddings of words, and ActModel reads none"):
+        get_peft_model(tiny_act(hf_any3d.ActModel), method(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2))
+
+
+@pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig])
+def test_prompts_in_place_of_ids_are_refused_where_clouds_stand_among_ids(method):
+    with pytest.raises(ValueError, match="in place of input_ids, which say where clouds stand; expected PREFIX_TUNI"):
+        get_peft_model(minigpt3d(), method(task_type="CAUSAL_LM", num_virtual_tokens=2))
+
+
+def test_prompt_methods_still_work_on_models_of_words():
+    model = get_peft_model(
+        BertModel.from_pretrained(saved_encoder("bert")),
+        PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2),
+    )
+    words = torch.tensor([[3, 4, 5]])
+    assert model(input_ids=words).last_hidden_state.shape == (1, 5, 48)

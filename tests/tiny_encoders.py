@@ -126,6 +126,7 @@ _OWN_SIZES = {
     "unispeech-sat": _SPEECH,
     "wavlm": _SPEECH | {"num_buckets": 16, "max_bucket_distance": 40},
 }
+HEADS = ("classifier", "propagation", "segmenter", "category_embedding")
 # The smallest model that keeps every part: three stages, several tokens in a cell, a hidden layer in the head.
 SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_blocks": (1, 1, 1), "head_widths": (16,)}
 
@@ -167,13 +168,28 @@ def saved_encoder(model_type: str) -> str:
 def tiny_model(
     encoder: str = "bert",
     model_class: type[Any2PointPreTrainedModel] = Any2PointForPointCloudClassification,
+    clear: bool = False,
     **kwargs: Any,
 ) -> Any2PointPreTrainedModel:
-    """A model of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub."""
+    """A model of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub.
+
+    A fresh head starts so small that its logits are all but zero; `clear` asks for `with_clear_answers`.
+    """
     source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, *composite_checkpoints()) else encoder
     torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
-    return model_class.from_encoder_pretrained(source, **settings)
+    model = model_class.from_encoder_pretrained(source, **settings)
+    return with_clear_answers(model) if clear else model
+
+
+@torch.no_grad()
+def with_clear_answers(model: PreTrainedModel, seed: int = 7) -> PreTrainedModel:
+    """Give the head weights that make logits of order one, so that no tolerance exceeds what it compares."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.partition(".")[0] in HEADS and parameter.ndim > 1:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (4 / parameter.shape[1]) ** 0.5)
+    return model
 
 
 def tiny_scene_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForSemanticSegmentation:

@@ -11,7 +11,8 @@ from hf_any3d.conversions.act.kinds import check_kind
 from hf_any3d.conversions.act.pretraining_names import PRETRAINING
 from hf_any3d.conversions.act.student_names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER, STUDENT
 from hf_any3d.conversions.checkpoints import without_parallel_prefix
-from hf_any3d.conversions.renaming import Names, rename_tensors, under
+from hf_any3d.conversions.renaming import Names, fits, rename_tensors, under
+from hf_any3d.conversions.shapes import as_linear, as_vector, join_rows, size_of
 
 # A layer that reads points and something else side by side, our two layers, and the tensor with a row for each column
 # of points, which are xyz where none is told.
@@ -54,15 +55,7 @@ def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
     if not names:
         return None
     # Of a teacher of another kind at least one name fits no pattern.
-    return next((kind for kind, table in TEACHERS.items() if not _left_over(names, table)), None)
-
-
-def _left_over(tensors: Mapping[str, torch.Tensor], names: Names) -> bool:
-    try:
-        rename_tensors(tensors, names)
-    except ValueError:
-        return True
-    return False
+    return next((kind for kind, table in TEACHERS.items() if fits(names, table)), None)
 
 
 def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
@@ -85,17 +78,15 @@ def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tens
         first = name.replace(".deep_", ".")
         if first not in joined:
             raise ValueError(f"the checkpoint lacks tensors: the first layer's part of {first}")
-        joined[first] = torch.cat([joined[first], tensor])
+        joined[first] = join_rows((first, name), (joined[first], tensor))
     return joined
 
 
 def _take_apart(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Give the columns for points, which come first, and the others of a joined layer to two layers."""
     for joined, points, others, like in _JOINED:
-        lacking = [name for name in (joined, like) if name not in (None, *converted)]
-        if lacking:
-            raise ValueError(f"the checkpoint lacks tensors: {', '.join(lacking)}")
-        columns = 3 if like is None else len(converted[like])
+        size_of(converted, joined, 1)
+        columns = 3 if like is None else size_of(converted, like)
         weight = converted.pop(joined)
         converted |= {points: weight[:, :columns], others: weight[:, columns:]}
     return converted
@@ -103,9 +94,9 @@ def _take_apart(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if name.endswith(_VECTORS):
-        return tensor.flatten()
+        return as_vector(name, tensor)
     if name == "category_embedding.weight":
         # A layer that reads one-hot categories.
-        return tensor.flatten(1).T
-    # Convolutions of kernel size 1 are linear layers here.
-    return tensor.flatten(1) if name.endswith("weight") and tensor.ndim > 2 else tensor
+        size_of({name: tensor}, name, 1)
+        return as_linear(name, tensor).T
+    return as_linear(name, tensor) if name.endswith("weight") else tensor

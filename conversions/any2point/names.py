@@ -8,6 +8,8 @@ from collections import defaultdict
 import torch
 
 from hf_any3d.conversions.any2point.variants import BLOCK, MODEL, Names, Variant
+from hf_any3d.conversions.checkpoints import check_finite, listed
+from hf_any3d.conversions.shapes import as_linear, as_vector, split_rows, stack
 
 _STAGE = r"patch_embed\.EncP\.LGA_list\.(?P<stage>\d)\.linear2\.(?P<block>\d)\."
 _OUR_STAGE = MODEL + "point_tokenizer.stages.{stage}.blocks.{block}."
@@ -79,7 +81,8 @@ def convert_state_dict(
         PEFT stores them.
 
     Raises:
-        ValueError: If a tensor belongs to no known part, or two belong to the same; all such names are listed.
+        ValueError: If a tensor belongs to no known part, two belong to the same, tensors cannot be split, stacked or
+            reshaped, or there are NaN or infinite numbers.
     """
     encoder: dict[str, torch.Tensor] = {}
     trained: dict[str, torch.Tensor] = {}
@@ -96,25 +99,27 @@ def convert_state_dict(
             twice.append(f"{first} and {name}")
             continue
         owners[names[0]] = name
-        for ours, piece in zip(names, tensor.chunk(len(names)) if len(names) > 1 else (tensor,), strict=True):
+        for ours, piece in zip(
+            names, split_rows(name, tensor, len(names)) if len(names) > 1 else (tensor,), strict=True
+        ):
             stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours)
             if stacked is None:
                 (encoder if frozen else trained)[ours] = _reshape(ours, piece)
             elif piece.ndim:  # our stacked norms do not count batches
                 stacks[stacked[1]][int(stacked[2])] = piece
     if unknown:
-        raise ValueError(f"the checkpoint holds tensors that belong to no known part: {', '.join(sorted(unknown))}")
+        raise ValueError(f"the checkpoint holds tensors that belong to no known part: {listed(sorted(unknown))}")
     if twice:
-        raise ValueError(f"the checkpoint holds tensors that mean the same part: {', '.join(sorted(twice))}")
+        raise ValueError(f"the checkpoint holds tensors that mean the same part: {listed(sorted(twice))}")
     for name, views in stacks.items():
         if gaps := set(range(max(views) + 1)) - views.keys():
             raise ValueError(f"the checkpoint lacks tensors: {', '.join(f'{name}[{view}]' for view in sorted(gaps))}")
-        trained[name] = torch.stack([views[view] for view in sorted(views)])
+        trained[name] = stack([f"{name}[{view}]" for view in sorted(views)], [views[view] for view in sorted(views)])
+    check_finite(original)
     return encoder, trained
 
 
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if "class_token" in name:
-        return tensor.flatten()
-    # Convolutions of kernel size 1 are linear layers here.
-    return tensor.flatten(1) if name.endswith("weight") and tensor.ndim > 2 else tensor
+        return as_vector(name, tensor)
+    return as_linear(name, tensor) if name.endswith("weight") else tensor

@@ -11,6 +11,7 @@ import typer
 from hf_any3d.cli.failures import tell, told_in_one_line
 from hf_any3d.cli.opening import open_chat
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import printable, say
 
 HELP = "/open FILE talks about another cloud, /restart begins anew, /quit leaves; Ctrl-C stops an answer."
 
@@ -47,7 +48,7 @@ def chat(
 
         torch.manual_seed(seed)
     if sys.stdin.isatty():
-        typer.echo(HELP)
+        say(HELP)
     while (line := _read_line()) is not None:
         command, _, rest = line.partition(" ")
         if command == "/quit":
@@ -95,7 +96,7 @@ def _answer(session: Any, question: str) -> None:
     try:
         for piece in pieces:
             # A model's words are not to steer the terminal.
-            typer.echo("".join(char for char in piece if char.isprintable() or char == "\n"), nl=False)
+            typer.echo(printable(piece, keep="\n"), nl=False)
             sys.stdout.flush()
     except KeyboardInterrupt:
         pieces.close()

@@ -10,6 +10,7 @@ import typer
 from hf_any3d.cli.convert_minigpt3d import minigpt3d, minigpt3d_parts
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import say
 
 convert = typer.Typer(help="Convert original checkpoints.", no_args_is_help=True)
 convert.command()(minigpt3d)
@@ -59,7 +60,7 @@ def any2point(
         facts = convert_any2point(
             checkpoint, variant, output, encoder=encoder, revision=revision, store_encoder=store_encoder
         )
-    typer.echo(
+    say(
         f"{facts['output']}: {facts['trained_parameters']:,} trained parameters, {facts['bytes'] / 1e6:,.1f} MB, "
         f"encoder {facts['encoder']}"
     )
@@ -76,7 +77,7 @@ def imagebind_audio(checkpoint: Annotated[Path, _CHECKPOINT], output: Annotated[
         from hf_any3d.converting import convert_imagebind_audio
 
         facts = convert_imagebind_audio(checkpoint, output)
-    typer.echo(f"{facts['output']}: {facts['parameters']:,} parameters")
+    say(f"{facts['output']}: {facts['parameters']:,} parameters")
 
 
 @convert.command()
@@ -147,4 +148,4 @@ def act(
         )
     told = "" if facts["teacher"] is None else f", teacher {facts['teacher']}"
     size = f"{facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB"
-    typer.echo(f"{facts['output']}: {facts['model']}, {size}{told}")
+    say(f"{facts['output']}: {facts['model']}, {size}{told}")

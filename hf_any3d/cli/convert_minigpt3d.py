@@ -9,6 +9,7 @@ import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import say
 
 _OUTPUT = typer.Option(help="Directory to make.", show_default=False)
 _POINT_ENCODER = typer.Option(help="The point encoder's file, point_model.pth.", show_default=False)
@@ -81,12 +82,12 @@ def minigpt3d(
             group_size=group_size,
         )
     for file, held in facts["stages"].items():
-        typer.echo(f"{file}: {held}")
+        say(f"{file}: {held}")
     if facts["fresh"]:
-        typer.echo(f"no file has {', '.join(facts['fresh'])}; they are as training begins them")
+        say(f"no file has {', '.join(facts['fresh'])}; they are as training begins them")
     for part, place in facts["named"].items():
-        typer.echo(f"{part.replace('_', ' ')}: in {place}, which has to stay there")
-    typer.echo(f"{facts['output']}: {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB")
+        say(f"{part.replace('_', ' ')}: in {place}, which has to stay there")
+    say(f"{facts['output']}: {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB")
 
 
 def minigpt3d_parts(
@@ -111,7 +112,7 @@ def minigpt3d_parts(
             group_size=group_size,
         )
     for part, parameters in facts["parameters"].items():
-        typer.echo(f"{output / part}: {parameters:,} parameters")
+        say(f"{output / part}: {parameters:,} parameters")
 
 
 def _converting() -> Any:

@@ -13,6 +13,7 @@ import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.opening import open_chat
+from hf_any3d.messages import say
 
 
 def demo(
@@ -45,15 +46,15 @@ def demo(
 
         shapes = ExampleShapes(examples)
         _must_be_free(host, port)
-        typer.echo(f"loading {model}; the first time, its weights are fetched …")
+        say(f"loading {model}; the first time, its weights are fetched …")
         pipe = _open(model, device, template)
-        typer.echo(f"{len(shapes.names)} shapes to choose from; opening the page …")
+        say(f"{len(shapes.names)} shapes to choose from; opening the page …")
         from hf_any3d.demo.conversation import Conversation
         from hf_any3d.demo.page import DemoPage
 
         page = DemoPage(model, shapes, partial(Conversation, pipe, template, context)).open(host, port, share)
         for address in filter(None, (page.local_url, page.share_url)):
-            typer.echo(f"open {address} in a browser; Ctrl-C ends")
+            say(f"open {address} in a browser; Ctrl-C ends")
     page.block_thread()
 
 
@@ -71,5 +72,5 @@ def _open(model: str, device: str | None, template: str | None) -> Any:
     pipe = open_chat(model, device, template)
     seconds = time.monotonic() - start
     size = sum(parameter.numel() for parameter in pipe.model.parameters())
-    typer.echo(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype}) in {seconds:.0f} s")
+    say(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype}) in {seconds:.0f} s")
     return pipe

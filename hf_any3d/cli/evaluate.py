@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import say, say_json
 
 
 def evaluate(
@@ -22,7 +22,10 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Settings file of the training program: names data, options and transforms of votes."),
+        typer.Option(
+            help="Settings file of the training program: names the dataset or its files, options, validation share "
+            "and transforms of votes. The split is the one that a training by it has."
+        ),
     ] = None,
     data_dir: Annotated[
         str | None, typer.Option(help="Where the files of the dataset lie.", show_default=False)
@@ -69,12 +72,12 @@ def evaluate(
         with contextlib.redirect_stdout(sys.stderr):
             metrics, by_class = _judge(model, recipe, words, split, batch_size, max_samples, seed, cpu)
     if as_json:
-        typer.echo(json.dumps({"metrics": metrics, "class_accuracy": by_class}, indent=2, ensure_ascii=False))
+        say_json({"metrics": metrics, "class_accuracy": by_class})
         return
     wide = max(map(len, metrics))
     for name, values in metrics.items():
         shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
-        typer.echo(f"{name:<{wide}}  {shares}   loss {values['loss']:.4f}")
+        say(f"{name:<{wide}}  {shares}   loss {values['loss']:.4f}")
 
 
 def _words(**given: str | int | list[str] | None) -> list[str]:
@@ -99,14 +102,21 @@ def _judge(
     from hf_any3d.registration import register
     from hf_any3d.training.arguments import parse_arguments
     from hf_any3d.training.evaluation import HowToJudge, evaluate_classifier
-    from hf_any3d.training.protocol import ProtocolArguments
+    from hf_any3d.training.program import load_splits
+    from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.settings import DataArguments
 
     register()
     file = [] if recipe is None else [str(recipe)]
     kinds = (DataArguments, ProtocolArguments)
     data, protocol = parse_arguments(kinds, [*file, *words], others_in_file=True)
-    rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
+    if recipe is None:
+        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
+    else:
+        splits, _ = apply_protocol(*load_splits(data), protocol)
+        if split not in splits:
+            raise ValueError(f"{recipe}: its data have no split {split!r}; there are {', '.join(splits)}")
+        rows = splits[split]
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
     return evaluate_classifier(model, rows, split, HowToJudge(data, protocol, batch_size, seed, cpu))

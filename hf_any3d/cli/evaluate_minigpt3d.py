@@ -13,6 +13,7 @@ import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import opened, say, say_json
 
 if TYPE_CHECKING:
     from hf_any3d.evaluating import Judge
@@ -123,12 +124,17 @@ def evaluate_minigpt3d(
                 judge, judge_model, judge_revision, judge_url, judge_key_variable, own_judge, device, classes
             )
             if model is not None:
-                generate, about = open_model(model, revision, device)
+                with opened(model):
+                    generate, about = open_model(model, revision, device)
                 load = _loader(data_dir, further, max_samples)
                 answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
             encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
             summary = judge_protocols(protocols, output_dir, looks, classes, prompts, encoders, seed)
-    typer.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else _table(summary))
+    if as_json:
+        say_json(summary)
+        return
+    for line in _table(summary):
+        say(line)
 
 
 def _object(option: str, text: str | None) -> dict[str, Any]:
@@ -196,7 +202,7 @@ def _loader(data_dir: str | None, further: dict[str, Any], max_samples: int | No
     return load
 
 
-def _table(summary: dict[str, dict[str, Any]]) -> str:
+def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for name, told in summary.items():
         revision = f" at {told['revision']}" if told["revision"] else ""
@@ -209,7 +215,7 @@ def _table(summary: dict[str, dict[str, Any]]) -> str:
                 lines.append(f"  {metric}: {value['not_available']}")
             else:
                 lines.append(f"  {metric} {_number(value['score'])}   {value['made_with']}")
-    return "\n".join(lines)
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import opened, say
 
 
 def export(
@@ -33,13 +34,14 @@ def export(
         from hf_any3d.exporting import export_file
         from hf_any3d.processing import PointCloudProcessor
 
-        loaded = AutoModelForPointCloudClassification.from_pretrained(model, revision=revision)
+        with opened(model):
+            loaded = AutoModelForPointCloudClassification.from_pretrained(model, revision=revision)
         try:
             processor = PointCloudProcessor.from_pretrained(model, revision=revision)
         except OSError:  # A model that was saved without one.
             processor = None
         made = export_file(loaded, output, format, processor=processor)
-    typer.echo(
+    say(
         f"{made.path}: {made.bytes / 1e6:,.1f} MB; logits differ by at most {made.worst_difference:.1e}; "
         f"settings in {made.settings}"
     )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from hf_any3d.messages import one_line, say
+
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
@@ -20,4 +22,4 @@ def told_in_one_line() -> Iterator[None]:
 
 def tell(error: Exception | str) -> None:
     """Print an error on stderr."""
-    typer.echo(f"error: {str(error).strip()}", err=True)
+    say(f"error: {one_line(error)}", is_error=True)

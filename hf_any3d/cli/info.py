@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import opened, say, say_json
 
 
 def info(
@@ -26,13 +26,14 @@ def info(
         quieten_libraries()
         from hf_any3d.model_facts import model_facts
 
-        facts = model_facts(model, revision)
+        with opened(model):
+            facts = model_facts(model, revision)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        say_json(facts)
         return
     wide = max(len(name) for name in facts)
     for name, value in facts.items():
-        typer.echo(f"{name:<{wide}}  {_plain(value)}")
+        say(f"{name:<{wide}}  {_plain(value)}")
 
 
 def _plain(value: Any) -> str:

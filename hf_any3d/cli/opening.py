@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_any3d.messages import opened
+
 
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """A pipeline around a directory or hub repository, on the fastest device unless one is named."""
@@ -12,7 +14,8 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
     from hf_any3d.registration import register
 
     register()
-    return pipeline(task, model=model, device=device)
+    with opened(model):
+        return pipeline(task, model=model, device=device)
 
 
 def open_chat(model: str, device: str | None, template: str | None) -> Any:
@@ -22,5 +25,6 @@ def open_chat(model: str, device: str | None, template: str | None) -> Any:
         ValueError: If its processor has no template of this name.
     """
     pipe = open_pipeline("point-cloud-text-to-text", model, device)
-    pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)  # a wrong name is told now
+    with opened(model):  # a wrong name is told now
+        pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
     return pipe

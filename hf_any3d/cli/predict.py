@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from hf_any3d.cli.failures import tell, told_in_one_line
 from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import printable, say, say_json
 
 # From this many files on a progress bar is shown.
 MANY = 20
@@ -123,19 +123,19 @@ def _named(path: Path, error: Exception) -> str:
 
 def _print_json(answers: Iterator[dict[str, Any]]) -> int:
     told = list(answers)
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    say_json(told)
     return sum("error" in answer for answer in told)
 
 
 def _print_table(answers: Iterator[dict[str, Any]], paths: list[Path], classify: Any) -> int:
-    wide = max(len(str(path)) for path in paths)
-    label_wide = max(len(name) for name in classify.model.config.id2label.values())
+    wide = max(len(printable(path)) for path in paths)
+    label_wide = max(len(printable(name)) for name in classify.model.config.id2label.values())
     failed = 0
     for answer in answers:
         if "error" in answer:
             failed += 1
             tell(answer["error"])
             continue
-        cells = [f"{p['label']:<{label_wide}} {100 * p['score']:5.1f} %" for p in answer["predictions"]]
-        typer.echo(f"{answer['file']:<{wide}}  " + "   ".join(cells))
+        cells = [f"{printable(p['label']):<{label_wide}} {100 * p['score']:5.1f} %" for p in answer["predictions"]]
+        say(f"{printable(answer['file']):<{wide}}  " + "   ".join(cells))
     return failed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.predict import find_files
 from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import printable, say, say_json
 
 _FILES, _VIEWS = (".ply", ".obj", ".npz"), (".html", ".png")
 
@@ -49,13 +49,13 @@ def reconstruct(
         if ending:
             _write(output, ending, answers, [path.name for path in paths])
     if as_json:
-        typer.echo(json.dumps([_told(path, answer) for path, answer in zip(paths, answers, strict=True)], indent=2))
+        say_json([_told(path, answer) for path, answer in zip(paths, answers, strict=True)])
         return
-    wide = max(len(str(path)) for path in paths)
+    wide = max(len(printable(path)) for path in paths)
     for path, answer in zip(paths, answers, strict=True):
         distances = "   ".join(f"CD-{n.upper()} {1000 * answer[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
         codes = f"{len(set(answer['token_ids'].tolist()))} codes for {len(answer['token_ids'])} patches"
-        typer.echo(f"{path!s:<{wide}}  {distances}   F-score {answer['f_score']:.3f}   {codes}")
+        say(f"{printable(path):<{wide}}  {distances}   F-score {answer['f_score']:.3f}   {codes}")
 
 
 def _answers(

@@ -10,17 +10,15 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.conversions.act import convert_act_state_dict, teacher_of
-from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.checkpoints import read_checkpoint
 from hf_any3d.converting.act_card import write_card
 from hf_any3d.converting.act_datasets import UNLABELLED
-from hf_any3d.converting.act_models import Choices, build
-from hf_any3d.converting.act_teacher import unread_tensors
+from hf_any3d.converting.act_models import Choices, build, unread_by
 from hf_any3d.converting.directory import new_directory
 from hf_any3d.processing import PointCloudProcessor
 
 # Segmentation has a key of its own.
 _KEYS = ("base_model", "model_state_dict")
-_AUTOENCODER = "autoencoder."
 
 
 def convert_act(
@@ -58,7 +56,7 @@ def convert_act(
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith(f"{checkpoint}: ") else f"{checkpoint}: {text}") from error
-        _fill(checkpoint, model, state, kept=chosen.teacher is None)
+        _fill(model, state, kept=chosen.teacher is None)
         model.save_pretrained(directory)
         processor = dict(trained_on.processor if trained_on else UNLABELLED)
         processor |= {} if chosen.num_points is None else {"num_points": chosen.num_points}
@@ -74,18 +72,12 @@ def convert_act(
     }
 
 
-def _fill(checkpoint: str | os.PathLike, model: PreTrainedModel, state: dict[str, torch.Tensor], kept: bool) -> None:
+def _fill(model: PreTrainedModel, state: dict[str, torch.Tensor], kept: bool) -> None:
     """Load tensors into a model; `kept` says that its teacher has no other source."""
     own = model.state_dict()
-    encoder = next((f"{part}encoder." for part in ("", _AUTOENCODER) if f"{part}codebook.weight" in own), None)
-    unread = []
-    if encoder is not None:
-        names = {name.removeprefix(encoder): name for name in own if name.startswith(encoder)}
-        unread = [names[name] for name in unread_tensors(names)]
-    account(checkpoint, state, {name: tensor.shape for name, tensor in own.items() if name not in unread})
     if kept:
         # The checkpoint has none, so they are made nothing rather than random numbers.
-        for name in unread:
+        for name in unread_by(own):
             own[name].zero_()
     with torch.no_grad():
         for name, tensor in state.items():

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import sizes
+from hf_any3d.conversions.checkpoints import account
 from hf_any3d.converting.act_datasets import TrainedOn, choose_dataset
-from hf_any3d.converting.act_teacher import kept_teacher, named_teacher, released_settings
+from hf_any3d.converting.act_teacher import kept_teacher, named_teacher, released_settings, unread_tensors
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -27,6 +28,7 @@ from hf_any3d.modeling.act import (
 _State = Mapping[str, torch.Tensor]
 _RELEASED = {"sampling_min_squared_norm": 1e-3}
 _RELEASED_PRETRAINING = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
+_AUTOENCODER = "autoencoder."
 _NUM_GROUPS = 64
 _HEAD_WIDTH = 64
 
@@ -61,6 +63,8 @@ def build(
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
     """Build the model that the tensors belong to; its weights, but for a named teacher's, are still to be filled in.
 
+    Names and shapes are compared before any memory is taken for the model.
+
     Args:
         checkpoint: The file, for messages.
         kind: One of `KINDS`.
@@ -69,18 +73,44 @@ def build(
         choices: What the tensors do not tell.
 
     Raises:
-        ValueError: If sizes cannot be told or do not fit together, or the teacher is another one than that named.
+        ValueError: If sizes cannot be told or do not fit together, tensors are missing or left over, or the teacher is
+            another one than that named.
     """
     if kind == "dvae":
-        return _autoencoder(checkpoint, state, teacher, choices), None
+        config, encoder = _autoencoder(checkpoint, state, teacher, choices)
+        _compare(checkpoint, ActAutoencoder, config, state)
+        with no_init_weights():
+            return ActAutoencoder(config, encoder), None
     if kind == "pretrain":
         return _pretraining(checkpoint, state, teacher, choices), None
-    return _task_model(kind, state, choices)
+    model_class, config, known = _task_model(kind, state, choices)
+    _compare(checkpoint, model_class, config, state)
+    with no_init_weights():
+        return model_class(config), known
+
+
+def unread_by(names: Iterable[str]) -> list[str]:
+    """Those of a model's tensors that no checkpoint holds: what its teacher has in front of and behind its layers."""
+    names = list(names)
+    encoder = next((f"{part}encoder." for part in ("", _AUTOENCODER) if f"{part}codebook.weight" in names), None)
+    if encoder is None:
+        return []
+    own = {name.removeprefix(encoder): name for name in names if name.startswith(encoder)}
+    return [own[name] for name in unread_tensors(own)]
+
+
+def _compare(
+    checkpoint: str | os.PathLike, model_class: type[PreTrainedModel], config: PreTrainedConfig, state: _State
+) -> None:
+    with torch.device("meta"), no_init_weights():
+        expected = model_class(config).state_dict()
+    unread = set(unread_by(expected))
+    account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unread})
 
 
 def _autoencoder(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
-) -> ActAutoencoder:
+) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
     frozen = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
     found = sizes.autoencoder_sizes(state)
     if choices.group_size not in (None, found["group_size"]):
@@ -97,33 +127,30 @@ def _autoencoder(
         settings |= {name: value for name, value in named.items() if name not in unnamed}
     elif teacher is not None:
         settings["encoder_config"] = kept_teacher(teacher, frozen)
-    with no_init_weights():
-        return ActAutoencoder(ActAutoencoderConfig(**settings), encoder)
+    return ActAutoencoderConfig(**settings), encoder
 
 
 def _pretraining(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> ActForPreTraining:
-    own = "autoencoder."
-    autoencoder = _autoencoder(
-        checkpoint,
-        {name.removeprefix(own): tensor for name, tensor in state.items() if name.startswith(own)},
-        teacher,
-        choices,
-    )
-    cut = {name: getattr(autoencoder.config, name) for name in ("num_groups", "group_size")}
+    own = {name.removeprefix(_AUTOENCODER): t for name, t in state.items() if name.startswith(_AUTOENCODER)}
+    taught_by, encoder = _autoencoder(checkpoint, own, teacher, choices)
+    cut = {name: getattr(taught_by, name) for name in ("num_groups", "group_size")}
     config = ActConfig(
-        autoencoder_config=autoencoder.config,
+        autoencoder_config=taught_by,
         **_student(state, choices),
         **cut,
         **sizes.pretraining_sizes(state),
         **_RELEASED_PRETRAINING,
     )
+    _compare(checkpoint, ActForPreTraining, config, state)
     with no_init_weights():
-        return ActForPreTraining(config, autoencoder)
+        return ActForPreTraining(config, ActAutoencoder(taught_by, encoder))
 
 
-def _task_model(kind: str, state: _State, choices: Choices) -> tuple[PreTrainedModel, TrainedOn | None]:
+def _task_model(
+    kind: str, state: _State, choices: Choices
+) -> tuple[type[PreTrainedModel], ActConfig, TrainedOn | None]:
     settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
     num_labels = settings.pop("num_labels")
     known = choose_dataset(kind, choices.dataset, num_labels)
@@ -138,9 +165,7 @@ def _task_model(kind: str, state: _State, choices: Choices) -> tuple[PreTrainedM
         "partseg": ActForPartSegmentation,
         "semseg": ActForSemanticSegmentation,
     }
-    config = ActConfig(**_student(state, choices), **settings)
-    with no_init_weights():
-        return models[kind](config), known
+    return models[kind], ActConfig(**_student(state, choices), **settings), known
 
 
 def _student(state: _State, choices: Choices) -> dict[str, Any]:

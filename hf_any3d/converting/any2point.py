@@ -125,7 +125,7 @@ def _model(
     account(
         checkpoint,
         {key.removeprefix(_PEFT_PREFIX): value for key, value in trained.items()},
-        {key.removeprefix(_PEFT_PREFIX): value.shape for key, value in expected.items()},
+        {key.removeprefix(_PEFT_PREFIX): value for key, value in expected.items()},
     )
     set_peft_model_state_dict(model, {key: value.to(expected[key].dtype) for key, value in trained.items()})
     return model.eval()

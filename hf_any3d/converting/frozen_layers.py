@@ -32,7 +32,7 @@ def check_frozen(
     Raises:
         ValueError: If tensors are missing, left over, of another shape or others; they are listed.
     """
-    account(checkpoint, frozen, {key: tensor.shape for key, tensor in expected.items()})
+    account(checkpoint, frozen, expected)
     different = [
         key
         for key, tensor in expected.items()

@@ -36,7 +36,7 @@ def convert_imagebind_audio(
             state = convert_state_dict(original, model.config.num_attention_heads)
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
-        account(checkpoint, state, {name: tensor.shape for name, tensor in model.state_dict().items()})
+        account(checkpoint, state, model.state_dict())
         model.load_state_dict(state)
         model.save_pretrained(directory)
     return {"output": os.fspath(output), "parameters": model.num_parameters()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import Blip2Config, PreTrainedConfig, PreTrainedModel
 
+from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.converting.minigpt3d_parts import Part, accounted, told_of
 from hf_any3d.converting.weight_files import read_json, read_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
@@ -46,6 +47,8 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
     state, files = read_weights(directory)
     others = kind._keys_to_ignore_on_load_unexpected or []
     state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in others)}
+    with told_of(directory):
+        check_finite(state)
     found = accounted(directory, files, kind, config, state)
     found.is_converted = True
     return found

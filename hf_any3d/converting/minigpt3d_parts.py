@@ -16,6 +16,7 @@ from hf_any3d.conversions.checkpoints import account, read_checkpoint
 from hf_any3d.conversions.minigpt3d import convert_blip2_state_dict, convert_point_encoder_state_dict
 from hf_any3d.conversions.minigpt3d_sizes import point_encoder_sizes, qformer_sizes
 from hf_any3d.conversions.phi import convert_phi_state_dict
+from hf_any3d.conversions.shapes import size_of
 from hf_any3d.converting.phi_config import normed_phi_config
 from hf_any3d.converting.streamed_weights import save_weights
 from hf_any3d.converting.weight_files import read_weights
@@ -82,7 +83,7 @@ def read_qformer(file: str | os.PathLike) -> Part:
     with told_of(file):
         state = convert_blip2_state_dict(read_checkpoint(file, ("model",)))
         asking = Blip2QFormerConfig(**qformer_sizes(state))
-        count = state["query_tokens"].shape[1] if "query_tokens" in state else Blip2Config().num_query_tokens
+        count = size_of(state, "query_tokens", 1) if "query_tokens" in state else Blip2Config().num_query_tokens
         # BLIP-2 takes what the Q-Former attends to for the width of its eyes, which are left out.
         seen = {"hidden_size": asking.encoder_hidden_size}
         config = Blip2Config(vision_config=seen, qformer_config=asking.to_dict(), num_query_tokens=count)
@@ -137,6 +138,6 @@ def accounted(
         ValueError: If tensors are missing, left over or of another shape.
     """
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
+        expected = kind(config).state_dict()
     account(source, state, expected)
     return Part(Path(source), files, kind.__name__, config, state)

@@ -93,7 +93,7 @@ def check_encoder(file: StageFile, encoder: Part) -> None:
     """
     if not file.encoder:
         return
-    account(file.path, file.encoder, {name: tensor.shape for name, tensor in encoder.state.items()})
+    account(file.path, file.encoder, encoder.state)
     differ = [name for name, copy in file.encoder.items() if not _alike(encoder.state[name], copy)]
     if differ:
         raise ValueError(
@@ -110,7 +110,7 @@ def check_trained(file: StageFile, model: MiniGPT3DForConditionalGeneration) -> 
     Raises:
         ValueError: If tensors are missing, left over or of another shape.
     """
-    own = {name.replace(".base_layer.", "."): tensor.shape for name, tensor in model.state_dict().items()}
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
     if not file.stage:
         parts = ("language_model.", "bridge.projector.")

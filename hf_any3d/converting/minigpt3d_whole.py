@@ -99,7 +99,7 @@ def put_together(
     begun = start_afresh(missing, files[-1].stage, queries, config.initializer_range)
     state |= begun
     paths = ", ".join(str(file.path) for file in files)
-    account(paths, state, {name: tensor.shape for name, tensor in own.items()})
+    account(paths, state, own)
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in begun})
     if not store_parts:
         config.parts = _named(parts, last.stage) or None

@@ -58,12 +58,14 @@ def normed_phi_config(file: Path) -> NormedPhiConfig:
             f"{file}: model_type={given.get('model_type')!r}; expected one of {', '.join(map(repr, _KNOWN))}"
         )
     settings = {_FIRST.get(name, name): value for name, value in given.items() if value is not None}
-    if "rotary_dim" in settings and "n_embd" in given:
-        width = settings["hidden_size"] // settings["num_attention_heads"]
-        settings["partial_rotary_factor"] = settings["rotary_dim"] / width
-    if "n_embd" in given:
-        settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
     try:
+        if "rotary_dim" in settings and "n_embd" in given:
+            width = settings["hidden_size"] // settings["num_attention_heads"]
+            settings["partial_rotary_factor"] = settings["rotary_dim"] / width
+        if "n_embd" in given:
+            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
         return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
-    except (ValueError, TypeError) as error:
+    except KeyError as error:
+        raise ValueError(f"{file}: lacks {error}") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{file}: {error}") from error

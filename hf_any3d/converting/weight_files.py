@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from hf_any3d.conversions.checkpoints import read_checkpoint
+from hf_any3d.conversions.checkpoints import check_tensors, read_checkpoint
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
@@ -45,7 +45,7 @@ def read_json(file: Path) -> dict:
         raise FileNotFoundError(f"{file}: no such file")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: holds a {type(content).__name__}; expected an object")
@@ -75,6 +75,9 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     try:
-        return load_file(file)
-    except SafetensorError as error:
+        state = load_file(file)
+    # An unknown dtype is a KeyError.
+    except (SafetensorError, KeyError) as error:
         raise ValueError(f"{file}: damaged, or no safetensors file ({error})") from error
+    check_tensors(file, state)
+    return state

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from hf_any3d.evaluating.counting import figures, verdict_on
 from hf_any3d.evaluating.judge_prompts import JUDGE_PROMPTS, check_prompt, fill_prompt, prompt_checksum
 from hf_any3d.evaluating.judges.base import Judge
+from hf_any3d.evaluating.replies import whole_text
 from hf_any3d.evaluating.result_files import continued, read_results
 from hf_any3d.whole_files import write_json
 
@@ -88,7 +89,7 @@ def judge_answers(
             failure = None
             for number, reply in asked:
                 try:
-                    text = reply.result()
+                    text = whole_text(reply.result())
                 except Exception as error:  # the others' replies come first
                     failure = failure or error
                     continue

@@ -6,8 +6,9 @@ import re
 from typing import NamedTuple
 
 INVALID = "INVALID"
-_CLASS = re.compile(r"\d+#[^#]*#.*")
-_SCORE = re.compile(r"\d*#.*")
+# Tried at the first of several digits alone, so that a reply of a million takes no hours.
+_CLASS = re.compile(r"(?<!\d)\d+#[^#]*#.*")
+_SCORE = re.compile(r"(?<!\d)\d*#.*")
 
 
 class SameVerdict(NamedTuple):
@@ -48,6 +49,11 @@ class ScoreVerdict(NamedTuple):
 
     score: int
     reason: str
+
+
+def whole_text(reply: str) -> str:
+    """A reply that any file takes: halves of characters (lone surrogates) become the mark for what is unreadable."""
+    return reply.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_same(reply: str) -> SameVerdict:

@@ -17,10 +17,12 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     results = stored.get("results") if isinstance(stored, dict) else None
-    if not isinstance(results, list) or not all(isinstance(entry, dict) and "object_id" in entry for entry in results):
+    if not isinstance(results, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("object_id"), (str, int)) for entry in results
+    ):
         raise ValueError(f'{path}: expected {{"prompt": …, "results": […]}} with an object_id in each result')
     if len({entry["object_id"] for entry in results}) < len(results):
         raise ValueError(f"{path}: an object_id is there twice; expected each object once")

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset
 
 from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.messages import opened
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.judging import Judgement, judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
@@ -56,8 +57,9 @@ def evaluate_classifier(model_name: str, rows: Dataset, split: str, how: HowToJu
     Raises:
         ValueError: Classes other than the model's.
     """
-    model = AutoModelForPointCloudClassification.from_pretrained(model_name, **hub)
-    processor = PointCloudProcessor.from_pretrained(model_name, **hub)
+    with opened(model_name):
+        model = AutoModelForPointCloudClassification.from_pretrained(model_name, **hub)
+        processor = PointCloudProcessor.from_pretrained(model_name, **hub)
     classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]
     label = rows.features.get("label")
     names = label.names if isinstance(label, ClassLabel) else None

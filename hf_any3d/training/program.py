@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.messages import one_line
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
@@ -28,9 +32,56 @@ from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArg
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.training.trainer_report import config_of, report_run
 
+logger = logging.getLogger(__name__)
+
+# What launchers say the number of processes in: torchrun, and the MPI ones that accelerate knows.
+_PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LAUNCHER = "python -m torch.distributed.run --nproc_per_node N PROGRAM"
+
+
+def run_program(main: Callable[[], Any]) -> None:
+    """Run a training program from the command line.
+
+    What is wrong with arguments, files or the disk ends as one line on stderr and exit code 1; with
+    ANY3D_TRACEBACK=1 as a traceback.
+    """
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exc()
+        sys.exit(f"error: {one_line(error)}")
+
+
+def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:
+    """Refuse to run as fewer or more processes than a launcher was asked for.
+
+    Args:
+        processes: How many there are, as the training arguments see them.
+        environment: Where launchers leave their wishes; `os.environ` by default.
+
+    Raises:
+        ValueError: Another number was asked for.
+    """
+    environment = os.environ if environment is None else environment
+    asked = next((environment[name] for name in _PROCESSES if environment.get(name, "").isdigit()), None)
+    if asked is not None and int(asked) != processes:
+        raise ValueError(
+            f"the environment asks for {asked} processes, and this run has {processes}; start it by {_LAUNCHER}, or "
+            f"unset {' and '.join(name for name in _PROCESSES if name in environment)}"
+        )
+    # `accelerate launch` without a GPU starts a single process whatever --num_processes says. Of the wish it leaves
+    # the address where the processes were to meet.
+    by_accelerate = any(name.startswith("ACCELERATE_") for name in environment)
+    if asked is None and processes == 1 and by_accelerate and "MASTER_ADDR" in environment:
+        raise ValueError(
+            "accelerate launch was asked for several processes and has started a single one, as it does on CPUs; "
+            f"start it by {_LAUNCHER}, or unset MASTER_ADDR if one process is meant"
+        )
+
 
 def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
-    """Set up logging and the seed.
+    """Set up logging and the seed, and say how many processes there are.
 
     Args:
         arguments: The run's.
@@ -38,12 +89,19 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
 
     Returns:
         The checkpoint to go on from, or None.
+
+    Raises:
+        ValueError: The launcher was asked for another number of processes.
+        FileNotFoundError: A checkpoint was asked for that is not there.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
     if not arguments.should_log:
         transformers.logging.disable_progress_bar()
         datasets.disable_progress_bars()
+    check_processes(arguments.world_size)
+    plural = "process" if arguments.world_size == 1 else "processes"
+    logger.info("Training with %d %s on %s", arguments.world_size, plural, arguments.device)
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     if checkpoint is not None:
         logger.info("Going on from %s; another --output_dir begins anew.", checkpoint)

@@ -16,6 +16,25 @@ from hf_any3d.data.transforms import Compose, build_transform
 from hf_any3d.processing import PointCloudProcessor
 
 
+class SharedEpoch:
+    """The number of an epoch that the worker processes of a DataLoader see as soon as it is set.
+
+    A plain attribute reaches workers only when they are started: those that outlive an epoch (`persistent_workers`)
+    would repeat the augmentation of the first one for ever.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"_shared_{name}"
+
+    def __get__(self, rows: Any, owner: type | None = None) -> int:
+        return int(getattr(rows, self.name))
+
+    def __set__(self, rows: Any, epoch: int) -> None:
+        if not hasattr(rows, self.name):
+            setattr(rows, self.name, torch.zeros((), dtype=torch.int64).share_memory_())
+        getattr(rows, self.name).fill_(epoch)
+
+
 class ProcessedDataset(torch.utils.data.Dataset):
     """Rows `{"points": (num_points, channels), "label": …}`, prepared when they are read.
 
@@ -36,6 +55,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
 
     # Columns beside the points that rows keep, where the dataset has them.
     label_columns: tuple[str, ...] = ("label",)
+    epoch = SharedEpoch()
 
     def __init__(
         self,

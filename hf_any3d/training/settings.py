@@ -1,5 +1,6 @@
 """The arguments that the training programs share."""
 
+import logging
 from dataclasses import asdict, dataclass, field, fields
 
 from transformers import TrainingArguments
@@ -7,6 +8,7 @@ from transformers import TrainingArguments
 from hf_any3d.training.arguments import json_mapping
 from hf_any3d.training.schedules import EpochCosine
 
+logger = logging.getLogger(__name__)
 DECAY_RULES = ("trainer", "matrices")
 
 
@@ -86,6 +88,8 @@ class DataArguments:
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
         if self.train_file is None and (self.validation_file or self.test_file):
             raise ValueError("--validation_file and --test_file need --train_file")
+        if self.train_file is not None and self.data_dir is not None:
+            raise ValueError(f"--data_dir {self.data_dir} with --train_file, which is read in its place; give one")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
         if not 0 <= self.validation_fraction < 1:
@@ -146,7 +150,10 @@ class PointTrainingArguments(TrainingArguments):
     )
     weight_decay_on: str = field(
         default="trainer",
-        metadata={"help": "What decays: trainer (its own rule) or matrices (no biases, norms and vectors)."},
+        metadata={
+            "help": "What decays: trainer (no biases, norms, vectors and class tokens) or matrices (class tokens too, "
+            "as in the released programs)."
+        },
     )
     no_weight_decay: list[str] = field(
         default_factory=list,
@@ -154,6 +161,11 @@ class PointTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        for name in ("eval_strategy", "save_strategy"):
+            # Both are on by default, and Trainer refuses the one without the other.
+            if self.load_best_model_at_end and getattr(self, name) == "no":
+                logger.warning("--%s no: no checkpoint can be chosen, so the weights of the last step are kept", name)
+                self.load_best_model_at_end = False
         super().__post_init__()
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
         if self.weight_decay_on not in DECAY_RULES:

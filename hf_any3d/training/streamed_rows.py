@@ -16,7 +16,7 @@ from hf_any3d.data.arrow_rows import read_table
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.transforms import Compose
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.rows import prepare_clouds, training_transform
+from hf_any3d.training.rows import SharedEpoch, prepare_clouds, training_transform
 
 READ_TOGETHER = 32
 """Rows that are decoded and prepared in one go."""
@@ -44,6 +44,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
     """
 
     label_columns: tuple[str, ...] = ("label",)
+    epoch = SharedEpoch()
 
     def __init__(
         self,

@@ -26,10 +26,11 @@ class PointTrainer(Trainer):
     args: PointTrainingArguments
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay."""
+        """Names of the parameters that decay; the stock Trainer's rule, but by what parameters are, not by names."""
         if self.args.weight_decay_on == "matrices":
             return decaying_parameters(model, self.args.no_weight_decay)
-        return super().get_decay_parameter_names(model)
+        by_name = set(super().get_decay_parameter_names(model))
+        return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward; with `two_steps_per_batch` also a step of its own, before gradients are clipped."""

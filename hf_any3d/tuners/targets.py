@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_any3d.modeling.encoders import LayerStack
@@ -41,15 +42,24 @@ def trainable_module_names(model: nn.Module) -> list[str]:
     """Names of everything that is not pretrained and has parameters: what any PEFT method trains in full and saves.
 
     Around a frozen encoder of another modality that is tokenizer, class token, output norm and head; of a pretrained
-    point transformer the head alone.
+    point transformer the head alone. Other whole models inside, such as the teacher in pretraining, stay frozen.
 
     `LoraConfig(modules_to_save=trainable_module_names(model), …)` compares fairly with a guided adapter.
+
+    Raises:
+        ValueError: If there are no pretrained layers that read point tokens, or the model around them has more
+            pretrained parts (MiniGPT-3D).
     """
     owner = encoder_owner(model)
+    if owner is not model and owner is not getattr(model, "base_model", None):
+        raise ValueError(
+            f"{type(model).__name__} is built of several pretrained parts, so what trains beside an adapter has no "
+            f"default; give modules_to_save=[…] ([] for none), or adapt the {type(owner).__name__} in it alone"
+        )
     pretrained = owner.layer_stack.pretrained
     parts = [(name, part) for name, part in owner.named_children() if name not in pretrained]
     if model is not owner:
-        parts += [(name, part) for name, part in model.named_children() if part is not owner]
+        parts += [(name, part) for name, part in model.named_children() if not isinstance(part, PreTrainedModel)]
     return [name for name, part in parts if next(part.parameters(), None) is not None]
 
 
@@ -95,8 +105,10 @@ def encoder_layer_pattern(model: nn.Module, numbers: Iterable[int] | int | None)
         ValueError: If a layer does not exist.
     """
     stack = layer_stack(model)
+    if numbers is None:
+        return rf"(.*\.)?{re.escape(stack.path)}\.\d+"  # it fits encoders of any depth
     count = len(stack.layers)
-    numbers = range(count) if numbers is None else [numbers] if isinstance(numbers, int) else list(numbers)
+    numbers = [numbers] if isinstance(numbers, int) else list(numbers)
     if not all(0 <= number < count for number in numbers):
         raise ValueError(f"layers_to_transform={list(numbers)}; expected numbers from 0 to {count - 1}")
     choice = "|".join(map(str, numbers))

@@ -36,6 +36,27 @@ class WrappedModule(nn.Module, BaseTunerLayer):
             return []
         return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
 
+    @property
+    def base_dtype(self) -> torch.dtype:
+        """Floating point type of the frozen module's weights; of those that are not quantized, where some are."""
+        return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
+
+    def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
+        """Change the floating point type of an adapter, of the statistics that it measures too.
+
+        Args:
+            adapter_name: Name of the adapter.
+            dtype: The type; None lifts what is less than float32 to float32.
+        """
+        for name in self.adapter_layer_names:
+            adapters = getattr(self, name)
+            if adapter_name not in adapters:
+                continue
+            adapter = adapters[adapter_name]
+            own = adapter.dtype if isinstance(adapter, nn.Parameter) else next(adapter.parameters()).dtype
+            if dtype is not None or torch.finfo(own).bits < 32:
+                _in_place(adapter, dtype=dtype or torch.float32)
+
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Follow the module's device but not its dtype: adapters train in float32 beside a bfloat16 encoder."""
         device = device or next(self.base_layer.parameters()).device
@@ -45,9 +66,12 @@ class WrappedModule(nn.Module, BaseTunerLayer):
                 continue
             adapter = adapters[adapter_name]
             tensors = [adapter] if isinstance(adapter, nn.Parameter) else list(adapter.parameters())
-            if device.type == "meta" or any(tensor.is_meta for tensor in tensors):
-                continue
-            if isinstance(adapter, nn.Parameter):
-                adapter.data = adapter.data.to(device)
-            else:
-                adapter.to(device)
+            if device.type != "meta" and not any(tensor.is_meta for tensor in tensors):
+                _in_place(adapter, device=device)
+
+
+def _in_place(adapter: nn.Parameter | nn.Module, **to: Any) -> None:
+    if isinstance(adapter, nn.Parameter):
+        adapter.data = adapter.data.to(**to)
+    else:
+        adapter.to(**to)

@@ -35,7 +35,9 @@ class Codebook(nn.Module):
         Returns:
             `(batch, groups, width)`, and the numbers of the likeliest codes `(batch, groups)`.
         """
-        scores = logits if noise is None else logits + noise
+        # Half precision has too few values for noise and would make different scores equal.
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        scores = scores if noise is None else scores + noise
         token_ids = scores.detach().argmax(dim=-1)
         learns = torch.is_grad_enabled() and (logits.requires_grad or self.weight.requires_grad)
         if hard and not learns:
@@ -59,15 +61,19 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw standard Gumbel noise in the shape, dtype and place of a tensor.
+    """Draw standard Gumbel noise in the shape and on the device of a tensor, in float32 or, for float64, in that.
+
+    Half precision would cut the distribution off: uniform numbers just below 1, which make the largest noise, do not
+    exist there.
 
     Args:
         like: The logits.
         generator: Source of randomness; torch's own by default.
     """
+    dtype = torch.promote_types(like.dtype, torch.float32)
     # Not from exponential_, which on a CPU takes ten times as long.
-    uniform = torch.empty_like(like, requires_grad=False).uniform_(generator=generator)
-    return uniform.clamp_min_(torch.finfo(like.dtype).tiny).log_().neg_().log_().neg_()
+    uniform = torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=generator)
+    return uniform.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_().neg_()
 
 
 def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,47 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
+from hf_any3d.modeling.config_checks import (
+    CHANNELS,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    SHARE,
+    SPREAD,
+    TOKENS,
+    Ranges,
+    check_numbers,
+)
 
+_RANGES: Ranges = {
+    "in_channels": (3, 4096),
+    "num_groups": TOKENS,
+    "group_size": TOKENS,
+    "patch_widths": CHANNELS,
+    "patch_pooled_width": CHANNELS,
+    "hidden_size": CHANNELS,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "mlp_ratio": (0, 256),
+    "layer_norm_eps": EPSILON,
+    "drop_path_rate": SHARE,
+    "initializer_range": SPREAD,
+    "sampling_min_squared_norm": (0, 1e6),
+    "head_widths": CHANNELS,
+    "head_dropout": SHARE,
+    "segmentation_layers": (0, LAYERS[1]),
+    "propagation_widths": CHANNELS,
+    "category_width": CHANNELS,
+    "segmentation_head_widths": CHANNELS,
+    "segmentation_head_dropout": SHARE,
+    "category_parts": (0, 10**6),
+    "mask_ratio": SHARE,
+    "decoder_num_hidden_layers": (0, LAYERS[1]),
+    "decoder_num_attention_heads": HEADS,
+    "decoder_drop_path_rate": SHARE,
+    "class_token_layer": (0, LAYERS[1]),
+    "feature_head_width": CHANNELS,
+}
 _TARGET_LAYERS = ("graph_decoder", "teacher")
 _TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
 
@@ -137,8 +177,7 @@ class ActConfig(PreTrainedConfig):
     teacher_in_training_mode: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        if self.in_channels < 3:
-            raise ValueError(f"in_channels={self.in_channels}; expected at least 3, for xyz")
+        check_numbers(self, _RANGES, kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"

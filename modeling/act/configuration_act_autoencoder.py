@@ -9,7 +9,25 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
 from hf_any3d.modeling.act.group_norms import NUM_GROUPS
+from hf_any3d.modeling.config_checks import CHANNELS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
 
+_RANGES: Ranges = {
+    "in_channels": (3, 4096),
+    "num_groups": TOKENS,
+    "group_size": TOKENS,
+    "patch_widths": CHANNELS,
+    "hidden_size": CHANNELS,
+    "num_codes": (1, 2**22),
+    "graph_neighbors": TOKENS,
+    "graph_input_width": CHANNELS,
+    "graph_widths": CHANNELS,
+    "coarse_width": CHANNELS,
+    "folding_width": CHANNELS,
+    "num_prompts": (0, TOKENS[1]),
+    "prompt_dropout": SHARE,
+    "initializer_range": SPREAD,
+    "sampling_min_squared_norm": (0, 1e6),
+}
 _CHOICES = {
     "prompt_depth": ("shallow", "deep"),
     "position_injection": ("input", "every_layer"),
@@ -100,14 +118,11 @@ class ActAutoencoderConfig(PreTrainedConfig):
     attention_axis: str = "tokens"
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
-        least = {"in_channels": 3, "num_groups": 1, "hidden_size": 1, "num_codes": 1, "num_prompts": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least {low}")
         multiples = {"group_size": POINTS_PER_COARSE_POINT, "hidden_size": NUM_GROUPS, "num_codes": NUM_GROUPS}
         for name, factor in multiples.items():
             if getattr(self, name) % factor or not getattr(self, name):

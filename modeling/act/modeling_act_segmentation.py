@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.modeling_act import ActModel, ActOutput, ActPreTrainedModel
-from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.heads import ClassificationHead, HeadNorm, in_precision_of
 from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
 from hf_any3d.modeling.point_segmentation import (
@@ -50,7 +50,8 @@ class TokenPropagation(nn.Module):
         Returns:
             `(batch, points, widths[1])`.
         """
-        near = three_nearest_interpolate(xyz, centers, self.from_tokens(tokens))  # (batch, points, mixed)
+        tokens = self.from_tokens(in_precision_of(self.from_tokens, tokens))
+        near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
         mixed = near + self.from_points(xyz.to(near.dtype))
         rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)
         return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
@@ -77,6 +78,7 @@ class PointHead(nn.Module):
 
     def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
         """Logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
+        points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
         mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
         rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
         return self.head(rows).unflatten(0, points.shape[:2])

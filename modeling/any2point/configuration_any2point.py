@@ -7,6 +7,38 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, LAYERS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
+
+_RANGES: Ranges = {
+    "encoder_layers": LAYERS,
+    "in_channels": (3, 4096),
+    "num_tokens": TOKENS,
+    "tokenizer_width": CHANNELS,
+    "tokenizer_neighbors": TOKENS,
+    "tokenizer_blocks": (0, 64),
+    "tokenizer_bottlenecks": CHANNELS,
+    "tokenizer_alpha": (1e-6, 1e6),
+    "tokenizer_beta": (-1e6, 1e6),
+    "offset_eps": EPSILON,
+    "num_views": (1, 6),
+    "random_places_seed": (0, 2**32 - 1),
+    "line_direction": (-1e6, 1e6),
+    "line_length": (2, TOKENS[1]),
+    "line_cells": (1e-3, TOKENS[1]),
+    "plane_distance": (-1e6, 1e6),
+    "plane_size": (1, 65_536),
+    "plane_cells": (1e-3, TOKENS[1]),
+    "token_scale": (0, 1e6),
+    "head_widths": CHANNELS,
+    "head_dropout": SHARE,
+    "propagation_width": CHANNELS,
+    "category_parts": (0, 10**6),
+    "text_width": CHANNELS,
+    "temperature": (0.01, 1e6),
+    "final_norm_eps": EPSILON,
+    "initializer_range": SPREAD,
+    "sampling_min_squared_norm": (0, 1e6),
+}
 _CHOICES = {
     "tokenizer": ("point_pn", "patch"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
@@ -160,14 +192,11 @@ class Any2PointConfig(PreTrainedConfig):
     swapped_plane_shape: bool = False
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
-        if not 1 <= self.num_views <= 6:
-            raise ValueError(f"num_views={self.num_views}; expected 1 to 6")
-        if self.line_length is not None and self.line_length < 2:
-            raise ValueError(f"line_length={self.line_length}; expected at least 2")
         if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
             raise ValueError(
                 f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
@@ -176,8 +205,6 @@ class Any2PointConfig(PreTrainedConfig):
         unknown = set(self.pooling) - {"max", "mean", "cls"}
         if unknown or not self.pooling:
             raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
-        if not 0.01 <= self.temperature:
-            raise ValueError(f"temperature={self.temperature}; expected at least 0.01")
         if self.category_names is not None and len(self.category_names) != self.num_categories:
             raise ValueError(
                 f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "

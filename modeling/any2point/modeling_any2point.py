@@ -140,9 +140,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # All tokens pass here on their way into the layers: where `get_input_embeddings` points.
         self.input_tokens = nn.Identity()
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
-        # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one.
-        fresh = nn.LayerNorm(hidden_size)
-        self.output_norm = fresh if final_norm is None else copy.deepcopy(final_norm).float().requires_grad_(True)
+        # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one. Its precision
+        # is that of the other trained parts, not the encoder's: `from_pretrained(dtype=…)` sets the default.
+        self.output_norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm)
+        self.output_norm.to(torch.get_default_dtype()).requires_grad_(True)
         if config.final_norm_eps is not None:
             name = "variance_epsilon" if hasattr(self.output_norm, "variance_epsilon") else "eps"
             setattr(self.output_norm, name, config.final_norm_eps)

@@ -6,6 +6,23 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, HEADS, LAYERS, SHARE, SPREAD, Ranges, check_numbers
+
+_RANGES: Ranges = {
+    "hidden_size": CHANNELS,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": (1, 2**20),
+    "layer_norm_eps": EPSILON,
+    "patch_norm_eps": EPSILON,
+    "patch_size": (1, 4096),
+    "stride": (1, 4096),
+    "num_mel_bins": (1, 65_536),
+    "num_frames": (1, 65_536),
+    "attention_dropout": SHARE,
+    "initializer_range": SPREAD,
+}
+
 
 class ImageBindAudioConfig(PreTrainedConfig):
     r"""Sizes of the audio trunk of ImageBind (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
@@ -48,6 +65,7 @@ class ImageBindAudioConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
         if min(self.num_mel_bins, self.num_frames) < self.patch_size:
             raise ValueError(
                 f"num_mel_bins={self.num_mel_bins}, num_frames={self.num_frames}; "

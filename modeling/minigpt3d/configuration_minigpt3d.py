@@ -7,7 +7,21 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_numbers
+
 ROUTERS = ("sparse", "soft", "constant")
+_RANGES: Ranges = {
+    "point_mlp_widths": CHANNELS,
+    "num_query_tokens": TOKENS,
+    "num_query_experts": (1, 1_024),
+    "router_top_k": (1, 1_024),
+    "router_width": CHANNELS,
+    "load_balancing_weight": (0, 1e6),
+    "projector_width": CHANNELS,
+    "point_token_id": (0, 2**31 - 1),
+    "initializer_range": SPREAD,
+    "stage": (0, 4),
+}
 PARTS = ("point_encoder", "qformer", "language_model")
 
 
@@ -86,6 +100,7 @@ class MiniGPT3DConfig(PreTrainedConfig):
     qformer_lora_dropout_at_inference: bool = False
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
         if self.router not in ROUTERS:
             raise ValueError(f"router={self.router!r}; expected one of {', '.join(map(repr, ROUTERS))}")
         if not 1 <= self.router_top_k <= self.num_query_experts:

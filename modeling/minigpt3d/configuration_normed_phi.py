@@ -6,6 +6,15 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
+from hf_any3d.modeling.config_checks import EPSILON, SHARE, SIZES, SPREAD, Ranges, check_numbers
+
+_RANGES: Ranges = {
+    **SIZES,
+    **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attention_dropout"), SHARE),
+    **dict.fromkeys(("layer_norm_eps", "post_norm_eps"), EPSILON),
+    "initializer_range": SPREAD,
+}
+
 
 class NormedPhiConfig(PhiConfig):
     r"""Phi with normed queries and keys, a norm behind the attention, and queries, keys and values in one layer.
@@ -41,6 +50,7 @@ class NormedPhiConfig(PhiConfig):
     eos_token_id: int | list[int] | None = 50256
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
         kwargs.setdefault("partial_rotary_factor", 0.4)
         super().__post_init__(**kwargs)
         if self.num_key_value_heads != self.num_attention_heads:

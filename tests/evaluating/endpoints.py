@@ -1,12 +1,16 @@
 """An endpoint on this machine that replies what a test tells it to."""
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LocalEndpoint:
-    """`replies` are (status, body) in turn, the last one for ever; text is wrapped as a chat completion."""
+    """`replies` are (status, body) in turn, the last one for ever.
+
+    Text is wrapped as a chat completion; a function gets the handler.
+    """
 
     def __init__(self, *replies):
         self.replies, self.requests, self.lock = list(replies), [], threading.Lock()
@@ -18,6 +22,10 @@ class LocalEndpoint:
                 with endpoint.lock:
                     endpoint.requests.append((self.path, dict(self.headers), body))
                     status, reply = endpoint.replies.pop(0) if len(endpoint.replies) > 1 else endpoint.replies[0]
+                if callable(reply):
+                    with contextlib.suppress(OSError):  # whoever asked has gone
+                        reply(self)
+                    return
                 if isinstance(reply, str):
                     reply = json.dumps({"model": "judge-0613", "choices": [{"message": {"content": reply}}]}).encode()
                 self.send_response(status)

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -86,6 +87,79 @@ def test_endpoint_that_is_not_there_is_told():
     with pytest.raises(JudgeError, match="no reply in 2 attempts"):
         judge("?")
     assert len(waits) == 1
+
+
+def test_endpoint_that_drips_is_left_when_time_is_up():
+    def drip(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    with LocalEndpoint((200, drip), (200, "T#yes")) as endpoint:
+        judge = EndpointJudge("judge", endpoint.url, timeout=0.5, sleep=lambda seconds: None)
+        assert judge("?") == "T#yes"
+    with LocalEndpoint((200, drip)) as endpoint:
+        judge = EndpointJudge("judge", endpoint.url, timeout=0.3, attempts=1)
+        with pytest.raises(JudgeError, match="no whole reply in 0.3 seconds"):
+            judge("?")
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_endpoint_that_repeats_the_key_does_not_get_it_into_errors_or_files(tmp_path, monkeypatch, status):
+    monkeypatch.setenv("SOME_KEY", "secret-key-of-mine")
+    said = f"T#your key is secret-key-of-mine {'x' * 270} secret-key-of-mine"
+    body = {"model": "m secret-key-of-mine", "choices": [{"message": {"content": said}}]}
+    for reply in (json.dumps(body).encode(), b"no JSON: secret-key-of-mine" * 9):
+        with LocalEndpoint((status, reply)) as endpoint:
+            judge, _ = asked(endpoint.url, key_variable="SOME_KEY", attempts=2)
+            try:
+                told = json.dumps(judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json"))
+                assert status == 200 and "your key is [key]" in told
+            except JudgeError as error:
+                told = str(error)
+                assert "[key]" in told
+        assert "secret" not in told and "secret" not in (tmp_path / "judged.json").read_text()
+        assert "secret" not in " ".join(judge.revisions)
+        (tmp_path / "judged.json").unlink()
+
+
+def test_a_key_that_no_header_takes_is_not_told(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret\nkey-of-mine")
+    judge, waits = asked("http://127.0.0.1:9/v1", key_variable="SOME_KEY")
+    with pytest.raises(JudgeError, match="^SOME_KEY: holds characters that no key has$"):
+        judge("?")
+    assert not waits
+
+
+def test_halves_of_characters_in_a_reply_lose_no_verdicts(tmp_path):
+    replies = iter(["T#fine", "T#\ud83d lone \udc00", "F#\ud83d\ude00 a pair", "F#no"])
+    told = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
+    stored = json.loads((tmp_path / "judged.json").read_text(encoding="utf-8"))
+    assert [entry["score"] for entry in stored["results"]] == [1, 1, 0, 0] and stored == told
+    assert stored["results"][1]["reason"] == "\ufffd lone \ufffd"
+    assert stored["results"][2]["reason"] == "\U0001f600 a pair"
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b'{"choices":' * 100_000, b'{"choices": 3}', b"1" * 5000, b"\xff\xfe"]
+)
+def test_replies_that_are_no_completion_are_told(body):
+    with LocalEndpoint((200, body)) as endpoint:
+        judge, _ = asked(endpoint.url, attempts=2)
+        with pytest.raises(JudgeError, match="no reply in 2 attempts.*is no chat completion"):
+            judge("?")
+
+
+@pytest.mark.parametrize("kind", ["class", "same", "caption"])
+@pytest.mark.parametrize(
+    "reply", ["1" * 3_000_000, "1#" * 1_000_000, "#" * 3_000_000, "9#a" * 1_000_000 + "#", "T" * 4_000_000]
+)
+def test_long_replies_are_read_once(kind, reply):
+    verdict = verdict_on(kind, reply, {"object_id": "1", "ground_truth": 0}, CLASSES)
+    assert 0 <= verdict["score"] <= 100 or not verdict["is_valid"]
 
 
 def test_judging_goes_on_where_it_was_interrupted(tmp_path):

@@ -1,8 +1,13 @@
 """The quickstart, on a small encoder and for a few steps: it compares, draws, saves and answers."""
 
+import re
+
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial import KDTree
 
+from hf_any3d import read_point_cloud
 from tests.examples.conftest import imported_beside_others
 
 
@@ -22,21 +27,40 @@ def run(quickstart, tiny_encoder, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_quickstart_compares_draws_saves_and_answers(run):
+def test_quickstart_compares_draws_saves_and_answers(run, quickstart):
     printed, folder = run
     for row in ("majority class", "PointNet from scratch", "wrap, pretrained encoder"):
         assert row in printed
-    assert "chair.ply" in printed and "Try next" in printed
+    for file in quickstart.FILES:
+        assert re.search(rf"{file} +\w+ +\d+\.\d %   (right|WRONG)", printed)
+    assert re.search(r"\d of 6 right", printed) and "Try next" in printed
     with Image.open(folder / "shapes.png") as picture:
         assert picture.width > 800
     stored = {file.name for file in (folder / "model").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "preprocessor_config.json"} <= stored
 
 
-def test_the_file_that_is_asked_about_is_not_trained_on(quickstart):
+def test_the_files_and_their_near_duplicates_are_not_trained_on(quickstart):
+    splits = quickstart.load_point_dataset("shapes")
+    kept = quickstart.without_files(splits["train"])
+    names = {name for name, _ in quickstart.FILES.values()}
+    assert names <= set(splits["train"]["name"]) and not names & set(kept["name"])
+    gone = {row["group"] for row in splits["train"].select_columns(["name", "group"]) if row["name"] in names}
+    assert not gone & set(kept["group"])
+    assert len(kept) == len(splits["train"]) - sum(group in gone for group in splits["train"]["group"])
+
+
+def test_each_file_is_the_mesh_of_its_row(quickstart):
     rows = quickstart.load_point_dataset("shapes")["train"]
-    assert quickstart.CHAIR_NAME in rows["name"]
-    assert quickstart.CHAIR_NAME not in quickstart.without_chair(rows)["name"]
+    labels = rows.features["label"]
+    for file, (name, label) in quickstart.FILES.items():
+        (row,) = (row for row in rows.filter(lambda other, name=name: other == name, input_columns="name"))
+        assert labels.int2str(row["label"]) == label
+        points = read_point_cloud(quickstart.DATA / file).sample_surface(4096).points
+        points = points - points.mean(axis=0)
+        points /= np.linalg.norm(points, axis=1).max()
+        distance, _ = KDTree(points).query(np.asarray(row["points"]))
+        assert distance.mean() < 0.035, file  # shapes have radius 1; other shapes are 0.1 and more away
 
 
 def test_majority_answers_the_most_frequent_class_of_the_training_split(quickstart):

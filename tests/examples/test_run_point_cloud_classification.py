@@ -240,6 +240,7 @@ def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_p
         ({"peft_config": "r=3"}, ValueError, "--peft_config 'r=3' is no JSON"),
         ({"model_config": "[1]"}, ValueError, "--model_config .*expected a JSON object"),
         ({"test_file": "x.parquet"}, ValueError, "need --train_file"),
+        ({"train_file": "x.parquet", "data_dir": "data"}, ValueError, "--data_dir data with --train_file"),
         ({"validation_fraction": 1}, ValueError, "--validation_fraction 1"),
         ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no checkpoint to resume from"),
         ({"resume_from_checkpoint": "elsewhere"}, FileNotFoundError, "elsewhere: no such checkpoint"),
@@ -290,3 +291,36 @@ def test_weights_may_be_chosen_on_the_test_split_but_the_card_says_so(run, tmp_p
     assert report.data["validation"] == "the test split itself" and set(report.metrics) == {"test"}
     assert report.selection["value"] == pytest.approx(report.metrics["test"]["accuracy"])
     assert "on the test split itself" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_evaluate_judges_the_files_that_a_recipe_names(run, tmp_path):
+    shapes = load_point_dataset("shapes")
+    shapes["train"].select(range(40)).to_parquet(tmp_path / "train.parquet")
+    shapes["test"].select(range(16, 40)).to_parquet(tmp_path / "test.parquet")
+    files = {f"{split}_file": str(tmp_path / f"{split}.parquet") for split in ("train", "test")}
+    settings = {**files, "validation_fraction": 0.25, "validation_seed": 5}
+    report = run(**settings, max_eval_samples=100)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings | {"learning_rate": 1.0}))
+
+    def judged(*words):
+        words = ["evaluate", str(tmp_path / "run"), "--recipe", str(recipe), "--cpu", *words]
+        return CliRunner().invoke(app, words)
+
+    for split in ("test", "validation"):
+        result = judged("--json", "--split", split)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["metrics"][split] == pytest.approx(report.metrics[split], rel=1e-4)
+    result = judged("--split", "exam")
+    assert result.exit_code == 1 and "no split 'exam'; there are train, validation, test" in result.output
+    recipe.write_text(yaml.safe_dump(settings | {"test_file": str(tmp_path / "absent.parquet")}))
+    result = judged()
+    assert (
+        result.exit_code == 1 and "absent.parquet: no such file" in result.output and "accuracy" not in result.output
+    )
+
+
+def test_without_checkpoints_and_validation_a_run_keeps_its_last_weights(run, caplog):
+    report = run(save_strategy="no", validation_fraction=0)
+    assert report.selection == {} and set(report.metrics) == {"test"}
+    assert "no checkpoint can be chosen, so the weights of the last step are kept" in caplog.text

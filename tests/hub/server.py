@@ -12,18 +12,21 @@ from tests.hub.store import HubError, Store, StoredFile
 class LocalHub:
     """Starts at once; `close` ends it. All names are `owner/name`; the user who pushes is `me`.
 
+    Args:
+        port: Where it listens; any free port by default.
+
     Attributes:
         url: what HF_ENDPOINT must be before huggingface_hub is imported.
         requests: method and path of each request so far.
         unknown: the requests that nothing here answers.
     """
 
-    def __init__(self):
+    def __init__(self, port: int = 0):
         self._store = Store()
         self._lock = threading.Lock()
         self.requests: list[tuple[str, str]] = []
         self.unknown: list[str] = []
-        self._server = _Server(("127.0.0.1", 0), _Connection)
+        self._server = _Server(("127.0.0.1", port), _Connection)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         # A daemon, as are the threads of connections that clients keep open: none may hold up the interpreter's end.

@@ -1,15 +1,22 @@
 """Rows as a model sees them in training and in evaluation."""
 
+import pickle
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features
-from transformers import Trainer, TrainerState, TrainingArguments
+from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, load_dataset
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerState, TrainingArguments, default_data_collator
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.transforms import TRANSFORMS
+from hf_any3d.training.captions import CaptionedDataset
+from hf_any3d.training.point_rows import CropRows
 from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
+from hf_any3d.training.streamed_rows import streamed_training_rows
 from tests.tiny_encoders import tiny_model
 
 
@@ -156,3 +163,63 @@ def test_trainer_moves_rows_on_with_its_epochs_whatever_reads_them(dataset, tmp_
         rows.epoch = number // 2
         possible = [torch.from_numpy(rows[index]["points"]) for index in range(len(rows))]
         assert all(any(torch.equal(cloud, one) for one in possible) for cloud in batch)
+
+
+def crops(tmp_path):
+    labels = Features({"points": Array2D((None, 3), "float32"), "labels": List(ClassLabel(names=["left", "right"]))})
+    points = np.random.default_rng(1).uniform(-2, 2, (6, 90, 3)).astype(np.float32)
+    dataset = Dataset.from_dict({"points": list(points), "labels": list((points[..., 0] > 0).astype(int))}, labels)
+    return CropRows(dataset, PointCloudProcessor(num_points=64, center=False, scale=None), seed=3)
+
+
+def captions(tmp_path):
+    class Tower:
+        def embed(self, texts):
+            return torch.eye(4)[[int(text) for text in texts]]
+
+    points = np.random.default_rng(3).standard_normal((6, 32, 3)).astype(np.float32)
+    dataset = Dataset.from_dict({"points": list(points), "label": [0, 1, 2, 0, 1, 2]})
+    return CaptionedDataset(dataset, PointCloudProcessor(num_points=32), [list("0123")] * 6, Tower(), seed=1)
+
+
+def stream(tmp_path):
+    points = np.random.default_rng(2).standard_normal((6, 40, 3)).astype(np.float32)
+    features = Features({"points": Array2D((40, 3), "float32"), "label": Value("int64")})
+    Dataset.from_dict({"points": list(points), "label": range(6)}, features).to_parquet(tmp_path / "train.parquet")
+    dataset = load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True)
+    return streamed_training_rows(dataset, PointCloudProcessor(num_points=32), ["jitter"], seed=4)
+
+
+def fingerprints(rows, persistent):
+    """What a DataLoader with a worker reads in three epochs, epoch by epoch."""
+    loader = DataLoader(
+        rows, batch_size=3, num_workers=1, persistent_workers=persistent, collate_fn=default_data_collator
+    )
+    read = []
+    for epoch in range(3):
+        (rows.set_epoch if hasattr(rows, "set_epoch") else partial(setattr, rows, "epoch"))(epoch)
+        batches = list(loader)
+        names = [name for name in ("points", "text_embeds", "labels") if name in batches[0]]
+        read.append({name: torch.cat([batch[name].flatten() for batch in batches]) for name in names})
+    return read
+
+
+@pytest.mark.parametrize("make", [None, crops, captions, stream])
+def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, make, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    rows = training_rows(dataset, PointCloudProcessor(num_points=32), ["jitter"], seed=1)
+    rows = rows if make is None else make(tmp_path)
+    renewed, kept = fingerprints(rows, False), fingerprints(rows, True)
+    for one, other in zip(renewed, kept, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    changing = "text_embeds" if "text_embeds" in kept[0] else "points"
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert not torch.equal(kept[one][changing], kept[other][changing])
+
+
+def test_a_copy_of_the_rows_has_an_epoch_of_its_own(dataset):
+    rows = training_rows(dataset, PointCloudProcessor(num_points=32), ["jitter"], seed=1)
+    again = pickle.loads(pickle.dumps(rows))
+    rows.epoch, again.epoch = 2, 1
+    assert (rows.epoch, again.epoch) == (2, 1)
+    assert not np.array_equal(rows[0]["points"], again[0]["points"])

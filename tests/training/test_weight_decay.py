@@ -7,14 +7,17 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, Trainer
 
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point.guided_adapter import LayerGate
+from hf_any3d.modeling.heads import ClassToken
 from hf_any3d.training.settings import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.training.weight_decay import decaying_parameters
+from hf_any3d.training.weight_decay import decaying_parameters, parameter_groups
 from hf_any3d.tuners import GuidedAdapterConfig
+from tests.common.models import CASES
 from tests.modeling.any2point.reference_case import FOLDER
 
 SPARED = {"scan": [], "modelnet": [r"class_token\..*token$"]}
@@ -138,3 +141,32 @@ def test_trainer_follows_the_schedule_by_epochs_and_judges_all_rows(tmp_path, dr
 def test_wrong_settings_are_named(tmp_path, settings, text):
     with pytest.raises(ValueError, match=text):
         trainer(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.labels is not None], ids=lambda case: case.name)
+def test_neither_trainer_lets_norms_gates_scales_and_class_tokens_decay(case, tmp_path):
+    model = case.build()
+    if case.name.startswith("Any2Point"):
+        model = get_peft_model(model, GuidedAdapterConfig(gate=0.5))
+    model.requires_grad_(True)
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if "norm" in type(module).__name__.lower() or isinstance(module, (ClassToken, LayerGate))
+        for parameter in module.parameters(recurse=False)
+    }
+    arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", save_strategy="no")
+    ours = PointTrainer(model, arguments, eval_dataset=Rows()).create_optimizer().param_groups
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
+    stock = (
+        Trainer(model, arguments, eval_dataset=Rows(), optimizers=(optimizer, None)).create_optimizer().param_groups
+    )
+    for made in (ours, stock):
+        decaying = {id(p) for group in made if group["weight_decay"] for p in group["params"]}
+        resting = {id(p) for group in made if not group["weight_decay"] for p in group["params"]}
+        assert decaying and not decaying & norms and not decaying & resting
+        assert decaying | resting == {id(p) for p in model.parameters()}
+        for name, parameter in model.named_parameters():
+            vector = parameter.dim() < 2 or name.rpartition(".")[2] in ("norm_weight", "norm_bias", "bias")
+            assert not (vector and id(parameter) in decaying), name
+    assert {id(p) for p in ours[0]["params"]} == {id(p) for p in stock[0]["params"]}

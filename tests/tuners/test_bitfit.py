@@ -80,3 +80,26 @@ def test_norms_alone_can_be_chosen():
 def test_layers_without_biases_are_refused():
     with pytest.raises(ValueError, match="the layers of T5EncoderModel have no module of the kind"):
         get_peft_model(tiny_model("t5"), BitFitConfig())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_safe_merge_refuses_what_is_not_finite_and_writes_nothing(wrong):
+    model = get_peft_model(tiny_model(), BitFitConfig())
+    layer = next(iter(wrapped(model).values()))
+    before = layer.base_layer.bias.detach().clone()
+    with torch.no_grad():
+        layer.bitfit_bias["default"][3] = wrong
+    for merge in (lambda: model.merge_adapter(safe_merge=True), lambda: layer.merge(safe_merge=True)):
+        with pytest.raises(ValueError, match="NaN or infinite values in the merged bias: adapter 'default'"):
+            merge()
+    assert torch.equal(layer.base_layer.bias, before) and not layer.merged
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model.merge_and_unload(safe_merge=True)
+
+
+def test_safe_merge_gives_what_merging_gives():
+    model = get_peft_model(tiny_model(), BitFitConfig())
+    train_step(model)
+    expected = logits_of(model)
+    merged = model.merge_and_unload(safe_merge=True)
+    torch.testing.assert_close(logits_of(merged), expected, rtol=0, atol=1e-5)

@@ -11,9 +11,12 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointCloudProcessor,
     PromptTokensConfig,
+    trainable_module_names,
 )
+from hf_any3d.tuners.bitfit.model import has_bias
+from hf_any3d.tuners.wrapped import WrappedModule
 from tests.test_doors import check_doors
-from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
+from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
 
 CONFIGS = {
     "bitfit": BitFitConfig,
@@ -141,3 +144,65 @@ def test_half_precision_encoder_keeps_the_adapter_in_full_precision(encoder, con
     model.save_pretrained(tmp_path)
     half = AutoModelForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     torch.testing.assert_close(logits_of(half), logits_of(model), rtol=0, atol=0.05)
+
+
+def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
+    config = config()
+    made = vars(config) | {"target_modules": None, "modules_to_save": None}
+    deep = random_encoder(tiny_config("bert", num_hidden_layers=4))
+    deep.save_pretrained(tmp_path)
+    for encoder, layers in (("bert", 2), (str(tmp_path), 4), ("clip_vision_model", 2)):
+        base = tiny_model(encoder)
+        model = get_peft_model(base, config)
+        wrapped = [name for name, module in model.named_modules() if isinstance(module, WrappedModule)]
+        path = base.any2point.layer_stack.path
+        assert {name.partition(path)[2].split(".")[1] for name in wrapped} == set(map(str, range(layers)))
+        assert model.peft_config["default"].modules_to_save == trainable_module_names(tiny_model(encoder))
+        assert vars(config) == made | {"base_model_name_or_path": config.base_model_name_or_path}
+    # A headless model has no head to train.
+    core = get_peft_model(tiny_model().any2point, config)
+    assert core.peft_config["default"].modules_to_save == ["point_tokenizer", "class_token", "output_norm"]
+
+
+def test_config_of_an_adapted_model_fits_a_deeper_one(tmp_path, config):
+    random_encoder(tiny_config("bert", num_hidden_layers=4)).save_pretrained(tmp_path)
+    found = get_peft_model(tiny_model("bert"), config()).peft_config["default"]
+    wrapped = [m for m in get_peft_model(tiny_model(str(tmp_path)), found).modules() if isinstance(m, WrappedModule)]
+    layers = tiny_model(str(tmp_path)).any2point.encoder.encoder.layer
+    assert len(wrapped) == (4 if config is not BitFitConfig else sum(map(has_bias, layers.modules())))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adapter_takes_the_layers_type_where_it_is_not_lifted(encoder, config, dtype):
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(encoder, dtype=dtype), config(), autocast_adapter_dtype=False)
+    own = {name: t for name, t in model.state_dict().items() if model.base_model.prefix in name}
+    assert own and {t.dtype for t in own.values()} == {dtype}
+    torch.manual_seed(0)
+    lifted = get_peft_model(tiny_model(encoder, dtype=dtype), config())
+    assert {p.dtype for n, p in lifted.named_parameters() if model.base_model.prefix in n} == {torch.float32}
+    expected = logits_of(lifted)
+    assert (logits_of(model) - expected).abs().max() < 0.2 * expected.std()
+    model.add_adapter("lifted", config())
+    assert {p.dtype for n, p in model.named_parameters() if model.base_model.prefix in n and ".lifted" in n} == {
+        torch.float32
+    }
+
+
+def test_task_types_of_texts_are_refused_by_name(config):
+    with pytest.raises(ValueError, match="task_type='CAUSAL_LM': Any2PointForPointCloudClassification reads point"):
+        get_peft_model(tiny_model(), config(task_type="CAUSAL_LM"))
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION"])
+def test_task_types_of_classifiers_train_what_no_task_type_trains(config, task_type):
+    plain = get_peft_model(tiny_model(), config())
+    shared = config(task_type=task_type)
+    for _ in range(2):  # PEFT writes its own heads into the config each time
+        model = get_peft_model(tiny_model(), shared)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == {name for name, p in plain.named_parameters() if p.requires_grad}
+        assert model.peft_config["default"].modules_to_save == trainable_module_names(tiny_model())
+    chosen = get_peft_model(tiny_model(), config(task_type=task_type, modules_to_save=["output_norm"]))
+    assert set(chosen.peft_config["default"].modules_to_save) >= {"output_norm"}
+    assert not [n for n, p in chosen.named_parameters() if p.requires_grad and "point_tokenizer" in n]

@@ -8,9 +8,12 @@ from peft import IA3Config, LNTuningConfig, LoraConfig, OFTConfig, PeftModel, Ve
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_any3d import GuidedAdapterConfig
+from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_families
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from tests.common.models import case_of, minigpt3d
 from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
 
 
@@ -124,8 +127,23 @@ def test_trained_modules_of_a_headless_model_leave_out_the_head():
 
 
 def test_models_without_a_frozen_encoder_are_refused():
-    from hf_any3d import GuidedAdapterConfig
-
     for use in (trainable_module_names, encoder_linear_pattern, lambda m: get_peft_model(m, GuidedAdapterConfig())):
         with pytest.raises(ValueError, match="Sequential has no frozen encoder.*fit Any2Point and ACT"):
             use(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_models_of_several_pretrained_parts_name_no_modules_by_themselves():
+    model = minigpt3d()
+    for use in (trainable_module_names, lambda m: get_peft_model(m, GuidedAdapterConfig())):
+        with pytest.raises(ValueError, match=r"several pretrained parts.*modules_to_save=\[…\]"):
+            use(model)
+    # Without LoRA of its own, beside which PEFT leaves what trained as it was.
+    bare = minigpt3d(text_lora=None, qformer_lora=None)
+    adapted = get_peft_model(bare, GuidedAdapterConfig(modules_to_save=[]))
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert trained and all(".point_encoder." in name and "guided_adapter_" in name for name in trained)
+
+
+def test_teacher_of_a_student_in_pretraining_is_not_trained_beside_an_adapter():
+    model = case_of(ActForPreTraining).tiny()
+    assert trainable_module_names(model) == ["decoder", "decoder_norm", "decoder_position_embed", "prediction_head"]

@@ -57,7 +57,7 @@ def test_method_is_registered_with_peft(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"r": 0}, "r=0; expected a bottleneck width of at least 1"),
+        ({"r": 0}, "r=0; expected 1 to 16,384"),
         ({"attention_width": 10}, "attention_width=10 is not a multiple of attention_heads=6"),
         ({"target_modules": ["a"], "layers_to_transform": 0}, "give target_modules or layers_to_transform, not both"),
     ],

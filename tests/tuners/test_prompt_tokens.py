@@ -119,7 +119,7 @@ def test_attention_over_the_batch_is_refused():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"num_prompts": 0}, "num_prompts=0; expected at least 1"),
+        ({"num_prompts": 0}, "num_prompts=0; expected 1 to 16,384"),
         ({"target_modules": ["a"], "layers_to_transform": 0}, "give target_modules or layers_to_transform, not both"),
     ],
 )

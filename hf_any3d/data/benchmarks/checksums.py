@@ -13,6 +13,15 @@ FILE_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def verify_checksums(root: Path, files: Iterable[Path]) -> None:
     """Compare files with the sums in `root/SHA256SUMS`, as `sha256sum` writes it; nothing where there is no such file.
 
@@ -34,10 +43,6 @@ def verify_checksums(root: Path, files: Iterable[Path]) -> None:
         sums[(root / found[2]).resolve()] = found[1].lower()
     listed = [file for file in sorted(files) if file.resolve() in sums]
     for file in tqdm(listed, desc="Checking sums", unit=" files", disable=None):
-        digest = hashlib.sha256()
-        with open(file, "rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-        seen = digest.hexdigest()
+        seen = sha256_of(file)
         if seen != sums[file.resolve()]:
             raise ValueError(f"{file}: SHA-256 {seen}; {FILE_NAME} says {sums[file.resolve()]}, so fetch it again")

@@ -10,11 +10,11 @@ from typing import Any
 from datasets import Features
 from tqdm.auto import tqdm
 
-from hf_any3d.data.benchmarks.atomic import write_json
-from hf_any3d.data.benchmarks.journal import ShardRecord, finished_shards, record_path
+from hf_any3d.data.benchmarks.journal import ShardRecord, ShardSums, finished_shards, record_path
 from hf_any3d.data.benchmarks.rows import checked_row
 from hf_any3d.data.benchmarks.shards import ShardWriter
 from hf_any3d.data.files import PointCloudError
+from hf_any3d.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,14 @@ class SplitSource:
 
 
 def convert_split(
-    source: SplitSource, split: str, features: Features, folder: Path, *, skip: bool, progress: str
+    source: SplitSource,
+    split: str,
+    features: Features,
+    folder: Path,
+    sums: ShardSums,
+    *,
+    skip: bool,
+    progress: str,
 ) -> list[ShardRecord]:
     """Write the rows of a split as Parquet, or go on where an earlier call stopped.
 
@@ -57,6 +64,7 @@ def convert_split(
         split: its name.
         features: the columns.
         folder: gets `data/{split}-00000.parquet`, … and a record of each in `journal/`.
+        sums: tells damaged shards, which are written anew.
         skip: leave out what cannot be read, with a warning, instead of stopping.
         progress: words before the progress bar.
 
@@ -68,13 +76,14 @@ def convert_split(
         FileNotFoundError: a file of a unit is gone.
         OSError: a shard that cannot be written; what was written before stays and is not written again.
     """
-    records = finished_shards(folder, split, len(source.units))
+    records = finished_shards(folder, split, len(source.units), sums)
     start = records[-1].stop if records else 0
     bar = tqdm(total=len(source.units), initial=start, desc=progress, unit=" pieces", disable=None)
     with bar:
         while start < len(source.units):
             record = _convert_shard(source, start, split, len(records), features, folder, skip, bar)
             records.append(record)
+            sums.note(record)
             start = record.stop
     return records
 
@@ -99,11 +108,11 @@ def _convert_shard(
             bar.update()
             if shard.num_bytes >= SHARD_BYTES:
                 break
-        size = shard.finish()
+        size, sha256 = shard.finish()
     except BaseException:
         shard.discard()
         raise
-    record = ShardRecord(path.name, start, stop, size, skipped, shard.statistics.as_dict())
+    record = ShardRecord(path.name, start, stop, size, skipped, shard.statistics.as_dict(), sha256)
     # Written after the shard: a shard without its record counts as not written.
     write_json(record_path(folder, split, number), record.as_dict())
     return record

@@ -1,10 +1,15 @@
-"""Which shards of a conversion are complete."""
+"""Which shards of a conversion are complete and as they were written."""
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hf_any3d.data.benchmarks.atomic import read_json
+from hf_any3d.data.benchmarks.checksums import sha256_of
+from hf_any3d.whole_files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class ShardRecord:
         size: bytes of the file, which tell a damaged one.
         skipped: what was left out, in words.
         statistics: of its rows, as `SplitStatistics.as_dict` gives them.
+        sha256: of the file; None in conversions of earlier versions, whose shards are known by their size alone.
     """
 
     file: str
@@ -26,6 +32,7 @@ class ShardRecord:
     size: int
     skipped: list[str]
     statistics: Mapping
+    sha256: str | None = None
 
     def as_dict(self) -> dict:
         """Give the record as plain values."""
@@ -37,23 +44,79 @@ def record_path(folder: Path, split: str, number: int) -> Path:
     return folder / "journal" / f"{split}-{number:05d}.json"
 
 
-def finished_shards(folder: Path, split: str, num_units: int) -> list[ShardRecord]:
+class ShardSums:
+    """Tells whether shards are as they were written, by their size and SHA-256.
+
+    To hash a shard costs reading it (a second for one to two GB from memory), so `meta/checked.json` keeps size and
+    times of the files that were right, and those that are unchanged since are not read again.
+
+    Args:
+        folder: of the conversion.
+        trusting: rely on unchanged times; False reads every shard.
+    """
+
+    def __init__(self, folder: Path, trusting: bool):
+        self.folder, self.trusting = folder, trusting
+        known = read_json(self._path)
+        self._known: dict[str, list] = known if isinstance(known, dict) else {}
+        self._changed = False
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "meta" / "checked.json"
+
+    def are_right(self, record: ShardRecord) -> bool:
+        """Whether the file of a record is there and as it was written; a warning says what is wrong with it."""
+        file = self.folder / "data" / record.file
+        try:
+            stamp = _stamp(file)
+        except OSError:
+            return False
+        if stamp[0] != record.size:
+            logger.warning("%s: %d bytes; expected %d, so it is converted anew", file, stamp[0], record.size)
+            return False
+        if record.sha256 is None or (self.trusting and self._known.get(record.file) == [*stamp, record.sha256]):
+            return True
+        if (seen := sha256_of(file)) != record.sha256:
+            logger.warning("%s: SHA-256 %s; expected %s, so it is converted anew", file, seen, record.sha256)
+            return False
+        self.note(record)
+        return True
+
+    def note(self, record: ShardRecord) -> None:
+        """Remember that the file of a record is right as it is now."""
+        stamp = [*_stamp(self.folder / "data" / record.file), record.sha256]
+        self._changed |= self._known.get(record.file) != stamp
+        self._known[record.file] = stamp
+
+    def save(self) -> None:
+        """Keep what was noted."""
+        if self._changed:
+            write_json(self._path, self._known)
+
+
+def finished_shards(folder: Path, split: str, num_units: int, sums: ShardSums) -> list[ShardRecord]:
     """Read the records of a split up to the first shard that is missing, damaged or does not follow the one before.
 
     Args:
         folder: of the conversion.
         split: its name.
         num_units: units of the source.
+        sums: tells damaged shards.
     """
     records: list[ShardRecord] = []
     while True:
         found = read_json(record_path(folder, split, len(records)))
         try:
             record = ShardRecord(**found)
-            size = (folder / "data" / record.file).stat().st_size
-        except (TypeError, OSError):
+            follows = record.start == (records[-1].stop if records else 0) and record.start < record.stop <= num_units
+        except TypeError:
             return records
-        follows = record.start == (records[-1].stop if records else 0) and record.start < record.stop <= num_units
-        if size != record.size or not follows:
+        if not follows or not sums.are_right(record):
             return records
         records.append(record)
+
+
+def _stamp(file: Path) -> list[int]:
+    status = os.stat(file)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

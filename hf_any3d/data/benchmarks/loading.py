@@ -13,12 +13,12 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
-from hf_any3d.data.benchmarks.atomic import not_written, read_json, remove_temporaries, write_json
 from hf_any3d.data.benchmarks.checksums import verify_checksums
 from hf_any3d.data.benchmarks.conversion import SplitSource, convert_split, stamp_of
 from hf_any3d.data.benchmarks.description import Benchmark
-from hf_any3d.data.benchmarks.journal import ShardRecord
+from hf_any3d.data.benchmarks.journal import ShardRecord, ShardSums
 from hf_any3d.data.benchmarks.statistics import SplitStatistics
+from hf_any3d.whole_files import not_written, read_json, remove_temporaries, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ def load_benchmark(
 
     The cache is keyed by the names, sizes and times of the files and by all that decides the rows. A conversion that
     was interrupted goes on with the first shard that is not complete. Several processes may call this at once: one
-    converts, the others wait.
+    converts, the others wait. A shard that is not as it was written is converted anew, with those behind it; see
+    `ShardSums` for when shards are read to tell.
 
     Args:
         benchmark: what is known of it.
@@ -92,19 +93,24 @@ def load_benchmark(
     folder = caches / benchmark.name / f"{variant}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        remove_temporaries(folder)
-        if verify and not (folder / "meta" / "stats.json").is_file():
+        for part in ("data", "journal", "meta"):
+            remove_temporaries(folder / part)
+        is_complete = (folder / "meta" / "stats.json").is_file()
+        has_copy = any((folder / "arrow").rglob("*.arrow"))
+        sums = ShardSums(folder, trusting=is_complete and (has_copy or streaming))
+        if verify and not is_complete:
             verify_checksums(root, {file for source in sources.values() for file in source.files})
         records = {}
         for split, source in sources.items():
             progress = f"Converting {what}, {split}"
             skip = on_error == "skip"
-            records[split] = convert_split(source, split, features, folder, skip=skip, progress=progress)
+            records[split] = convert_split(source, split, features, folder, sums, skip=skip, progress=progress)
             _check_converted(what, split, records[split], expected.get(split), root, skip)
         statistics = {split: _statistics(some) for split, some in records.items()}
         described = {key: decides[key] for key in ("format_version", "name", "revision", "variant", "options")}
         if read_json(folder / "meta" / "stats.json") != {**described, "splits": statistics}:
             write_json(folder / "meta" / "stats.json", {**described, "splits": statistics})
+        sums.save()
         splits = _open(folder, records, streaming)
     for rows in splits.values():
         rows.info.description = benchmark.description

@@ -1,6 +1,5 @@
 """One Parquet file of a conversion."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import numpy as np
 from datasets import Features
 from datasets.arrow_writer import ParquetWriter
 
-from hf_any3d.data.benchmarks.atomic import not_written, publish
+from hf_any3d.data.benchmarks.checksums import sha256_of
 from hf_any3d.data.benchmarks.statistics import SplitStatistics
+from hf_any3d.whole_files import not_written, publish, temporary_path
 
 BUFFER_BYTES = 16 << 20
 """Rows are handed to Parquet when they are this large together: what bounds the memory of a conversion."""
@@ -32,7 +32,7 @@ class ShardWriter:
         self.statistics = SplitStatistics()
         self.num_bytes = 0
         self._buffered = 0
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer: ParquetWriter | None = None
         self._guarded(self._open)
@@ -48,11 +48,12 @@ class ShardWriter:
             self._guarded(self._writer.write_examples_on_file)
             self._buffered = 0
 
-    def finish(self) -> int:
-        """Complete the file; gives its size in bytes."""
+    def finish(self) -> tuple[int, str]:
+        """Complete the file; gives its size in bytes and its SHA-256."""
         self._guarded(self._writer.finalize)
+        size, sha256 = self._temporary.stat().st_size, sha256_of(self._temporary)
         self._guarded(publish, self._temporary, self.path)
-        return self.path.stat().st_size
+        return size, sha256
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -1,12 +1,24 @@
 """Local Parquet files with a column of points."""
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet
 from datasets import DatasetDict, load_dataset
+
+logger = logging.getLogger(__name__)
+
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Split -> words of a file's or folder's name that tell it, as the hub reads them."""
+_SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\.parquet")
 
 Files = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -17,23 +29,21 @@ def load(
     """Read Parquet files.
 
     Args:
-        data_dir: a folder; file names say the split, as `train.parquet`, `test-00000-of-00001.parquet` or
-            `data/validation.parquet`. Without such names all files are the training split.
+        data_dir: a folder, whose Parquet files are read, also those of folders in it; names say the split, as
+            `train.parquet`, `test-00000-of-00001.parquet` or `data/validation.parquet`. Without such names all files
+            are the training split. Other files are passed over; a warning names them.
         data_files: instead, a file, files, or a mapping from split to file or files.
         options: further arguments of `datasets.load_dataset`, such as `cache_dir`.
 
     Raises:
-        ValueError: neither or both of `data_dir` and `data_files`; files whose labels stand for different classes.
+        ValueError: neither or both of `data_dir` and `data_files`; files whose labels stand for different classes;
+            a folder where some names say a split and others do not.
         FileNotFoundError: a file that does not exist, or a folder without Parquet files.
     """
     if (data_dir is None) == (data_files is None):
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
     if data_files is None:
-        files = sorted(path for path in Path(data_dir).rglob("*.parquet") if path.is_file())
-        if not files:
-            raise FileNotFoundError(f"{data_dir}: no Parquet file in this folder")
-        _check_classes(files)
-        return load_dataset("parquet", data_dir=os.fspath(data_dir), **options)
+        data_files = files_by_split(Path(data_dir))
     files = [Path(path) for path in _flat(data_files)]
     for path in files:
         if not path.is_file():
@@ -44,6 +54,46 @@ def load(
     else:
         data_files = [str(path) for path in files]
     return load_dataset("parquet", data_files=data_files, **options)
+
+
+def files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """Parquet files of a folder and of those in it, by the split that their names tell.
+
+    Raises:
+        ValueError: Names that say a split beside others that say none.
+        FileNotFoundError: No Parquet file.
+    """
+    there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = [path for path in there if path.suffix == ".parquet"]
+    if not files:
+        raise FileNotFoundError(f"{folder}: no Parquet file in this folder")
+    if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
+        rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        logger.warning("%s: passed over what is no Parquet file: %s%s", folder, ", ".join(others[:5]), rest)
+    told = {path: _split_of(path.relative_to(folder)) for path in files}
+    silent = [path for path, split in told.items() if split is None]
+    if len(silent) == len(files):
+        return {"train": files}
+    if silent:
+        named = next(path for path, split in told.items() if split is not None)
+        raise ValueError(
+            f"{silent[0]}: its name says no split, that of {named.name} does; rename or remove it, or give data_files"
+        )
+    known = [*SPLIT_WORDS, *sorted(set(told.values()) - set(SPLIT_WORDS))]
+    splits = {split: [path for path in files if told[path] == split] for split in known}
+    return {split: some for split, some in splits.items() if some}
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that the innermost folder tells, or else the file's name."""
+    if shard := _SHARD.fullmatch(path.name):
+        return next((split for split, words in SPLIT_WORDS.items() if shard[1] in words), shard[1])
+    for part in (*reversed(path.parts[:-1]), path.stem):
+        words = set(re.split(r"[^a-zA-Z]+", part.lower()))
+        if found := [split for split, known in SPLIT_WORDS.items() if words.intersection(known)]:
+            return found[0]
+    return None
 
 
 def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from peft import PeftConfig
 
+from hf_any3d.tuners.layers_config import check_patterns
 from hf_any3d.tuners.peft_type import BITFIT
 
 
@@ -30,6 +31,7 @@ class BitFitConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_patterns(self)
         self.peft_type = BITFIT
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)

@@ -42,11 +42,27 @@ class BitFitLayer(WrappedModule):
         return output
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write the changes into the bias."""
+        """Write the changes into the bias.
+
+        Args:
+            safe_merge: Look for values that are not finite before anything is written.
+            adapter_names: Adapters to merge; None for the active ones.
+
+        Raises:
+            ValueError: With `safe_merge`, if the bias would no longer be finite.
+        """
+        bias = self.base_layer.bias
         for name in check_adapters_to_merge(self, adapter_names):
-            if name in self.bitfit_bias:
-                self.base_layer.bias.data += self.bitfit_bias[name].data.to(self.base_layer.bias.dtype)
-                self.merged_adapters.append(name)
+            if name not in self.bitfit_bias:
+                continue
+            merged = bias.data + self.bitfit_bias[name].data.to(bias.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(
+                    f"NaN or infinite values in the merged bias: adapter {name!r} is broken or too large for "
+                    f"{bias.dtype}; nothing of it was merged into this layer"
+                )
+            bias.data = merged
+            self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
         """Take the changes out of the bias again."""

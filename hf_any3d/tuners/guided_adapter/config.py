@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from hf_any3d.modeling.config_checks import HEADS, SHARE, Ranges
 from hf_any3d.tuners.layers_config import EncoderLayersConfig
 from hf_any3d.tuners.peft_type import GUIDED_ADAPTER
 
@@ -16,6 +18,19 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     views say. Applies to models with an encoder of `hf_any3d.modeling.encoders`; by default tokenizer, class token,
     output norm and head are trained and saved with it.
     """
+
+    ranges: ClassVar[Ranges] = EncoderLayersConfig.ranges | {
+        "r": (1, 16_384),
+        "bottleneck_scale": (-1e6, 1e6),
+        "bottleneck_dropout": SHARE,
+        "aggregation_scale": (-1e6, 1e6),
+        "attention_width": (1, 16_384),
+        "attention_heads": HEADS,
+        "attention_dropout": SHARE,
+        "cell_size": (1e-6, 1e6),
+        "voxel_size": (1e-4, 1e6),
+        "gate": (-1e6, 1e6),
+    }
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck beside the feed-forward branch."})
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of what the bottleneck adds."})
@@ -53,8 +68,6 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = GUIDED_ADAPTER
-        if self.r < 1:
-            raise ValueError(f"r={self.r}; expected a bottleneck width of at least 1")
         if self.attention_width % self.attention_heads:
             raise ValueError(
                 f"attention_width={self.attention_width} is not a multiple of attention_heads={self.attention_heads}"

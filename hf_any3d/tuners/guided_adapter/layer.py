@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -126,11 +127,16 @@ class GuidedAdapterLayer(WrappedModule):
     unmerge = merge
 
     def _aggregate(self, name: str, hidden_states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        owner = self.attention_owner[name][0] if name in self.attention_owner else self
+        view_norm = self.guided_adapter_view_norm[name]
+        if name in self.attention_owner:
+            owned = self.attention_owner[name][0].guided_adapter_attention[name]
+            attention = _in_one_piece(owned, view_norm.weight.dtype)
+        else:
+            attention = self.guided_adapter_attention[name]
         return guided_aggregation(
             hidden_states,
-            owner.guided_adapter_attention[name],
-            self.guided_adapter_view_norm[name],
+            attention,
+            view_norm,
             self.guided_adapter_voxel_norm[name],
             geometry,
             self.guidance[name],
@@ -146,3 +152,30 @@ class GuidedAdapterLayer(WrappedModule):
                 self.bottleneck_scale[name],
             )
         return branch
+
+
+def _in_one_piece(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
+    """The attention of another layer with whole weights, also where FSDP2 shards that layer apart from this one.
+
+    FSDP2 gathers the weights of a layer while it runs that layer. Those that it shares with a later one are gathered
+    here once more; their gradients are averaged over the processes, as FSDP2 does.
+
+    Args:
+        attention: The shared attention.
+        dtype: What weights that are gathered here are cast to, the type of the layer that asks.
+    """
+    if not any(hasattr(parameter, "full_tensor") for parameter in attention.parameters()):
+        return attention
+    whole = copy.copy(attention)
+    whole._parameters = {name: _gather(parameter).to(dtype) for name, parameter in attention.named_parameters()}
+    return whole
+
+
+def _gather(parameter: torch.Tensor) -> torch.Tensor:
+    from torch.distributed.tensor import Partial
+
+    mesh = parameter.device_mesh
+    whole = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / mesh.size())
+    return whole

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from hf_any3d.modeling.config_checks import Ranges
 from hf_any3d.tuners.layers_config import EncoderLayersConfig
 from hf_any3d.tuners.peft_type import PROMPT_TOKENS
 
@@ -18,10 +20,10 @@ class PromptTokensConfig(EncoderLayersConfig):
     and head are trained and saved with them.
     """
 
+    ranges: ClassVar[Ranges] = EncoderLayersConfig.ranges | {"num_prompts": (1, 16_384)}
+
     num_prompts: int = field(default=10, metadata={"help": "Prompts of each layer."})
 
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PROMPT_TOKENS
-        if self.num_prompts < 1:
-            raise ValueError(f"num_prompts={self.num_prompts}; expected at least 1")

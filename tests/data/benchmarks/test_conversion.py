@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.benchmarks import conversion
+from hf_any3d.data.benchmarks import checksums, conversion, journal
 from tests.data.benchmarks.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,7 +84,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_
     program = f"""
 import time
 from pathlib import Path
-from hf_any3d.data.benchmarks import conversion
+from hf_any3d.data.benchmarks import checksums, conversion, journal
 from tests.data.benchmarks import toy
 conversion.SHARD_BYTES = 300
 written = conversion.ShardWriter.add
@@ -160,6 +161,36 @@ def test_a_shard_that_lost_its_end_is_written_anew(tree, cache_dir, small_shards
     again = []
     assert_complete(load_toy(tree, cache_dir, again))
     assert again and "train/0.npy" not in again
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_byte_that_is_flipped_in_a_shard_is_noticed(tree, cache_dir, small_shards, caplog, streaming):
+    load_toy(tree, cache_dir, streaming=streaming)
+    shard = next(Path(cache_dir).rglob("train-00001.parquet"))
+    before = shard.stat()
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = []
+    with caplog.at_level(logging.WARNING):
+        load_toy(tree, cache_dir, again, streaming=streaming)
+    assert again and "train/0.npy" not in again
+    assert "train-00001.parquet: SHA-256" in caplog.text and "so it is converted anew" in caplog.text
+    assert_complete(load_toy(tree, cache_dir))
+
+
+def test_shards_that_are_unchanged_are_not_read_again(tree, cache_dir, small_shards, monkeypatch):
+    load_toy(tree, cache_dir)
+    monkeypatch.setattr(journal, "sha256_of", lambda file: pytest.fail(f"{file} is read again"))
+    assert_complete(load_toy(tree, cache_dir))
+    monkeypatch.undo()
+    # Without the copy that rows are read from, the shards are read, and checked before.
+    shutil.rmtree(next(Path(cache_dir).rglob("arrow")))
+    read = []
+    monkeypatch.setattr(journal, "sha256_of", lambda file: (read.append(file.name), checksums.sha256_of(file))[1])
+    load_toy(tree, cache_dir)
+    assert len(read) == len(files_in(cache_dir, "*.parquet")) > 4
 
 
 def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):

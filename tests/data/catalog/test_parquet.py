@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,7 +60,7 @@ def test_measured_quantities_are_not_turned_into_classes(tmp_path, cache_dir):
 
 def test_class_labels_of_another_order_are_not_silently_mixed_up(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0], names=["cup", "mug"]), test=table([0], names=["mug", "cup"]))
-    with pytest.raises(ValueError, match=r"classes of .*train.parquet are \['cup', 'mug'\], those of .*test.parquet"):
+    with pytest.raises(ValueError, match=r"classes of .*test.parquet are \['mug', 'cup'\], those of .*train.parquet"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 
@@ -89,6 +91,30 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load_point_dataset("parquet", data_files=tmp_path / "absent.parquet")
     with pytest.raises(ValueError, match="expected exactly one of them"):
         load_point_dataset("parquet")
+
+
+def test_other_files_of_a_folder_are_passed_over_and_named(tmp_path, cache_dir, caplog):
+    folder = write(tmp_path / "data", train=table(["mug", "cup"]), test=table(["mug"]))
+    for name in ("notes.txt", "test.csv", "train.json", ".hidden"):
+        (folder / name).write_text("no Parquet")
+    with caplog.at_level(logging.WARNING):
+        splits = load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
+    assert splits.num_rows == {"train": 2, "test": 1}
+    assert "no Parquet file: notes.txt, test.csv, train.json" in caplog.text and ".hidden" not in caplog.text
+
+
+def test_names_of_folders_and_shards_say_the_split(tmp_path, cache_dir):
+    for folder, names in (("train", "ab"), ("dev", "c"), ("data", ["test-00000-of-00002", "test-00001-of-00002"])):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        write(tmp_path / "all" / folder, **{name: table([0, 1]) for name in names})
+    splits = load_point_dataset("parquet", data_dir=tmp_path / "all", cache_dir=cache_dir)
+    assert splits.num_rows == {"train": 4, "validation": 2, "test": 4}
+
+
+def test_a_file_whose_name_says_no_split_beside_others_that_do_is_refused(tmp_path, cache_dir):
+    folder = write(tmp_path / "data", train=table([0]), more=table([1]))
+    with pytest.raises(ValueError, match=r"more\.parquet: its name says no split, that of train\.parquet does"):
+        load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -199,7 +199,7 @@ def test_colours_are_read_but_not_reconstructed():
         ({"num_codes": 30}, "num_codes=30; expected a multiple of 4"),
         ({"graph_widths": (8, 6)}, "graph_widths"),
         ({"graph_neighbors": 9, "num_groups": 8}, "graph_neighbors=9; expected 1 to num_groups=8"),
-        ({"num_prompts": -1}, "num_prompts=-1; expected at least 0"),
+        ({"num_prompts": -1}, "num_prompts=-1; expected 0 to 100,000"),
         ({"prompt_dropout": 1.0}, "prompt_dropout=1.0; expected 0 to below 1"),
         ({"detach_teacher": True}, "prompts would learn nothing"),
     ],

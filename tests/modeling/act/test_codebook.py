@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
+from tests.closeness import assert_nearly_equal
 
 
 @pytest.fixture
@@ -44,6 +45,27 @@ def test_noise_is_gumbels():
     noise = gumbel_noise(torch.zeros(200_000), torch.Generator().manual_seed(0))
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_noise_for_logits_in_half_precision_is_gumbels_too(dtype):
+    noise = gumbel_noise(torch.zeros(200_000, dtype=dtype), torch.Generator().manual_seed(0))
+    assert torch.equal(noise, gumbel_noise(torch.zeros(200_000), torch.Generator().manual_seed(0)))
+    assert noise.max() > 10, "a quarter of a million draws reach far"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16 model", "autocast"])
+def test_codes_are_drawn_in_half_precision_as_in_full(setting, precision):
+    codebook, _ = setting
+    logits = torch.randn(4, 64, 12, generator=torch.Generator().manual_seed(1)).bfloat16()
+    noise = gumbel_noise(logits, torch.Generator().manual_seed(2))
+    expected, expected_ids = codebook(logits.float(), 0.7, noise=noise)
+    if precision == "bfloat16 model":
+        codebook.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        codes, token_ids = codebook(logits, 0.7, noise=noise)
+    assert torch.equal(token_ids, expected_ids)
+    assert_nearly_equal(codes, expected, 0.01)
 
 
 def test_uniform_codes_cost_nothing_and_one_code_much():

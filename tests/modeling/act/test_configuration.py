@@ -8,7 +8,7 @@ from hf_any3d.modeling.act import ActConfig
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"in_channels": 2}, "in_channels=2; expected at least 3"),
+        ({"in_channels": 2}, "in_channels=2; expected 3 to 4,096"),
         ({"num_attention_heads": 5}, "num_attention_heads=5; expected a divisor of hidden_size=384"),
         ({"pooling": ("sum",)}, r"pooling=\('sum',\); expected some of"),
         ({"pooling": ()}, r"pooling=\(\); expected some of"),

@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-from tests.mutations import TooLong, bounded, mutate, traced
+from tests.fuzz.damage import TooLong, bounded, mutate, traced
 
 TEXT = b"ply\nformat ascii 1.0\nelement vertex 4\n" + b"1 2 3\n" * 200
 

@@ -1,0 +1,74 @@
+"""What people read in a terminal: text that cannot steer it, and errors in one line.
+
+Names of classes and files, words of models and texts of errors come from strangers. All that commands and programs
+print goes through here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Marks that turn the direction of what is behind them, so that a text reads other than it is.
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""Text with control characters, lone surrogates and marks of direction as `\u001b`, which JSON reads too.
+
+    Args:
+        text: Anything that has a text.
+        keep: Characters to leave as they are, such as line breaks of an answer.
+    """
+    return "".join(char if char in keep or _is_harmless(char) else f"\\u{ord(char):04x}" for char in str(text))
+
+
+def one_line(error: object) -> str:
+    """The text of an error in one line, or its kind where it has none."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return printable(text) or type(error).__name__
+
+
+def say(text: object = "", is_error: bool = False) -> None:
+    """Print one line; a line break inside it is shown, not made."""
+    # Characters that the terminal has no way to write must not end a program.
+    stream = sys.stderr if is_error else sys.stdout
+    line = printable(text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(line.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def say_json(value: Any) -> None:
+    """Print JSON for people to read too."""
+    for line in json.dumps(value, indent=2, ensure_ascii=False).split("\n"):
+        say(line)
+
+
+@contextmanager
+def opened(model: object) -> Iterator[None]:
+    """Give one kind of error for all that can be wrong with a model's directory or repository.
+
+    Transformers, torch, PEFT and safetensors raise a dozen kinds, few of which name the directory.
+
+    Args:
+        model: Its name, for the message.
+
+    Raises:
+        ValueError: Says what is wrong. Errors that commands tell anyway, ValueError, OSError and ImportError, stay.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        reason = one_line(error)
+        reason = reason if len(reason) <= 500 else f"{reason[:497]}..."
+        raise ValueError(f"{model}: this model cannot be opened ({type(error).__name__}: {reason})") from error
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or (unicodedata.category(char) in ("Cf", "Zs", "Co", "Cn") and char not in _TURNS)

@@ -1,0 +1,133 @@
+"""Files of every kind that is read: damaged real ones."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, read_point_cloud
+from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
+from hf_any3d.data.files.registry import READERS
+from hf_any3d.data.files.restricted_pickle import read_pickle
+from tests.data.files.seeds import SEEDS, Seed
+from tests.fuzz.damage import mutate
+from tests.fuzz.target import Target
+
+
+def read_hdf5(path: Path) -> None:
+    """Read the first rows of every array of an HDF5 file."""
+    with open_hdf5(path) as arrays:
+        for array in arrays.values():
+            if array.ndim:
+                assert read_slice(array, range(min(array.shape[0], 4)), path).dtype == array.dtype
+
+
+OTHERS = {"h5": read_hdf5, "pkl": read_pickle}
+"""Endings that `read_point_cloud` does not read."""
+
+
+def read_file(path: Path) -> object:
+    """Read a file of any kind and assert that what comes out of it is sound."""
+    made = OTHERS.get(path.suffix[1:], read_point_cloud)(path)
+    if isinstance(made, PointCloudData):
+        assert_sound(made)
+    return made
+
+
+def assert_sound(cloud: PointCloudData) -> None:
+    """Assert that types, shapes and ranges are those that `PointCloudData` promises."""
+    for name in ("points", "colors", "normals", "face_colors"):
+        values = getattr(cloud, name)
+        if values is not None:
+            assert values.dtype == np.float32 and values.shape[1:] == (3,) and np.isfinite(values).all(), name
+            assert "colors" not in name or not values.size or (0 <= values.min() and values.max() <= 1), name
+            assert len(values) == (len(cloud.faces) if name == "face_colors" else len(cloud)), name
+    assert len(cloud)
+    assert cloud.labels is None or (cloud.labels.dtype == np.int64 and cloud.labels.shape == (len(cloud),))
+    assert cloud.offset is None or (cloud.offset.shape == (3,) and np.isfinite(cloud.offset).all())
+    if cloud.is_mesh:
+        assert cloud.faces.dtype == np.int64 and cloud.faces.shape[1:] == (3,)
+        assert 0 <= cloud.faces.min() and cloud.faces.max() < len(cloud)
+        try:
+            assert np.isfinite(cloud.sample_surface(4).points).all()
+        except PointCloudError as error:
+            assert "area" in str(error)
+
+
+class FilesOf(Target):
+    """Files given as name -> bytes, the one to read first; a refusal names it once, in printable words."""
+
+    refusals = (PointCloudFileError,)
+    strict_warnings = True
+    megabytes = 128  # these files are a few kB
+
+    def attempt(self, case: Seed, folder: Path) -> None:  # noqa: D102
+        for name, content in case.items():
+            (folder / name).write_bytes(content)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            read_file(folder / next(iter(case)))
+        assert len(caught) <= 3, "one file warns a few times at most"
+
+    def check_refusal(self, error: BaseException, case: Seed, folder: Path) -> None:  # noqa: D102
+        path, text = folder / next(iter(case)), str(error)
+        assert text.startswith(f"{path}: ") and text.count(str(path)) == 1
+        assert text.isprintable() and len(text) < len(str(path)) + 400
+
+
+class DamagedFiles(FilesOf):
+    """Files of one kind, cut from real ones: bytes flipped, numbers replaced, pieces cut, repeated and spliced."""
+
+    inputs = 200
+
+    def __init__(self, kind: str):
+        self.name = f"damaged {kind}"
+        self.kind = kind
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        self.seeds = SEEDS[self.kind]()
+        for number, seed in enumerate(self.seeds):
+            (folder / str(number)).mkdir()
+            self.attempt(seed, folder / str(number))  # the seed itself must be read
+
+    def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        seed, other = (self.seeds[int(place)] for place in generator.integers(len(self.seeds), size=2))
+        names = list(seed)
+        hit = names[0] if generator.random() < 0.8 else names[int(generator.integers(len(names)))]
+        return {**seed, hit: mutate(seed[hit], generator, other.get(hit, b""))}
+
+
+class RandomBytes(FilesOf):
+    """Random bytes and text under the ending of every kind, most behind the first bytes of the kind."""
+
+    name = "random bytes"
+    inputs = 200
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        self.starts = {}
+        for make in SEEDS.values():
+            for seed in make():
+                name, content = next(iter(seed.items()))
+                self.starts.setdefault(name, []).append(content)
+                if len(seed) == 1:
+                    self.attempt(seed, folder)
+
+    def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        name = str(generator.choice(sorted(self.starts)))
+        start = self.starts[name][int(generator.integers(len(self.starts[name])))]
+        kept = int(generator.choice([0, 4, 16, 64, 256]))
+        size = int(2 ** generator.uniform(0, 14))
+        if generator.random() < 0.5:
+            return {name: start[:kept] + generator.bytes(size)}
+        letters = np.frombuffer(b"0123456789.eE+-nanif#/\\ \t\n\n   ,;{}[]\"':xyzv", np.uint8)
+        return {name: start[:kept] + generator.choice(letters, size).tobytes()}
+
+
+def tried_endings() -> set[str]:
+    """Endings of the files that the targets of this module read."""
+    return {next(iter(seed)).partition(".")[2] for make in SEEDS.values() for seed in make()}
+
+
+assert tried_endings() == set(READERS) | set(OTHERS), "every reader has seeds"
+
+TARGETS = [*(DamagedFiles(kind) for kind in SEEDS), RandomBytes()]

@@ -1,0 +1,220 @@
+"""Damaged folders of clouds: metadata beside them, and the official layouts of benchmarks."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import h5py
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hf_any3d.data.benchmarks import conversion, loading
+from hf_any3d.data.benchmarks.statistics import SplitStatistics
+from hf_any3d.data.catalog import (
+    folder as folders,
+)
+from hf_any3d.data.catalog import (
+    modelnet40,
+    modelnet40_fewshot,
+    modelnet40_generative,
+    objaverse_captions,
+    s3dis,
+    scanobjectnn,
+    shapenet55,
+    shapenetpart,
+)
+from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
+from tests.data.catalog.test_folder_metadata import ROWS
+from tests.data.catalog.test_folder_metadata import write as write_metadata
+from tests.data.clouds import points
+from tests.fuzz.damage import mutate
+from tests.fuzz.target import EXECUTES, Target
+
+
+class DamagedTree(Target):
+    """One file of a small tree is damaged; a refusal names a file of the tree."""
+
+    refusals = (ValueError, FileNotFoundError)
+    inputs = 25
+    forbidden = tuple(event for event in EXECUTES if event != "subprocess.Popen")  # the reader of HDF5
+
+    def __init__(self, name: str, write: Callable[[Path], object], load: Callable[[Path, dict], object]):
+        self.name = f"tree {name}"
+        self.write, self.load = write, load
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        self.root = folder / "tree"
+        self.root.mkdir()
+        self.write(self.root)
+        self.files = sorted(path for path in self.root.rglob("*") if path.is_file())
+        self.whole = [path.read_bytes() for path in self.files]
+        self.endings = sorted({path.suffix for path in self.files})
+        (folder / "warm").mkdir()
+        self._load(self.root, folder / "warm", "raise")
+
+    def make(self, generator: np.random.Generator, folder: Path) -> tuple[str, bytes, str]:  # noqa: D102
+        # A list or fold is damaged as often as the many clouds beside it.
+        ending = generator.choice(self.endings)
+        chosen = int(generator.choice([at for at, path in enumerate(self.files) if path.suffix == ending]))
+        other = int(generator.integers(len(self.files)))
+        damaged = mutate(self.whole[chosen], generator, self.whole[other])
+        return str(self.files[chosen].relative_to(self.root)), damaged, str(generator.choice(["raise", "skip"]))
+
+    def attempt(self, case: tuple[str, bytes, str], folder: Path) -> None:  # noqa: D102
+        name, damaged, on_error = case
+        shutil.copytree(self.root, folder / "tree")
+        (folder / "tree" / name).write_bytes(damaged)
+        self._load(folder / "tree", folder, on_error)
+
+    def _load(self, root: Path, folder: Path, on_error: str) -> None:
+        # Reading and checking are tried ten thousand times, writing what has been checked is not.
+        nothing = {"write_json": lambda path, value: None}
+        with (
+            patch.object(conversion, "ShardWriter", Counted),
+            patch.multiple(conversion, **nothing),
+            patch.multiple(loading, **nothing, _open=lambda *_: DatasetDict()),
+        ):
+            self.load(root, {"cache_dir": folder / "cache", "verify": False, "on_error": on_error})
+
+    def check_refusal(self, error: BaseException, case: tuple[str, bytes, str], folder: Path) -> None:  # noqa: D102
+        assert str(folder / "tree") in str(error)
+
+
+class Counted:
+    """In place of a shard: counts the rows and writes nothing."""
+
+    def __init__(self, path, features):
+        self.path, self.features = path, features
+        self.statistics, self.num_bytes = SplitStatistics(), 0
+
+    def add(self, row):
+        self.statistics.add(row, self.features)
+
+    def finish(self):
+        return 0
+
+    def discard(self):
+        pass
+
+
+class DamagedMetadata(DamagedTree):
+    """Damaged metadata in a folder gives its rows or one error that names the folder."""
+
+    inputs = 40
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        super().__init__(f"folder {kind}", self._write, self._read)
+
+    def _write(self, root: Path) -> None:
+        for row in ROWS:
+            path = root / row["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, points())
+        self.chosen = self.kind.split()[-1]
+        if self.kind.startswith("described"):
+            features = Features({"file_name": Value("string"), "label": ClassLabel(names=["cup", "mug"])})
+            rows = {"file_name": [row["file_name"] for row in ROWS], "label": [1, 0]}
+            Dataset.from_dict(rows, features=features).to_parquet(root / self.chosen)
+        else:
+            write_metadata(root / self.chosen, ROWS)
+
+    def make(self, generator: np.random.Generator, folder: Path) -> tuple[str, bytes, str]:  # noqa: D102
+        return self.chosen, mutate((self.root / self.chosen).read_bytes(), generator), "raise"
+
+    @staticmethod
+    def _read(root: Path, options: dict) -> None:
+        assert 1 <= len(list(folders.load(root, streaming=True)["train"])) <= 2
+
+
+def scan_tree(root: Path) -> None:
+    """Two clouds a split in the files of ScanObjectNN."""
+    folder = root / "h5_files" / "main_split"
+    folder.mkdir(parents=True)
+    for split in ("training", "test"):
+        with h5py.File(folder / f"{split}_objectdataset.h5", "w") as file:
+            file["data"] = np.zeros((2, 2048, 3), np.float32)
+            file["label"] = np.array([3, 14])
+            file["mask"] = np.zeros((2, 2048), np.int8)
+
+
+def fold_tree(root: Path, as_parquet: bool = False) -> None:
+    """One fold of few shots, as a pickle or Parquet."""
+    folder = root / "2way_1shot"
+    folder.mkdir(parents=True)
+    cloud = np.arange(24, dtype=np.float32).reshape(4, 6)
+    fold = {split: [(cloud, 0, 8), (cloud, 1, 30)] for split in ("train", "test")}
+    (folder / "0.pkl").write_bytes(pickle.dumps(fold))
+    if as_parquet:
+        for split, rows in load_fold(root, {"cache_dir": root.parent / "seed"}).items():
+            rows.to_parquet(folder / f"0-{split}.parquet")
+        (folder / "0.pkl").unlink()
+
+
+def named_fold_tree(root: Path) -> None:
+    """One fold that names clouds of ModelNet40."""
+    modelnet_trees.write_text(root)
+    folder = root / "2way_1shot"
+    folder.mkdir()
+    named = [["airplane_0001", 0], ["xbox_0004", 1]]
+    (folder / "0.json").write_text(json.dumps({"train": named, "test": named}))
+
+
+def load_fold(root: Path, options: dict) -> DatasetDict:
+    """Load the fold of the trees above."""
+    return modelnet40_fewshot.load(root, way=2, shot=1, **options)
+
+
+TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]] = {
+    "modelnet40 txt": (modelnet_trees.write_text, lambda root, options: modelnet40.load(root, **options)),
+    "modelnet40 h5": (modelnet_trees.write_hdf5, lambda root, options: modelnet40.load(root, **options)),
+    "modelnet40 off": (
+        modelnet_trees.write_meshes,
+        lambda root, options: modelnet40.load(root, num_points=16, **options),
+    ),
+    "modelnet40 pickle": (
+        lambda root: modelnet_trees.write_pickle(root, num_points=40),
+        lambda root, options: modelnet40.load(root, num_points=40, **options),
+    ),
+    "modelnet40_fewshot pickle": (fold_tree, load_fold),
+    "modelnet40_fewshot json": (
+        named_fold_tree,
+        lambda root, options: load_fold(root, {"modelnet_dir": root, **options}),
+    ),
+    "modelnet40_fewshot parquet": (lambda root: fold_tree(root, as_parquet=True), load_fold),
+    "modelnet40_generative": (
+        test_modelnet40_generative.write,
+        lambda root, options: modelnet40_generative.load(root, **options),
+    ),
+    "objaverse_captions": (
+        pointllm_trees.write_pointllm,
+        lambda root, options: objaverse_captions.load(root, **options),
+    ),
+    "objaverse_captions annotations": (
+        pointllm_trees.write_texts,
+        lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
+    ),
+    "s3dis annotations": (s3dis_trees.write_annotations, lambda root, options: s3dis.load(root, **options)),
+    "s3dis npy": (s3dis_trees.write_arrays, lambda root, options: s3dis.load(root, **options)),
+    "s3dis blocks": (
+        s3dis_trees.write_arrays,
+        lambda root, options: s3dis.load(root, block_size=1.0, block_points=32, **options),
+    ),
+    "shapenet55": (shapenet_trees.write_shapenet55, lambda root, options: shapenet55.load(root, **options)),
+    "shapenetpart": (shapenet_trees.write_shapenetpart, lambda root, options: shapenetpart.load(root, **options)),
+    "scanobjectnn": (
+        scan_tree,
+        lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
+    ),
+}
+"""Layout -> how to write a small tree of it, and how to load one."""
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "described metadata.parquet")
+
+TARGETS = [
+    *(DamagedTree(name, *tree) for name, tree in TREES.items()),
+    *(DamagedMetadata(kind) for kind in METADATA),
+]

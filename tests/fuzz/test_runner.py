@@ -1,0 +1,130 @@
+"""The guard itself: what it says of inputs that crash, hang, eat memory and run code."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.fuzz import Target, canary, run
+
+
+def read(folder):
+    assert not list(folder.iterdir())
+
+
+def refuse(folder):
+    raise ValueError("some.ply: refused")
+
+
+def fail(folder):
+    raise KeyError("points")
+
+
+def crash(folder):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(folder):
+    os._exit(0)
+
+
+def work_for_ever(folder):
+    while True:
+        pass
+
+
+def wait_for_ever(folder):
+    time.sleep(1000)
+
+
+def work_too_long(folder):
+    start = time.process_time()
+    while time.process_time() - start < 0.5:
+        pass
+
+
+def ask_for_memory(folder):
+    np.zeros(1 << 40, np.uint8)
+
+
+def hold_memory(folder):
+    blocks = [np.ones(1 << 20, np.uint8) for _ in range(80)]
+    try:
+        blocks += [np.ones(1 << 20, np.uint8) for _ in range(1000)]
+    except MemoryError:
+        raise ValueError(f"some.ply: {len(blocks)}") from None
+
+
+def touch(folder):
+    canary(folder).touch()
+
+
+def start_a_program(folder):
+    os.system("true")
+    raise ValueError("some.ply: refused")
+
+
+OUTCOMES = {
+    read: "accepted",
+    refuse: "refused",
+    fail: "uncaught",
+    crash: "uncaught",
+    leave: "uncaught",
+    work_for_ever: "slow",
+    wait_for_ever: "slow",
+    work_too_long: "slow",
+    ask_for_memory: "big",
+    hold_memory: "big",
+    touch: "executed",
+    start_a_program: "executed",
+}
+
+
+class Script(Target):
+    name, seconds, megabytes, refusals = "script", 0.2, 96, (ValueError,)
+
+    def __init__(self, *acts):
+        self.acts = acts or (refuse,)
+
+    def make(self, generator, folder):
+        return self.acts[int(generator.integers(len(self.acts)))]
+
+    def attempt(self, case, folder):
+        case(folder)
+
+
+@pytest.mark.parametrize("act", OUTCOMES, ids=lambda act: act.__name__)
+def test_an_input_gets_its_outcome_and_the_next_ones_are_read_all_the_same(act):
+    report = run(Script(act, refuse), 5)
+    assert sum(report.counts.values()) == 5
+    assert set(report.counts) == {OUTCOMES[act], "refused"}
+    if OUTCOMES[act] not in ("accepted", "refused"):
+        assert {outcome for _, outcome, _ in report.failures} == {OUTCOMES[act]}
+        assert "--only" in report.explain()
+
+
+def test_inputs_follow_from_name_and_number_alone(tmp_path):
+    class Numbers(Script):
+        def attempt(self, case, folder):
+            (tmp_path / "seen").open("a").write(f"{self.drawn}\n")
+
+        def make(self, generator, folder):
+            self.drawn = generator.integers(1 << 60)
+
+    run(Numbers(), 3)
+    run(Numbers(), 2, first=1)
+    seen = (tmp_path / "seen").read_text().split()
+    assert seen[1:3] == seen[3:] and len(set(seen)) == 3
+
+
+def test_a_refusal_that_says_too_little_is_a_failure():
+    class Named(Script):
+        def make(self, generator, folder):
+            return refuse
+
+        def check_refusal(self, error, case, folder):
+            assert "other.ply" in str(error)
+
+    assert run(Named(), 2).counts == {"uncaught": 2}

@@ -1,0 +1,102 @@
+"""Numbers of configurations: what no model has is refused when a config is made, before anything is built of it."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import PreTrainedConfig
+
+from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig
+from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
+from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig
+
+CONFIGS = [*MODELS, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)]
+TUNERS = [GuidedAdapterConfig, PromptTokensConfig, BitFitConfig]
+
+
+def number_fields(config_class):
+    """Fields of our own that are annotated as numbers or lists of them, with their annotations."""
+    own = {name for base in config_class.__mro__ if "hf_any3d" in base.__module__ for name in base.__annotations__}
+    for field in dataclasses.fields(config_class):
+        if field.name in own and str(field.type).startswith(("int", "float", "list[int", "list[float")):
+            yield field.name, str(field.type)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS + TUNERS)
+def test_no_number_of_a_config_is_nan_infinite_huge_or_a_text(config_class):
+    fields = dict(number_fields(config_class))
+    assert fields or config_class is BitFitConfig
+    for name, kind in fields.items():
+        for wrong in (math.nan, math.inf, -math.inf, 10**12, 10**5000, "384", {"a": 1}):
+            value = [wrong] if kind.startswith("list") else wrong
+            # Classes of transformers check types themselves.
+            with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=name) as caught:
+                config_class(**{name: value})
+            assert len(str(caught.value)) < 500 or config_class is NormedPhiConfig
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_defaults_and_what_was_saved_of_them_are_allowed(config_class, tmp_path):
+    config_class().save_pretrained(tmp_path)
+    assert config_class.from_pretrained(tmp_path).to_dict() == config_class().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings", "told"),
+    [
+        (Any2PointConfig, {"tokenizer_width": 10**9}, "tokenizer_width=1000000000; expected 1 to 65,536"),
+        (Any2PointConfig, {"head_widths": [256, 10**9]}, "head_widths=1000000000; expected 1 to 65,536"),
+        (Any2PointConfig, {"in_channels": 2}, "in_channels=2; expected 3 to 4,096"),
+        (Any2PointConfig, {"final_norm_eps": math.nan}, "final_norm_eps=nan; expected 0 to 1"),
+        (Any2PointConfig, {"head_widths": [8] * 1001}, "head_widths has 1,001 entries"),
+        (Any2PointConfig, {"num_labels": 10**9}, "num_labels=1000000000; expected 0 to 1,000,000"),
+        (ActConfig, {"hidden_size": 384.0}, "hidden_size=384.0; expected a whole number"),
+        (ActConfig, {"hidden_size": True}, "hidden_size=True; expected a whole number"),
+        (ActConfig, {"hidden_size": None}, "hidden_size=None; expected a whole number"),
+        (ActConfig, {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000; expected 1 to 512"),
+        (ActConfig, {"head_widths": 256}, "head_widths=256; expected a list of numbers"),
+        (ActAutoencoderConfig, {"num_codes": 10**10}, "num_codes=10000000000; expected 1 to"),
+        (MiniGPT3DConfig, {"projector_width": 0}, "projector_width=0; expected 1 to 65,536"),
+        (NormedPhiConfig, {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000; expected 0 to 512"),
+        (ImageBindAudioConfig, {"stride": 0}, "stride=0; expected 1 to 4,096"),
+    ],
+)
+def test_the_field_its_value_and_the_range_are_named(config_class, settings, told):
+    with pytest.raises(ValueError, match=told):
+        config_class(**settings)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "field", "model_type"),
+    [
+        (Any2PointConfig, "encoder_config", "bert"),
+        (ActAutoencoderConfig, "encoder_config", "vit"),
+        (MiniGPT3DConfig, "text_config", "qwen2"),
+        (MiniGPT3DConfig, "qformer_config", "blip_2_qformer"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [{"num_hidden_layers": 10**6}, {"hidden_size": 10**9}, {"num_labels": 10**10}])
+def test_parts_of_a_stranger_are_looked_at_before_their_configs_are_made(config_class, field, model_type, wrong):
+    ((name, _),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{field}.{name}="):
+        config_class(**{field: {"model_type": model_type, **wrong}})
+    with pytest.raises(ValueError, match=f"{field}.deep.layer_norm_eps=nan"):
+        config_class(**{field: {"model_type": model_type, "deep": {"layer_norm_eps": math.nan}}})
+
+
+def test_a_saved_directory_with_such_a_number_does_not_open(tmp_path):
+    Any2PointConfig().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for name, value in (
+        ("final_norm_eps", math.nan),
+        ("tokenizer_width", 10**9),
+        ("line_direction", [1, math.inf, 0]),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(saved | {name: value}))
+        with pytest.raises(ValueError, match=name):
+            PreTrainedConfig.from_pretrained(tmp_path) and Any2PointConfig.from_pretrained(tmp_path)

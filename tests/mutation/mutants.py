@@ -1,0 +1,254 @@
+"""Find places in the sources that can be changed, and draw a reproducible sample of changes."""
+
+from __future__ import annotations
+
+import ast
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("modeling", "conversions", "hf_any3d/converting", "hf_any3d/tuners", "hf_any3d/training")
+
+_COMPARISONS = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+_ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+# What only words an error, a warning or a log line is not worth a test of its own.
+_REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one source file.
+
+    Attributes:
+        path: File, relative to the root of the checkout.
+        function: Qualified name of the function that holds the change; "" for code of the module or a class body.
+        line: Line of the change.
+        kind: Which operator made it.
+        start: Offset of the replaced text in the file.
+        end: Offset behind it.
+        text: What replaces it.
+        before: What stood there.
+    """
+
+    path: str
+    function: str
+    line: int
+    kind: str
+    start: int
+    end: int
+    text: str
+    before: str
+
+    @property
+    def name(self) -> str:
+        """A name that stays the same while other parts of the file change."""
+        return f"{self.path}::{self.function or '<module>'}: {self.before} -> {self.text}"
+
+    def apply(self, source: str) -> str:
+        """The source of the file with the change in it."""
+        return source[: self.start] + self.text + source[self.end :]
+
+
+def source_files(root: Path = ROOT) -> list[Path]:
+    """All source files that are mutated."""
+    return sorted(file for folder in FOLDERS for file in (root / folder).rglob("*.py"))
+
+
+def find_mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
+    """All changes of one file that compile, in the order of the file."""
+    return [mutant for mutant in _places(path, root) if _compiles(mutant, root)]
+
+
+def draw(count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
+    """Draw changes evenly from all files, at most one a line."""
+    mutants = [mutant for path in source_files(root) for mutant in _places(path, root)]
+    random.Random(seed).shuffle(mutants)
+    chosen: dict[tuple[str, int], Mutant] = {}
+    for mutant in mutants:
+        if len(chosen) == count:
+            break
+        if (mutant.path, mutant.line) not in chosen and _compiles(mutant, root):
+            chosen[mutant.path, mutant.line] = mutant
+    return list(chosen.values())
+
+
+def _places(path: Path, root: Path) -> list[Mutant]:
+    source = path.read_text(encoding="utf-8")
+    finder = _Finder(path.relative_to(root).as_posix(), source)
+    finder.visit(ast.parse(source))
+    return finder.found
+
+
+def _compiles(mutant: Mutant, root: Path) -> bool:
+    try:
+        ast.parse(mutant.apply((root / mutant.path).read_text(encoding="utf-8")))
+    except SyntaxError:
+        return False
+    return True
+
+
+class _Finder(ast.NodeVisitor):
+    """Collects the changes of a file."""
+
+    def __init__(self, path: str, source: str):
+        self.path, self.source = path, source
+        # Columns of the syntax tree count bytes.
+        self.lines = source.splitlines(keepends=True)
+        self.starts = [0]
+        for line in self.lines:
+            self.starts.append(self.starts[-1] + len(line))
+        self.scope: list[str] = []
+        self.depth = 0  # of functions around a node
+        self.found: list[Mutant] = []
+
+    def _offset(self, line: int, column: int) -> int:
+        return self.starts[line - 1] + len(self.lines[line - 1].encode()[:column].decode())
+
+    def _add(self, node: ast.AST, kind: str, new: ast.AST | str) -> None:
+        text = new if isinstance(new, str) else f"({ast.unparse(new)})"
+        start = self._offset(node.lineno, node.col_offset)
+        end = self._offset(node.end_lineno, node.end_col_offset)
+        function = ".".join(self.scope) if self.depth else ""
+        before = " ".join(self.source[start:end].split())
+        self.found.append(Mutant(self.path, function, node.lineno, kind, start, end, text, before))
+
+    # Scopes. Annotations, decorators and docstrings are left alone.
+
+    def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        if node.name == "__repr__":
+            return
+        self.scope.append(node.name)
+        self.depth += 1
+        for default in (*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)):
+            self.visit(default)
+        self._visit_body(node.body)
+        self.depth -= 1
+        self.scope.pop()
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _visit_function
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.scope.append(node.name)
+        self._visit_body(node.body)
+        self.scope.pop()
+
+    def visit_Module(self, node: ast.Module) -> None:
+        self._visit_body(node.body)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        pass
+
+    def visit_Import(self, node: ast.Import) -> None:
+        pass
+
+    visit_ImportFrom = visit_Import
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        pass
+
+    def _visit_body(self, body: list[ast.stmt]) -> None:
+        for number, statement in enumerate(body):
+            is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            if is_docstring and (number == 0 or self.depth == 0):
+                continue
+            self.visit(statement)
+
+    # Statements.
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call) and self.depth and not _reports(node.value):
+            self._add(node, "drop statement", "pass")
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        if self.depth and all(isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets):
+            self._add(node, "drop statement", "pass")
+        self.visit(node.value)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self._add(node, "drop statement", "pass")
+        self.visit(node.value)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        self._add(node, "drop raise", "pass")
+
+    def visit_Return(self, node: ast.Return) -> None:
+        if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None):
+            self._add(node, "return None", "return None")
+            self.visit(node.value)
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        self._add(node.test, "negate condition", ast.UnaryOp(ast.Not(), node.test))
+        self.visit(node.test)
+        self._visit_body(node.body)
+        self._visit_body(node.orelse)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self._add(node.test, "negate condition", ast.UnaryOp(ast.Not(), node.test))
+        self.generic_visit(node)
+
+    # Expressions.
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        other = _COMPARISONS[type(node.ops[0])]()
+        self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        other = _ARITHMETIC.get(type(node.op))
+        if other is not None and not (_is_text(node.left) or _is_text(node.right)):
+            self._add(node, "arithmetic", ast.BinOp(node.left, other(), node.right))
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        self._add(node, "and/or", ast.BoolOp(other, node.values))
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        if isinstance(node.op, (ast.Not, ast.USub)):
+            self._add(node, "drop sign", node.operand)
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        value = node.value
+        if isinstance(value, bool):
+            self._add(node, "constant", repr(not value))
+        elif isinstance(value, (int, float)):
+            self._add(node, "constant", repr(value + 1))
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if _reports(node):
+            return
+        for keyword in node.keywords:
+            if keyword.arg is not None and self.depth:
+                kept = [other for other in node.keywords if other is not keyword]
+                self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
+        self.generic_visit(node)
+
+
+def _reports(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    return name in _REPORTING or name.rpartition(".")[2] in _REPORTING
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or isinstance(node, ast.Constant) and isinstance(node.value, str)

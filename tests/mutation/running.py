@@ -1,0 +1,204 @@
+"""Apply changes one by one and run the tests that enter the changed function, until one of them fails."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.mutation.mutants import ROOT, Mutant
+
+# Tests that enter the function are run from the quickest on, for so many recorded seconds.
+SECONDS_OF_TESTS = 120.0
+# A change may make a loop endless: a run is given this many times its recorded seconds, and a start.
+SLOWER, START = 5.0, 60.0
+
+
+def read_recording(file: Path) -> list[dict[str, Any]]:
+    """The tests that passed when they were recorded, the quickest first."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    return sorted((row for row in rows if row["passed"]), key=lambda row: row["seconds"])
+
+
+def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> tuple[list[str], float]:
+    """Tests to try a change on, in the order to run them, and the seconds that they took when they were recorded.
+
+    What a fixture of a whole file enters is recorded with the first test only, so the other tests of the files that
+    enter the function follow. Code outside of functions is tried on the tests that enter any function of its file.
+    """
+    mark = f"{mutant.path}::{mutant.function}"
+    hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
+    files = {row["test"].partition("::")[0] for row in hits}
+    others = [row for row in rows if row["test"].partition("::")[0] in files and row not in hits]
+    chosen, seconds = [], 0.0
+    for row in (*hits, *others):
+        if seconds + row["seconds"] <= SECONDS_OF_TESTS:
+            chosen.append(row["test"])
+            seconds += row["seconds"]
+    return chosen, seconds
+
+
+def _is_within(name: str, mark: str, mutant: Mutant) -> bool:
+    if not mutant.function:
+        return name.startswith(f"{mutant.path}::")
+    return name == mark or mark.startswith(f"{name}.") or name.startswith(f"{mark}.")
+
+
+def try_mutants(mutants: list[Mutant], rows: list[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
+    """Try each change in a process of its own, forked from this one, which imports the libraries once.
+
+    Args:
+        mutants: The changes.
+        rows: See `read_recording`.
+        number: Of this worker among several.
+
+    Yields:
+        For each change its name, line and kind, the outcome ("killed", "timeout", "survived" or "untested"), the test
+        that failed, and the seconds.
+    """
+    with _copy_of_checkout(number) as copy:
+        hub, port = _warm_up(copy)
+        for mutant in mutants:
+            tests, seconds = choose_tests(mutant, rows)
+            start = time.monotonic()
+            outcome, test = ("untested", None)
+            if tests:
+                file = copy / mutant.path
+                source = file.read_text(encoding="utf-8")
+                file.write_text(mutant.apply(source), encoding="utf-8")
+                try:
+                    outcome, test = _run_forked(tests, START + SLOWER * seconds, hub, port)
+                finally:
+                    file.write_text(source, encoding="utf-8")
+            yield {
+                "mutant": mutant.name,
+                "line": mutant.line,
+                "kind": mutant.kind,
+                "outcome": outcome,
+                "test": test,
+                "tests": len(tests),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+
+
+@contextlib.contextmanager
+def _copy_of_checkout(number: int) -> Iterator[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix=f"mutants-{number}-") as folder:
+        for name in filter(None, listed.split("\0")):
+            target = Path(folder) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_file():
+                shutil.copy2(ROOT / name, target)
+        yield Path(folder)
+
+
+def _warm_up(copy: Path) -> tuple[Any, int]:
+    """Import the libraries, but nothing of this project beside the tests' own hub; that hub and its port."""
+    os.chdir(copy)
+    # Bytecode of a changed file must not outlive the change, not even in processes that tests start.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ["PYTHONPATH"] = str(copy)
+    sys.dont_write_bytecode = True
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "hf_any3d")]:
+        del sys.modules[name]
+    sys.path[:] = [str(copy), *(path for path in sys.path if path not in ("", str(ROOT)))]
+    import tests.conftest as conftest
+
+    if not Path(conftest.__file__).is_relative_to(copy):
+        raise RuntimeError(f"{conftest.__file__}: imported from outside of the copy {copy}")
+    conftest.pytest_unconfigure = lambda config: None
+    port = conftest._hub._server.server_port
+    conftest._hub.close()  # a thread does not outlive a fork; every child opens the hub anew
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import scipy.spatial  # noqa: F401
+    import torch
+    import transformers.pipelines  # noqa: F401
+
+    torch.set_num_threads(1)
+    return conftest._hub, port
+
+
+def _run_forked(tests: list[str], limit: float, hub: Any, port: int) -> tuple[str, str | None]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        try:
+            _run_tests(tests, writing, hub, port)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    ended = _wait(child, limit)
+    with open(reading, encoding="utf-8") as pipe:
+        told = pipe.read()
+    if not ended:
+        return "timeout", None
+    report = json.loads(told) if told else {"failed": "the process ended"}
+    return ("killed", report["failed"]) if report["failed"] else ("survived", None)
+
+
+def _wait(child: int, limit: float) -> bool:
+    """Wait for a process; end it, and all that it started, after `limit` seconds. Whether it ended by itself."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _run_tests(tests: list[str], writing: int, hub: Any, port: int) -> None:
+    import pytest
+
+    class FirstFailure:
+        failed: str | None = None
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.outcome == "failed":
+                FirstFailure.failed = FirstFailure.failed or report.nodeid
+
+        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+            if report.outcome == "failed":
+                FirstFailure.failed = FirstFailure.failed or f"{report.nodeid} (collection)"
+
+    hub.__init__(port)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", *tests], [FirstFailure()])
+    if code not in (0, 1) and FirstFailure.failed is None:
+        FirstFailure.failed = f"pytest ended with {int(code)}"
+    os.write(writing, json.dumps({"failed": FirstFailure.failed}).encode())
+    os.close(writing)
+
+
+def summarize(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
+    """The share of changes that were noticed, and the survivors without a reason."""
+    counts: dict[str, int] = defaultdict(int)
+    for row in results:
+        counts[row["outcome"]] += 1
+    noticed = counts["killed"] + counts["timeout"]
+    lines = [f"{len(results)} changes: {noticed} noticed ({100 * noticed / max(len(results), 1):.1f} %)"]
+    lines += [f"    {outcome}: {count}" for outcome, count in sorted(counts.items())]
+    for row in results:
+        if row["outcome"] in ("survived", "untested"):
+            reason = accepted.get(row["mutant"])
+            lines.append(f"{row['outcome']}, line {row['line']}: {row['mutant']}" + f"\n    {reason}" * bool(reason))
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""What reaches the terminal of whoever runs a command on a stranger's files."""
+
+import io
+import json
+import sys
+
+import pytest
+from safetensors import SafetensorError
+
+from hf_any3d.messages import one_line, opened, printable, say, say_json
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("chair", "chair"),
+        ("Stuhl – chaise longue, 椅子 🪑 کرسی‌ها", "Stuhl – chaise longue, 椅子 🪑 کرسی‌ها"),
+        ("\x1b[2J\x1b]0;owned\x07", "\\u001b[2J\\u001b]0;owned\\u0007"),
+        ("a\nerror: forged\rb\tc", "a\\u000aerror: forged\\u000db\\u0009c"),
+        ("\x9b31m", "\\u009b31m"),
+        ("exe\u202egnp", "exe\\u202egnp"),
+        ("\ud800 alone\u2028", "\\ud800 alone\\u2028"),
+        (3.5, "3.5"),
+    ],
+)
+def test_only_what_cannot_steer_a_terminal_stays_as_it_is(text, shown):
+    assert printable(text) == shown
+
+
+def test_line_breaks_stay_where_they_are_wanted():
+    assert printable("one\ntwo\x1b", keep="\n") == "one\ntwo\\u001b"
+
+
+def test_errors_of_several_lines_become_one():
+    assert one_line(ValueError("first\n  second\n\nerror: third\x1b[0m")) == "first second error: third\\u001b[0m"
+    assert one_line(ZeroDivisionError()) == "ZeroDivisionError"
+
+
+def test_json_can_be_read_back_and_steers_nothing(capsys):
+    value = {"file": "\x1b[2J\x9b", "labels": ["a\nb", "\u202e", "椅子", "\ud800"]}
+    say_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert all(char == "\n" or char.isprintable() for char in out)
+
+
+def test_a_terminal_that_cannot_write_a_character_ends_no_program(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    say("chair 椅子")
+    assert raw.getvalue() == b"chair \\u6905\\u5b50\n"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("size\nmismatch"), KeyError("x"), SafetensorError("short"), RecursionError()]
+)
+def test_whatever_a_model_raises_when_it_is_opened_names_the_model(error):
+    with pytest.raises(ValueError, match=f"me/model: this model cannot be opened .{type(error).__name__}: "):
+        with opened("me/model"):
+            raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), FileNotFoundError("gone"), ImportError("peft")])
+def test_errors_that_commands_tell_anyway_stay_as_they_are(error):
+    with pytest.raises(type(error)) as caught, opened("me/model"):
+        raise error
+    assert caught.value is error

@@ -1,0 +1,120 @@
+"""The mutation run itself: it finds the changes it should, and tells noticed ones from survivors."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.mutants import ROOT, Mutant, draw, find_mutants
+from tests.mutation.running import choose_tests, read_recording, summarize
+
+SOURCE = '''"""Docstring."""
+from dataclasses import dataclass
+
+LIMIT = 3
+
+
+def shrink(value: int, factor: float = 0.5) -> float:
+    """Docstring."""
+    if value > LIMIT and not isinstance(value, str):
+        value -= 1
+    elif value < 0:
+        raise ValueError(f"value={value + 1}; expected at least {0}")
+    print("ä", end="")
+    return min(value * factor, 10, key=abs)
+'''
+
+
+@pytest.fixture
+def mutants(tmp_path):
+    folder = tmp_path / "modeling"
+    folder.mkdir()
+    (folder / "file.py").write_text(SOURCE, encoding="utf-8")
+    return find_mutants(folder / "file.py", tmp_path)
+
+
+def test_every_kind_of_change_is_found_once(mutants):
+    assert [(m.line, m.before, m.text) for m in mutants] == [
+        (4, "3", "4"),
+        (7, "0.5", "1.5"),
+        (9, "value > LIMIT and not isinstance(value, str)", "(not (value > LIMIT and (not isinstance(value, str))))"),
+        (9, "value > LIMIT and not isinstance(value, str)", "(value > LIMIT or not isinstance(value, str))"),
+        (9, "value > LIMIT", "(value >= LIMIT)"),
+        (9, "not isinstance(value, str)", "(isinstance(value, str))"),
+        (10, "value -= 1", "pass"),
+        (10, "1", "2"),
+        (11, "value < 0", "(not value < 0)"),
+        (11, "value < 0", "(value <= 0)"),
+        (11, "0", "1"),
+        (12, 'raise ValueError(f"value={value + 1}; expected at least {0}")', "pass"),
+        (13, 'print("ä", end="")', "pass"),
+        (13, 'print("ä", end="")', "(print('ä'))"),
+        (14, "return min(value * factor, 10, key=abs)", "return None"),
+        (14, "min(value * factor, 10, key=abs)", "(min(value * factor, 10))"),
+        (14, "value * factor", "(value / factor)"),
+        (14, "10", "11"),
+    ]
+
+
+def test_a_change_alters_one_place_and_parses(mutants):
+    for mutant in mutants:
+        changed = mutant.apply(SOURCE)
+        ast.parse(changed)
+        assert changed != SOURCE and changed.count("\n") == SOURCE.count("\n")
+
+
+def test_the_sample_is_the_same_for_a_seed_and_reaches_all_folders():
+    first, again, other = draw(300, 0), draw(300, 0), draw(300, 1)
+    assert first == again and first != other
+    folders = {tuple(mutant.path.split("/")[:2]) for mutant in first}
+    assert {("modeling", "any2point"), ("modeling", "act"), ("hf_any3d", "training")} <= folders
+    for mutant in first[:20]:
+        assert mutant.before == " ".join(
+            (ROOT / mutant.path).read_text(encoding="utf-8")[mutant.start : mutant.end].split()
+        )
+
+
+def test_tests_that_enter_the_function_come_first_then_the_rest_of_their_files(tmp_path):
+    rows = [
+        {"test": "tests/a.py::slow", "seconds": 5.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
+        {"test": "tests/a.py::quick", "seconds": 1.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
+        {"test": "tests/a.py::other", "seconds": 0.1, "passed": True, "entered": []},
+        {"test": "tests/b.py::elsewhere", "seconds": 0.1, "passed": True, "entered": ["modeling/g.py::shrink"]},
+        {"test": "tests/a.py::endless", "seconds": 500.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
+        {"test": "tests/a.py::broken", "seconds": 0.1, "passed": False, "entered": ["modeling/f.py::shrink"]},
+    ]
+    file = tmp_path / "recording.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    mutant = Mutant("modeling/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
+    tests, seconds = choose_tests(mutant, read_recording(file))
+    assert tests == ["tests/a.py::quick", "tests/a.py::slow", "tests/a.py::other"]
+    assert seconds == pytest.approx(6.1)
+
+
+@pytest.mark.slow
+def test_a_change_that_a_test_notices_is_killed_and_one_that_none_enters_is_untested(tmp_path):
+    test = "tests/modeling/point_ops/test_cells.py"
+    program = f"""
+import json
+from pathlib import Path
+from tests.mutation.mutants import ROOT, find_mutants
+from tests.mutation.running import try_mutants
+mutants = find_mutants(ROOT / "modeling/point_ops/cells.py")
+returns = [m for m in mutants if m.kind == "return None"][:1]
+other = [m for m in find_mutants(ROOT / "modeling/heads.py") if m.kind == "return None"][:1]
+name = f"modeling/point_ops/cells.py::{{returns[0].function}}"
+rows = [{{"test": "{test}", "seconds": 1.0, "passed": True, "entered": [name]}}]
+for row in try_mutants(returns + other, rows, 0):
+    print(json.dumps(row))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = map(json.loads, done.stdout.splitlines()[-2:])
+    assert first["outcome"] == "killed" and first["test"].startswith(test)
+    assert second["outcome"] == "untested"
+    summary = summarize([first, second], {second["mutant"]: "a reason"})
+    assert "1 noticed (50.0 %)" in summary and "a reason" in summary
+    assert Path(ROOT / "modeling/point_ops/cells.py").read_text(encoding="utf-8").count("return None") == 0

@@ -1,0 +1,121 @@
+"""Model directories of strangers at the command line: one line of error, in bounded time, or an answer."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from hf_any3d import PointCloudProcessor, encoder_linear_pattern, trainable_module_names
+from tests.test_cli import FILES, build, run
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("stranger")
+    model = build()
+    lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
+    get_peft_model(model, lora).save_pretrained(path)
+    PointCloudProcessor(num_points=64).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def strange(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def changed(path: Path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def refused(model: Path) -> str:
+    for command in (["predict", FILES / "chair.ply", "--model", model], ["info", model]):
+        code, out, err = run(*command)
+        assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, (command, err)
+        if command[0] == "predict":
+            told = err
+    return told
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"tokenizer_width": 10**9}, "tokenizer_width=1000000000"),
+        ({"head_widths": [10**9]}, "head_widths=1000000000"),
+        ({"in_channels": 10**9}, "in_channels=1000000000"),
+        ({"final_norm_eps": float("nan")}, "final_norm_eps=nan"),
+        ({"id2label": 3}, ""),
+        ({"num_tokens": "many"}, "num_tokens='many'"),
+    ],
+)
+def test_settings_that_no_model_has_are_told(strange, settings, told):
+    changed(strange / "config.json", **settings)
+    assert told in refused(strange)
+
+
+def test_a_huge_encoder_is_not_begun(strange):
+    config = json.loads((strange / "config.json").read_text())
+    changed(strange / "config.json", encoder_config=config["encoder_config"] | {"num_hidden_layers": 10**6})
+    assert "encoder_config.num_hidden_layers=1000000; expected 0 to 512" in refused(strange)
+
+
+@pytest.mark.parametrize("command", ["predict"])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"r": 10**9}, "r=1000000000; expected a whole number from 0 to 16,384"),
+        ({"target_modules": "(([a-z0-9_]+\\.?)+)+!"}, "repeats a group"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan"),
+        ({"rank_pattern": {"(x+x+)+y": 4}}, "repeats a group"),
+    ],
+)
+def test_adapters_that_take_for_ever_are_refused(strange, command, settings, told):
+    changed(strange / "adapter_config.json", **settings)
+    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+    assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert told in err
+
+
+def test_a_cut_weight_file_is_told(strange):
+    file = strange / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1 and str(strange) in err
+
+
+def test_a_processor_that_asks_for_too_many_points_is_told(strange):
+    changed(strange / "preprocessor_config.json", num_points=10**8)
+    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1
+    assert "num_points: 100000000; expected 1 to 10,000,000" in err
+
+
+def test_class_and_file_names_steer_no_terminal_and_forge_no_line(strange, tmp_path):
+    labels = {"0": "bottle\x1b[2J", "1": "chair\nerror: all is lost", "2": "\u202elamp"}
+    changed(strange / "config.json", id2label=labels, label2id={name: int(i) for i, name in labels.items()})
+    file = tmp_path / "ch\x1b[31mair\n.ply"
+    shutil.copy(FILES / "chair.ply", file)
+    code, out, err = run("predict", file, "--model", strange)
+    assert code == 0, err
+    assert len(out.splitlines()) == 1 and out[:-1].isprintable() and "all is lost" in out
+    code, out, err = run("predict", file, "--model", strange, "--json")
+    assert {answer["label"] for answer in json.loads(out)[0]["predictions"]} == set(labels.values())
+    assert out.replace("\n", "").isprintable()
+    file.write_bytes(b"ply\n")
+    code, out, err = run("predict", file, "--model", strange)
+    assert code == 1 and len(err.splitlines()) == 1 and err[:-1].isprintable()
+
+
+def test_an_adapter_larger_than_its_weights_takes_no_memory(strange):
+    state = load_file(strange / "adapter_model.safetensors")
+    save_file({name: torch.zeros(1) for name in state}, strange / "adapter_model.safetensors", {"format": "pt"})
+    changed(strange / "adapter_config.json", r=4_000)
+    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1

@@ -1,0 +1,60 @@
+"""The steps that the training programs share."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from hf_any3d.training.program import check_processes, run_program
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("error", [ValueError("--lr is -1; expected more"), FileNotFoundError("no such file: x")])
+def test_errors_of_users_end_as_one_line_and_exit_code_1(error, monkeypatch, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_program(main)
+    assert ended.value.code == f"error: {error}" and capsys.readouterr().err == ""
+    monkeypatch.setenv("ANY3D_TRACEBACK", "1")
+    with pytest.raises(SystemExit):
+        run_program(main)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_program(main)
+
+
+def test_a_program_started_by_hand_ends_in_one_line(monkeypatch, tmp_path):
+    words = ["--output_dir", str(tmp_path), "--validation_fraction", "1"]
+    monkeypatch.setattr("sys.argv", ["run_point_cloud_classification.py", *words])
+    with pytest.raises(SystemExit, match=r"^error: --validation_fraction 1.0; expected at least 0"):
+        runpy.run_path(str(ROOT / "examples" / "run_point_cloud_classification.py"), run_name="__main__")
+
+
+def test_as_many_processes_run_as_launchers_were_asked_for():
+    check_processes(1, {})
+    check_processes(2, {"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"})
+    check_processes(1, {"ACCELERATE_USE_CPU": "True"})
+    check_processes(1, {"MASTER_ADDR": "node0"})
+
+
+@pytest.mark.parametrize(
+    ("processes", "environment", "text"),
+    [
+        # What `accelerate launch --cpu --num_processes 2` leaves in the environment of its single process.
+        (1, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
+        (1, {"WORLD_SIZE": "2"}, "asks for 2 processes, and this run has 1; .*nproc_per_node.* unset WORLD_SIZE"),
+        (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "asks for 4 processes, and this run has 1"),
+    ],
+)
+def test_another_number_of_processes_than_asked_for_is_an_error(processes, environment, text):
+    with pytest.raises(ValueError, match=text):
+        check_processes(processes, environment)

@@ -1,0 +1,117 @@
+"""AutoPeftModel on directories of adapters on our models, and what PEFT records of the base."""
+
+import json
+
+import pytest
+import torch
+from peft import (
+    AutoPeftModel,
+    AutoPeftModelForFeatureExtraction,
+    AutoPeftModelForSequenceClassification,
+    LoraConfig,
+    PeftModelForFeatureExtraction,
+    get_peft_model,
+)
+
+from hf_any3d import (
+    ActForPointCloudClassification,
+    Any2PointForPartSegmentation,
+    Any2PointForPointCloudClassification,
+    BitFitConfig,
+    GuidedAdapterConfig,
+    PromptTokensConfig,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+from tests.common.models import case_of
+from tests.tiny_act import tiny_act
+from tests.tiny_encoders import saved_encoder
+
+CASES = [case_of(Any2PointForPointCloudClassification), case_of(Any2PointForPartSegmentation)]
+METHODS = {
+    "guided": lambda model: GuidedAdapterConfig(init_weights=False),
+    "bitfit": lambda model: BitFitConfig(),
+    "prompts": lambda model: PromptTokensConfig(),
+    "lora": lambda model: LoraConfig(
+        target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model)
+    ),
+}
+
+
+@torch.no_grad()
+def answer(case, model):
+    return case.answer_of(model.eval()(**case.batch()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_adapter_opens_with_no_argument(case, method, tmp_path):
+    base = case.tiny()
+    model = get_peft_model(base, METHODS[method](base))
+    expected = answer(case, model)
+    model.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == saved_encoder("vit")
+    assert stored["auto_mapping"]["base_model_class"] == case.name
+    opened = AutoPeftModel.from_pretrained(tmp_path)
+    assert type(opened.get_base_model()) is case.model_class
+    assert torch.equal(answer(case, opened), expected)
+    assert not [name for name, p in opened.named_parameters() if p.requires_grad]
+
+
+def test_options_of_opening_reach_model_and_adapter(tmp_path):
+    case = CASES[0]
+    model = get_peft_model(case.tiny(), GuidedAdapterConfig(init_weights=False))
+    expected = answer(case, model)
+    model.save_pretrained(tmp_path)
+    opened = AutoPeftModel.from_pretrained(tmp_path, adapter_name="chairs", is_trainable=True, low_cpu_mem_usage=True)
+    assert opened.active_adapter == "chairs" and torch.equal(answer(case, opened), expected)
+    assert [name for name, p in opened.named_parameters() if p.requires_grad and ".chairs." in name]
+    half = AutoPeftModel.from_pretrained(tmp_path, dtype="bfloat16").get_base_model()
+    assert half.any2point.encoder.dtype == torch.bfloat16
+
+
+def test_adapter_on_a_pretrained_point_transformer_opens_around_it(tmp_path):
+    tiny_act(ActForPointCloudClassification).act.save_pretrained(tmp_path / "student")
+    case = case_of(ActForPointCloudClassification)
+    base = ActForPointCloudClassification.from_pretrained(tmp_path / "student", num_labels=3)
+    model = get_peft_model(base, BitFitConfig())
+    expected = answer(case, model)
+    model.save_pretrained(tmp_path / "adapter")
+    stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == str(tmp_path / "student")
+    opened = AutoPeftModel.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(answer(case, opened), expected)
+    half = AutoPeftModel.from_pretrained(tmp_path / "adapter", dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in half.parameters()} == {torch.bfloat16}
+
+
+def test_task_type_chooses_the_class_that_opens_it(tmp_path):
+    case = case_of(ActForPointCloudClassification)
+    model = get_peft_model(case.tiny(), BitFitConfig(task_type="FEATURE_EXTRACTION"))
+    expected = answer(case, model)
+    model.save_pretrained(tmp_path)
+    opened = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path)
+    assert type(opened) is PeftModelForFeatureExtraction and torch.equal(answer(case, opened), expected)
+    with pytest.raises(ValueError, match="Cannot use `AutoPeftModel` with a task type"):
+        AutoPeftModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Expected target PEFT class: PeftModelForFeatureExtraction"):
+        AutoPeftModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_adapter_on_a_saved_model_names_that_model(tmp_path):
+    case = CASES[0]
+    case.tiny().save_pretrained(tmp_path / "whole")
+    base = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "whole")
+    # Without the head it is a part of the whole model, not a model of its own.
+    lora = LoraConfig(target_modules=encoder_linear_pattern(base), init_lora_weights=False)
+    model = get_peft_model(base, lora)
+    expected = answer(case, model)
+    with pytest.warns(UserWarning, match="this adapter leaves out"):
+        model.save_pretrained(tmp_path / "adapter")
+    stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == str(tmp_path / "whole")
+    with pytest.raises(ValueError, match="import_allowlist="):
+        AutoPeftModel.from_pretrained(tmp_path / "adapter")
+    opened = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["hf_any3d"])
+    assert torch.equal(answer(case, opened), expected)
