@@ -209,13 +209,16 @@ class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedMo
 
         Raises:
             TypeError: For a keyword that the language model does not know.
-            ValueError: If clouds and their places do not match, or neither ids nor embeddings are given.
+            ValueError: If clouds and their places do not match, or neither ids nor embeddings are given; clouds beside
+                embeddings; attention weights of another attention.
         """
         if kwargs:
             kwargs = check_keywords(type(self).__name__, kwargs, keywords_of(type(self.language_model)))
         wants_hidden, wants_attentions = wanted_outputs(
             self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
         )
+        if inputs_embeds is not None and (points is not None or point_features is not None):
+            raise ValueError("points or point_features with inputs_embeds; expected clouds to be in inputs_embeds")
         routing = None
         if points is not None and point_features is None:
             bridged = self._bridge(points)
@@ -259,11 +262,14 @@ class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedMo
         self,
         input_ids: torch.LongTensor,
         point_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of one step: clouds go in with the prompt, and with it into the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
         if point_features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
             if (read := inputs.get("input_ids")) is not None:
                 point_features = clouds_still_to_read(input_ids, read, point_features, self.config.point_token_id)

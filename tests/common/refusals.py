@@ -138,6 +138,20 @@ refuse(
     "segmentation is single label classification of points",
 )
 question("torch.compile", "one graph without breaks")
+refuse(
+    "torch.compile",
+    ("MiniGPT3DForConditionalGeneration",),
+    Exception,  # torch's own error for a graph that depends on values
+    "data-dependent",
+    "clouds are checked against their places in the prompt; it compiles with breaks",
+)
+refuse(
+    "torch.compile",
+    ("ActAutoencoder",),
+    Exception,
+    "(?i)data-dependent",
+    "the nearest pairs of the loss are searched by what is found; it compiles with breaks",
+)
 question("neftune", "noise on the tokens that enter the first layer, in training")
 refuse(
     "neftune",
@@ -156,6 +170,16 @@ refuse(
 )
 
 # Generation (tests/common/test_generation.py)
+question("static cache", "a cache of fixed size")
+question("assisted generation", "a smaller model that drafts the answer")
+refuse(
+    "assisted generation",
+    ("MiniGPT3DForConditionalGeneration",),
+    ValueError,
+    "point_features|places for point tokens",
+    "transformers hands a helper the prompt without the clouds that stand in it; `prompt_lookup_num_tokens` works",
+)
+question("prompt lookup", "drafts out of the prompt")
 
 # Adapters
 
