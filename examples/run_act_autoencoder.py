@@ -32,7 +32,6 @@ from hf_any3d.training.autoencoder_settings import (
     TeacherArguments,
     build_autoencoder,
 )
-from hf_any3d.training.card_tasks import RECONSTRUCTION
 from hf_any3d.training.pretraining_settings import (
     PretrainingDataArguments,
     UnlabelledRows,
@@ -128,7 +127,6 @@ def main(argv: list[str] | None = None) -> RunReport:
         data=program.data_facts(data, splits, origin),
         parameters=parameters,
         num_points=data.num_points,
-        task=RECONSTRUCTION,
         checkpoint=checkpoint,
         schedules=arguments.schedule_facts(),
     )

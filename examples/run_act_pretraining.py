@@ -23,7 +23,6 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.card_tasks import DISTILLATION
 from hf_any3d.training.distillation_settings import (
     DistillationTrainingArguments,
     ProbeArguments,
@@ -89,7 +88,6 @@ def main(argv: list[str] | None = None) -> RunReport:
         data=program.data_facts(data, splits, origin) | {"probed on": probing.probe_dataset},
         parameters=parameters,
         num_points=data.num_points,
-        task=DISTILLATION,
         checkpoint=checkpoint,
         encoder=encoder_facts(model.autoencoder.config),
         start={"autoencoder": student.autoencoder},

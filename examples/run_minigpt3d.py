@@ -24,7 +24,6 @@ from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.card_tasks import CONVERSATION
 from hf_any3d.training.conversation_rows import ConversationCollator, ConversationRows
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.stage_models import (
@@ -131,7 +130,6 @@ def main(argv: list[str] | None = None) -> RunReport:
         },
         parameters=parameters,
         num_points=processor.feature_extractor.num_points,
-        task=CONVERSATION,
         checkpoint=checkpoint,
         start={"stage": start.stage, "model": start.model_name_or_path, "parts": model.config.parts},
         schedules={

@@ -25,7 +25,6 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.card_tasks import CLASSIFICATION
 from hf_any3d.training.judging import judge_splits
 from hf_any3d.training.metrics import compute_classification_metrics
 from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
@@ -109,7 +108,6 @@ def main(argv: list[str] | None = None) -> RunReport:
         data={**program.data_facts(data, splits, origin), **protocol_facts(protocol)},
         parameters=parameters,
         num_points=data.num_points,
-        task=CLASSIFICATION,
         checkpoint=checkpoint,
         start=model_arguments.start(),
     )

@@ -30,7 +30,6 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data.parts import parts_of_categories
 from hf_any3d.training import point_models, program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.card_tasks import PARTS, SCENES
 from hf_any3d.training.point_models import PointModelArguments
 from hf_any3d.training.point_rows import BlockRows, CropRows
 from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
@@ -247,11 +246,12 @@ def main(argv: list[str] | None = None) -> RunReport:
         data=program.data_facts(data, splits, origin) | blocks,
         parameters=parameters,
         num_points=data.num_points,
-        task=PARTS if task.has_parts else SCENES,
         checkpoint=checkpoint,
         start=model_arguments.start(),
     )
-    logger.info('Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")', name, name)
+    call = 'FILE, category="NAME"' if task.has_parts else "FILE"
+    text = 'Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")(%s)'
+    logger.info(text, name, name, call)
     return report
 
 

@@ -25,7 +25,6 @@ from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
-from hf_any3d.training.card_tasks import ZERO_SHOT
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
@@ -188,7 +187,6 @@ def main(argv: list[str] | None = None) -> RunReport:
         data=program.data_facts(data, splits, origin) | facts,
         parameters=parameters,
         num_points=data.num_points,
-        task=ZERO_SHOT,
         checkpoint=checkpoint,
     )
     logger.info(

@@ -1,5 +1,6 @@
 """PointCloudProcessor: from files and arrays to what a model takes."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
+from hf_any3d.modeling.card_info import NamesPackageMixin
 
 MOST_POINTS = 10_000_000
 """Points that a processor gives a cloud at most; settings of strangers may ask for more than a computer holds."""
@@ -26,7 +28,7 @@ EXTENTS = ("kept", "all")
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
 
-class PointCloudProcessor(FeatureExtractionMixin):
+class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
     """Makes model inputs of point clouds and meshes: read, check, sample, centre, scale, stack.
 
     A call depends on its clouds and the seed alone, and each cloud is treated as if it were the only one. Meshes are
@@ -69,6 +71,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
     """
 
     model_input_names = ["points"]
+    _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
 
     def __init__(
         self,
@@ -159,6 +162,23 @@ class PointCloudProcessor(FeatureExtractionMixin):
             )
         points = np.stack(prepared) if return_tensors is not None else prepared  # (batch, num_points, channels)
         return BatchFeature({"points": points}, tensor_type=return_tensors)
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write the file that `save_pretrained` writes; see `NamesPackageMixin`."""
+        # AutoProcessor finds it by that, and would else try what reads images first.
+        self.processor_class = type(self).__name__
+        try:
+            super().to_json_file(json_file_path)
+        finally:
+            del self.processor_class
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from what such a file holds."""
+        own = {"processor_class": cls.__name__}.items()
+        return super().from_dict(
+            {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
+        )
 
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int | None]:
         if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):

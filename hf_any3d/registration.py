@@ -1,6 +1,6 @@
 """The one place that tells transformers, PEFT and datasets what we have, so that their own entry points find it.
 
-Importing `hf_any3d` runs `register()`. Five functions of those libraries have no public way to learn what we need;
+Importing `hf_any3d` runs `register()`. Some functions of those libraries have no public way to learn what we need;
 they are wrapped here, act on our models only, and are held by tests.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import warnings
+from inspect import signature
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
 )
+from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
@@ -136,10 +138,9 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
         AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
+        AutoProcessor.register(config, PROCESSORS.get(config, PointCloudProcessor), exist_ok=True)
         for auto, models in heads.items():
             auto.register(config, models if len(models) > 1 else models[0], exist_ok=True)
-    for config, processor in PROCESSORS.items():
-        AutoProcessor.register(config, processor, exist_ok=True)
     for task, (pipeline, auto) in PIPELINES.items():
         # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
         # module objects: importing peft replaces the one that was there before.
@@ -152,6 +153,9 @@ def register() -> None:
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
     _open_our_adapter_repositories()
+    CardMixin.write_card = staticmethod(_write_card)
+    _write_our_cards_for_peft()
+    _write_our_cards_for_trainers()
     _open_our_adapters_as_peft_models()
     _refuse_prompts_of_words()
     _know_our_feature()
@@ -206,6 +210,67 @@ def _save_our_config_beside_adapters() -> None:
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained
+
+
+def _write_card(model: Any, directory: str | os.PathLike, name: str | None = None) -> None:
+    # Late: cards need packages that opening a model does not.
+    from hf_any3d.model_card import write_model_card
+
+    write_model_card(model, directory, name)
+
+
+def _write_our_cards_for_peft() -> None:
+    """Let `PeftModel.save_pretrained` and `push_to_hub` write our card, not PEFT's empty template, for our models.
+
+    PEFT has one method that writes the card of a saved adapter; a push writes another template over it.
+    """
+    original = PeftModel.create_or_update_model_card
+    if getattr(original, "_writes_our_card", False):
+        return
+
+    @functools.wraps(original)
+    def create_or_update_model_card(self: PeftModel, output_dir: str) -> None:
+        if isinstance(self.get_base_model(), CardMixin):
+            _write_card(self, output_dir)
+        else:
+            original(self, output_dir)
+
+    upload = PeftModel._upload_modified_files
+
+    @functools.wraps(upload)
+    def _upload_modified_files(self: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.get_base_model(), CardMixin):
+            _write_card(self, working_dir, repo_id)
+        return upload(self, working_dir, repo_id, *args, **kwargs)
+
+    create_or_update_model_card._writes_our_card = True
+    PeftModel.create_or_update_model_card = create_or_update_model_card
+    PeftModel._upload_modified_files = _upload_modified_files
+
+
+@functools.cache  # one watch is enough
+def _write_our_cards_for_trainers() -> None:
+    """Let `Trainer.create_model_card`, and with it `push_to_hub`, write our card for our models."""
+    when_imported("transformers.trainer", _write_our_cards_for_trainer)
+
+
+def _write_our_cards_for_trainer() -> None:
+    from transformers.trainer import Trainer
+
+    original = Trainer.create_model_card
+
+    @functools.wraps(original)
+    def create_model_card(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, CardMixin):
+            original(self, *args, **kwargs)
+            return
+        from hf_any3d.model_card.doors import write_trainer_card
+
+        given = signature(original).bind(self, *args, **kwargs).arguments
+        write_trainer_card(**{"trainer" if name == "self" else name: value for name, value in given.items()})
+
+    Trainer.create_model_card = create_model_card
 
 
 def _check_bases_of_our_adapters() -> None:

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.forward_contract import honours_contract
+from hf_any3d.modeling.point_labels import mean_cross_entropy
 
 
 class PointCloudClassificationMixin:
@@ -45,6 +46,8 @@ class PointCloudClassificationMixin:
             points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
         )
         logits = self.classifier(below.pooler_output)
+        if labels is not None and logits.shape[-1] == 1 and self.config.problem_type is None:
+            self.config.problem_type = "regression"  # for those who open the model later, as transformers has it
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=below.hidden_states, attentions=below.attentions
@@ -59,7 +62,8 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
         labels: By `problem_type`. "single_label_classification": class numbers `(batch,)`, or shares of the classes
             `(batch, labels)`, as mixed clouds have them, for cross-entropy. "multi_label_classification": 1 for each
             class that holds and 0 for others `(batch, labels)`, for binary cross-entropy. "regression": numbers
-            `(batch, labels)`, or `(batch,)` for one, for the mean squared error. -100 leaves a cloud out of the first.
+            `(batch, labels)`, or `(batch,)` for one, for the mean squared error. A cloud of class -100 does not count; where
+            none counts, the loss is 0.
         problem_type: `problem_type` of the config. None is regression where there is one label, else single label
             classification; shares are therefore never taken for several labels unless the config says so.
 
@@ -86,4 +90,6 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
         return nn.functional.mse_loss(logits, labels.to(logits).view_as(logits))
     if problem_type == "multi_label_classification":
         return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
-    return nn.functional.cross_entropy(logits, labels if numbers else labels.to(logits))
+    if not numbers:  # every cloud counts: shares have no class that could be left out
+        return nn.functional.cross_entropy(logits, labels.to(logits))
+    return mean_cross_entropy(logits, labels)

@@ -13,6 +13,8 @@ IGNORED = -100
 def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
     """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
 
+    Where no label counts, as in a block of a scene that nobody has labelled, the loss is 0, and so is its gradient.
+
     Raises:
         ValueError: If there is not one label for each point.
     """
@@ -20,7 +22,17 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tenso
         return None
     if labels.shape != logits.shape[:2]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one a point")
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+    return mean_cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of `(rows, labels)` logits over the rows whose label is not -100; 0 where there is none.
+
+    Torch's own mean is NaN there, and one such batch makes all weights NaN.
+    """
+    # In float32: probabilities near 1 have no digits left in half precision.
+    total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from hf_any3d.chat.messages import as_conversations, take_clouds
 from hf_any3d.chat.prompt import IGNORED, Prompt, pad_prompts
 from hf_any3d.chat.segments import cut
 from hf_any3d.chat.templates import END_MARK, published_templates
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
 
@@ -23,7 +24,7 @@ RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb"
 Messages = Sequence[Mapping[str, Any]]
 
 
-class MiniGPT3DProcessor(ProcessorMixin):
+class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
     """A `PointCloudProcessor` and a tokenizer in one.
 
     A message holds parts `{"type": "text", "text": …}` and `{"type": "point_cloud", …}`; the latter has a cloud
@@ -58,6 +59,8 @@ class MiniGPT3DProcessor(ProcessorMixin):
         processor.decode_answers(model.generate(**inputs)[:, inputs["input_ids"].shape[1] :])
         ```
     """
+
+    _opened_by = ("AutoProcessor",)
 
     def __init__(
         self,

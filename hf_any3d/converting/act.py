@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from hf_any3d.conversions.act import convert_act_state_dict, teacher_of
 from hf_any3d.conversions.checkpoints import read_checkpoint
-from hf_any3d.converting.act_card import write_card
 from hf_any3d.converting.act_datasets import UNLABELLED
 from hf_any3d.converting.act_models import Choices, build, unread_by
 from hf_any3d.converting.directory import new_directory
+from hf_any3d.model_card.converted import write_act_card
 from hf_any3d.processing import PointCloudProcessor
 
 # Segmentation has a key of its own.
@@ -61,7 +61,7 @@ def convert_act(
         processor = dict(trained_on.processor if trained_on else UNLABELLED)
         processor |= {} if chosen.num_points is None else {"num_points": chosen.num_points}
         PointCloudProcessor(**processor).save_pretrained(directory)
-        write_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher)
+        write_act_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher)
     files = [file for file in Path(output).rglob("*") if file.is_file()]
     return {
         "output": os.fspath(output),

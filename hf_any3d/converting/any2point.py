@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, read_checkpoint
-from hf_any3d.converting.any2point_card import write_card
 from hf_any3d.converting.directory import new_directory
 from hf_any3d.converting.frozen_layers import check_frozen
+from hf_any3d.model_card.converted import write_any2point_card
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
 from hf_any3d.processing import PointCloudProcessor
@@ -74,7 +74,7 @@ def convert_any2point(
         model.save_pretrained(directory)
         PointCloudProcessor(**program.processor).save_pretrained(directory)
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        write_card(directory, Path(output).name, Path(checkpoint), variant, name, model)
+        write_any2point_card(directory, Path(output).name, Path(checkpoint), variant, name, model)
     files = [file for file in Path(output).rglob("*") if file.is_file()]
     return {
         "output": os.fspath(output),

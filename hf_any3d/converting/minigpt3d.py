@@ -11,13 +11,13 @@ from transformers import GenerationConfig
 
 from hf_any3d.chat import PUBLISHED_GENERATION, MiniGPT3DProcessor
 from hf_any3d.converting.directory import new_directory
-from hf_any3d.converting.minigpt3d_card import write_card
 from hf_any3d.converting.minigpt3d_converted import read_converted
 from hf_any3d.converting.minigpt3d_parts import Part, read_language_model, read_point_encoder, read_qformer
 from hf_any3d.converting.minigpt3d_stages import STAGES, read_stage
 from hf_any3d.converting.minigpt3d_whole import put_together
 from hf_any3d.converting.phi_tokenizer import copy_tokenizer, open_tokenizer, take_token_ids
 from hf_any3d.converting.streamed_weights import save_weights
+from hf_any3d.model_card.converted import write_minigpt3d_card
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -138,7 +138,7 @@ def convert_minigpt3d(
         save_weights(directory, type(whole.model).__name__, config, whole.state, stored_in)
         GenerationConfig(**PUBLISHED_GENERATION["demo"], **ids).save_pretrained(directory)
         MiniGPT3DProcessor.from_config(config, words, hide_inner_bos=True).save_pretrained(directory)
-        write_card(directory, Path(output).name, whole, dtype)
+        write_minigpt3d_card(directory, Path(output).name, whole, dtype)
     written = [file for file in Path(output).rglob("*") if file.is_file()]
     return {
         "output": os.fspath(output),

@@ -14,8 +14,11 @@ from hf_any3d.chat import ChatSession
 from hf_any3d.chat.stopping import Cancelled
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.demo.sliders import CONTEXT
+from hf_any3d.demo.uploads import read_upload
 from hf_any3d.processing import PointCloudProcessor
 
+LONGEST_QUESTION = 2_000
+"""Characters; counting the tokens of a longer one would keep everybody waiting."""
 _SAMPLED = {"random": "drawn at random", "farthest": "spread evenly", "first": "the first"}
 
 
@@ -49,6 +52,18 @@ class Conversation:
         self.context = context if room is None else min(context, room)
         self._session: ChatSession | None = None
         self._stopped = Event()
+        self._read: tuple[str, PointCloudData | Exception] | None = None
+
+    def read(self, path: str | os.PathLike) -> None:
+        """Read a visitor's file, apart from the model.
+
+        `open` then takes what was read, or raises what was wrong: that it cannot be read, is too large, or takes too
+        long.
+        """
+        try:
+            self._read = (os.fspath(path), read_upload(path))
+        except (ValueError, OSError) as error:
+            self._read = (os.fspath(path), error)
 
     def open(self, source: str | os.PathLike | PointCloudData) -> Shape:
         """Take a shape, or read it from a file, and begin to talk about it.
@@ -57,7 +72,7 @@ class Conversation:
             ValueError: If it cannot be read, in words that name the file; what was talked about stays.
         """
         try:
-            cloud = source if isinstance(source, PointCloudData) else read_point_cloud(source)
+            cloud = source if isinstance(source, PointCloudData) else self._take(source)
             points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
             self._session = ChatSession(self.pipe, cloud, self.chat_template)
         except ValueError as error:
@@ -91,7 +106,10 @@ class Conversation:
         Raises:
             ValueError: If there is no shape, or the question is too long.
         """
-        return self._opened().make_room(question, self.context - max_new_tokens)
+        session = self._opened()
+        if len(question) > LONGEST_QUESTION:
+            raise ValueError(f"the question has {len(question):,} characters; expected at most {LONGEST_QUESTION:,}")
+        return session.make_room(question, self.context - max_new_tokens)
 
     def ask(self, question: str, **generation: Any) -> Iterator[str]:
         """Ask a question; the answer grows from piece to piece, but comes at once from several beams.
@@ -119,6 +137,15 @@ class Conversation:
         """Forget what was said, but not the shape."""
         if self._session is not None:
             self._session.restart()
+
+    def _take(self, path: str | os.PathLike) -> PointCloudData:
+        """What `read` has read of a file, or else the file."""
+        read, self._read = self._read, None
+        if read is None or read[0] != os.fspath(path):
+            return read_point_cloud(path)
+        if isinstance(read[1], Exception):
+            raise read[1]
+        return read[1]
 
     def _opened(self) -> ChatSession:
         if self._session is None:

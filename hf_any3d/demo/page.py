@@ -10,13 +10,16 @@ from typing import Any
 import gradio as gr
 
 from hf_any3d.data.files import supported_file_types
-from hf_any3d.demo.conversation import Conversation
+from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.examples import ExampleShapes
 from hf_any3d.demo.sliders import SLIDERS, generation_settings
+from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.web_page import clouds_page
 
 # Uploads are deleted when they are this old, in seconds.
 UPLOADS_KEPT = 3600
+# Requests that wait for their turn; further ones are turned away.
+MOST_WAITING = 100
 # Whoever closed the page may come back to the conversation for so long, in seconds.
 CONVERSATIONS_KEPT = 3600
 
@@ -84,9 +87,15 @@ class DemoPage:
             example.input(_stop, conversation, **at_once).then(
                 self._open_example, [conversation, example], shown, show_progress_on=view, **in_turn
             )
+            # Files are read apart from the model, so that a slow one keeps nobody's answers waiting.
             file.upload(_stop, conversation, **at_once).then(
-                _open_upload, [conversation, file], [example, *shown], show_progress_on=view, **in_turn
-            )
+                _read_upload,
+                [conversation, file],
+                show_progress_on=view,
+                concurrency_id="files",
+                concurrency_limit=AT_ONCE,
+                api_visibility="private",
+            ).then(_open_upload, [conversation, file], [example, *shown], show_progress_on=view, **in_turn)
             said = gr.on(
                 [question.submit, send.click],
                 _take,
@@ -119,6 +128,8 @@ class DemoPage:
             OSError: If the port is taken.
         """
         page = self.build()
+        page.queue(max_size=MOST_WAITING)
+        warm_up()
         page.launch(
             server_name=host,
             server_port=port,
@@ -128,6 +139,7 @@ class DemoPage:
             footer_links=[],
             ssr_mode=False,
             quiet=True,
+            max_file_size=LARGEST_UPLOAD,
             prevent_thread_lock=True,
         )
         return page
@@ -169,7 +181,12 @@ def _talk() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
     )
     with gr.Row(elem_id="ask"):
         question = gr.Textbox(
-            placeholder="What is this?", show_label=False, container=False, scale=6, elem_id="question"
+            placeholder="What is this?",
+            show_label=False,
+            container=False,
+            scale=6,
+            elem_id="question",
+            max_length=LONGEST_QUESTION,
         )
         send = gr.Button("Send", variant="primary", min_width=80, elem_id="send")
         stop = gr.Button("Stop", variant="stop", min_width=80, visible=False, elem_id="stop")
@@ -180,6 +197,10 @@ def _talk() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
 def _sliders() -> list[gr.Slider]:
     with gr.Group():
         return [gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[]) for s in SLIDERS]
+
+
+def _read_upload(conversation: Conversation, path: str) -> None:
+    conversation.read(path)
 
 
 def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
@@ -203,6 +224,7 @@ def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
 def _take(conversation: Conversation, question: str, chat: Words) -> tuple[Words, str, Any, Any]:
     """Move the question into the chat, and a button to stop the answer to the place of the one to send."""
     conversation.ready()
+    question = question[: LONGEST_QUESTION + 1]  # one more is told to be too long
     if not question.strip():
         return chat, "", *_buttons(False)
     return [*chat, {"role": "user", "content": question.strip()}], "", *_buttons(True)

@@ -76,6 +76,12 @@ class PointCloudPipeline(Pipeline):
         self.feature_extractor.save_pretrained(save_directory, **kwargs)
 
 
+def check_top_k(top_k: Any) -> None:
+    """Raise a ValueError unless `top_k` is None, for all, or a whole number from 1."""
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}; expected at least 1, or None for all")
+
+
 def refuse_unknown(arguments: dict[str, Any], known: str) -> None:
     """Raise a TypeError that names the arguments that a pipeline does not have, if there are any, and the known."""
     if arguments:

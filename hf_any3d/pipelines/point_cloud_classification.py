@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_unknown
+
+_FUNCTIONS = {
+    "softmax": lambda logits: logits.softmax(dim=-1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
+}
 
 
 class PointCloudClassificationPipeline(PointCloudPipeline):
@@ -14,7 +20,14 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
-    `{"label": …, "score": …}` by falling score; `top_k` says how many, 1 by default.
+    `{"label": …, "score": …}` by falling score.
+
+    Arguments of a call:
+
+    - `top_k`: how many labels to return, 1 by default; None returns all.
+    - `function_to_apply`: what makes scores of logits: "softmax", "sigmoid" or "none". By default what the config's
+      `problem_type` asks for, as in the classification pipelines of transformers: nothing for regression, the sigmoid
+      for several labels at once and for a single label, else the softmax.
 
     Example:
         ```python
@@ -27,11 +40,16 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         ```
     """
 
-    def _sanitize_parameters(self, top_k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "top_k")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k}; expected at least 1")
-        return {}, {}, {} if top_k is None else {"top_k": top_k}
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply") if name in kwargs}
+        refuse_unknown(kwargs, "top_k, function_to_apply")
+        check_top_k(after.get("top_k"))
+        if (function := after.get("function_to_apply")) is not None:
+            # transformers has an enumeration of these names.
+            after["function_to_apply"] = name = getattr(function, "value", function)
+            if name not in _FUNCTIONS:
+                raise ValueError(f"function_to_apply={name!r}; expected one of {', '.join(map(repr, _FUNCTIONS))}")
+        return {}, {}, after
 
     def preprocess(self, cloud: Any) -> dict[str, torch.Tensor]:
         """One cloud to `points (1, num_points, channels)`."""
@@ -40,9 +58,19 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"logits": self.model(**model_inputs).logits}
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int = 1) -> list[dict[str, Any]]:
-        """Logits `(1, labels)` to the `top_k` best labels with their probabilities."""
-        probabilities = outputs["logits"][0].float().softmax(dim=-1)
-        scores, classes = probabilities.topk(min(top_k, len(probabilities)))
+    def postprocess(
+        self, outputs: dict[str, torch.Tensor], top_k: int | None = 1, function_to_apply: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Logits `(1, labels)` to the `top_k` best labels with their scores."""
+        scores = _FUNCTIONS[function_to_apply or self._function()](outputs["logits"][0].float())
+        scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
         return [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
+
+    def _function(self) -> str:
+        config = self.model.config
+        if config.problem_type == "regression":
+            return "none"
+        return (
+            "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
+        )

@@ -41,8 +41,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
     Arguments of a call:
 
-    - `category`: for models of parts, the name or number of the object's category; a dataset row may hold it as
-      `category` or `label`.
+    - `category`: the name or number of the object's category, which models of parts have to be told unless they know
+      one category only; a dataset row may hold it as `category` or `label`. Which parts an object can have, and what
+      the model sees in its points, follows from the category; guessing it would make wrong parts look sure.
     - `output_dir`: also write each cloud there, coloured by label, named after its file, else `cloud-0`, ….
     - `formats`: of what is written, any of "ply", "html" (a page to turn the cloud in, without anything from the
       network) and "obj"; by default the first two.
@@ -160,7 +161,12 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             return 0
         if isinstance(category, str) and category in names:
             return names.index(category)
-        if category is None or isinstance(category, str) or not 0 <= int(category) < config.num_categories:
+        if category is None:
+            raise ValueError(
+                "category is missing: a model of parts has to be told what the object is. Give category= one of "
+                f"{', '.join(names)}, or its number, in the call, or a dataset row with 'category'"
+            )
+        if isinstance(category, str) or not 0 <= int(category) < config.num_categories:
             raise ValueError(f"category={category!r}; expected one of {', '.join(names)}, or its number")
         return int(category)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_unknown
 
 # Sets of labels whose vectors are kept.
 KEPT = 32
@@ -49,12 +49,12 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         self,
         candidate_labels: Sequence[str] | str | None = None,
         hypothesis_template: Sequence[str] | str | None = None,
-        top_k: int | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
+        # None means all labels, also where the pipeline was made with another number.
+        top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
         refuse_unknown(kwargs, "candidate_labels, hypothesis_template, top_k")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k}; expected at least 1")
+        check_top_k(top_k.get("top_k"))
         texts: dict[str, Any] = {}
         if candidate_labels is not None:
             texts["labels"] = as_labels(candidate_labels)
@@ -62,9 +62,8 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
             templates = hypothesis_template
             texts["templates"] = (templates,) if isinstance(templates, str) else tuple(templates)
             fill_templates([], texts["templates"])
-        after = {name: value for name, value in {**texts, "top_k": top_k}.items() if value is not None}
-        after.pop("templates", None)
-        return {}, texts, after
+        after = {name: value for name, value in texts.items() if name != "templates"}
+        return {}, texts, after | top_k
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
         """Answer for one cloud or many; see the class and `PointCloudPipeline`.

@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import json_mapping
-from hf_any3d.training.protocol import FROM_DATA, TEST_CHOOSES
+from hf_any3d.training.protocol import FROM_DATA
+from hf_any3d.training.report import TEST_CHOOSES
 from hf_any3d.training.rows import ProcessedDataset, training_transform
 from hf_any3d.training.settings import DataArguments, PointTrainingArguments
 

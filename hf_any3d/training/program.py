@@ -19,18 +19,18 @@ from transformers import Trainer, set_seed
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.messages import one_line
+from hf_any3d.model_card import Subject, build_model_card, keep_model_card
+from hf_any3d.model_card.systems import hub_name
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config
-from hf_any3d.training.card_tasks import CardTask
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.encoder_dropout import drop_attention
-from hf_any3d.training.model_card import build_model_card, keep_model_card
 from hf_any3d.training.report import RunReport, Stopwatch
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.training.trainer_report import config_of, report_run
+from hf_any3d.training.trainer_report import report_run
 
 logger = logging.getLogger(__name__)
 
@@ -194,9 +194,16 @@ def build_adapted_model(
 
 
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
-    """What a report tells about the data."""
+    """What a report tells about the data: among others where the clouds of each split come from."""
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    files = {split: file for split, file in files.items() if file is not None}
+    on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
+    # Loaders of anybody's files are no datasets.
+    is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
+    name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
     return {
-        "name": data.train_file or data.dataset_name,
+        "name": name if is_named else Path(name).name,
+        "files": files,
         "options": data.dataset_options,
         "rows": {split: len(rows) for split, rows in splits.items()},
         **({"trained on": data.train_splits} if len(data.train_splits) > 1 else {}),
@@ -204,7 +211,8 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
         "points": data.num_points,
         "features": data.features,
         "augmentation": data.augment,
-        "on_hub": data.train_file is None and "/" in data.dataset_name,
+        "on_hub": on_hub,
+        "hub_type": data.dataset_name if is_named else "custom",
     }
 
 
@@ -247,7 +255,6 @@ def leave_behind(
     data: Mapping[str, Any],
     parameters: tuple[int, int],
     num_points: int,
-    task: CardTask,
     checkpoint: str | None,
     **facts: Any,
 ) -> tuple[RunReport, str]:
@@ -260,7 +267,6 @@ def leave_behind(
         data: See `data_facts`.
         parameters: See `count_parameters`; counted before training.
         num_points: Points of a cloud that the model sees.
-        task: What the card says.
         checkpoint: Where the run went on from, if anywhere.
         **facts: `encoder`, `start` and `schedules`, see `report_run`.
 
@@ -279,9 +285,8 @@ def leave_behind(
         **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
-    card = build_model_card(
-        report, config_of(trainer.model), name, num_points=num_points, task=task, license=trainer.args.license
-    )
+    subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
+    card = build_model_card(subject, name, license=trainer.args.license)
     keep_model_card(trainer, card)
     if trainer.is_world_process_zero():
         report.save(Path(trainer.args.output_dir) / "metrics.json")

@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict
 from hf_any3d.data.few_shot import draw_fold
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.report import TEST_CHOOSES
 from hf_any3d.training.rows import ProcessedDataset, training_rows
 from hf_any3d.training.settings import DataArguments
 
-TEST_CHOOSES = "the test split itself"
 FROM_DATA = ("num_points", "features", "up_axis")
 
 

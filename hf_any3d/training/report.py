@@ -18,6 +18,8 @@ from torch import nn
 
 from hf_any3d.whole_files import write_json
 
+TEST_CHOOSES = "the test split itself"
+"""What a report says of the validation split where the weights were chosen by the test split."""
 _PACKAGES = ("hf-any3d", "torch", "transformers", "peft", "datasets", "accelerate", "numpy")
 
 

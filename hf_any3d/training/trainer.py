@@ -20,7 +20,9 @@ class PointTrainer(Trainer):
     """A Trainer that knows `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
 
     It also judges all rows: the stock Trainer leaves the rows of an incomplete last batch out of evaluation too when
-    `dataloader_drop_last` is set for training.
+    `dataloader_drop_last` is set for training. And its evaluations give the plain loss of the model, where the stock
+    Trainer smooths labels in evaluation as in training: losses of runs with and without smoothing, and of
+    `hf-any3d evaluate`, then mean the same.
     """
 
     args: PointTrainingArguments
@@ -39,6 +41,14 @@ class PointTrainer(Trainer):
             # The one that follows behind the clipping takes the same gradient.
             self.optimizer.step()
         return loss
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Loss, logits and labels of a batch to judge by; the loss without label smoothing."""
+        smoother, self.label_smoother = self.label_smoother, None
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.label_smoother = smoother
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

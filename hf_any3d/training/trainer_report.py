@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, Trainer
 
+from hf_any3d.model_card.building import adapter_facts
 from hf_any3d.training.report import RunReport, peak_memory
 from hf_any3d.training.settings import PointTrainingArguments
 
 _ENCODER = ("name_or_path", "revision", "checksum", "tower", "layers")
-_NO_SETTINGS = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-}
 
 
 def report_run(
@@ -121,23 +113,3 @@ def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
     facts["layers"] = config.encoder_config.num_hidden_layers
     facts["model_type"] = config.encoder_config.model_type
     return {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}
-
-
-def adapter_facts(model: nn.Module) -> dict[str, Any]:
-    """PEFT method of a model's active adapter and the settings in which it leaves the defaults; empty without one."""
-    if not isinstance(model, PeftModel):
-        return {}
-    config = model.peft_config[model.active_adapter]
-    return {"method": config.peft_type.value.lower(), "settings": _changed(config)}
-
-
-def _changed(config: PeftConfig) -> dict[str, Any]:
-    changed = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if field.init and field.name not in _NO_SETTINGS and value != default:
-            changed[field.name] = sorted(value) if isinstance(value, set) else value
-    return {
-        key: value if isinstance(value, (bool, int, float, list)) else str(value) for key, value in changed.items()
-    }

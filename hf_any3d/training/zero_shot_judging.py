@@ -29,7 +29,9 @@ class CompareWithClasses:
     def __call__(self, outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
         """Cosines `(clouds, classes)`."""
         point_embeds = outputs[_POINT_EMBEDS]
-        return point_embeds @ self.class_embeds.to(point_embeds).T
+        # Autocast, under which Trainer evaluates, would round away what tells the best classes apart.
+        with torch.autocast(point_embeds.device.type, enabled=False):
+            return point_embeds @ self.class_embeds.to(point_embeds).T
 
 
 class ComputeZeroShotMetrics:

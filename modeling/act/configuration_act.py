@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -55,7 +56,7 @@ _TARGET_LAYERS = ("graph_decoder", "teacher")
 _TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
 
 
-class ActConfig(PreTrainedConfig):
+class ActConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Everything that defines an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
 from hf_any3d.modeling.act.group_norms import NUM_GROUPS
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
 
 _RANGES: Ranges = {
@@ -35,7 +36,7 @@ _CHOICES = {
 }
 
 
-class ActAutoencoderConfig(PreTrainedConfig):
+class ActAutoencoderConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Everything that defines a discrete autoencoder with a frozen foreign teacher (ACT, arXiv 2212.08320).
 
     The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released

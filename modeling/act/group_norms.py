@@ -57,7 +57,7 @@ class _NormedEdgeMaximum(torch.autograd.Function):
         given, own = terms.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
         own = own - given
         # Centred before it is squared, lest a small spread drown beside a large mean.
-        given = (given - _spread(_group_mean(count @ given) / (tokens * k), given)).flatten(0, 1)
+        given = (given - _spread(_group_mean(_count_sum(count, given)) / (tokens * k), given)).flatten(0, 1)
         own = (own - _spread(_group_mean(own.sum(dim=1, keepdim=True)) / tokens, own)).flatten(0, 1)
         ends_of_few = ends.unbind(dim=1)
         sign = torch.where(gain < 0, -1.0, 1.0)
@@ -70,7 +70,7 @@ class _NormedEdgeMaximum(torch.autograd.Function):
             rows.mul_(sign)
             winner.masked_fill_(rows > largest, number)
             torch.maximum(largest, rows, out=largest)
-        squares = count @ given.square().view(batch, tokens, -1)
+        squares = _count_sum(count, given.square().view(batch, tokens, -1))
         squares += (own * (2 * total + k * own)).view(batch, tokens, -1).sum(dim=1, keepdim=True)
         scale = (_group_mean(squares) / (tokens * k) + eps).rsqrt()  # (batch, groups)
         best = largest.mul_(sign).add_(own).view(batch, tokens, -1)
@@ -147,6 +147,12 @@ class _NormedTokens(torch.autograd.Function):
 def _through_activation(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     # The sign of what leaves a leaky ReLU is the sign of what enters.
     return torch.ops.aten.leaky_relu_backward(gradient, output.float(), SLOPE, True)
+
+
+def _count_sum(count: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Sum `(batch, 1, channels)` of `(batch, tokens, channels)`, each token `count` `(batch, 1, tokens)` times."""
+    # Not a matrix product: autocast and TF32 would round the statistics.
+    return (count.transpose(1, 2) * rows).sum(dim=1, keepdim=True)
 
 
 def _group_mean(channels: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,13 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack, own_modules
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_tokens import PointTokensMixin
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
 
@@ -70,7 +72,7 @@ class Encoded(NamedTuple):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """What all models around ACT's point transformer share: config and initialisation."""
 
     config_class = ActConfig
@@ -120,6 +122,8 @@ class ActModel(ActPreTrainedModel):
     Args:
         config: The configuration.
     """
+
+    card_info = CardInfo("act", "features", opens="ActModel")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -206,7 +210,8 @@ class ActModel(ActPreTrainedModel):
         """Cut clouds `(batch, points, in_channels)` into the patches that the config describes.
 
         Raises:
-            ValueError: If the points have other channels or are too few.
+            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
+                infinite or too large.
         """
         config = self.config
         if points.ndim != 3 or points.shape[-1] != config.in_channels:
@@ -214,8 +219,7 @@ class ActModel(ActPreTrainedModel):
                 f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
                 "the last axis is config.in_channels"
             )
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(self.norm.weight.dtype, torch.float32))
+        points = in_full_precision(points, self.norm.weight.dtype)
         return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 
     def encode(
@@ -276,6 +280,8 @@ class ActModel(ActPreTrainedModel):
 
 class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTrainedModel):
     """`ActModel` with a classification head."""
+
+    card_info = CardInfo("act", "classification")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)

@@ -20,9 +20,10 @@ from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderCo
 from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 from hf_any3d.modeling.act.graph_convolution import GraphConvolution
 from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, bidirectional_inputs, find_family
 from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, wanted_outputs
-from hf_any3d.modeling.point_ops import chamfer_distance
+from hf_any3d.modeling.point_ops import chamfer_distance, in_full_precision
 from hf_any3d.modeling.point_tokens import PointTokensMixin
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
 
@@ -66,7 +67,7 @@ class ActAutoencoderOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActAutoencoder(AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
+class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
     """Points to discrete codes, through a frozen teacher, and back to points.
 
     With an `encoder_config` a frozen transformer reads the codes' vectors beside learned prompts (ACT's cross-modal
@@ -79,6 +80,7 @@ class ActAutoencoder(AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
 
+    card_info = CardInfo("act_autoencoder", "reconstruction", opens="ActAutoencoder")
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
@@ -256,8 +258,7 @@ class ActAutoencoder(AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
             raise ValueError(
                 f"points has shape {tuple(points.shape)}; expected (batch, points, {self.config.in_channels})"
             )
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(self.codebook.weight.dtype, torch.float32))
+        points = in_full_precision(points, self.codebook.weight.dtype)
         config = self.config
         return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 

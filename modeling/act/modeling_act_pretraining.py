@@ -17,6 +17,7 @@ from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel, Encoded
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.forward_contract import honours_contract
 from hf_any3d.modeling.point_ops import gather_points
 from hf_any3d.modeling.point_transformer import Patches, PointBlocks
@@ -67,6 +68,8 @@ class ActForPreTraining(ActPreTrainedModel):
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
+
+    card_info = CardInfo("act", "features", opens="ActModel")
 
     def __init__(self, config: ActConfig, autoencoder: ActAutoencoder | None = None):
         super().__init__(config)
@@ -160,7 +163,8 @@ class ActForPreTraining(ActPreTrainedModel):
             measure = DISTILLATION_LOSSES[self.config.distillation_loss]
             guesses = (predictions, class_token_predictions)
             # In full precision, also where the student is not: cosines near 1 are told apart by their last digits.
-            loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
+            with torch.autocast(targets.device.type, enabled=False):
+                loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
         return ActForPreTrainingOutput(
             loss,
             predictions,

@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.modeling_act import ActModel, ActOutput, ActPreTrainedModel
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.heads import ClassificationHead, HeadNorm, in_precision_of
 from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
@@ -149,6 +150,8 @@ class ActSegmenter(ActPreTrainedModel):
 class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
     """Names the object that every point of a scene, or of a block of one, belongs to."""
 
+    card_info = CardInfo("act", "semantic_segmentation")
+
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.post_init()
@@ -163,6 +166,8 @@ class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
     Raises:
         ValueError: If `category_parts` is missing or names a part that is no label.
     """
+
+    card_info = CardInfo("act", "part_segmentation")
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)

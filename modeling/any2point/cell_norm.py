@@ -33,8 +33,12 @@ class CellNorm(nn.Module):
 
     def forward(self, rows: torch.Tensor, members: Membership, gelu: bool = False) -> torch.Tensor:
         """Normalise `(batch, views, rows, hidden)` and apply GELU; what empty rows come out as means nothing."""
-        rows = rows.to(self.weight.dtype)
-        if not self.training:
+        own = self.weight.dtype
+        if self.training:
+            # In a half precision model, too: counts and sums of many rows do not fit into half precision.
+            rows = rows.to(torch.promote_types(own, torch.float32))
+        else:
+            rows = rows.to(own)
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             normed = torch.addcmul((self.bias - self.running_mean * scale).unsqueeze(1), rows, scale.unsqueeze(1))
             return nn.functional.gelu(normed) if gelu else normed
@@ -43,13 +47,14 @@ class CellNorm(nn.Module):
         # A copy, because a compiled graph takes no tensor for two arguments.
         total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count.clone()
         normed, mean, variance = _NormalizeOccupied.apply(
-            rows, occupied, self.weight, self.bias, count, total, self.eps, gelu
+            rows, occupied, self.weight.to(rows.dtype), self.bias.to(rows.dtype), count, total, self.eps, gelu
         )
         if members.first_visit(self):
             with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * (total / (total - 1).clamp_min(1)), self.momentum)
-        return normed
+                unbiased = variance * (total / (total - 1).clamp_min(1))
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return normed.to(own)
 
 
 class _NormalizeOccupied(torch.autograd.Function):
@@ -116,6 +121,11 @@ def _by_cloud(table: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _sum_rows(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Sum of the occupied rows: `(views, rows, hidden)` to `(views, hidden)`."""
-    # A product for speed; autocast would round the statistics to half precision.
-    with torch.autocast(values.device.type, enabled=False):
-        return (occupied.unsqueeze(1) @ values).squeeze(1)
+    # Not a matrix product: autocast and TF32 would round the statistics. On a CPU a bag reads memory once.
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return (occupied.unsqueeze(-1) * values).sum(dim=1)
+    views, rows, hidden_size = values.shape
+    index = torch.arange(views * rows).view(views, rows)
+    return nn.functional.embedding_bag(
+        index, values.reshape(-1, hidden_size), mode="sum", per_sample_weights=occupied.to(values.dtype)
+    )

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, LAYERS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
 
 _RANGES: Ranges = {
@@ -51,7 +52,7 @@ _CHOICES = {
 }
 
 
-class Any2PointConfig(PreTrainedConfig):
+class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Everything that defines an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     The defaults are the sound reading of the paper: every statistic belongs to one cloud, so that a prediction never

@@ -22,6 +22,7 @@ from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import Projection, normalize_centers, project
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import (
     AdapterRepositoryMixin,
     LayerPass,
@@ -35,6 +36,7 @@ from hf_any3d.modeling.encoders import (
 from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, wanted_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_tokens import PointTokensMixin
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
@@ -68,7 +70,7 @@ class Any2PointOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Any2PointPreTrainedModel(AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig
@@ -121,6 +123,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config: The configuration; must hold an `encoder_config`.
         encoder: A loaded encoder to use; a randomly initialised one is built from the config when left out.
     """
+
+    card_info = CardInfo("any2point", "features", opens="Any2PointModel")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -187,8 +191,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If the points do not fit; attention weights of another attention, or of an encoder whose layers
-                do not give them.
+            ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
+                infinite or too large; attention weights of another attention, or of an encoder whose layers do not
+                give them.
         """
         config = self.config
         wants_hidden, wants_attentions = wanted_outputs(
@@ -196,8 +201,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         )
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
-        # Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
-        points = points.to(torch.promote_types(next(self.point_tokenizer.parameters()).dtype, torch.float32))
+        points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # Tokenizers of others need not have levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
@@ -324,6 +328,8 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
 
 class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
+
+    card_info = CardInfo("any2point", "classification")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointOutput, Any2PointWithHead
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
 from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
@@ -124,6 +125,8 @@ class Any2PointSegmenter(Any2PointWithHead):
 class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
     """Names the object that every point of a scene, or of a block of one, belongs to."""
 
+    card_info = CardInfo("any2point", "semantic_segmentation")
+
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
         self.post_init()
@@ -139,6 +142,8 @@ class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
     Raises:
         ValueError: If `category_parts` is missing or names a part that is no label.
     """
+
+    card_info = CardInfo("any2point", "part_segmentation")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointModel, Any2PointPreTrainedModel
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.forward_contract import honours_contract
 from hf_any3d.modeling.text_towers import (
     TextTower,
@@ -91,6 +92,8 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
         ValueError: If the config does not know the text tower.
     """
 
+    card_info = CardInfo("any2point", "zero_shot")
+
     input_modalities = ("point_cloud", "text")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -148,8 +151,28 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
 
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Unit vectors `(texts, text_width)` of texts that `text_tower.tokenize` made numbers of."""
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit vectors `(texts, text_width)` of texts that `text_tower.tokenize` or its tokenizer made numbers of.
+
+        Args:
+            input_ids: `(texts, words)`.
+            attention_mask: `(texts, words)`, 0 where a text is filled up.
+            position_ids: As in `CLIPModel.get_text_features`; None, as text towers number their words themselves.
+            token_type_ids: What tokenizers of sentence encoders give beside; all 0, as a text is one sentence.
+
+        Raises:
+            ValueError: If positions are given, or a text is marked as two.
+        """
+        if position_ids is not None:
+            raise ValueError("position_ids are given; expected None, as the text tower numbers the words itself")
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("token_type_ids has numbers other than 0; expected texts of one part")
         return self.text_tower.features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
@@ -212,7 +235,9 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
                 raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
             return Any2PointZeroShotOutput(point_embeds=point_embeds, **asked)
         text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
-        logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
+        # Cosines times a hundred: autocast would round away what tells the best labels apart.
+        with torch.autocast(point_embeds.device.type, enabled=False):
+            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if wants_loss:
             loss = contrastive_loss(logits, right_pairs(*_pair_labels(logits, labels, text_labels)))
         return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **asked)

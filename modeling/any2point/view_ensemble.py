@@ -122,7 +122,7 @@ class _Ensemble(torch.autograd.Function):
 
 def _products(one: torch.Tensor, one_row: torch.Tensor, other: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """Inner products `(tokens, views)` of rows of two tables, `one_row` `(tokens, 1)` and `row` `(tokens, views)`."""
-    one_row = one_row.expand_as(row).flatten()
+    one_row = one_row.expand_as(row).flatten().contiguous()  # of a single token flatten gives a view without strides
     # As the gradient of the weights of a sum of rows, which it is.
     products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         other, one, one_row, one_row, row.flatten(), 0

@@ -53,10 +53,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
     No gradient reaches the centres. One reaches the positions where the encoder is trained.
     """
     centers = centers.detach()
-    rotations = torch.tensor(VIEW_ROTATIONS[: config.num_views], dtype=torch.float32, device=centers.device)
-    # Autocast would round places to half precision, and with them cells and positions.
-    with torch.autocast(centers.device.type, enabled=False):
-        rotated = torch.einsum("vij,bgj->bvgi", rotations, centers.float())  # (batch, views, tokens, 3)
+    rotated = rotate_into_views(centers.float(), config.num_views)  # (batch, views, tokens, 3)
     if table.kind == "line":
         columns = table.columns or config.line_length or config.num_tokens
         extent: tuple[float, ...] = (float(columns),)
@@ -84,6 +81,13 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         cell_size = extent[0] / config.plane_cells
     places = TokenPlaces.with_class_token(entry, table.rows, columns)
     return Projection(place, extent, cell_size, None if vectors is None else vectors.mean(dim=1), places)
+
+
+def rotate_into_views(centers: torch.Tensor, num_views: int) -> torch.Tensor:
+    """Turn centres `(batch, tokens, 3)` into the first views: `(batch, views, tokens, 3)`."""
+    rotations = torch.tensor(VIEW_ROTATIONS[:num_views], dtype=centers.dtype, device=centers.device)
+    # Not a matrix product: autocast and TF32 would round the places, and with them cells and positions.
+    return (rotations.unsqueeze(1) * centers[:, None, :, None, :]).sum(dim=-1)
 
 
 def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], config: Any2PointConfig) -> torch.Tensor:
@@ -129,8 +133,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     """
     unit = torch.tensor(direction, dtype=torch.float32, device=rotated.device)
     unit = unit / unit.norm()
-    with torch.autocast(rotated.device.type, enabled=False):
-        along = (rotated - rotated.mean(dim=2, keepdim=True)) @ unit  # (batch, views, tokens)
+    along = ((rotated - rotated.mean(dim=2, keepdim=True)) * unit).sum(dim=-1)  # (batch, views, tokens)
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
         return ((along - low) / (high - low) * length - 0.5).remainder(length).unsqueeze(-1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, HEADS, LAYERS, SHARE, SPREAD, Ranges, check_numbers
 
 _RANGES: Ranges = {
@@ -24,7 +25,7 @@ _RANGES: Ranges = {
 }
 
 
-class ImageBindAudioConfig(PreTrainedConfig):
+class ImageBindAudioConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Sizes of the audio trunk of ImageBind (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_numbers
 
 ROUTERS = ("sparse", "soft", "constant")
@@ -25,7 +26,7 @@ _RANGES: Ranges = {
 PARTS = ("point_encoder", "qformer", "language_model")
 
 
-class MiniGPT3DConfig(PreTrainedConfig):
+class MiniGPT3DConfig(NamesPackageMixin, PreTrainedConfig):
     r"""Everything that defines a MiniGPT-3D model (arXiv 2405.01413), whatever stage of training it is in.
 
     The defaults are the published sizes.

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
+from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import EPSILON, SHARE, SIZES, SPREAD, Ranges, check_numbers
 
 _RANGES: Ranges = {
@@ -16,7 +17,7 @@ _RANGES: Ranges = {
 }
 
 
-class NormedPhiConfig(PhiConfig):
+class NormedPhiConfig(NamesPackageMixin, PhiConfig):
     r"""Phi with normed queries and keys, a norm behind the attention, and queries, keys and values in one layer.
 
     Fields are those of `PhiConfig`; the defaults are the sizes of Phi-2, which MiniGPT-3D starts from.

@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.forward_contract import check_keywords, honours_contract, keywords_of, wanted_outputs
 from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
@@ -55,7 +56,7 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
-class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
+class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
 
     A cloud stands in `input_ids` as `num_query_tokens` times `point_token_id`; clouds are taken in the order in which
@@ -68,6 +69,7 @@ class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedMo
         language_model: The same for `config.text_config`.
     """
 
+    card_info = CardInfo("minigpt3d", "conversation", opens="MiniGPT3DForConditionalGeneration")
     config_class = MiniGPT3DConfig
     config: MiniGPT3DConfig
     base_model_prefix = ""
@@ -152,6 +154,8 @@ class MiniGPT3DForConditionalGeneration(NamedPartsMixin, LoraMixin, PreTrainedMo
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
             if isinstance(points, torch.Tensor):
                 return self.point_encoder(points, return_dict=True).last_hidden_state
+            if not points:
+                raise ValueError("points is an empty list; expected at least one cloud, or None for texts without any")
             alike: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
                 alike.setdefault(cloud.shape, []).append(number)

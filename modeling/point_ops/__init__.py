@@ -10,25 +10,34 @@ from hf_any3d.modeling.point_ops.cells import (
     voxel_cells,
 )
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
-from hf_any3d.modeling.point_ops.grouping import gather_points, group
+from hf_any3d.modeling.point_ops.grouping import (
+    LARGEST_COORDINATE,
+    gather_points,
+    group,
+    in_full_precision,
+    refuse_out_of_range,
+)
 from hf_any3d.modeling.point_ops.interpolation import three_nearest_interpolate
 from hf_any3d.modeling.point_ops.neighbors import knn
 from hf_any3d.modeling.point_ops.pooling import cell_counts, scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
 
 __all__ = [
+    "LARGEST_COORDINATE",
     "cell_counts",
     "chamfer_distance",
     "f_score",
     "farthest_point_sample",
     "gather_points",
     "group",
+    "in_full_precision",
     "knn",
     "line_cell_count",
     "line_cells",
     "plane_cell_count",
     "plane_cells",
     "reconstruction_scores",
+    "refuse_out_of_range",
     "scatter_max",
     "scatter_mean",
     "three_nearest_interpolate",

@@ -7,6 +7,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from hf_any3d.modeling.point_ops.grouping import refuse_out_of_range
+
 METHODS = ("auto", "exact", "matmul", "kdtree")
 # Distances held at a time: on CPU as many as the core's cache keeps, elsewhere 64 MiB of them.
 _BLOCK_CPU, _BLOCK = 1 << 17, 1 << 24
@@ -36,7 +38,8 @@ def knn(
         (batch, queries, k) LongTensor, and with `return_distances` the squared distances, (batch, queries, k) float32.
 
     Raises:
-        ValueError: if an argument has the wrong shape, range or device, or if a coordinate is NaN or infinite.
+        ValueError: if an argument has the wrong shape, range or device, or if a coordinate is NaN, infinite or
+            beyond `LARGEST_COORDINATE`.
     """
     if torch.compiler.is_compiling():
         index, distance = _search_uncompiled(query, points, k, method)
@@ -52,8 +55,7 @@ def knn(
     if method not in METHODS:
         raise ValueError(f"method: {method!r}; expected one of {METHODS}")
     for name, value in (("query", query), ("points", points)):
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{name}: found NaN or infinite coordinates; expected finite numbers")
+        refuse_out_of_range(name, value)
     on_cpu = points.device.type == "cpu"
     if method == "kdtree" and not on_cpu:
         raise ValueError(f"method: 'kdtree' on device {points.device}; expected points on the CPU")
@@ -114,12 +116,12 @@ def _search_exact(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor
 
 
 def _search_matmul(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    # In double precision: small distances are differences of large norms, and autocast and TF32 leave it alone.
+    query, points = query.double(), points.double()
     # A query's own norm is the same for all of its neighbours: it cannot change their order.
-    # Autocast would round the product to half precision and with it the neighbours.
-    with torch.autocast(points.device.type, enabled=False):
-        score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
+    score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
     score, index = score.topk(k, dim=-1, largest=False)  # (batch, queries, k)
-    return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0), index
+    return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0).float(), index
 
 
 def _search_tree(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:

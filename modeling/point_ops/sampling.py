@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.point_ops.grouping import refuse_out_of_range
 from hf_any3d.modeling.point_ops.sampling_graph import sample_in_graph
 
 TIE_RULES = ("first", "cuda")
@@ -42,7 +43,8 @@ def farthest_point_sample(
         (batch, num_samples) LongTensor on the device of `points`.
 
     Raises:
-        ValueError: if an argument has the wrong shape or range, or if a coordinate is NaN or infinite.
+        ValueError: if an argument has the wrong shape or range, or if a coordinate is NaN, infinite or beyond
+            `LARGEST_COORDINATE`.
 
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
     """
@@ -68,8 +70,7 @@ def farthest_point_sample(
     start = _start(start_index, batch, count, points.device)
 
     axes = points[..., :3].detach().float().permute(2, 0, 1)  # (3, batch, points)
-    if not torch.isfinite(axes).all():
-        raise ValueError("points: found NaN or infinite coordinates; expected finite numbers")
+    refuse_out_of_range("points", axes.transpose(0, 1))
     order = None
     if tie_rule == "cuda":
         order = torch.from_numpy(cuda_priority(count)).to(points.device)  # (points,)

@@ -438,7 +438,7 @@ def test_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
         assert (directory / "model.safetensors").is_file(), "the card is the last of the files"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(converting, "write_card", interrupt)
+    monkeypatch.setattr(converting, "write_act_card", interrupt)
     with pytest.raises(KeyboardInterrupt):
         converting.convert_act(setting.checkpoint, "cls", setting.output)
     assert [path.name for path in tmp_path.iterdir()] == ["original.pth"]

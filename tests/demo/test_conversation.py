@@ -1,13 +1,17 @@
 """What a visitor of the page may do, without the page."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.demo.conversation import Conversation
+from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.embedded import FOLDER
 from hf_any3d.demo.examples import ExampleShapes
+from hf_any3d.demo.page import DemoPage
 from hf_any3d.demo.sliders import SLIDERS, generation_settings
+from hf_any3d.demo.uploads import AT_ONCE
 from tests.chat.talking_models import NUM_POINTS, Says, cloud, talking_pipeline
 
 
@@ -177,3 +181,55 @@ def test_settings_are_the_released_demos(pipe):
     }
     assert [(slider.low, slider.high) for slider in SLIDERS] == [(10, 200), (1, 10), (0.1, 2.0)]
     assert pipe.generate_settings(generation_settings(10.0, 2, 1))["max_new_tokens"] == 10
+
+
+def test_uploads_are_read_apart_from_the_model(pipe, file, tmp_path, monkeypatch):
+    opened, conversation = Conversation(pipe).open(file), Conversation(pipe)
+    conversation.read(file)
+    monkeypatch.setattr("hf_any3d.demo.conversation.read_point_cloud", None)  # it is not read again
+    shape = conversation.open(file)
+    assert shape.note == opened.note and np.array_equal(shape.points, opened.points)
+    broken = tmp_path / "broken.ply"
+    broken.write_text("nothing")
+    conversation.read(broken)
+    with pytest.raises(ValueError, match="^broken.ply: ") as caught:
+        conversation.open(broken)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_that_takes_too_long_is_left_with_its_reader(pipe, file, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_any3d.demo.uploads.SECONDS", 0.02)
+    endless = tmp_path / "endless.xyz"
+    endless.write_text("0.125 0.25 0.5\n" * 1_000_000)
+    conversation = Conversation(pipe)
+    conversation.open(file)
+    conversation.read(endless)
+    with pytest.raises(ValueError, match="^endless.xyz: takes more than 0.02 seconds to read"):
+        conversation.open(endless)
+    assert last(conversation.ask("What?", max_new_tokens=5))
+    assert not multiprocessing.active_children()
+
+
+def test_large_files_and_long_questions_are_turned_away(pipe, file, monkeypatch):
+    monkeypatch.setattr("hf_any3d.demo.uploads.LARGEST_UPLOAD", 100)
+    conversation = Conversation(pipe)
+    conversation.read(file)
+    with pytest.raises(ValueError, match=r"^mine.ply: [\d,]+ bytes; expected at most 100$"):
+        conversation.open(file)
+    conversation.open(file)
+    monkeypatch.setattr(conversation._session, "make_room", None)  # no tokens are counted
+    with pytest.raises(ValueError, match="the question has 2,000,000 characters; expected at most 2,000"):
+        conversation.make_room("a" * 2_000_000, 20)
+
+
+def test_the_page_reads_files_outside_the_models_queue_and_bounds_what_it_takes(pipe):
+    page = DemoPage("me/model", ExampleShapes(), lambda: Conversation(pipe)).build()
+    queues = {block.fn.__name__: block.concurrency_id for block in page.fns.values() if block.fn is not None}
+    assert queues["_read_upload"] == "files" and queues["_open_upload"] == queues["_answer"] == "model"
+    limits = {block.concurrency_id: block.concurrency_limit for block in page.fns.values()}
+    assert limits["model"] == 1 and limits["files"] == AT_ONCE > 1
+    (question,) = [block for block in page.blocks.values() if getattr(block, "elem_id", None) == "question"]
+    assert question.max_length == LONGEST_QUESTION
+    with pytest.raises(Exception, match="greater than maximum|maximum value"):
+        slider = next(block for block in page.blocks.values() if type(block).__name__ == "Slider")
+        slider.preprocess(10**9)

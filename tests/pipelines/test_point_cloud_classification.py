@@ -134,11 +134,41 @@ def test_mesh_is_sampled_on_its_surface(classify, tmp_path):
         assert answer["label"] == one[0]["label"] and answer["score"] == pytest.approx(one[0]["score"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("top_k", "count"), [(None, 1), (1, 1), (2, 2), (3, 3), (50, 3)])
+@pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (50, 3)])
 def test_top_k_labels_come_best_first(classify, expected, top_k, count):
     assert agrees(classify(list(clouds(5)), top_k=top_k), expected, count)
     scores = [answer["score"] for answer in classify(clouds(5)[0], top_k=50)]
     assert sum(scores) == pytest.approx(1) and scores == sorted(scores, reverse=True)
+
+
+def test_call_takes_back_what_the_pipeline_was_made_with(saved, expected):
+    classify = pipeline("point-cloud-classification", model=saved[0], top_k=2)
+    assert agrees(classify(list(clouds(5))), expected, 2)
+    assert agrees(classify(list(clouds(5)), top_k=None), expected, 3)
+
+
+FUNCTIONS = {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "none": lambda x: x}
+
+
+@pytest.mark.parametrize(
+    ("given", "problem", "taken"),
+    [(name, None, name) for name in FUNCTIONS]
+    + [
+        (None, "single_label_classification", "softmax"),
+        (None, "multi_label_classification", "sigmoid"),
+        (None, "regression", "none"),
+        ("softmax", "multi_label_classification", "softmax"),
+    ],
+)
+def test_scores_are_made_as_asked_or_as_the_problem_type_wants(classify, saved, monkeypatch, given, problem, taken):
+    monkeypatch.setattr(classify.model.config, "problem_type", problem)
+    with torch.no_grad():
+        logits = saved[1](points=PointCloudProcessor(num_points=POINTS)(clouds(5))["points"]).logits
+    assert (logits.sigmoid() - logits.softmax(-1)).abs().max() > 0.1
+    scores = FUNCTIONS[taken](logits)[0]
+    found = classify(clouds(5)[0], top_k=None, function_to_apply=given)
+    assert {a["label"]: a["score"] for a in found} == pytest.approx(dict(zip(NAMES, scores.tolist(), strict=True)))
+    assert found == sorted(found, key=lambda answer: -answer["score"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
@@ -164,10 +194,12 @@ def test_progress_is_shown_when_asked_for_or_when_it_takes_long(classify, capfd)
 
 
 def test_unknown_argument_is_refused_with_the_known_ones(classify):
-    with pytest.raises(TypeError, match="unknown arguments: topk; expected top_k, batch_size, num_workers"):
+    with pytest.raises(TypeError, match="unknown arguments: topk; expected top_k, function_to_apply, batch_size"):
         classify(clouds(5)[0], topk=3)
     with pytest.raises(ValueError, match="top_k=0; expected at least 1"):
         classify(clouds(5)[0], top_k=0)
+    with pytest.raises(ValueError, match="function_to_apply='tanh'; expected one of 'softmax', 'sigmoid', 'none'"):
+        classify(clouds(5)[0], function_to_apply="tanh")
 
 
 def test_bad_files_are_named(classify, tmp_path):

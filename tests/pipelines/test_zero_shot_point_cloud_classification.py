@@ -103,6 +103,7 @@ def test_labels_and_templates_may_be_set_once(saved):
     classify = pipeline(TASK, model=saved[0], candidate_labels=LABELS, hypothesis_template="{}", top_k=1)
     answers = classify(list(clouds(5)))
     assert agrees(answers, [own[:1] for own in expected_of(saved[1], templates=["{}"])])
+    assert len(classify(clouds(5)[0], top_k=None)) == len(LABELS)
 
 
 def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):

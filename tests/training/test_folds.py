@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hf_any3d.training.folds import run_folds, summarize
-from tests.training.test_model_card import REPORT
+from tests.model_card.test_building import REPORT
 
 
 class Program:

@@ -29,6 +29,7 @@ def load(
     on_error: str = "raise",
     drop_labels: bool | None = None,
     drop_metadata: bool | None = None,
+    follow_links: bool = False,
     as_files: bool = False,
     streaming: bool = False,
     **options,
@@ -53,6 +54,8 @@ def load(
         drop_labels: True makes no `label` of folder names. False demands that they say the classes. None demands it
             where there is no metadata; where there is, and it has no labels, names of several class folders serve.
         drop_metadata: True passes metadata files over.
+        follow_links: follow links that lead outside of the folder. False refuses them, since a folder that a stranger
+            made could name any file of this machine with them; links within the folder are always followed.
         as_files: give a column `point_cloud` of the files themselves (`PointCloud`) instead of columns of points; no
             file is opened before its row is read. `files_to_points` makes columns of points of it.
         streaming: read files when their rows come up, and keep nothing on disk.
@@ -65,8 +68,8 @@ def load(
         uint8, `labels` int64; and those of the metadata. Without folders of splits, all is `train`.
 
     Raises:
-        ValueError: an unreadable file, a layout that says no class, splits whose classes differ, or metadata that does
-            not fit the files.
+        ValueError: an unreadable file, a link that leads outside, a layout that says no class, splits whose classes
+            differ, or metadata that does not fit the files.
         FileNotFoundError: no such folder, or no clouds in it.
     """
     if data_dir is None:
@@ -84,7 +87,7 @@ def load(
         if unused := set(options) - {"cache_dir"}:
             raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
     root = Path(data_dir)
-    listed = list_folder(root, drop_labels=drop_labels, drop_metadata=drop_metadata)
+    listed = list_folder(root, drop_labels=drop_labels, drop_metadata=drop_metadata, follow_links=follow_links)
     if as_files:
         return _files(root, listed, streaming)
     loaded = {

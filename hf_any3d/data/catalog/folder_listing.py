@@ -26,7 +26,9 @@ COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".
 FILE = "file"
 
 
-def list_folder(root: Path, *, drop_labels: bool | None = None, drop_metadata: bool | None = None) -> DatasetDict:
+def list_folder(
+    root: Path, *, drop_labels: bool | None = None, drop_metadata: bool | None = None, follow_links: bool = False
+) -> DatasetDict:
     """List the point files and meshes of a folder.
 
     Args:
@@ -34,6 +36,7 @@ def list_folder(root: Path, *, drop_labels: bool | None = None, drop_metadata: b
         drop_labels: True makes no use of folder names as classes; False demands that they say the classes where no
             metadata does. None demands it only of a folder without metadata files.
         drop_metadata: True passes metadata files over.
+        follow_links: follow links that lead outside of the folder; False refuses them.
 
     Returns:
         Splits with `label`, a ClassLabel where classes are text or whole numbers, `file`, the path inside the folder,
@@ -44,15 +47,15 @@ def list_folder(root: Path, *, drop_labels: bool | None = None, drop_metadata: b
         FileNotFoundError: no such folder, or no clouds in it.
     """
     suffixes = {f".{file_type}" for file_type in supported_file_types()}
-    metadata = None if drop_metadata or not root.is_dir() else read_metadata(root)
+    metadata = None if drop_metadata or not root.is_dir() else read_metadata(root, follow_links=follow_links)
     if metadata is not None:
-        splits = _splits_of_metadata(root, metadata, suffixes, drop_labels)
+        splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
     elif drop_labels:
-        tree = walk(root, suffixes, METADATA_NAMES)
+        tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
         splits = by_split(unlabelled(root, tree.found))
         _mention(root, tree.others)
     else:
-        splits, others = find_labelled_files(root, suffixes, METADATA_NAMES)
+        splits, others = find_labelled_files(root, suffixes, METADATA_NAMES, follow_links=follow_links)
         _mention(root, others)
     listed = DatasetDict({split: _rows(root, files, split, metadata) for split, files in splits.items()})
     _check_labels(root, listed)
@@ -65,10 +68,10 @@ def _mention(root: Path, others: dict[str, int]) -> None:
 
 
 def _splits_of_metadata(
-    root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None
+    root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None, follow_links: bool
 ) -> dict[str, list[LabelledFile]]:
     names = metadata.column(FILE_NAME).to_pylist()
-    found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES).found}
+    found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES, follow_links=follow_links).found}
     if absent := [name for name in names if name not in found]:
         name = absent[0]
         reason = "of no readable type" if (root / name).is_file() else "not there"

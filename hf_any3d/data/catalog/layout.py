@@ -49,16 +49,35 @@ class Tree:
     leaves: set[Parts]
 
 
-def walk(root: Path, suffixes: set[str], besides: Sequence[str] = ()) -> Tree:
+def check_link(path: Path, root: Path) -> None:
+    """Refuse a link that leads outside of a folder, since whoever made the folder could name any file with it.
+
+    Args:
+        path: a file or folder below `root`.
+        root: the folder, which may be a link itself.
+
+    Raises:
+        ValueError: such a link.
+    """
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder; put what it "
+            "leads to there, or pass follow_links=True"
+        )
+
+
+def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
     """Look for files; hidden files and folders are passed over.
 
     Args:
         root: the folder.
         suffixes: endings of the files wanted, in lower case with their dot.
         besides: names of files that are not wanted whatever their ending.
+        follow_links: follow links that lead outside of the folder too.
 
     Raises:
         FileNotFoundError: no such folder, or none of the files wanted in it.
+        ValueError: a link that leads outside of the folder or to a folder above it, or a name that is no UTF-8.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
@@ -68,11 +87,22 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = ()) -> Tree:
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
+        for name in folders:
+            _check_name(name, root)
+            path = Path(folder, name)
+            if path.is_symlink():
+                if not follow_links:
+                    check_link(path, root)
+                if Path(folder).resolve().is_relative_to(path.resolve()):
+                    raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
             if suffix in suffixes and name not in besides:
+                _check_name(name, root)
+                if not follow_links:
+                    check_link(Path(folder, name), root)
                 found.append((*parts, name))
             else:
                 others[suffix] += 1
@@ -81,8 +111,15 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = ()) -> Tree:
     return Tree(found, dict(others), leaves)
 
 
+def _check_name(name: str, root: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{root}: the name {ascii(name)} is no UTF-8; rename the file") from None
+
+
 def find_labelled_files(
-    root: Path, suffixes: set[str], besides: Sequence[str] = ()
+    root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_links: bool = False
 ) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
     """Find the files of a folder and what their place in it says.
 
@@ -92,6 +129,7 @@ def find_labelled_files(
         root: the folder; see `LAYOUTS` for what it may look like.
         suffixes: endings of the files wanted, in lower case with their dot.
         besides: names of files that are not wanted whatever their ending.
+        follow_links: follow links that lead outside of the folder too.
 
     Returns:
         Files of each split in the order of their names, and how often each other ending was seen. Files directly in
@@ -101,7 +139,7 @@ def find_labelled_files(
         FileNotFoundError: no such folder, or none of the files wanted in it.
         ValueError: files at another depth, or a folder of a class without any file wanted.
     """
-    tree = walk(root, suffixes, besides)
+    tree = walk(root, suffixes, besides, follow_links=follow_links)
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
     for (name,) in set(tree.found) - set(nested if nested else tree.found):

@@ -10,22 +10,25 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Features
 
+from hf_any3d.data.catalog.layout import check_link
+
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 
 
-def read_metadata(root: Path) -> pa.Table | None:
+def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
     """Read all metadata files below a folder.
 
     Args:
         root: the folder.
+        follow_links: read files too that are links to somewhere outside of the folder.
 
     Returns:
         Their rows one below the other, with the column `file_name` relative to `root`; None if there is no such file.
 
     Raises:
         ValueError: a file that cannot be read, lacks `file_name`, has other columns than the others, names a file
-            outside its own folder, or one that is named already; files of several types.
+            outside its own folder, or one that is named already; files of several types; a link that leads outside.
     """
     files = [path for name in METADATA_NAMES for path in root.rglob(name) if not _is_hidden(path, root)]
     files.sort(key=lambda path: (len(path.parts), path))  # from the outermost inwards
@@ -36,6 +39,8 @@ def read_metadata(root: Path) -> pa.Table | None:
         raise ValueError(f"{root}: there are {names}; expected metadata files of one type")
     tables, seen = [], {}
     for path in files:
+        if not follow_links:
+            check_link(path, root)
         table = _read(path)
         if tables and table.column_names != tables[0].column_names:
             table = _in_order_of(table, tables[0], path, files[0])

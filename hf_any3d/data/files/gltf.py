@@ -9,8 +9,8 @@ from .point_cloud import PointCloudData
 from .source import Source
 
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
-# A node may show a mesh again for a few bytes, so a small file could ask for any amount of memory.
-_MAX_VERTICES = 1 << 24
+# A node may show a mesh again for a few bytes, and each costs time however few points it has.
+_MAX_NODES, _MAX_PARTS = 1 << 17, 1 << 15
 
 
 def read(source: Source) -> PointCloudData:
@@ -31,23 +31,46 @@ def read(source: Source) -> PointCloudData:
     """
     document = open_document(source)
     try:
-        parts, total = [], 0
-        for mesh, transform in _placed_meshes(document):
-            for primitive in document.item("meshes", mesh)["primitives"]:
-                part = _primitive(document, primitive, transform, source)
-                if part is not None:
-                    parts.append(part)
-                    total += len(part["points"])
-                if total > _MAX_VERTICES:
-                    raise PointCloudError(f"more than {_MAX_VERTICES} vertices; expected at most that many")
-        if not parts:
+        placed = _placed_primitives(document, source)
+        if not placed:
             raise PointCloudError("there are no points; expected a scene with a mesh of points or triangles")
-        return _join(parts)
+        return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed])
     except PointCloudError:
         raise
     # JSON can hold anything anywhere; these are what reading a wrong kind of value raises.
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PointCloudError(f"breaks the rules of glTF ({type(error).__name__}: {error})") from error
+
+
+def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, np.ndarray]]:
+    """List the points and triangles to be read, once it is clear that all of them keep within the limits.
+
+    Many may share one table, so what they come to is counted before any of them is made.
+    """
+    placed = []
+    points = indices = faces = 0
+    for mesh, transform in _placed_meshes(document):
+        for primitive in document.item("meshes", mesh)["primitives"]:
+            mode = primitive.get("mode", _TRIANGLES)
+            attributes = primitive["attributes"]
+            if mode not in (_POINTS, _TRIANGLES, _STRIP, _FAN) or "POSITION" not in attributes:
+                continue
+            if len(placed) == _MAX_PARTS:
+                raise PointCloudError(f"more than {_MAX_PARTS} parts in the scene; expected at most that many")
+            placed.append((primitive, transform))
+            count = corners = document.count(attributes["POSITION"])
+            if "indices" in primitive:
+                corners = document.count(primitive["indices"])
+                indices += corners
+            for name in ("NORMAL", "COLOR_0"):
+                if name in attributes and document.count(attributes[name]) != count:
+                    raise PointCloudError(
+                        f"a primitive has {count} points and {document.count(attributes[name])} values of {name}"
+                    )
+            points += count
+            faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
+            source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
+    return placed
 
 
 def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
@@ -62,12 +85,15 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
     placed, seen = [], set()
     waiting = [(number, np.eye(4)) for number in reversed(roots)]
     while waiting:
+        if len(waiting) + len(seen) > _MAX_NODES:
+            raise PointCloudError(f"more than {_MAX_NODES} nodes in the scene; expected at most that many")
         number, above = waiting.pop()
         if number in seen:
             raise PointCloudError(f"node {number} occurs twice in the scene; expected a tree")
         seen.add(number)
         node = document.item("nodes", number)
-        transform = above @ _local_transform(node)
+        moves = not node.keys().isdisjoint(("matrix", "rotation", "scale", "translation"))
+        transform = above @ _local_transform(node) if moves else above
         if "mesh" in node:
             placed.append((node["mesh"], transform))
         waiting.extend((child, transform) for child in reversed(node.get("children", [])))
@@ -90,11 +116,8 @@ def _local_transform(node: dict) -> np.ndarray:
     return transform
 
 
-def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> dict | None:
-    mode = primitive.get("mode", _TRIANGLES)
-    attributes = primitive["attributes"]
-    if mode not in (_POINTS, _TRIANGLES, _STRIP, _FAN) or "POSITION" not in attributes:
-        return None
+def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> dict:
+    mode, attributes = primitive.get("mode", _TRIANGLES), primitive["attributes"]
     local = document.accessor(attributes["POSITION"], 3).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         points = local @ transform[:3, :3].T + transform[:3, 3]

@@ -48,6 +48,14 @@ class Document:
             raise PointCloudError(f"{key}[{number}] is a {type(items[number]).__name__}; expected an object")
         return items[number]
 
+    def count(self, number: int) -> int:
+        """Give the rows that an accessor declares, without reading them.
+
+        Raises:
+            PointCloudError: if there is no such accessor, or it declares no whole number.
+        """
+        return _size(self.item("accessors", number), "count")
+
     def accessor(self, number: int, width: int | tuple[int, ...]) -> np.ndarray:
         """Read a table (count, width); normalised integers come as float32 in [-1, 1].
 
@@ -63,7 +71,7 @@ class Document:
                 f"accessors[{number}] has type {shorten(str(accessor['type']))} of component type "
                 f"{shorten(str(accessor['componentType']))}; expected {allowed} numbers"
             )
-        count = _size(accessor, "count")
+        count = self.count(number)
         values = self._view(accessor, f"accessors[{number}]", kind, count, found)
         if "sparse" in accessor:
             sparse = accessor["sparse"]

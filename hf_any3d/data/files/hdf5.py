@@ -1,96 +1,275 @@
-"""Arrays in HDF5 files, read in bounded pieces. The package h5py is needed for them alone."""
+"""Arrays in HDF5 files, read in bounded pieces. The package h5py is needed for them alone.
 
+A damaged file can bring the HDF5 library down, and the process with it, so files are opened in a child process: one
+for each process that reads any, started with the first file and kept for the next ones. It gives numbers and nothing
+else; what it says is checked as what a file says is.
+"""
+
+import json
+import math
 import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from .errors import PointCloudFileError
+import numpy as np
+
+from .errors import PointCloudError, PointCloudFileError
+from .limits import FREE_BYTES, ReadLimits
 from .tables import listed, shorten
-
-if TYPE_CHECKING:
-    import h5py
 
 # Deflate cannot do better than 1032 to 1; what claims more holds nothing.
 _MAX_RATIO = 1040
+_SECONDS = 300.0  # on the clock, for one answer; of CPU time the child allows itself less
+_MOST_AT_ONCE = 1 << 29  # bytes
+_LONGEST_ANSWER = 1 << 24
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in an HDF5 file; `read_slice` reads rows of it.
+
+    Attributes:
+        path: the file.
+        name: in the file.
+        shape: its size along each dimension.
+        dtype: a numpy type of numbers.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @contextmanager
-def open_hdf5(path: str | os.PathLike, required: Sequence[str] = ()) -> Iterator[dict[str, "h5py.Dataset"]]:
+def open_hdf5(
+    path: str | os.PathLike, required: Sequence[str] = (), limits: ReadLimits | None = None
+) -> Iterator[dict[str, StoredArray]]:
     """Open the arrays at the top of an HDF5 file.
 
     Args:
         path: the file.
         required: arrays that must be there.
+        limits: bytes that the file and each of its arrays may have; by default `ReadLimits.current()`.
 
     Yields:
-        Name -> array on disk; a slice of it reads that slice.
+        Name -> array on disk, for `read_slice`.
 
     Raises:
         ImportError: h5py is not installed; says how to get it.
         PointCloudFileError: no such file, a damaged one, a required array is missing, or an array claims more numbers
             than the file can hold or takes them from other files.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"{path}: HDF5 files need the package h5py; pip install hf-any3d[files]") from error
-    path = Path(path)
+    if find_spec("h5py") is None:
+        raise ImportError(f"{path}: HDF5 files need the package h5py; pip install hf-any3d[files]")
+    path, limits = Path(path), ReadLimits.current() if limits is None else limits
     if not path.is_file():
         raise PointCloudFileError(f"{path}: no such file")
+    arrays = _arrays(path, limits)
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
     try:
-        file = h5py.File(path, "r")
-    # A damaged file can fail anywhere in the library.
-    except Exception as error:
-        raise PointCloudFileError(f"{path}: no sound HDF5 file ({str(error)[:120]})") from None
-    with file:
-        arrays = _arrays(file, path)
-        missing = [name for name in required if name not in arrays]
-        if missing:
-            raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
         yield arrays
+    finally:
+        _CHILD.forget(path)
 
 
-def _arrays(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
-    import h5py
-
-    size = path.stat().st_size
+def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
+    stored = path.stat().st_size
     arrays = {}
     try:
-        for name in file:
-            # Other links lead to other files.
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        limits.check(decoded=stored)
+        answer, _ = _CHILD.ask(path, do="list")
+        for found in answer["arrays"]:
+            name = found["name"]
+            if found["kind"] == "external":
+                raise PointCloudError(f"array {shorten(name)} lies in other files; expected its numbers in this one")
+            if found["kind"] != "array":
                 continue
-            array = file[name]
-            if not isinstance(array, h5py.Dataset):
-                continue
-            if array.is_virtual or array.external:
-                raise PointCloudFileError(
-                    f"{path}: array {shorten(name)} lies in other files; expected its numbers in this one"
+            array = StoredArray(path, name, tuple(found["shape"]), np.dtype(found["dtype"]))
+            if array.nbytes > stored * _MAX_RATIO:
+                raise PointCloudError(f"array {shorten(name)} claims {array.nbytes} bytes in a file of {stored}")
+            # A chunk is unpacked as a whole, whatever is wanted of it.
+            limits.check(decoded=array.nbytes)
+            if found["chunk"] > max(FREE_BYTES, limits.expansion * stored):
+                raise PointCloudError(
+                    f"array {shorten(name)} has chunks of {found['chunk']} bytes in a file of {stored}"
                 )
-            if array.shape is None or array.dtype.kind not in "fiub":
-                continue
-            claimed = array.size * array.dtype.itemsize
-            if claimed > size * _MAX_RATIO:
-                raise PointCloudFileError(f"{path}: array {shorten(name)} claims {claimed} bytes in a file of {size}")
             arrays[name] = array
-    except PointCloudFileError:
-        raise
-    except Exception as error:
-        raise PointCloudFileError(f"{path}: no sound HDF5 file ({str(error)[:120]})") from None
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+    except _Failed as error:
+        raise PointCloudFileError(f"{path}: no sound HDF5 file ({error})") from None
     return arrays
 
 
-def read_slice(array: "h5py.Dataset", rows: range, path: str | os.PathLike):
+def read_slice(array: StoredArray, rows: range, path: str | os.PathLike) -> np.ndarray:
     """Read rows `rows` of an array.
 
     Raises:
-        PointCloudFileError: they are damaged.
+        PointCloudFileError: they are damaged, or too large to be read at once.
     """
+    start, stop = max(rows.start, 0), min(rows.stop, array.shape[0])
+    shape = (max(stop - start, 0), *array.shape[1:])
+    expected = {"shape": list(shape), "dtype": array.dtype.str}
+    size = math.prod(shape) * array.dtype.itemsize
     try:
-        return array[rows.start : rows.stop]
-    except Exception as error:
+        if size > _MOST_AT_ONCE:
+            raise _Failed(f"{size} bytes at once; at most {_MOST_AT_ONCE} are read")
+        answer, data = _CHILD.ask(
+            array.path, expected=expected, size=size, do="read", name=array.name, start=start, stop=stop
+        )
+    except _Failed as error:
         raise PointCloudFileError(
-            f"{path}: rows {rows.start} to {rows.stop - 1} of {array.name!r} are damaged ({str(error)[:120]})"
+            f"{path}: rows {rows.start} to {rows.stop - 1} of {array.name!r} are damaged ({error})"
         ) from None
+    return np.frombuffer(data, array.dtype).reshape(shape)
+
+
+class _Failed(Exception):
+    """The child gives no answer, or says that it cannot."""
+
+
+class _Child:
+    """A process that opens HDF5 files, started when it is first asked."""
+
+    def __init__(self):
+        self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()
+        self._read = bytearray()  # what has been read of its answers and not been used yet
+
+    def ask(
+        self, path: Path, *, expected: dict[str, Any] | None = None, size: int = 0, **request: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        """Send a request and wait for its answer.
+
+        Args:
+            path: the file.
+            expected: the only answer that will do.
+            size: bytes of the array that follows the answer.
+            request: what to do.
+
+        Raises:
+            _Failed: the child cannot, or has come to an end.
+        """
+        with self._lock:
+            try:
+                process = self._started()
+                process.stdin.write(json.dumps({"path": os.path.abspath(path), **request}).encode() + b"\n")
+                deadline = time.monotonic() + _SECONDS
+                while (end := self._read.find(b"\n")) < 0:
+                    if len(self._read) > _LONGEST_ANSWER:
+                        raise ValueError("an answer without an end")
+                    self._read_more(process, deadline)
+                answer = json.loads(self._take(end + 1))
+                if not isinstance(answer, dict):
+                    raise ValueError("an answer that is none")
+                if "error" in answer:
+                    raise _Failed(str(answer["error"]))
+                if expected is not None and answer != expected:
+                    raise ValueError("rows of another shape than the array has")
+                return answer, self._array(process, size, deadline)
+            except (OSError, ValueError, RecursionError) as error:
+                raise _Failed(self._end() or str(error)) from None
+
+    def forget(self, path: Path) -> None:
+        """Close a file, if the child is still there."""
+        if self._process is not None:
+            try:
+                self.ask(path, do="close")
+            except _Failed:
+                pass
+
+    def abandon(self) -> None:
+        """Leave the child to the process that started it, after this one has been forked from that."""
+        process, self._process, self._lock, self._read = self._process, None, threading.Lock(), bytearray()
+        if process is not None:
+            process.stdin.close()
+            process.stdout.close()
+            process.returncode = 0  # it is not ours to wait for
+
+    def _started(self) -> subprocess.Popen:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        if self._process is None:
+            program = str(Path(__file__).with_name("hdf5_child.py"))
+            self._process = subprocess.Popen(
+                # It finds packages where this process does, and nothing in the folder that the program lies in.
+                [sys.executable, "-I", "-c", _START, program, *map(os.path.abspath, sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                # A file may name any filter; only those that are built in are used.
+                env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        return self._process
+
+    def _read_more(self, process: subprocess.Popen, deadline: float) -> None:
+        piece = bytearray(1 << 16)
+        self._read += piece[: self._fill(process, memoryview(piece), deadline)]
+
+    def _array(self, process: subprocess.Popen, size: int, deadline: float) -> bytearray:
+        data = bytearray(size)
+        start = min(size, len(self._read))
+        data[:start] = self._take(start)
+        with memoryview(data) as view:
+            while start < size:
+                start += self._fill(process, view[start:], deadline)
+        return data
+
+    @staticmethod
+    def _fill(process: subprocess.Popen, view: memoryview, deadline: float) -> int:
+        if os.name == "posix" and not select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+            raise ValueError(f"no answer in {_SECONDS} s")
+        count = process.stdout.readinto(view)
+        if not count:
+            raise ValueError("the HDF5 library ended its process")
+        return count
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._read[:size])
+        del self._read[:size]
+        return taken
+
+    def _end(self) -> str:
+        """End the child, so that the next request gets a new one; tell by which signal it died, if by one."""
+        process, self._process, self._read = self._process, None, bytearray()
+        if process is None:
+            return ""
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            status = process.wait(1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return ""
+        return f"the HDF5 library died of it, {signal.Signals(-status).name}" if status < 0 else ""
+
+
+_START = "import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
+_CHILD = _Child()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_CHILD.abandon)

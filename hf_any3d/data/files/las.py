@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -55,21 +56,27 @@ def read(source: Source) -> PointCloudData:
     if not count:
         raise PointCloudError("there are no points; expected at least 1")
     row = _row_type(kind, size)
+    source.check(points=count, decoded=count * max(size, 32))
     if compressed:
-        table = _decompress(data, start, row, count)
+        blocks = _decompressed(data, start, row, count)
     elif count * size > len(data) - start:
         raise PointCloudError(f"{len(data) - start} bytes of points; {count} points need {count * size}: cut off")
     else:
-        table = np.frombuffer(data, row, count, start)
+        blocks = iter([np.frombuffer(data, row, count, start)])
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
-    with np.errstate(over="ignore", invalid="ignore"):
-        points = table["xyz"] * scale + offset
-    labels = table["class"].astype(np.int64)
-    return PointCloudData(
-        points,
-        colors=usable_colors(table["rgb"], source) if "rgb" in row.names else None,
-        labels=labels if kind >= 6 else labels & 31,
-    )
+    # Records are taken apart block by block, since most of their bytes are not needed.
+    points, labels, colors, at = np.empty((count, 3)), np.empty(count, np.int64), None, 0
+    if "rgb" in row.names:
+        colors = np.empty((count, 3), np.uint16)
+    for block in blocks:
+        rows = slice(at, at + len(block))
+        with np.errstate(over="ignore", invalid="ignore"):
+            points[rows] = block["xyz"] * scale + offset
+        labels[rows] = block["class"] if kind >= 6 else block["class"] & 31
+        if colors is not None:
+            colors[rows] = block["rgb"]
+        at += len(block)
+    return PointCloudData(points, None if colors is None else usable_colors(colors, source), labels=labels)
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
@@ -81,7 +88,7 @@ def _row_type(kind: int, size: int) -> np.dtype:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
-def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarray:
+def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
     try:
         import lazrs
     except ImportError:
@@ -92,7 +99,6 @@ def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarra
     _check_chunk_table(data, start, row.itemsize)
     file = io.BytesIO(data)
     file.seek(start)
-    blocks = []
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
@@ -102,7 +108,7 @@ def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarra
         for first in range(0, count, _BLOCK):
             block = np.zeros(min(count - first, _BLOCK) * row.itemsize, np.uint8)
             decompressor.decompress_many(block)
-            blocks.append(block)
+            yield block.view(row)
     except PointCloudError:
         raise
     except BaseException as error:
@@ -110,7 +116,6 @@ def _decompress(data: bytes, start: int, row: np.dtype, count: int) -> np.ndarra
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
         raise
-    return np.concatenate(blocks).view(row)
 
 
 def _laszip_record(data: bytes, start: int) -> bytes:

@@ -6,7 +6,7 @@ from .errors import PointCloudError
 MAX_RATIO = 88
 
 
-def decompress(data: bytes, size: int) -> bytes:
+def decompress(data: bytes, size: int) -> bytearray:
     """Undo LZF compression.
 
     A control byte below 32 is followed by that many plain bytes plus one. Others refer back: three bits are the
@@ -50,4 +50,4 @@ def decompress(data: bytes, size: int) -> bytes:
         out += piece if len(piece) == length else (piece * (length // len(piece) + 1))[:length]
     if len(out) != size or at != stop:
         raise PointCloudError(f"the compressed data does not give the declared {size} bytes; the file may be cut off")
-    return bytes(out)
+    return out

@@ -9,7 +9,9 @@ from .columns import by_name, by_number
 from .errors import PointCloudError
 from .point_cloud import PointCloudData
 from .source import Source
+from .tables import listed
 
+_MAX_DIMENSIONS = 32  # numpy itself can hold 64
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -31,6 +33,7 @@ def read(source: Source) -> PointCloudData:
 def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
     """Give meaning to the columns of an array; see `columns.by_number` and `columns.by_name`."""
     if array.dtype.names:
+        source.limits.check(points=len(array))
         columns = {name.lower(): array[name] for name in array.dtype.names if array[name].ndim == 1}
         columns = {name: column for name, column in columns.items() if column.dtype.kind in "fiub"}
         return PointCloudData(**by_name(columns, source))
@@ -40,6 +43,7 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
         raise PointCloudError(f"an array of shape {array.shape}; expected (points, 3 or more)")
     if not len(array):
         raise PointCloudError("there are no points; expected at least 1 row")
+    source.limits.check(points=len(array))
     return PointCloudData(**by_number(array, source))
 
 
@@ -60,8 +64,10 @@ def parse_array(data: bytes) -> np.ndarray:
         raise PointCloudError(f"no sound .npy header ({type(error).__name__}: {str(error)[:80]})") from None
     if dtype.hasobject:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
-    if any(size < 0 for size in shape):
-        raise PointCloudError(f"an array of shape {shape}; expected (points, 3 or more)")
+    if dtype.subdtype is not None:
+        raise PointCloudError(f"an array of type {listed([str(dtype)])}; expected numbers or named columns of them")
+    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
+        raise PointCloudError(f"an array of shape {listed([str(shape)])}; expected (points, 3 or more)")
     count = 1
     for size in shape:
         count *= int(size)

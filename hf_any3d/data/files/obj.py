@@ -9,7 +9,7 @@ from .columns import usable_colors, usable_normals
 from .errors import PointCloudError
 from .point_cloud import PointCloudData
 from .source import Source
-from .surface import fan_triangles
+from .surface import count_triangles, fan_triangles
 from .tables import normalized_lines, numbers, reject_binary, shorten
 
 
@@ -35,6 +35,7 @@ def read(source: Source) -> PointCloudData:
     vertices, normals = bytearray(), bytearray()
     polygons = _Polygons()
     materials: dict[bytes, list[float]] = {}
+    read_already: set[int] = set()
     for line in io.BytesIO(text):
         key, _, rest = line.strip().partition(b" ")
         if key == b"v":
@@ -48,7 +49,8 @@ def read(source: Source) -> PointCloudData:
         elif key == b"usemtl":
             polygons.material = rest.strip()
         elif key == b"mtllib":
-            materials.update(_materials(source, rest.strip()))
+            _read_materials(source, rest.strip(), materials, read_already)
+    source.check(points=polygons.vertices)
     table = numbers(bytes(vertices))  # (vertices, 3, 4 with a weight, 6 or 7 with colours)
     if not len(table):
         raise PointCloudError("there are no points; expected lines 'v x y z'")
@@ -59,7 +61,7 @@ def read(source: Source) -> PointCloudData:
         table[:, :3],
         colors,
         _vertex_normals(bytes(normals), len(table), polygons, source),
-        **polygons.faces(materials),
+        **polygons.faces(materials, source),
     )
 
 
@@ -96,9 +98,11 @@ class _Polygons:
             raise PointCloudError(f"a face refers to {index}, counted from the {known} before it")
         return index - 1 if index > 0 else index + known
 
-    def faces(self, materials: dict[bytes, list[float]]) -> dict:
+    def faces(self, materials: dict[bytes, list[float]], source: Source) -> dict:
         if not self.counts:
             return {}
+        triangles = count_triangles(np.array(self.counts))
+        source.check(faces=triangles, decoded=24 * triangles)
         faces, polygon = fan_triangles(np.array(self.counts), np.array(self.corners))
         names = sorted(set(self.materials))
         if not any(name in materials for name in names):
@@ -115,10 +119,14 @@ def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Sou
     return usable_normals(table, source) if len(table) == vertices else None
 
 
-def _materials(source: Source, reference: bytes) -> dict[bytes, list[float]]:
+def _read_materials(source: Source, reference: bytes, found: dict[bytes, list[float]], read_already: set[int]) -> None:
+    """Add the materials of one file; a file that many lines name, perhaps by many names, is read once."""
     text = source.neighbor(reference.decode("utf-8", "replace"))
-    found, name = {}, None
-    for line in io.BytesIO(normalized_lines(text or b"")):
+    if text is None or id(text) in read_already:
+        return
+    read_already.add(id(text))
+    name = None
+    for line in io.BytesIO(normalized_lines(text)):
         key, _, rest = line.strip().partition(b" ")
         if key == b"newmtl":
             name = rest.strip()
@@ -127,4 +135,3 @@ def _materials(source: Source, reference: bytes) -> dict[bytes, list[float]]:
                 found[name] = [min(max(float(value), 0.0), 1.0) for value in rest.split()]
             except ValueError:
                 continue
-    return found

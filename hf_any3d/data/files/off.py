@@ -8,7 +8,7 @@ from .columns import usable_colors, usable_normals
 from .errors import PointCloudError
 from .point_cloud import PointCloudData
 from .source import Source
-from .surface import fan_triangles
+from .surface import count_triangles, fan_triangles
 from .tables import blocks_of_lines, count_of, integers, normalized_lines, numbers, reject_binary, shorten
 
 _HEADER = re.compile(rb"\s*(C?)(N?)OFF", re.IGNORECASE)
@@ -42,6 +42,7 @@ def read(source: Source) -> PointCloudData:
     if len(counts) not in (2, 3):
         raise PointCloudError(f"the line of counts is {shorten(head)}; expected points, faces and edges")
     points, faces = (count_of(count, "a count") for count in counts[:2])
+    source.check(points=points, faces=faces)
     first, second = blocks_of_lines(body, [points, faces])
     table = numbers(first)  # (points, 3 and more)
     colored, with_normals = (bool(group) for group in header.groups())
@@ -73,6 +74,8 @@ def _faces(block: bytes, count: int, source: Source) -> dict:
     if wrong.any():
         row = int(wrong.argmax())
         raise PointCloudError(f"face {row} declares {corners[row]} corners in a line of {sizes[row]} numbers")
+    triangles = count_triangles(corners)
+    source.check(faces=triangles, decoded=24 * triangles)
     row = np.repeat(np.arange(count), corners)
     step = np.arange(len(row)) - np.repeat(corners.cumsum() - corners, corners)
     index = integers(flat[starts[row] + 1 + step], "a face refers to point")

@@ -12,6 +12,7 @@ from .point_cloud import PointCloudData
 from .source import Source
 from .tables import count_of, listed, normalized_lines, numbers, shorten
 
+_MAX_FIELDS = 4096
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
 
@@ -32,20 +33,22 @@ def read(source: Source) -> PointCloudData:
         PointCloudError: if the header is wrong or the file holds fewer points than it declares.
     """
     header, kind, start = _header(source.data)
-    row = _row_type(header)
+    names, row = _row_type(header)
     width, height = (count_of(_one(header, key), key) for key in ("WIDTH", "HEIGHT"))
     count = count_of(_one(header, "POINTS"), "POINTS") if "POINTS" in header else width * height
     if count != width * height:
         raise PointCloudError(f"POINTS is {count}, but WIDTH {width} times HEIGHT {height} is {width * height}")
     body = source.data[start:]
     if kind == "ascii":
-        columns = _ascii_columns(body, row, count)
+        columns = _ascii_columns(body, names, row, count)
     elif kind == "binary":
-        columns = _binary_columns(body, row, count)
+        columns = _binary_columns(body, names, row, count)
     elif kind == "binary_compressed":
-        columns = _compressed_columns(body, row, count)
+        source.check(decoded=count * max(row.itemsize, 12))
+        columns = _compressed_columns(body, names, row, count)
     else:
         raise PointCloudError(f"DATA is {shorten(kind)}; expected ascii, binary or binary_compressed")
+    source.check(points=count)
     for name in ("rgb", "rgba"):
         if name in columns:
             columns.update(_unpack(columns.pop(name)))
@@ -80,14 +83,17 @@ def _one(header: dict[str, list[str]], key: str) -> str:
     return header[key][0]
 
 
-def _row_type(header: dict[str, list[str]]) -> np.dtype:
+def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
+    """Give the type of a row, and under which name it holds each field of the header that has one value a point."""
     names = [name.lower() for name in header["FIELDS"]]
+    if len(names) > _MAX_FIELDS:
+        raise PointCloudError(f"{len(names)} FIELDS; expected at most {_MAX_FIELDS}")
     counts = header.get("COUNT", ["1"] * len(names))
     lengths = {key: len(values) for key, values in (("SIZE", header["SIZE"]), ("TYPE", header["TYPE"]))}
     for key, length in {**lengths, "COUNT": len(counts)}.items():
         if length != len(names):
             raise PointCloudError(f"{key} has {length} values for {len(names)} FIELDS")
-    fields, seen = [], set()
+    fields, found = [], {}
     for i, (name, size, kind, count) in enumerate(zip(names, header["SIZE"], header["TYPE"], counts, strict=True)):
         allowed = ("4", "8") if kind.upper() == "F" else ("1", "2", "4", "8")
         if kind.upper() not in _KINDS or size not in allowed:
@@ -97,25 +103,24 @@ def _row_type(header: dict[str, list[str]]) -> np.dtype:
         repeat = count_of(count, f"COUNT of field {shorten(name)}")
         if repeat > 1 << 20:
             raise PointCloudError(f"COUNT of field {shorten(name)} is {repeat}; expected at most {1 << 20}")
-        # Padding is called "_" and may occur often.
-        key = name if name not in seen and name != "_" else f"{name}:{i}"
-        seen.add(key)
-        fields.append((key, f"<{_KINDS[kind.upper()]}{size}", (repeat,)))
-    return np.dtype(fields)
+        fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{size}", (repeat,)))
+        if repeat != 1 or name == "_":  # padding is called "_" and may occur often
+            continue
+        if name in found:
+            raise PointCloudError(f"field {shorten(name)} occurs twice; expected each field once")
+        found[name] = f"f{i}"
+    return found, np.dtype(fields)
 
 
-def _ascii_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.ndarray]:
+def _ascii_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int) -> dict[str, np.ndarray]:
     sizes = [prod(row[name].shape) for name in row.names]
     table = numbers(normalized_lines(body), columns=sum(sizes))
     if len(table) != count:
         raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
-    columns, at = {}, 0
-    for name, size in zip(row.names, sizes, strict=True):
-        if size == 1:
-            values = table[:, at]
-            # Packed colours are bits, so the declared type matters.
-            columns[name] = _as_type(values, row[name].base) if name in ("rgb", "rgba") else values
-        at += size
+    starts = dict(zip(row.names, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
+    columns = {name: table[:, starts[key]] for name, key in names.items()}
+    for name in {"rgb", "rgba"} & columns.keys():  # packed colours are bits, so the declared type matters
+        columns[name] = _as_type(columns[name], row[names[name]].base)
     return columns
 
 
@@ -128,17 +133,17 @@ def _as_type(values: np.ndarray, kind: np.dtype) -> np.ndarray:
         return values.astype(np.int64)
 
 
-def _binary_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.ndarray]:
+def _binary_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int) -> dict[str, np.ndarray]:
     needed = count * row.itemsize
     if needed > len(body):
         raise PointCloudError(f"{len(body)} bytes of data; {count} points need {needed}, so the file may be cut off")
     if not row.itemsize:
         return {}
     table = np.frombuffer(body, row, count)
-    return {name: table[name][:, 0] for name in row.names if row[name].shape == (1,)}
+    return {name: table[key][:, 0] for name, key in names.items()}
 
 
-def _compressed_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.ndarray]:
+def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int) -> dict[str, np.ndarray]:
     sizes = [int.from_bytes(body[at : at + 4], "little") for at in (0, 4)]
     if len(body) < 8 or sizes[0] > len(body) - 8:
         raise PointCloudError(f"{max(len(body) - 8, 0)} bytes of data; {sizes[0]} are declared; it may be cut off")
@@ -147,13 +152,9 @@ def _compressed_columns(body: bytes, row: np.dtype, count: int) -> dict[str, np.
             f"the compressed data gives {sizes[1]} bytes; {count} points need {count * row.itemsize}"
         )
     data = lzf.decompress(body[8 : 8 + sizes[0]], sizes[1])
-    columns, at = {}, 0
     # Compressed files store field after field.
-    for name in row.names:
-        if row[name].shape == (1,):
-            columns[name] = np.frombuffer(data, row[name].base, count, at)
-        at += count * row[name].itemsize
-    return columns
+    starts = dict(zip(row.names, (count * row.fields[key][1] for key in row.names), strict=True))
+    return {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
 
 
 def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:

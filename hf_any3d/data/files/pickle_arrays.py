@@ -11,7 +11,10 @@ import numpy as np
 from .errors import PointCloudError
 from .tables import listed
 
-_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")
+# Text of no length is left out: numpy makes one character of it, which the file does not hold.
+_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,3})")
+_LAST_CHARACTER = 0x10FFFF
+_MOST_EMPTY_ROWS = 1 << 20
 
 
 class Name(Enum):
@@ -97,12 +100,20 @@ def _array(raw: object, dtype: object, shape: object, order: object) -> np.ndarr
     if order not in ("C", "F"):
         raise PointCloudError(f"an array in order {str(order)[:10]!r}; expected 'C' or 'F'")
     data = _bytes(raw)
+    if not dtype.itemsize:
+        raise PointCloudError(f"an array of type {dtype}, whose values have no bytes; expected numbers or text")
     needed = math.prod(shape) * dtype.itemsize
     if needed != len(data):
         raise PointCloudError(f"an array of shape {shape} and type {dtype} needs {needed} bytes and has {len(data)}")
     if not needed:
+        # numpy writes what slices leave over; millions of rows without a number in them it does not.
+        if max(shape) > _MOST_EMPTY_ROWS:
+            raise PointCloudError(f"an array of shape {shape} that holds no numbers; expected a row at least")
         return np.empty(shape, dtype)
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+    array = np.frombuffer(data, dtype)
+    if dtype.kind == "U" and array.view(dtype.byteorder.replace("|", "=") + "u4").max() > _LAST_CHARACTER:
+        raise PointCloudError(f"an array of type {dtype} holds numbers that are no characters")
+    return array.reshape(shape, order=order)
 
 
 def _type(code: object, align: object = False, copy: object = True) -> Unfinished:

@@ -1,12 +1,14 @@
 """The stack machine behind pickles, with the instructions that plain containers and numpy's arrays need."""
 
 import struct
+import sys
 from collections.abc import Callable
 
 from .errors import PointCloudError
 from .pickle_arrays import Unfinished, call, find_name
 
 _LONGEST_NAME = 200
+_HASH_MODULUS = sys.hash_info.modulus
 _SHORT = 256  # bytes up to this length are copied, so that they can be keys
 
 
@@ -25,7 +27,7 @@ class PickleMachine:
         self._stack: list = []
         self._marked: list[list] = []  # stacks that marks have set aside
         self._memo: dict[int, object] = {}
-        self._encoded = 0
+        self._made = 0  # characters of text and bytes that calls have made
 
     def run(self) -> object:
         """Give the value that the pickle describes.
@@ -186,9 +188,9 @@ class PickleMachine:
     def _reduce(self) -> None:
         arguments = self._pop()
         value = call(self._pop(), arguments)
-        if isinstance(value, bytes):
-            self._encoded += len(value)
-            if self._encoded > len(self._data):
+        if isinstance(value, (bytes, str)):  # those of a type of fixed length among them
+            self._made += len(value)
+            if self._made > len(self._data):
                 raise PointCloudError("makes more bytes out of text than the file holds")
         self._stack.append(value)
 
@@ -209,18 +211,22 @@ def _store(target: dict, values: list) -> None:
     if len(values) % 2:
         raise PointCloudError("a dict with a key that has no value; the file is damaged")
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if not isinstance(key, (str, bytes, int, float)):
-            raise PointCloudError(f"a dict with a key of type {type(key).__name__}; expected text or a number")
+        if type(key) is int:
+            # Multiples of the modulus all have the hash 0, which makes each one take as long as all before it.
+            if not -_HASH_MODULUS < key < _HASH_MODULUS:
+                raise PointCloudError("a dict with a number as key that is too large; expected at most 60 bits")
+        elif type(key) not in (str, bytes):
+            raise PointCloudError(f"a dict with a key of type {type(key).__name__}; expected text or a whole number")
         target[key] = value
 
 
-_Machine = Callable[[PickleMachine], None]
+_Machine = Callable[[PickleMachine], object]
 _PLAIN: dict[str, _Machine] = {
     "\x80": PickleMachine._protocol,
     "\x95": PickleMachine._frame,
     "(": PickleMachine._mark,
-    "0": lambda machine: machine._pop() and None,
-    "1": lambda machine: machine._pop_marked() and None,
+    "0": PickleMachine._pop,
+    "1": PickleMachine._pop_marked,
     "N": lambda machine: machine._stack.append(None),
     "\x88": lambda machine: machine._stack.append(True),
     "\x89": lambda machine: machine._stack.append(False),

@@ -7,7 +7,7 @@ from .errors import PointCloudError
 from .ply_elements import Element, read_ascii, read_binary
 from .point_cloud import PointCloudData
 from .source import Source
-from .surface import fan_triangles
+from .surface import count_triangles, fan_triangles
 from .tables import count_of, integers, listed, shorten
 
 _TYPES = {
@@ -28,6 +28,7 @@ _TYPES = {
     "float32": "f4",
     "float64": "f8",
 }
+_MAX_ELEMENTS = 256
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -54,6 +55,8 @@ def read(source: Source) -> PointCloudData:
     blocks = read_binary(source.data, start, elements, order) if order else read_ascii(source.data[start:], elements)
     for element, block in zip(elements, blocks, strict=True):
         values.setdefault(element.name, block)
+        if element.name == "vertex":
+            source.check(points=element.count)
     vertices = {name: value for name, value in values["vertex"].items() if isinstance(value, np.ndarray)}
     cloud = by_name(vertices, source)
     cloud.update(_faces(values.get("face", {}), source))
@@ -65,6 +68,8 @@ def _faces(properties: dict, source: Source) -> dict:
     if not isinstance(polygons, tuple) or not len(polygons[0]):
         return {}
     counts, corners = polygons
+    triangles = count_triangles(counts)
+    source.check(faces=triangles, decoded=24 * triangles)
     faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
     colors = [properties.get(name) for name in ("red", "green", "blue")]
     face_colors = None
@@ -87,7 +92,9 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
             case ["format", name, _] if name in _ORDERS:
                 order = _ORDERS[name]
             case ["element", name, count]:
-                elements.append(Element(name.lower(), count_of(count, f"the number of element {shorten(name)}"), []))
+                if len(elements) == _MAX_ELEMENTS:
+                    raise PointCloudError(f"more than {_MAX_ELEMENTS} elements; expected at most that many")
+                elements.append(Element(name.lower(), count_of(count, f"the number of element {shorten(name)}")))
             case ["property", "list", length, kind, name] if elements and {length, kind} <= _TYPES.keys():
                 if length.startswith(("float", "double")):
                     raise PointCloudError(

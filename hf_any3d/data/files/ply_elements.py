@@ -1,12 +1,17 @@
 """The body of a PLY file: elements, which are rows of scalars and of lists."""
 
-from dataclasses import dataclass
+import struct
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .errors import PointCloudError
 from .tables import blocks_of_lines, integers, normalized_lines, numbers, shorten
 
+_MAX_PROPERTIES = 4096
+_CODES = {"i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
 # A scalar property gives its column; a list property gives the lengths of its rows and all its values in a row.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
@@ -23,16 +28,22 @@ class Element:
 
     name: str
     count: int
-    properties: list[tuple[str, str, str | None]]
+    properties: list[tuple[str, str, str | None]] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set, repr=False)
 
     def add(self, name: str, kind: str, length: str | None) -> None:
         """Declare one more property.
 
         Raises:
-            PointCloudError: if there is one of that name.
+            PointCloudError: if there is one of that name, or there are too many.
         """
-        if any(name == known for known, _, _ in self.properties):
+        if name in self._names:
             raise PointCloudError(f"element {shorten(self.name)} declares property {shorten(name)} twice")
+        if len(self._names) == _MAX_PROPERTIES:
+            raise PointCloudError(
+                f"element {shorten(self.name)} declares more than {_MAX_PROPERTIES} properties; expected at most that"
+            )
+        self._names.add(name)
         self.properties.append((name, kind, length))
 
     @property
@@ -85,9 +96,12 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
 
 
 def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int] | None:
+    """Read rows of one size as a table; give None where their lists differ in length."""
     lengths = []
     if element.has_lists and element.count:
-        lengths = [len(part) for part in _one_row(data, start, element, order)[0] if part is not None]
+        walked = _Rows(element, order)
+        first, _ = walked.walk(_lengths_in(data, element, order), start, len(data), 1)
+        lengths = [int(walked.lengths(data, number, places)[0]) for number, places in enumerate(first)]
     row = element.row(order, lengths or [0] * len(element.properties))
     stop = start + element.count * row.itemsize
     if stop > len(data):
@@ -100,52 +114,128 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
             size = next(sizes)
             if (table[f"length{i}"] != size).any():
                 return None
-            values[name] = (np.full(element.count, size), column.reshape(-1))
+            # Of the type of the file: there may be a byte a row in it.
+            values[name] = (np.full(element.count, size, length), column.reshape(-1))
         else:
             values[name] = (np.zeros(0, int), column.reshape(-1)) if length else column
     return values, stop
 
 
 def _unequal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int]:
-    lists = {i: ([], []) for i, (_, _, length) in enumerate(element.properties) if length}
-    scalars = {i: [] for i, (_, _, length) in enumerate(element.properties) if not length}
-    for _ in range(element.count):
-        parts, stop = _one_row(data, start, element, order, scalars)
-        for i, (lengths, pieces) in lists.items():
-            lengths.append(len(parts[i]))
-            pieces.append(parts[i])
-        start = stop
-    values = {}
-    for i, (name, kind, length) in enumerate(element.properties):
-        if length:
-            lengths, pieces = lists[i]
-            values[name] = (np.array(lengths), np.concatenate(pieces) if pieces else np.zeros(0, kind))
-        else:
-            values[name] = np.frombuffer(b"".join(scalars[i]), order + kind)
-    return values, start
+    rows = _Rows(element, order)
+    places, stop = rows.walk(_lengths_in(data, element, order), start, len(data), element.count)
+    raw = np.frombuffer(data, np.uint8)
+    lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
+    return rows.values(raw, start, stop, places, lengths), stop
 
 
-def _one_row(data: bytes, start: int, element: Element, order: str, scalars: dict | None = None) -> tuple[list, int]:
-    parts = []
-    for i, (name, kind, length) in enumerate(element.properties):
-        size = 1
-        if length:
-            size = int(_take(data, start, order + length, 1, element)[0])
-            if size < 0:
-                raise PointCloudError(f"a list {shorten(name)} of element {shorten(element.name)} has length {size}")
-            start += int(length[1])
-        values = _take(data, start, order + kind, size, element)
-        start += size * int(kind[1])
-        parts.append(values if length else None)
-        if not length and scalars is not None:
-            scalars[i].append(values.tobytes())
-    return parts, start
+def _lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int], int]]:
+    """For each list, what reads its length at a place in the file."""
+
+    def reader(kind: str) -> Callable[[int], int]:
+        if kind == "u1":
+            return data.__getitem__
+        unpack = struct.Struct(order + _CODES[kind]).unpack_from
+        return lambda at: unpack(data, at)[0]
+
+    return [reader(length) for _, _, length in element.properties if length]
 
 
-def _take(data: bytes, start: int, kind: str, count: int, element: Element) -> np.ndarray:
-    if start + count * int(kind[2]) > len(data):
-        raise PointCloudError(f"ends within element {shorten(element.name)}; the file may be cut off")
-    return np.frombuffer(data, kind, count, start)
+class _Rows:
+    """Rows whose lists differ in length, in a run of bytes (binary) or of numbers (text, where `order` is empty).
+
+    One loop over the rows finds where each list starts, which only the lengths before it tell; the values are then
+    taken out by numpy, so that the work is linear in the size of the file whatever the lengths are.
+    """
+
+    def __init__(self, element: Element, order: str):
+        self.element, self.order = element, order
+        self.gaps, self.items, self.widths = [], [], []  # before each list, of each of its values, of its length
+        self.scalars: list[tuple[str, str, int, int]] = []  # name, type, lists before it, distance from the last one
+        gap = 0
+        for name, kind, length in element.properties:
+            if length:
+                self.gaps.append(gap)
+                self.items.append(self._width(kind))
+                self.widths.append(self._width(length))
+                gap = 0
+            else:
+                self.scalars.append((name, kind, len(self.gaps), gap))
+                gap += self._width(kind)
+        self.tail = gap
+
+    def _width(self, kind: str) -> int:
+        return int(kind[1]) if self.order else 1
+
+    def walk(
+        self, length_at: list[Callable[[int], int]], start: int, stop: int, count: int
+    ) -> tuple[list[np.ndarray], int]:
+        """Find where the length of each list stands in each of `count` rows, and where the last row ends."""
+        found = [array("q") for _ in self.gaps]
+        plan = list(
+            zip(self.gaps, self.widths, self.items, length_at, [places.append for places in found], strict=True)
+        )
+        at, tail = start, self.tail
+        try:
+            for _ in range(count):
+                for gap, width, item, length, append in plan:
+                    at += gap
+                    append(at)
+                    at += width + item * length(at)
+                at += tail
+        except (IndexError, struct.error, ValueError, OverflowError):
+            at = stop + 1
+        if not start <= at <= stop:
+            raise PointCloudError(f"ends within element {shorten(self.element.name)}; the file may be cut off")
+        return [np.frombuffer(places, np.int64) for places in found], at
+
+    def lengths(self, data: bytes, number: int, places: np.ndarray) -> np.ndarray:
+        """Read the lengths of one list in a binary file."""
+        name, _, kind = [entry for entry in self.element.properties if entry[2]][number]
+        lengths = _numbers_at(np.frombuffer(data, np.uint8), places, self.order + kind)
+        if len(lengths) and lengths.min() < 0:
+            raise self.wrong_length(name, lengths.min())
+        return lengths
+
+    def wrong_length(self, name: str, length: int) -> PointCloudError:
+        """Make the error for a length that none can be."""
+        return PointCloudError(f"a list {shorten(name)} of element {shorten(self.element.name)} has length {length}")
+
+    def values(
+        self, raw: np.ndarray, start: int, stop: int, places: list[np.ndarray], lengths: list[np.ndarray]
+    ) -> Values:
+        """Take out the values of all properties; see `Values`."""
+        lists = [
+            (at + width, at + width + item * size.astype(np.int64), size)
+            for at, width, item, size in zip(places, self.widths, self.items, lengths, strict=True)
+        ]
+        rows_start = np.append(start, lists[-1][1][:-1] + self.tail) if self.element.count else np.zeros(0, np.int64)
+        scalars, found = iter(self.scalars), iter(lists)
+        values: Values = {}
+        for name, kind, length in self.element.properties:
+            if length:
+                first, last, size = next(found)
+                # Neighbouring lists never touch, since each begins with its length.
+                edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
+                edges[first[filled] - start] = 1
+                edges[last[filled] - start] -= 1
+                taken = raw[start:stop][edges.cumsum(dtype=np.int8)[:-1].view(bool)]
+                values[name] = (size, taken.view(self.order + kind) if self.order else taken)
+            else:
+                _, _, before, distance = next(scalars)
+                base = lists[before - 1][1] if before else rows_start
+                at = base + distance
+                values[name] = _numbers_at(raw, at, self.order + kind) if self.order else _typed(raw[at], kind)
+        return values
+
+
+def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
+    """Read one number at each place of a run of bytes."""
+    size = np.dtype(kind).itemsize
+    found = np.empty((len(places), size), np.uint8)
+    for byte in range(size):
+        found[:, byte] = raw[places + byte]
+    return found.view(kind)[:, 0]
 
 
 def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
@@ -174,35 +264,19 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
                 f"element {shorten(element.name)} has {len(table)} rows; {element.count} are declared"
             )
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
-    flat = numbers(block.replace(b"\n", b" "))  # (1, all numbers)
-    flat = flat.reshape(-1)
-    values = {name: ([], []) if length else [] for name, _, length in element.properties}
-    at = 0
-    for _ in range(element.count):
-        for name, _, length in element.properties:
-            if at >= len(flat):
-                raise PointCloudError(f"ends within element {shorten(element.name)}; the file may be cut off")
-            if not length:
-                values[name].append(flat[at])
-                at += 1
-                continue
-            size = int(integers(flat[at : at + 1], f"a list {shorten(name)} has length")[0])
-            at += 1
-            if size < 0 or at + size > len(flat):
-                raise PointCloudError(
-                    f"a list {shorten(name)} of element {shorten(element.name)} has length {size}, too long"
-                )
-            values[name][0].append(size)
-            values[name][1].append(flat[at : at + size])
-            at += size
-    if at != len(flat):
-        raise PointCloudError(f"the lines of element {shorten(element.name)} hold {len(flat)} numbers; expected {at}")
-    return {
-        name: (np.array(values[name][0], int), np.concatenate([*values[name][1], np.zeros(0)]))
-        if length
-        else _typed(np.array(values[name]), kind)
-        for name, kind, length in element.properties
-    }
+    flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
+    rows, view = _Rows(element, ""), memoryview(flat)
+    places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
+    if stop != len(flat):
+        raise PointCloudError(
+            f"the lines of element {shorten(element.name)} hold {len(flat)} numbers; expected {stop}"
+        )
+    lengths = []
+    for name, places_of_list in zip((name for name, _, length in element.properties if length), places, strict=True):
+        lengths.append(integers(flat[places_of_list], f"a list {shorten(name)} has length"))
+        if len(lengths[-1]) and lengths[-1].min() < 0:
+            raise rows.wrong_length(name, lengths[-1].min())
+    return rows.values(flat, 0, stop, places, lengths)
 
 
 def _typed(column: np.ndarray, kind: str) -> np.ndarray:

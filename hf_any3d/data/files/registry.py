@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .errors import PointCloudError, PointCloudFileError
+from .limits import ReadLimits
 from .point_cloud import PointCloudData
 from .source import open_source
 
@@ -35,7 +36,9 @@ def supported_file_types() -> tuple[str, ...]:
     return tuple(sorted(READERS))
 
 
-def read_point_cloud(source: str | os.PathLike | bytes | BinaryIO, *, file_type: str | None = None) -> PointCloudData:
+def read_point_cloud(
+    source: str | os.PathLike | bytes | BinaryIO, *, file_type: str | None = None, limits: ReadLimits | None = None
+) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
     Nothing is merged, dropped or reordered: a mesh has the vertices of its file. Nothing is unpickled and nothing is
@@ -45,20 +48,27 @@ def read_point_cloud(source: str | os.PathLike | bytes | BinaryIO, *, file_type:
     Args:
         source: a path, the bytes of a file, or a binary file object.
         file_type: one of `supported_file_types()`; needed for bytes, else by default the ending of the name.
+        limits: how many points, faces and bytes the file may hold; by default `ReadLimits()`, or what the environment
+            variable ANY3D_READ_LIMITS says.
 
     Returns:
         The points (points, 3) in the units of the file, with colours, normals, labels and faces where the file has
         them.
 
     Raises:
-        PointCloudFileError: if the file is missing, empty, damaged, cut off, of an unknown type, without points or
-            with NaN or infinite coordinates. The text names the file, what was seen and what is allowed.
+        PointCloudFileError: if the file is missing, empty, damaged, cut off, of an unknown type, without points, with
+            NaN or infinite coordinates, or beyond the limits. The text names the file, what was seen and what is
+            allowed.
     """
-    opened = open_source(source, file_type, supported_file_types())
+    opened = open_source(source, file_type, supported_file_types(), limits)
     reader = import_module(f".{READERS[opened.file_type]}", __package__)
     try:
         # What overflows or is no number is found by PointCloudData, so numpy need not warn of it on the way.
         with np.errstate(all="ignore"):
-            return reader.read(opened)
+            cloud = reader.read(opened)
+        opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
+        return cloud
     except PointCloudError as error:
         raise PointCloudFileError(f"{opened.name}: {error}") from error.__cause__
+    except MemoryError:
+        raise PointCloudFileError(f"{opened.name}: needs more memory than there is") from None

@@ -2,11 +2,14 @@
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import PointCloudFileError
+from .errors import PointCloudError, PointCloudFileError
+from .limits import ReadLimits
+
+_MAX_REFERENCES = 256
 
 
 @dataclass(frozen=True)
@@ -18,33 +21,68 @@ class Source:
         data: its bytes.
         file_type: its type in small letters, without a dot.
         folder: where files that it refers to may lie, or None when it was not read from a path.
+        limits: what it may hold.
     """
 
     name: str
     data: bytes
     file_type: str
     folder: Path | None = None
+    limits: ReadLimits = field(default_factory=ReadLimits.current)
+    _warned: set[str] = field(default_factory=set, repr=False, compare=False)
+    _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
+    _neighbors: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def warn(self, text: str) -> None:
-        """Warn about this file."""
-        warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=4)
+        """Warn about this file, once for each text."""
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=4)
+
+    def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0) -> None:
+        """Refuse what goes beyond the limits; see `ReadLimits.check`."""
+        stored = len(self.data) + sum(map(len, self._neighbors.values()))
+        self.limits.check(points=points, faces=faces, decoded=decoded, stored=stored)
 
     def neighbor(self, reference: str) -> bytes | None:
-        """Read a file that this one refers to, if it lies in the same folder or below, else give None."""
+        """Read a file that this one refers to, if it lies in the same folder or below, else give None.
+
+        A file that is referred to again is not read again: the same bytes are given.
+
+        Raises:
+            PointCloudError: more references than any real file has, or files beyond the limits.
+        """
+        if reference not in self._references:
+            if len(self._references) == _MAX_REFERENCES:
+                raise PointCloudError(f"refers to more than {_MAX_REFERENCES} files; expected at most that many")
+            self._references[reference] = self._path_of(reference)
+        path = self._references[reference]
+        if path is None:
+            return None
+        try:
+            if path not in self._neighbors:
+                self.limits.check(decoded=sum(map(len, self._neighbors.values())) + path.stat().st_size)
+                self._neighbors[path] = path.read_bytes()
+            return self._neighbors[path]
+        except OSError:
+            return None
+
+    def _path_of(self, reference: str) -> Path | None:
         if self.folder is None or not reference or "\0" in reference or "://" in reference:
             return None
         try:
             folder = self.folder.resolve()
             path = (folder / reference).resolve()
-            if not path.is_relative_to(folder) or not path.is_file():
-                return None
-            return path.read_bytes()
+            return path if path.is_relative_to(folder) and path.is_file() else None
         except (OSError, RuntimeError, ValueError):
             return None
 
 
 def open_source(
-    source: str | os.PathLike | bytes | BinaryIO, file_type: str | None, allowed: tuple[str, ...]
+    source: str | os.PathLike | bytes | BinaryIO,
+    file_type: str | None,
+    allowed: tuple[str, ...],
+    limits: ReadLimits | None = None,
 ) -> Source:
     """Read a path, bytes or an open binary file.
 
@@ -52,6 +90,7 @@ def open_source(
         source: a path, the bytes of a file, or a binary file object.
         file_type: such as "ply"; by default the ending of the path or of the file object's name.
         allowed: the known types.
+        limits: what the file may hold; by default `ReadLimits.current()`.
 
     Returns:
         The content with its name and type.
@@ -68,16 +107,33 @@ def open_source(
         name, data, folder = os.fspath(source), None, Path(source).parent
     else:
         raise TypeError(f"source: {type(source).__name__}; expected a path, bytes or a binary file object")
+    name = _printable(name)
+    limits = ReadLimits.current() if limits is None else limits
     kind = _file_type(name, file_type, allowed, known_ending=not isinstance(source, (bytes, bytearray, memoryview)))
     if data is None:
-        data = _read_object(source, name) if folder is None else _read_path(Path(source), name)
+        data = _read_object(source, name) if folder is None else _read_path(Path(source), name, limits)
     if not data:
         raise PointCloudFileError(f"{name}: the file is empty; expected a {kind} file")
     if data.startswith(b"version https://git-lfs"):
         raise PointCloudFileError(
             f"{name}: a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"
         )
-    return Source(name, data, kind, folder)
+    if len(data) > limits.bytes:
+        raise _too_large(name, len(data), limits)
+    return Source(name, data, kind, folder, limits)
+
+
+def _printable(name: str) -> str:
+    """Give a name that can be shown; of bytes that are no UTF-8, which Python keeps as surrogates, the number."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _too_large(name: str, size: int, limits: ReadLimits) -> PointCloudFileError:
+    try:
+        limits.check(decoded=size)
+    except PointCloudError as error:
+        return PointCloudFileError(f"{name}: {error}")
+    raise AssertionError("a file within the limits")
 
 
 def _file_type(name: str, file_type: str | None, allowed: tuple[str, ...], known_ending: bool) -> str:
@@ -101,7 +157,7 @@ def _read_object(file: BinaryIO, name: str) -> bytes:
     return bytes(data)
 
 
-def _read_path(path: Path, name: str) -> bytes:
+def _read_path(path: Path, name: str, limits: ReadLimits) -> bytes:
     if "://" in name:
         raise PointCloudFileError(f"{name}: a URL; download the file and pass its path")
     try:
@@ -110,6 +166,8 @@ def _read_path(path: Path, name: str) -> bytes:
         # A device or pipe could go on for ever.
         if path.exists() and not path.is_file():
             raise PointCloudFileError(f"{name}: not a regular file")
+        if path.stat().st_size > limits.bytes:
+            raise _too_large(name, path.stat().st_size, limits)
         return path.read_bytes()
     except FileNotFoundError:
         raise PointCloudFileError(f"{name}: no such file") from None

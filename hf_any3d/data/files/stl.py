@@ -31,8 +31,9 @@ def read(source: Source) -> PointCloudData:
     # Binary files may start with "solid" too, so only the length tells for certain.
     exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
     if data[:512].lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
-        corners = _ascii(data)
+        corners = _ascii(source)
     else:
+        source.check(points=3 * max(count, 0), faces=max(count, 0))
         corners = _binary(data, count)
     return PointCloudData(corners, faces=np.arange(len(corners)).reshape(-1, 3))
 
@@ -48,12 +49,13 @@ def _binary(data: bytes, count: int) -> np.ndarray:
     return np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
 
 
-def _ascii(data: bytes) -> np.ndarray:
+def _ascii(source: Source) -> np.ndarray:
+    data = source.data
     if b"endsolid" not in data[-4096:].lower():
         raise PointCloudError("has no closing 'endsolid'; the file may be cut off")
+    words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
+    source.check(points=words, faces=facets)
     rows = [b" ".join(found.split()) for found in _VERTEX.findall(data)]
-    words = len(re.findall(rb"\bvertex\b", data, re.IGNORECASE))
-    facets = len(re.findall(rb"\bendfacet\b", data, re.IGNORECASE))
     if len(rows) != words or len(rows) != 3 * facets:
         raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 a facet, each with 3 numbers")
     if commented := next((row for row in rows if b"#" in row), None):  # would be read as the start of a comment

@@ -50,12 +50,28 @@ def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
     """
-    counts = np.asarray(counts, np.int64)
+    counts = np.asarray(counts)
     corners = np.asarray(corners, np.int64)
-    triangles = np.maximum(counts - 2, 0)
-    polygon = np.repeat(np.arange(len(counts)), triangles)
-    start = np.concatenate([[0], counts.cumsum()])[:-1]
-    step = np.arange(len(polygon)) - np.repeat(triangles.cumsum() - triangles, triangles)
-    first = start[polygon]
-    index = np.stack([first, first + step + 1, first + step + 2], axis=1) if len(polygon) else np.zeros((0, 3), int)
-    return corners[index], polygon
+    kept = np.flatnonzero(counts > 2)  # there may be millions without a triangle
+    start = counts.cumsum(dtype=np.int64)[kept]
+    counts = counts[kept].astype(np.int64)
+    start -= counts
+    triangles = counts - 2
+    of_kept = np.repeat(np.arange(len(kept)), triangles)
+    # Column by column, since one huge polygon makes as many triangles as it has corners.
+    faces = np.empty((len(of_kept), 3), np.int64)
+    place = start[of_kept]
+    faces[:, 0] = corners[place]
+    place += np.arange(1, len(of_kept) + 1)
+    place -= (triangles.cumsum() - triangles)[of_kept]
+    faces[:, 1] = corners[place]
+    place += 1
+    faces[:, 2] = corners[place]
+    return faces, kept[of_kept]
+
+
+def count_triangles(counts: np.ndarray) -> int:
+    """Count the triangles into which `fan_triangles` cuts polygons of so many corners."""
+    counts = np.asarray(counts)
+    counts = counts[counts > 2]
+    return int(counts.sum(dtype=np.int64)) - 2 * len(counts)

@@ -49,6 +49,7 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError("there are no points; expected lines of at least 3 numbers")
     if not _NUMBER.match(first.split()[0]):
         raise PointCloudError(f"starts with {first[:40]!r}; expected numbers, or a line with the names x, y and z")
+    source.check(points=max(declared or 0, text.count(b"\n")))
     table = numbers(text, first_line=line)  # (points, columns)
     if declared is not None and declared != len(table):
         raise PointCloudError(f"{len(table)} points where the first line declares {declared}; it may be cut off")

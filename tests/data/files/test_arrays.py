@@ -118,7 +118,7 @@ def test_a_truncated_archive_and_a_bomb_are_refused(tmp_path):
     with pytest.raises(PointCloudFileError, match="no sound .npz archive"):
         read(data[:-10], "npz")
     at = data.index(b"PK\x01\x02") + 24  # the unpacked size in the archive's directory
-    with pytest.raises(PointCloudFileError, match="'points' claims 4294967040 bytes"):
+    with pytest.raises(PointCloudFileError, match="240 bytes expand to 4294967040; at most 32 times"):
         read(data[:at] + b"\x00\xff\xff\xff" + data[at + 4 :], "npz")
     path = tmp_path / "slow.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:

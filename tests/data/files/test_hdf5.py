@@ -1,8 +1,13 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, hdf5
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
 
 
@@ -57,3 +62,74 @@ def test_damaged_files_are_named(tmp_path, content):
     with pytest.raises(PointCloudFileError, match="damaged.h5: no sound HDF5 file"):
         with open_hdf5(path):
             pass
+
+
+CRASH = Path(__file__).with_name("crash.h5")
+"""A damaged file over which HDF5 2.0.0 reads where there is no memory; later versions may refuse it."""
+
+
+def read_all(path):
+    with open_hdf5(path) as arrays:
+        return {name: read_slice(array, range(array.shape[0]), path) for name, array in arrays.items()}
+
+
+def test_a_file_that_brings_the_library_down_is_one_clear_error_and_the_next_is_read(path):
+    with pytest.raises(PointCloudFileError, match=r"crash\.h5: rows 0 to .*are damaged"):
+        read_all(CRASH)
+    assert read_all(path)["data"].shape == (4, 2, 3)
+
+
+def test_the_process_that_reads_is_kept_and_files_are_not_opened_in_this_one(path, monkeypatch):
+    read_all(path)
+    first = hdf5._CHILD._process.pid
+    assert first != os.getpid()
+    monkeypatch.setattr(h5py, "File", None)
+    read_all(path)
+    assert hdf5._CHILD._process.pid == first
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    assert read_all(path)["data"].sum() == np.arange(24).sum()
+
+
+def test_a_forked_process_starts_a_reader_of_its_own(path):
+    read_all(path)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map(read_all, [path] * 4)
+    assert [values["data"].sum() for values in found] == [276] * 4
+    assert read_all(path)["data"].sum() == 276
+
+
+def test_large_slices_come_whole(tmp_path):
+    values = np.random.default_rng(0).random((300, 2000, 3), np.float32)
+    with h5py.File(tmp_path / "large.h5", "w") as file:
+        file["data"] = values
+        file["swapped"] = values[:3].astype(">f8")
+    with open_hdf5(tmp_path / "large.h5") as arrays:
+        np.testing.assert_array_equal(read_slice(arrays["data"], range(10, 290), "large.h5"), values[10:290])
+        assert len(read_slice(arrays["data"], range(295, 400), "large.h5")) == 5
+        np.testing.assert_array_equal(read_slice(arrays["swapped"], range(3), "large.h5"), values[:3])
+
+
+def test_a_file_beyond_the_limits_and_a_chunk_beyond_the_file_are_refused(path):
+    with pytest.raises(PointCloudFileError, match=r"clouds\.h5: \d+ bytes; at most 10 are read"):
+        with open_hdf5(path, limits=ReadLimits(bytes=10)):
+            pass
+    with h5py.File(path, "a") as file:
+        file.create_dataset("label", (4,), "f8", chunks=(1 << 26,), maxshape=(None,))
+    with pytest.raises(PointCloudFileError, match="array 'label' has chunks of 536870912 bytes in a file of"):
+        with open_hdf5(path):
+            pass
+
+
+@pytest.mark.parametrize("answer", [b"{}\n", b"[1]\n", b"no JSON\n", b'{"shape": [9], "dtype": "<f8"}\n', b""])
+def test_what_the_other_process_says_is_not_believed(path, answer, monkeypatch, tmp_path):
+    with open_hdf5(path) as arrays:
+        array = arrays["data"]
+    hdf5._CHILD._end()
+    (tmp_path / "child.py").write_text(
+        f"import sys, os\nfor line in sys.stdin:\n    os.write(1, {answer!r})\n    {'' if answer else 'sys.exit()'}\n"
+    )
+    monkeypatch.setattr(hdf5, "_START", f"exec(open({str(tmp_path / 'child.py')!r}).read())")
+    with pytest.raises(PointCloudFileError, match="clouds.h5: rows 0 to 3 of 'data' are damaged"):
+        read_slice(array, range(4), path)
+    hdf5._CHILD._end()

@@ -274,3 +274,96 @@ def test_damaged_pickles_are_named(reading, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(PointCloudFileError, match="absent.pkl: no such file"):
         read_pickle(tmp_path / "absent.pkl")
+
+
+def array_of(kind, shape=b"K\x02\x85", raw=b"C\x00"):
+    """A pickle of an array of a type written by hand."""
+    state = b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = b"cnumpy\ndtype\n(X" + struct.pack("<I", len(kind)) + kind + b"tR" + state
+    make = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    return b"\x80\x04" + make + b"(K\x01" + shape + dtype + b"\x89" + raw + b"tb."
+
+
+@pytest.mark.parametrize("kind", [b"S0", b"U0", b"S", b"<U0", b"S00", b"S99999", b"V8"])
+@pytest.mark.parametrize(
+    "shape", [b"K\x02\x85", b"\x8a\x05\x00\xe4\x0b\x54\x02\x85", b"\x8a\x05\x00\xe4\x0b\x54\x02K\x00\x86"]
+)
+def test_types_whose_values_have_no_bytes_are_refused(reading, kind, shape):
+    with pytest.raises(PointCloudFileError, match=r"some\.pkl: an array of type"):
+        reading(array_of(kind, shape))
+
+
+def test_arrays_of_very_many_rows_without_a_number_are_refused(reading):
+    assert reading(array_of(b"f8", b"K\x05K\x00\x86")).shape == (5, 0)
+    with pytest.raises(PointCloudFileError, match="shape .10000000000, 0. that holds no numbers"):
+        reading(array_of(b"f8", b"\x8a\x05\x00\xe4\x0b\x54\x02K\x00\x86"))
+
+
+def test_text_that_is_no_text_is_refused(reading):
+    letters = np.array(["ab", "c"])
+    raw = b"C" + bytes([letters.nbytes]) + letters.tobytes()
+    assert_same(reading(array_of(b"U2", raw=raw)), letters)
+    with pytest.raises(PointCloudFileError, match="holds numbers that are no characters"):
+        reading(array_of(b"U2", raw=raw.replace(b"a\0\0\0", b"a\0\0\xff")))
+
+
+def test_keys_that_all_have_one_hash_are_refused(reading):
+    modulus = 2**61 - 1
+    for keys in ([modulus], [-modulus], [modulus * number for number in range(2, 2000)]):
+        with pytest.raises(PointCloudFileError, match="a number as key that is too large; expected at most 60 bits"):
+            reading(dict.fromkeys(keys))
+    value = dict.fromkeys([modulus - 1, 1 - modulus, 0, "a", b"b"])
+    assert reading(value) == value
+    for key in (1.5, True, None, (1,)):
+        with pytest.raises(PointCloudFileError, match="a dict with a key of type"):
+            reading({key: 1})
+
+
+class Counting(dict):
+    """Counts how often its values are asked for."""
+
+    asked = 0
+
+    def values(self):
+        self.asked += 1
+        return super().values()
+
+
+def test_a_container_referred_to_often_is_walked_through_once():
+    from hf_any3d.data.files import ReadLimits
+    from hf_any3d.data.files.restricted_pickle import _check_tree
+
+    shared = Counting.fromkeys(range(10))
+    _check_tree([shared] * 1000, 10**6, 10**6, ReadLimits())
+    assert shared.asked <= 2  # on the way in and on the way out
+
+
+def test_an_array_referred_to_often_counts_as_often(reading):
+    big = np.zeros(1 << 20)
+    assert len(reading([big] * 30)) == 30
+    with pytest.raises(PointCloudFileError, match=r"\d+ bytes expand to \d+; at most 32 times as many"):
+        reading([big] * 40)
+
+
+def test_scalars_of_long_text_cannot_be_multiplied(reading):
+    text = np.array("a" * 1000)
+    raw = b"B" + struct.pack("<I", text.nbytes) + text.tobytes()
+    dtype = array_of(b"U1000").partition(b"cnumpy\ndtype")
+    dtype = b"cnumpy\ndtype" + dtype[2][: dtype[2].index(b"tb") + 2]
+    head = b"\x80\x04cnumpy.core.multiarray\nscalar\nq\x000" + dtype + b"q\x010" + raw + b"q\x020]("
+    again = b"h\x00h\x01h\x02\x86R"
+    assert reading(head + again * 3 + b"e.") == ["a" * 1000] * 3
+    with pytest.raises(PointCloudFileError, match="makes more bytes out of text than the file holds"):
+        reading(head + again * 100 + b"e.")
+
+
+@pytest.mark.parametrize("code", [b"0", b"1"])
+def test_an_array_may_be_dropped(reading, code):
+    array = pickle.dumps(np.zeros((2, 3)), 4)[11:-1]  # behind the protocol and the frame
+    start = b"\x80\x04K\x07" + (b"(" if code == b"1" else b"")
+    assert reading(start + array + code + b".") == 7
+
+
+def test_very_many_containers_are_refused(reading):
+    with pytest.raises(PointCloudFileError, match="more than 500000 containers and arrays"):
+        reading(b"\x80\x04](" + b"}" * 500_010 + b"e.")

@@ -78,6 +78,11 @@ def test_outputs_are_cosines_times_the_scale(encoder, tower):
         torch.testing.assert_close(output.logits_per_point_cloud, expected)
         torch.testing.assert_close(model.get_point_features(clouds()), output.point_embeds)
         torch.testing.assert_close(model.get_text_features(**inputs), output.text_embeds)
+        words = inputs | {"token_type_ids": torch.zeros_like(inputs["input_ids"]), "position_ids": None}
+        torch.testing.assert_close(model.get_text_features(**words), output.text_embeds)
+        for name in ("token_type_ids", "position_ids"):
+            with pytest.raises(ValueError, match=name):
+                model.get_text_features(**inputs, **{name: torch.ones_like(inputs["input_ids"])})
         torch.testing.assert_close(model.encode_labels(["chair", "lamp"], ["a {}"]), output.text_embeds)
         alone = model(clouds()[1:2], **inputs).logits_per_point_cloud
     torch.testing.assert_close(alone, output.logits_per_point_cloud[1:2], rtol=1e-4, atol=1e-4)

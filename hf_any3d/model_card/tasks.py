@@ -1,4 +1,4 @@
-"""What a model card says differently for each task."""
+"""What a model card says for each task: what the model does, how it is used, how it is judged."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ class CardTask:
     """The task's own pieces of a card.
 
     Args:
-        task: The pipeline's name, also the hub's.
+        task: The pipeline's name, also the hub's `pipeline_tag`.
         task_name: The same for readers.
         intro: What the model does; `{count}` classes.
-        use: A program with the pipeline, for the repository `{name}` and, of parts, a `{category}`.
-        portions: How clouds that go in are read; `{num_points}`.
-        logits: A program with the model.
-        model_class: Builds a base for the adapter.
+        use: A program with the pipeline `pipe(…)`; `{category}` is a string of Python.
+        portions: How clouds are read; `{points}` such as "1024 points".
+        logits: A program with `model` and `processor`; `{points}` a number or "points", `{count}` classes.
+        verb: What the pipeline is called in the program.
         metrics: Metrics in the order of the table, by their keys in the report; the first one is the main one.
         class_score: What the figure of each class is.
         limits: What the model cannot do, for readers.
         has_classes: Whether the model knows classes.
-        opens: Opens the model; None for the auto class of the task.
         as_model: What the program with the model shows.
         factors: Metrics that are no shares, with what they are multiplied by for readers.
         class_factor: The same for the figure of each class; None for a share.
@@ -35,12 +34,11 @@ class CardTask:
     use: str
     portions: str
     logits: str
-    model_class: str
+    verb: str
     metrics: dict[str, str]
     class_score: str
     limits: str = ""
     has_classes: bool = True
-    opens: str | None = None
     as_model: str = "As a model with logits"
     factors: Mapping[str, float] = field(default_factory=dict)
     class_factor: float | None = None
@@ -48,69 +46,64 @@ class CardTask:
 
     @property
     def auto_class(self) -> str:
-        """Opens the model."""
-        return self.opens or "AutoModelFor" + self.task.title().replace("-", "")
+        """The auto class of the task."""
+        return "AutoModelFor" + self.task.title().replace("-", "")
 
-    def shown(self, metric: str, value: float) -> str:
+    def format_metric(self, metric: str, value: float) -> str:
         """A metric as the card shows it."""
         return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
 
-    def shown_of_class(self, value: float) -> str:
+    def format_class_score(self, value: float) -> str:
         """The figure of a class as the card shows it."""
         return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
 
 
-CLASSIFICATION = CardTask(
+_CLASSIFICATION = CardTask(
     task="point-cloud-classification",
     task_name="Point cloud classification",
     intro="Names what a 3D point cloud shows: {count} classes.",
-    use="""classify = pipeline("point-cloud-classification", model="{name}")
-classify("chair.ply", top_k=3)""",
-    portions="clouds are brought to {num_points} points in the unit sphere.",
+    verb="classify",
+    use='classify("chair.ply", top_k=3)',
+    portions="clouds are brought to {points} in the unit sphere.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {count})""",
-    model_class="Any2PointForPointCloudClassification",
     metrics={"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"},
     class_score="accuracy by class",
 )
-SCENES = CardTask(
+_SCENES = CardTask(
     task="point-cloud-segmentation",
     task_name="Semantic segmentation of point clouds",
     intro="Names the object that each point of a scene belongs to: {count} classes.",
-    use="""segment = pipeline("point-cloud-segmentation", model="{name}")
-answer = segment("chair.ply", output_dir="segmented")  # also writes a coloured PLY and a page
+    verb="segment",
+    use="""answer = segment("chair.ply", output_dir="segmented")  # also writes a coloured PLY and a page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
-    portions="they are read in overlapping blocks of {num_points} points, and every point gets a label.",
-    logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {num_points}, {count})""",
-    model_class="Any2PointForSemanticSegmentation",
+    portions="they are read in overlapping blocks of {points}, and every point gets a label.",
+    logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, points, {count})""",
     metrics={"mean_iou": "Mean IoU", "accuracy": "Accuracy of points"},
     class_score="IoU by class",
 )
-PARTS = replace(
-    SCENES,
+_PARTS = replace(
+    _SCENES,
     task_name="Part segmentation of point clouds",
     intro="Names the part of an object that each point belongs to, given the object's category: {count} parts.",
-    use="""segment = pipeline("point-cloud-segmentation", model="{name}")
-answer = segment("chair.ply", category="{category}", output_dir="segmented")  # also a coloured PLY and a page
+    use="""answer = segment("chair.ply", category={category}, output_dir="segmented")  # also a coloured PLY and a page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
-    portions="they are read in portions of {num_points} points, and every point gets a label.",
+    portions="they are read in portions of {points}, and every point gets a label.",
     logits="""import torch
 
 inputs = processor("chair.ply", return_tensors="pt")
-logits = model(**inputs, category=torch.tensor([0])).logits  # (1, {num_points}, {count})""",
-    model_class="Any2PointForPartSegmentation",
+logits = model(**inputs, category=torch.tensor([0])).logits  # (1, points, {count})""",
     metrics={"instance_miou": "Instance mIoU", "category_miou": "Category mIoU", "accuracy": "Accuracy of points"},
     class_score="IoU by part",
 )
-ZERO_SHOT = CardTask(
+_ZERO_SHOT = CardTask(
     task="zero-shot-point-cloud-classification",
     task_name="Zero-shot point cloud classification",
     intro="Says which of some labels, given as words, fits a 3D point cloud; trained on {count} classes.",
-    use="""classify = pipeline("zero-shot-point-cloud-classification", model="{name}")
-classify("chair.ply", candidate_labels=["chair", "lamp", "car"])""",
-    portions="clouds are brought to {num_points} points in the unit sphere.",
+    verb="classify",
+    use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
+    portions="clouds are brought to {points} in the unit sphere.",
     logits="""texts = model.encode_labels(["chair", "lamp", "car"])
 logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
-    model_class="Any2PointForZeroShotPointCloudClassification",
     metrics={
         "unseen_accuracy": "Unseen classes among themselves",
         "unseen_chance": "Chance of that",
@@ -129,59 +122,53 @@ the model leans towards the seen. Scores are shares among the labels given, not 
 label always wins.
 """,
 )
-RECONSTRUCTION = CardTask(
+_RECONSTRUCTION = CardTask(
     task="point-cloud-reconstruction",
     task_name="Reconstruction of point clouds from discrete codes",
     intro="Turns a 3D point cloud into discrete codes and back.",
-    use="""rebuild = pipeline("point-cloud-reconstruction", model="{name}")
-answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a page
+    verb="rebuild",
+    use="""answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a page
 answer["token_ids"], answer["chamfer_l1"]""",
-    portions="clouds are brought to {num_points} points in the unit sphere.",
+    portions="clouds are brought to {points} in the unit sphere.",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
 outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) the cloud from its codes""",
-    model_class="ActAutoencoder",
     metrics={"chamfer_l1": "CD-L1 × 1000", "chamfer_l2": "CD-L2 × 1000", "f_score": "F-score"},
     class_score="CD-L1 × 1000 by category",
     limits="""
+## Limits
+
 It was made to teach: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are better;
 all figures are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
-    opens="ActAutoencoder",
     as_model="As a model",
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
     class_factor=1000.0,
 )
-DISTILLATION = CardTask(
+_FEATURES = CardTask(
     task="point-cloud-feature-extraction",
     task_name="Features of point clouds",
     intro="Reads 3D point clouds, to be fine-tuned or asked for features.",
-    use="""features = pipeline("point-cloud-feature-extraction", model="{name}")
-features("chair.ply")""",
-    portions="clouds are brought to {num_points} points in the unit sphere.",
+    verb="extract",
+    use='extract("chair.ply")["pooled"]',
+    portions="clouds are brought to {points} in the unit sphere.",
     logits="""tokens = model(**processor("chair.ply", return_tensors="pt")).last_hidden_state""",
-    model_class="ActModel",
     metrics={"probe_accuracy": "Accuracy of a linear SVM on frozen features"},
     class_score="accuracy by class",
-    limits="""
-`ActForPointCloudClassification.from_pretrained(…, num_labels=…)` puts a head on it, to be fine-tuned.
-""",
     has_classes=False,
-    opens="ActModel",
     as_model="As a model",
 )
-CONVERSATION = CardTask(
+_CONVERSATION = CardTask(
     task="point-cloud-text-to-text",
     task_name="Conversations about point clouds",
     intro="Answers questions about 3D point clouds with colours, in words.",
-    use="""chat = pipeline("point-cloud-text-to-text", model="{name}")
-chat("chair.ply", text="What is this?", max_new_tokens=60)""",
-    portions="clouds are brought to {num_points} points in the unit sphere.",
+    verb="chat",
+    use='chat("chair.ply", text="What is this?", max_new_tokens=60)',
+    portions="clouds are brought to {points} in the unit sphere.",
     logits="""content = [{{"type": "point_cloud", "path": "chair.ply"}}, {{"type": "text", "text": "What is this?"}}]
 inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], tokenize=True)
 answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
 processor.decode_answers(answer)""",
-    model_class="MiniGPT3DForConditionalGeneration",
     metrics={"perplexity": "Perplexity of answers"},
     class_score="",
     limits="""
@@ -191,8 +178,18 @@ Answers can be wrong in any detail, and sound as sure as right ones. The loss co
 says little about whether what the model writes itself is true.
 """,
     has_classes=False,
-    opens="MiniGPT3DForConditionalGeneration",
     as_model="As a model",
     factors={"perplexity": 1.0},
     processor="MiniGPT3DProcessor",
 )
+
+TASKS = {
+    "classification": _CLASSIFICATION,
+    "semantic_segmentation": _SCENES,
+    "part_segmentation": _PARTS,
+    "zero_shot": _ZERO_SHOT,
+    "reconstruction": _RECONSTRUCTION,
+    "features": _FEATURES,
+    "conversation": _CONVERSATION,
+}
+"""By the key that a model class names in its `card_info`."""

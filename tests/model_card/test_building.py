@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_any3d import Any2PointConfig
-from hf_any3d.training.model_card import build_model_card
+from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.training.report import RunReport
 
 REPORT = RunReport(
@@ -27,7 +27,8 @@ REPORT = RunReport(
 def card(report: RunReport = REPORT, **config) -> ModelCard:
     settings = Any2PointConfig(id2label={0: "chair", 1: "lamp"}, **config)
     # Read back as the hub does.
-    return ModelCard(str(build_model_card(report, settings, "me/model", num_points=512)))
+    subject = Subject(Any2PointForPointCloudClassification, settings, report.adapter, report=report, num_points=512)
+    return ModelCard(str(build_model_card(subject, "me/model")))
 
 
 def test_metadata_links_encoder_and_dataset():

@@ -8,9 +8,15 @@ from huggingface_hub import ModelCard
 from transformers import BertConfig
 
 from hf_any3d import ActAutoencoderConfig, ActConfig
-from hf_any3d.training.card_tasks import CLASSIFICATION, DISTILLATION, PARTS, RECONSTRUCTION, SCENES
-from hf_any3d.training.model_card import build_model_card
-from tests.training.test_model_card import REPORT
+from hf_any3d.model_card import Subject, build_model_card
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForPreTraining,
+    ActForSemanticSegmentation,
+)
+from tests.model_card.test_building import REPORT
 
 TEACHER = {"name": "google/vit-base-patch16-224", "tower": "vision", "layers": 12, "checksum": "sha256:12"}
 TUNED = replace(REPORT, encoder={}, start={"model": "me/student", "tuning": "full"})
@@ -23,8 +29,9 @@ LABELS = {0: "chair", 1: "lamp"}
 PART_LABELS = {"category_parts": [[0], [1]], "category_names": ["furniture", "light"]}
 
 
-def card(report, config, task, **settings) -> ModelCard:
-    return ModelCard(str(build_model_card(report, config, "me/model", num_points=512, task=task, **settings)))
+def card(report, config, model, **settings) -> ModelCard:
+    subject = Subject(model, config, report.adapter, report=report, num_points=512)
+    return ModelCard(str(build_model_card(subject, "me/model", **settings)))
 
 
 def code_of(made: ModelCard) -> str:
@@ -35,15 +42,15 @@ def code_of(made: ModelCard) -> str:
 
 
 @pytest.mark.parametrize(
-    ("task", "auto"),
+    ("model", "auto"),
     [
-        (CLASSIFICATION, "AutoModelForPointCloudClassification"),
-        (SCENES, "AutoModelForPointCloudSegmentation"),
-        (PARTS, "AutoModelForPointCloudSegmentation"),
+        (ActForPointCloudClassification, "AutoModelForPointCloudClassification"),
+        (ActForSemanticSegmentation, "AutoModelForPointCloudSegmentation"),
+        (ActForPartSegmentation, "AutoModelForPointCloudSegmentation"),
     ],
 )
-def test_tuned_student_names_its_start_and_keeps_all_weights(task, auto):
-    made = card(TUNED, ActConfig(id2label=LABELS, **PART_LABELS), task)
+def test_tuned_student_names_its_start_and_keeps_all_weights(model, auto):
+    made = card(TUNED, ActConfig(id2label=LABELS, **PART_LABELS), model)
     assert (made.data.base_model, made.data.base_model_relation) == ("me/student", "finetune")
     assert "A point transformer of 12 blocks" in made.text and "started from `me/student`." in made.text
     assert "all of them lie in this repository" in made.text and "arxiv.org/abs/2212.08320" in made.text
@@ -52,42 +59,40 @@ def test_tuned_student_names_its_start_and_keeps_all_weights(task, auto):
         assert stranger not in made.text, stranger
 
 
-@pytest.mark.parametrize(
-    ("task", "model"),
-    [
-        (CLASSIFICATION, "ActForPointCloudClassification"),
-        (SCENES, "ActForSemanticSegmentation"),
-        (PARTS, "ActForPartSegmentation"),
-    ],
-)
-def test_adapted_student_tells_method_and_opens_as_an_adapter(task, model):
-    made = card(ADAPTED, ActConfig(id2label=LABELS, **PART_LABELS), task)
+@pytest.mark.parametrize("model", [ActForPointCloudClassification, ActForSemanticSegmentation, ActForPartSegmentation])
+def test_adapted_student_tells_method_and_opens_as_an_adapter(model):
+    made = card(ADAPTED, ActConfig(id2label=LABELS, **PART_LABELS), model)
     assert (made.data.base_model, made.data.base_model_relation) == ("me/student", "adapter")
     assert "guided_adapter" in made.data.tags
     assert "started from `me/student`, adapted by the PEFT method `guided_adapter`." in made.text
-    assert f'base = {model}.build_around_pretrained("me/model", config, {{}})' in code_of(made)
+    assert f'base = {model.__name__}.build_around_pretrained("me/model", config, {{}})' in code_of(made)
     assert "Any2Point" not in made.text and "| start, tuning | adapter |" in made.text
 
 
 def test_student_from_scratch_says_so_and_links_nothing():
-    made = card(replace(TUNED, start={"model": None, "tuning": "full"}), ActConfig(id2label=LABELS), CLASSIFICATION)
+    made = card(
+        replace(TUNED, start={"model": None, "tuning": "full"}),
+        ActConfig(id2label=LABELS),
+        ActForPointCloudClassification,
+    )
     assert "started from random weights." in made.text and made.data.base_model is None
 
 
 def test_autoencoder_names_its_teacher_and_where_its_weights_are():
     config = ActAutoencoderConfig(encoder_config=BertConfig(), encoder_name_or_path=TEACHER["name"])
     report = replace(REPORT, encoder=TEACHER, metrics={"test": {"chamfer_l1": 0.02, "loss": 0.1}})
-    made = card(report, config, RECONSTRUCTION)
+    made = card(report, config, ActAutoencoder)
     assert made.data.base_model == TEACHER["name"] and made.data.pipeline_tag == "point-cloud-reconstruction"
     assert f"a frozen `{TEACHER['name']}` reads the codes' vectors" in made.text
-    assert "loaded from its own" in made.text and "| test | 20.00 |" in made.text
-    plain = card(replace(report, encoder={}), ActAutoencoderConfig(), RECONSTRUCTION)
+    assert f"The encoder is loaded from `{TEACHER['name']}`, and its weights are checked" in made.text
+    assert "| test | 20.00 |" in made.text
+    plain = card(replace(report, encoder={}), ActAutoencoderConfig(), ActAutoencoder)
     assert plain.data.base_model is None and "frozen" not in plain.text.partition("## How to use it")[0]
 
 
 def test_pretrained_student_names_the_teacher_behind_the_autoencoder():
     report = replace(REPORT, encoder=TEACHER, start={"autoencoder": "me/autoencoder"})
-    made = card(replace(report, metrics={"test": {"probe_accuracy": 0.5}}), ActConfig(), DISTILLATION)
+    made = card(replace(report, metrics={"test": {"probe_accuracy": 0.5}}), ActConfig(), ActForPreTraining)
     assert f"comes from an autoencoder around `{TEACHER['name']}`" in made.text
     assert "| start, autoencoder | me/autoencoder |" in made.text and "50.0 %" in made.text
     assert 'ActModel.from_pretrained("me/model")' in code_of(made)
@@ -95,5 +100,5 @@ def test_pretrained_student_names_the_teacher_behind_the_autoencoder():
 
 @pytest.mark.parametrize("given", ["apache-2.0", None])
 def test_licence_is_told_where_somebody_says_it(given):
-    made = card(TUNED, ActConfig(id2label=LABELS), CLASSIFICATION, license=given)
+    made = card(TUNED, ActConfig(id2label=LABELS), ActForPointCloudClassification, license=given)
     assert made.data.license == given

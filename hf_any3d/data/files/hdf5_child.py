@@ -1,0 +1,103 @@
+"""The process in which HDF5 files are opened; see `hdf5`. It is run as a program and imports numpy and h5py alone.
+
+Each line on its standard input is a request in JSON, each answer a line of JSON, behind which the bytes of an array
+may follow. It ends when its input does.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import h5py
+import numpy as np
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # there are systems without
+    fcntl = resource = None
+
+_MEMORY = 1 << 30  # bytes beyond what the process has when it starts
+_SECONDS = 30.0  # of CPU for one request
+_LONGEST_NAME = 10_000
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    if resource is not None:
+        _limit_memory()
+    answers = os.fdopen(os.dup(1), "wb")
+    if fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.dup2(2, 1)  # what the library prints must not get among the answers
+    opened: dict[str, h5py.File] = {}
+    for line in sys.stdin.buffer:
+        request, data = json.loads(line), None
+        # A damaged file can make the library go round for ever; the signal then ends the process.
+        _allow(_SECONDS)
+        try:
+            if request["path"] not in opened:
+                for file in opened.values():
+                    file.close()
+                opened = {}
+            if request["do"] == "close":
+                answer = {}
+            else:
+                file = opened.get(request["path"]) or h5py.File(request["path"], "r")
+                opened[request["path"]] = file
+                if request["do"] == "list":
+                    answer = {"arrays": [_described(file, name) for name in file]}
+                else:
+                    array = file[request["name"]]
+                    data = array[request["start"] : request["stop"]]
+                    answer = {"shape": data.shape, "dtype": data.dtype.str}
+        except Exception as error:
+            answer, data = {"error": str(error)[:120]}, None
+        _allow(0)
+        answers.write(json.dumps(answer).encode() + b"\n")
+        if data is not None:
+            answers.write(np.ascontiguousarray(data).data)
+        answers.flush()
+
+
+def _allow(seconds: float) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = taken + _MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _described(file: h5py.File, name: str) -> dict:
+    # Other links lead to other files.
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return {"name": name, "kind": "link"}
+    array = file[name]
+    if not isinstance(array, h5py.Dataset) or array.shape is None:
+        return {"name": name, "kind": "other"}
+    if array.is_virtual or array.external:
+        return {"name": name, "kind": "external"}
+    if array.dtype.kind not in "fiub" or array.dtype.str[1:] not in _TYPES or len(name) > _LONGEST_NAME:
+        return {"name": name[:_LONGEST_NAME], "kind": "other"}
+    chunk = 0
+    if array.chunks is not None:
+        chunk = array.dtype.itemsize
+        for size in array.chunks:
+            chunk *= size
+    return {"name": name, "kind": "array", "shape": array.shape, "dtype": array.dtype.str, "chunk": chunk}
+
+
+_TYPES = {"b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""How much one file may hold: the limits reach every reader, and small files cannot ask for much."""
+
+import io
+import os
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, ply_elements, read_point_cloud
+from hf_any3d.data.files.limits import FREE_BYTES
+from hf_any3d.data.files.restricted_pickle import read_pickle
+
+from .builders import SQUARE, gltf, gltf_square, npy, ply
+from .seeds import SEEDS
+
+READ = [name for name in SEEDS if name not in ("hdf5", "pickle")]
+
+
+@pytest.fixture
+def reading(tmp_path):
+    """Write files, the first to be read, and read it."""
+
+    def read(files, **limits):
+        if isinstance(files, tuple):
+            files = {files[0]: files[1]}
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        return read_point_cloud(tmp_path / next(iter(files)), limits=ReadLimits(**limits) if limits else None)
+
+    return read
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.parametrize("name", READ)
+def test_every_reader_keeps_to_the_limits_and_says_which_one_is_reached(name, reading, monkeypatch):
+    for seed in SEEDS[name]():
+        cloud = reading(seed)
+        counts = {"points": len(cloud), "faces": len(cloud.faces) if cloud.is_mesh else 0}
+        counts["bytes"] = sum(map(len, seed.values()))
+        for limit, count in counts.items():
+            if count < 2:
+                continue
+            with pytest.raises(PointCloudFileError, match=rf"some\.\w+: \d+ {limit}; at most 1 are read .*{limit}=…"):
+                reading(seed, **{limit: 1})
+            if limit != "bytes":
+                more = 8 if name in ("ply little endian", "pcd binary", "txt", "xyz", "pts", "csv") else 0
+                assert len(reading(seed, **{limit: count + more})) == len(cloud)
+            monkeypatch.setenv("ANY3D_READ_LIMITS", f"{limit}=1")
+            with pytest.raises(PointCloudFileError, match=f"{limit}; at most 1 are read"):
+                reading(seed)
+            monkeypatch.delenv("ANY3D_READ_LIMITS")
+
+
+def test_pickles_keep_to_the_limit_of_bytes(tmp_path):
+    path = tmp_path / "some.pkl"
+    path.write_bytes(next(iter(SEEDS["pickle"]()[0].values())))
+    with pytest.raises(PointCloudFileError, match=r"some\.pkl: \d+ bytes; at most 100 are read"):
+        read_pickle(path, limits=ReadLimits(bytes=100))
+
+
+def test_limits_are_whole_numbers_and_the_variable_names_them(monkeypatch):
+    monkeypatch.setenv("ANY3D_READ_LIMITS", " points=5, expansion=7,")
+    assert ReadLimits.current() == ReadLimits(points=5, expansion=7)
+    for text in ("points", "points=many", "dots=5", "points=-1", "points=1e9", "points=" + "9" * 5000):
+        monkeypatch.setenv("ANY3D_READ_LIMITS", text)
+        with pytest.raises(ValueError, match="ANY3D_READ_LIMITS has .*expected points, faces, bytes, expansion"):
+            ReadLimits.current()
+    for value in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="faces is .*; expected a whole number from 1"):
+            ReadLimits(faces=value)
+
+
+def test_a_scan_of_millions_of_points_still_opens(reading):
+    points = np.random.default_rng(0).random((3_000_000, 3), np.float32)
+    header = "element vertex 3000000\nproperty float x\nproperty float y\nproperty float z"
+    np.testing.assert_array_equal(reading(("scan.ply", ply(header, points.tobytes()))).points, points)
+    assert ReadLimits().points >= 50_000_000 and ReadLimits().bytes >= 1 << 32
+
+
+def test_primitives_that_share_one_table_are_counted_before_any_is_made(reading):
+    document, _ = gltf_square()
+    corners = 1_200_000
+    document["meshes"] = [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}] * 20}]
+    document["accessors"][1] = {"bufferView": 1, "componentType": 5121, "count": corners, "type": "SCALAR"}
+    document["bufferViews"][1] = {"buffer": 0, "byteOffset": 48, "byteLength": corners}
+    document["buffers"] = [{"byteLength": 48 + corners}]
+    with pytest.raises(PointCloudFileError, match=r"some\.glb: \d+ bytes expand to \d+; at most 32 times as many"):
+        reading(("some.glb", gltf(document, SQUARE.tobytes() + bytes(corners))))
+    document["meshes"][0]["primitives"] = document["meshes"][0]["primitives"][:2]
+    assert len(reading(("some.glb", gltf(document, SQUARE.tobytes() + bytes(corners)))).faces) == corners // 3 * 2
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"nodes": [{}] * 200_000, "scenes": [{"nodes": list(range(200_000))}]}, "more than 131072 nodes"),
+        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 2}}] * 40_000}]}, "more than 32768 parts"),
+    ],
+)
+def test_a_scene_of_very_many_small_parts_is_refused(changes, why, reading):
+    document, chunk = gltf_square(**changes)
+    document["accessors"].append({**document["accessors"][0], "count": 0})
+    with pytest.raises(PointCloudFileError, match=why):
+        reading(("some.glb", gltf(document, chunk)))
+
+
+def test_a_table_of_normals_longer_than_its_points_is_not_read(reading):
+    document, chunk = gltf_square(meshes=[{"primitives": [{"attributes": {"POSITION": 0, "NORMAL": 2}}]}])
+    document["accessors"].append({**document["accessors"][0], "count": 3})
+    with pytest.raises(PointCloudFileError, match="4 points and 3 values of NORMAL"):
+        reading(("some.glb", gltf(document, chunk)))
+
+
+def test_an_obj_that_names_itself_as_its_materials_is_read_once(reading, monkeypatch):
+    read = []
+    monkeypatch.setattr(obj, "normalized_lines", lambda text: read.append(text) or text)
+    names = b"".join(b"mtllib %ssome.obj\n" % (b"./" * (number % 50)) for number in range(3000))
+    cloud = reading(("some.obj", names + b"v 1 2 3\nv 4 5 6\n"))
+    assert len(cloud) == 2 and len(read) == 2  # as the file, and as its own materials
+
+
+def test_an_obj_that_names_thousands_of_files_is_refused(reading):
+    names = b"".join(b"mtllib %d.mtl\n" % number for number in range(3000))
+    with pytest.raises(PointCloudFileError, match="refers to more than 256 files"):
+        reading(("some.obj", names + b"v 1 2 3\n"))
+
+
+def test_files_referred_to_count_as_bytes(reading):
+    files = {"some.obj": b"mtllib some.mtl\nv 1 2 3\nv 1 2 4\n", "some.mtl": b"newmtl a\n" + b"#" * 1000}
+    with pytest.raises(PointCloudFileError, match="1009 bytes; at most 500 are read"):
+        reading(files, bytes=500)
+
+
+def test_a_header_of_very_many_properties_is_refused(reading):
+    header = "element vertex 1\n" + "".join(f"property float p{number}\n" for number in range(15_000))
+    with pytest.raises(PointCloudFileError, match="element 'vertex' declares more than 4096 properties"):
+        reading(("some.ply", ply(header.strip(), bytes(60_000))))
+    header = "".join(f"element e{number} 0\n" for number in range(1000))
+    with pytest.raises(PointCloudFileError, match="more than 256 elements"):
+        reading(("some.ply", ply(header.strip(), b"")))
+
+
+KINDS = [("uchar", "B"), ("char", "b"), ("ushort", "H"), ("uint", "I"), ("int", "i")]
+
+
+@pytest.mark.parametrize("order", ["ascii", "binary_little_endian", "binary_big_endian"])
+@pytest.mark.parametrize("kind, code", KINDS)
+def test_lists_of_any_lengths_between_numbers_are_taken_apart(order, kind, code):
+    generator = np.random.default_rng(0)
+    rows = [
+        (int(generator.integers(100)), generator.integers(0, 5000, generator.integers(0, 7)).tolist(),
+         float(generator.integers(9)), generator.integers(0, 99, generator.integers(0, 3)).tolist(), row)
+        for row in range(200)
+    ]  # fmt: skip
+    element = ply_elements.Element("face", len(rows))
+    types = {"B": "u1", "b": "i1", "H": "u2", "I": "u4", "i": "i4"}
+    element.add("flags", "u1", None)
+    element.add("vertex_indices", "i4", types[code])
+    element.add("weight", "f4", None)
+    element.add("more", "u1", types[code])
+    element.add("number", "u2", None)
+    if order == "ascii":
+        text = "".join(
+            f"{flags} {len(first)} {' '.join(map(str, first))} {weight} {len(second)} {' '.join(map(str, second))} "
+            f"{number}\n"
+            for flags, first, weight, second, number in rows
+        )
+        (found,) = ply_elements.read_ascii(text.encode(), [element])
+    else:
+        sign = "<" if "little" in order else ">"
+        body = b"".join(
+            struct.pack(f"{sign}B{code}{len(first)}if{code}{len(second)}BH",
+                        flags, len(first), *first, weight, len(second), *second, number)
+            for flags, first, weight, second, number in rows
+        )  # fmt: skip
+        (found,) = ply_elements.read_binary(b"head" + body, 4, [element], sign)
+        for cut in (1, len(body) // 2):
+            with pytest.raises(ply_elements.PointCloudError, match="cut off"):
+                ply_elements.read_binary(b"head" + body[:-cut], 4, [element], sign)
+    for place, name in ((0, "flags"), (2, "weight"), (4, "number")):
+        np.testing.assert_array_equal(found[name], [row[place] for row in rows])
+    for place, name in ((1, "vertex_indices"), (3, "more")):
+        lengths, values = found[name]
+        np.testing.assert_array_equal(lengths, [len(row[place]) for row in rows])
+        np.testing.assert_array_equal(values, [value for row in rows for value in row[place]])
+
+
+def test_lists_of_negative_or_broken_lengths_are_refused():
+    element = ply_elements.Element("face", 2)
+    element.add("vertex_indices", "u1", "i1")
+    with pytest.raises(ply_elements.PointCloudError, match="has length -1"):
+        ply_elements.read_binary(b"\x01\x05\xff\x00\x00", 0, [element], "<")
+    for text, why in ((b"1 5\n1.5 3\n", "length 1.5; expected a whole"), (b"1 5\nnan 3\n", "cut off")):
+        with pytest.raises(ply_elements.PointCloudError, match=why):
+            ply_elements.read_ascii(text, [element])
+
+
+def test_millions_of_empty_lists_take_little_more_memory_than_the_file(reading):
+    import tracemalloc
+
+    count = 100_000
+    header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    header += f"element face {count}\nproperty list uchar int vertex_indices"
+    for first in (0, 1):  # all of one length, and not
+        body = SQUARE.tobytes() + bytes([first]) + bytes(4 * first) + bytes(count - 1)
+        tracemalloc.start()
+        assert not reading(("some.ply", ply(header, body))).is_mesh
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 80 * count
+
+
+def test_a_laz_of_millions_of_equal_points_is_refused(reading):
+    import laspy
+
+    header = laspy.LasHeader(point_format=0, version="1.2")
+    cloud = laspy.LasData(header)
+    count = FREE_BYTES // 32 + 100_000
+    cloud.x = cloud.y = cloud.z = np.zeros(count)
+    file = io.BytesIO()
+    file.close = lambda: None
+    cloud.write(file, do_compress=True)
+    assert len(file.getvalue()) < 100_000
+    with pytest.raises(PointCloudFileError, match=r"some\.laz: \d+ bytes expand to \d+; at most 32 times"):
+        reading(("some.laz", file.getvalue()))
+
+
+def test_an_archive_that_unpacks_to_much_more_is_refused_before_it_is_unpacked(reading, monkeypatch):
+    zeros = npy(np.zeros((FREE_BYTES // 24, 3), np.float32))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("points.npy", zeros)
+        archive.writestr("normals.npy", zeros)
+        archive.writestr("colors.npy", zeros)
+    with pytest.raises(PointCloudFileError, match=r"some\.npz: \d+ bytes expand to \d+; at most 32 times"):
+        reading(("some.npz", file.getvalue()))
+
+
+def test_a_compressed_pcd_that_unpacks_to_much_more_is_refused_before_it_is_unpacked(reading, monkeypatch):
+    references = b"\x00\x00" + b"\xe0\xff\x00" * 600_000
+    count = (1 + 264 * 600_000) // 12
+    header = f"VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH {count}\nHEIGHT 1\nDATA binary_compressed\n"
+    content = header.encode() + struct.pack("<II", len(references), 12 * count) + references
+    monkeypatch.setattr("hf_any3d.data.files.lzf.decompress", None)
+    with pytest.raises(PointCloudFileError, match=r"some\.pcd: \d+ bytes expand to \d+; at most 32 times"):
+        reading(("some.pcd", content))
+
+
+def test_one_polygon_of_very_many_corners_is_cut_within_bounds(reading):
+    corners = 100_000
+    header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 1\nproperty list uint uchar vertex_indices"
+    body = SQUARE.tobytes() + struct.pack("<I", corners) + (bytes(range(4)) * corners)[:corners]
+    assert len(reading(("some.ply", ply(header, body))).faces) == corners - 2
+    with pytest.raises(PointCloudFileError, match="99998 faces; at most 1000 are read"):
+        reading(("some.ply", ply(header, body)), faces=1000)
+
+
+def test_memory_that_is_not_there_is_one_clear_error(reading, monkeypatch):
+    def fail(source):
+        raise MemoryError
+
+    monkeypatch.setattr("hf_any3d.data.files.npy.read", fail)
+    with pytest.raises(PointCloudFileError, match=r"some\.npy: needs more memory than there is"):
+        reading(("some.npy", b"x"))
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (npy(np.zeros((1,) * 64)).replace(b"1, " * 63 + b"1", b"1," * 95 + b"1"), "shape .*; expected"),
+        (npy(np.zeros((1,) * 40)), "shape .*; expected .points, 3 or more"),
+        (npy(np.zeros(4, "f4")).replace(b"'<f4'", b"('f4',3)").replace(b"(4,)", b"(1,)"), "no sound .npy header|type"),
+        (
+            b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': ('<f4', (3,)), 'fortran_order': False, 'shape': (4,), }"
+            .ljust(117) + b"\n" + SQUARE.tobytes(),
+            r"an array of type \('<f4', \(3,\)\); expected numbers",
+        ),
+    ],
+)  # fmt: skip
+def test_arrays_of_other_forms_than_tables_are_refused(content, why, reading):
+    with pytest.raises(PointCloudFileError, match=f"some.npy: .*{why}"):
+        reading(("some.npy", content))
+
+
+@pytest.mark.parametrize("fields", ["x y z x", "x y z f0 x", "x x:1 y z x"])
+def test_a_pcd_that_declares_a_field_twice_is_refused(fields, reading):
+    count = len(fields.split())
+    header = (
+        f"VERSION 0.7\nFIELDS {fields}\nSIZE {'4 ' * count}\nTYPE {'F ' * count}\nWIDTH 2\nHEIGHT 1\nDATA binary\n"
+    )
+    with pytest.raises(PointCloudFileError, match="field 'x' occurs twice; expected each field once"):
+        reading(("some.pcd", header.encode() + bytes(8 * count)))
+
+
+def test_padding_may_occur_often(reading):
+    header = b"VERSION 0.7\nFIELDS x _ y _ z _\nSIZE 4 4 4 4 4 4\nTYPE F F F F F F\nWIDTH 1\nHEIGHT 1\nDATA binary\n"
+    cloud = reading(("some.pcd", header + np.arange(6, dtype="<f4").tobytes()))
+    np.testing.assert_array_equal(cloud.points, [[0, 2, 4]])
+
+
+def test_a_file_whose_name_is_no_utf8_is_named_in_words_that_can_be_printed(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"\xff\xe9.ply")
+    with open(path, "wb") as file:
+        file.write(b"ply\n")
+    with pytest.raises(PointCloudFileError, match=r"\\udcff\\udce9\.ply: the header has no") as raised:
+        read_point_cloud(os.fsdecode(path))
+    str(raised.value).encode()

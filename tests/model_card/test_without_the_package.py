@@ -1,0 +1,93 @@
+"""A program that has not imported this package is told what it lacks; one that has is asked nothing new."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.registration import MODELS
+from tests.common.models import minigpt3d
+from tests.tiny_encoders import adapted_model, tiny_model
+
+# Every door that such a program may try, with nobody there to answer a question.
+PROGRAM = """
+import json, sys
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+
+doors = {
+    "AutoConfig": AutoConfig.from_pretrained,
+    "AutoModel": AutoModel.from_pretrained,
+    "AutoFeatureExtractor": AutoFeatureExtractor.from_pretrained,
+    "AutoProcessor": AutoProcessor.from_pretrained,
+    "pipeline": lambda name, **kwargs: pipeline("point-cloud-classification", model=name, **kwargs),
+}
+told = {}
+for directory in sys.argv[2:]:
+    for door, open_it in doors.items():
+        for trust in (None, True):
+            try:
+                open_it(directory, trust_remote_code=trust)
+                told[f"{directory} {door} {trust}"] = "opens"
+            except Exception as error:
+                told[f"{directory} {door} {trust}"] = f"{type(error).__name__}: {error}"
+assert "hf_any3d" not in sys.modules
+open(sys.argv[1], "w").write(json.dumps(told))
+"""
+NAMED = ("pip install hf-any3d", "import hf_any3d")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A whole model and an adapter, each with its processor."""
+    folder = tmp_path_factory.mktemp("saved")
+    for name, model in (("whole", tiny_model("bert")), ("adapter", adapted_model("bert"))):
+        model.save_pretrained(folder / name)
+        PointCloudProcessor(num_points=48, up_axis="z").save_pretrained(folder / name)
+    return folder
+
+
+def test_every_door_names_the_package(saved, tmp_path):
+    arguments = [str(tmp_path / "told.json"), str(saved / "whole"), str(saved / "adapter")]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert len(told) == 20
+    for door, error in told.items():
+        assert all(part in error for part in NAMED), (door, error)
+
+
+@pytest.mark.parametrize("trust", [None, False, True])
+def test_programs_with_the_package_are_asked_nothing(saved, trust, monkeypatch):
+    def ask(*args):
+        raise AssertionError("asked whether to trust code")
+
+    monkeypatch.setattr("builtins.input", ask)
+    for name in ("whole", "adapter"):
+        directory = saved / name
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust)
+        assert type(config) in MODELS and not hasattr(config, "auto_map")
+        assert type(AutoModel.from_pretrained(directory, trust_remote_code=trust)).__module__.startswith("hf_any3d.")
+        for auto in (AutoProcessor, AutoFeatureExtractor):
+            processor = auto.from_pretrained(directory, trust_remote_code=trust)
+            assert processor.to_dict() == PointCloudProcessor(num_points=48, up_axis="z").to_dict()
+
+
+def test_saved_files_hold_the_name_of_the_package_and_no_code(saved, tmp_path):
+    minigpt3d().save_pretrained(tmp_path)
+    for file in (saved / "whole" / "config.json", saved / "adapter" / "config.json", tmp_path / "config.json"):
+        (reference,) = json.loads(file.read_text())["auto_map"].values()
+        assert all(part in reference for part in NAMED)
+    assert not list(saved.rglob("*.py"))
+
+
+def test_saving_leaves_the_config_as_it_was(tmp_path):
+    model = tiny_model("bert")
+    before = model.config.to_dict()
+    model.config.save_pretrained(tmp_path)
+    assert model.config.to_dict() == before and "auto_map" not in before
+    assert not hasattr(AutoConfig.from_pretrained(tmp_path), "auto_map")

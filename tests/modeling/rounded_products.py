@@ -1,0 +1,37 @@
+"""Matrix products with the short numbers of a GPU's fast modes, on any machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot", "_addmm_activation", "linear", "matmul"}
+
+
+def rounded(tensor: torch.Tensor) -> torch.Tensor:
+    """A float32 tensor with the ten bits of mantissa that TF32 reads."""
+    return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+class RoundedProducts(TorchDispatchMode):
+    """While it is on, float32 matrix products read what enters them as TF32 does.
+
+    Attributes:
+        products: Names of the products that were taken, in order.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.products: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name in _PRODUCTS:
+            self.products.append(name)
+            args = tuple(
+                rounded(value) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+                for value in args
+            )
+        return function(*args, **(kwargs or {}))

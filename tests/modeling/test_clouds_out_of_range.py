@@ -1,0 +1,78 @@
+"""What cannot be worked with is refused before it touches a weight or a running statistic, by every model."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
+from tests.common.models import CASES
+
+POINT_CASES = [case for case in CASES if "points" in case.batch(1)]
+every_model = pytest.mark.parametrize("case", POINT_CASES, ids=lambda case: case.name)
+LABELLED = [case for case in POINT_CASES if case.name.endswith(("Classification", "Segmentation"))]
+
+
+def with_number(case, number, channel):
+    inputs = case.batch(3)
+    inputs["points"][1, 5, channel] = number
+    return inputs
+
+
+@every_model
+def test_clouds_out_of_range_are_refused_and_leave_no_trace(case):
+    model = case.tiny().train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for number, message in (
+        (float("nan"), "points: found NaN or infinite coordinates in cloud 1; expected finite numbers"),
+        (float("inf"), "points: found NaN or infinite coordinates in cloud 1"),
+        (1e30, r"points: found 1e\+30 in cloud 1; expected numbers of at most 1e\+12 in size"),
+        (-1e30, r"points: found 1e\+30 in cloud 1"),
+    ):
+        for channel in (0, -1):
+            with pytest.raises(ValueError, match=message):
+                model(**with_number(case, number, channel))
+    # Categories of objects are no part of a cloud; their norm has seen them by then.
+    now = {name: tensor for name, tensor in model.state_dict().items() if "category_norm" not in name}
+    assert [name for name, tensor in now.items() if not torch.equal(tensor, state[name])] == []
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_largest_clouds_that_are_let_in_have_finite_answers(case, dtype):
+    model = case.tiny().to(dtype)
+    inputs = case.batch(3)
+    inputs["points"] = inputs["points"] * min(LARGEST_COORDINATE, torch.finfo(dtype).max ** 0.5) * 0.9
+    for mode in (True, False):
+        with torch.no_grad():
+            assert case.answer_of(model.train(mode)(**inputs)).isfinite().all()
+    assert all(buffer.isfinite().all() for buffer in model.buffers() if buffer.is_floating_point())
+
+
+@every_model
+def test_float16_has_a_range_of_its_own(case):
+    with pytest.raises(ValueError, match="points: found 300 in cloud 1; expected numbers of at most 256 in size"):
+        case.tiny().half()(**with_number(case, 300.0, 0))
+
+
+@every_model
+def test_a_batch_without_clouds_is_refused_by_name(case):
+    inputs = case.batch(3)
+    inputs |= {name: inputs[name][:0] for name in ("points", "category") if name in inputs}
+    if case.name == "MiniGPT3DForConditionalGeneration":
+        with pytest.raises(ValueError, match="points is an empty list; expected at least one cloud"):
+            case.tiny()(**inputs | {"points": []})
+    with pytest.raises(ValueError, match=r"points has shape \(0, \d+, \d\); expected at least one cloud"):
+        case.tiny()(**inputs)
+
+
+@pytest.mark.parametrize("case", LABELLED, ids=lambda case: case.name)
+def test_labels_that_all_do_not_count_cost_nothing_and_move_nothing(case):
+    if "ZeroShot" in case.name:
+        pytest.skip("its labels name texts; none of them is left out")
+    model = case.tiny().train()
+    inputs = case.labelled(3)
+    loss = model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)}).loss
+    assert loss.item() == 0 and loss.requires_grad
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients and not any(gradient.any() for gradient in gradients)
+    assert model(**inputs).loss > 0.1
