@@ -62,8 +62,8 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
         labels: By `problem_type`. "single_label_classification": class numbers `(batch,)`, or shares of the classes
             `(batch, labels)`, as mixed clouds have them, for cross-entropy. "multi_label_classification": 1 for each
             class that holds and 0 for others `(batch, labels)`, for binary cross-entropy. "regression": numbers
-            `(batch, labels)`, or `(batch,)` for one, for the mean squared error. A cloud of class -100 does not count; where
-            none counts, the loss is 0.
+            `(batch, labels)`, or `(batch,)` for one, for the mean squared error. A cloud of class -100 does not
+            count; where none counts, the loss is 0.
         problem_type: `problem_type` of the config. None is regression where there is one label, else single label
             classification; shares are therefore never taken for several labels unless the config says so.
 
