@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install browser encoder quickstart demo test test-fast fuzz mutate lint format bench bench-learn clean
+.PHONY: help install browser encoder quickstart demo test test-fast fuzz faults mutate lint format bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY
 
 mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time, and see that the tests notice (MUTATE_ARGS)
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
+
+faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, torn, on a full disk
+	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 tests/faults $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import nn
 from training_runs import kept_run
 from transformers import set_seed
 
-from hf_any3d import PointCloudProcessor
+from hf_any3d import PointCloudProcessor, load_point_dataset
+from hf_any3d.data import validation_split
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.point_ops import reconstruction_scores
 from hf_any3d.training.arguments import parse_arguments
@@ -58,12 +59,32 @@ TARGETS = "targets"
 PARTS = ("codes", "teacher", "targets")
 """Whose features: the chosen codes, what the teacher makes of them, what the student guesses."""
 TUNING = ("few_5", "few_10", "full", *FROZEN)
+Changes = Mapping[str, Mapping[str, Any]]
+"""What is changed in the recipes: of a stage by its name, of all fine-tuning as "tuning", of every stage as "data"."""
+NO_CHANGES: Changes = {}
 
 
-def recipe_of(stage: str) -> dict[str, Any]:
-    """A stage's settings, but for the teacher and what an earlier stage left."""
+def recipe_of(stage: str, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Read the settings of a stage, but for the teacher and what an earlier stage left."""
     settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
-    return settings | FROZEN.get(stage, {})
+    settings |= FROZEN.get(stage, {}) | changes.get("data", {})
+    return settings | changes.get("tuning" if stage in TUNING else stage, {})
+
+
+def write_validation_cut(folder: Path) -> dict[str, Any]:
+    """Carve a validation part from the training shapes, by whole groups of near-duplicates.
+
+    Its shapes take the place of the test split in the files that are written, so that every program reports on them,
+    and nothing learns from them. The test split is left out.
+
+    Returns:
+        Settings that make a program read these files.
+    """
+    splits = validation_split(load_point_dataset("shapes", split="train"), 0.25, seed=0, group_column="group")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", splits["train"]), ("test", splits["validation"])):
+        rows.with_format(None).to_parquet(folder / f"{name}.parquet")
+    return {"dataset_name": "parquet", "data_dir": str(folder)}
 
 
 def stages_of(arm: str) -> tuple[str, ...]:
@@ -74,20 +95,22 @@ def stages_of(arm: str) -> tuple[str, ...]:
     return tuple(stage for stage in TUNING if stage not in FROZEN)
 
 
-def deciding_settings(arm: str, stage: str, folds: int) -> dict[str, Any]:
-    """All that decides a stage's result beside the seed, as JSON would give it back."""
+def deciding_settings(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Collect all that decides a stage's result beside the seed, as JSON would give it back."""
     earlier = [name for name in stages_of(arm) if name in PRETRAINING and name != stage]
     earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
     # Asked of the trained autoencoder, and trains nothing.
     trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
-    settings: dict[str, Any] = {name: recipe_of(name) for name in trained} | {"changes": ARMS[arm][1]}
+    settings: dict[str, Any] = {name: recipe_of(name, changes) for name in trained} | {"changes": ARMS[arm][1]}
     if stage in WAYS:
         settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
     return json.loads(json.dumps(settings))
 
 
-def run_stage(arm: str, stage: str, seed: int, folder: Path, folds: int) -> dict[str, Any]:
-    """One stage, kept as `folder/runs/<arm>-<seed>-<stage>.json`; stages before it must have been run.
+def run_stage(
+    arm: str, stage: str, seed: int, folder: Path, folds: int, changes: Changes = NO_CHANGES, name: str = ""
+) -> dict[str, Any]:
+    """Run one stage, kept as `folder/runs/<arm>-<seed>-<stage><name>.json`; stages before it must have been run.
 
     Args:
         arm: One of `ARMS`.
@@ -95,26 +118,30 @@ def run_stage(arm: str, stage: str, seed: int, folder: Path, folds: int) -> dict
         seed: Of weights, order of the rows, augmentation and few-shot folds.
         folder: Holds the runs of all arms and seeds.
         folds: Few-shot folds.
+        changes: What is changed in the recipes.
+        name: Tells runs of one stage with other changes apart.
 
     Returns:
         What came out, and `seconds`, `cpu_seconds` and `peak_memory` (bytes that the process held at most so far).
     """
-    settings, place = deciding_settings(arm, stage, folds), folder / f"{arm}-{seed}"
+    settings, place = deciding_settings(arm, stage, folds, changes), folder / f"{arm}-{seed}"
 
     def run() -> dict[str, Any]:
         _forget_other(place / stage, settings)
         start, cpu_start = time.perf_counter(), time.process_time()
-        result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds)
+        result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds, changes)
         took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
         about = {"arm": arm, "stage": stage, "seed": seed}
         return {**about, **result, **took, "peak_memory": peak_memory().get("process")}
 
-    return kept_run(folder / "runs" / f"{arm}-{seed}-{stage}.json", settings, run)
+    return kept_run(folder / "runs" / f"{arm}-{seed}-{stage}{name}.json", settings, run)
 
 
-def autoencoder(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
+def autoencoder(
+    arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
+) -> dict[str, Any]:
     """The first stage: how test clouds are rebuilt before and behind it."""
-    file = _arguments_file(place / stage, recipe_of(stage) | {"seed": seed} | ARMS[arm][1])
+    file = _arguments_file(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
     teacher, data = parse_arguments((TeacherArguments, PretrainingDataArguments), [file], others_in_file=True)
     processor = build_processor(data)
     rows = UnlabelledRows(load_splits(data)[0]["test"], processor)
@@ -125,10 +152,12 @@ def autoencoder(arm: str, stage: str, seed: int, place: Path, folds: int) -> dic
     return {"before": before, "after": after, **_facts(report)}
 
 
-def pretraining(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
+def pretraining(
+    arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
+) -> dict[str, Any]:
     """The second stage: what a linear machine learns from the student's features before and behind it."""
     own = {"seed": seed, "autoencoder": str(place / "autoencoder")}
-    file = _arguments_file(place / stage, recipe_of(stage) | own)
+    file = _arguments_file(place / stage, recipe_of(stage, changes) | own)
     student, data = parse_arguments((StudentArguments, PretrainingDataArguments), [file], others_in_file=True)
     splits, processor = load_splits(data)[0], build_processor(data)
     probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
@@ -140,7 +169,7 @@ def pretraining(arm: str, stage: str, seed: int, place: Path, folds: int) -> dic
     return {"probe_before": before, "probe": after, "loss": report.metrics["test"]["loss"], **_facts(report)}
 
 
-def targets(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
+def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
     """What a linear machine learns from an autoencoder's inner features of whole clouds; how alike targets are."""
     model = ActAutoencoder.from_pretrained(place / "autoencoder").eval()
     splits, processor = _read_data(place / "autoencoder")
@@ -176,11 +205,13 @@ class InnerFeatures(nn.Module):
         return torch.cat([tokens.amax(dim=1), tokens.mean(dim=1)], dim=-1)
 
 
-def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
+def few_shot(
+    arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
+) -> dict[str, Any]:
     """Fine-tuning on few rows of few classes, fold by fold; models are not kept."""
     # Other folds under another seed.
     own = merge(_start(arm, place), {"seed": seed, "few_shot": {"seed": seed}, "save_strategy": "no"})
-    settings = merge(recipe_of(stage), own)
+    settings = merge(recipe_of(stage, changes), own)
     words = ["--draw", "--way", str(WAYS[stage]), "--shot", str(SHOT), "--folds", str(folds)]
     # The folds' folders stay beside the file, so that a series that was cut goes on.
     runs = place / stage / "folds"
@@ -190,9 +221,9 @@ def few_shot(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[s
     return {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
 
 
-def full(arm: str, stage: str, seed: int, place: Path, folds: int) -> dict[str, Any]:
+def full(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
     """Fine-tuning on all classes and all training rows."""
-    file = _arguments_file(place / stage, merge(recipe_of(stage), _start(arm, place) | {"seed": seed}))
+    file = _arguments_file(place / stage, merge(recipe_of(stage, changes), _start(arm, place) | {"seed": seed}))
     report = run_point_cloud_classification.main([file])
     return {name: report.metrics["test"][name] for name in ("accuracy", "mean_class_accuracy")} | _facts(report)
 

@@ -2,10 +2,15 @@
 
     python examples/bench_act.py
     python examples/bench_act.py --arms scratch pretrained --seeds 0
+    python examples/bench_act.py --choose
 
 Every arm goes through the programs of both stages, of few-shot and of full fine-tuning by the recipes
 `recipes/shapes_act_*.yaml`; the arms differ in the teacher alone. Every stage is stored when it ends, and one that is
 there already, made by the same recipes, is not repeated; one that was cut goes on from its last checkpoint or fold.
+
+With `--choose`, settings are compared on a validation part of the training shapes, and the test shapes are not read.
+The rule stands before the runs: the settings with the highest few-shot accuracy, as the mean of students from scratch
+and pretrained ones, so that the choice favors neither.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ from act_shapes import (
     TARGETS,
     TUNING,
     WAYS,
+    Changes,
     draw,
     recipe_of,
     run_stage,
     stages_of,
+    write_validation_cut,
 )
 from tqdm.auto import tqdm
 from training_runs import leave_results, machine, over_seeds, percent, runs_parser
@@ -40,6 +47,15 @@ from training_runs import leave_results, machine, over_seeds, percent, runs_pars
 WHEN = ("before", "after")
 STAGES = (*PRETRAINING, TARGETS, *TUNING)
 COSTS = ("seconds", "cpu_seconds")
+_TURNED = {"augment": ["rotate", "scale:low=0.8,high=1.25", "shift:limit=0.05"]}
+CANDIDATES: dict[str, Changes] = {
+    "as in the recipes": {},
+    "fine-tuning: turned about the vertical": {"tuning": _TURNED},
+    "fine-tuning: half the learning rate": {"tuning": {"learning_rate": 1e-3}},
+    "fine-tuning: turned, half the learning rate": {"tuning": _TURNED | {"learning_rate": 1e-3}},
+    "first stage: no KL term": {"autoencoder": {"kl_weight_end": 0.0}},
+}
+"""Settings that `--choose` compares: those in question when the recipes were written."""
 Runs = list[dict[str, Any]]
 
 
@@ -181,10 +197,37 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def choose(seed: int, folder: Path, folds: int) -> str:
+    """Run every candidate on the validation part; a table, the highest few-shot accuracy first."""
+    data = {"data": write_validation_cut(folder / "data")}
+    rows = []
+    for number, (title, own) in enumerate(tqdm(CANDIDATES.items(), desc="candidates")):
+        # Candidates for fine-tuning start from the same students.
+        place = folder / (f"candidate-{number}" if PRETRAINING[0] in own else "recipes")
+        found = {}
+        for arm in ("scratch", "pretrained"):
+            for stage in stages_of(arm):
+                if stage in (*PRETRAINING, *MEAN_OF):
+                    name = f"-{number}" if stage in MEAN_OF else ""
+                    run = run_stage(arm, stage, seed, place, folds, data | own, name)
+                    found[arm, stage] = run.get("accuracy")
+        few = {arm: float(np.mean([found[arm, stage] for stage in MEAN_OF])) for arm in ("scratch", "pretrained")}
+        rows.append({"title": title, **few, "mean": float(np.mean(list(few.values())))})
+    rows.sort(key=lambda row: -row["mean"])
+    lines = ["| settings | few-shot from scratch, % | few-shot pretrained, % | mean, % |", "|---" * 4 + "|"]
+    for row in rows:
+        cells = [f"{100 * row[name]:.1f}" for name in ("scratch", "pretrained", "mean")]
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    text = "\n".join(lines) + "\n"
+    leave_results(folder, "act_shapes_choice", {"seed": seed, "folds": folds, "rows": rows}, text)
+    return rows[0]["title"]
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/act_shapes", ARMS)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to run of them")
+    parser.add_argument("--choose", action="store_true", help="compare settings on a validation part, and no more")
     parser.add_argument("--folds", type=int, default=5, help="few-shot folds of a seed")
     parser.add_argument("--clouds", type=int, default=6, help="rebuilt clouds in the picture")
     return parser.parse_args(arguments)
@@ -197,6 +240,9 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     folder: Path = options.output_dir
+    if options.choose:
+        print(f"Chosen: {choose(options.seeds[0], folder / 'choice', options.folds)}")
+        return
     pairs = [(seed, arm) for seed in options.seeds for arm in options.arms]
     todo = [(*pair, stage) for pair in pairs for stage in stages_of(pair[1]) if stage in options.stages]
     runs: Runs = []

@@ -49,13 +49,15 @@ def say_json(value: Any) -> None:
 
 
 @contextmanager
-def opened(model: object) -> Iterator[None]:
+def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
     """Give one kind of error for all that can be wrong with a model's directory or repository.
 
-    Transformers, torch, PEFT and safetensors raise a dozen kinds, few of which name the directory.
+    Transformers, torch, PEFT and safetensors raise a dozen kinds, few of which name the directory. Settings that fit
+    the weights but not each other are found when the model first answers.
 
     Args:
         model: Its name, for the message.
+        failure: What it then cannot do.
 
     Raises:
         ValueError: Says what is wrong. Errors that commands tell anyway, ValueError, OSError and ImportError, stay.
@@ -67,7 +69,7 @@ def opened(model: object) -> Iterator[None]:
     except Exception as error:
         reason = one_line(error)
         reason = reason if len(reason) <= 500 else f"{reason[:497]}..."
-        raise ValueError(f"{model}: this model cannot be opened ({type(error).__name__}: {reason})") from error
+        raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {reason})") from error
 
 
 def _is_harmless(char: str) -> bool:

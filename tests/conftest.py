@@ -1,9 +1,13 @@
-"""Shared by all tests: few threads, and a hub of our own in place of the network."""
+"""Shared by all tests: few threads, bounded memory, and a hub of our own in place of the network."""
 
+import ctypes
+import gc
 import os
+import resource
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -28,10 +32,59 @@ os.environ.update(
 )
 
 
+# What a process of the tests may hold at most, in bytes.
+MOST_MEMORY = 3e9
+# Parity tests build models of full size. The C library keeps what they free for itself, in pieces; it is asked to give
+# that back whenever so much has come together.
+_WORTH_TRIMMING = 3e8
+_held = 5e8  # by the libraries, or after the last time
+_peaks: list[float] = []  # of this process and its workers
+
+
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    global _held
+    if sys.platform == "linux" and _memory_held() - _held > _WORTH_TRIMMING:
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        _held = _memory_held()
+
+
+def _memory_held() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _peak_memory() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak_memory"] = _peak_memory()
+        return
+    _peaks.append(_peak_memory())
+    if max(_peaks) > MOST_MEMORY and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    _peaks.append(getattr(node, "workeroutput", {}).get("peak_memory", 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _peaks:
+        allowed = f"allowed are {MOST_MEMORY / 1e9:.0f}"
+        terminalreporter.write_line(f"largest process of the tests: {max(_peaks) / 1e9:.2f} GB; {allowed}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -82,6 +82,27 @@ def take_clouds(
     return plain, clouds
 
 
+def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Put what a first message of the system says in front of the first question, for templates without that role.
+
+    Args:
+        messages: As `take_clouds` gives them, contents as lists of parts.
+
+    Raises:
+        ValueError: If such a message stands elsewhere, holds a cloud, or no question follows.
+    """
+    messages = list(messages)
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    first, *rest = messages
+    if any(part["type"] != "text" for part in first["content"]) or not rest or rest[0]["role"] != "user":
+        raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
+    told = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
+    parts = list(rest[0]["content"])
+    at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
+    return [{**rest[0], "content": [*parts[:at], told, *parts[at:]]}, *rest[1:]]
+
+
 def cloud_of(part: Mapping[str, Any]) -> Any:
     """The cloud of a part of type "point_cloud", in a form that `PointCloudProcessor` takes; None if it has none."""
     for key in CLOUD_KEYS:

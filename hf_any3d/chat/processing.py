@@ -10,10 +10,10 @@ import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from hf_any3d.chat.messages import as_conversations, take_clouds
+from hf_any3d.chat.messages import as_conversations, fold_system, take_clouds
 from hf_any3d.chat.prompt import IGNORED, Prompt, pad_prompts
 from hf_any3d.chat.segments import cut
-from hf_any3d.chat.templates import END_MARK, published_templates
+from hf_any3d.chat.templates import END_MARK, check_templates, published_templates
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
@@ -22,6 +22,9 @@ RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb"
 """Arguments of the `PointCloudProcessor` of the released model: coloured clouds, black where colours are missing."""
 
 Messages = Sequence[Mapping[str, Any]]
+_PADDINGS = (True, False, "longest", "max_length")
+_TEXT_OPTIONS = ("padding", "truncation", "max_length", "padding_side")
+_OPTIONS = ("add_generation_prompt", "continue_final_message")
 
 
 class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
@@ -31,6 +34,9 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
     under "path", "points" (with "colors" beside it) or "point_cloud", or takes the next one of `point_clouds`. Each
     cloud gets `num_query_tokens` places in `input_ids`. Text between clouds is tokenized piece by piece, and so are
     the answers of templates that mark them.
+
+    A first message of the role "system" goes in front of the first question, unless the template has a place for it;
+    the model was trained without such messages.
 
     `published_templates` has the prompts of the released programs; they are saved with the processor, and
     `apply_chat_template` takes them by name.
@@ -47,7 +53,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         chat_template: Templates by name; the published ones if left out.
 
     Raises:
-        ValueError: If the tokenizer has neither padding nor end token.
+        ValueError: If the tokenizer has neither padding nor end token, or a template could render for ever.
 
     Source: MiniGPT-3D, Sec. 3 and 4.
 
@@ -74,6 +80,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         chat_template: dict[str, str] | str | None = None,
     ):
         templates = published_templates() if chat_template is None else chat_template
+        check_templates(templates)
         super().__init__(feature_extractor, tokenizer, chat_template=templates)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
@@ -118,20 +125,37 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         text: str | Sequence[str],
         points: Any = None,
         *,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
         padding_side: str = "left",
         return_tensors: str | None = "pt",
+        text_kwargs: Mapping[str, Any] | None = None,
     ) -> BatchFeature:
         """Prepare prompts that are written out, with `<PointCloudHere>` in the place of each cloud.
 
         Args:
             text: One prompt or many.
             points: The clouds in the order of their places, as `PointCloudProcessor` takes them.
+            padding: True or "longest" fills short prompts up to the longest, "max_length" to `max_length`; False
+                leaves them, as lists where they differ in length.
+            truncation: Whether to cut prompts to `max_length` tokens, at their end.
+            max_length: Most tokens of a prompt; needs `truncation` or `padding="max_length"`.
             padding_side: Where short prompts are filled up.
-            return_tensors: "pt" or "np".
+            return_tensors: "pt" or "np"; None for lists.
+            text_kwargs: The same of these arguments that concern text, in a mapping, as processors of transformers
+                have it; they go before the others.
 
         Returns:
             As `apply_chat_template`.
+
+        Raises:
+            TypeError: If `text_kwargs` has an unknown name.
+            ValueError: If clouds and places do not match, `max_length` means nothing, or truncation would cut the
+                places of a cloud.
         """
+        length = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        length |= {"padding_side": padding_side} | _text_options(text_kwargs)
         texts = [text] if isinstance(text, str) else list(text)
         prompts = self._encode([cut(one) for one in texts])
         read = [] if points is None else self.read_points(points)
@@ -140,7 +164,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             raise ValueError(f"text has {sum(wanted)} places for point clouds and points {len(read)} clouds")
         for prompt, count in zip(prompts, wanted, strict=True):
             prompt.points, read = read[:count], read[count:]
-        return self.pad(prompts, padding_side=padding_side, return_tensors=return_tensors)
+        return self.pad(prompts, return_tensors=return_tensors, **length)
 
     def apply_chat_template(
         self,
@@ -155,6 +179,11 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         return_tensors: str | None = "pt",
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> str | list[str] | BatchFeature | Any:
         """Write conversations out as the model expects them.
@@ -172,18 +201,29 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             return_tensors: "pt" or "np".
             add_generation_prompt: For templates that have one; the published have none.
             continue_final_message: Whether the last message is the beginning of an answer.
+            return_assistant_tokens_mask: Also give `assistant_masks`, 1 for the tokens of answers and 0 elsewhere; for
+                templates that mark answers.
+            padding: As in a call of the processor.
+            truncation: The same.
+            max_length: The same.
+            processor_kwargs: These three, `padding_side` and `return_tensors` in a mapping, or `text_kwargs` with
+                them, as processors of transformers have it; they go before the others.
             **kwargs: Variables of the template.
 
         Returns:
-            `input_ids` and `attention_mask` `(conversations, tokens)`, `points` `(clouds, num_points, channels)` of
-            all conversations one after the other if there are any, and `labels` on request.
+            Text unless `tokenize`; else `input_ids` and `attention_mask` `(conversations, tokens)`, `points`
+            `(clouds, num_points, channels)` of all conversations one after the other if there are any, and `labels`
+            and `assistant_masks` on request.
 
         Raises:
             ValueError: If clouds and their places do not match, a cloud cannot be read, a text has the mark of a
-                place in it, or labels are wanted of a template that marks no answers.
+                place in it, or labels or a mask are wanted of a template that marks no answers.
+            TypeError: If a further argument is no variable of the template.
         """
         conversations, is_batch = as_conversations(conversation)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise ValueError("return_assistant_tokens_mask=True; expected tokenize=True and return_dict=True with it")
         if not tokenize:
             plain = [take_clouds(messages)[0] for messages in conversations]
             texts, _ = self._render(plain, chat_template, False, **options, **kwargs)
@@ -191,10 +231,21 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         if point_clouds is not None and not is_batch:
             point_clouds = [point_clouds]
         prompts = self.prompts(
-            conversations, chat_template, point_clouds=point_clouds, for_training=return_labels, **options, **kwargs
+            conversations,
+            chat_template,
+            point_clouds=point_clouds,
+            for_training=return_labels,
+            marked=return_assistant_tokens_mask,
+            **options,
+            **kwargs,
         )
-        side = padding_side or ("right" if return_labels else "left")
-        batch = self.pad(prompts, padding_side=side, return_labels=return_labels, return_tensors=return_tensors)
+        given = dict(processor_kwargs or {})
+        length = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        length |= {"padding_side": padding_side or ("right" if return_labels else "left")}
+        tensors = given.pop("return_tensors", return_tensors)
+        length |= _text_options(given.pop("text_kwargs", None)) | _text_options(given)
+        marked = {"return_labels": return_labels, "return_assistant_tokens_mask": return_assistant_tokens_mask}
+        batch = self.pad(prompts, return_tensors=tensors, **marked, **length)
         return batch if return_dict else batch["input_ids"]
 
     def prompts(
@@ -205,6 +256,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         point_clouds: Sequence[Sequence[Any]] | None = None,
         read: bool = True,
         for_training: bool = False,
+        marked: bool = False,
         **options: Any,
     ) -> list[Prompt]:
         """Make prompts that `pad` makes a batch of.
@@ -215,6 +267,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             point_clouds: For each conversation, the clouds for parts that bring none.
             read: Whether to read the clouds; otherwise `points` stay empty.
             for_training: Whether to cut answers, and to insist on their borders.
+            marked: Whether to insist on a template that marks answers.
             **options: Further ones of `apply_chat_template`, and variables of the template.
         """
         given = [None] * len(conversations) if point_clouds is None else point_clouds
@@ -229,6 +282,8 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             plain.append(texts)
             clouds.append(own)
         texts, answers = self._render(plain, chat_template, True, **options)
+        if marked and not self._marks_answers(chat_template):
+            raise ValueError("the chat template marks no answers; expected one with {% generation %} for their mask")
         if for_training and not all(answers):
             raise ValueError(
                 "the chat template marks no answers, or a conversation has none; there is nothing to learn"
@@ -245,17 +300,63 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         self,
         prompts: Sequence[Prompt],
         *,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
         padding_side: str = "left",
         return_labels: bool = False,
+        return_assistant_tokens_mask: bool = False,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Make a batch of prompts; see `apply_chat_template`."""
-        batch = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side)
+        if padding not in _PADDINGS:
+            raise ValueError(f"padding={padding!r}; expected one of {', '.join(map(repr, _PADDINGS))}")
+        to_length = padding == "max_length"
+        if (max_length is not None) != (truncation or to_length):
+            raise ValueError(
+                f"max_length={max_length}, truncation={truncation!r}, padding={padding!r}; expected max_length with "
+                "truncation=True or padding='max_length', and only with them"
+            )
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length}; expected at least 1")
+        prompts = [self._shortened(prompt, max_length) for prompt in prompts] if truncation else prompts
+        lengths = {len(prompt.input_ids) for prompt in prompts}
+        if not padding and len(lengths) > 1 and return_tensors is not None:
+            raise ValueError(
+                f"padding=False with prompts of {min(lengths)} to {max(lengths)} tokens; expected padding=True, or "
+                "return_tensors=None"
+            )
+        batch = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side, max_length if to_length else 0)
+        if return_assistant_tokens_mask:
+            batch["assistant_masks"] = (batch["labels"] != IGNORED).astype(np.int64)
         if not return_labels:
             del batch["labels"]
+        if return_tensors is None:
+            kept = [slice(None)] * len(prompts)
+            if not padding:
+                longest = max(lengths)
+                kept = [slice(longest - len(one.input_ids), None) for one in prompts]
+                kept = kept if padding_side == "left" else [slice(len(one.input_ids)) for one in prompts]
+            batch = {
+                name: [row[own].tolist() for row, own in zip(rows, kept, strict=True)] for name, rows in batch.items()
+            }
         if points := [cloud for prompt in prompts for cloud in prompt.points]:
             batch["points"] = np.stack(points)
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _shortened(self, prompt: Prompt, length: int) -> Prompt:
+        if len(prompt.input_ids) <= length:
+            return prompt
+        whole = prompt.input_ids.count(self.point_token_id)
+        short = Prompt(
+            prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points
+        )
+        if short.input_ids.count(self.point_token_id) != whole:
+            raise ValueError(
+                f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens; "
+                "expected more"
+            )
+        return short
 
     def read_points(self, clouds: Any) -> list[np.ndarray]:
         """Read and prepare clouds, each `(num_points, channels)` float32."""
@@ -278,15 +379,27 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
     def _render(
         self, conversations: list[list[dict]], chat_template: str | None, with_answers: bool, **options: Any
     ) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        template = self._resolve_chat_template(chat_template)
-        if isinstance(self.chat_template, dict) and "{" not in template:
-            raise ValueError(f"chat_template={template!r}; expected one of {', '.join(map(repr, self.chat_template))}")
-        marked = with_answers and re.search(r"{%-?\s*generation\b", template) is not None
+        template = self._template(chat_template)
+        for name in options:
+            if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
+                raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
+        if re.search(r"['\"]system['\"]", template) is None:
+            conversations = [fold_system(messages) for messages in conversations]
+        marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
         texts, answers = render_jinja_template(
             conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
         )
         return texts, answers if marked else [[] for _ in texts]
+
+    def _template(self, chat_template: str | None) -> str:
+        template = self._resolve_chat_template(chat_template)
+        if isinstance(self.chat_template, dict) and "{" not in template:
+            raise ValueError(f"chat_template={template!r}; expected one of {', '.join(map(repr, self.chat_template))}")
+        return template
+
+    def _marks_answers(self, chat_template: str | None) -> bool:
+        return re.search(r"{%-?\s*generation\b", self._template(chat_template)) is not None
 
     def _encode(self, rows: list[list]) -> list[Prompt]:
         texts = [segment.text for row in rows for segment in row if not segment.is_place]
@@ -312,3 +425,10 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
 
     def _count(self, prompt: Prompt) -> int:
         return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
+
+
+def _text_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = dict(given or {})
+    if unknown := sorted(set(given) - set(_TEXT_OPTIONS)):
+        raise TypeError(f"text_kwargs has {unknown[0]!r}; expected any of {', '.join(_TEXT_OPTIONS)}")
+    return given

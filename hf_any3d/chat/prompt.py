@@ -39,13 +39,14 @@ class Prompt:
             del values[length:]
 
 
-def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str) -> dict[str, np.ndarray]:
+def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str, least: int = 0) -> dict[str, np.ndarray]:
     """Put prompts of any lengths into arrays.
 
     Args:
         prompts: The prompts.
         pad_token_id: Fills up short ones.
         side: "left", as generation wants it, or "right", as training does.
+        least: Tokens that a row has at least.
 
     Returns:
         `input_ids`, `attention_mask` and `labels`, each `(prompts, tokens)` int64.
@@ -55,7 +56,7 @@ def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str) -> dict
     """
     if side not in SIDES:
         raise ValueError(f"padding_side={side!r}; expected 'left' or 'right'")
-    length = max(len(prompt.input_ids) for prompt in prompts)
+    length = max(least, *(len(prompt.input_ids) for prompt in prompts))
     arrays = {}
     for name, fill in (("input_ids", pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
         arrays[name] = np.full((len(prompts), length), fill, dtype=np.int64)

@@ -11,7 +11,7 @@ import typer
 from hf_any3d.cli.failures import tell, told_in_one_line
 from hf_any3d.cli.opening import open_chat
 from hf_any3d.cli.quiet import quieten_libraries
-from hf_any3d.messages import printable, say
+from hf_any3d.messages import opened, printable, say
 
 HELP = "/open FILE talks about another cloud, /restart begins anew, /quit leaves; Ctrl-C stops an answer."
 
@@ -42,7 +42,8 @@ def chat(
         generation["do_sample"] = False
     with told_in_one_line():
         _must_exist(file)
-        session = _open(model, file, device, template, generation)
+        with opened(model, "cannot answer"):
+            session = _open(model, file, device, template, generation)
     if seed is not None:
         import torch
 
@@ -60,7 +61,7 @@ def chat(
         elif command.startswith("/"):
             tell(f"no command {command}; {HELP}")
         elif line:
-            _answer(session, line)
+            _answer(session, model, line)
 
 
 def _must_exist(file: Path) -> None:
@@ -91,13 +92,14 @@ def _reopen(session: Any, name: str) -> None:
         tell(error)
 
 
-def _answer(session: Any, question: str) -> None:
+def _answer(session: Any, model: str, question: str) -> None:
     pieces = session.stream(question)
     try:
-        for piece in pieces:
-            # A model's words are not to steer the terminal.
-            typer.echo(printable(piece, keep="\n"), nl=False)
-            sys.stdout.flush()
+        with opened(model, "cannot answer"):
+            for piece in pieces:
+                # A model's words are not to steer the terminal.
+                typer.echo(printable(piece, keep="\n"), nl=False)
+                sys.stdout.flush()
     except KeyboardInterrupt:
         pieces.close()
     except (ValueError, OSError) as error:

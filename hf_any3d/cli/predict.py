@@ -12,7 +12,7 @@ import typer
 from hf_any3d.cli.failures import tell, told_in_one_line
 from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.quiet import quieten_libraries
-from hf_any3d.messages import printable, say, say_json
+from hf_any3d.messages import opened, printable, say, say_json
 
 # From this many files on a progress bar is shown.
 MANY = 20
@@ -50,7 +50,8 @@ def predict(
         # A table on a terminal is its own progress bar.
         show_bar = len(paths) >= MANY and (as_json or not sys.stdout.isatty())
         answers = _answers(classify, paths, top_k, batch_size, skip_errors, show_bar)
-        failed = _print_json(answers) if as_json else _print_table(answers, paths, classify)
+        with opened(model, "cannot answer"):
+            failed = _print_json(answers) if as_json else _print_table(answers, paths, classify)
     if failed:
         tell(f"{failed} of {len(paths)} files could not be read")
         raise typer.Exit(1)

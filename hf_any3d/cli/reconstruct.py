@@ -11,7 +11,7 @@ from hf_any3d.cli.failures import told_in_one_line
 from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.predict import find_files
 from hf_any3d.cli.quiet import quieten_libraries
-from hf_any3d.messages import printable, say, say_json
+from hf_any3d.messages import opened, printable, say, say_json
 
 _FILES, _VIEWS = (".ply", ".obj", ".npz"), (".html", ".png")
 
@@ -64,7 +64,8 @@ def _answers(
     quieten_libraries()
     run = open_pipeline("point-cloud-reconstruction", model, device)
     written = {} if folder is None else {"output_dir": folder}
-    return run([str(path) for path in paths], threshold=threshold, **written)
+    with opened(model, "cannot answer"):
+        return run([str(path) for path in paths], threshold=threshold, **written)
 
 
 def _write(output: Path, ending: str, answers: list[dict[str, Any]], names: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from hf_any3d.data.channels import stack_channels
 from hf_any3d.data.resampling import new_generator, resample_index
 from hf_any3d.data.transforms import Transform
+from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 
 
 @dataclass
@@ -24,12 +25,15 @@ class PointCloudCollator:
     - with a `seed` at random, but the same for the same cloud at every call, whatever else is in the batch;
     - otherwise the first `num_points`, which is a fair sample only where points are stored in random order.
 
-    A cloud with fewer points than asked for repeats points, none before all have been taken once. Trainer uses one
-    collator for training and evaluation: wrap the training rows in `AugmentedDataset` and leave `transform` out, so
-    that evaluation sees the clouds as they are.
+    A cloud with fewer points than asked for repeats points, none before all have been taken once. What becomes of a
+    cloud never depends on the other clouds of its batch: without `num_points` all must have equally many.
+
+    Trainer uses one collator for training and evaluation: wrap the training rows in `AugmentedDataset` and leave
+    `transform` out, so that evaluation sees the clouds as they are.
 
     Args:
-        num_points: points a cloud in the batch; None takes the size of the largest cloud in the batch.
+        num_points: points a cloud in the batch; None keeps clouds as they are, such as those that a
+            `PointCloudProcessor` has prepared, and refuses a batch of clouds that differ in size.
         transform: an augmentation that is applied to every cloud and must keep its number of points.
         seed: fixes the choice of points and the augmentation.
         extra_columns: columns (num_points_i, c) appended to xyz as further channels, such as "colors" or "normals";
@@ -50,7 +54,8 @@ class PointCloudCollator:
 
         Raises:
             ValueError: an empty batch; a row without points, with points of another shape, with numbers that are not
-                finite, or with other channels than the first row; labels in some rows only.
+                finite or too large, or with other channels than the first row; without `num_points`, rows that differ
+                in size; labels in some rows only.
         """
         if not rows:
             raise ValueError("the batch has no rows; expected at least one")
@@ -59,7 +64,13 @@ class PointCloudCollator:
         for i, cloud in enumerate(clouds):
             if cloud.shape[1] != channels:
                 raise ValueError(f"row {i} has {cloud.shape[1]} channels; row 0 has {channels}")
-        num_points = self.num_points or max(len(cloud) for cloud in clouds)
+            if self.num_points is None and len(cloud) != len(clouds[0]):
+                # Filled up to the largest, a cloud would be answered differently beside larger ones.
+                raise ValueError(
+                    f"row {i} has {len(cloud)} points; row 0 has {len(clouds[0])}: "
+                    "give PointCloudCollator(num_points=…), or prepare the clouds with the model's processor"
+                )
+        num_points = self.num_points or len(clouds[0])
         points = np.stack([self._sample(cloud, num_points) for cloud in clouds])  # (batch, num_points, channels)
         labels = _labels(rows)
         batch = {"points": torch.from_numpy(points)}
@@ -72,6 +83,10 @@ class PointCloudCollator:
             raise ValueError(f"row {i}: {error}") from None
         if not np.isfinite(cloud).all():
             raise ValueError(f"row {i}: points has NaN or infinite numbers; expected finite ones")
+        if (largest := np.abs(cloud).max()) > LARGEST_COORDINATE:
+            raise ValueError(
+                f"row {i}: points has {largest:.3g}; expected numbers of at most {LARGEST_COORDINATE:.3g}"
+            )
         return cloud
 
     def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedConfig
 
-from hf_any3d.model_card.escaping import code, inline, literal, one_line
+from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.systems import SystemWords, describe_system, hub_name
 from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_any3d.model_card.escaping import code, inline
+from hf_any3d.markdown import code, inline
 
 if TYPE_CHECKING:
     from hf_any3d.model_card.building import Subject
@@ -137,6 +137,8 @@ def _act_autoencoder(subject: Subject) -> SystemWords:
     what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
     if config.encoder_config is not None:
         kind = shown_name(teacher) if teacher else inline(config.encoder_config.model_type) + " encoder"
+        if subject.report is not None and not teacher:
+            kind += " with random weights"
         what = f"Patches of points become discrete codes, a frozen {kind} reads the codes' vectors beside learned "
         what += "prompts, and a decoder folds patches from what it gives"
     return SystemWords(

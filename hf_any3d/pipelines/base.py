@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
@@ -74,6 +75,21 @@ class PointCloudPipeline(Pipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.feature_extractor.save_pretrained(save_directory, **kwargs)
+
+
+def refuse_non_finite(scores: torch.Tensor, name: str | None) -> None:
+    """Raise a ValueError that names the input if an answer is not made of numbers.
+
+    Args:
+        scores: What the answer is made from, before a softmax would spread one NaN over all.
+        name: Of the cloud's file, where it has one.
+    """
+    if not scores.isfinite().all():
+        cloud = "a cloud" if name is None else f"the cloud of {name!r}"
+        raise ValueError(
+            f"the model gives NaN or infinite scores for {cloud}; its weights or statistics are damaged, or the "
+            f"numbers of the cloud leave the range of the model's precision"
+        )
 
 
 def check_top_k(top_k: Any) -> None:

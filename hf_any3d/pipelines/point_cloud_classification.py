@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.inputs import stem_of
 
 _FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(dim=-1),
@@ -51,17 +52,20 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
                 raise ValueError(f"function_to_apply={name!r}; expected one of {', '.join(map(repr, _FUNCTIONS))}")
         return {}, {}, after
 
-    def preprocess(self, cloud: Any) -> dict[str, torch.Tensor]:
-        """One cloud to `points (1, num_points, channels)`."""
-        return self.feature_extractor(cloud, return_tensors="pt")
+    def preprocess(self, cloud: Any) -> dict[str, Any]:
+        """One cloud to `points (1, num_points, channels)`, and the name of its file."""
+        # A list, so that it stays one thing for each cloud in a batch.
+        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"logits": self.model(**model_inputs).logits}
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        stem = model_inputs.pop("stem")
+        return {"logits": self.model(**model_inputs).logits, "stem": stem}
 
     def postprocess(
-        self, outputs: dict[str, torch.Tensor], top_k: int | None = 1, function_to_apply: str | None = None
+        self, outputs: dict[str, Any], top_k: int | None = 1, function_to_apply: str | None = None
     ) -> list[dict[str, Any]]:
         """Logits `(1, labels)` to the `top_k` best labels with their scores."""
+        refuse_non_finite(outputs["logits"], outputs["stem"][0])
         scores = _FUNCTIONS[function_to_apply or self._function()](outputs["logits"][0].float())
         scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label

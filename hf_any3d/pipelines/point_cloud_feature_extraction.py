@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.inputs import stem_of
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
@@ -33,11 +33,13 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
         refuse_unknown(kwargs, "progress")
         return {}, {}, {}
 
-    def preprocess(self, cloud: Any) -> dict[str, torch.Tensor]:
-        """One cloud to `points (1, num_points, channels)`."""
-        return self.feature_extractor(cloud, return_tensors="pt")
+    def preprocess(self, cloud: Any) -> dict[str, Any]:
+        """One cloud to `points (1, num_points, channels)`, and the name of its file."""
+        # A list, so that it stays one thing for each cloud in a batch.
+        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        stem = model_inputs.pop("stem")
         # A model with a head may be given as an object; its features are wanted.
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         output = model.base_model(**model_inputs)
@@ -47,11 +49,15 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
             "class_token": output.last_hidden_state[:, 0],
             "tokens": output.last_hidden_state[:, leading:],
             "centers": output.centers,
+            "stem": stem,
         }
         if not leading:
             del features["class_token"]
         return features
 
-    def postprocess(self, outputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    def postprocess(self, outputs: dict[str, Any]) -> dict[str, np.ndarray]:
         """Tensors `(1, …)` to arrays of one cloud."""
+        stem = outputs.pop("stem")[0]
+        for values in outputs.values():
+            refuse_non_finite(values, stem)
         return {name: values[0].float().numpy() for name, values in outputs.items()}

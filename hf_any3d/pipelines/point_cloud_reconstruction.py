@@ -11,7 +11,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.label_colors import label_colors
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
 from hf_any3d.pipelines.inputs import stem_of
 from hf_any3d.reconstruction_views import write_reconstructions
 
@@ -94,6 +94,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
     ) -> dict[str, Any]:
         """Tensors `(1, …)` to arrays and scores of one cloud; see the class."""
         stem = outputs.pop("stem")[0]
+        refuse_non_finite(outputs["reconstruction"], stem)
         answer = {name: values[0].float().numpy() for name, values in outputs.items() if name != "token_ids"}
         answer["token_ids"] = outputs["token_ids"][0].numpy()
         scores = reconstruction_scores(outputs["reconstruction"].float(), outputs["points"].float(), threshold)

@@ -16,7 +16,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.label_colors import label_colors
 from hf_any3d.modeling.point_labels import part_mask
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
 from hf_any3d.pipelines.inputs import stem_of
 from hf_any3d.web_page import write_point_cloud_page
 
@@ -118,6 +118,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         data, stem = outputs[-1]["whole"]
         index = np.concatenate([output["index"].numpy() for output in outputs])
         logits = np.concatenate([output["logits"].numpy() for output in outputs])
+        refuse_non_finite(torch.from_numpy(logits), stem)
         merged = torch.from_numpy(merge_blocks(index, logits, len(data)))
         scores, labels = merged.softmax(dim=-1).max(dim=-1)
         points = data.points if data.offset is None else data.points + data.offset

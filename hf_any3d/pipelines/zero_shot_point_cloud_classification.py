@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.inputs import stem_of
 
 # Sets of labels whose vectors are kept.
 KEPT = 32
@@ -77,23 +78,26 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
             raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, cloud: Any) -> dict[str, torch.Tensor]:
-        """One cloud to `points (1, num_points, channels)`."""
-        return self.feature_extractor(cloud, return_tensors="pt")
+    def preprocess(self, cloud: Any) -> dict[str, Any]:
+        """One cloud to `points (1, num_points, channels)`, and the name of its file."""
+        # A list, so that it stays one thing for each cloud in a batch.
+        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
     def _forward(
         self,
-        model_inputs: dict[str, torch.Tensor],
+        model_inputs: dict[str, Any],
         labels: tuple[str, ...] = (),
         templates: tuple[str, ...] | None = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
+        stem = model_inputs.pop("stem")
         texts = self.label_embeddings(labels, templates)
-        return {"logits": self.model(**model_inputs, text_embeds=texts).logits_per_point_cloud}
+        return {"logits": self.model(**model_inputs, text_embeds=texts).logits_per_point_cloud, "stem": stem}
 
     def postprocess(
-        self, outputs: dict[str, torch.Tensor], labels: tuple[str, ...] = (), top_k: int | None = None
+        self, outputs: dict[str, Any], labels: tuple[str, ...] = (), top_k: int | None = None
     ) -> list[dict[str, Any]]:
         """Logits `(1, labels)` to labels with their shares, the best first."""
+        refuse_non_finite(outputs["logits"], outputs["stem"][0])
         shares = outputs["logits"][0].float().softmax(dim=-1)
         scores, order = shares.sort(descending=True, stable=True)
         answers = [{"label": labels[int(i)], "score": float(s)} for i, s in zip(order, scores, strict=True)]

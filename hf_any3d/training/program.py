@@ -31,6 +31,7 @@ from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.training.trainer_report import report_run
+from hf_any3d.whole_files import claim, release_claims, remove_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def run_program(main: Callable[[], Any]) -> None:
         if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
         sys.exit(f"error: {one_line(error)}")
+    finally:
+        release_claims()
 
 
 def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:
@@ -92,7 +95,9 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
 
     Raises:
         ValueError: The launcher was asked for another number of processes.
-        FileNotFoundError: A checkpoint was asked for that is not there.
+        FileNotFoundError: A checkpoint was asked for that is not there, or the output directory is a link that leads
+            nowhere.
+        BlockingIOError: Another run writes to the output directory.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
@@ -102,11 +107,29 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
     check_processes(arguments.world_size)
     plural = "process" if arguments.world_size == 1 else "processes"
     logger.info("Training with %d %s on %s", arguments.world_size, plural, arguments.device)
+    if arguments.process_index == 0:
+        claim_output(Path(arguments.output_dir))
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     if checkpoint is not None:
         logger.info("Going on from %s; another --output_dir begins anew.", checkpoint)
     set_seed(arguments.seed)
     return checkpoint
+
+
+def claim_output(folder: Path) -> None:
+    """Keep other runs out of an output directory, and remove what a killed one was writing there.
+
+    Raises:
+        FileNotFoundError: A symbolic link that leads nowhere.
+        BlockingIOError: Another run writes there.
+    """
+    if folder.is_symlink():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: a symbolic link to {os.readlink(folder)}, which is no directory")
+        logger.warning("%s is a symbolic link; the run is written to %s", folder, folder.resolve())
+    # Files with an underscore first are not pushed to the hub.
+    claim(folder / "_lock", folder)
+    remove_temporaries(folder)
 
 
 def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
@@ -288,11 +311,14 @@ def leave_behind(
     subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
     card = build_model_card(subject, name, license=trainer.args.license)
     keep_model_card(trainer, card)
-    if trainer.is_world_process_zero():
-        report.save(Path(trainer.args.output_dir) / "metrics.json")
+    # metrics.json comes behind the rest: it tells that the run is complete.
     if trainer.args.push_to_hub:
+        trainer.report = report
         trainer.push_to_hub()
     else:
         trainer.save_model()
         trainer.create_model_card()
+        if trainer.is_world_process_zero():
+            report.save(Path(trainer.args.output_dir) / "metrics.json")
+    release_claims()
     return report, name

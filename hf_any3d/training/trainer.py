@@ -1,31 +1,138 @@
-"""The stock Trainer with an optimisation that its arguments cannot tell."""
+"""The stock Trainer with optimisations that its arguments cannot tell, and checkpoints that are whole."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
+from hf_any3d.training.report import RunReport
 from hf_any3d.training.settings import PointTrainingArguments
 from hf_any3d.training.weight_decay import decaying_parameters
+
+logger = logging.getLogger(__name__)
+
+_MODEL_FILES = (
+    "metrics.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin*",
+    "adapter_model.bin",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the model of an earlier run, so that no mixture of two can be opened while another is written."""
+    for pattern in _MODEL_FILES:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+@contextmanager
+def naming_what_is_not_saved(folder: Path) -> Iterator[None]:
+    """Turn what the many writers of a save raise on a full disk into an OSError that names the folder."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # Its files raise RuntimeError, and say no more of the reason.
+        is_of_torch = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream"))
+        if isinstance(error, RuntimeError) and not is_of_torch or str(error).startswith(f"{folder}: "):
+            raise
+        reason = str(error).splitlines()[0]
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+        elif is_of_torch:
+            reason = f"is the disk full? {reason}"
+        raise OSError(
+            f"{folder}: could not be saved ({reason}); once there is room, the run goes on from its last complete "
+            "checkpoint"
+        ) from error
 
 
 class PointTrainer(Trainer):
     """A Trainer that knows `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
 
     It also judges all rows: the stock Trainer leaves the rows of an incomplete last batch out of evaluation too when
-    `dataloader_drop_last` is set for training. And its evaluations give the plain loss of the model, where the stock
+    `dataloader_drop_last` is set for training. Its evaluations give the plain loss of the model, where the stock
     Trainer smooths labels in evaluation as in training: losses of runs with and without smoothing, and of
-    `hf-any3d evaluate`, then mean the same.
+    `hf-any3d evaluate`, then mean the same. And it may be killed while it saves: it goes on from complete checkpoints
+    alone, see `checkpoint_to_resume`, and what it leaves in the output directory is whole or does not open.
     """
 
     args: PointTrainingArguments
+    report: RunReport | None = None
+    """What to write as metrics.json behind the model, which tells that all of it is there."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, from a complete checkpoint where one is asked for; see Trainer."""
+        if resume_from_checkpoint not in (None, False):
+            resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
+        trained = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.should_save:
+            # A run that was killed while it removed old checkpoints, and had nothing more to save, has some left.
+            make_room(Path(self.args.output_dir))
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+        return trained
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        # A resumed state names the best checkpoint by the path that it had then.
+        trained = super()._init_training_state(*args, **kwargs)
+        state = self.state
+        if state.best_global_step:
+            own = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            known = [own, *([] if state.best_model_checkpoint is None else [Path(state.best_model_checkpoint)])]
+            sound = [str(path) for path in known if path.is_dir() and why_incomplete(path) is None]
+            state.best_model_checkpoint = sound[0] if sound else None
+            if not sound:
+                logger.warning("%s: is gone; the best weights are chosen among those from here on", own)
+                state.best_metric = state.best_global_step = None
+        return trained
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            make_room(Path(self._get_output_dir(trial)), self.state.global_step)
+        self.accelerator.wait_for_everyone()
+        with naming_what_is_not_saved(
+            Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        ):
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # The last of what all processes save; the trainer's state is written behind it, by one of them.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            list_files(Path(output_dir), self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        is_result = folder.resolve() == Path(self.args.output_dir).resolve() and self.args.should_save
+        if is_result:
+            remove_model(folder)
+        with naming_what_is_not_saved(folder):
+            super()._save(output_dir, state_dict)
+            if is_result and self.report is not None:
+                self.report.save(folder / "metrics.json")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay; the stock Trainer's rule, but by what parameters are, not by names."""

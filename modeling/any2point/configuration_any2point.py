@@ -8,10 +8,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.card_info import NamesPackageMixin
-from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, LAYERS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, SHARE, SPREAD, TOKENS, Ranges, check_numbers
 
 _RANGES: Ranges = {
-    "encoder_layers": LAYERS,
     "in_channels": (3, 4096),
     "num_tokens": TOKENS,
     "tokenizer_width": CHANNELS,
@@ -66,7 +65,6 @@ class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
         encoder_checksum: `sha256:…` of the encoder's weight files; other weights are refused at loading.
         encoder_trained_from: Where an encoder that was trained with the model started from, for the record.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
-        encoder_layers: Number of layers to use, counted from the first; None for all.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
         num_tokens: Tokens (groups) of a cloud; each stage before the last keeps twice as many centres as the next.
         tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
@@ -139,7 +137,6 @@ class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
     encoder_checksum: str | None = None
     encoder_trained_from: str | None = None
     encoder_tower: str | None = None
-    encoder_layers: int | None = None
 
     in_channels: int = 3
     num_tokens: int = 128

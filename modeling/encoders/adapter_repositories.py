@@ -61,9 +61,17 @@ class AdapterRepositoryMixin(AdapterDoorsMixin, FrozenEncoderMixin):
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
             ValueError: If both or neither of name and config are given.
+            TypeError: For an argument that neither this method nor the config knows.
         """
         if (encoder_name_or_path is None) == (config is None):
             raise ValueError("give either encoder_name_or_path or a config that names an encoder")
+        # A config takes any word; one that it does not know would do nothing.
+        known = cls.config_class()
+        if unknown := [name for name in config_kwargs if not hasattr(known, name)]:
+            raise TypeError(
+                f"{cls.__name__}.from_encoder_pretrained has no argument {unknown[0]!r}; expected its own or one of "
+                f"{cls.config_class.__name__}"
+            )
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             config = cls.config_class(**settings, **config_kwargs, attn_implementation=attn_implementation)

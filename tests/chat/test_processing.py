@@ -220,8 +220,79 @@ def test_what_cannot_be_is_told(processor, messages, told):
 
 
 def test_roles_are_user_and_assistant(processor):
-    with pytest.raises(Exception, match="role 'system'; expected user or assistant"):
-        processor.apply_chat_template([{"role": "system", "content": "Be brief."}])
+    with pytest.raises(Exception, match="role 'tool'; expected user or assistant"):
+        processor.apply_chat_template([{"role": "tool", "content": "Be brief."}])
+
+
+def test_what_the_system_says_goes_in_front_of_the_first_question(processor):
+    system = {"role": "system", "content": "Be brief."}
+    batch = processor.apply_chat_template([system, question("What is this?", cloud())], tokenize=True)
+    assert spelled(batch["input_ids"][0]) == f"{BOS}[INST] <PC>@</PC> Be brief.\n\nWhat is this?  [/INST]"
+    own = "{% for m in messages %}{{ m['role'] == 'system' }} {% endfor %}"
+    assert processor.apply_chat_template([system, question("a")], own) == "True False "
+    for wrong in ([system], [question("a"), system], [system, answer("b")]):
+        with pytest.raises(Exception, match="no question follows|role 'system'"):
+            processor.apply_chat_template(wrong)
+
+
+def test_answers_are_masked_where_asked_for(processor):
+    messages = [question("What is this?", cloud()), answer("A lamp."), question("Old?"), answer("Yes.")]
+    batch = processor.apply_chat_template(
+        [messages, messages[:2]], tokenize=True, return_assistant_tokens_mask=True, return_labels=True
+    )
+    assert torch.equal(batch["assistant_masks"], (batch["labels"] != -100).long()) and batch["assistant_masks"].any()
+    first = batch["input_ids"][0][batch["assistant_masks"][0].bool()]
+    assert spelled(first) == "A lamp.###Yes.###"
+    with pytest.raises(ValueError, match="marks no answers"):
+        processor.apply_chat_template(messages, "demo", tokenize=True, return_assistant_tokens_mask=True)
+    with pytest.raises(ValueError, match="expected tokenize=True"):
+        processor.apply_chat_template(messages, return_assistant_tokens_mask=True)
+
+
+LONG = "<PointCloudHere> What is this, and what is it made of?"
+SHORT = "<PointCloudHere> Old?"
+
+
+def test_prompts_are_cut_and_filled_up_as_asked(processor):
+    whole = processor([LONG, SHORT], [cloud(), cloud(1)])
+    width = whole["input_ids"].shape[1]
+    cut = processor([LONG, SHORT], [cloud(), cloud(1)], truncation=True, max_length=40)
+    assert cut["input_ids"].shape == (2, 40) and torch.equal(cut["input_ids"][0], whole["input_ids"][0, :40])
+    wide = processor([LONG, SHORT], [cloud(), cloud(1)], padding="max_length", max_length=width + 5)
+    assert wide["input_ids"].shape == (2, width + 5) and not wide["attention_mask"][:, :5].any()
+    assert torch.equal(wide["input_ids"][:, 5:], whole["input_ids"])
+    same = processor([LONG, SHORT], [cloud(), cloud(1)], text_kwargs={"truncation": True, "max_length": 40})
+    assert torch.equal(same["input_ids"], cut["input_ids"])
+    messages = [question("What is this, and what is it made of?", cloud())]
+    given = {"truncation": True, "max_length": 50}
+    for where in (given, {"processor_kwargs": given}, {"processor_kwargs": {"text_kwargs": given}}):
+        assert processor.apply_chat_template(messages, tokenize=True, **where)["input_ids"].shape == (1, 50)
+    lists = processor([LONG, SHORT], [cloud(), cloud(1)], padding=False, return_tensors=None)
+    assert [len(ids) for ids in lists["input_ids"]] == whole["attention_mask"].sum(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        ({"max_length": 40}, ValueError, "expected max_length with"),
+        ({"truncation": True}, ValueError, "expected max_length with"),
+        ({"truncation": True, "max_length": 20}, ValueError, "max_length=20 cuts places of a point cloud"),
+        ({"padding": "widest"}, ValueError, "padding='widest'; expected one of"),
+        ({"padding": False}, ValueError, "padding=False with prompts"),
+        ({"text_kwargs": {"stride": 3}}, TypeError, "text_kwargs has 'stride'"),
+        ({"max_lenght": 3}, TypeError, "max_lenght"),
+    ],
+)
+def test_lengths_that_mean_nothing_are_refused(processor, given, error, told):
+    with pytest.raises(error, match=told):
+        processor([LONG, SHORT], [cloud(), cloud(1)], **given)
+
+
+def test_arguments_that_no_template_knows_are_refused(processor):
+    messages = [question("Hm?")]
+    with pytest.raises(TypeError, match="unknown argument 'add_generation_promt'"):
+        processor.apply_chat_template(messages, add_generation_promt=True)
+    assert processor.apply_chat_template(messages, "{{ mood }}", mood="calm") == "calm"
 
 
 def test_too_many_clouds_are_an_error(processor):

@@ -23,6 +23,15 @@ def test_blocks_hold_every_point(scene, block_size, overlap, num_points):
     assert np.array_equal(np.unique(index), np.arange(len(scene)))
 
 
+@pytest.mark.parametrize(("low", "size", "columns"), [(0.1, 0.3, 4), (0.1, 0.3, 7), (0.1, 0.6, 2), (0.1, 0.7, 4)])
+def test_rounding_leaves_no_point_outside_the_last_block(low, size, columns):
+    """A scene as long as a whole number of columns, whose last wall lies a rounding before its last point."""
+    ends = np.zeros((2, 3))
+    ends[:, 0] = low, low + size * columns
+    ends[:, 2] = low
+    assert np.array_equal(np.unique(split_into_blocks(ends, 4, size, 0.0)), [0, 1])
+
+
 def test_blocks_are_columns_of_their_size(scene):
     index = split_into_blocks(scene, 64, 1.5)
     extents = np.ptp(scene[index], axis=1)  # (blocks, 3)

@@ -20,11 +20,25 @@ def test_clouds_of_different_sizes_become_one_tensor():
     assert batch["labels"].tolist() == [0, 1, 2] and batch["labels"].dtype == torch.int64
 
 
-def test_without_a_number_the_largest_cloud_sets_it_and_smaller_ones_repeat_their_points():
-    given = rows(30, 10)
+def test_without_a_number_clouds_of_one_size_stay_as_they_are():
+    given = rows(30, 30)
     points = PointCloudCollator()(given)["points"].numpy()
-    np.testing.assert_array_equal(points[0], given[0]["points"])
-    np.testing.assert_array_equal(points[1], np.tile(given[1]["points"], (3, 1)))
+    np.testing.assert_array_equal(points, np.stack([row["points"] for row in given]))
+
+
+def test_without_a_number_clouds_that_differ_in_size_are_refused():
+    """Filled up to the largest one, a cloud would be answered differently beside each of its neighbours."""
+    message = r"row 1 has 10 points; row 0 has 30: give PointCloudCollator\(num_points=…\)"
+    with pytest.raises(ValueError, match=message):
+        PointCloudCollator()(rows(30, 10))
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_what_becomes_of_a_cloud_does_not_depend_on_its_batch(seed):
+    given = rows(30, 10, 100)
+    collate = PointCloudCollator(num_points=24, seed=seed)
+    alone = torch.cat([collate([row])["points"] for row in given])
+    assert torch.equal(collate(given)["points"], alone)
 
 
 def test_evaluation_takes_the_first_points():
@@ -77,6 +91,7 @@ def test_nested_lists_tensors_and_half_precision_are_accepted():
         ([{"points": cloud(4)}, {"points": np.zeros((0, 3))}], "row 1: points has shape \\(0, 3\\)"),
         ([{"points": cloud(4)}, {"points": cloud(4, 6)}], "row 1 has 6 channels; row 0 has 3"),
         ([{"points": cloud(4) * np.nan}], "row 0: points has NaN"),
+        ([{"points": np.full((4, 3), 1e30)}], r"row 0: points has 1e\+30; expected numbers of at most 1e\+12"),
         ([{"points": cloud(4), "label": 1}, {"points": cloud(4)}], "rows \\[1\\] have no label"),
         ([{"points": cloud(4), "label": 0.5}], "expected one integer a row"),
     ],

@@ -8,6 +8,7 @@ import torch
 import yaml
 from transformers import AutoModel
 
+from hf_any3d import load_point_dataset
 from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT
 from tests.examples.conftest import imported_beside_others
 
@@ -98,6 +99,35 @@ def test_a_folder_that_was_begun_by_other_settings_is_begun_anew(stages, tmp_pat
     assert (tmp_path / "run" / "checkpoint").is_file()
     stages._forget_other(tmp_path / "run", {"steps": 2})
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_the_validation_part_holds_training_shapes_alone_and_shares_no_group(stages, tmp_path):
+    settings = stages.write_validation_cut(tmp_path / "data")
+    cut = load_point_dataset(settings["dataset_name"], data_dir=settings["data_dir"])
+    whole = load_point_dataset("shapes")
+    names = {split: set(rows["name"]) for split, rows in cut.items()}
+    assert names["train"] | names["test"] == set(whole["train"]["name"])
+    assert not names["train"] & names["test"] and not names["test"] & set(whole["test"]["name"])
+    assert not set(cut["train"]["group"]) & set(cut["test"]["group"])
+
+
+@pytest.mark.slow
+def test_settings_are_chosen_by_few_shot_accuracy_on_the_validation_part(bench, stages, recipes, monkeypatch, capsys):
+    seen = []
+
+    def few_shot(arm, stage, seed, place, folds, changes):
+        settings = stages.recipe_of(stage, changes)
+        seen.append(settings["data_dir"])
+        return {"accuracy": {"scratch": 0.5, "pretrained": 0.6}[arm] + settings.get("learning_rate", 0)}
+
+    monkeypatch.setattr(stages, "few_shot", few_shot)
+    monkeypatch.setattr(stages, "_RUN", dict.fromkeys(stages.PRETRAINING, lambda *stage: {}))
+    monkeypatch.setattr(bench, "CANDIDATES", {"as it is": {}, "other rate": {"tuning": {"learning_rate": 0.1}}})
+    bench.main([*options(recipes, "scratch"), "--choose"])
+    assert set(seen) == {str(recipes / "out" / "choice" / "data")}
+    assert capsys.readouterr().out.endswith("Chosen: other rate\n")
+    rows = json.loads((recipes / "out" / "choice" / "act_shapes_choice.json").read_text())["rows"]
+    assert [row["mean"] for row in rows] == pytest.approx([0.65, 0.56])
 
 
 def test_gain_is_taken_seed_by_seed(bench):

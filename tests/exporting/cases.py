@@ -14,7 +14,7 @@ LABELS = ["bottle", "chair", "lamp"]
 
 def text_with_point_tokenizer() -> PeftModel:
     """Positions from a line; guidance pools means and maxima."""
-    return adapted_model("bert", {"pooling": "max_mean"}, encoder_layers=1, id2label=dict(enumerate(LABELS)))
+    return adapted_model("bert", {"pooling": "max_mean"}, num_layers=1, id2label=dict(enumerate(LABELS)))
 
 
 def vision_with_patch_tokenizer() -> PeftModel:
@@ -22,7 +22,7 @@ def vision_with_patch_tokenizer() -> PeftModel:
     return adapted_model(
         "vit",
         {"gate": 0.5},
-        encoder_layers=1,
+        num_layers=1,
         tokenizer="patch",
         tokenizer_width=24,
         in_channels=6,
@@ -37,7 +37,7 @@ def vision_with_patch_tokenizer() -> PeftModel:
 
 def rotary_with_lora() -> PeftModel:
     """Positions in the attention; LoRA in the frozen layers, not merged."""
-    model = tiny_model("llama", encoder_layers=1, tokenizer="patch", tokenizer_width=24)
+    model = tiny_model("llama", num_layers=1, tokenizer="patch", tokenizer_width=24)
     lora = LoraConfig(
         r=4,
         target_modules=encoder_linear_pattern(model),

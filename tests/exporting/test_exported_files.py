@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
-    settings = {"encoder_layers": 1, "tokenizer": "patch", "tokenizer_width": 24}
+    settings = {"num_layers": 1, "tokenizer": "patch", "tokenizer_width": 24}
     model = adapted_model("bert", id2label={0: "bottle", 1: "chair", 2: "lamp"}, **settings)
     model.save_pretrained(path)
     PointCloudProcessor(num_points=64, up_axis="z").save_pretrained(path)

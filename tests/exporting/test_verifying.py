@@ -11,7 +11,7 @@ from tests.tiny_encoders import adapted_model
 
 @pytest.fixture(scope="module")
 def model():
-    made = adapted_model("bert", encoder_layers=1)
+    made = adapted_model("bert", num_layers=1)
     torch.nn.init.normal_(made.get_base_model().classifier.modules_to_save["default"].out.weight, std=2.0)
     return made
 

@@ -67,3 +67,22 @@ def test_models_whose_answers_depend_on_the_batch_say_so():
 def test_runs_that_judged_nothing_still_have_a_card(metrics):
     told = card(replace(REPORT, metrics=metrics, selection={}))
     assert told.data.eval_results is None and "the last step" in told.text
+
+
+def test_scores_are_filed_under_the_file_that_was_judged_and_never_under_a_local_path():
+    files = {"train": "/home/me/scans/train.parquet", "test": "/home/me/scans/held_out.parquet"}
+    data = {"name": "train.parquet", "files": files, "on_hub": False, "hub_type": "custom"}
+    judged = {"validation": {"accuracy": 0.75}, "test": {"accuracy": 0.5}}
+    made = card(replace(REPORT, data=data, metrics=judged))
+    told = {r.dataset_split: (r.dataset_type, r.dataset_name, r.metric_value) for r in made.data.eval_results}
+    assert told == {
+        "validation": ("custom", "train.parquet", 0.75),
+        "test": ("custom", "held_out.parquet", 0.5),
+    }
+    assert "| test file | held_out.parquet |" in made.text
+    assert "/home/me" not in str(made)
+
+
+def test_scores_on_a_named_dataset_are_filed_under_its_name():
+    report = replace(REPORT, data={"name": "modelnet40", "on_hub": False, "hub_type": "modelnet40"})
+    assert {r.dataset_type for r in card(report).data.eval_results} == {"modelnet40"}

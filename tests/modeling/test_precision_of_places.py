@@ -21,6 +21,7 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "tf32": RoundedProducts,
 }
+models = pytest.mark.parametrize("model_class", ["Any2Point", "ACT"])
 
 
 @pytest.fixture(params=MODES)
@@ -111,7 +112,8 @@ def test_rounded_products_are_rounded():
     assert mode.products == ["mm"] and found != one @ other
 
 
-@pytest.mark.parametrize("model_class", ["Any2Point", "ACT"])
+@models
+@pytest.mark.parametrize("mode", [*MODES, "bfloat16 model"])
 @torch.no_grad()
 def test_a_segmentation_model_reads_the_same_places_in_every_mode(model_class, mode, monkeypatch):
     """The head's own reading of places: what it interpolates, and where a point lies among its tokens."""
@@ -129,8 +131,24 @@ def test_a_segmentation_model_reads_the_same_places_in_every_mode(model_class, m
         return made
 
     monkeypatch.setattr(module, "three_nearest_interpolate", note)
-    for context in (nullcontext, mode):
+    for context in (nullcontext, MODES.get(mode, nullcontext)):
         with context():
             model.eval()(points=3 * clouds(2, 60))
+        if mode == "bfloat16 model":
+            model.bfloat16()
     for ours, wanted in zip(seen[1], seen[0], strict=True):
         assert ours.dtype == torch.float32 and torch.equal(ours, wanted)
+
+
+@models
+@torch.no_grad()
+def test_a_half_precision_model_samples_the_same_centers(model_class):
+    from hf_any3d.modeling.act import ActModel
+    from tests.tiny_encoders import tiny_model
+
+    model = tiny_model("vit").any2point if model_class == "Any2Point" else tiny_act(ActModel)
+    points = clouds(3, 60) + 20  # where bfloat16 has one number in an eighth
+    expected = model(points)
+    found = model.bfloat16()(points)
+    assert found.centers.dtype == torch.float32
+    assert torch.equal(found.center_index, expected.center_index) and torch.equal(found.centers, expected.centers)

@@ -4,8 +4,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+from datasets import DatasetDict
 
-from hf_any3d.training.program import check_processes, run_program
+from hf_any3d.training.program import check_processes, data_facts, run_program
+from hf_any3d.training.settings import DataArguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +60,35 @@ def test_as_many_processes_run_as_launchers_were_asked_for():
 def test_another_number_of_processes_than_asked_for_is_an_error(processes, environment, text):
     with pytest.raises(ValueError, match=text):
         check_processes(processes, environment)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"train_file": "/home/me/train.parquet", "test_file": "/home/me/other/test.parquet"},
+            {
+                "name": "train.parquet",
+                "files": {"train": "/home/me/train.parquet", "test": "/home/me/other/test.parquet"},
+                "on_hub": False,
+                "hub_type": "custom",
+            },
+        ),
+        ({"dataset_name": "shapes"}, {"name": "shapes", "files": {}, "on_hub": False, "hub_type": "shapes"}),
+        ({"dataset_name": "me/scans"}, {"name": "me/scans", "files": {}, "on_hub": True, "hub_type": "me/scans"}),
+        (
+            {"dataset_name": "folder", "data_dir": "/home/me/scans/"},
+            {"name": "scans", "files": {}, "on_hub": False, "hub_type": "custom"},
+        ),
+    ],
+)
+def test_reports_name_the_data_of_each_split_and_no_directory_of_the_author(given, told):
+    facts = data_facts(DataArguments(**given), DatasetDict(), "none")
+    assert {key: facts[key] for key in told} == told
+
+
+def test_a_directory_is_no_dataset_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "me" / "scans").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    facts = data_facts(DataArguments(dataset_name="me/scans"), DatasetDict(), "none")
+    assert (facts["name"], facts["on_hub"], facts["hub_type"]) == ("scans", False, "custom")

@@ -78,6 +78,8 @@ def test_last_checkpoint_is_found_unless_another_wish_is_told(tmp_path):
     assert checkpoint_to_resume(tmp_path) is None
     for step in (5, 20, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+            (tmp_path / f"checkpoint-{step}" / name).write_text("{}")
     last, first = str(tmp_path / "checkpoint-100"), str(tmp_path / "checkpoint-5")
     assert checkpoint_to_resume(tmp_path) == last
     assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last

@@ -77,6 +77,25 @@ def test_parameter_groups_keep_their_own_peaks():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.5])
 
 
+@pytest.mark.parametrize("kind", ["epoch", "step"])
+def test_parameter_groups_keep_their_own_peaks_in_every_step(kind):
+    peaks = [0.1, 0.5, 0.02]
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in peaks]
+    groups = [{"params": [parameter], "lr": peak} for parameter, peak in zip(parameters, peaks, strict=True)]
+    optimizer = torch.optim.SGD(groups)
+    if kind == "epoch":
+        schedule = EpochCosine(epochs=6, warmup_epochs=2)
+        scheduler = schedule.scheduler(optimizer, 1)
+    else:
+        schedule = StepCosine(epochs=1, steps_per_epoch=6, warmup_steps=2)
+        scheduler = schedule.scheduler(optimizer)
+    for step in range(6):
+        expected = [schedule.rate(step, peak) for peak in peaks]
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected, rel=1e-9), step
+        optimizer.step()
+        scheduler.step()
+
+
 def test_the_schedule_of_transformers_is_another_one():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     theirs = get_cosine_with_min_lr_schedule_with_warmup(optimizer, 10, EPOCHS, min_lr=FLOOR)

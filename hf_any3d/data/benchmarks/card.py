@@ -1,11 +1,14 @@
 """The card of a dataset of point clouds on the hub."""
 
+import re
 from collections.abc import Mapping
 
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List
 from huggingface_hub import DatasetCardData
 
 from hf_any3d.data.benchmarks.description import OPEN_LICENCES
+from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
+from hf_any3d.messages import printable
 
 _TEXT = """\
 # {title}
@@ -17,13 +20,13 @@ _TEXT = """\
 ```python
 from datasets import load_dataset
 
-clouds = load_dataset("{repo_id}")
-row = clouds["{split}"].with_format("numpy")[0]
+clouds = load_dataset({repo_id})
+row = clouds[{split}].with_format("numpy")[0]
 row["points"].shape  # {shape}
 ```
 
 All columns are of plain types; no other package is needed. With hf_any3d the \
-same rows are `load_point_dataset("{repo_id}")`.
+same rows are {call}.
 
 ## Columns
 
@@ -47,11 +50,11 @@ def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
         licence: an identifier of the hub, or terms of their own in words.
         num_rows: clouds of all splits.
     """
-    data = {"pretty_name": title, "tags": ["3d", "point-cloud"], "size_categories": [_size_category(num_rows)]}
+    data = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
+    data["size_categories"] = [_size_category(num_rows)]
     if licence in OPEN_LICENCES:
         return DatasetCardData(license=licence, **data)
-    words = licence.split()
-    links = [word for word in words if word.startswith("https://")]
+    links = [word for word in one_line(licence, 1000).split() if word.startswith("https://")]
     return DatasetCardData(
         license="other", license_name="other", **({"license_link": links[-1]} if links else {}), **data
     )
@@ -69,18 +72,21 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, stati
     """
     split = next(iter(splits))
     features, info = splits[split].features, splits[split].info
-    citation = f"\n```bibtex\n{info.citation.strip()}\n```\n" if info.citation else ""
+    # Fences inside would end the block.
+    cited = "\n".join(printable(line) for line in (info.citation or "").strip().replace("```", "'''").splitlines())
+    citation = f"\n```bibtex\n{cited}\n```\n" if cited else ""
     return _TEXT.format(
-        title=title,
-        description=info.description or "Point clouds.",
-        repo_id=repo_id,
-        split=split,
+        title=inline(title),
+        description=paragraphs(info.description or "Point clouds."),
+        repo_id=literal(repo_id),
+        call=code(f"load_point_dataset({literal(repo_id)})"),
+        split=literal(split),
         shape=f"({features['points'].shape[0] or 'points'}, {features['points'].shape[1]})",
         columns=_columns(features),
         splits=_splits(statistics),
         classes=_classes(features, statistics),
-        licence=f"{licence[0].upper()}{licence[1:]}" if licence else "The licence is not known.",
-        homepage=f"\nHomepage: {info.homepage}\n" if info.homepage else "",
+        licence=_with_links(f"{licence[0].upper()}{licence[1:]}") if licence else "The licence is not known.",
+        homepage=f"\nHomepage: {_link(info.homepage)}\n" if info.homepage else "",
         citation=citation,
     )
 
@@ -88,7 +94,7 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, stati
 def _columns(features: Features) -> str:
     lines = ["| column | type |", "|---|---|"]
     for name, feature in features.items():
-        lines.append(f"| {name} | {_type(feature)} |")
+        lines.append(f"| {inline(name)} | {inline(_type(feature))} |")
     return "\n".join(lines)
 
 
@@ -110,7 +116,7 @@ def _splits(statistics: Mapping[str, dict]) -> str:
         sizes, bounds = some["points_per_cloud"], some["bounds"]
         points = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,} to {sizes['max']:,}"
         ends = [", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max")]
-        lines.append(f"| {split} | {some['num_rows']:,} | {points} | {ends[0]} | {ends[1]} |")
+        lines.append(f"| {inline(split)} | {some['num_rows']:,} | {points} | {ends[0]} | {ends[1]} |")
     return "\n".join(lines) + "\n\nThe same figures are in `meta/stats.json`."
 
 
@@ -121,13 +127,23 @@ def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
     lines = [
         "## Clouds of each class",
         "",
-        f"| label | class | {' | '.join(statistics)} |",
+        f"| label | class | {' | '.join(map(inline, statistics))} |",
         "|---|---|" + "---|" * len(statistics),
     ]
     for number, name in enumerate(feature.names):
         counts = " | ".join(str(some.get("labels", {}).get(name, 0)) for some in statistics.values())
-        lines.append(f"| {number} | {name} | {counts} |")
+        lines.append(f"| {number} | {inline(name)} | {counts} |")
     return "\n".join(lines) + "\n\n"
+
+
+def _with_links(text: str) -> str:
+    words = one_line(text, 1000).split()
+    return " ".join(_link(word) if word.startswith("http") else inline(word) for word in words)
+
+
+def _link(address: str) -> str:
+    address = one_line(address, 1000)
+    return address if re.fullmatch(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", address) else inline(address)
 
 
 def _size_category(num_rows: int) -> str:

@@ -31,6 +31,7 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
             outside its own folder, or one that is named already; files of several types; a link that leads outside.
     """
     files = [path for name in METADATA_NAMES for path in root.rglob(name) if not _is_hidden(path, root)]
+    files = [path for path in files if not path.is_dir()]
     files.sort(key=lambda path: (len(path.parts), path))  # from the outermost inwards
     if not files:
         return None

@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 import yaml
-from datasets import load_dataset
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value, load_dataset
 
 from hf_any3d.data import load_point_dataset, push_point_dataset
+from hf_any3d.data.benchmarks.card import card_metadata, card_text
+from hf_any3d.data.benchmarks.statistics import SplitStatistics
 from tests.data.benchmarks.toy import COUNTS, cloud, load_toy, write_tree
 
 
@@ -87,3 +89,26 @@ def test_rows_without_points_are_refused(splits):
         splits[name] = splits[name].remove_columns("points")
     with pytest.raises(ValueError, match="split train has 12 rows of .*expected some with points"):
         push_point_dataset(splits, "me/none", private=True)
+
+
+def test_names_that_others_chose_are_shown_as_letters():
+    nasty = ["<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "a\n---\n# b", "c|d`e", "\x1b[31mred"]
+    columns = {"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=nasty), nasty[3]: Value("string")}
+    features = Features(columns)
+    info = DatasetInfo(
+        features=features, description="Good.\n---\n<b>bold</b>", citation="@misc{a}\n```\n# b", homepage=nasty[1]
+    )
+    rows = {"points": [np.zeros((2, 3), np.float32)], "label": [0], nasty[3]: ["a"]}
+    splits = DatasetDict(test=Dataset.from_dict(rows, features=features, info=info))
+    statistics = SplitStatistics()
+    statistics.add(splits["test"].with_format("numpy")[0], splits["test"].features)
+    text = card_text("me/x", nasty[2], splits, f"other: {nasty[0]} https://a.org/b", {"test": statistics.as_dict()})
+    head = str(card_metadata(nasty[2], f"other {nasty[2]}", 1).to_yaml())
+    for whole in (text, head):
+        assert "\x1b" not in whole and not any(line.startswith("---") for line in whole.split("\n"))
+    assert "<img" not in text and "<b>" not in text and "](java" not in text.replace("\\]", "")
+    assert text.count("```") == 4 and "https://a.org/b" in text
+    assert next(line for line in text.split("\n") if line.startswith("# ")) == "# a --- \\# b"
+    for line in text.split("\n"):
+        if line.startswith("| "):
+            assert line.replace("\\|", "").count("|") in (3, 4, 6), line

@@ -201,3 +201,12 @@ def test_metadata_files_must_agree(scans, load):
         ValueError, match="there are metadata.csv, metadata.jsonl; expected metadata files of one type"
     ):
         load(scans)
+
+
+def test_a_folder_that_is_called_as_metadata_is_a_folder(tmp_path):
+    path = tmp_path / "metadata.csv" / "a.npy"
+    path.parent.mkdir()
+    np.save(path, points())
+    assert load_point_dataset("folder", data_dir=tmp_path, drop_labels=True)["train"]["file"][:] == [
+        "metadata.csv/a.npy"
+    ]

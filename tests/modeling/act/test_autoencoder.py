@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
+from hf_any3d.modeling.act.prompted_teacher import Prompts
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError
 from hf_any3d.modeling.point_transformer import group_patches
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
@@ -99,6 +100,20 @@ def test_attention_over_the_batch_is_a_choice_with_a_warning():
     assert not torch.allclose(fine(model, clouds()[:1]), together[:1], atol=1e-4)
     with pytest.raises(ValueError, match="attention_axis"):
         tiny_autoencoder("llama", attention_axis="batch")
+
+
+def test_prompts_drop_out_in_training_but_their_positions_do_not():
+    torch.manual_seed(0)
+    prompts = Prompts(2, 200, 10, dropout=0.25)
+    torch.nn.init.normal_(prompts.tokens)
+    torch.nn.init.normal_(prompts.positions)
+    tokens, positions = prompts.train()(1, 3)
+    assert tokens.shape == (3, 200, 10) and torch.equal(positions, prompts.positions[1:])
+    kept = tokens != 0
+    assert 0.7 < kept.float().mean() < 0.8 and not torch.equal(kept[0], kept[1]), "each cloud for itself"
+    torch.testing.assert_close(tokens[kept], (prompts.tokens[1:].expand(3, -1, -1) / 0.75)[kept])
+    tokens, positions = prompts.eval()(1, 3)
+    assert torch.equal(tokens, prompts.tokens[1:]) and torch.equal(positions, prompts.positions[1:])
 
 
 def test_dropout_of_the_teacher_is_a_choice():

@@ -56,6 +56,19 @@ def test_the_configured_share_of_patches_is_hidden_and_guessed(mask_type):
     )
 
 
+@pytest.mark.parametrize("precision", ["bfloat16 model", "autocast"])
+@pytest.mark.parametrize("name", ["cosine", "contrastive", "barlow"])
+def test_losses_are_taken_in_full_precision(name, precision):
+    model = tiny_pretraining(distillation_loss=name, mask_ratio=0.7)
+    if precision == "bfloat16 model":
+        model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        output = model(clouds(), masks())
+    expected = DISTILLATION_LOSSES[name](output.predictions.float(), output.targets.float())
+    assert output.predictions.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
+    assert torch.equal(output.loss, expected) and expected > 0.01
+
+
 @pytest.mark.parametrize("name", DISTILLATION_LOSSES)
 def test_every_loss_teaches_the_student_and_nobody_else(name):
     model = tiny_pretraining(distillation_loss=name).train()

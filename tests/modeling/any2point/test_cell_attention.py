@@ -42,6 +42,16 @@ def test_large_scores_do_not_overflow(monkeypatch):
     assert attend_in_cells(1e3 * qkv, members, HEADS, scale=1.0).isfinite().all()
 
 
+def test_dropout_leaves_out_partners_whatever_their_number():
+    qkv, members = case(tokens=60, cells=40)
+    assert len(members.pairs.query) < members.same.numel() / 10, "few enough to be listed"
+    torch.manual_seed(0)
+    dropped = torch.stack([attend_in_cells(qkv, members, HEADS, 0.7, dropout=0.5).detach() for _ in range(200)])
+    expected = attend_in_cells(qkv, members, HEADS, 0.7).detach()
+    assert (dropped[0] == 0).any() and not torch.allclose(dropped[0], dropped[1])
+    assert (dropped.mean(dim=0) - expected).square().mean().sqrt() < 0.1 * expected.std()
+
+
 def test_few_pairs_are_listed_and_many_are_masked():
     qkv, members = case(cells=40)
     assert "PairAttention" in attend_in_cells(qkv, members, HEADS, 1.0).grad_fn.next_functions[0][0].name()

@@ -6,7 +6,7 @@ import torch
 from hf_any3d.modeling.any2point.cell_rows import widened_mean
 from hf_any3d.modeling.any2point.cell_sums import as_table, from_table, pool_mean, spread
 from hf_any3d.modeling.any2point.geometry import membership
-from hf_any3d.modeling.any2point.view_ensemble import view_ensemble
+from hf_any3d.modeling.any2point.view_ensemble import view_ensemble, view_voxel_cosine
 from hf_any3d.modeling.any2point.voxel_rows import pool_voxels
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 5, 4
@@ -109,3 +109,20 @@ def test_each_token_gets_the_row_of_its_cell(places):
     for token in range(TOKENS):
         expected = sum(weights[1, view, token] * rows[1, view, members.row[1, view, token]] for view in range(VIEWS))
         torch.testing.assert_close(found[1, 2 + token], expected)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_cells_that_say_nothing_are_weighed_as_neither_near_nor_far(places, compiling, monkeypatch):
+    """A row of zeros has no direction: its cosine is 0, not undefined."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    rows, others = made(CLOUDS, VIEWS, CELLS, HIDDEN), made(CLOUDS, TOKENS, HIDDEN)
+    with torch.no_grad():
+        rows[:, 0] = 0
+        others[0] = 0
+    cosine = view_voxel_cosine(rows, others, *places)
+    assert cosine[:, 0].eq(0).all() and cosine[0].eq(0).all() and cosine[1, 1:].ne(0).all()
+    added = view_ensemble(rows, others, *places, 0.3, 1)
+    assert added.isfinite().all() and added[1, 1:].abs().amax() > 0.01
+    if not compiling:
+        added.square().sum().backward()
+        assert rows.grad.isfinite().all() and others.grad.isfinite().all() and rows.grad[1, 1].any()

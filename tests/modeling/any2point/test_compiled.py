@@ -12,7 +12,7 @@ from tests.tiny_encoders import adapted_model, clouds
 @pytest.mark.parametrize("count_empty_cells", [False, True])
 def test_training_step_compiles_into_one_graph(count_empty_cells):
     settings = {"count_empty_cells": count_empty_cells}
-    model = adapted_model("clip_text_model", settings, encoder_layers=1, head_dropout=0.0).train()
+    model = adapted_model("clip_text_model", settings, num_layers=1, head_dropout=0.0).train()
     other = copy.deepcopy(model)
     labels = torch.arange(3)
     expected = model(points=clouds(), labels=labels).loss

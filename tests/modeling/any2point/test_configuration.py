@@ -23,6 +23,13 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, value):
         Any2PointConfig(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["encoder_layers", "num_token"])
+def test_setting_that_would_do_nothing_is_refused(name):
+    message = f"Any2PointModel.from_encoder_pretrained has no argument '{name}'; expected its own or one of Any2Poi"
+    with pytest.raises(TypeError, match=message):
+        Any2PointModel.from_encoder_pretrained(saved_encoder("bert"), **{name: 1})
+
+
 @pytest.mark.parametrize("views", [0, 7])
 def test_impossible_number_of_views_is_refused(views):
     with pytest.raises(ValueError, match=f"num_views={views}; expected 1 to 6"):

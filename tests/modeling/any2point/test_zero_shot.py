@@ -19,6 +19,7 @@ from hf_any3d import (
 )
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.any2point import Any2PointConfig
+from tests.closeness import assert_nearly_equal
 from tests.tiny_encoders import clouds, saved_encoder, tiny_config, tiny_model
 from tests.tiny_text_towers import (
     LABELS,
@@ -86,6 +87,18 @@ def test_outputs_are_cosines_times_the_scale(encoder, tower):
         torch.testing.assert_close(model.encode_labels(["chair", "lamp"], ["a {}"]), output.text_embeds)
         alone = model(clouds()[1:2], **inputs).logits_per_point_cloud
     torch.testing.assert_close(alone, output.logits_per_point_cloud[1:2], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_scale_of_the_cosines_grows_to_a_hundred_and_no_further():
+    model = tiny_zero_shot_model()
+    texts = torch.randn(2, model.config.text_width, generator=torch.Generator().manual_seed(0))
+    for temperature, scale in ((0.02, 50), (1e-4, 100)):
+        model.alignment.logit_scale.fill_(-torch.tensor(temperature).log())
+        output = model(clouds(), text_embeds=texts)
+        expected = scale * output.point_embeds @ output.text_embeds.T
+        torch.testing.assert_close(output.logits_per_point_cloud, expected, rtol=1e-4, atol=1e-4)
+        assert expected.abs().max() > 1
 
 
 def test_projection_starts_as_the_checkpoints_own():
@@ -233,7 +246,7 @@ def test_half_precision_encoder_gives_nearly_the_same(tmp_path):
     model.save_pretrained(tmp_path)
     half = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.any2point.encoder.dtype == torch.bfloat16
-    torch.testing.assert_close(logits_of(half).float(), logits_of(model), rtol=0, atol=0.5)
+    assert_nearly_equal(logits_of(half), logits_of(model), 0.1)
 
 
 def test_facts_of_a_saved_model_are_read_from_its_config(tmp_path):

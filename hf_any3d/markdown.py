@@ -41,6 +41,12 @@ def code(value: object, longest: int = LONGEST) -> str:
     return f"{fence}{padding}{text}{padding}{fence}".replace("|", "\\|")
 
 
+def paragraphs(value: object) -> str:
+    """A text of several lines in Markdown of its own, without HTML, control characters and a head of metadata."""
+    lines = (printable(line).replace("<", "&lt;").rstrip() for line in str(value).strip().splitlines())
+    return "\n".join(f"\\{line}" if line.startswith(("---", "```")) else line for line in lines)
+
+
 def literal(value: object) -> str:
     """A name as a string of Python, for programs in cards."""
     return json.dumps(str(value)[:LONGEST], ensure_ascii=True)

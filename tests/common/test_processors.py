@@ -1,0 +1,259 @@
+"""What every registered processor must do, whatever it prepares: one sweep over the registry.
+
+A processor joins by being registered; `BUILDERS` says how a small one is made and what it is asked.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from transformers import AutoFeatureExtractor, AutoProcessor
+
+from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.registration import MODELS, PROCESSORS
+from tests.chat.tiny_tokenizers import character_tokenizer
+
+POINTS = 32
+TEMPLATE_TEXT = "What is this?"
+
+
+def clouds(count: int = 3, points: int = 50) -> list[np.ndarray]:
+    """Clouds `(points, 3)` of different sizes, all with more points than are kept."""
+    random = np.random.default_rng(4)
+    return [random.random((points + number, 3), dtype=np.float32) - 0.5 for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A processor and how it is asked.
+
+    Args:
+        build: Makes a small one; takes other settings of its config.
+        call: (processor, clouds, arguments of the call) -> what it makes of them.
+        override: A setting and another value of it.
+        auto_classes: What opens a saved one.
+    """
+
+    build: Callable[..., Any]
+    call: Callable[..., Any]
+    override: tuple[str, Any]
+    auto_classes: tuple[type, ...]
+
+
+def _points(**settings: Any) -> PointCloudProcessor:
+    return PointCloudProcessor(**{"num_points": POINTS, "sampling": "farthest", **settings})
+
+
+def _chat(**settings: Any) -> MiniGPT3DProcessor:
+    return MiniGPT3DProcessor(
+        _points(), character_tokenizer(), **{"point_token_id": 127, "num_query_tokens": 4, **settings}
+    )
+
+
+def _ask(processor: MiniGPT3DProcessor, given: Any, **arguments: Any) -> Any:
+    count = len(given) if isinstance(given, list) else 1
+    texts = [f"<PointCloudHere> {TEMPLATE_TEXT}{'?' * number}" for number in range(count)]
+    return processor(texts if isinstance(given, list) else texts[0], given, **arguments)
+
+
+BUILDERS = {
+    PointCloudProcessor: Case(
+        _points,
+        lambda processor, given, **arguments: processor(given, **arguments),
+        ("num_points", 16),
+        (AutoFeatureExtractor, AutoProcessor),
+    ),
+    MiniGPT3DProcessor: Case(_chat, _ask, ("max_answer_tokens", 7), (AutoProcessor,)),
+}
+REGISTERED = {PROCESSORS.get(config, PointCloudProcessor) for config in MODELS} | {PointCloudProcessor}
+ALL = pytest.mark.parametrize("kind", sorted(REGISTERED, key=lambda kind: kind.__name__))
+
+
+def equal(one: Any, other: Any) -> bool:
+    assert set(one) == set(other)
+    return all(np.array_equal(np.asarray(one[name]), np.asarray(other[name])) for name in one)
+
+
+def test_every_registered_processor_is_swept():
+    assert set(BUILDERS) == REGISTERED
+
+
+@ALL
+def test_saved_processor_opens_by_every_door_and_answers_the_same(kind, tmp_path):
+    case = BUILDERS[kind]
+    processor = case.build()
+    processor.save_pretrained(tmp_path)
+    expected = case.call(processor, clouds())
+    for door in (kind, *case.auto_classes):
+        opened = door.from_pretrained(tmp_path)
+        assert type(opened) is kind and opened.to_dict() == processor.to_dict(), door
+        assert equal(case.call(opened, clouds()), expected), door
+    opened.save_pretrained(tmp_path / "again")
+    for file in tmp_path.glob("*processor_config.json"):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@ALL
+def test_settings_given_at_loading_go_before_the_saved_ones_and_are_recorded(kind, tmp_path):
+    case = BUILDERS[kind]
+    name, value = case.override
+    case.build().save_pretrained(tmp_path)
+    for door in (kind, *case.auto_classes):
+        opened = door.from_pretrained(tmp_path, **{name: value})
+        assert getattr(opened, name) == value, door
+        opened.save_pretrained(tmp_path / door.__name__)
+        assert getattr(kind.from_pretrained(tmp_path / door.__name__), name) == value
+
+
+@ALL
+def test_a_cloud_is_prepared_the_same_alone_and_among_others(kind):
+    case = BUILDERS[kind]
+    processor, given = case.build(), clouds()
+    together = case.call(processor, given)["points"]
+    assert together.shape == (3, POINTS, 3) and together.dtype == torch.float32
+    for number, cloud in enumerate(given):
+        assert torch.equal(case.call(processor, cloud)["points"][0], together[number])
+
+
+@ALL
+def test_every_form_of_a_cloud_gives_the_same(kind, tmp_path):
+    case = BUILDERS[kind]
+    processor, cloud = case.build(), clouds(1)[0]
+    np.save(tmp_path / "cloud.npy", cloud)
+    write_point_cloud(tmp_path / "cloud.ply", PointCloudData(cloud))
+    expected = case.call(processor, cloud)
+    forms = {
+        "tensor": torch.from_numpy(cloud),
+        "double": cloud.astype(np.float64),
+        "row": {"points": cloud},
+        "path": tmp_path / "cloud.npy",
+        "text path": str(tmp_path / "cloud.ply"),
+        "trimesh": trimesh.PointCloud(cloud),
+        "ours": PointCloudData(cloud),
+    }
+    for name, form in forms.items():
+        assert equal(case.call(processor, form), expected), name
+    lists = case.call(processor, [cloud.tolist()] if kind is PointCloudProcessor else [cloud])
+    assert equal(lists, case.call(processor, [cloud]))
+    many = np.stack([one[:50] for one in clouds()])
+    if kind is PointCloudProcessor:
+        for form in (many, torch.from_numpy(many)):
+            assert equal(case.call(processor, form), case.call(processor, list(many)))
+
+
+@ALL
+def test_tensors_and_arrays_hold_the_same_numbers(kind):
+    case = BUILDERS[kind]
+    processor = case.build()
+    tensors, arrays = (case.call(processor, clouds(), return_tensors=form) for form in ("pt", "np"))
+    assert all(isinstance(tensors[name], torch.Tensor) and isinstance(arrays[name], np.ndarray) for name in tensors)
+    assert equal(tensors, arrays)
+    assert equal(case.call(processor, clouds(), return_tensors=None), arrays)
+
+
+@ALL
+def test_unknown_arguments_are_refused(kind, tmp_path):
+    case = BUILDERS[kind]
+    processor = case.build()
+    with pytest.raises(TypeError, match="num_pionts"):
+        case.call(processor, clouds(), num_pionts=3)
+    with pytest.raises(TypeError, match="num_pionts"):
+        case.build(num_pionts=3)
+
+
+@ALL
+def test_bad_clouds_are_refused_before_they_reach_a_model(kind):
+    case = BUILDERS[kind]
+    processor, cloud = case.build(), clouds(1)[0]
+    for number, told in ((np.nan, "finite|NaN"), (np.inf, "finite|infinite")):
+        bad = cloud.copy()
+        bad[3, 1] = number
+        with pytest.raises(ValueError, match=told):
+            case.call(processor, bad)
+    with pytest.raises(ValueError, match="at least"):
+        case.call(processor, cloud[:2])
+    with pytest.raises(ValueError, match="cloud 1"):
+        case.call(processor, [cloud, cloud[:2]])
+
+
+@ALL
+def test_copies_and_pickles_answer_the_same(kind):
+    case = BUILDERS[kind]
+    processor = case.build()
+    expected = case.call(processor, clouds())
+    # What a test has pickled itself is no stranger's file.
+    for twin in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
+        assert equal(case.call(twin, clouds()), expected) and twin.to_dict() == processor.to_dict()
+
+
+@ALL
+def test_what_comes_out_is_what_models_take(kind):
+    case = BUILDERS[kind]
+    processor = case.build()
+    assert set(case.call(processor, clouds())) <= set(processor.model_input_names)
+    models = [config for config in MODELS if PROCESSORS.get(config, PointCloudProcessor) is kind]
+    assert models, "a processor without a model"
+
+
+@ALL
+def test_inputs_are_left_as_they_are(kind):
+    case = BUILDERS[kind]
+    given = clouds()
+    case.call(case.build(), given)
+    assert all(np.array_equal(one, other) for one, other in zip(given, clouds(), strict=True))
+
+
+@ALL
+def test_saved_file_is_plain_json_with_every_setting(kind, tmp_path):
+    BUILDERS[kind].build().save_pretrained(tmp_path)
+    (file,) = [file for file in tmp_path.glob("*processor_config.json")]
+    stored = json.loads(file.read_text())
+    assert BUILDERS[kind].override[0] in stored and "NaN" not in file.read_text()
+
+
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+
+
+@SIDES
+def test_padding_stands_on_the_side_asked_for_and_is_masked(side):
+    processor = _chat()
+    batch = _ask(processor, clouds(), padding_side=side)
+    alone = [processor(f"<PointCloudHere> {TEMPLATE_TEXT}{'?' * n}", cloud) for n, cloud in enumerate(clouds())]
+    for row, mask, one in zip(batch["input_ids"], batch["attention_mask"], alone, strict=True):
+        length = one["input_ids"].shape[1]
+        kept = slice(-length, None) if side == "left" else slice(length)
+        assert torch.equal(row[kept], one["input_ids"][0]) and mask[kept].all() and mask.sum() == length
+        assert (row[~mask.bool()] == processor.tokenizer.pad_token_id).all()
+    with pytest.raises(ValueError, match="padding_side='middle'"):
+        _ask(processor, clouds(), padding_side="middle")
+
+
+def test_chat_template_and_written_prompt_are_the_same():
+    processor, cloud = _chat(), clouds(1)[0]
+    content = [{"type": "point_cloud", "points": cloud}, {"type": "text", "text": TEMPLATE_TEXT}]
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages)
+    assert text.count("<PointCloudHere>") == 1 and TEMPLATE_TEXT in text
+    ours = processor.apply_chat_template(messages, tokenize=True)
+    assert equal(processor(text, cloud), ours)
+    assert (ours["input_ids"] == 127).sum() == processor.num_query_tokens
+    two = processor.apply_chat_template([messages, messages], tokenize=True)
+    assert torch.equal(two["input_ids"], ours["input_ids"].repeat(2, 1))
+
+
+def test_decoding_gives_back_what_was_written():
+    processor = _chat()
+    ids = processor.tokenizer(["A lamp.### and more", " Yes. "], add_special_tokens=False)["input_ids"]
+    assert processor.batch_decode(ids) == ["A lamp.### and more", " Yes. "]
+    assert processor.decode(ids[0]) == "A lamp.### and more"
+    assert processor.decode_answers(ids) == ["A lamp.", "Yes."]

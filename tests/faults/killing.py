@@ -1,0 +1,165 @@
+"""Runs a program in a child and lets something happen to it at the n-th thing that it does to files.
+
+A child is a fork of this process, which has imported everything, so that a run costs what the program itself does.
+Things done to files are seen by Python's audit events, and by wrappers around the writers that Python does not see.
+
+    kill  SIGKILL before it is done
+    tear  from here on a write that takes a file beyond some bytes kills the child amid it
+    full  from here on such a write fails, as on a full disk
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MODES = ("kill", "tear", "full")
+ALL = os.environ.get("ANY3D_FAULTS") == "all"
+ROOM = 64
+"""Bytes that a file may still have once a disk is full."""
+# Event -> whether there must be something for it to do anything.
+_ON_PATHS = {"os.remove": True, "os.rmdir": True, "os.rename": True, "os.mkdir": False}
+
+
+@dataclass
+class Ending:
+    """How a child came to its end.
+
+    Args:
+        how: "done", "failed" with a Python error, or "killed".
+        events: What it did to files, for a child that was not killed.
+        output: What it printed.
+    """
+
+    how: str
+    events: list[str]
+    output: str
+
+
+_counter: Counter | None = None  # of the child
+
+
+def note(what: str) -> None:
+    """Count something other than what is done to files."""
+    _counter.note(what, _counter.root)
+
+
+class Counter:
+    """Counts what is done to files below a folder, and acts at one of them."""
+
+    def __init__(self, root: Path, at: int | None, mode: str):
+        self.root, self.at, self.mode = os.path.realpath(root), at, mode
+        self.seen: list[str] = []
+
+    def note(self, what: str, path: Any) -> None:
+        path = os.path.abspath(os.fsdecode(path))
+        if path != self.root and not path.startswith(self.root + os.sep):
+            return
+        self.seen.append(f"{what} {os.path.relpath(path, self.root)}")
+        if len(self.seen) - 1 == self.at:
+            self.act()
+
+    def act(self) -> None:
+        if self.mode == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.mode == "tear":
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    def audit(self, event: str, arguments: tuple) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(path, (str, bytes)) and flags & (os.O_WRONLY | os.O_RDWR):
+                self.note("open", path)
+        elif event in _ON_PATHS:
+            path = _at(arguments[0], arguments[-1 if event != "os.rename" else 2])
+            if os.path.lexists(path) == _ON_PATHS[event]:
+                self.note(event, path)
+
+    def watch(self) -> None:
+        """Begin; there is no end, since audit hooks cannot be taken away."""
+        import safetensors.torch
+        import torch
+
+        for module, name in ((torch, "save"), (safetensors.torch, "serialize_file")):
+            setattr(module, name, self._watched(getattr(module, name), name))
+        sys.addaudithook(self.audit)
+
+    def _watched(self, function: Callable, name: str) -> Callable:
+        def watched(content: Any, path: Any, *arguments: Any, **settings: Any) -> Any:
+            if not isinstance(path, (str, os.PathLike)):
+                return function(content, path, *arguments, **settings)
+            self.note(f"before {name}", path)
+            made = function(content, path, *arguments, **settings)
+            self.note(f"after {name}", path)
+            return made
+
+        return watched
+
+
+def run_child(work: Callable[[], Any], root: Path, at: int | None = None, mode: str = "kill") -> Ending:
+    """Run `work` in a child.
+
+    Args:
+        work: What it does.
+        root: Only what is done below this folder counts.
+        at: Number of the event that something happens at; None lets it end.
+        mode: What happens, one of `MODES`.
+    """
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        _be_the_child(work, Counter(root, at, mode), tell)
+    os.close(tell)
+    with open(told, encoding="utf-8", errors="replace") as pipe:
+        output = pipe.read()
+    _, status = os.waitpid(child, 0)
+    lines = output.splitlines()
+    events = [line.removeprefix("EVENT ") for line in lines if line.startswith("EVENT ")]
+    rest = "\n".join(line for line in lines if not line.startswith("EVENT "))
+    how = "killed" if os.WIFSIGNALED(status) else "done" if os.WEXITSTATUS(status) == 0 else "failed"
+    return Ending(how, events, rest)
+
+
+def points(events: int, every: int) -> list[int]:
+    """The events to try: all with ANY3D_FAULTS=all, else every so-manieth."""
+    return list(range(0, events, 1 if ALL else every))
+
+
+def _be_the_child(work: Callable[[], Any], counter: Counter, tell: int) -> None:
+    global _counter
+    _counter, code = counter, 1
+    try:
+        for number in (1, 2):
+            os.dup2(tell, number)
+        sys.stdout = sys.stderr = open(tell, "w", encoding="utf-8")
+        counter.watch()
+        work()
+        code = 0
+    except SystemExit as ending:
+        print(ending.code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            print("\n".join(f"EVENT {event}" for event in counter.seen), flush=True)
+        finally:
+            # No cleaning up: what belongs to the parent stays.
+            os._exit(code)
+
+
+def _at(path: Any, folder: Any) -> str:
+    """A path that may be relative to an open folder."""
+    path = os.fsdecode(path)
+    if os.path.isabs(path) or not isinstance(folder, int) or folder < 0:
+        return path
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)

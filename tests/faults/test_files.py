@@ -1,0 +1,222 @@
+"""Conversions, shards, answers, verdicts and pushes that are interrupted whenever they write."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, Dataset, Features, Value, load_dataset
+from huggingface_hub import HfApi
+
+from hf_any3d.data.benchmarks import conversion
+from hf_any3d.data.benchmarks.publishing import push_point_dataset
+from hf_any3d.evaluating import PROTOCOLS, answer_question, judge_answers
+from tests.converting.doors import DOORS
+from tests.data.benchmarks.toy import COUNTS, load_toy, write_tree
+from tests.data.benchmarks.toy import cloud as toy_cloud
+from tests.examples.conftest import tiny_shapes
+from tests.faults import killing
+from tests.faults.killing import ALL, MODES, points, run_child
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Program:
+    """Something that writes below a folder.
+
+    Args:
+        run: Does it, again and again into the same folder if need be.
+        holds: What must hold of the folder at any time, also amid the work.
+        every: Without ANY3D_FAULTS=all, every so-manieth thing that it does to files is tried.
+    """
+
+    run: Callable[[Path], None]
+    holds: Callable[[Path], None]
+    every: int
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def interrupt_everywhere(program: Program, folder: Path, mode: str, same: Callable[[Path, Path], None]) -> int:
+    """Interrupt a program at each event, every other time twice in a row, and let it end; gives the number of events.
+
+    Args:
+        program: It.
+        folder: For its work.
+        mode: What happens, see `killing`.
+        same: Compares the outcome with that of a run that nothing happened to.
+    """
+    whole = folder / "whole"
+    ending = run_child(lambda: program.run(whole), whole)
+    assert ending.how == "done" and ending.events, ending.output
+    program.holds(whole)
+    count = len(ending.events)
+    for number, at in enumerate(points(count, program.every)):
+        place = folder / f"at-{at}"
+        ending = run_child(lambda place=place: program.run(place), place, at, mode)
+        assert ending.how in {"kill": ["killed"], "tear": ["killed", "done"], "full": ["failed", "done"]}[mode], (
+            f"{at}: {ending.output}"
+        )
+        program.holds(place)
+        if number % 2:
+            run_child(lambda place=place: program.run(place), place, (at * 7 + 5) % count)
+            program.holds(place)
+        ending = run_child(lambda place=place: program.run(place), place)
+        assert ending.how == "done", f"{at}: {ending.output}"
+        program.holds(place)
+        same(place, whole)
+        shutil.rmtree(place)
+    return count
+
+
+def same_content(place: Path, whole: Path) -> None:
+    found = content(place)
+    found.pop(".out.lock", None)  # a claim that its holder could not take back keeps nobody out
+    assert found == content(whole)
+
+
+# Conversions of released checkpoints
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("originals")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", list(DOORS) if ALL else ["imagebind-audio"])
+def test_a_conversion_is_there_whole_or_not_at_all(originals, name, mode, tmp_path):
+    door, checkpoint, others = DOORS[name], originals / f"{name}.pth", originals / name
+    if not checkpoint.exists():
+        others.mkdir()
+        door.prepare(others)
+        torch.save(door.content(), checkpoint)
+        door.convert(checkpoint, originals / f"warm-{name}", others)
+
+    def run(folder: Path) -> None:
+        # The directory is the only thing in its folder, where what is unfinished would lie beside it.
+        if not (folder / "out").exists():
+            door.convert(checkpoint, folder / "out", others)
+
+    def holds(folder: Path) -> None:
+        if (folder / "out").exists():
+            names = {"config.json", "model.safetensors"}
+            assert names <= {path.name for path in (folder / "out").rglob("*")}
+
+    interrupt_everywhere(Program(run, holds, every=7), tmp_path, mode, same_content)
+
+
+# Benchmarks to Parquet
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_benchmark_is_converted_row_by_row_once(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "SHARD_BYTES", 300)
+    tree = write_tree(tmp_path / "toy")
+    load_toy(tree, tmp_path / "warm")
+
+    def rows_are_right(folder: Path, other: Path | None = None) -> None:
+        read: list[str] = []
+        splits = load_toy(tree, folder, read)
+        assert read == [] and splits.num_rows == COUNTS
+        for split, rows in splits.items():
+            for number, row in enumerate(rows.with_format("numpy")):
+                np.testing.assert_array_equal(row["points"], toy_cloud(split, number))
+                assert row["file"] == f"{split}/{number}.npy"
+        assert not list(folder.rglob(".*.tmp"))
+
+    def holds(folder: Path) -> None:
+        for record in folder.rglob("journal/*.json"):
+            stored = json.loads(record.read_text())
+            assert (record.parents[1] / "data" / stored["file"]).stat().st_size == stored["size"]
+
+    program = Program(lambda folder: load_toy(tree, folder) and None, holds, every=23)
+    interrupt_everywhere(program, tmp_path, mode, rows_are_right)
+
+
+# Answers and verdicts
+
+
+class Counting:
+    """A judge whose replies follow from the prompt; notes on disk what it was asked."""
+
+    name, settings, revisions, reads_prompt, kinds, at_once = "counting", {}, {"1"}, False, ("same",), 2
+
+    def __init__(self, notes: Path):
+        self.notes = notes
+
+    def __call__(self, text: str) -> str:
+        with open(self.notes, "a") as file:
+            file.write(text + "\n")
+        return f"T#{text}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_any3d.evaluating.judging.SECONDS_BETWEEN_SAVES", -1.0)
+    protocol = next(protocol for protocol in PROTOCOLS.values() if protocol.kind == "same")
+    cloud = Array2D((4, 3), "float32")
+    features = Features(points=cloud, colors=cloud, object_id=Value("string"), caption=Value("string"))
+    ones, numbers = np.ones((9, 4, 3), np.float32), [str(number) for number in range(9)]
+    columns = {"points": ones, "colors": ones, "object_id": numbers, "caption": numbers}
+    rows = Dataset.from_dict(columns, features=features).with_format("numpy")
+
+    def generate(clouds, question, settings):
+        drawn = torch.rand(len(clouds))  # other answers for another seed
+        return [f"a {float(value):.6f}" for value in drawn]
+
+    def run(folder: Path) -> None:
+        answers = answer_question(rows, protocol, generate, folder / "answers.json", {"model": "m"}, batch_size=2)
+        notes = folder.with_suffix(".notes")  # beside the folder, so that the disk is full for results alone
+        judge_answers(answers, "same", Counting(notes), folder / "judged.json")
+
+    def holds(folder: Path) -> None:
+        for path in folder.glob("*.json"):
+            stored = json.loads(path.read_text())
+            assert [entry["object_id"] for entry in stored["results"]] == numbers[: len(stored["results"])]
+
+    interrupt_everywhere(Program(run, holds, every=5), tmp_path, mode, same_content)
+
+
+# Pushes
+
+
+def test_a_push_that_is_killed_leaves_whole_rows_and_is_mended_by_the_next(hub, tmp_path):
+    """Killed before and behind each request of a push: what is on the hub opens whole or not at all."""
+    shapes = tiny_shapes(points=20)
+    send = httpx2.Client.send
+
+    def counted(client, request, **settings):
+        killing.note(f"before {request.method}")
+        response = send(client, request, **settings)
+        killing.note(f"after {request.method}")
+        return response
+
+    def push(name: str) -> None:
+        httpx2.Client.send = counted
+        push_point_dataset(shapes, name, licence="mit")
+
+    ending = run_child(lambda: push("me/faults-whole"), tmp_path)
+    assert ending.how == "done" and ending.events, ending.output
+    expected = hub.files("me/faults-whole", kind="dataset")
+    for at in points(len(ending.events), every=6):
+        name = f"me/faults-{at}"
+        assert run_child(lambda name=name: push(name), tmp_path, at).how == "killed"
+        is_there = HfApi().repo_exists(name, repo_type="dataset")
+        if is_there and any(file.endswith(".parquet") for file in hub.files(name, kind="dataset")):
+            opened = load_dataset(name, cache_dir=str(tmp_path / f"cache-{at}"), download_mode="force_redownload")
+            assert opened.num_rows == shapes.num_rows
+        ending = run_child(lambda name=name: push(name), tmp_path)
+        assert ending.how == "done", f"{at}: {ending.output}"
+        assert hub.files(name, kind="dataset").keys() == expected.keys()
+        for file in expected:
+            if file.endswith(".parquet"):
+                assert hub.content(name, file, kind="dataset") == hub.content("me/faults-whole", file, kind="dataset")

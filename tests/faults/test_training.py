@@ -1,0 +1,130 @@
+"""Training runs that are killed, or run out of disk, whenever they write: they go on as if nothing had happened."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_any3d import AutoModelForPointCloudClassification
+from hf_any3d.training.program import run_program
+from tests.examples.conftest import load_program, tiny_shapes, words_of
+from tests.faults.killing import MODES, Ending, points, run_child
+from tests.tiny_encoders import clouds, random_encoder, tiny_config
+
+pytestmark = pytest.mark.slow
+EVERY = 20
+SETTINGS = {
+    "num_tokens": 4,
+    "tokenizer_neighbors": 4,
+    "num_points": 32,
+    "num_layers": 1,
+    "augment": ["scale", "jitter"],
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 8,
+    "num_train_epochs": 3,
+    "save_total_limit": 2,
+    "logging_steps": 1,
+    "learning_rate": 0.01,
+    "peft": "lora",
+    "peft_config": {"lora_dropout": 0.1},
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+class Training:
+    """A small training program, and what it gives when nothing happens to it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.program = folder, load_program("run_point_cloud_classification")
+        random_encoder(tiny_config("bert")).save_pretrained(folder / "encoder")
+        shapes = tiny_shapes(points=40)
+        shapes["train"].to_parquet(folder / "train.parquet")
+        shapes["test"].to_parquet(folder / "test.parquet")
+        self.run(folder / "warm")  # in this process, so that no child has to
+        self.whole = folder / "whole"
+        self.ending = self.child(self.whole)
+        assert self.ending.how == "done", self.ending.output
+        self.answers = answers(self.whole)
+
+    def run(self, output: Path) -> None:
+        files = {f"{split}_file": str(self.folder / f"{split}.parquet") for split in ("train", "test")}
+        files |= {"validation_file": files["test_file"], "encoder_name_or_path": str(self.folder / "encoder")}
+        options = {"cache_dir": str(self.folder / "cache")}
+        words = words_of({**SETTINGS, **files, "output_dir": str(output), "dataset_options": options})
+        run_program(lambda: self.program.main(words))
+
+    def child(self, output: Path, at: int | None = None, mode: str = "kill") -> Ending:
+        return run_child(lambda: self.run(output), output, at, mode)
+
+    def check(self, output: Path) -> None:
+        """What must hold of a run that came to its end, whatever happened to it before."""
+        expected, found = (json.loads((folder / "metrics.json").read_text()) for folder in (self.whole, output))
+        assert found["metrics"] == expected["metrics"] and found["selection"] == expected["selection"]
+        assert losses(output) == losses(self.whole)
+        assert_equal(
+            load_file(output / "adapter_model.safetensors"), load_file(self.whole / "adapter_model.safetensors")
+        )
+        names = [
+            {path.relative_to(folder).as_posix() for path in folder.rglob("*")} for folder in (self.whole, output)
+        ]
+        assert names[0] == names[1], names[0] ^ names[1]
+
+    def check_interrupted(self, output: Path) -> None:
+        """What must hold of what an interrupted run has left: what opens is right."""
+        if (output / "metrics.json").exists():
+            assert (output / "README.md").exists()
+        try:
+            found = answers(output)
+        except (OSError, ValueError):
+            assert not (output / "metrics.json").exists()
+            return
+        assert torch.equal(found, self.answers)
+
+
+def answers(model: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return AutoModelForPointCloudClassification.from_pretrained(model)(clouds(4, 32)).logits
+
+
+def losses(output: Path) -> list[tuple[int, float]]:
+    last = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry[name]) for entry in history for name in ("loss", "eval_loss") if name in entry]
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory) -> Training:
+    return Training(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_path):
+    count = len(training.ending.events)
+    for number, at in enumerate(points(count, EVERY)):
+        output = tmp_path / f"run-{at}"
+        ending = training.child(output, at, mode)
+        assert ending.how in {"kill": ["killed"], "tear": ["killed", "done"], "full": ["failed", "done"]}[mode], (
+            f"{at}: {ending.output}"
+        )
+        if mode == "full" and ending.how == "failed":
+            assert "Traceback" not in ending.output, f"{at}: {ending.output}"
+            assert ending.output.splitlines()[-1].startswith(f"error: {output}"), f"{at}: {ending.output}"
+        training.check_interrupted(output)
+        if number % 2:  # twice in a row
+            training.child(output, (at * 7 + 5) % count, "kill")
+            training.check_interrupted(output)
+        ending = training.child(output)
+        assert ending.how == "done", f"{at}: {ending.output}"
+        training.check(output)
+        shutil.rmtree(output)

@@ -1,0 +1,319 @@
+"""Model directories of strangers: settings, weights, adapters, templates and tokenizers that no model has."""
+
+import json
+import shutil
+import struct
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+    encoder_linear_pattern,
+    trainable_module_names,
+)
+from hf_any3d.cli.opening import open_chat, open_pipeline
+from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.messages import opened
+from hf_any3d.model_facts import model_facts
+from hf_any3d.modeling.act import ActForPointCloudClassification
+from tests.chat.talking_models import talking_pipeline
+from tests.fuzz.damage import mutate
+from tests.fuzz.target import EXECUTES, Target, canary
+from tests.tiny_act import tiny_act
+from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_encoders import tiny_model
+
+FILES = Path(__file__).parents[1] / "files"
+LABELS = {0: "bottle", 1: "chair", 2: "lamp"}
+NUMBERS = [
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    65,
+    511,
+    10**4,
+    10**5,
+    10**6,
+    10**8,
+    10**9,
+    10**12,
+    2**63,
+    10**30,
+    -(10**9),
+    0.5,
+    -0.5,
+    1e-30,
+]
+NUMBERS += [1e30, 1e308, float("nan"), float("inf"), float("-inf")]
+OTHERS = [
+    None,
+    True,
+    False,
+    "",
+    "x",
+    "auto",
+    "../../etc",
+    "\x1b[2J",
+    "a\nb",
+    "\ud800",
+    [],
+    [1],
+    {},
+    {"a": {}},
+    [[]],
+    "9" * 5000,
+]
+PATTERNS = ["(a+)+$", "([a-z0-9_.]+)*!", ".*.*.*.*.*.*.*!", "(" * 300, ".*", "", "all-linear", "query"]
+TEMPLATES = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * 10000000000 }}",
+    "{{ 10 ** 10 ** 10 }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% macro a() %}{{ a() }}{{ a() }}{% endmacro %}{{ a() }}",
+    "{% set x = 'a' %}" + "{% set x = x ~ x %}" * 60,
+    "{{ messages[0]['nothing']['there'] }}",
+    "{% for m in messages %}",
+    "{{ raise_exception('no\n\x1b[2J') }}",
+    "<PointCloudHere>" * 500,
+    "",
+]
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "X9")
+
+
+@dataclass
+class Case:
+    """A directory, as the files that are not those of its seed, and what was done to it."""
+
+    seed: str
+    files: dict[str, bytes | None]
+    done: list[str]
+
+
+class Models(Target):
+    """A changed directory opens and answers with finite scores, or is refused."""
+
+    name = "model directories"
+    refusals = (ValueError, OSError, ImportError)
+    inputs = 80
+    # Changed names of encoders are looked for on the hub, which a test has none of.
+    forbidden = tuple(event for event in EXECUTES if event != "socket.connect")
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        torch.set_num_threads(1)
+        quieten_libraries()
+        import huggingface_hub.constants
+
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        self.seeds = {name: folder / name for name in ("guided", "lora", "act", "autoencoder", "chat")}
+        _classifier(GuidedAdapterConfig).save_pretrained(self.seeds["guided"])
+        _classifier(_lora).save_pretrained(self.seeds["lora"])
+        tiny_act(ActForPointCloudClassification, id2label=LABELS).save_pretrained(self.seeds["act"])
+        tiny_autoencoder("vit").save_pretrained(self.seeds["autoencoder"])
+        talking_pipeline().save_pretrained(self.seeds["chat"])
+        for name in ("guided", "lora", "act", "autoencoder"):
+            PointCloudProcessor(num_points=64).save_pretrained(self.seeds[name])
+        for name in self.seeds:
+            (folder / "warm").mkdir()
+            self.attempt(Case(name, {}, []), folder / "warm")
+            shutil.rmtree(folder / "warm")
+
+    def make(self, generator: np.random.Generator, folder: Path) -> Case:  # noqa: D102
+        seed = str(generator.choice(list(self.seeds)))
+        files: dict[str, bytes | None] = {}
+        done: list[str] = []
+        names = sorted(path.name for path in self.seeds[seed].iterdir() if path.is_file() and path.suffix != ".md")
+        for _ in range(int(generator.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))):
+            name = names[int(generator.integers(len(names)))]
+            if generator.random() < 0.4:  # what decides most
+                name = "config.json"
+            data = files.get(name) or (self.seeds[seed] / name).read_bytes()
+            kind = generator.random()
+            if kind < 0.03:
+                files[name] = None
+                done.append(f"{name} is missing")
+            elif kind < 0.15:
+                files[name] = mutate(data, generator)
+                done.append(f"{name} is damaged")
+            elif name.endswith(".json"):
+                files[name], what = _changed_json(data, generator, canary(folder))
+                done.append(f"{name}: {what}")
+            elif name.endswith(".safetensors"):
+                files[name], what = _changed_weights(data, generator)
+                done.append(f"{name}: {what}")
+            elif name.endswith(".jinja"):
+                files[name] = TEMPLATES[int(generator.integers(len(TEMPLATES)))].encode()
+                done.append(f"{name}: {files[name][:40]!r}")
+            else:
+                files[name] = mutate(data, generator)
+                done.append(f"{name} is damaged")
+        return Case(seed, files, done)
+
+    def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
+        model = folder / "model"
+        shutil.copytree(self.seeds[case.seed], model)
+        for name, data in case.files.items():
+            if data is None:
+                (model / name).unlink(missing_ok=True)
+            else:
+                (model / name).write_bytes(data)
+        (model / "evil.py").write_text(f"open({str(canary(folder))!r}, 'w')\n")
+        file = str(FILES / "chair.ply")
+        if case.seed == "chat":
+            pipe = open_chat(str(model), "cpu", None)
+            with opened(model):
+                answer = pipe(
+                    [
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "point_cloud", "path": file},
+                                {"type": "text", "text": "What is this?"},
+                            ],
+                        }
+                    ],
+                    max_new_tokens=3,
+                )
+            assert isinstance(answer[0]["generated_text"][-1]["content"], str)
+            return
+        if case.seed == "autoencoder":
+            run = open_pipeline("point-cloud-reconstruction", str(model), "cpu")
+            with opened(model):
+                (answer,) = run([file])
+            assert np.isfinite(answer["chamfer_l2"])
+            return
+        classify = open_pipeline("point-cloud-classification", str(model), "cpu")
+        with opened(model):
+            model_facts(str(model), None)
+            answer = classify(file)
+        assert answer and all(np.isfinite(entry["score"]) for entry in answer)
+
+    def check_refusal(self, error: BaseException, case: Case, folder: Path) -> None:  # noqa: D102
+        assert str(error).strip() and len(str(error)) < 50_000
+
+    def describe(self, case: Case) -> str:  # noqa: D102
+        return f"{case.seed}: {'; '.join(case.done)}"[:800]
+
+
+def _classifier(adapter: Any) -> Any:
+    model: Any2PointForPointCloudClassification = tiny_model(id2label=LABELS)
+    return get_peft_model(model, adapter(model) if adapter is _lora else adapter())
+
+
+def _lora(model: Any) -> LoraConfig:
+    return LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
+
+
+def _changed_json(data: bytes, generator: np.random.Generator, file: Path) -> tuple[bytes, str]:
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return mutate(data, generator), "damaged"
+    kind = generator.random()
+    if kind < 0.03:
+        depth = int(generator.choice([1000, 200_000]))
+        return b'{"a":' * depth, f"{depth} levels"
+    if kind < 0.06:
+        return json.dumps([told, 3, "x", None][int(generator.integers(4))]).encode(), "another kind"
+    if kind < 0.12 and isinstance(told, dict):
+        told |= {
+            "auto_map": {name: "evil.Evil" for name in ("AutoConfig", "AutoModel", "AutoProcessor", "AutoTokenizer")},
+            "custom_pipelines": {"point-cloud-classification": {"impl": "evil.Evil", "pt": [], "tf": []}},
+            "trust_remote_code": True,
+        }
+        return json.dumps(told).encode(), "code beside it"
+    told = deepcopy(told)
+    places = list(_places(told))
+    if not places:
+        return data, "nothing"
+    holder, key = places[int(generator.integers(len(places)))]
+    # Of lists as long as vocabularies few entries matter.
+    path = f"{key}"
+    kind = generator.random()
+    value: Any
+    if kind < 0.08:
+        del holder[key]
+        return _dumped(told), f"{path} is missing"
+    if key in ("target_modules", "exclude_modules", "rank_pattern", "modules_to_save", "layers_to_transform"):
+        value = PATTERNS[int(generator.integers(len(PATTERNS)))]
+        value = {value: 4} if key == "rank_pattern" else value
+    elif key == "chat_template":
+        value = TEMPLATES[int(generator.integers(len(TEMPLATES)))]
+    elif kind < 0.65:
+        value = NUMBERS[int(generator.integers(len(NUMBERS)))]
+    elif kind < 0.75 and isinstance(holder[key], list):
+        value = holder[key] * int(generator.choice([0, 2, 1000]))
+    else:
+        value = OTHERS[int(generator.integers(len(OTHERS)))]
+    if isinstance(holder[key], list) and holder[key] and generator.random() < 0.5 and not isinstance(value, list):
+        value = [*holder[key][:-1], value]
+    holder[key] = value
+    return _dumped(told), f"{path} is {value!r:.60}"
+
+
+def _dumped(told: Any) -> bytes:
+    return json.dumps(told).encode()
+
+
+def _places(value: Any, depth: int = 0) -> Any:
+    """All (holder, key) of a JSON value; of long ones the first few."""
+    entries = list(value.items() if isinstance(value, dict) else enumerate(value))[:80]
+    for key, inside in entries:
+        yield value, key
+        if isinstance(inside, (dict, list)) and inside and depth < 4:
+            yield from _places(inside, depth + 1)
+
+
+def _changed_weights(data: bytes, generator: np.random.Generator) -> tuple[bytes, str]:
+    if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > len(data) - 8:
+        return mutate(data, generator), "damaged"
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except ValueError:
+        return mutate(data, generator), "damaged"
+    body = bytearray(data[8 + length :])
+    names = [name for name in header if name != "__metadata__"]
+    if not names:
+        return data, "nothing"
+    name = names[int(generator.integers(len(names)))]
+    entry = header[name]
+    kind, what = int(generator.integers(8)), ""
+    if kind == 0:
+        entry["dtype"], what = str(generator.choice(DTYPES)), "type"
+    elif kind == 1:
+        entry["shape"] = [int(generator.choice([0, 1, 2, 10**6, 2**62])) for _ in range(int(generator.integers(4)))]
+        what = f"shape {entry['shape']}"
+    elif kind == 2:
+        start, stop = entry["data_offsets"]
+        entry["data_offsets"] = [start, int(generator.choice([0, stop + 4, 2**40, start]))]
+        what = "offsets"
+    elif kind == 3:
+        del header[name]
+        what = "missing"
+    elif kind == 4:
+        header[f"{name}.twice"] = header.pop(name)
+        what = "renamed"
+    elif kind == 5:
+        start, stop = entry["data_offsets"]
+        if stop - start >= 4 and entry["dtype"] == "F32":
+            body[start : start + 4] = np.float32(generator.choice([np.nan, np.inf, 1e38])).tobytes()
+        what = "NaN"
+    elif kind == 6:
+        return data[: int(generator.integers(len(data)))], "cut"
+    else:
+        return struct.pack("<Q", int(generator.choice([0, 2**40, length + 100]))) + data[8:], "length of the header"
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(body), f"{name}: {what}"
+
+
+TARGETS = [Models()]

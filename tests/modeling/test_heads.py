@@ -1,0 +1,54 @@
+"""Heads: a batch of one row, features of another precision, and losses in full precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
+from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.point_labels import mean_cross_entropy
+from tests.closeness import assert_nearly_equal
+from tests.tiny_act import clouds, tiny_act
+
+
+def test_one_row_in_training_is_normed_as_in_use():
+    norm = HeadNorm(4, eps=0.5)
+    norm.running_var.fill_(0.25)
+    row = torch.tensor([[1.0, -2.0, 0.5, 3.0]])
+    expected = row / 0.75**0.5
+    torch.testing.assert_close(norm.train()(row), expected)
+    torch.testing.assert_close(norm.eval()(row), expected)
+    assert torch.equal(norm.running_var, torch.full((4,), 0.25)), "statistics of one row say nothing"
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("theirs", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_head_reads_features_of_any_precision(own, theirs):
+    torch.manual_seed(0)
+    head = ClassificationHead(8, 3, (6,)).eval()
+    features = 3 * torch.randn(5, 8)
+    expected = head(features)
+    found = head.to(own)(features.to(theirs))
+    assert found.dtype == own
+    assert_nearly_equal(found, expected, 0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_cross_entropy_is_taken_in_full_precision(dtype):
+    # Rows that are all but certain: their losses are less than half precision can tell from 0.
+    logits = torch.tensor([[9.0, 0.0, 0.5], [0.0, 8.0, 0.0], [1.0, 2.0, 3.0]], dtype=dtype)
+    labels = torch.tensor([0, 1, -100])
+    loss = mean_cross_entropy(logits, labels)
+    assert loss.dtype == torch.float32 and 1e-4 < loss < 1e-3
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[:2].float(), labels[:2]))
+
+
+@pytest.mark.parametrize("model_class", [ActForPointCloudClassification, ActForSemanticSegmentation])
+def test_a_half_precision_models_loss_is_in_full_precision(model_class):
+    model = tiny_act(model_class).bfloat16()
+    shape = (2,) if model_class is ActForPointCloudClassification else (2, 60)
+    labels = torch.arange(2 * 60)[: torch.Size(shape).numel()].view(shape) % 3
+    output = model(clouds(), labels=labels)
+    assert output.logits.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
+    flat = output.logits.float().view(-1, 3)
+    torch.testing.assert_close(output.loss, nn.functional.cross_entropy(flat, labels.flatten()))
