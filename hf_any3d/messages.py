@@ -7,6 +7,7 @@ print goes through here.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -60,11 +61,20 @@ def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
         failure: What it then cannot do.
 
     Raises:
-        ValueError: Says what is wrong. Errors that commands tell anyway, ValueError, OSError and ImportError, stay.
+        ValueError: Names the model and says what is wrong. Errors that commands tell anyway, ValueError, OSError and
+            ImportError, stay where they do both.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError):
+    except (ValueError, OSError, ImportError) as error:
+        text = str(error)
+        # Where no class opens a model, `pipeline` tells all tracebacks; the last line of the first says why.
+        told = text.partition("while loading with")[2].partition("while loading with")[0]
+        reasons = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): .*", told, re.MULTILINE)
+        if reasons:
+            raise ValueError(f"{model}: {one_line(reasons[-1])}") from error
+        if isinstance(error, ValueError) and str(model) not in text:
+            raise ValueError(f"{model}: {one_line(error)}") from error
         raise
     except Exception as error:
         reason = one_line(error)

@@ -59,7 +59,6 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
 )
 from hf_any3d.modeling.card_info import CardMixin
-from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
@@ -69,6 +68,7 @@ from hf_any3d.modeling.minigpt3d import (
     NormedPhiModel,
 )
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin
+from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,

@@ -60,8 +60,20 @@ def test_whatever_a_model_raises_when_it_is_opened_names_the_model(error):
             raise error
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), FileNotFoundError("gone"), ImportError("peft")])
+@pytest.mark.parametrize("error", [ValueError("me/model is bad"), FileNotFoundError("gone"), ImportError("peft")])
 def test_errors_that_commands_tell_anyway_stay_as_they_are(error):
     with pytest.raises(type(error)) as caught, opened("me/model"):
         raise error
     assert caught.value is error
+
+
+def test_what_transformers_tells_of_a_model_becomes_its_last_word():
+    with pytest.raises(ValueError, match="^me/model: no JSON here$"), opened("me/model"):
+        raise ValueError("no\nJSON here")
+    told = "while loading with {}, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
+    text = "Could not load model me/model with any of the following classes: (A, B). See the original errors:\n\n"
+    text += told.format("A", "KeyError: 'x'\n\nDuring handling\n\nhuggingface_hub.errors.XError: width=0; expected 1")
+    text += told.format("B", "OSError: not a B")
+    with pytest.raises(ValueError, match="^me/model: huggingface_hub.errors.XError: width=0; expected 1$"):
+        with opened("me/model"):
+            raise ValueError(text)

@@ -154,7 +154,8 @@ def _act_autoencoder(subject: Subject) -> SystemWords:
 
 def _minigpt3d(subject: Subject) -> SystemWords:
     config = subject.config
-    parts = {part: _field(recorded, "name") for part, recorded in (getattr(config, "parts", None) or {}).items()}
+    recorded = {part: config.part(part) for part in config.parts or {}}
+    parts = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
     kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
     eyes, words = (
         shown_name(parts[part]) if parts.get(part) else f"a model of the kind {inline(kind)}"
@@ -173,10 +174,6 @@ def _minigpt3d(subject: Subject) -> SystemWords:
         base_model=hub_name(parts.get("language_model")),
         relation="adapter",
     )
-
-
-def _field(recorded: Any, name: str) -> Any:
-    return recorded.get(name) if isinstance(recorded, dict) else getattr(recorded, name, None)
 
 
 SYSTEMS: dict[str, Callable[[Subject], SystemWords]] = {

@@ -19,7 +19,7 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
-from hf_any3d.modeling.encoders import LayerStack, own_modules
+from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
@@ -27,6 +27,7 @@ from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_tokens import PointTokensMixin
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
+from hf_any3d.modeling.pretrained_parts import own_modules
 
 
 @dataclass

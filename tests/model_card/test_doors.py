@@ -108,10 +108,13 @@ def test_stock_trainer_pushes_a_card_of_its_run(make, encoder, hub, tmp_path):
         label_smoothing_factor=0.1,
     )
     run.train()
-    run.push_to_hub(tags="mine", license="mit", dataset="my shapes")
+    run.push_to_hub(
+        tags="mine", license="mit", dataset="my shapes", dataset_args="<turned>", dataset_tags=["me/shapes"]
+    )
     card = ModelCard.load(name)
     check(card, base_model=encoder)
-    assert card.data.license == "mit" and "mine" in card.data.tags
+    assert card.data.license == "mit" and "mine" in card.data.tags and card.data.datasets == ["me/shapes"]
+    assert "| options | &lt;turned&gt; |" in card.text
     loss = run.state.log_history[-2]["eval_loss"]
     assert f"{loss:.4g}" in card.text and "label-smoothed" in card.text
     assert "| seed | 7 |" in card.text and "| steps | 2 |" in card.text and "my shapes" in card.text

@@ -26,8 +26,9 @@ STUDENT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, 
 
 
 def tiny_autoencoder(encoder="vit", **changes):
+    source = saved_encoder(encoder)  # before the seed, as making it draws random numbers
     torch.manual_seed(0)
-    return ActAutoencoder.from_teacher_pretrained(saved_encoder(encoder), **TEACHER | changes)
+    return ActAutoencoder.from_teacher_pretrained(source, **TEACHER | changes)
 
 
 def tiny_pretraining(autoencoder=None, **changes):

@@ -43,7 +43,9 @@ def test_stages_train_as_many_parameters_as_published(full_size):
 
 def test_a_model_of_all_stages_stores_what_was_trained_and_nothing_else(full_size):
     set_stage(full_size, 4)
-    full_size.config.parts = {part: {} for part in ("point_encoder", "qformer", "language_model")}
+    full_size.config.parts = {
+        part: {"name_or_path": "a/repository"} for part in ("point_encoder", "qformer", "language_model")
+    }
     stored = full_size.state_dict().keys() - held_names(full_size)
     full_size.config.parts = None
     assert stored == set(trained_names(full_size))
