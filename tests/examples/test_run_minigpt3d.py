@@ -125,6 +125,7 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, parts, 
         half.training["resumed_from"].endswith("checkpoint-3")
         and half.metrics["validation"] == (whole.metrics["validation"])
     )
+    assert half.metrics["train"]["loss"] == pytest.approx(whole.metrics["train"]["loss"], rel=1e-3)
     assert len(losses_of(tmp_path / "whole" / "checkpoint-6")) == 6
     assert losses_of(tmp_path / "half" / "checkpoint-6") == losses_of(tmp_path / "whole" / "checkpoint-6")
     assert_equal_weights(tmp_path / "half", tmp_path / "whole")
