@@ -151,7 +151,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(encoder, config):
     def gradients(checkpointing):
         model = get_peft_model(tiny_model(encoder, head_dropout=0.0, clear=True), config())
         if checkpointing:
-            model.get_base_model().gradient_checkpointing_enable()
+            model.get_base_model().activation_checkpointing_enable()
         torch.manual_seed(3)
         train_step(model)
         return {name: p.grad for name, p in model.named_parameters() if model.base_model.prefix in name}
