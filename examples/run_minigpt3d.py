@@ -5,7 +5,7 @@
     python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage2.yaml --data_dir DATA \
         --model_name_or_path out/stage1 --output_dir out/stage2
     python examples/run_minigpt3d.py --stage 3 --data_dir DATA --model_name_or_path out/stage2 \
-        --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --gradient_checkpointing
+        --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --activation_checkpointing
 
 Stage 1 trains the way from the point encoder to the Q-Former, stages 2 and 3 nearly all that trains, stage 4 the query
 experts. What a stage leaves behind holds what was trained, and names the parts that were not. Next:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+from torch._dynamo.exc import TorchDynamoException
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,98 @@ def table() -> str:
 
 
 # Models (tests/common/test_models.py)
+_POINT_MODELS = (
+    "ActModel",
+    "ActForPointCloudClassification",
+    "ActForSemanticSegmentation",
+    "ActForPartSegmentation",
+    "ActForPreTraining",
+    "Any2PointModel",
+    "Any2PointForPointCloudClassification",
+    "Any2PointForSemanticSegmentation",
+    "Any2PointForPartSegmentation",
+    "Any2PointForZeroShotPointCloudClassification",
+    "ActAutoencoder",
+)
+question("resize_token_embeddings", "a vocabulary of another size")
+refuse(
+    "resize_token_embeddings",
+    _POINT_MODELS,
+    ValueError,
+    "there is no vocabulary to resize",
+    "tokens are made of points",
+)
+refuse(
+    "resize_token_embeddings",
+    ("ImageBindAudioModel",),
+    NotImplementedError,
+    "get_input_embeddings",
+    "tokens are patches of a spectrogram, as in transformers' own audio models",
+)
+question("return_dict", "tuples where the config says `return_dict=False`")
+refuse(
+    "return_dict",
+    ("NormedPhiForCausalLM",),
+    AttributeError,
+    "last_hidden_state",
+    "transformers' own language models do not run with this config; `return_dict=False` in the call is honoured",
+)
+question("problem_type", "several labels a point, or numbers")
+refuse(
+    "problem_type",
+    (
+        "ActForSemanticSegmentation",
+        "ActForPartSegmentation",
+        "Any2PointForSemanticSegmentation",
+        "Any2PointForPartSegmentation",
+    ),
+    ValueError,
+    "every point has one label",
+    "segmentation is single label classification of points",
+)
+question("torch.compile", "one graph without breaks")
+refuse(
+    "torch.compile",
+    ("MiniGPT3DForConditionalGeneration",),
+    TorchDynamoException,
+    "data-dependent",
+    "clouds are checked against their places in the prompt; it compiles with breaks",
+)
+refuse(
+    "torch.compile",
+    ("ActAutoencoder",),
+    TorchDynamoException,
+    "(?i)data-dependent",
+    "the nearest pairs of the loss are searched by what is found; it compiles with breaks",
+)
+question("neftune", "noise on the tokens that enter the first layer, in training")
+refuse(
+    "neftune",
+    ("ImageBindAudioModel",),
+    NotImplementedError,
+    "get_input_embeddings",
+    "a frozen encoder inside others, never trained by itself",
+)
+question("enable_input_require_grads", "a gradient for what enters the first layer of a frozen model")
+refuse(
+    "enable_input_require_grads",
+    ("ImageBindAudioModel",),
+    NotImplementedError,
+    "get_input_embeddings",
+    "a frozen encoder inside others, never trained by itself",
+)
 
 # Generation (tests/common/test_generation.py)
+question("static cache", "a cache of fixed size")
+question("assisted generation", "a smaller model that drafts the answer")
+refuse(
+    "assisted generation",
+    ("MiniGPT3DForConditionalGeneration",),
+    ValueError,
+    "point_features|places for point tokens",
+    "transformers hands a helper the prompt without the clouds that stand in it; `prompt_lookup_num_tokens` works",
+)
+question("prompt lookup", "drafts out of the prompt")
 
 # Adapters (tests/common/test_tuners.py)
 _OURS = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS")

@@ -276,7 +276,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(home, method):
         torch.manual_seed(1)
         model = get_peft_model(base_of(home, head_dropout=0.0), CONFIGS[method]()).train()
         if checkpointing:
-            model.get_base_model().gradient_checkpointing_enable()
+            model.get_base_model().activation_checkpointing_enable()
         passes = []
         model.get_base_model().act.blocks.layers[1].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
         step(model)

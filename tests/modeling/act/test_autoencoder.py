@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_nothing(family, depth):
     for checkpointing in (False, True):
         model = tiny_autoencoder(family, prompt_depth=depth, prompt_dropout=0.0)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model.train()(clouds(), noise=torch.zeros(1)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert_same_gradients(gradients[1], gradients[0], 1e-3)

@@ -117,10 +117,9 @@ def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(m
 
 
 @pytest.mark.parametrize("make", KINDS)
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
 def test_gradient_checkpointing_gives_equal_gradients(make):
     plain, recomputing = make(clear=True).train(), make(clear=True).train()
-    recomputing.gradient_checkpointing_enable()
+    recomputing.activation_checkpointing_enable()
     for model in (plain, recomputing):
         torch.manual_seed(0)
         loss(model).backward()

@@ -210,7 +210,7 @@ def test_gradient_checkpointing_changes_no_gradient(stage):
         set_stage(model, stage)
         model.train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         gradients.append(one_step(model))
     assert all(gradient is not None for gradient in gradients[0].values())
     assert_same_gradients(gradients[1], gradients[0])
@@ -224,11 +224,11 @@ def test_gradient_checkpointing_runs_the_layers_of_both_models_again(order):
         model.get_submodule(name).register_forward_pre_hook(
             lambda *_, name=name: runs.update({name: runs.get(name, 0) + 1})
         )
-    for switch in (model.train, model.gradient_checkpointing_enable)[:: 1 if order == "after" else -1]:
+    for switch in (model.train, model.activation_checkpointing_enable)[:: 1 if order == "after" else -1]:
         switch()
     one_step(model)
     assert list(runs.values()) == [2, 2]
-    model.gradient_checkpointing_disable()
+    model.activation_checkpointing_disable()
     one_step(model)
     assert list(runs.values()) == [3, 3]
 

@@ -121,7 +121,7 @@ def test_a_cache_changes_no_logits():
 def test_gradient_checkpointing_changes_no_gradient():
     plain = tiny_model(resid_pdrop=0.0).train()
     saving = copy.deepcopy(plain)
-    saving.gradient_checkpointing_enable()
+    saving.activation_checkpointing_enable()
     ids = torch.arange(2, 14).view(2, 6)
     for model in (plain, saving):
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
