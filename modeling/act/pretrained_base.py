@@ -20,7 +20,8 @@ from hf_any3d.modeling.pretrained_parts import (
     own_state,
     tensors_checksum,
 )
-from hf_any3d.modeling.pretrained_parts.tensors import differing, merged_adapters
+from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 FOLDER = "base"
 
@@ -127,11 +128,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
             ValueError: If an adapter is merged into the weights for the time being.
         """
         base, config = self.base_model, self.config
-        if merged := merged_adapters(base):
-            raise ValueError(
-                f"the adapter {', '.join(map(repr, merged))} is merged into the point transformer; expected "
-                "unmerge_adapter() before saving, or merge_and_unload() to keep it merged"
-            )
+        refuse_merged_adapters(base)
         recorded = config.part("base")
         opened = [vars(model).get("_opened_from", (None, None)) for model in (self, base)]
         for name, revision in ((recorded.name_or_path, recorded.revision), *opened):

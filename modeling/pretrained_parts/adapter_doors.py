@@ -23,7 +23,7 @@ from hf_any3d.modeling.pretrained_parts.completeness import (
     refuse_non_finite,
     without_transformers_arguments,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.placing import single_device
 
 
@@ -72,6 +72,14 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
             EncoderMismatchError: If the weights are others.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
+
+    def refuse_merged_adapters(self) -> None:
+        """Raise an error if an adapter is merged into the weights for the time being.
+
+        Raises:
+            ValueError: With the names of the adapters.
+        """
+        refuse_merged_adapters(self)
 
     @classmethod
     def from_pretrained(

@@ -200,8 +200,9 @@ def test_adapter_that_is_merged_for_the_time_being_is_not_saved_twice(tmp_path):
     adapted = get_peft_model(model, lora_of(model)).eval()
     expected = answers(adapted.get_base_model())
     adapted.merge_adapter()
-    with pytest.raises(ValueError, match="'default' is merged into the encoder; expected unmerge_adapter()"):
+    with pytest.raises(ValueError, match="'default' is merged into the weights; expected unmerge_adapter()"):
         adapted.save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
     adapted.unmerge_adapter()
     adapted.save_pretrained(tmp_path / "adapter")
     same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")), expected)
@@ -222,6 +223,17 @@ def test_changed_part_of_a_talking_model_is_saved_with_it(chat_parts, tmp_path):
     assert [name for name in stored if name.startswith("language_model.model.layers.0.mlp")]
     assert not [name for name in stored if name.startswith("point_encoder.")]
     same(answers(AutoModelForPointCloudTextToText.from_pretrained(tmp_path)), expected)
+
+
+def test_changed_part_that_is_quantized_is_refused(tmp_path):
+    model = tiny_model("bert")
+    model.any2point.encoder.hf_quantizer = object()  # what tells transformers that a model has few bits
+    model.save_pretrained(tmp_path / "model")
+    trained_in_place(model)
+    with pytest.raises(ValueError, match="quantized encoder are not those of .*cannot be stored"):
+        model.save_pretrained(tmp_path / "changed")
+    with pytest.raises(ValueError, match="quantized encoder are not those of"):
+        get_peft_model(model, GuidedAdapterConfig()).save_pretrained(tmp_path / "guided")
 
 
 def test_zero_shot_model_finds_its_text_tower_after_its_encoder_changed(tmp_path):
