@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Trainer, TrainingArguments, pipeline
+from typer.testing import CliRunner
 
 from hf_any3d import (
     ActForPointCloudClassification,
@@ -22,6 +24,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
+from hf_any3d.cli import app
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError
@@ -290,6 +293,17 @@ def test_saved_model_that_lost_weights_is_refused_by_every_door(kind, lost, name
     ):
         with pytest.raises(ValueError, match=named):
             door(directory)
+
+
+@pytest.mark.usefixtures("libraries_as_they_were")
+def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
+    directory = shutil.copytree(saved / "act", tmp_path / "model")
+    PointCloudProcessor(num_points=60).save_pretrained(directory)
+    without(directory, "act.blocks.layers.")
+    file = Path(__file__).parents[1] / "files" / "chair.ply"
+    told = CliRunner().invoke(app, ["predict", str(file), "--model", str(directory)])
+    assert told.exit_code == 1 and isinstance(told.exception, SystemExit) and not told.stdout
+    assert "lacks act.blocks.layers.0" in told.stderr and "Traceback" not in told.stderr
 
 
 def test_base_model_refuses_what_lost_its_weights(saved, tmp_path):
