@@ -165,6 +165,22 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
         super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
 
 
+def beside_adapter(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
+    """Where a part lies that is stored in a folder of an adapter's repository: arguments of `from_pretrained`.
+
+    In a local directory transformers would find the adapter beside the folder, and load it into the part.
+
+    Args:
+        name: Directory or hub repository of the adapter.
+        hub: `revision`, `subfolder`, `token` and the like.
+        folder: Name of the folder.
+    """
+    where = "/".join(part for part in (hub.get("subfolder"), folder) if part)
+    if not os.path.isdir(name):
+        return name, hub | {"subfolder": where}
+    return os.path.join(name, where), {key: value for key, value in hub.items() if key != "subfolder"}
+
+
 def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
     """Whether a directory or hub repository has an adapter and a config, but no weights of a whole model."""
     if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:

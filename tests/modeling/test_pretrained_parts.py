@@ -27,9 +27,9 @@ from hf_any3d import (
 from hf_any3d.cli import app
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, beside_adapter, own_state, tensors_checksum
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_named_parts import built
@@ -448,16 +448,34 @@ def test_relative_path_that_was_recorded_counts_from_the_model_too(tmp_path, mon
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")
 
 
-@pytest.mark.parametrize("part", ["encoder", "base"])
-def test_adapter_beside_the_pretrained_weights_is_refused(part, tmp_path):
-    from transformers import AutoModel as Encoder
-
-    encoder = Encoder.from_pretrained(saved_encoder("bert"))
+def test_adapter_beside_an_encoder_is_refused(tmp_path):
+    encoder = AutoModel.from_pretrained(saved_encoder("bert"))
     encoder.save_pretrained(tmp_path)
     get_peft_model(encoder, LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(tmp_path)
     assert (tmp_path / "adapter_config.json").exists() and (tmp_path / "model.safetensors").exists()
     with pytest.raises(ValueError, match="holds adapter_config.json, an adapter, beside the pretrained weights"):
         tiny_model(str(tmp_path))
+
+
+def test_adapter_beside_the_base_of_an_adapter_is_refused(tmp_path):
+    tiny_act.tiny_act(ActModel).save_pretrained(tmp_path / "home")
+    model = ActForPointCloudClassification.from_pretrained(tmp_path / "home", num_labels=3)
+    get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path / "adapter")
+    lora = LoraConfig(target_modules=["qkv"], init_lora_weights=False)
+    get_peft_model(ActModel.from_pretrained(tmp_path / "home"), lora).save_pretrained(tmp_path / "lora")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "lora" / name, tmp_path / "home")
+    with pytest.raises(ValueError, match="home: holds adapter_config.json, an adapter, beside the pretrained weights"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+
+
+def test_part_beside_an_adapter_is_opened_without_the_adapter(tmp_path):
+    base = tiny_act.tiny_act(ActForPointCloudClassification)
+    adapted = get_peft_model(base, LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
+    adapted.save_pretrained(tmp_path)
+    assert (tmp_path / "base" / "model.safetensors").exists()
+    place, hub = beside_adapter(str(tmp_path), {}, "base")
+    assert not [name for name, _ in ActModel.from_pretrained(place, **hub).named_modules() if "lora" in name]
 
 
 def test_final_norm_that_an_encoder_lacks_is_missed(tmp_path):
@@ -478,11 +496,7 @@ def test_checksum_names_tensors_whatever_files_hold_them(tmp_path):
     assert tensors_checksum(own_state(adapted.get_base_model())) == checksum
     adapted.merge_adapter()
     assert tensors_checksum(own_state(adapted.get_base_model())) != checksum
-    from transformers import AutoModel as Encoder
-
-    from hf_any3d.modeling.encoders.sources import resolve_encoder
-
-    Encoder.from_pretrained(saved_encoder("bert")).save_pretrained(tmp_path, max_shard_size="20KB")
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(tmp_path, max_shard_size="20KB")
     assert resolve_encoder(tmp_path).checksum == resolve_encoder(saved_encoder("bert")).checksum
     assert resolve_encoder(tmp_path).file_checksum != resolve_encoder(saved_encoder("bert")).file_checksum
 
