@@ -35,6 +35,7 @@ from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_named_parts import built
 from tests.modeling.minigpt3d.test_named_parts import folder as chat_parts  # noqa: F401  a fixture
 from tests.modeling.minigpt3d.tiny_model import clouds as chat_clouds
+from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model, tiny_part_model, tiny_scene_model
 from tests.tiny_text_towers import tiny_zero_shot_model
@@ -331,6 +332,12 @@ def test_talking_model_that_lost_weights_is_refused(chat_parts, tmp_path):  # no
     without(tmp_path, "point_encoder.")
     with pytest.raises(ValueError, match=r"lacks point_encoder\."):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
+
+
+def test_layers_around_others_do_not_hide_lost_weights(tmp_path):
+    chat_model(text_lora=None, qformer_lora=None).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks language_model\..*base_layer"):
+        AutoModelForPointCloudTextToText.from_pretrained(tmp_path, text_lora={"r": 2})
 
 
 @pytest.mark.parametrize(
