@@ -209,6 +209,9 @@ def _save_our_config_beside_adapters() -> None:
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
                 model.save_beside_adapter(directory)
+        if isinstance(model, CardMixin):
+            # Once more: saving may have found that a pretrained part has changed, and stored it.
+            _write_card(self, save_directory)
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig, TaskType
@@ -59,6 +61,15 @@ class EncoderTuner(BaseTuner):
         if peft_config.modules_to_save is None:
             peft_config.modules_to_save = trainable_module_names(self.model)
         return peft_config
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if (names := kwargs.get("adapter_names")) is not None:
+            raise ValueError(
+                f"adapter_names={names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
+                "set_adapter(…) and call the model once for each"
+            )
+        yield
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Lift half precision adapters to float32, or give them the layers' type if `autocast_adapter_dtype=False`."""

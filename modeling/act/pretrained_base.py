@@ -190,4 +190,5 @@ def weights_checksum_of(base: PreTrainedModel) -> str:
 def _save_state(base: PreTrainedModel, config: ActConfig, state: dict[str, torch.Tensor], folder: Path) -> None:
     bare = type(base)(config)
     bare.load_state_dict(state)
-    bare.save_pretrained(folder)
+    # As a part of a model: without a card of its own.
+    PreTrainedModel.save_pretrained(bare, folder)

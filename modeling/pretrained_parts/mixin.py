@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -164,6 +165,13 @@ class PretrainedPartsMixin:
                 owner.store_changed_parts()
         self._keys_to_ignore_on_save = self.names_kept_elsewhere()
         super().save_pretrained(save_directory, **kwargs)
+
+    def enable_adapters(self) -> None:
+        """Enable all adapters, with the modules trained in full beside them, which transformers leaves disabled."""
+        super().enable_adapters()
+        for module in self.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                module.enable_adapters(enabled=True)
 
     @classmethod
     def from_pretrained(

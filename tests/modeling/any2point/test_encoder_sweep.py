@@ -247,11 +247,10 @@ def gradients(model):
 
 
 @some_families
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, reentrant):
     plain, recomputing = adapted_model(family, clear=True), adapted_model(family, clear=True)
-    recomputing.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    recomputing.activation_checkpointing_enable({"use_reentrant": reentrant})
     runs = []
     layer = core_of(recomputing).family.layers_of(core_of(recomputing).encoder)[0]
     layer.register_forward_pre_hook(lambda *args: runs.append(1))
@@ -261,7 +260,7 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, 
     buffers = dict(recomputing.named_buffers())
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(buffers[name], buffer, rtol=1e-5, atol=1e-7, msg=name)
-    recomputing.gradient_checkpointing_disable()
+    recomputing.activation_checkpointing_disable()
     gradients(recomputing)
     assert len(runs) == 3
 
