@@ -29,9 +29,13 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(char if char in keep or _is_harmless(char) else f"\\u{ord(char):04x}" for char in str(text))
 
 
+_LONGEST = 1200  # characters of a message
+
+
 def one_line(error: object) -> str:
-    """The text of an error in one line, or its kind where it has none."""
+    """The text of an error in one line, or its kind where it has none; very long ones are cut in the middle."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     return printable(text) or type(error).__name__
 
 

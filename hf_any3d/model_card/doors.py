@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,12 @@ def may_be_replaced(text: str) -> bool:
     return _is_template(body)
 
 
-def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
-    """Let `trainer.create_model_card()`, and with it `trainer.push_to_hub()`, write this card."""
-    trainer.kept_model_card = card
+def keep_model_card(trainer: Trainer, build: Callable[[], ModelCard]) -> None:
+    """Let `trainer.create_model_card()`, and with it `trainer.push_to_hub()`, write the card that `build` gives.
+
+    It is built when it is written: saving may find that a pretrained part has changed, and store it.
+    """
+    trainer.build_model_card = build
 
 
 def write_trainer_card(
@@ -139,8 +142,10 @@ def write_trainer_card(
     if not trainer.is_world_process_zero():
         return None
     path = Path(trainer.args.output_dir) / FILE
-    card = getattr(trainer, "kept_model_card", None)
-    if card is None:
+    build = getattr(trainer, "build_model_card", None)
+    if build is not None:
+        card = build()
+    else:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         name = trainer.hub_model_id or (path.parent.name if path.is_absolute() else os.fspath(path.parent))
         report = report_of_trainer(trainer, _listed(dataset), _listed(dataset_args))
