@@ -92,10 +92,8 @@ class EncoderTuner(BaseTuner):
             target.update_layer(adapter_name, peft_config, **settings)
             return
         layer = self.wrap(target)
-        layer.set_adapter(self.active_adapters)
         layer.update_layer(adapter_name, peft_config, **settings)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
+        # Which adapters are active, and train, is settled by PEFT when all layers are in place.
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:

@@ -115,6 +115,30 @@ def test_new_adapter_trains_without_touching_the_first(encoder, config):
     assert torch.equal(logits_of(model), before)
 
 
+def test_a_second_adapter_on_other_layers_rests_until_it_is_chosen(encoder, config):
+    model = get_peft_model(tiny_model(encoder, clear=True), config(), adapter_name="first")
+    targets = {
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if isinstance(module, model.base_model.tuner_layer_cls)
+    }
+    del model
+    upper = sorted(name for name in targets if "layer.1" in name or "layers.1" in name)
+    lower = sorted(targets - set(upper))
+    assert upper and lower
+    model = get_peft_model(tiny_model(encoder, clear=True), config(target_modules=lower), adapter_name="first")
+    train_step(model)
+    before = logits_of(model)
+    model.add_adapter("second", config(target_modules=upper))
+    assert torch.equal(logits_of(model), before)
+    assert not [name for name, p in model.named_parameters() if ".second" in name and p.requires_grad]
+    model.set_adapter("second")
+    train_step(model)
+    assert not torch.equal(logits_of(model), before)
+    model.set_adapter("first")
+    assert torch.equal(logits_of(model), before)
+
+
 def test_unload_gives_the_bare_model_back(encoder, config):
     base = tiny_model(encoder)
     expected = logits_of(base)
