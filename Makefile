@@ -71,7 +71,7 @@ mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time, and see
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, torn, on a full disk
-	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 tests/faults $(PYTEST_ARGS)
+	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)

@@ -5,7 +5,7 @@
     python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage2.yaml --data_dir DATA \
         --model_name_or_path out/stage1 --output_dir out/stage2
     python examples/run_minigpt3d.py --stage 3 --data_dir DATA --model_name_or_path out/stage2 \
-        --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --gradient_checkpointing
+        --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --activation_checkpointing
 
 Stage 1 trains the way from the point encoder to the Q-Former, stages 2 and 3 nearly all that trains, stage 4 the query
 experts. What a stage leaves behind holds what was trained, and names the parts that were not. Next:
@@ -18,6 +18,7 @@ import sys
 
 import torch
 from datasets import Dataset
+from transformers.trainer_utils import TrainOutput
 
 from hf_any3d.chat import MiniGPT3DProcessor
 from hf_any3d.data import load_point_dataset
@@ -89,6 +90,17 @@ def judge(trainer: StageTrainer) -> dict[str, dict[str, float]]:
     return {"validation": metrics}
 
 
+def training_loss(trainer: StageTrainer, trained: TrainOutput, checkpoint: str | None) -> dict[str, dict[str, float]]:
+    """Mean loss of the training; of a run that went on from a checkpoint, by what was logged from its beginning."""
+    if checkpoint is None:
+        return {"train": {"loss": trained.training_loss}}
+    logged = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    steps = [step - before for (step, _), before in zip(logged, [0, *(step for step, _ in logged)], strict=False)]
+    if not logged:
+        return {}
+    return {"train": {"loss": sum(n * loss for n, (_, loss) in zip(steps, logged, strict=True)) / sum(steps)}}
+
+
 def main(argv: list[str] | None = None) -> RunReport:
     """Train a stage, judge, write model, card and metrics.json, and push them where that is wanted."""
     stopwatch = Stopwatch()
@@ -118,7 +130,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     report, name = program.leave_behind(
         trainer,
         stopwatch,
-        (metrics | {"train": {"loss": trained.training_loss}}, {}),
+        (metrics | training_loss(trainer, trained, checkpoint), {}),
         data={
             "name": data.dataset_name,
             "options": data.dataset_options,

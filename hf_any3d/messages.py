@@ -7,12 +7,14 @@ print goes through here.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LONGEST_REASON = 500
 # Marks that turn the direction of what is behind them, so that a text reads other than it is.
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -27,9 +29,13 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(char if char in keep or _is_harmless(char) else f"\\u{ord(char):04x}" for char in str(text))
 
 
+_LONGEST = 1200  # characters of a message
+
+
 def one_line(error: object) -> str:
-    """The text of an error in one line, or its kind where it has none."""
+    """The text of an error in one line, or its kind where it has none; very long ones are cut in the middle."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     return printable(text) or type(error).__name__
 
 
@@ -60,16 +66,29 @@ def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
         failure: What it then cannot do.
 
     Raises:
-        ValueError: Says what is wrong. Errors that commands tell anyway, ValueError, OSError and ImportError, stay.
+        ValueError: Names the model and says what is wrong. Errors that commands tell anyway, ValueError, OSError and
+            ImportError, stay where they do both.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError):
+    except (ValueError, OSError, ImportError) as error:
+        text = str(error)
+        # Where no class opens a model, `pipeline` tells all tracebacks; the last line of the first says why.
+        told = text.partition("while loading with")[2].partition("while loading with")[0]
+        reasons = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): .*", told, re.MULTILINE)
+        if reasons:
+            raise ValueError(f"{model}: {_brief(reasons[-1])}") from error
+        # A list of all that transformers knows tells nobody anything.
+        if isinstance(error, ValueError) and (str(model) not in text or len(text) > 3 * _LONGEST_REASON):
+            raise ValueError(f"{model}: {_brief(error)}") from error
         raise
     except Exception as error:
-        reason = one_line(error)
-        reason = reason if len(reason) <= 500 else f"{reason[:497]}..."
-        raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {reason})") from error
+        raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {_brief(error)})") from error
+
+
+def _brief(error: object) -> str:
+    text = one_line(error)
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
 
 
 def _is_harmless(char: str) -> bool:

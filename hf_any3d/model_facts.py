@@ -92,9 +92,9 @@ def _part_facts(config: PreTrainedConfig) -> dict[str, Any]:
     for part, of_part in kinds.items():
         title, recorded = part.replace("_", " "), (config.parts or {}).get(part)
         facts[f"{title} type"] = of_part.model_type
-        facts[title] = recorded["name"] if recorded else "stored with the model"
+        facts[title] = recorded["name_or_path"] if recorded else "stored with the model"
         if recorded:
-            facts |= {f"{title} {key}": recorded[key] for key in ("revision", "checksum")}
+            facts |= {f"{title} {key}": recorded.get(key) for key in ("revision", "checksum")}
     return facts
 
 

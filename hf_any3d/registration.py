@@ -59,7 +59,6 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
 )
 from hf_any3d.modeling.card_info import CardMixin
-from hf_any3d.modeling.encoders import AdapterDoorsMixin
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
@@ -69,6 +68,7 @@ from hf_any3d.modeling.minigpt3d import (
     NormedPhiModel,
 )
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin
+from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
@@ -192,6 +192,8 @@ def _save_our_config_beside_adapters() -> None:
                 # What was never opened as a whole stands on its encoder alone.
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
+        if isinstance(model, AdapterDoorsMixin):
+            model.refuse_merged_adapters()  # before anything is written
         original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterDoorsMixin) or not kwargs.get("is_main_process", True):
             return
@@ -207,6 +209,9 @@ def _save_our_config_beside_adapters() -> None:
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
                 model.save_beside_adapter(directory)
+        if isinstance(model, CardMixin):
+            # Once more: saving may have found that a pretrained part has changed, and stored it.
+            _write_card(self, save_directory)
 
     save_pretrained._writes_our_config = True
     PeftModel.save_pretrained = save_pretrained

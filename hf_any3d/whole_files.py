@@ -165,10 +165,11 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
         if _is_at(lock, file):
             break
         file.close()  # its holder has just removed it
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()} on {_HOST}\n")
-    file.flush()
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {_HOST}\n".encode())
+    except OSError:
+        pass  # a full disk: the claim holds, and does not say whose it is
     _CLAIMS[lock] = made = Claim(lock, file)
     return made
 

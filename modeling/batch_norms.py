@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hf_any3d.modeling.forward_contract import runs_as_written
+
 
 def trains_plainly(linear: nn.Module, norm: nn.Module) -> bool:
     """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
 
-    Synchronised norms, adapters and observers put modules of other types in the place of ours.
+    Synchronised norms, adapters and observers put modules of other types in the place of ours, or hooks on them.
     """
-    if type(linear) is not nn.Linear or type(norm) is not nn.BatchNorm1d or not norm.training:
+    if not runs_as_written(linear, norm) or not norm.training:
         return False
     return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
 

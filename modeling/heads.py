@@ -16,7 +16,7 @@ class ClassToken(nn.Module):
         self.token = nn.Parameter(torch.zeros(hidden_size))
         self.position = nn.Parameter(torch.zeros(hidden_size))
 
-    def lead(self, tokens: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Put token and position in front of `(batch, tokens, hidden)` each: `(batch, 1 + tokens, hidden)`."""
         batch = tokens.shape[0]
         tokens = torch.cat([self.token.to(tokens.dtype).expand(batch, 1, -1), tokens], dim=1)

@@ -138,7 +138,7 @@ def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
     assert facts["trained parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert facts["total parameters"] == sum(p.numel() for p in model.parameters())
     assert facts["adapter"] == method
-    assert facts["encoder"] == saved_encoder("bert") and facts["encoder checksum"].startswith("sha256:")
+    assert facts["encoder"] == saved_encoder("bert") and facts["encoder checksum"].startswith("tensors-sha256:")
     assert facts["labels"] == LABELS and facts["points"] == 64 and facts["tokens"] == 8
     assert facts["batch-dependent"] == []
 

@@ -60,8 +60,33 @@ def test_whatever_a_model_raises_when_it_is_opened_names_the_model(error):
             raise error
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), FileNotFoundError("gone"), ImportError("peft")])
+@pytest.mark.parametrize("error", [ValueError("me/model is bad"), FileNotFoundError("gone"), ImportError("peft")])
 def test_errors_that_commands_tell_anyway_stay_as_they_are(error):
     with pytest.raises(type(error)) as caught, opened("me/model"):
         raise error
     assert caught.value is error
+
+
+def test_what_transformers_tells_of_a_model_becomes_its_last_word():
+    with pytest.raises(ValueError, match="^me/model: no JSON here$"), opened("me/model"):
+        raise ValueError("no\nJSON here")
+    told = "while loading with {}, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
+    text = "Could not load model me/model with any of the following classes: (A, B). See the original errors:\n\n"
+    text += told.format("A", "KeyError: 'x'\n\nDuring handling\n\nhuggingface_hub.errors.XError: width=0; expected 1")
+    text += told.format("B", "OSError: not a B")
+    with pytest.raises(ValueError, match="^me/model: huggingface_hub.errors.XError: width=0; expected 1$"):
+        with opened("me/model"):
+            raise ValueError(text)
+
+
+def test_a_list_of_all_that_a_library_knows_is_cut():
+    for text in (f"no kind of these: {'kind ' * 1000}", f"me/model: {'kind ' * 1000}"):
+        with pytest.raises(ValueError, match="^me/model: ") as caught, opened("me/model"):
+            raise ValueError(text)
+        assert len(str(caught.value)) < 600 and str(caught.value).endswith("...")
+
+
+def test_a_message_with_a_name_of_thousands_of_letters_is_cut():
+    line = one_line(ValueError("no such model: " + "9" * 5000 + "; expected a directory"))
+    assert line.startswith("no such model: 9") and line.endswith("9; expected a directory") and len(line) < 1300
+    assert one_line(ValueError("short")) == "short"

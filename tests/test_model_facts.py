@@ -44,7 +44,7 @@ def test_a_model_that_talks_tells_its_stage_and_its_parts(tmp_path):
     facts = model_facts(str(tmp_path / "model"))
     assert (facts["stage of training"], facts["tokens"], facts["channels"]) == (2, 32, 6)
     assert facts["language model"] == parts["language_model"] and facts["language model type"] == "normed_phi"
-    assert facts["language model checksum"].startswith("sha256:")
+    assert facts["language model checksum"].startswith("tensors-sha256:")
     assert facts["qformer"] == "stored with the model" and "labels" not in facts
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
 

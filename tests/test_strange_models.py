@@ -119,3 +119,14 @@ def test_an_adapter_larger_than_its_weights_takes_no_memory(strange):
     changed(strange / "adapter_config.json", r=4_000)
     code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
+
+
+def test_code_in_a_directory_is_neither_run_nor_asked_about(strange, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", None)
+    (strange / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for file in ("config.json", "preprocessor_config.json"):
+        changed(strange / file, auto_map={name: "evil.Evil" for name in ("AutoConfig", "AutoModel", "AutoProcessor")})
+    changed(strange / "preprocessor_config.json", feature_extractor_type="Unknown")
+    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+    assert not (tmp_path / "ran").exists() and out.count("y/N") == 0
+    assert code == 0 or (err.startswith("error: ") and len(err.splitlines()) == 1)

@@ -25,8 +25,10 @@ SMALL_AUTOENCODER = {
 
 def tiny_autoencoder(encoder: str | None = "vit", **changes: Any) -> ActAutoencoder:
     """An autoencoder with a tiny teacher of a `model_type`, or with none, in eval mode."""
-    torch.manual_seed(1)
     settings = SMALL_AUTOENCODER | changes
-    if encoder is None:
+    # Before the seed: whoever asks for an encoder first makes it, which draws random numbers.
+    source = None if encoder is None else saved_encoder(encoder)
+    torch.manual_seed(1)
+    if source is None:
         return ActAutoencoder(ActAutoencoderConfig(**settings)).eval()
-    return ActAutoencoder.from_teacher_pretrained(saved_encoder(encoder), **settings)
+    return ActAutoencoder.from_teacher_pretrained(source, **settings)

@@ -24,7 +24,7 @@ def prepared(preset: str, checkpointing: bool) -> MiniGPT3DForConditionalGenerat
     model = build_model(preset)
     set_stage(model, 2)
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model.train()
 
 

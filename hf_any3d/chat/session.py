@@ -43,8 +43,6 @@ class ChatSession:
     def __init__(self, pipe: Any, cloud: Any = None, chat_template: str | None = None, **generation: Any):
         self.pipe, self.chat_template, self.generation = pipe, chat_template, generation
         self.answerer: Answerer = pipe.answerer
-        self.messages: list[dict[str, Any]] = []
-        self._features: list[torch.Tensor] = []
         self._cloud: tuple[Any, torch.Tensor] | None = None
         self.restart(cloud)
 
@@ -52,7 +50,8 @@ class ChatSession:
         """Begin anew, with another cloud or the one that was there at first."""
         if cloud is not None:
             self._open(cloud)
-        self.messages, self._features = [], []
+        self.messages: list[dict[str, Any]] = []
+        self._features: list[torch.Tensor] = []
         # Clouds, with their features, that the next question brings along.
         self._waiting = [] if self._cloud is None else [self._cloud]
         self._forget()
@@ -124,8 +123,8 @@ class ChatSession:
             yield from streamer
         except BaseException:
             cancelled.set()
+            # What was read until then is in the cache, and is known to be there.
             thread.join()
-            self._forget()
             raise
         thread.join()
         if "error" in outcome:
@@ -143,7 +142,7 @@ class ChatSession:
         if cloud is not None:
             clouds.append((cloud, self._encode(cloud)))
         question = self._question(text, clouds)
-        take_clouds([question])  # tells what is wrong with it
+        take_clouds([question])  # tells what is wrong with it, and not with a conversation of some number
         return [*self.messages, question], [*self._features, *(features for _, features in clouds)]
 
     def _question(self, text: str, clouds: list[tuple[Any, torch.Tensor]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
 
     register()
     with opened(model):
-        return pipeline(task, model=model, device=device)
+        return pipeline(task, model=model, device=device, trust_remote_code=False)
 
 
 def open_chat(model: str, device: str | None, template: str | None) -> Any:

@@ -100,17 +100,18 @@ def _answers(
             inputs, errors = {}, {}
             for path in batch:
                 try:
-                    inputs[path] = classify.preprocess(str(path))["points"]
+                    inputs[path] = classify.preprocess(str(path))
                 except (ValueError, OSError, ImportError) as error:
                     if not skip_errors:
                         raise
                     errors[path] = _named(path, error)
             answered = {}
             if inputs:
-                points = torch.cat(list(inputs.values()))  # (files, num_points, channels)
-                logits = classify.forward({"points": points})["logits"]
-                for path, row in zip(inputs, logits.split(1), strict=True):
-                    answered[path] = classify.postprocess({"logits": row}, top_k=top_k)
+                points = torch.cat([entry["points"] for entry in inputs.values()])  # (files, num_points, channels)
+                stems = [entry["stem"][0] for entry in inputs.values()]
+                logits = classify.forward({"points": points, "stem": stems})["logits"]
+                for path, stem, row in zip(inputs, stems, logits.split(1), strict=True):
+                    answered[path] = classify.postprocess({"logits": row, "stem": [stem]}, top_k=top_k)
             for path in batch:
                 known = {"error": errors[path]} if path in errors else {"predictions": answered[path]}
                 yield {"file": str(path), **known}

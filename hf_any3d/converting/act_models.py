@@ -123,7 +123,7 @@ def _autoencoder(
     if teacher is not None and choices.teacher is not None:
         named, encoder = named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
         # Without a name the encoder is saved with the model.
-        unnamed = ("encoder_name_or_path", "encoder_revision", "encoder_checksum") if choices.store_encoder else ()
+        unnamed = ("parts",) if choices.store_encoder else ()
         settings |= {name: value for name, value in named.items() if name not in unnamed}
     elif teacher is not None:
         settings["encoder_config"] = kept_teacher(teacher, frozen)

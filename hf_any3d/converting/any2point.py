@@ -70,7 +70,7 @@ def convert_any2point(
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:
             # Without a name the encoder is saved with the adapter.
-            config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+            config.set_part("encoder", None)
         model.save_pretrained(directory)
         PointCloudProcessor(**program.processor).save_pretrained(directory)
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

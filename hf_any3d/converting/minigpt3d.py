@@ -146,7 +146,7 @@ def convert_minigpt3d(
         "bytes": sum(file.stat().st_size for file in written),
         "stages": {os.fspath(file.path): STAGES[file.stage] for file in whole.files},
         "fresh": list(whole.fresh),
-        "named": {part: recorded["name"] for part, recorded in (config.parts or {}).items()},
+        "named": {part: recorded["name_or_path"] for part, recorded in (config.parts or {}).items()},
     }
 
 

@@ -13,7 +13,7 @@ from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.converting.minigpt3d_parts import Part, accounted, told_of
 from hf_any3d.converting.weight_files import read_json, read_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
-from hf_any3d.modeling.encoders.sources import resolve_encoder
+from hf_any3d.modeling.encoders.sources import record_source, resolve_encoder
 from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM
 from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
 
@@ -57,4 +57,4 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
 def whereabouts(part: Part) -> dict[str, Any]:
     """Where a converted part lies, as `MiniGPT3DConfig.parts` has it."""
     source = resolve_encoder(part.source.absolute())
-    return {"name": source.name, "revision": source.revision, "checksum": source.checksum}
+    return record_source(source.name, source).to_dict()

@@ -93,6 +93,12 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
         if path is None:
             raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
         if (local := local_path(path)) is not None:
+            if not os.path.lexists(local):
+                # `to_parquet` writes no files and gives features no way to.
+                raise PointCloudFileError(
+                    f"{local}: no such file; this dataset stores the path alone: where the file is, write it with "
+                    "embed_files(dataset).to_parquet(…) or push_to_hub, which take files along"
+                )
             return read_point_cloud(local)  # files beside it, such as materials, are found too
         data = fetch(path, tokens)
     file_type = type_of_bytes(data) if path is None else type_of_path(path)

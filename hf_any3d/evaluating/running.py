@@ -15,7 +15,7 @@ from hf_any3d.evaluating.judges import Judge
 from hf_any3d.evaluating.judging import judge_answers, judged_name
 from hf_any3d.evaluating.protocols import PROTOCOLS, Protocol
 from hf_any3d.evaluating.result_files import read_results
-from hf_any3d.whole_files import write_json
+from hf_any3d.whole_files import Claim, claim, write_json
 
 
 def answer_protocols(
@@ -28,10 +28,15 @@ def answer_protocols(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
 ) -> None:
-    """Ask a model what the protocols ask; answers go to `{protocol}.json` in the folder. See `answer_question`."""
+    """Ask a model what the protocols ask; answers go to `{protocol}.json` in the folder. See `answer_question`.
+
+    Raises:
+        BlockingIOError: Another process is writing the same file.
+    """
     for protocol in protocols:
         path = output_dir / f"{protocol.name}.json"
-        answer_question(load_rows(protocol), protocol, generate, path, about, settings, batch_size, seed)
+        with _alone(path):
+            answer_question(load_rows(protocol), protocol, generate, path, about, settings, batch_size, seed)
 
 
 def judge_protocols(
@@ -61,6 +66,7 @@ def judge_protocols(
 
     Raises:
         FileNotFoundError: There are no answers to a protocol.
+        BlockingIOError: Another process is having the same judge look at them.
         ValueError: The judge cannot judge a protocol.
     """
     unfit = [protocol.name for protocol in protocols if judge is not None and protocol.kind not in judge.kinds]
@@ -75,9 +81,9 @@ def judge_protocols(
         told = {key: answers.get(key) for key in ("model", "revision")} | {"answers": len(answers["results"])}
         if judge is not None:
             prompt = (prompts or {}).get(protocol.kind)
-            judged = judge_answers(
-                answers, protocol.kind, judge, judged_name(path, judge), classes, prompt=prompt, seed=seed
-            )
+            judgements = judged_name(path, judge)
+            with _alone(judgements):
+                judged = judge_answers(answers, protocol.kind, judge, judgements, classes, prompt=prompt, seed=seed)
             told |= {key: judged[key] for key in ("judge", "judge_revisions", "figures")}
         if metrics is not None and protocol.kind == "caption":
             told["metrics"] = caption_metrics(answers["results"], **metrics)
@@ -86,6 +92,11 @@ def judge_protocols(
     name = name if judge is None else judged_name(name, judge)
     write_json(name, _earlier(name) | summary)
     return summary
+
+
+def _alone(path: Path) -> Claim:
+    """Keep other processes from writing the same file; each would throw away what the other has been told."""
+    return claim(path.with_name(f".{path.name}.lock"), path)
 
 
 def _earlier(path: Path) -> dict[str, Any]:

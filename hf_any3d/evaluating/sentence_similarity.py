@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders.sources import EncoderSource, resolve_encoder
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, open_text_tower, text_tower_settings
 from hf_any3d.training.captions import embed_texts
 
@@ -33,12 +35,10 @@ def open_sentence_encoder(name: str = SENTENCE_BERT, revision: str | None = None
         ValueError: It is no sentence encoder.
     """
     source = resolve_encoder(name, revision)
-    config = PreTrainedConfig(
-        encoder_name_or_path=str(source.path if source.revision is None else source.name),
-        encoder_revision=source.revision,
-        encoder_checksum=source.checksum,
-        text_pooling=text_tower_settings(name, source.revision)["text_pooling"],
-    )
+    place = str(source.path if source.revision is None else source.name)
+    encoder = PretrainedPart(place, source.revision, source.checksum)
+    pooling = text_tower_settings(name, source.revision)["text_pooling"]
+    config = Any2PointConfig(parts={"encoder": encoder.to_dict()}, text_pooling=pooling)
     return _cosines(open_text_tower(config)), _told(source)
 
 
@@ -83,4 +83,4 @@ def _cosines(tower: TextTower) -> Similarity:
 
 
 def _told(source: EncoderSource) -> str:
-    return f"{source.name} at {source.revision or source.checksum}"
+    return f"{source.name} at {source.revision or source.file_checksum}"

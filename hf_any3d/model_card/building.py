@@ -15,7 +15,7 @@ from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.systems import SystemWords, describe_system, hub_name
 from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.encoders import AdapterDoorsMixin
+from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin
 from hf_any3d.training.report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.tuners.sharing import left_out_modules
 
@@ -218,7 +218,7 @@ def build_model_card(
         intro: Instead of the task's own first sentence; Markdown.
         remark: More for the first paragraph; Markdown.
         sections: Further sections, title to Markdown.
-        base_model: What the model was made from, where the config does not say it.
+        base_model: What the model was made from, instead of what the config says.
 
     Raises:
         ValueError: If the model's class does not describe itself.

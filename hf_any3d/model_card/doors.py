@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,65 +105,97 @@ def may_be_replaced(text: str) -> bool:
     return _is_template(body)
 
 
-def keep_model_card(trainer: Trainer, card: ModelCard) -> None:
-    """Let `trainer.create_model_card()`, and with it `trainer.push_to_hub()`, write this card."""
-    trainer.kept_model_card = card
+def keep_model_card(trainer: Trainer, build: Callable[[], ModelCard]) -> None:
+    """Let `trainer.create_model_card()`, and with it `trainer.push_to_hub()`, write the card that `build` gives.
+
+    It is built when it is written: saving may find that a pretrained part has changed, and store it.
+    """
+    trainer.build_model_card = build
 
 
-def write_trainer_card(trainer: Trainer, model_name: str | None = None, **facts: Any) -> Path | None:
+def write_trainer_card(
+    trainer: Trainer,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: str | list[str] | None = None,
+    dataset_tags: str | list[str] | None = None,
+    dataset: str | list[str] | None = None,
+    dataset_args: str | list[str] | None = None,
+) -> Path | None:
     """Write the card of a trainer's model, with what the trainer knows of the run.
 
     Args:
         trainer: Holds a model of ours.
-        model_name: Title of the card.
-        **facts: As `Trainer.create_model_card` has them; `license`, `language`, `tags`, `dataset` and
-            `finetuned_from` are heeded.
+        language: As `Trainer.create_model_card` has it, and so the others.
+        license: Licence of the model, as the hub writes it.
+        tags: More tags.
+        model_name: Not heeded: the card is named after its repository.
+        finetuned_from: The base model, instead of the one that the config names.
+        tasks: More tags; the task is that of the model's class.
+        dataset_tags: Names of datasets on the hub.
+        dataset: What the model was trained on, in words.
+        dataset_args: More about the data, in words.
     """
     if not trainer.is_world_process_zero():
         return None
     path = Path(trainer.args.output_dir) / FILE
-    card = getattr(trainer, "kept_model_card", None)
-    if card is None:
+    build = getattr(trainer, "build_model_card", None)
+    if build is not None:
+        card = build()
+    else:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         name = trainer.hub_model_id or (path.parent.name if path.is_absolute() else os.fspath(path.parent))
-        report = report_of_trainer(trainer, facts.get("dataset"))
+        report = report_of_trainer(trainer, _listed(dataset), _listed(dataset_args))
+        subject = Subject.from_model(model, report)
         card = build_model_card(
-            Subject.from_model(model, report),
-            name,
-            license=facts.get("license") or getattr(trainer.args, "license", None),
-            language=facts.get("language"),
-            base_model=facts.get("finetuned_from"),
+            subject, name, license=getattr(trainer.args, "license", None), base_model=finetuned_from
         )
-    tags = facts.get("tags") or []
-    for tag in [tags] if isinstance(tags, str) else tags:
-        if tag not in card.data.tags:
-            card.data.tags.append(one_line(tag))
+    card.data.license = one_line(license) if license else card.data.license
+    card.data.language = language or card.data.language
+    card.data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or card.data.datasets
+    more = [one_line(tag) for tag in _listed(tags) + _listed(tasks)]
+    card.data.tags = list(dict.fromkeys([*card.data.tags, *more]))
     if (saved := save_card(card, path)) is None:
         logger.warning("%s: somebody wrote or edited it; it is kept, and says nothing of this run", path)
     return saved
 
 
-def report_of_trainer(trainer: Trainer, dataset: str | list[str] | None = None) -> RunReport:
+def _listed(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Sequence[str] = ()) -> RunReport:
     """What a stock Trainer knows of its run.
 
-    Losses of an evaluation with label smoothing are named so: they are not those of the plain cross-entropy.
+    Losses of an evaluation with label smoothing, or by a function of the user's, are named so: they are not those of
+    the model.
+
+    Args:
+        trainer: Holds a model of ours.
+        dataset: What it was trained on, where that is known.
+        options: More about that.
     """
     arguments, state = trainer.args, trainer.state
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     inner = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     rows = {"train": trainer.train_dataset, "evaluation": trainer.eval_dataset}
     sizes = {split: len(some) for split, some in rows.items() if hasattr(some, "__len__")}
-    name = dataset[0] if isinstance(dataset, (list, tuple)) and dataset else dataset
-    name = name or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
+    name = ", ".join(dataset) or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
     trained, total = count_parameters(model)
     selection, metrics = _last_evaluation(trainer)
-    if arguments.label_smoothing_factor and "loss" in metrics:
+    smoothed = arguments.label_smoothing_factor and trainer.label_smoother is not None
+    if "loss" in metrics and trainer.compute_loss_func is not None:
+        metrics["loss (of the trainer's own function)"] = metrics.pop("loss")
+    elif "loss" in metrics and smoothed and not getattr(trainer, "judges_by_plain_loss", False):
         metrics["loss (label-smoothed)"] = metrics.pop("loss")
     config = inner.config
     encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
     start = getattr(config, "base_name_or_path", None)
     return RunReport(
-        data={"name": name, "rows": sizes} if name else {"rows": sizes},
+        data={"name": name, "options": list(options), "rows": sizes},
         encoder={"name": encoder} if encoder else {},
         adapter=adapter_facts(model),
         trained_parameters=trained,

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hf_any3d.model_card.building import Subject
 
 
+# The base of an adapter from what lies beside it, or from where the config says.
+_BESIDE = "build_around_pretrained({name}, config, {{}})"
+
+
 @dataclass(frozen=True)
 class SystemWords:
     """A system's pieces of a card.
@@ -92,7 +96,7 @@ def _any2point(subject: Subject) -> SystemWords:
     shown = shown_name(encoder) if encoder else f"{inline(kind)} encoder"
     by = f", adapted by the PEFT method {code(adapter)}." if adapter else None
     if started:
-        what = f"An encoder that started as {shown_name(started)} and was trained as a whole reads the points"
+        what = f"An encoder that started as {shown_name(started)} and was changed in training reads the points"
         what += by or "."
         stored = "all of them lie in this repository."
     else:
@@ -104,6 +108,7 @@ def _any2point(subject: Subject) -> SystemWords:
         tags=("any2point",),
         base_model=hub_name(started or encoder),
         relation="finetune" if started else "adapter",
+        base_program="from_encoder_pretrained(config=config)" if config.encoder_name_or_path else _BESIDE,
     )
 
 
@@ -128,7 +133,7 @@ def _act(subject: Subject) -> SystemWords:
         tags=("act",),
         base_model=hub_name(start),
         relation="adapter" if adapter else "finetune",
-        base_program="build_around_pretrained({name}, config, {{}})",
+        base_program=_BESIDE,
     )
 
 
@@ -154,7 +159,8 @@ def _act_autoencoder(subject: Subject) -> SystemWords:
 
 def _minigpt3d(subject: Subject) -> SystemWords:
     config = subject.config
-    parts = {part: _field(recorded, "name") for part, recorded in (getattr(config, "parts", None) or {}).items()}
+    recorded = {part: config.part(part) for part in config.parts or {}}
+    parts = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
     kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
     eyes, words = (
         shown_name(parts[part]) if parts.get(part) else f"a model of the kind {inline(kind)}"
@@ -173,10 +179,6 @@ def _minigpt3d(subject: Subject) -> SystemWords:
         base_model=hub_name(parts.get("language_model")),
         relation="adapter",
     )
-
-
-def _field(recorded: Any, name: str) -> Any:
-    return recorded.get(name) if isinstance(recorded, dict) else getattr(recorded, name, None)
 
 
 SYSTEMS: dict[str, Callable[[Subject], SystemWords]] = {

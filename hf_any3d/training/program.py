@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import transformers
 from datasets import DatasetDict, concatenate_datasets
+from huggingface_hub import ModelCard
 from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, set_seed
@@ -308,8 +309,11 @@ def leave_behind(
         **facts,
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
-    subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
-    card = build_model_card(subject, name, license=trainer.args.license)
+
+    def card() -> ModelCard:
+        subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
+        return build_model_card(subject, name, license=trainer.args.license)
+
     keep_model_card(trainer, card)
     # metrics.json comes behind the rest: it tells that the run is complete.
     if trainer.args.push_to_hub:

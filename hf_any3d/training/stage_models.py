@@ -137,11 +137,11 @@ def _built(
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
     """Say which parts of a model that is to be shared only this machine can find."""
     for part, recorded in (parts or {}).items():
-        if os.path.isdir(recorded["name"]):
+        if os.path.isdir(recorded["name_or_path"]):
             logger.warning(
                 "the %s is named as the directory %s, which others do not have; name a repository, or --store_parts",
                 part,
-                recorded["name"],
+                recorded["name_or_path"],
             )
 
 

@@ -78,6 +78,8 @@ class PointTrainer(Trainer):
     """
 
     args: PointTrainingArguments
+    # For model cards, which say what a loss is.
+    judges_by_plain_loss = True
     report: RunReport | None = None
     """What to write as metrics.json behind the model, which tells that all of it is there."""
 

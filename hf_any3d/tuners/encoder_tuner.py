@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig, TaskType
@@ -60,6 +62,15 @@ class EncoderTuner(BaseTuner):
             peft_config.modules_to_save = trainable_module_names(self.model)
         return peft_config
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if (names := kwargs.get("adapter_names")) is not None:
+            raise ValueError(
+                f"adapter_names={names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
+                "set_adapter(…) and call the model once for each"
+            )
+        yield
+
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Lift half precision adapters to float32, or give them the layers' type if `autocast_adapter_dtype=False`."""
         for layer in self.model.modules():
@@ -81,10 +92,8 @@ class EncoderTuner(BaseTuner):
             target.update_layer(adapter_name, peft_config, **settings)
             return
         layer = self.wrap(target)
-        layer.set_adapter(self.active_adapters)
         layer.update_layer(adapter_name, peft_config, **settings)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
+        # Which adapters are active, and train, is settled by PEFT when all layers are in place.
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Loading a stored adapter of any PEFT method into a model."""
+"""Loading a stored adapter of any PEFT method into a model, with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from peft import PeftConfig, PeftModel
+from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import check_sizes
+from hf_any3d.modeling.pretrained_parts.completeness import listed
 from hf_any3d.tuners.layers_config import check_patterns
 
 # Ranks and the like, by the names that PEFT's methods have for them.
@@ -16,7 +18,9 @@ _WIDTHS = ("r", "num_virtual_tokens", "num_prompts", "oft_block_size", "boft_blo
 _WIDEST = 16_384
 
 
-def put_adapter_into(model: PreTrainedModel, name: str, hub: dict[str, Any]) -> dict[str, list[str]]:
+def put_adapter_into(
+    model: PreTrainedModel, name: str, hub: dict[str, Any], ignore_mismatched_sizes: bool = False
+) -> dict[str, list[Any]]:
     """Load the adapter of a directory or hub repository into a model, in place, for inference.
 
     Not by `model.load_adapter`: transformers' own way in knows fewer methods than PEFT (neither VeRA nor the vectors
@@ -26,22 +30,33 @@ def put_adapter_into(model: PreTrainedModel, name: str, hub: dict[str, Any]) -> 
         model: The model to adapt; its layers are wrapped.
         name: Directory or repository with `adapter_config.json`.
         hub: `revision`, `token`, `cache_dir` and the like.
+        ignore_mismatched_sizes: Leave tensors of another size, such as a head for other labels, as they start.
 
     Returns:
-        `missing_keys`, `unexpected_keys` and `mismatched_keys` of the stored adapter against the model.
+        `missing_keys`, `unexpected_keys` and `mismatched_keys` (name, stored size, size in the model), as transformers
+        gives them; the last alone may have any.
 
     Raises:
-        ValueError: The stored settings are none that an adapter can have.
+        ValueError: If its settings are none that an adapter can have, or it lacks tensors of the model or has others.
+        RuntimeError: If sizes differ and `ignore_mismatched_sizes` is False.
     """
     config = PeftConfig.from_pretrained(name, **hub)
     check_adapter_config(config)
     config.inference_mode = True
-    loaded = PeftModel(model, config).load_adapter(name, "default", **hub)
-    return {
-        "missing_keys": sorted(loaded.missing_keys),
-        "unexpected_keys": sorted(loaded.unexpected_keys),
-        "mismatched_keys": [],
-    }
+    adapted = PeftModel(model, config)
+    stored = {key: tensor.shape for key, tensor in load_peft_weights(name, device="cpu", **hub).items()}
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    expected = {key: tensor.shape for key, tensor in state.items()}
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise ValueError(f"{name}: the adapter lacks {listed(missing)}")
+    if unexpected := sorted(stored.keys() - expected.keys()):
+        raise ValueError(f"{name}: the adapter has {listed(unexpected)}, for which the model has no place")
+    mismatched = sorted((key, shape, expected[key]) for key, shape in stored.items() if shape != expected[key])
+    if mismatched and not ignore_mismatched_sizes:
+        sizes = [f"{key} has shape {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in mismatched]
+        raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True starts them fresh")
+    adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
+    return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
 
 def check_adapter_config(config: PeftConfig) -> None:

@@ -22,6 +22,8 @@ from hf_any3d.modeling.config_checks import (
     Ranges,
     check_numbers,
 )
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
 _RANGES: Ranges = {
     "in_channels": (3, 4096),
@@ -56,7 +58,7 @@ _TARGET_LAYERS = ("graph_decoder", "teacher")
 _TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
 
 
-class ActConfig(NamesPackageMixin, PreTrainedConfig):
+class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Everything that defines an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released
@@ -93,10 +95,8 @@ class ActConfig(NamesPackageMixin, PreTrainedConfig):
         category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
-        base_name_or_path: Adapters: directory or repository with the pretrained weights that an adapter stands on;
-            None where they lie beside it.
-        base_revision: Adapters: the commit of that repository.
-        base_checksum: Adapters: what `weights_checksum_of` gives for those weights.
+        parts: Adapters: where the pretrained transformer, the "base" that an adapter stands on, comes from, see
+            `PretrainedPart`. The fields can be read as `base_name_or_path`, `base_revision` and `base_checksum`.
         autoencoder_config: Pretraining: config of the frozen autoencoder that teaches.
         mask_ratio: Pretraining: share of the patches that the student does not see, below 1; with 0 it sees all and
             says of each what the teacher makes of it, without a decoder.
@@ -157,9 +157,7 @@ class ActConfig(NamesPackageMixin, PreTrainedConfig):
     category_names: list[str] | tuple[str, ...] | None = None
     restrict_to_category_parts: bool = False
 
-    base_name_or_path: str | None = None
-    base_revision: str | None = None
-    base_checksum: str | None = None
+    parts: dict[str, Any] | None = None
 
     autoencoder_config: dict | PreTrainedConfig | None = None
     mask_ratio: float = 0.8
@@ -209,6 +207,7 @@ class ActConfig(NamesPackageMixin, PreTrainedConfig):
                 "behind the first"
             )
         super().__post_init__(**kwargs)
+        self.check_parts(("base",))
 
     @property
     def num_categories(self) -> int:
@@ -224,3 +223,34 @@ class ActConfig(NamesPackageMixin, PreTrainedConfig):
     def min_points(self) -> int:
         """The fewest points a cloud may have."""
         return max(self.num_groups, self.group_size)
+
+    @property
+    def base_name_or_path(self) -> str | None:
+        """Where the weights come from that an adapter stands on; None where they lie beside it."""
+        part = self.part("base")
+        return None if part.stored else part.name_or_path
+
+    @base_name_or_path.setter
+    def base_name_or_path(self, value: str | None) -> None:
+        self.change_part("base", name_or_path=value, stored=False)
+
+    @property
+    def base_revision(self) -> str | None:
+        """The commit of that repository."""
+        return self.part("base").revision
+
+    @base_revision.setter
+    def base_revision(self, value: str | None) -> None:
+        self.change_part("base", revision=value)
+
+    @property
+    def base_checksum(self) -> str | None:
+        """Checksum of those weights."""
+        return self.part("base").checksum
+
+    @base_checksum.setter
+    def base_checksum(self, value: str | None) -> None:
+        # Earlier versions named the tensors' checksum like that of a file.
+        if value is not None and not value.startswith(CHECKSUM_PREFIX):
+            value = CHECKSUM_PREFIX + value.removeprefix("sha256:")
+        self.change_part("base", checksum=value)

@@ -11,6 +11,7 @@ from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
 from hf_any3d.modeling.act.group_norms import NUM_GROUPS
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
     "in_channels": (3, 4096),
@@ -36,7 +37,7 @@ _CHOICES = {
 }
 
 
-class ActAutoencoderConfig(NamesPackageMixin, PreTrainedConfig):
+class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Everything that defines a discrete autoencoder with a frozen foreign teacher (ACT, arXiv 2212.08320).
 
     The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released
@@ -45,10 +46,9 @@ class ActAutoencoderConfig(NamesPackageMixin, PreTrainedConfig):
     Args:
         encoder_config: Config of the frozen teacher (of one tower for composite checkpoints such as CLIP). None: no
             teacher, which is Point-BERT's dVAE (published with `hidden_size=256`).
-        encoder_name_or_path: Where the teacher's weights come from. None: they are stored with the model.
-        encoder_revision: Pinned revision of that repository.
-        encoder_checksum: `sha256:…` of the teacher's weight files; other weights are refused at loading.
-        encoder_trained_from: Where a teacher that was trained with the model started from, for the record.
+        parts: Where the weights of the teacher, "encoder", come from, see `PretrainedPart`: its `name_or_path`,
+            `revision` and `checksum`; other weights are refused at loading. Without it they are stored with the model.
+            The fields can be read, and given, as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         in_channels: Channels of a point that tokens are made of; xyz alone is reconstructed.
         num_groups: Patches, and so tokens, of a cloud.
@@ -86,10 +86,7 @@ class ActAutoencoderConfig(NamesPackageMixin, PreTrainedConfig):
     keys_to_ignore_at_inference = ["logits", "neighborhoods", "token_ids", "reconstruction_loss", "kl_loss"]
 
     encoder_config: dict | PreTrainedConfig | None = None
-    encoder_name_or_path: str | None = None
-    encoder_revision: str | None = None
-    encoder_checksum: str | None = None
-    encoder_trained_from: str | None = None
+    parts: dict[str, Any] | None = None
     encoder_tower: str | None = None
 
     in_channels: int = 3
@@ -141,6 +138,7 @@ class ActAutoencoderConfig(NamesPackageMixin, PreTrainedConfig):
                 f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would learn nothing; expected 0"
             )
         super().__post_init__(**kwargs)
+        self.check_parts(("encoder",))
 
     @property
     def min_points(self) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act.normed_linear import normed_linear
+from hf_any3d.modeling.forward_contract import runs_as_written
 
 # Corners of the grid that is laid over every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
@@ -53,6 +54,9 @@ class FoldingDecoder(nn.Module):
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
+        if not runs_as_written(self.lift, self.lift_norm, self.widen, self.widen_norm, self.out):
+            fine = self._fold_as_written(tokens, coarse)
+            return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
         # Linear in its three parts: a token's is computed once a patch, a coarse point's once a point.
         for_token, for_corner, for_coarse = self.lift.weight.split((width, 2, 3), dim=1)
         linear = nn.functional.linear
@@ -62,3 +66,16 @@ class FoldingDecoder(nn.Module):
         folded = normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
         fine = folded.view(*coarse.shape[:2], POINTS_PER_COARSE_POINT, 3) + coarse.unsqueeze(2)
         return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
+
+    def _fold_as_written(self, tokens: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """Fine points `(patches, coarse points, 4, 3)` by calling every layer on every point."""
+        shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT)
+        corners = torch.tensor(_CORNERS, dtype=coarse.dtype, device=coarse.device)
+        read = [
+            tokens.reshape(len(coarse), 1, 1, -1).expand(*shape, -1),
+            corners.expand(*shape, -1),
+            coarse.unsqueeze(2).expand(*shape, -1),
+        ]
+        rows = self.lift(torch.cat(read, dim=-1).flatten(0, 2))  # (patches * coarse points * 4, folding_width)
+        rows = self.widen(torch.relu(self.lift_norm(rows)))
+        return self.out(torch.relu(self.widen_norm(rows))).view(*shape, 3) + coarse.unsqueeze(2)

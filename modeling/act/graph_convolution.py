@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act.group_norms import NUM_GROUPS, normed_edge_maximum, normed_tokens
-from hf_any3d.modeling.point_ops import knn
+from hf_any3d.modeling.act.group_norms import NUM_GROUPS, SLOPE, normed_edge_maximum, normed_tokens
+from hf_any3d.modeling.forward_contract import runs_as_written
+from hf_any3d.modeling.point_ops import group, knn
 
 
 class EdgeLayer(nn.Module):
@@ -31,6 +32,11 @@ class EdgeLayer(nn.Module):
             tokens: The tokens.
             neighbors: `(batch, tokens, k)`.
         """
+        if not runs_as_written(self.linear, self.norm):
+            ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
+            starts = tokens.unsqueeze(2).expand_as(ends)
+            edges = self.linear(torch.cat([ends - starts, starts], dim=-1))  # (batch, tokens, k, out_channels)
+            return _normed(edges, self.norm).amax(dim=2)
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once a token. Seen
         # as rows of a token's width, the weight gives W_a f and W_b f of every channel side by side, without a copy.
         terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
@@ -83,4 +89,11 @@ class GraphConvolution(nn.Module):
             tokens = layer(tokens, neighbors)
             heard.append(tokens)
         rows = self.output(torch.cat(heard, dim=-1))
+        if not runs_as_written(self.norm):
+            return _normed(rows, self.norm)
         return normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """Group norm and leaky ReLU of `(batch, …, channels)`; a cloud's statistics run over all rows of a group."""
+    return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), SLOPE).movedim(1, -1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,12 +19,15 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
-from hf_any3d.modeling.encoders import LayerStack, own_modules
+from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointBlocks, group_patches
+from hf_any3d.modeling.point_tokens import PointTokensMixin
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
+from hf_any3d.modeling.pretrained_parts import own_modules
 
 
 @dataclass
@@ -37,6 +41,10 @@ class ActOutput(ModelOutput):
         centers: `(batch, groups, 3)`, places of the tokens in the units of the input.
         center_index: `(batch, groups)`, the input points that the centres are.
         layer_outputs: Of each block that was asked for `(batch, 1 + groups, hidden)`, before any norm.
+        hidden_states: On request, what enters the first block, without positions, and what leaves each block, before
+            any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
+        attentions: On request, of each block the weights `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
+            adapter adds are among the tokens.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -44,9 +52,28 @@ class ActOutput(ModelOutput):
     centers: torch.Tensor | None = None
     center_index: torch.Tensor | None = None
     layer_outputs: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PreTrainedModel):
+class Encoded(NamedTuple):
+    """What the transformer makes of tokens.
+
+    Args:
+        last_hidden_state: `(batch, 1 + tokens, hidden)` after the final norm; the class token comes first where there
+            is one.
+        layer_outputs: Of each block that was asked for, before any norm.
+        hidden_states: What enters the first block and what leaves each, where asked for.
+        attentions: Weights of each block, where asked for.
+    """
+
+    last_hidden_state: torch.Tensor
+    layer_outputs: tuple[torch.Tensor, ...] = ()
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """What all models around ACT's point transformer share: config and initialisation."""
 
     config_class = ActConfig
@@ -106,6 +133,8 @@ class ActModel(ActPreTrainedModel):
             config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
         )
         self.class_token = ClassToken(width) if config.use_class_token else None
+        # All tokens pass here on their way into the blocks: where `get_input_embeddings` points.
+        self.input_tokens = nn.Identity()
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -136,25 +165,36 @@ class ActModel(ActPreTrainedModel):
         own = [module for _, module in own_modules(self)]
         if mode and len(own) < sum(1 for _ in self.modules()):
             for module in own:
-                # Of its own a block does nothing in training but to recompute itself, where that is wanted.
-                if not isinstance(module, GradientCheckpointingLayer):
+                # Of its own a block does nothing in training but to recompute itself, where that is wanted, and the
+                # entry of the tokens nothing but to add noise, where that is wanted (NEFTune).
+                if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
                     module.training = False
         return self
 
-    def forward(self, points: torch.Tensor, output_layers: Sequence[int] = (), **kwargs: Any) -> ActOutput:
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_layers: Sequence[int] = (),
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ActOutput:
         """Read point clouds.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             output_layers: Numbers of blocks, from 0, whose outputs are wanted too.
-            **kwargs: Not read; what trainers and pipelines pass to every model.
+            output_hidden_states: Whether to return what enters and leaves the blocks; None for the config's choice.
+            output_attentions: The same for the attention's weights, which eager attention alone makes.
 
         Raises:
-            ValueError: If the points have other channels or are too few.
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels or are too few; attention weights of another attention.
         """
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        hidden_states, layer_outputs = self.encode(tokens, patches.centers, output_layers)
+        encoded = self.encode(tokens, patches.centers, output_layers, output_hidden_states, output_attentions)
+        hidden_states = encoded.last_hidden_state
         if self.side is not None:
             hidden_states = self._mix_side_in(hidden_states, patches)
         return ActOutput(
@@ -162,7 +202,9 @@ class ActModel(ActPreTrainedModel):
             self._pool(hidden_states),
             patches.centers,
             patches.center_index,
-            layer_outputs if output_layers else None,
+            encoded.layer_outputs if output_layers else None,
+            encoded.hidden_states,
+            encoded.attentions,
         )
 
     def cut(self, points: torch.Tensor) -> Patches:
@@ -182,27 +224,42 @@ class ActModel(ActPreTrainedModel):
         return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 
     def encode(
-        self, tokens: torch.Tensor, centers: torch.Tensor, output_layers: Sequence[int] = ()
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        self,
+        tokens: torch.Tensor,
+        centers: torch.Tensor,
+        output_layers: Sequence[int] = (),
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Encoded:
         """Run the transformer on tokens, all of a cloud or some.
 
         Args:
             tokens: `(batch, tokens, hidden)`.
             centers: `(batch, tokens, 3)`, their places.
             output_layers: Numbers of blocks whose outputs are wanted.
-
-        Returns:
-            `(batch, 1 + tokens, hidden)` after the final norm, and what was asked for, before any norm; the class
-            token comes first where there is one.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
         """
+        config = self.config
+        wants_hidden, wants_attentions = wanted_outputs(
+            config, output_hidden_states, output_attentions, config._attn_implementation
+        )
         positions = self.position_embed(centers.to(self.position_embed[0].weight.dtype))
         if self.class_token is not None:
-            tokens, positions = self.class_token.lead(tokens, positions)
+            tokens, positions = self.class_token(tokens, positions)
+        tokens = self.input_tokens(tokens)
         # As many radii as bring about six patches into a cell, whatever their number.
         edge = 4 / math.sqrt(self.config.num_groups)
         geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
-        hidden_states, layer_outputs = self.blocks(tokens, positions, output_layers, geometry)
-        return self.norm(hidden_states), layer_outputs
+        layers = self.blocks.layers
+        listening = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if wants_attentions else None
+        asked = (*output_layers, *range(len(layers))) if wants_hidden else output_layers
+        with listening or nullcontext():
+            hidden_states, outputs = self.blocks(tokens, positions, asked, geometry)
+            attentions = listening.weights if wants_attentions else None
+        count = len(output_layers)
+        states = (tokens, *outputs[count:]) if wants_hidden else None
+        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions)
 
     @property
     def _is_guided(self) -> bool:

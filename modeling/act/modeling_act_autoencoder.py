@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,9 @@ from hf_any3d.modeling.act.graph_convolution import GraphConvolution
 from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, bidirectional_inputs, find_family
+from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, wanted_outputs
 from hf_any3d.modeling.point_ops import chamfer_distance, in_full_precision
+from hf_any3d.modeling.point_tokens import PointTokensMixin
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
 
 _POSITION_WIDTH = 128
@@ -43,6 +46,10 @@ class ActAutoencoderOutput(ModelOutput):
         centers: `(batch, groups, 3)`.
         logits: `(batch, groups, codes)`, scores of the codes.
         token_ids: `(batch, groups)`, the chosen codes, or the likeliest ones where codes are mixed.
+        hidden_states: On request, what enters the teacher's first layer and what leaves each layer, without prompts
+            and before the final norm: layers + 1 times `(batch, groups, teacher hidden)`.
+        attentions: On request, the weights of the teacher's layers, `(batch, heads, prompts + groups, prompts +
+            groups)`.
     """
 
     loss: torch.Tensor | None = None
@@ -56,9 +63,11 @@ class ActAutoencoderOutput(ModelOutput):
     centers: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     token_ids: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
+class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
     """Points to discrete codes, through a frozen teacher, and back to points.
 
     With an `encoder_config` a frozen transformer reads the codes' vectors beside learned prompts (ACT's cross-modal
@@ -114,6 +123,8 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
         self._encoder_trains = config.teacher_dropout
         teacher_width = config.encoder_config.hidden_size
         self.teacher_in = nn.Linear(config.hidden_size, teacher_width)
+        # All tokens pass here on their way into the teacher: where `get_input_embeddings` points.
+        self.input_tokens = nn.Identity()
         self.position_embed = nn.Sequential(
             nn.Linear(3, _POSITION_WIDTH), nn.GELU(), nn.Linear(_POSITION_WIDTH, teacher_width)
         )
@@ -142,6 +153,7 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
         """
         return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
 
+    @honours_contract
     def forward(
         self,
         points: torch.Tensor,
@@ -150,6 +162,8 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
         hard: bool | None = None,
         noise: torch.Tensor | None = None,
         return_loss: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> ActAutoencoderOutput:
         """Reconstruct point clouds.
 
@@ -162,10 +176,15 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
             noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training, and in eval
                 mode where the config says so.
             return_loss: Whether to compute the losses.
+            output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which eager attention alone makes.
 
         Raises:
-            ValueError: If the points have another shape, or temperature or weight are out of range.
+            TypeError: For an unknown keyword.
+            ValueError: If the points have another shape, or temperature or weight are out of range; hidden states or
+                attention weights where there is no teacher; attention weights of another attention.
         """
+        wants_hidden, wants_attentions = self._wanted(output_hidden_states, output_attentions)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}; expected above 0")
         if not kl_weight >= 0:
@@ -175,7 +194,15 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
         logits = self.score_codes(patches, neighbors)
         hard = not self.training if hard is None else hard
         codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
-        coarse, fine = self.decoder(self.graph_decoder(self.teach(codes, patches.centers), neighbors))
+        states = [] if wants_hidden else None
+        listening = None
+        if wants_attentions:
+            layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
+            listening = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        with listening or nullcontext():
+            taught = self.teach(codes, patches.centers, states, wants_attentions)
+            attentions = listening.weights if wants_attentions else None
+        coarse, fine = self.decoder(self.graph_decoder(taught, neighbors))
         output = ActAutoencoderOutput(
             fine=fine,
             coarse=coarse,
@@ -185,6 +212,8 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
             centers=patches.centers,
             logits=logits,
             token_ids=token_ids,
+            hidden_states=tuple(states) if wants_hidden else None,
+            attentions=attentions,
         )
         if return_loss:
             own = patches.neighborhoods[..., :3].flatten(0, 1)
@@ -244,19 +273,51 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
             return gumbel_noise(logits)
         return noise
 
-    def teach(self, codes: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """What the teacher makes of codes `(batch, groups, hidden_size)`, in the same shape."""
+    def _wanted(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
+        config = self.config
+        attention = "eager" if self.encoder is None else self.encoder.config._attn_implementation
+        wanted = wanted_outputs(config, output_hidden_states, output_attentions, attention)
+        if any(wanted) and self.encoder is None:
+            raise ValueError(
+                "output_hidden_states or output_attentions of an autoencoder without a teacher, which has no "
+                "transformer layers; expected False"
+            )
+        return wanted
+
+    def teach(
+        self,
+        codes: torch.Tensor,
+        centers: torch.Tensor,
+        states: list[torch.Tensor] | None = None,
+        keeps_attention: bool = False,
+    ) -> torch.Tensor:
+        """What the teacher makes of codes `(batch, groups, hidden_size)`, in the same shape.
+
+        Args:
+            codes: The codes' vectors.
+            centers: `(batch, groups, 3)`, places of the patches.
+            states: Gets the teacher's hidden states, if given; see `read_with_prompts`.
+            keeps_attention: Whether the teacher's attention weights are listened to.
+        """
         if self.encoder is None:
             return codes
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
         positions = self.position_embed(centers.to(self.codebook.weight.dtype))
-        tokens = self.teacher_in(codes)
+        tokens = self.input_tokens(self.teacher_in(codes))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
             read = read_with_prompts(
-                self.encoder, self.family, self.prompts, tokens, positions, self.config, recompute
+                self.encoder,
+                self.family,
+                self.prompts,
+                tokens,
+                positions,
+                self.config,
+                recompute,
+                states,
+                keeps_attention,
             )
         return self.teacher_out(read.to(codes.dtype))
 

@@ -15,9 +15,10 @@ from hf_any3d.modeling.act.codebook import gumbel_noise
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
-from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel
+from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel, Encoded
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
 from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.forward_contract import honours_contract
 from hf_any3d.modeling.point_ops import gather_points
 from hf_any3d.modeling.point_transformer import Patches, PointBlocks
 
@@ -35,6 +36,9 @@ class ActForPreTrainingOutput(ModelOutput):
             `class_token_loss`.
         mask: `(batch, groups)`, True where hidden.
         centers: `(batch, groups, 3)`, places of the patches in the units of the input.
+        hidden_states: On request, what enters the student's first block and what leaves each block, `(batch, 1 +
+            visible, hidden)`, before any norm.
+        attentions: On request, the attention weights of the student's blocks.
     """
 
     loss: torch.Tensor | None = None
@@ -43,6 +47,8 @@ class ActForPreTrainingOutput(ModelOutput):
     class_token_predictions: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     centers: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class ActForPreTraining(ActPreTrainedModel):
@@ -117,13 +123,15 @@ class ActForPreTraining(ActPreTrainedModel):
         settings = {name: getattr(teacher, name) for name in cut} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
 
+    @honours_contract
     def forward(
         self,
         points: torch.Tensor,
         mask: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         return_loss: bool = True,
-        **kwargs: Any,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> ActForPreTrainingOutput:
         """Hide patches and guess them.
 
@@ -133,9 +141,11 @@ class ActForPreTraining(ActPreTrainedModel):
             noise: `(batch, groups, codes)`, added to the scores of the teacher's codes; None draws it where the config
                 asks for noisy targets.
             return_loss: Whether to compare guesses and targets.
-            **kwargs: Not read; what trainers pass to every model.
+            output_hidden_states: Whether to return the student's hidden states; None for the config's choice.
+            output_attentions: The same for the student's attention weights, which eager attention alone makes.
 
         Raises:
+            TypeError: For an unknown keyword.
             ValueError: If the points do not fit, or the mask hides all patches or unequal numbers.
         """
         patches = self.act.cut(points)
@@ -144,7 +154,8 @@ class ActForPreTraining(ActPreTrainedModel):
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
-        predictions, class_token_predictions = self._guess(patches, visible, hidden)
+        encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
+        predictions, class_token_predictions = self._guess(encoded, patches, visible, hidden)
         if hidden.shape[1]:
             targets = gather_points(targets, hidden)
         loss = None
@@ -154,7 +165,16 @@ class ActForPreTraining(ActPreTrainedModel):
             # In full precision, also where the student is not: cosines near 1 are told apart by their last digits.
             with torch.autocast(targets.device.type, enabled=False):
                 loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
-        return ActForPreTrainingOutput(loss, predictions, targets, class_token_predictions, mask, patches.centers)
+        return ActForPreTrainingOutput(
+            loss,
+            predictions,
+            targets,
+            class_token_predictions,
+            mask,
+            patches.centers,
+            encoded.hidden_states,
+            encoded.attentions,
+        )
 
     def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
         """What the frozen autoencoder makes of all patches.
@@ -203,14 +223,25 @@ class ActForPreTraining(ActPreTrainedModel):
         num_masked = int(self.config.mask_ratio * centers.shape[1])
         return MASKS[self.config.mask_type](centers, num_masked)
 
+    def _encode(
+        self,
+        patches: Patches,
+        visible: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Encoded:
+        """Let the student read the visible patches."""
+        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
+        seen = gather_points(patches.centers, visible)
+        tokens = self._visible_tokens(patches, visible)
+        return self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
+
     def _guess(
-        self, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
+        self, read: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Guesses of the hidden patches, `(batch, masked, target width)`, and those by way of the class token."""
         config = self.config
-        shallow = [config.class_token_layer] if config.class_token_loss else []
-        seen = gather_points(patches.centers, visible)
-        encoded, layers = self.act.encode(self._visible_tokens(patches, visible), seen, shallow)
+        seen, encoded = gather_points(patches.centers, visible), read.last_hidden_state
         leading = encoded.shape[1] - seen.shape[1]
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
@@ -221,7 +252,7 @@ class ActForPreTraining(ActPreTrainedModel):
         if not config.class_token_loss:
             return predictions, None
         # What the inner layer does not yet tell about the whole cloud has to come through the class token.
-        sequence = torch.cat([encoded[:, :1], layers[0][:, 1:], masks], dim=1)
+        sequence = torch.cat([encoded[:, :1], read.layer_outputs[0][:, 1:], masks], dim=1)
         first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
         return predictions, self._decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
 

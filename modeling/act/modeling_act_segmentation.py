@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
-from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel
+from hf_any3d.modeling.act.modeling_act import ActModel, ActOutput, ActPreTrainedModel
 from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.heads import ClassificationHead, HeadNorm, in_precision_of
 from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from hf_any3d.modeling.point_segmentation import PartSegmentationMixin, SemanticSegmentationMixin
+from hf_any3d.modeling.point_segmentation import (
+    PartSegmentationMixin,
+    SemanticSegmentationMixin,
+    refuse_problem_type,
+)
 
 
 class TokenPropagation(nn.Module):
@@ -98,6 +101,7 @@ class ActSegmenter(ActPreTrainedModel):
         config = copy.deepcopy(config)
         config.use_class_token = False
         super().__init__(config)
+        refuse_problem_type(config)
         layers = config.segmentation_layers
         if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
             raise ValueError(
@@ -111,9 +115,28 @@ class ActSegmenter(ActPreTrainedModel):
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
 
-    def point_logits(self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Logits `(batch, points, labels)` of every point; `condition` `(batch, condition_width)`; see `forward`."""
-        output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs)
+    def point_logits(
+        self,
+        points: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple[torch.Tensor, ActOutput]:
+        """Logits `(batch, points, labels)` of every point, and what lies below; see `forward`.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            condition: `(batch, condition_width)`, what is known of each cloud.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
+        """
+        output = self.act(
+            points,
+            output_layers=self.config.segmentation_layers,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
         # All layers share the final norm.
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
@@ -121,7 +144,7 @@ class ActSegmenter(ActPreTrainedModel):
         about_cloud = [tokens.amax(dim=1), tokens.mean(dim=1)]
         if condition is not None:
             about_cloud.append(condition)
-        return self.segmenter(features, torch.cat(about_cloud, dim=-1))
+        return self.segmenter(features, torch.cat(about_cloud, dim=-1)), output
 
 
 class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):

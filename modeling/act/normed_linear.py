@@ -59,8 +59,10 @@ def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> 
     mean, variance = mean + mean_of_few, variance + of_few
     count = len(rows) * len(few)
     norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), norm.momentum)
+    # As in torch: without a momentum statistics are the plain mean over batches.
+    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), momentum)
     return mean, variance
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
-from hf_any3d.modeling.encoders import AdapterDoorsMixin, own_modules
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, commit_in_cache
+from hf_any3d.modeling.pretrained_parts import (
+    AdapterDoorsMixin,
+    PretrainedPart,
+    absolute_name,
+    beside_adapter,
+    own_state,
+    tensors_checksum,
+)
+from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 FOLDER = "base"
 
@@ -27,7 +35,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
     stored, is kept in the folder `base` beside the adapter.
     """
 
-    _settings_apart_from_adapters = ("base_", "autoencoder_config")
+    _settings_apart_from_adapters = ("parts", "autoencoder_config")
     _one_precision = True
 
     @classmethod
@@ -41,24 +49,24 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         device_map: Any = None,
         quantization_config: Any = None,
     ) -> PreTrainedModel:
-        """The model around its pretrained transformer, in full precision; see `AdapterDoorsMixin`."""
+        """Build the model around its pretrained transformer, in full precision; see `AdapterDoorsMixin`."""
         if quantization_config is not None:
             raise ValueError("quantization_config: only frozen encoders of other modalities can be quantized")
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        if config.base_name_or_path is None:
-            folder = "/".join(part for part in (hub.get("subfolder"), FOLDER) if part)
-            where, found = f"{name}: {folder}/", hub | {"subfolder": folder}
-            source = name
+        recorded = config.part("base")
+        if not recorded.is_elsewhere:
+            source, found = beside_adapter(name, hub, recorded.subfolder or FOLDER)
+            where = f"{name}: {recorded.subfolder or FOLDER}/"
         else:
-            where = source = config.base_name_or_path
+            where = source = recorded.name_or_path
             found = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
-            if config.base_revision is not None:
-                found["revision"] = config.base_revision
+            if recorded.revision is not None:
+                found["revision"] = recorded.revision
         base = open_base(source, config, **found)
-        if config.base_checksum is not None and (checksum := weights_checksum_of(base)) != config.base_checksum:
+        if recorded.checksum is not None and (checksum := weights_checksum_of(base)) != recorded.checksum:
             raise EncoderMismatchError(
-                f"{where}: the pretrained weights have checksum {checksum}; expected {config.base_checksum}, those "
+                f"{where}: the pretrained weights have checksum {checksum}; expected {recorded.checksum}, those "
                 f"that the adapter in {name} was trained around"
             )
         model = cls(config)
@@ -73,7 +81,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         if name is not None and not kwargs.get("subfolder"):
             model = opened[0] if isinstance(opened, tuple) else opened
             model._opened_from = (
-                os.fspath(name),
+                absolute_name(name),
                 commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir")),
             )
         return opened
@@ -83,36 +91,47 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         config = copy.deepcopy(self.config)
         # What it was pretrained with is over.
         config.autoencoder_config = None
-        config.base_name_or_path, config.base_revision, config.base_checksum = self._home_of_base()
-        if config.base_name_or_path is None:
+        home = self._home_of_base()
+        if home is None:
             base = self.base_model
             state = own_state(base)
+            config.set_part("base", None)
             _save_state(base, copy.deepcopy(config), state, Path(directory) / FOLDER)
-            config.base_checksum = _checksum(state)
+            home = PretrainedPart(checksum=tensors_checksum(state), subfolder=FOLDER, stored=True)
+        config.set_part("base", home)
         config.save_pretrained(directory)
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Compare checksums of the weights; see `AdapterDoorsMixin`. In half precision there is nothing to compare."""
-        expected = recorded.get("base_checksum")
+        """Compare checksums of the weights; see `AdapterDoorsMixin`.
+
+        In half precision there is nothing to compare.
+        """
+        part = type(self.config).from_dict(recorded).part("base")
+        expected = part.checksum
         if expected is None or self.base_model.dtype != torch.float32:
             return
         checksum = weights_checksum_of(self.base_model)
         if checksum != expected:
-            home = recorded.get("base_name_or_path")
+            home = part.name_or_path
             raise EncoderMismatchError(
                 f"{adapter}: the adapter was trained around "
                 f"{f'the weights of {home!r}' if home else f'those in {FOLDER}/'}, with checksum {expected}; the base "
                 f"model's weights have {checksum}. Other weights would change results silently. Build the base model "
-                f"from there, with revision={recorded.get('base_revision')!r}, or open the adapter's repository by an "
+                f"from there, with revision={part.revision!r}, or open the adapter's repository by an "
                 "auto class, which does so by itself"
             )
 
-    def _home_of_base(self) -> tuple[str | None, str | None, str | None]:
-        """Name, revision and checksum of the place whose weights this model's transformer has; Nones for no place."""
+    def _home_of_base(self) -> PretrainedPart | None:
+        """The place whose weights this model's transformer still has; None where there is no such place.
+
+        Raises:
+            ValueError: If an adapter is merged into the weights for the time being.
+        """
         base, config = self.base_model, self.config
-        recorded = (config.base_name_or_path, config.base_revision)
+        refuse_merged_adapters(base)
+        recorded = config.part("base")
         opened = [vars(model).get("_opened_from", (None, None)) for model in (self, base)]
-        for name, revision in (recorded, *opened):
+        for name, revision in ((recorded.name_or_path, recorded.revision), *opened):
             if name is None:
                 continue
             hub = {} if revision is None else {"revision": revision}
@@ -121,11 +140,9 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
             except (OSError, ValueError, RuntimeError):
                 continue  # gone, or another model
             ours = own_state(base)
-            if ours.keys() == there.keys() and all(
-                torch.equal(there[key].to(tensor.dtype), tensor.to(there[key].device)) for key, tensor in ours.items()
-            ):
-                return name, revision, _checksum(there)
-        return None, None, None
+            if ours.keys() == there.keys() and not differing(ours, there):
+                return PretrainedPart(name, revision, tensors_checksum(there))
+        return None
 
 
 def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrainedModel:
@@ -137,10 +154,14 @@ def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrai
         **hub: `revision`, `subfolder`, `token` and the like.
 
     Raises:
-        ValueError: If the checkpoint lacks weights of it.
+        ValueError: If the checkpoint lacks weights of it, or holds an adapter too.
     """
     from hf_any3d.modeling.act.modeling_act import ActModel
 
+    if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
+        raise ValueError(
+            f"{name}: holds adapter_config.json, an adapter, beside the pretrained weights; expected weights alone"
+        )
     config = copy.deepcopy(config)
     config.autoencoder_config = None
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -161,30 +182,13 @@ def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrai
     return base
 
 
-def own_state(base: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors of a point transformer without its adapters, under the names that they have without them."""
-    return {
-        f"{module_name}.{name}" if module_name else name: tensor.detach()
-        for module_name, module in own_modules(base)
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None and name not in module._non_persistent_buffers_set
-    }
-
-
 def weights_checksum_of(base: PreTrainedModel) -> str:
-    """A name for the weights of a point transformer, whatever file they came in: `"sha256:…"`."""
-    return _checksum(own_state(base))
-
-
-def _checksum(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return f"sha256:{digest.hexdigest()}"
+    """The checksum of a point transformer without its adapters, whatever file it came in."""
+    return tensors_checksum(own_state(base))
 
 
 def _save_state(base: PreTrainedModel, config: ActConfig, state: dict[str, torch.Tensor], folder: Path) -> None:
     bare = type(base)(config)
     bare.load_state_dict(state)
-    bare.save_pretrained(folder)
+    # As a part of a model: without a card of its own.
+    PreTrainedModel.save_pretrained(bare, folder)

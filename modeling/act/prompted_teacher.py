@@ -69,6 +69,8 @@ def read_with_prompts(
     positions: torch.Tensor,
     config: ActAutoencoderConfig,
     recompute: Callable | None = None,
+    states: list[torch.Tensor] | None = None,
+    keeps_attention: bool = False,
 ) -> torch.Tensor:
     """Send tokens through the layers of a frozen encoder.
 
@@ -82,6 +84,8 @@ def read_with_prompts(
         positions: `(batch, tokens, hidden)`, added to the tokens.
         config: Says where positions are added, which norms are applied, and along which axis attention runs.
         recompute: Calls a layer and keeps only what enters it (gradient checkpointing); None to keep all.
+        states: Gets what enters the first layer and what leaves each, without the prompts, if given.
+        keeps_attention: Whether attention weights are listened to; prompts then stay in the sequence of every layer.
 
     Returns:
         `(batch, tokens, hidden)` in the encoder's dtype, without the prompts.
@@ -99,6 +103,9 @@ def read_with_prompts(
     layers = family.layers_of(encoder)
     inputs = _layer_inputs(encoder, family, tokens, count, over_batch)
     halved = count and recompute is None and not over_batch and family.layer_inputs is bidirectional_inputs
+    halved = halved and not keeps_attention
+    if states is not None:
+        states.append(tokens)
     with beside_attended_rows(encoder) if halved else nullcontext(False) as able:
         for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
             if number and deep:
@@ -112,13 +119,18 @@ def read_with_prompts(
             rows = attended_rows(layer, front, **arguments) if able and last else None
             if rows is not None:
                 tokens = hidden_of(run_beside(layer, tokens, rows, **arguments))
+                if states is not None:
+                    states.append(tokens)
                 continue
             sequence = torch.cat([front.expand(batch, -1, -1), tokens], dim=1) if count else tokens
             sequence = sequence.transpose(0, 1) if over_batch else sequence
             call = partial(layer, **arguments)
-            sequence = hidden_of(call(sequence) if recompute is None else recompute(call, sequence))
+            saves = recompute is not None and getattr(layer, "gradient_checkpointing", True)
+            sequence = hidden_of(recompute(call, sequence) if saves else call(sequence))
             sequence = sequence.transpose(0, 1) if over_batch else sequence
             front, tokens = sequence[:, :count], sequence[:, count:]
+            if states is not None:
+                states.append(tokens)
     final_norm = family.norm_of(encoder, family.final_norm) if config.use_final_norm else None
     return tokens if final_norm is None else final_norm(tokens)
 
@@ -138,7 +150,7 @@ def one_place(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: to
     """The same place for all tokens `(batch, tokens, hidden)`: the middle of the encoder's own line or plane."""
     rows, columns, axes = 1, None, 1
     if family.layer_inputs is not bidirectional_inputs:
-        table = family.positions(encoder)
+        table = family.positions_of(encoder)
         rows, columns, axes = table.rows, table.columns, 1 if table.kind == "line" else 2
     columns = columns or 2
     middle = hidden_states.new_tensor([(columns - 1) / 2, (rows - 1) / 2][:axes], dtype=torch.float32)

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, SHARE, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
     "in_channels": (3, 4096),
@@ -51,7 +52,7 @@ _CHOICES = {
 }
 
 
-class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
+class Any2PointConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Everything that defines an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     The defaults are the sound reading of the paper: every statistic belongs to one cloud, so that a prediction never
@@ -60,10 +61,9 @@ class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
 
     Args:
         encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
-        encoder_name_or_path: Where the encoder's weights come from. None: they are stored with the model.
-        encoder_revision: Pinned revision of that repository.
-        encoder_checksum: `sha256:…` of the encoder's weight files; other weights are refused at loading.
-        encoder_trained_from: Where an encoder that was trained with the model started from, for the record.
+        parts: Where the weights of the "encoder" come from, see `PretrainedPart`: its `name_or_path`, `revision` and
+            `checksum`; other weights are refused at loading. Without it they are stored with the model. The fields can
+            be read, and given, as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
         num_tokens: Tokens (groups) of a cloud; each stage before the last keeps twice as many centres as the next.
@@ -132,10 +132,7 @@ class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True)}
 
     encoder_config: dict | PreTrainedConfig | None = None
-    encoder_name_or_path: str | None = None
-    encoder_revision: str | None = None
-    encoder_checksum: str | None = None
-    encoder_trained_from: str | None = None
+    parts: dict[str, Any] | None = None
     encoder_tower: str | None = None
 
     in_channels: int = 3
@@ -209,6 +206,7 @@ class Any2PointConfig(NamesPackageMixin, PreTrainedConfig):
                 "has entries"
             )
         super().__post_init__(**kwargs)
+        self.check_parts(("encoder",))
 
     @property
     def num_categories(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,9 +33,11 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
+from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, wanted_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
+from hf_any3d.modeling.point_tokens import PointTokensMixin
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
@@ -50,6 +53,12 @@ class Any2PointOutput(ModelOutput):
         center_index: `(batch, tokens)`, the input points that the centres are.
         levels: What the tokenizer made of points before they became tokens, where it was asked for: pairs of features
             `(batch, places, width)` and places `(batch, places, 3)`, or None for the input points.
+        hidden_states: On request, what enters the first of the encoder's layers, and what leaves each layer with its
+            adapters, before the final norm and in the encoder's precision: layers + 1 times
+            `(batch, 1 + tokens, hidden)`. Positions that are added before every layer are not in them.
+        attentions: On request, of each layer the weights `(batch, heads, 1 + tokens, keys)`, as the encoder's family
+            gives them; prompts that an adapter adds are among the tokens. With `attention_axis="batch"` attention runs
+            over clouds: `(1 + tokens, heads, batch, batch)`.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -57,9 +66,11 @@ class Any2PointOutput(ModelOutput):
     centers: torch.Tensor | None = None
     center_index: torch.Tensor | None = None
     levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig
@@ -130,6 +141,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_size = config.encoder_config.hidden_size
         self.point_tokenizer = TOKENIZERS[config.tokenizer](config, hidden_size)
         self.class_token = ClassToken(hidden_size)
+        # All tokens pass here on their way into the layers: where `get_input_embeddings` points.
+        self.input_tokens = nn.Identity()
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one. Its precision
         # is that of the other trained parts, not the encoder's: `from_pretrained(dtype=…)` sets the default.
@@ -160,26 +173,39 @@ class Any2PointModel(Any2PointPreTrainedModel):
             spread = weight.float().std()
             self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * spread)
 
-    def forward(self, points: torch.Tensor, output_levels: bool = False, **kwargs: Any) -> Any2PointOutput:
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_levels: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Any2PointOutput:
         """Read point clouds.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             output_levels: Give what the tokenizer made of points before they became tokens, too.
-            **kwargs: Passed on to the encoder's layers.
+            output_hidden_states: Whether to return what enters and leaves the layers; None for the config's choice.
+            output_attentions: The same for attention weights, which eager attention alone makes.
 
         Raises:
+            TypeError: For an unknown keyword.
             ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
-                infinite or too large.
+                infinite or too large; attention weights of another attention, or of an encoder whose layers do not
+                give them.
         """
         config = self.config
+        wants_hidden, wants_attentions = wanted_outputs(
+            config, output_hidden_states, output_attentions, self.encoder.config._attn_implementation
+        )
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
         points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # Tokenizers of others need not have levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
-        projection = project(centers, self.family.positions(self.encoder), config)
+        projection = project(centers, self.family.positions_of(self.encoder), config)
         geometry = Geometry(
             centers.detach().float(),
             projection.view_positions,
@@ -188,12 +214,26 @@ class Any2PointModel(Any2PointPreTrainedModel):
             batch_second=config.attention_axis == "batch",
         )
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
-        hidden_states, positions = self.class_token.lead(tokens.tokens, embedding)
-        hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, **kwargs)
+        hidden_states, positions = self.class_token(tokens.tokens, embedding)
+        hidden_states = self.input_tokens(hidden_states)
+        listening = None
+        if wants_attentions:
+            layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
+            listening = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        with listening or nullcontext():
+            states = [] if wants_hidden else None
+            hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
+            attentions = listening.weights if wants_attentions else None
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
-            hidden_states, pool(hidden_states, config.pooling), tokens.centers, tokens.index, levels
+            hidden_states,
+            pool(hidden_states, config.pooling),
+            tokens.centers,
+            tokens.index,
+            levels,
+            tuple(states) if wants_hidden else None,
+            attentions,
         )
 
     def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
@@ -210,8 +250,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         positions: torch.Tensor,
         geometry: Geometry,
         places: TokenPlaces,
-        **kwargs: Any,
+        states: list[torch.Tensor] | None,
     ) -> torch.Tensor:
+        """Run the layers on `(batch, 1 + tokens, hidden)`; `states` gets what enters the first and leaves each."""
         config, encoder = self.config, self.encoder
         where = config.position_injection
         if where != "every_layer":
@@ -227,14 +268,19 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # Layers that read prompts beside the tokens want masks and places for them, too.
         lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
+        made = [hidden_states]
         for layer, extra in zip(layers, lengths, strict=True):
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
             if where != "input":
                 hidden_states = hidden_states + positions
             # A guided adapter wraps a layer and wants to know where tokens are; a bare layer does not take the word.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-            call = partial(layer, **arguments, **guidance, **kwargs)
-            hidden_states = self._recompute_later(call, hidden_states)
+            call = partial(layer, **arguments, **guidance)
+            hidden_states = self._run_layer(layer, call, hidden_states)
+            if states is not None:
+                made.append(hidden_states)
+        if states is not None:
+            states += [state.transpose(0, 1) for state in made] if geometry.batch_second else made
         return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
 
     def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
@@ -249,9 +295,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
             LayerPass(encoder, layers, hidden_states, mask, places.followed_by(extra), views)
         )
 
-    def _recompute_later(self, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Gradient checkpointing: frozen layers stay in eval mode, so their own switch never fires."""
-        if self.training and self.gradient_checkpointing:
+    def _run_layer(self, layer: nn.Module, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Run a layer, and keep no more than what enters it where it is checkpointed."""
+        # Frozen layers stay in eval mode, so that their own switch, which `every_n_layers` sets, never fires.
+        if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
             return hidden_of(self._gradient_checkpointing_func(call, hidden_states))
         return hidden_of(call(hidden_states))
 

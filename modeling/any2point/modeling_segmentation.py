@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,11 @@ from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
 from hf_any3d.modeling.point_labels import check_category_parts
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from hf_any3d.modeling.point_segmentation import PartSegmentationMixin, SemanticSegmentationMixin
+from hf_any3d.modeling.point_segmentation import (
+    PartSegmentationMixin,
+    SemanticSegmentationMixin,
+    refuse_problem_type,
+)
 
 
 class PointPropagation(nn.Module):
@@ -82,6 +85,7 @@ class Any2PointSegmenter(Any2PointWithHead):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
+        refuse_problem_type(config)
         levels = self.any2point.point_tokenizer.level_widths if config.propagate_levels else ()
         self.propagation = PointPropagation(config, levels)
         self.segmenter = ClassificationHead(
@@ -92,11 +96,30 @@ class Any2PointSegmenter(Any2PointWithHead):
             dropout=config.head_dropout,
         )
 
-    def point_logits(self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Logits `(batch, points, labels)` of every point; see `forward`."""
-        features = self.any2point(points, output_levels=self.config.propagate_levels, **kwargs)
+    def point_logits(
+        self,
+        points: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple[torch.Tensor, Any2PointOutput]:
+        """Logits `(batch, points, labels)` of every point, and what lies below; see `forward`.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            condition: `(batch, propagation_width)`, added for every point of a cloud; None for nothing.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
+        """
+        features = self.any2point(
+            points,
+            output_levels=self.config.propagate_levels,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
         spread = self.propagation(points, features, condition)
-        return self.segmenter(spread.flatten(0, 1)).unflatten(0, points.shape[:2])
+        return self.segmenter(spread.flatten(0, 1)).unflatten(0, points.shape[:2]), features
 
 
 class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):

@@ -18,6 +18,7 @@ from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointModel, Any2PointPreTrainedModel
 from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.forward_contract import honours_contract
 from hf_any3d.modeling.text_towers import (
     TextTower,
     embed_labels,
@@ -40,6 +41,8 @@ class Any2PointZeroShotOutput(ModelOutput):
         logits_per_text: `(texts, clouds)`, the same turned round.
         point_embeds: `(clouds, text_width)`, unit vectors.
         text_embeds: `(texts, text_width)`, unit vectors.
+        hidden_states: On request, those of `Any2PointOutput`.
+        attentions: On request, those of `Any2PointOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -47,6 +50,8 @@ class Any2PointZeroShotOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     point_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class PointTextAlignment(nn.Module):
@@ -179,10 +184,11 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
         """
         return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
 
-    def get_point_features(self, points: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
         """Unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.any2point(points, **kwargs).pooler_output)[0]
+        return self.alignment(self.any2point(points, return_dict=True).pooler_output)[0]
 
+    @honours_contract
     def forward(
         self,
         points: torch.Tensor,
@@ -192,7 +198,8 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
         labels: torch.Tensor | None = None,
         text_labels: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        **kwargs: Any,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> Any2PointZeroShotOutput:
         """Compare clouds with texts.
 
@@ -205,28 +212,35 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
                 None takes each cloud and the text of the same place for a pair unlike all others.
             text_labels: `(texts,)` what texts mean; None for one text a cloud, which means what the cloud shows.
             return_loss: Whether to return the loss.
-            **kwargs: Passed on to the encoder's layers.
+            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
+            output_attentions: The same for attention weights, which eager attention alone makes.
 
         Raises:
-            ValueError: If the texts are given twice, or texts and clouds make no pairs.
+            TypeError: For an unknown keyword.
+            ValueError: If the texts are given twice, or texts and clouds make no pairs; attention weights of another
+                attention.
         """
         if input_ids is not None and text_embeds is not None:
             raise ValueError("both input_ids and text_embeds are given; expected one of them")
-        point_embeds, scale = self.alignment(self.any2point(points, **kwargs).pooler_output)
+        below = self.any2point(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        asked = {"hidden_states": below.hidden_states, "attentions": below.attentions}
+        point_embeds, scale = self.alignment(below.pooler_output)
         if input_ids is not None:
             text_embeds = self.get_text_features(input_ids, attention_mask)
         wants_loss = labels is not None if return_loss is None else return_loss
         if text_embeds is None:
             if wants_loss:
                 raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
-            return Any2PointZeroShotOutput(point_embeds=point_embeds)
+            return Any2PointZeroShotOutput(point_embeds=point_embeds, **asked)
         text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
         # Cosines times a hundred: autocast would round away what tells the best labels apart.
         with torch.autocast(point_embeds.device.type, enabled=False):
             logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if wants_loss:
             loss = contrastive_loss(logits, right_pairs(*_pair_labels(logits, labels, text_labels)))
-        return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds)
+        return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **asked)
 
 
 def _pair_labels(

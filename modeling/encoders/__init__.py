@@ -1,7 +1,6 @@
 """Pretrained encoders as readers of point tokens: which families, where their parts are, where weights come from."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
-from hf_any3d.modeling.encoders.adapter_doors import AdapterDoorsMixin
 from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
 from hf_any3d.modeling.encoders.attended_rows import (
     AttendedRows,
@@ -17,9 +16,8 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
     load_encoder,
     open_encoder,
 )
-from hf_any3d.modeling.encoders.layer_stack import LayerStack, own_modules
+from hf_any3d.modeling.encoders.layer_stack import LayerStack
 from hf_any3d.modeling.encoders.line_convolution import convolve_on_line
-from hf_any3d.modeling.encoders.placing import encoder_loading
 from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
@@ -35,6 +33,7 @@ from hf_any3d.modeling.encoders.registry import (
 )
 from hf_any3d.modeling.encoders.token_places import LayerPass, TokenPlaces, bidirectional_inputs, hidden_of
 from hf_any3d.modeling.encoders.unfreezing import unfreeze
+from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin, encoder_loading, own_modules
 
 __all__ = [
     "AdapterDoorsMixin",

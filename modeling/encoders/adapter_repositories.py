@@ -1,30 +1,44 @@
-"""Repositories of adapters in a frozen encoder: the encoder comes from its own repository."""
+"""Repositories of adapters in a frozen encoder, which comes from its own repository or lies beside the adapter."""
 
 from __future__ import annotations
 
+import copy
 import os
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.adapter_doors import AdapterDoorsMixin
-from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, encoder_settings, load_encoder
-from hf_any3d.modeling.encoders.placing import encoder_loading
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
-from hf_any3d.modeling.encoders.stored_encoder import load_stored_encoder, save_stored_encoder
+from hf_any3d.modeling.encoders.frozen_encoder import (
+    FrozenEncoderMixin,
+    encoder_settings,
+    freeze,
+    load_encoder,
+    open_encoder,
+)
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError, open_recorded
+from hf_any3d.modeling.pretrained_parts import (
+    PretrainedPart,
+    beside_adapter,
+    encoder_loading,
+    is_quantized,
+    own_state,
+    tensors_checksum,
+)
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing
 
+FOLDER = "encoder"
+"""Where an adapter's repository keeps an encoder that no repository of its own offers."""
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
 
-class AdapterRepositoryMixin(AdapterDoorsMixin, FrozenEncoderMixin):
+class AdapterRepositoryMixin(FrozenEncoderMixin):
     """For models with a frozen encoder whose repositories may hold nothing but a PEFT adapter and a config.
 
     `from_encoder_pretrained` builds an untrained model around an encoder. `from_pretrained` builds it around the
     encoder that the config beside an adapter names, and loads the adapter, the trained tokenizer and the head into it.
     """
-
-    _settings_apart_from_adapters = ("encoder_",)
 
     @classmethod
     def from_encoder_pretrained(
@@ -92,44 +106,74 @@ class AdapterRepositoryMixin(AdapterDoorsMixin, FrozenEncoderMixin):
         device_map: Any = None,
         quantization_config: Any = None,
     ) -> PreTrainedModel:
-        """The model around its frozen encoder; see `AdapterDoorsMixin`."""
+        """Build the model around its frozen encoder; see `PretrainedPartsMixin`."""
         if attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         loading = encoder_loading(device_map, quantization_config)
-        if config.encoder_name_or_path is None:
-            encoder = load_stored_encoder(name, config, dtype, hub, **loading)
-        else:
+        if config.part("encoder").is_elsewhere:
             encoder = load_encoder(config, dtype, **loading)
+        else:
+            encoder = _load_stored_encoder(name, config, dtype, hub, **loading)
         return cls(config, encoder)
 
     def save_beside_adapter(self, directory: str | os.PathLike) -> None:
-        """Write the config, and the encoder where the config says that it has no other home."""
-        self.config.save_pretrained(directory)
-        save_stored_encoder(self, directory)
+        """Write the config, and the encoder where it is not the one that the config names, or the config names none.
+
+        Raises:
+            ValueError: If the encoder has to be stored and is quantized.
+        """
+        owner = getattr(self, self.base_model_prefix, self)
+        owner.store_changed_parts()
+        config = self.config
+        if not config.part("encoder").is_elsewhere:
+            if is_quantized(owner.encoder):
+                raise ValueError("the encoder was opened quantized; expected full weights to store beside the adapter")
+            state = own_state(owner.encoder)
+            owner.encoder.save_pretrained(Path(directory) / FOLDER, state_dict=dict(state))
+            config = copy.deepcopy(config)
+            config.change_part("encoder", stored=True, subfolder=FOLDER, checksum=tensors_checksum(state))
+        config.save_pretrained(directory)
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Compare checksums of the encoders; see `AdapterDoorsMixin`."""
-        ours, theirs = self.config.encoder_checksum, recorded.get("encoder_checksum")
-        if ours is not None and theirs is not None and ours != theirs:
+        """Compare the encoders' weights; see `PretrainedPartsMixin`.
+
+        In another precision than a stored encoder has, there is nothing to compare.
+        """
+        config = type(self.config).from_dict(recorded)
+        ours, theirs = self.config.part("encoder"), config.part("encoder")
+        encoder = getattr(self, self.base_model_prefix, self).encoder
+        if (expected := theirs.checksum) is None:
+            return
+        if not theirs.is_elsewhere:
+            if encoder.dtype != (config.encoder_config.dtype or torch.float32):
+                return
+            found = tensors_checksum(own_state(encoder))
+        elif ours.is_elsewhere and not getattr(self, self.base_model_prefix, self).changed_tensors("encoder"):
+            found = _checksum_like(ours, expected) or expected
+        else:
+            there = own_state(load_encoder(config))
+            found = "weights that were changed" if differing(own_state(encoder), there) else expected
+        if found != expected:
             raise EncoderMismatchError(
-                f"{adapter}: the adapter was trained around encoder {recorded.get('encoder_name_or_path')!r} with "
-                f"checksum {theirs}; the base model holds {self.config.encoder_name_or_path!r} with {ours}. Other "
-                f"weights would change results silently. Build the base model with "
-                f"revision={recorded.get('encoder_revision')!r}, or open the adapter's repository by an auto class, "
-                "which does so by itself"
+                f"{adapter}: the adapter was trained around encoder "
+                f"{theirs.name_or_path!r}{'' if theirs.is_elsewhere else ', changed and stored beside it,'} with "
+                f"checksum {expected}; the base model holds {ours.name_or_path!r} with "
+                f"{found}. Other weights would change results silently. Build the base "
+                f"model with revision={theirs.revision!r}, or open the adapter's repository by an auto class, which "
+                "does so by itself"
             )
 
     @classmethod
     def _from_whole_repository(
         cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
-    ) -> PreTrainedModel:
+    ) -> Any:
         opened = super()._from_whole_repository(name, *args, **kwargs)
         if quantization_config is None:
             return opened
         model = opened[0] if isinstance(opened, tuple) else opened
         # What trains stays in full precision; only the encoder is opened anew.
         owner = getattr(model, model.base_model_prefix, model)
-        if model.config.encoder_name_or_path is None:
+        if not model.config.part("encoder").is_elsewhere:
             raise ValueError(
                 f"quantization_config: {name} stores its encoder among its own weights; only an encoder with a "
                 "repository of its own can be quantized when it is opened"
@@ -138,3 +182,34 @@ class AdapterRepositoryMixin(AdapterDoorsMixin, FrozenEncoderMixin):
         owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **place))
         owner._encoder_is_random = False
         return opened
+
+
+def _checksum_like(part: PretrainedPart, other: str) -> str | None:
+    """The checksum of a part in the form of another one: of its tensors, or of its files as in earlier versions."""
+    if part.checksum is None or part.checksum.startswith(CHECKSUM_PREFIX) == other.startswith(CHECKSUM_PREFIX):
+        return part.checksum
+    source = open_recorded(part)
+    return source.checksum if other.startswith(CHECKSUM_PREFIX) else source.file_checksum
+
+
+def _load_stored_encoder(
+    name: str, config: PreTrainedConfig, dtype: torch.dtype | None, hub: dict[str, Any], **loading: Any
+) -> PreTrainedModel:
+    """Load the encoder that lies beside an adapter.
+
+    Raises:
+        ValueError: If the repository holds no encoder, or one that lacks weights.
+    """
+    own = config.part("encoder").subfolder or FOLDER
+    folder = "/".join(part for part in (hub.get("subfolder"), own) if part)
+    place, found = beside_adapter(name, hub, own)
+    try:
+        encoder, missing = open_encoder(place, config.encoder_config, dtype, **found, **loading)
+    except OSError as error:
+        raise ValueError(
+            f"{name}: an adapter whose config names no encoder, and the repository holds none in {folder}/; "
+            "give encoder_name_or_path=…"
+        ) from error
+    if missing:
+        raise ValueError(f"{name}: the encoder in {folder}/ lacks {', '.join(missing[:8])}")
+    return freeze(encoder)

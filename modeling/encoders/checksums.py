@@ -1,10 +1,14 @@
-"""Which files hold an encoder's weights, and the SHA-256 that names them."""
+"""Which files hold a pretrained part's weights, and the SHA-256 of the files and of the tensors in them."""
 
 import hashlib
 import json
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
+
+from transformers.modeling_utils import load_state_dict
+
+from hf_any3d.modeling.pretrained_parts import tensors_checksum
 
 # In the order in which transformers itself looks for them.
 WEIGHT_ENTRIES = (
@@ -86,6 +90,29 @@ def weights_checksum(directory: str | Path) -> str:
         return f"sha256:{digests[0]}"
     lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def tensors_checksum_in(directory: str | Path) -> str:
+    """Name the tensors of a checkpoint, in whatever files and shards they lie; see `tensors_checksum`.
+
+    Args:
+        directory: What `save_pretrained` wrote, or a snapshot in the hub's cache.
+
+    Raises:
+        FileNotFoundError: If no weights lie there, or a shard is missing.
+    """
+    # By their own names: what links in the hub's cache lead to does not tell a format.
+    files = weight_files(Path(directory).absolute())
+    return _tensors_checksum_of(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=256)
+def _tensors_checksum_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    # Size and time of change are in the key, so a file written anew is read anew.
+    tensors = {}
+    for file, _, _ in files:
+        tensors |= load_state_dict(str(file), map_location="cpu")
+    return tensors_checksum(tensors)
 
 
 def _file_digest(file: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import warnings
 from typing import Any
 
@@ -14,11 +13,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from hf_any3d.modeling.encoders.bits import is_quantized, settle_bits
 from hf_any3d.modeling.encoders.layer_stack import LayerStack
 from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
-from hf_any3d.modeling.encoders.sources import resolve_encoder, resolve_recorded
+from hf_any3d.modeling.encoders.sources import open_recorded, record_source, resolve_encoder
+from hf_any3d.modeling.pretrained_parts import (
+    AdapterDoorsMixin,
+    is_quantized,
+    own_state,
+    remember_weights,
+    settle_bits,
+)
 
 # Marks the modules that are the encoder's own.
 FROZEN = "_belongs_to_frozen_encoder"
@@ -27,7 +32,7 @@ FROZEN = "_belongs_to_frozen_encoder"
 def encoder_settings(
     name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
 ) -> dict[str, Any]:
-    """Everything a composite config records of its encoder: config, name, pinned revision, checksum, tower.
+    """Everything a composite config records of its encoder: config, tower, and as a part name, commit and checksum.
 
     Args:
         name_or_path: Hub name or local directory of a transformers checkpoint.
@@ -51,9 +56,7 @@ def encoder_settings(
             config.layer_types = config.layer_types[:num_layers]
     return {
         "encoder_config": config,
-        "encoder_name_or_path": os.fspath(name_or_path),
-        "encoder_revision": source.revision,
-        "encoder_checksum": source.checksum,
+        "parts": {"encoder": record_source(name_or_path, source).to_dict()},
         "encoder_tower": tower,
     }
 
@@ -71,14 +74,16 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
         OSError: If they cannot be found.
         ValueError: If the config names no encoder, or the weights are not complete.
     """
-    if config.encoder_name_or_path is None:
+    part = config.part("encoder")
+    if not part.is_elsewhere:
         raise ValueError(
             "the config names no encoder: it is stored with the model; open the model by from_pretrained(…)"
         )
-    source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
+    source = open_recorded(part, config.name_or_path)
     encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
     if missing:
         raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+    remember_weights(encoder)
     return freeze(encoder)
 
 
@@ -120,9 +125,11 @@ def open_encoder(
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)
     unneeded = ("pooler.", *(f"{path}." for path in family.unused))
-    return _without_unused(encoder, family), sorted(
-        key for key in report["missing_keys"] if not key.startswith(unneeded)
-    )
+    paths = (family.input_norm, family.final_norm)
+    norms = tuple(f"{path(config) if callable(path) else path}." for path in paths if path is not None)
+    # The norm that BEiT keeps in its pooler is the one behind its last layer.
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(norms) or not key.startswith(unneeded))
+    return _without_unused(encoder, family), missing
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -162,14 +169,16 @@ def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
     return getattr(getattr(model, model.base_model_prefix, model), "encoder", None)
 
 
-class FrozenEncoderMixin:
-    """For `PreTrainedModel` classes whose base model owns a frozen `encoder` described by its config.
+class FrozenEncoderMixin(AdapterDoorsMixin):
+    """For `PreTrainedModel` classes whose base model owns a frozen `encoder`, the part "encoder" of its config.
 
     The encoder's own modules stay in eval mode (no dropout, no layer drop) whatever `train()` says, while adapters
-    inside it follow `train()`. Its weights are left out of checkpoints whenever the config says where they come from,
-    and are loaded from there, checked against the recorded checksum, by `from_pretrained`.
+    inside it follow `train()`. Its weights are left out of checkpoints as long as they are those that the config
+    names, and are loaded from there, checked against the recorded checksum, by `from_pretrained`.
     """
 
+    _part_paths = {"encoder": "encoder"}
+    _settings_apart_from_adapters = ("encoder_", "parts")
     _keys_to_ignore_on_load_missing = [r"(^|\.)encoder\."]
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
@@ -187,8 +196,12 @@ class FrozenEncoderMixin:
             encoder.config._attn_implementation = self.config._attn_implementation
         self.config.encoder_config = encoder.config
         self.encoder = freeze(encoder)
-        if self.config.encoder_name_or_path is not None:
+        if self.config.part("encoder").is_elsewhere:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """The encoder's weights in full precision; see `PretrainedPartsMixin`."""
+        return own_state(load_encoder(self.config))
 
     @property
     def layer_stack(self) -> LayerStack | None:
@@ -239,13 +252,11 @@ class FrozenEncoderMixin:
                 module.training = False
         return self
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, with the encoder where the config names no other home."""
-        if self.config.encoder_name_or_path is None:
-            # It may have been named when the model was built.
-            own = re.compile(r"(^|\.)encoder\.")
-            self._keys_to_ignore_on_save = {key for key in self._keys_to_ignore_on_save or () if not own.search(key)}
-        super().save_pretrained(save_directory, **kwargs)
+    def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any, **kwargs: Any) -> None:
+        # The one moment at which a model in the making hears which weights its files lack; what is offloaded to a disk
+        # is not among them, though it stays without memory.
+        self._keys_without_file = set(missing_keys)
+        super()._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         owner = getattr(self, self.base_model_prefix, self)
@@ -253,10 +264,11 @@ class FrozenEncoderMixin:
         if encoder is None:  # a model that does without one
             super()._initialize_missing_keys(is_quantized)
             return
-        pending = any(not getattr(parameter, "_is_hf_initialized", False) for parameter in encoder.parameters())
-        if pending and self.config.encoder_name_or_path is None:
+        if (pending := self._missing_of_encoder(encoder)) and not self.config.part("encoder").is_elsewhere:
+            count = sum(1 for _ in encoder.state_dict())
+            what = "encoder weights" if len(pending) >= count else f"encoder weights {', '.join(pending[:8])}"
             raise ValueError(
-                f"{self.name_or_path}: holds no encoder weights, and its config does not say where to find them; "
+                f"{self.config.name_or_path}: holds no {what}, and its config does not say where to find them; "
                 "give encoder_name_or_path=…"
             )
         if pending:
@@ -269,6 +281,18 @@ class FrozenEncoderMixin:
                 module._is_hf_initialized = True
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True
+            remember_weights(encoder)
         # Loading makes parameters anew, which would train.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
+
+    def _missing_of_encoder(self, encoder: PreTrainedModel) -> list[str]:
+        """Names of the encoder's weights that no file of the model holds; sorted."""
+        if (without_file := vars(self).pop("_keys_without_file", None)) is not None:
+            prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
+            without_file -= set(self.all_tied_weights_keys)
+            return sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
+        # A model inside the one that is being loaded, which alone hears of its files.
+        return sorted(
+            name for name, each in encoder.named_parameters() if not getattr(each, "_is_hf_initialized", False)
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -29,20 +28,3 @@ class LayerStack:
     views: int
     pretrained: tuple[str, ...]
     attention_axis: str = "tokens"
-
-
-def own_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Modules that a model had before it was adapted, under the names that they had.
-
-    Args:
-        module: A model, or a part of one.
-        name: Its own name; what lies below is named behind it.
-    """
-    # PEFT's layers keep what they stand in for under the one name, its copies of trained modules under the other.
-    inside = module._modules.get("base_layer") or module._modules.get("original_module")
-    if inside is not None:
-        yield from own_modules(inside, name)
-        return
-    yield name, module
-    for child_name, child in module.named_children():
-        yield from own_modules(child, f"{name}.{child_name}" if name else child_name)

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.token_places import LayerPass, bidirectional_inputs
+from hf_any3d.modeling.forward_contract import onloaded
 
 Tower = Literal["text", "vision", "audio"]
 # A path inside a model, the same for the whole family or depending on the config.
@@ -73,6 +74,18 @@ class EncoderFamily:
     one_precision: bool = False
     tested: str = "small random weights"
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
+
+    def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
+        """The learned positions, also where accelerate keeps them on the CPU or on disk."""
+        table = self.positions(encoder)
+        if table.weight is None or not table.weight.is_meta:
+            return table
+        # Only modules outside the layers hold tables; embeddings of words, the largest of them, hold none.
+        words = encoder.get_input_embeddings() if self.tower == "text" else None
+        inside = {id(module) for module in self.layers_of(encoder).modules()}
+        outside = [module for module in encoder.modules() if id(module) not in inside and module is not words]
+        with onloaded(*outside):
+            return self.positions(encoder)
 
     def layers_of(self, encoder: nn.Module) -> nn.ModuleList:
         """The encoder's layers, in order; PEFT wrappers around single layers are left in place."""

@@ -29,8 +29,8 @@ def line_bias(
         `(batch, heads, queries, keys)` in the dtype of the biases.
     """
     reach = places.columns - 1
-    distances = torch.arange(-reach, reach + 1, device=biases.weight.device)
-    table = PositionTable("line", biases.weight[bucket(distances)], 1, len(distances))
+    distances = torch.arange(-reach, reach + 1, device=places.entry.device)
+    table = PositionTable("line", biases(bucket(distances)), 1, len(distances))
     total = 0
     for place in places.entry.unbind(dim=1):  # (batch, tokens, 1)
         total = total + table.lookup(place.unsqueeze(1) - place.unsqueeze(2) + reach)

@@ -1,6 +1,7 @@
 """Where an encoder's files come from: a directory, the hub, its cache, or an installed package; and proof of which."""
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,18 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_any3d.modeling.encoders.checksums import shard_names, weight_entry, weight_files, weights_checksum
+from hf_any3d.modeling.encoders.checksums import (
+    shard_names,
+    tensors_checksum_in,
+    weight_entry,
+    weight_files,
+    weights_checksum,
+)
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, absolute_name
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
 CONFIG_NAME = "config.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS_TO_ANSWER = 10.0
@@ -41,13 +51,21 @@ class EncoderSource:
         name: the name or path that was asked for.
         path: directory with `config.json` and the weights; `from_pretrained` takes it.
         revision: commit of the hub's repository, when the files came from there.
-        checksum: `"sha256:…"` of the weights, see `weights_checksum`.
     """
 
     name: str
     path: Path
     revision: str | None
-    checksum: str
+
+    @property
+    def checksum(self) -> str:
+        """`"tensors-sha256:…"` of the weights, see `tensors_checksum`."""
+        return tensors_checksum_in(self.path)
+
+    @property
+    def file_checksum(self) -> str:
+        """`"sha256:…"` of the weight files, see `weights_checksum`."""
+        return weights_checksum(self.path)
 
 
 @dataclass(frozen=True)
@@ -120,29 +138,52 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
 
 
-def resolve_recorded(name_or_path: str | Path, revision: str | None, checksum: str | None) -> EncoderSource:
-    """Brings the encoder that a model was made with, wherever it is now.
-
-    A mirror of its repository, or one with a rewritten history, lacks the pinned commit; its main branch is taken
-    where the checksum proves that the weights are the same.
+def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:
+    """Record where a pretrained part was found: a directory by its absolute path, so that it is found from elsewhere.
 
     Args:
-        name_or_path: a directory written by `save_pretrained`, or a repository on the hub.
-        revision: the pinned commit.
-        checksum: `"sha256:…"` of the weights; None for a model that recorded none.
+        name_or_path: what the user gave.
+        source: what `resolve_encoder` found by it.
+    """
+    return PretrainedPart(absolute_name(name_or_path), source.revision, source.checksum)
+
+
+def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> EncoderSource:
+    """Brings a part that a model was made with, wherever it is now.
+
+    A mirror of its repository, or one with a rewritten history, lacks the pinned commit; its main branch is taken
+    where the checksum proves that the weights are the same. A relative path means a directory in the present one, or
+    beside the model.
+
+    Args:
+        part: what the model's config records.
+        model: directory or name of the model.
 
     Raises:
         EncoderMismatchError: the weights found are others.
+        ValueError, EncoderUnavailableError: there is neither a directory nor a repository of this name.
         Errors of `resolve_encoder`.
     """
+    name = part.name_or_path
+    if model and not Path(name).is_dir() and Path(model, name).is_dir():
+        name = str(Path(model, name))
+    lost = (
+        f"{name!r}, which the config{f' of the model in {model}' if model else ''} names as the home of its "
+        f"pretrained weights, is no directory here (seen from {Path.cwd()})"
+    )
+    help_text = "If it was moved, give its place by encoder_name_or_path=…, or write it into the config's parts"
+    if not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"{lost}. {help_text}")
     try:
-        source = resolve_encoder(name_or_path, revision)
+        source = resolve_encoder(name, part.revision)
     except RevisionNotFoundError:
-        if checksum is None:
+        if part.checksum is None:
             raise
-        source = resolve_encoder(name_or_path)
-    if checksum is not None:
-        verify_checksum(source, checksum)
+        source = resolve_encoder(name)
+    except RepositoryNotFoundError as error:
+        raise EncoderUnavailableError(f"{lost}, and the hub has no such repository: {error}. {help_text}") from error
+    if part.checksum is not None:
+        verify_checksum(source, part.checksum)
     return source
 
 
@@ -168,16 +209,17 @@ def verify_checksum(source: EncoderSource, expected: str) -> None:
 
     Args:
         source: the encoder at hand.
-        expected: `"sha256:…"` as `weights_checksum` gives it.
+        expected: `"tensors-sha256:…"`, or `"sha256:…"` of the weight files, as earlier versions recorded it.
 
     Raises:
         EncoderMismatchError: they differ.
     """
-    if source.checksum == expected:
+    found = source.checksum if expected.startswith(CHECKSUM_PREFIX) else source.file_checksum
+    if found == expected:
         return
     at = f" at revision {source.revision}" if source.revision else ""
     raise EncoderMismatchError(
-        f"encoder {source.name!r}{at}: the weights in {source.path} have checksum {source.checksum}; "
+        f"encoder {source.name!r}{at}: the weights in {source.path} have checksum {found}; "
         f"expected {expected}. The model was made with other weights, so its results would change silently. "
         "Give the revision or the directory that holds the expected weights, or train the model anew on these."
     )
@@ -186,13 +228,25 @@ def verify_checksum(source: EncoderSource, expected: str) -> None:
 def _from_directory(name: str, directory: Path, revision: str | None) -> EncoderSource:
     if not (directory / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
-    return EncoderSource(name, directory, revision, weights_checksum(directory))
+    if (directory / ADAPTER_CONFIG_NAME).exists():
+        # transformers would load the adapter, of which the checksum of the weights knows nothing.
+        raise ValueError(
+            f"{directory}: holds {ADAPTER_CONFIG_NAME}, an adapter, beside the pretrained weights; expected weights "
+            "alone: remove the adapter's files, or merge it (merge_and_unload) and save the result"
+        )
+    weight_files(directory)
+    return EncoderSource(name, directory, revision)
 
 
 def _from_hub(name: str, revision: str | None) -> EncoderSource:
     # One request without retries: it tells at once whether the hub can be reached, and which files there are.
     listed = HfApi().model_info(name, revision=revision, timeout=_SECONDS_TO_ANSWER)
     names = {sibling.rfilename for sibling in listed.siblings or []}
+    if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
+        raise ValueError(
+            f"encoder {name!r}: the repository holds {ADAPTER_CONFIG_NAME}, an adapter, beside the pretrained "
+            "weights; expected weights alone"
+        )
     entry = weight_entry(names)
     if CONFIG_NAME not in names or entry is None:
         raise FileNotFoundError(

@@ -44,8 +44,6 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     owner._encoder_trains = True
     for module in model.modules():
         if isinstance(module, FrozenEncoderMixin):
-            config = module.config
-            config.encoder_trained_from = config.encoder_name_or_path or config.encoder_trained_from
-            config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+            module.config.change_part("encoder", stored=True, checksum=None, subfolder=None)
     model.train(mode)
     return trained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
+from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
+from hf_any3d.modeling.point_tokens import PointTokensMixin
 
 
 class ImageBindAudioEmbeddings(nn.Module):
@@ -142,12 +143,13 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class ImageBindAudioPreTrainedModel(PreTrainedModel):
+class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
     """What transformers needs to know of the models of this folder."""
 
     config_class = ImageBindAudioConfig
     config: ImageBindAudioConfig
     base_model_prefix = "imagebind_audio"
+    _input_embed_layer = "embeddings"
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
@@ -179,20 +181,45 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    @honours_contract
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
         """Encode spectrograms.
 
         Args:
             input_values: `(batch, 1, num_mel_bins, num_frames)` log mel energies, normalised as in training.
-            **kwargs: Passed on to the layers.
+            output_hidden_states: Whether to return what enters the first layer and what leaves each, before the final
+                norm: layers + 1 times `(batch, 1 + patches, hidden)`; None for the config's choice.
+            output_attentions: The same for the attention's weights, which eager attention alone makes: for each layer
+                `(batch, heads, 1 + patches, keys)`.
 
         Raises:
-            ValueError: If the shape is another.
+            TypeError: For an unknown keyword.
+            ValueError: If the shape is another; attention weights of another attention.
         """
+        config = self.config
+        wants_hidden, wants_attentions = wanted_outputs(
+            config, output_hidden_states, output_attentions, config._attn_implementation
+        )
         hidden_states = self.embeddings(input_values)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
+        states = [hidden_states]
+        listening = None
+        if wants_attentions:
+            listening = AttentionRecorder(self.layers, {ImageBindAudioAttention: 1}, config.model_type)
+        with listening or nullcontext():
+            for layer in self.layers:
+                hidden_states = layer(hidden_states)
+                if wants_hidden:
+                    states.append(hidden_states)
+            attentions = listening.weights if wants_attentions else None
         hidden_states = self.layernorm(hidden_states)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            hidden_states=tuple(states) if wants_hidden else None,
+            attentions=attentions,
+        )

@@ -75,7 +75,7 @@ class Bridge(nn.Module):
         routing = self.experts.route(point_tokens) if self.config.use_query_experts else None
         seen = self.point_mlp(point_tokens)  # (clouds, 1 + groups, encoder_hidden_size)
         if routing is None:
-            asked = self.ask(self.experts.queries[0].expand(len(seen), 1, -1, -1), seen)[:, 0]
+            asked = self.ask(self.experts.first(len(seen)), seen)[:, 0]
         else:
             asked = routing.mix(self.ask(self.experts.chosen(routing), seen))
         return Bridged(self.projector(asked), routing)
@@ -100,5 +100,5 @@ class Bridge(nn.Module):
             mask = torch.zeros(1, 1, sets * count, sets * count, device=queries.device, dtype=queries.dtype)
             mask.masked_fill_(own_set[:, None] != own_set, torch.finfo(mask.dtype).min)
             mask = mask.expand(len(queries), -1, -1, -1)
-        asked = self.qformer(queries.flatten(1, 2), encoder_hidden_states=seen, attention_mask=mask)
+        asked = self.qformer(queries.flatten(1, 2), encoder_hidden_states=seen, attention_mask=mask, return_dict=True)
         return asked.last_hidden_state.unflatten(1, (sets, count))

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
 _RANGES: Ranges = {
@@ -26,7 +27,7 @@ _RANGES: Ranges = {
 PARTS = ("point_encoder", "qformer", "language_model")
 
 
-class MiniGPT3DConfig(NamesPackageMixin, PreTrainedConfig):
+class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Everything that defines a MiniGPT-3D model (arXiv 2405.01413), whatever stage of training it is in.
 
     The defaults are the published sizes.
@@ -54,7 +55,7 @@ class MiniGPT3DConfig(NamesPackageMixin, PreTrainedConfig):
         initializer_range: Standard deviation of fresh weights of the parts between the two models.
         stage: The stage of training that the model was last in; None where nobody recorded one.
         parts: Public parts that are not stored with the model, of "point_encoder", "qformer" (a BLIP-2 model) and
-            "language_model": for each its `name`, a repository or directory, `revision`, a commit, and `checksum`.
+            "language_model": for each its `name_or_path`, `revision` and `checksum`, see `PretrainedPart`.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
             released program by accident; answers are then drawn by chance.
 
@@ -110,9 +111,8 @@ class MiniGPT3DConfig(NamesPackageMixin, PreTrainedConfig):
             )
         if self.load_balancing_weight and self.router == "constant":
             raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
-        if unknown := sorted(set(self.parts or {}) - set(PARTS)):
-            raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, PARTS))}")
         super().__post_init__(**kwargs)
+        self.check_parts(PARTS)
 
     @property
     def in_channels(self) -> int:

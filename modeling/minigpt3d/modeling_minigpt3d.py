@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.forward_contract import check_keywords, honours_contract, keywords_of, wanted_outputs
 from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
@@ -40,8 +41,8 @@ class MiniGPT3DOutput(ModelOutput):
         loss: Mean cross-entropy of the next tokens, where labels are given, with the load balancing loss if it counts.
         logits: `(batch, tokens, vocabulary)`.
         past_key_values: The cache.
-        hidden_states: The language model's, on request.
-        attentions: The language model's, on request.
+        hidden_states: The language model's, on request: layers + 1 times `(batch, tokens, text hidden)`.
+        attentions: The language model's, on request: for each layer `(batch, heads, tokens, keys)`.
         point_features: `(clouds, num_query_tokens, text hidden)`, what stood for the clouds.
         router_logits: `(clouds, num_query_experts)`, where query experts are in use.
     """
@@ -152,14 +153,16 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
             if isinstance(points, torch.Tensor):
-                return self.point_encoder(points).last_hidden_state
+                return self.point_encoder(points, return_dict=True).last_hidden_state
             if not points:
                 raise ValueError("points is an empty list; expected at least one cloud, or None for texts without any")
             alike: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
                 alike.setdefault(cloud.shape, []).append(number)
             runs = [
-                self.point_encoder(torch.stack([points[number] for number in group])).last_hidden_state
+                self.point_encoder(
+                    torch.stack([points[number] for number in group]), return_dict=True
+                ).last_hidden_state
                 for group in alike.values()
             ]
             order = torch.tensor([number for group in alike.values() for number in group]).argsort()
@@ -174,6 +177,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         """
         return self._bridge(points).tokens
 
+    @honours_contract
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -186,6 +190,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         point_features: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DOutput:
         """Tell the next tokens.
@@ -201,11 +207,22 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             point_features: What `get_point_features` gave, in place of `points`.
             use_cache: Whether to return a cache.
             logits_to_keep: For how many last tokens, or which, logits are computed; 0 for all.
-            **kwargs: Passed on to the language model.
+            output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which eager attention alone makes.
+            **kwargs: Passed on to the language model, if it knows them by name or transformers does.
 
         Raises:
-            ValueError: If clouds and their places do not match, or neither ids nor embeddings are given.
+            TypeError: For a keyword that the language model does not know.
+            ValueError: If clouds and their places do not match, or neither ids nor embeddings are given; clouds beside
+                embeddings; attention weights of another attention.
         """
+        if kwargs:
+            kwargs = check_keywords(type(self).__name__, kwargs, keywords_of(type(self.language_model)))
+        wants_hidden, wants_attentions = wanted_outputs(
+            self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
+        )
+        if inputs_embeds is not None and (points is not None or point_features is not None):
+            raise ValueError("points or point_features with inputs_embeds; expected clouds to be in inputs_embeds")
         routing = None
         if points is not None and point_features is None:
             bridged = self._bridge(points)
@@ -224,6 +241,9 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            output_hidden_states=wants_hidden,
+            output_attentions=wants_attentions,
+            return_dict=True,
             **kwargs,
         )
         loss = told.loss
@@ -246,11 +266,14 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         self,
         input_ids: torch.LongTensor,
         point_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of one step: clouds go in with the prompt, and with it into the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
         if point_features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
             if (read := inputs.get("input_ids")) is not None:
                 point_features = clouds_still_to_read(input_ids, read, point_features, self.config.point_token_id)

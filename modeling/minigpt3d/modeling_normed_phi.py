@@ -20,6 +20,7 @@ from transformers.models.phi.modeling_phi import (
     eager_attention_forward,
 )
 
+from hf_any3d.modeling.forward_contract import refuses_unknown
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
 
@@ -112,6 +113,8 @@ class NormedPhiModel(NormedPhiPreTrainedModel, PhiModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    forward = refuses_unknown(PhiModel.forward)
+
 
 class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
     """The body with a layer that tells the next token."""
@@ -123,3 +126,5 @@ class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
+
+    forward = refuses_unknown(PhiForCausalLM.forward)

@@ -7,49 +7,67 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from hf_any3d.modeling.encoders.adapter_doors import HUB_ARGUMENTS
-from hf_any3d.modeling.encoders.bits import is_quantized
-from hf_any3d.modeling.encoders.placing import single_device
 from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, cast_around, open_part
 from hf_any3d.modeling.minigpt3d.stages import trained_names
+from hf_any3d.modeling.pretrained_parts import (
+    HUB_ARGUMENTS,
+    PretrainedPartsMixin,
+    is_quantized,
+    own_state,
+    remember_weights,
+    single_device,
+)
+from hf_any3d.modeling.pretrained_parts.completeness import check_arguments, without_transformers_arguments
+from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
     from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
 
-PREFIXES = {"point_encoder": "point_encoder.", "qformer": "bridge.qformer.", "language_model": "language_model."}
-"""Where the tensors of each part stand in a model."""
-
 
 def held_names(model: MiniGPT3DForConditionalGeneration) -> set[str]:
     """Names of tensors that are those of the public parts, and so are not saved.
 
-    These are the tensors of parts that `config.parts` names, without LoRA and without what the stages up to
+    These are the tensors of parts that are kept elsewhere, without LoRA and without what the stages up to
     `config.stage` train.
     """
-    named = tuple(prefix for part, prefix in PREFIXES.items() if part in (model.config.parts or {}))
-    trained = set(trained_names(model))
-    return {
-        name for name in model.state_dict() if name.startswith(named) and ".lora_" not in name and name not in trained
-    }
+    return model.names_kept_elsewhere()
 
 
-class NamedPartsMixin:
+class NamedPartsMixin(PretrainedPartsMixin):
     """Saves what no public part holds, and opens the public parts where the config says that they lie.
 
     What was trained is 47.8 million of MiniGPT-3D's 2,954 million parameters. The rest is recorded by name, commit and
     checksum in `config.parts`; a model without that is saved and opened whole.
     """
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, without tensors that a named part holds."""
-        self._keys_to_ignore_on_save = held_names(self)
-        super().save_pretrained(save_directory, **kwargs)
+    _part_paths = {
+        "point_encoder": "point_encoder",
+        "qformer": "bridge.qformer",
+        "language_model": "language_model",
+    }
+
+    def part_tensors(self, name: str) -> list[OwnTensor]:
+        """The tensors of a part but for those that the stages train; see `PretrainedPartsMixin`."""
+        trained, path = set(trained_names(self)), self._part_paths[name]
+        return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
+
+    def remember_parts(self) -> None:
+        """Remember the weights of the parts that are kept elsewhere, which were opened just now."""
+        for name, path in self._part_paths.items():
+            if self.config.part(name).is_elsewhere:
+                remember_weights(self.get_submodule(path))
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """The weights of a part where its own config says; see `PretrainedPartsMixin`."""
+        configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
+        opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))
+        return own_state(opened.qformer if name == "qformer" else opened)
 
     def store_parts(self) -> None:
         """Forget where the parts came from: the model is saved whole from now on.
@@ -63,24 +81,17 @@ class NamedPartsMixin:
         self._keys_to_ignore_on_save = set()
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
-    ) -> PreTrainedModel:
-        """Open a model as `PreTrainedModel.from_pretrained` does, with its public parts from their repositories.
+    def _from_whole_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """Open a model with its public parts from their repositories.
 
         `quantization_config` is then the language model's, and the whole model is on one device.
-
-        Raises:
-            EncoderMismatchError: If a part has other weights than when the model was made.
-            ValueError: If a tensor is neither stored nor held by a part, is one too many, or has another shape; all
-                are named.
         """
-        name, hub = pretrained_model_name_or_path, {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = kwargs.get("config")
         if name is not None and not isinstance(config, cls.config_class):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
-        if not getattr(config, "parts", None):
-            return super().from_pretrained(name, *args, **kwargs)
+        if config is None or not any(config.part(part).is_elsewhere for part in cls._part_paths):
+            return super()._from_whole_repository(name, *args, **kwargs)
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
         return cls._from_parts_and(os.fspath(name), config, hub, **others)
@@ -97,17 +108,19 @@ class NamedPartsMixin:
         device_map: Any = None,
         quantization_config: Any = None,
         output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
         **overrides: Any,
-    ) -> PreTrainedModel:
+    ) -> Any:
+        overrides = without_transformers_arguments(overrides, "a model whose parts are kept elsewhere")
+        check_arguments(cls, config, overrides)
         for key, value in overrides.items():
-            if hasattr(config, key):
-                setattr(config, key, value)
+            setattr(config, key, value)
         dtype = dtype or torch_dtype or "auto"
         if isinstance(dtype, str):
             dtype = (config.dtype if dtype == "auto" else getattr(torch, dtype)) or torch.float32
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        model = cls._around_parts(config, dtype, attn_implementation, device_map, quantization_config)
+        model = cls._around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
         _fill(model, name, read_stored(name, hub))
         model.name_or_path = config.name_or_path = name
         if model.can_generate():
@@ -122,17 +135,25 @@ class NamedPartsMixin:
 
     @classmethod
     def _around_parts(
-        cls, config: MiniGPT3DConfig, dtype: torch.dtype, attention: str | None, device_map: Any, quantization: Any
+        cls,
+        name: str,
+        config: MiniGPT3DConfig,
+        dtype: torch.dtype,
+        attention: str | None,
+        device_map: Any,
+        quantization: Any,
     ) -> MiniGPT3DForConditionalGeneration:
-        if quantization is not None and "language_model" not in config.parts:
+        if quantization is not None and not config.part("language_model").is_elsewhere:
             raise ValueError("quantization_config for a language model that is stored; expected a named one")
         configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
         opened = {}
-        for part, recorded in config.parts.items():
+        for part in filter(lambda part: config.part(part).is_elsewhere, cls._part_paths):
             loading = {} if attention is None else {"attn_implementation": attention}
             if part == "language_model" and quantization is not None:
                 loading |= {"quantization_config": quantization, "device_map": device_map}
-            opened[part], _ = open_part(part, **recorded, config=configs[part], dtype=dtype, **loading)
+            opened[part], _ = open_part(
+                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
+            )
         implementations = {part: model.config._attn_implementation for part, model in opened.items()}
         model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
         for part, implementation in implementations.items():
@@ -140,7 +161,9 @@ class NamedPartsMixin:
             opened[part].config._attn_implementation = implementation
         if "qformer" in opened:
             adopt_qformer(model, opened["qformer"])
-        return cast_around(model, dtype)
+        cast_around(model, dtype)
+        model.remember_parts()
+        return model
 
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_any3d.modeling.encoders.bits import is_quantized, settle_bits
-from hf_any3d.modeling.encoders.sources import resolve_recorded
+from hf_any3d.modeling.encoders.sources import open_recorded, record_source
 from hf_any3d.modeling.minigpt3d.lora import names_in
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, is_quantized, settle_bits
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
@@ -47,42 +47,41 @@ DOORS = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "language_mod
 
 def open_part(
     part: str,
-    name: str | os.PathLike,
-    revision: str | None = None,
-    checksum: str | None = None,
+    recorded: PretrainedPart,
     config: PreTrainedConfig | None = None,
     dtype: torch.dtype | None = None,
+    model: str | os.PathLike | None = None,
     **loading: Any,
-) -> tuple[PreTrainedModel, dict[str, str | None]]:
+) -> tuple[PreTrainedModel, PretrainedPart]:
     """Open a part from its repository or directory.
 
     Args:
         part: One of `DOORS`.
-        name: Of the repository or directory.
-        revision: Branch, tag or commit.
-        checksum: Which weights they must be; None takes those that are there.
+        recorded: Its repository or directory, branch, tag or commit, and which weights they must be; a record without
+            a checksum takes those that are there.
         config: How it is built; by default as its own config says.
         dtype: Precision; by default the stored one.
+        model: Directory of the model that the part belongs to, from which a relative path counts.
         **loading: `attn_implementation`, `quantization_config` and the like of `from_pretrained`.
 
     Returns:
         The part; and its name, commit and checksum, by which it is found again.
 
     Raises:
-        EncoderMismatchError: If the weights are others than `checksum` says.
+        EncoderMismatchError: If the weights are others than those recorded.
         ValueError: If the part lacks weights that its config asks for.
         OSError: If it cannot be had.
     """
-    source = resolve_recorded(name, revision, checksum)
+    source = open_recorded(recorded, model)
     if config is not None:
         loading["config"] = config
     if dtype is not None:
         loading["dtype"] = dtype
-    model, info = DOORS[part].from_pretrained(source.path, output_loading_info=True, **loading)
+    opened, info = DOORS[part].from_pretrained(source.path, output_loading_info=True, **loading)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{part} {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
-    settle_bits(model)
-    return model, {"name": os.fspath(name), "revision": source.revision, "checksum": source.checksum}
+    settle_bits(opened)
+    return opened, record_source(recorded.name_or_path, source)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d.opening import adopt_qformer, cast_around, open_part
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
 
 Part = str | os.PathLike | PreTrainedModel
 
@@ -48,12 +49,13 @@ def build_from_parts(
     Source: MiniGPT-3D, Sec. 3.3.
     """
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
-    named: dict[str, dict[str, str | None]] = {}
+    named: dict[str, PretrainedPart] = {}
 
     def opened(part: str, given: Part, **loading: Any) -> PreTrainedModel:
         if isinstance(given, PreTrainedModel):
             return given
-        model, named[part] = open_part(part, given, (revisions or {}).get(part), dtype=dtype, **loading)
+        recorded = PretrainedPart(os.fspath(given), (revisions or {}).get(part))
+        model, named[part] = open_part(part, recorded, dtype=dtype, **loading)
         return model
 
     eyes = opened("point_encoder", point_encoder)
@@ -65,11 +67,13 @@ def build_from_parts(
         settings["qformer_config"] = asking.qformer.config.to_dict() | undropped
         settings["num_query_tokens"] = asking.query_tokens.shape[1]
     attention = {part: part.config._attn_implementation for part in (eyes, words)}
-    settings["parts"] = named or None
+    settings["parts"] = {part: recorded.to_dict() for part, recorded in named.items()} or None
     model = MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(**settings | config), eyes, None, words)
     for part, implementation in attention.items():
         part.config._attn_implementation = implementation  # which a config of several parts takes back
     if asking is not None:
         adopt_qformer(model, asking)
     model.generation_config = words.generation_config
-    return cast_around(model, words.dtype if dtype is None else dtype).eval()
+    cast_around(model, words.dtype if dtype is None else dtype)
+    model.remember_parts()
+    return model.eval()

@@ -65,12 +65,20 @@ def clouds_still_to_read(
 
     Returns:
         Those of `read_now`; None where it has no place for any.
+
+    Raises:
+        ValueError: If the conversation has more or fewer places than there are clouds.
     """
     count = point_features.shape[1]
     now = clouds_of_samples(read_now, count, point_token_id)
     if sum(now) == len(point_features):
         return point_features
     ever = clouds_of_samples(input_ids, count, point_token_id)
+    if sum(ever) != len(point_features):
+        raise ValueError(
+            f"input_ids has {sum(ever) * count} places for point tokens (id {point_token_id}); expected "
+            f"{len(point_features) * count}, as many as the clouds have"
+        )
     if sum(now) == 0:
         return None
     samples = point_features.split(ever)

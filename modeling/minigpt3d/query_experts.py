@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hf_any3d.modeling.forward_contract import onloaded
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 
 
@@ -77,7 +78,13 @@ class QueryExperts(nn.Module):
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return Routing(logits, index, weights)
 
+    def first(self, clouds: int) -> torch.Tensor:
+        """The queries of the first set for each cloud, `(clouds, 1, num_query_tokens, hidden)`."""
+        with onloaded(self.queries):
+            return self.queries[0].expand(clouds, 1, -1, -1)
+
     def chosen(self, routing: Routing) -> torch.Tensor:
         """The queries of the chosen sets, `(clouds, chosen, num_query_tokens, hidden)`."""
         # Sets that nobody chose get a gradient of zero, not none, so that optimizers treat all alike.
-        return torch.stack(list(self.queries))[routing.index]
+        with onloaded(self.queries):
+            return torch.stack(list(self.queries))[routing.index]

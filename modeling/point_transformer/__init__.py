@@ -1,7 +1,7 @@
 """A plain transformer on patches of points (Point-BERT), which several models share."""
 
-from hf_any3d.modeling.point_transformer.blocks import PointBlock, PointBlocks
+from hf_any3d.modeling.point_transformer.blocks import PointAttention, PointBlock, PointBlocks
 from hf_any3d.modeling.point_transformer.patch_encoder import PatchEncoder
 from hf_any3d.modeling.point_transformer.patches import Patches, group_patches
 
-__all__ = ["PatchEncoder", "Patches", "PointBlock", "PointBlocks", "group_patches"]
+__all__ = ["PatchEncoder", "Patches", "PointAttention", "PointBlock", "PointBlocks", "group_patches"]

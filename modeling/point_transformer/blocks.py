@@ -33,7 +33,11 @@ class DropPath(nn.Module):
 
 
 class PointAttention(nn.Module):
-    """Multi-head attention between all tokens of a cloud, `(batch, tokens, hidden)` to the same."""
+    """Multi-head attention between all tokens of a cloud, `(batch, tokens, hidden)` to the same.
+
+    As in transformers, the weights `(batch, heads, tokens, tokens)` are the second output, None unless they are made
+    (`attn_implementation="eager"`).
+    """
 
     def __init__(self, config: PreTrainedConfig, num_heads: int):
         super().__init__()
@@ -44,14 +48,14 @@ class PointAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend; see the class."""
         batch, tokens, width = hidden_states.shape
         heads = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        mixed, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
-        return self.proj(mixed.reshape(batch, tokens, width))
+        mixed, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        return self.proj(mixed.reshape(batch, tokens, width)), weights
 
 
 def eager_attention(
@@ -110,7 +114,7 @@ class PointBlock(GradientCheckpointingLayer):
         """Run on `(batch, tokens, hidden)`, after adding positions of the same shape where there are some."""
         if positions is not None:
             hidden_states = hidden_states + positions
-        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states)))
+        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.batch_norms import move_on, trains_plainly
+from hf_any3d.modeling.forward_contract import runs_as_written
 from hf_any3d.modeling.point_transformer.pooled_patches import Results, pooled_patches
 
 
@@ -59,7 +60,7 @@ class PatchEncoder(nn.Module):
     def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
         if torch.is_autocast_enabled(neighborhoods.device.type) or neighborhoods.requires_grad:
             return False
-        plain = type(self.widen) is nn.Linear and type(self.out) is nn.Linear
+        plain = runs_as_written(self.widen, self.out)
         pairs = ((self.lift, self.lift_norm), (self.join, self.join_norm))
         return plain and neighborhoods[..., 0].numel() > 1 and all(trains_plainly(*pair) for pair in pairs)
 
@@ -86,6 +87,9 @@ class PatchEncoder(nn.Module):
         rows = neighborhoods.reshape(-1, channels).to(self.lift.weight.dtype)  # (batch * groups * k, channels)
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
         whole = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
+        if not runs_as_written(self.join):
+            joined = torch.cat([whole.repeat_interleave(k, dim=0), rows], dim=1)  # (batch * groups * k, 2 * own)
+            return self.join_norm(self.join(joined)).relu_().view(batch, groups, k, -1)
         # The joined layer is linear: the part of the whole patch is computed once, not for each of its points.
         for_whole, for_points = self.join.weight.chunk(2, dim=1)
         shared = nn.functional.linear(whole, for_whole, self.join.bias).unsqueeze(1)

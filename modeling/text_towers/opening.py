@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -11,7 +12,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import logging
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
-from hf_any3d.modeling.encoders.sources import EncoderSource, resolve_encoder, resolve_recorded
+from hf_any3d.modeling.encoders.sources import EncoderSource, open_recorded, resolve_encoder
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.text_towers.registry import TextTowerFamily, find_text_tower
 from hf_any3d.modeling.text_towers.sentence_files import POOLINGS, sentence_pooling
 from hf_any3d.modeling.text_towers.tower import TextTower
@@ -46,17 +48,17 @@ def text_tower_settings(
 
 
 def open_text_tower(config: PreTrainedConfig) -> TextTower:
-    """Open the text tower that belongs to the encoder which a model's config names.
+    """Open the text tower that belongs to the encoder of a model, also of one that was changed and is stored with it.
 
     Args:
-        config: Has `encoder_name_or_path`, `encoder_revision`, `encoder_checksum` and `text_pooling`.
+        config: Has a part "encoder", and `text_pooling`.
 
     Raises:
-        ValueError: If the config names no encoder, or the checkpoint lacks the tokenizer.
+        ValueError: If nobody knows where the encoder came from, or the checkpoint lacks the tokenizer.
         EncoderMismatchError: If the weights are others than the recorded ones.
         UnsupportedEncoder: If the encoder has no aligned text tower.
     """
-    source, whole, family = _whole_checkpoint(config)
+    source, whole, family = _whole_checkpoint(config.part("encoder"))
     model = _load(source, family.model_class, family.text_config(whole))
     # With its commit a file that was fetched once is found without the network.
     place = source.path if source.revision is None else source.name
@@ -79,7 +81,7 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
     Args:
         config: As `open_text_tower` takes it.
     """
-    source, whole, family = _whole_checkpoint(config)
+    source, whole, family = _whole_checkpoint(config.part("encoder"))
     hidden = config.encoder_config.hidden_size
     if family.pools_words:
         return torch.eye(hidden)
@@ -93,13 +95,15 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
     return weight if weight.shape == (config.text_width, hidden) else None
 
 
-def _whole_checkpoint(config: PreTrainedConfig) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
-    if config.encoder_name_or_path is None:
+def _whole_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
+    if encoder.name_or_path is None:
         raise ValueError(
             "the config names no encoder, so the text tower that belongs to it cannot be found; give text_embeds, or "
             "build the model with from_encoder_pretrained(name_or_path)"
         )
-    source = resolve_recorded(config.encoder_name_or_path, config.encoder_revision, config.encoder_checksum)
+    if encoder.stored:  # the checksum is that of the changed encoder
+        encoder = dataclasses.replace(encoder, checksum=None)
+    source = open_recorded(encoder)
     whole = AutoConfig.from_pretrained(source.path)
     return source, whole, find_text_tower(whole)
 

@@ -3,6 +3,7 @@ import torch
 from transformers import DynamicCache
 
 from hf_any3d import ChatSession
+from hf_any3d.chat.templates import PLACE_MARK
 from tests.chat.talking_models import Says, cloud, talking_pipeline
 
 
@@ -106,6 +107,38 @@ def test_who_stops_listening_stops_the_answer(pipe):
     pieces.close()
     assert session.messages == before
     assert session.ask("And?", max_new_tokens=5) == whole(pipe, session, max_new_tokens=5)
+
+
+@pytest.mark.parametrize("how", ["ask", "stream"])
+def test_an_error_in_the_middle_of_an_answer_leaves_nothing_behind(pipe, how):
+    """What was read until then is no longer trusted: the next answers are those of the whole conversation."""
+
+    def fail(input_ids, scores):
+        steps.append(1)
+        if len(steps) == 3:
+            raise RuntimeError("the device is gone")
+        return scores
+
+    session, steps = ChatSession(pipe, cloud()), []
+    session.ask("What is this?")
+    before = list(session.messages)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        if how == "ask":
+            session.ask("And that?", cloud(1), logits_processor=[fail])
+        else:
+            list(session.stream("And that?", cloud(1), logits_processor=[fail]))
+    assert session.messages == before
+    for text in ("And that?", "Why?"):
+        assert session.ask(text) == whole(pipe, session)
+
+
+def test_a_question_with_the_mark_of_a_place_is_refused(pipe):
+    session = ChatSession(pipe, cloud())
+    for ask in (session.ask, lambda text: list(session.stream(text))):
+        with pytest.raises(ValueError, match=f"^a text has '{PLACE_MARK}' in it; expected a part of type"):
+            ask(f"What is {PLACE_MARK}?")
+    assert session.messages == []
+    assert session.ask("What is this?") == whole(pipe, session)
 
 
 def test_errors_while_streaming_reach_the_listener(pipe):

@@ -123,7 +123,9 @@ def test_named_teacher_is_compared_and_left_out(case, tmp_path):
     model = setting.opened(*setting.with_teacher())
     assert not differing(model, setting.original.converted)
     config = config_of(model)
-    assert config.encoder_name_or_path == str(tmp_path / "teacher") and config.encoder_checksum.startswith("sha256:")
+    assert config.encoder_name_or_path == str(tmp_path / "teacher") and config.encoder_checksum.startswith(
+        "tensors-sha256:"
+    )
     frozen = sum(tensor.numel() for tensor in setting.original.frozen.values())
     left_out = kept_size - (setting.output / "model.safetensors").stat().st_size
     assert left_out > 4 * frozen > 0, "four bytes a number, and some for the names"

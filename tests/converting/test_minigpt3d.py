@@ -181,7 +181,7 @@ def test_converted_parts_are_named_or_stored(words, folders, released, model, tm
         assert sizes[0] < sizes[1] / 3 and "Not stored here: point encoder, qformer, language model." in card
         assert f"point encoder: in {folders['point_encoder']}, which has to stay there" in result.output
         assert set(opened.config.parts) == set(folders)
-        assert all(recorded["checksum"].startswith("sha256:") for recorded in opened.config.parts.values())
+        assert all(recorded["checksum"].startswith("tensors-sha256:") for recorded in opened.config.parts.values())
 
 
 def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, words, folders, tmp_path):

@@ -19,6 +19,7 @@ from hf_any3d.evaluating import (
 )
 from tests.evaluating.cases import CASES
 from tests.evaluating.endpoints import LocalEndpoint
+from tests.faults.killing import held_by_another
 
 CLASSES = ["car", "glass box", "tv stand"]
 ANSWERS = {
@@ -324,3 +325,15 @@ def test_answers_are_judged_again_without_the_model(tmp_path):
     assert kept[protocol.name] == by_names and list(kept) == [protocol.name, other.name]
     with pytest.raises(ValueError, match="cannot judge objaverse-caption"):
         judge_protocols([PROTOCOLS["objaverse-caption"]], tmp_path, ClassNameJudge(CLASSES), CLASSES)
+
+
+def test_a_second_process_is_told_that_the_same_verdicts_are_being_made(tmp_path):
+    """Without a word both would ask the judge about everything, and each throw away what the other was told."""
+    (tmp_path / "objaverse-instruction.json").write_text(json.dumps(ANSWERS))
+    path = tmp_path / "objaverse-instruction.judged-by-function.json"
+    arguments = [PROTOCOLS["objaverse-instruction"]], tmp_path, Answering(lambda text: "T#same"), CLASSES
+    with held_by_another(path.with_name(f".{path.name}.lock")) as other:
+        with pytest.raises(BlockingIOError, match=f"judged-by-function.json: process {other} on .* is writing"):
+            judge_protocols(*arguments)
+    told = judge_protocols(*arguments)
+    assert told["objaverse-instruction"]["figures"]["total"] == 4

@@ -71,7 +71,7 @@ def test_gradients_add_up_to_those_of_a_larger_batch(run, tmp_path):
 def test_checkpointing_changes_nothing_even_with_dropout(run, tmp_path):
     settings = {"dropout": 0.2, "stage": 3, "batch_sizes": [2, 3, 2]}
     plain = run(tmp_path / "plain", **settings)
-    assert_close(plain, run(tmp_path / "checkpointed", gradient_checkpointing=True, **settings), 1e-6)
+    assert_close(plain, run(tmp_path / "checkpointed", activation_checkpointing=True, **settings), 1e-6)
 
 
 def test_another_seed_draws_other_batches(run, tmp_path):

@@ -105,7 +105,7 @@ def test_full_fine_tuning_is_stored_whole_and_says_what_it_started_from(run, tmp
     assert report.encoder["name"] == model.config.encoder_trained_from == "me/tiny-bert"
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert (card.data.base_model, card.data.base_model_relation) == ("me/tiny-bert", "finetune")
-    assert "started as `me/tiny-bert` and was trained as a whole" in card.text
+    assert "started as `me/tiny-bert` and was changed in training" in card.text
     assert "all of them lie in this repository" in card.text and "frozen" not in card.text
 
 

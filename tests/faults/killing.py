@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hf_any3d.whole_files import claim
 
 MODES = ("kill", "tear", "full")
 ALL = os.environ.get("ANY3D_FAULTS") == "all"
@@ -130,9 +134,44 @@ def run_child(work: Callable[[], Any], root: Path, at: int | None = None, mode: 
     return Ending(how, events, rest)
 
 
+@contextmanager
+def held_by_another(lock: Path) -> Iterator[int]:
+    """A process that has claimed a place until it is killed, at the end at the latest; gives its number."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            claim(lock, lock)
+            os.write(tell, b".")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        assert os.read(told, 1) == b"."
+        yield child
+    finally:
+        os.close(told)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def fill(disk: Path, but: int) -> None:
+    """Fill a disk with a file `ballast`, so that some bytes are left."""
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - but))
+
+
 def points(events: int, every: int) -> list[int]:
     """The events to try: all with ANY3D_FAULTS=all, else every so-manieth."""
     return list(range(0, events, 1 if ALL else every))
+
+
+def report(program: str, mode: str, tried: int, again: int) -> None:
+    """Print what was tried, where everything is."""
+    if ALL:
+        print(
+            f"\n{program}, {mode}: interrupted {tried} times, {again} of them twice in a row; 0 failures", flush=True
+        )
 
 
 def _be_the_child(work: Callable[[], Any], counter: Counter, tell: int) -> None:

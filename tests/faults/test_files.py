@@ -16,12 +16,13 @@ from huggingface_hub import HfApi
 from hf_any3d.data.benchmarks import conversion
 from hf_any3d.data.benchmarks.publishing import push_point_dataset
 from hf_any3d.evaluating import PROTOCOLS, answer_question, judge_answers
+from hf_any3d.whole_files import write_json
 from tests.converting.doors import DOORS
 from tests.data.benchmarks.toy import COUNTS, load_toy, write_tree
 from tests.data.benchmarks.toy import cloud as toy_cloud
 from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
-from tests.faults.killing import ALL, MODES, points, run_child
+from tests.faults.killing import ALL, MODES, fill, points, report, run_child
 
 pytestmark = pytest.mark.slow
 
@@ -45,10 +46,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def interrupt_everywhere(program: Program, folder: Path, mode: str, same: Callable[[Path, Path], None]) -> int:
-    """Interrupt a program at each event, every other time twice in a row, and let it end; gives the number of events.
+def interrupt_everywhere(
+    name: str, program: Program, folder: Path, mode: str, same: Callable[[Path, Path], None]
+) -> None:
+    """Interrupt a program at each event, every other time twice in a row, and let it end.
 
     Args:
+        name: What it is called.
         program: It.
         folder: For its work.
         mode: What happens, see `killing`.
@@ -74,7 +78,7 @@ def interrupt_everywhere(program: Program, folder: Path, mode: str, same: Callab
         program.holds(place)
         same(place, whole)
         shutil.rmtree(place)
-    return count
+    report(name, mode, number + 1, (number + 1) // 2)
 
 
 def same_content(place: Path, whole: Path) -> None:
@@ -108,10 +112,9 @@ def test_a_conversion_is_there_whole_or_not_at_all(originals, name, mode, tmp_pa
 
     def holds(folder: Path) -> None:
         if (folder / "out").exists():
-            names = {"config.json", "model.safetensors"}
-            assert names <= {path.name for path in (folder / "out").rglob("*")}
+            assert list((folder / "out").rglob("config.json")) and list((folder / "out").rglob("*.safetensors"))
 
-    interrupt_everywhere(Program(run, holds, every=7), tmp_path, mode, same_content)
+    interrupt_everywhere(f"conversion of {name}", Program(run, holds, every=7), tmp_path, mode, same_content)
 
 
 # Benchmarks to Parquet
@@ -139,7 +142,7 @@ def test_a_benchmark_is_converted_row_by_row_once(mode, tmp_path, monkeypatch):
             assert (record.parents[1] / "data" / stored["file"]).stat().st_size == stored["size"]
 
     program = Program(lambda folder: load_toy(tree, folder) and None, holds, every=23)
-    interrupt_everywhere(program, tmp_path, mode, rows_are_right)
+    interrupt_everywhere("benchmark to Parquet", program, tmp_path, mode, rows_are_right)
 
 
 # Answers and verdicts
@@ -183,7 +186,7 @@ def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monke
             stored = json.loads(path.read_text())
             assert [entry["object_id"] for entry in stored["results"]] == numbers[: len(stored["results"])]
 
-    interrupt_everywhere(Program(run, holds, every=5), tmp_path, mode, same_content)
+    interrupt_everywhere("answers and verdicts", Program(run, holds, every=5), tmp_path, mode, same_content)
 
 
 # Pushes
@@ -207,7 +210,8 @@ def test_a_push_that_is_killed_leaves_whole_rows_and_is_mended_by_the_next(hub, 
     ending = run_child(lambda: push("me/faults-whole"), tmp_path)
     assert ending.how == "done" and ending.events, ending.output
     expected = hub.files("me/faults-whole", kind="dataset")
-    for at in points(len(ending.events), every=6):
+    tried = points(len(ending.events), every=6)
+    for at in tried:
         name = f"me/faults-{at}"
         assert run_child(lambda name=name: push(name), tmp_path, at).how == "killed"
         is_there = HfApi().repo_exists(name, repo_type="dataset")
@@ -220,3 +224,19 @@ def test_a_push_that_is_killed_leaves_whole_rows_and_is_mended_by_the_next(hub, 
         for file in expected:
             if file.endswith(".parquet"):
                 assert hub.content(name, file, kind="dataset") == hub.content("me/faults-whole", file, kind="dataset")
+    report("push of a dataset", "kill", len(tried), 0)
+
+
+# A disk that is full in earnest
+
+
+def test_a_disk_that_is_full_in_earnest_is_an_error_and_work_goes_on_once_there_is_room(small_disk, tmp_path):
+    tree = write_tree(tmp_path / "toy")
+    fill(small_disk, but=4 << 10)
+    with pytest.raises(OSError, match="No space left on device"):
+        load_toy(tree, small_disk / "cache")
+    with pytest.raises(OSError, match=r"report\.json could not be written .No space left on device."):
+        write_json(small_disk / "report.json", ["x" * 100] * 100)
+    assert not list(small_disk.rglob(".*.tmp"))
+    (small_disk / "ballast").unlink()
+    assert load_toy(tree, small_disk / "cache").num_rows == COUNTS

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.training.program import run_program
 from tests.examples.conftest import load_program, tiny_shapes, words_of
-from tests.faults.killing import MODES, Ending, points, run_child
+from tests.faults.killing import ALL, MODES, Ending, fill, points, report, run_child
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
 pytestmark = pytest.mark.slow
@@ -119,7 +119,8 @@ def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_pa
         )
         if mode == "full" and ending.how == "failed":
             assert "Traceback" not in ending.output, f"{at}: {ending.output}"
-            assert ending.output.splitlines()[-1].startswith(f"error: {output}"), f"{at}: {ending.output}"
+            told = ending.output.splitlines()[-1]
+            assert told.startswith("error: ") and str(output) in told, f"{at}: {ending.output}"
         training.check_interrupted(output)
         if number % 2:  # twice in a row
             training.child(output, (at * 7 + 5) % count, "kill")
@@ -128,3 +129,16 @@ def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_pa
         assert ending.how == "done", f"{at}: {ending.output}"
         training.check(output)
         shutil.rmtree(output)
+    report("training", mode, number + 1, (number + 1) // 2)
+
+
+@pytest.mark.parametrize("left", [0, 100, 400] if ALL else [100])
+def test_a_training_whose_disk_is_full_in_earnest_goes_on_once_there_is_room(training, small_disk, left):
+    fill(small_disk, but=left << 10)
+    ending = training.child(small_disk / "run")
+    told = ending.output.splitlines()[-1]
+    assert ending.how == "failed" and told.startswith("error: ") and "No space left on device" in told, ending.output
+    (small_disk / "ballast").unlink()
+    ending = training.child(small_disk / "run")
+    assert ending.how == "done", ending.output
+    training.check(small_disk / "run")

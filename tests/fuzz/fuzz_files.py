@@ -11,7 +11,7 @@ from hf_any3d.data.files.registry import READERS
 from hf_any3d.data.files.restricted_pickle import read_pickle
 from tests.data.files.seeds import SEEDS, Seed
 from tests.fuzz.damage import mutate
-from tests.fuzz.target import Target
+from tests.fuzz.target import EXECUTES, Target
 
 
 def read_hdf5(path: Path) -> None:
@@ -21,6 +21,9 @@ def read_hdf5(path: Path) -> None:
             if array.ndim:
                 assert read_slice(array, range(min(array.shape[0], 4)), path).dtype == array.dtype
 
+
+STARTS_NOTHING_ELSE = tuple(event for event in EXECUTES if event != "subprocess.Popen")
+"""What is forbidden to targets that read HDF5, for which a process is started."""
 
 OTHERS = {"h5": read_hdf5, "pkl": read_pickle}
 """Endings that `read_point_cloud` does not read."""
@@ -83,6 +86,8 @@ class DamagedFiles(FilesOf):
     def __init__(self, kind: str):
         self.name = f"damaged {kind}"
         self.kind = kind
+        if kind == "hdf5":
+            self.forbidden = STARTS_NOTHING_ELSE
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.seeds = SEEDS[self.kind]()
@@ -102,6 +107,7 @@ class RandomBytes(FilesOf):
 
     name = "random bytes"
     inputs = 200
+    forbidden = STARTS_NOTHING_ELSE
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.starts = {}

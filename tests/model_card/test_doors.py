@@ -4,8 +4,9 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments, pipeline
 
 from hf_any3d import (
@@ -108,10 +109,13 @@ def test_stock_trainer_pushes_a_card_of_its_run(make, encoder, hub, tmp_path):
         label_smoothing_factor=0.1,
     )
     run.train()
-    run.push_to_hub(tags="mine", license="mit", dataset="my shapes")
+    run.push_to_hub(
+        tags="mine", license="mit", dataset="my shapes", dataset_args="<turned>", dataset_tags=["me/shapes"]
+    )
     card = ModelCard.load(name)
     check(card, base_model=encoder)
-    assert card.data.license == "mit" and "mine" in card.data.tags
+    assert card.data.license == "mit" and "mine" in card.data.tags and card.data.datasets == ["me/shapes"]
+    assert "| options | &lt;turned&gt; |" in card.text
     loss = run.state.log_history[-2]["eval_loss"]
     assert f"{loss:.4g}" in card.text and "label-smoothed" in card.text
     assert "| seed | 7 |" in card.text and "| steps | 2 |" in card.text and "my shapes" in card.text
@@ -133,6 +137,27 @@ def test_adapter_that_lacks_the_rest_of_its_model_says_so(encoder, tmp_path):
     card = ModelCard.load(tmp_path / "part" / "README.md")
     assert "does not make a model by itself: `point_tokenizer`" in card.text and "pipeline(" not in card.text
     assert card.data.pipeline_tag is None and card.data.base_model == encoder
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model])
+def test_card_of_a_changed_encoder_says_that_it_is_stored(make, encoder, tmp_path, monkeypatch):
+    model = make(encoder)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with torch.no_grad():
+        next(base.any2point.layer_stack.layers[0].parameters()).add_(1.0)
+    model.save_pretrained(tmp_path / "changed")
+    PROCESSOR.save_pretrained(tmp_path / "changed")
+    card = ModelCard.load(tmp_path / "changed" / "README.md")
+    assert f"An encoder that started as `{encoder}` and was changed" in card.text and "frozen" not in card.text
+    assert (card.data.base_model, card.data.base_model_relation) == (encoder, "finetune")
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    for block in re.findall(
+        r"```python\n(.*?)```", card.text.replace('classify("chair.ply", top_k=3)', "None"), re.DOTALL
+    ):
+        exec(block.partition("logits =")[0], seen)
+    with torch.no_grad():
+        torch.testing.assert_close(seen["model"](clouds()).logits, model.eval()(points=clouds()).logits)
 
 
 def test_directories_of_the_author_are_no_base_model(tmp_path):

@@ -14,6 +14,7 @@ from hf_any3d.modeling.encoders import freeze
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from tests.tiny_act import clouds as act_clouds
 from tests.tiny_act import tiny_act
+from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 from tests.tiny_text_towers import adapted_zero_shot_model
 
@@ -136,3 +137,17 @@ def test_norms_are_left_as_they_were_when_the_pass_fails():
     with pytest.raises(ValueError, match="Expected more than 1 value"):
         refresh_norm_statistics(trainer_of(model, [{"rows": torch.ones(3)}], 1))
     assert model.norm.momentum == 0.1 and torch.equal(model.norm.running_mean, torch.zeros(3))
+
+
+def test_norms_that_are_worked_out_with_the_layer_behind_them_are_measured():
+    model = tiny_autoencoder(None)
+    rows = [{"points": cloud} for cloud in act_clouds(4)]
+    before = statistics(model)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)  # codes are drawn by chance
+        assert refresh_norm_statistics(trainer_of(model, rows, 2)) == len(before) / 2
+        found.append(statistics(model))
+    for name, first in found[0].items():
+        assert not torch.equal(first, before[name]), name
+        torch.testing.assert_close(found[1][name], first, msg=name)

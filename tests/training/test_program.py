@@ -1,13 +1,16 @@
 """The steps that the training programs share."""
 
+import logging
 import runpy
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict
 
-from hf_any3d.training.program import check_processes, data_facts, run_program
-from hf_any3d.training.settings import DataArguments
+from hf_any3d.training.program import begin, check_processes, claim_output, data_facts, run_program
+from hf_any3d.training.settings import DataArguments, PointTrainingArguments
+from hf_any3d.whole_files import release_claims
+from tests.faults.killing import held_by_another
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,3 +95,33 @@ def test_a_directory_is_no_dataset_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     facts = data_facts(DataArguments(dataset_name="me/scans"), DatasetDict(), "none")
     assert (facts["name"], facts["on_hub"], facts["hub_type"]) == ("scans", False, "custom")
+
+
+def test_a_second_training_into_the_same_directory_is_told_and_a_killed_one_is_forgotten(tmp_path):
+    arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with held_by_another(tmp_path / "_lock") as other:
+        with pytest.raises(BlockingIOError, match=f"{tmp_path.name}: process {other} on .* is writing there"):
+            begin(arguments, logging.getLogger("test"))
+    (tmp_path / ".metrics.json.somewhere.17.tmp").write_text("half")
+    assert begin(arguments, logging.getLogger("test")) is None
+    release_claims()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_directory_that_is_a_link_is_told_and_one_that_leads_nowhere_refused(tmp_path, caplog):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    claim_output(tmp_path / "run")
+    release_claims()
+    assert f"is a symbolic link; the run is written to {tmp_path / 'disk'}" in caplog.text
+    (tmp_path / "disk").rmdir()
+    with pytest.raises(FileNotFoundError, match="run: a symbolic link to .*disk, which is no directory"):
+        claim_output(tmp_path / "run")
+
+
+def test_the_number_of_processes_is_logged(tmp_path, caplog):
+    arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with caplog.at_level(logging.INFO):
+        begin(arguments, logging.getLogger("test"))
+    release_claims()
+    assert "Training with 1 process on cpu" in caplog.text

@@ -70,7 +70,7 @@ def test_adapter_facts_tell_what_differs_from_the_defaults():
 def test_encoder_facts_tell_tower_and_layers_used():
     facts = encoder_facts(tiny_model("clip", tower="vision", num_layers=1).config)
     assert (facts["tower"], facts["layers"], facts["model_type"]) == ("vision", 1, "clip_vision_model")
-    assert facts["checksum"].startswith("sha256:") and facts["name"].endswith("clip")
+    assert facts["checksum"].startswith("tensors-sha256:") and facts["name"].endswith("clip")
 
 
 def test_last_checkpoint_is_found_unless_another_wish_is_told(tmp_path):

@@ -7,6 +7,7 @@ from transformers import BitsAndBytesConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
 from hf_any3d.training.stage_models import halve_frozen, open_for_stage, trained_groups
 from hf_any3d.training.stage_settings import StageArguments
+from tests.closeness import assert_nearly_equal
 from tests.examples.minigpt3d_runs import CONFIG, tiny_text, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
@@ -41,13 +42,14 @@ def test_a_language_model_in_fewer_bits_trains_its_lora(parts, bits, tmp_path):
     points = clouds(40)
     with torch.no_grad():
         told, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
-    torch.testing.assert_close(told, expected, rtol=0.2, atol=0.2)
+    assert_nearly_equal(told, expected, 0.3)
     model.train()
     labels = prompt(model).masked_fill(prompt(model) == model.config.point_token_id, -100)
     model(prompt(model), points=points, labels=labels).loss.backward()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
     assert all(parameter.grad is not None for parameter in trained.values())
+    assert sum(bool(parameter.grad.any()) for parameter in trained.values()) > len(trained) / 3
     # How it was opened is not what it is: the next one opens the weights in full.
     model.save_pretrained(tmp_path)
     full = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)

@@ -11,6 +11,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.catalog.layout import check_link
+from hf_any3d.data.files import ReadLimits
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
@@ -31,6 +32,7 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
             outside its own folder, or one that is named already; files of several types; a link that leads outside.
     """
     files = [path for name in METADATA_NAMES for path in root.rglob(name) if not _is_hidden(path, root)]
+    files = [path for path in files if not path.is_dir()]
     files.sort(key=lambda path: (len(path.parts), path))  # from the outermost inwards
     if not files:
         return None
@@ -103,7 +105,14 @@ def _read_jsonl(path: Path) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": pyarrow.parquet.read_table}
+def _read_parquet(path: Path) -> pa.Table:
+    # A column of one value takes a few bytes however many rows it has.
+    table = pyarrow.parquet.read_metadata(path)
+    ReadLimits.current().check(decoded=8 * table.num_rows * table.num_columns, stored=path.stat().st_size)
+    return pyarrow.parquet.read_table(path)
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def _in_order_of(table: pa.Table, first: pa.Table, path: Path, first_path: Path) -> pa.Table:

@@ -85,11 +85,11 @@ def open_hdf5(
     path, limits = Path(path), ReadLimits.current() if limits is None else limits
     if not path.is_file():
         raise PointCloudFileError(f"{path}: no such file")
-    arrays = _arrays(path, limits)
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
     try:
+        arrays = _arrays(path, limits)
+        missing = [name for name in required if name not in arrays]
+        if missing:
+            raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
         yield arrays
     finally:
         _CHILD.forget(path)

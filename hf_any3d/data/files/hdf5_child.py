@@ -37,7 +37,8 @@ def main() -> None:
         # A damaged file can make the library go round for ever; the signal then ends the process.
         _allow(_SECONDS)
         try:
-            if request["path"] not in opened:
+            # A file is listed first; it may have changed since it was last open.
+            if request["do"] != "read" or request["path"] not in opened:
                 for file in opened.values():
                     file.close()
                 opened = {}

@@ -33,6 +33,8 @@ def read(source: Source) -> PointCloudData:
 def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
     """Give meaning to the columns of an array; see `columns.by_number` and `columns.by_name`."""
     if array.dtype.names:
+        if array.ndim != 1:
+            raise PointCloudError(f"an array of named columns of shape {array.shape}; expected (points,)")
         source.limits.check(points=len(array))
         columns = {name.lower(): array[name] for name in array.dtype.names if array[name].ndim == 1}
         columns = {name: column for name, column in columns.items() if column.dtype.kind in "fiub"}

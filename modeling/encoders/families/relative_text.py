@@ -15,6 +15,7 @@ from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.relative_bias import line_bias
 from hf_any3d.modeling.encoders.token_places import LayerPass
+from hf_any3d.modeling.forward_contract import onloaded
 
 _REACHED = "bias of each pair at the distance of their places, between whole distances, mean over the views"
 
@@ -38,7 +39,7 @@ def _umt5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         attention = layer.layer[0].SelfAttention
         bias = line_bias(call.places, attention.relative_attention_bias, attention._relative_position_bucket)
         # The layer adds the bias of a text in the order of its tokens: what is handed in takes that away again.
-        own = attention.compute_bias(tokens, tokens)
+        own = attention.compute_bias(tokens, tokens, device=call.hidden_states.device)
         yield {"attention_mask": (bias - own).to(call.hidden_states.dtype), "is_causal": False}
 
 
@@ -67,10 +68,12 @@ def _deberta_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         if stack.position_buckets > 0:
             distance = make_log_bucket_position(distance, stack.position_buckets, stack.max_relative_positions).long()
         distance = distance.flatten(0, 1).unsqueeze(0)  # (1, batch * heads, tokens, tokens)
+    with onloaded(stack.rel_embeddings):
+        rel_embeddings = stack.get_rel_embedding()
     inputs = {
         "attention_mask": call.hidden_states.new_ones(1, 1, 1, 1),
         "relative_pos": distance,
-        "rel_embeddings": stack.get_rel_embedding(),
+        "rel_embeddings": rel_embeddings,
     }
     for _ in call.layers:
         yield inputs

@@ -13,6 +13,7 @@ from hf_any3d.modeling.encoders.position_table import PositionTable
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.relative_bias import Addend, plane_bias
 from hf_any3d.modeling.encoders.token_places import LayerPass
+from hf_any3d.modeling.forward_contract import onloaded
 
 _RELATIVE = {
     "kind": "relative bias, on a grid",
@@ -48,8 +49,10 @@ def _bias_instead(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn
     """The bias of places, less the bias of an image in the order of its patches that a layer adds on its own."""
     if shared is None and own is None:
         return None
-    tables = [module.relative_position_bias_table for module in (shared, own) if module is not None]
-    bias = plane_bias(call.places, sum(tables))
+    holders = [module for module in (shared, own) if module is not None]
+    with onloaded(*holders):
+        table = sum(module.relative_position_bias_table for module in holders)
+    bias = plane_bias(call.places, table)
     if own is not None:
         bias = bias - own((call.places.rows, call.places.columns), True, dim_size=call.hidden_states.shape[1])
     return bias.to(call.hidden_states.dtype)

@@ -12,6 +12,7 @@ from hf_any3d.modeling.encoders.families.parts import free_line
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.relative_bias import line_bias
 from hf_any3d.modeling.encoders.token_places import LayerPass, bidirectional_inputs
+from hf_any3d.modeling.forward_contract import onloaded
 
 _KIND = "convolution, on a line"
 _REACHED = "the encoder's convolution over the tokens along each view's line, mean over the views"
@@ -37,8 +38,11 @@ def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     attention = call.layers[0].attention
     bias = line_bias(call.places, attention.rel_attn_embed, attention._relative_positions_bucket)
     bias = bias.flatten(0, 1).to(call.hidden_states.dtype)  # (batch * heads, queries, keys)
-    for _ in call.layers:
-        yield {"position_bias": bias}
+    for layer in call.layers:
+        # Its attention reads the weights of these four instead of calling them.
+        attention = layer.attention
+        with onloaded(attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+            yield {"position_bias": bias}
 
 
 for name, model_type, inputs in (

@@ -125,3 +125,10 @@ def test_a_truncated_archive_and_a_bomb_are_refused(tmp_path):
         archive.writestr("points.npy", npy(XYZ))
     with pytest.raises(PointCloudFileError, match="compressed by method 14"):
         read_point_cloud(path)
+
+
+def test_named_columns_without_rows_are_explained():
+    one = np.zeros((), [(name, "f4") for name in "xyz"])
+    for shape in ((), (2, 2)):
+        with pytest.raises(PointCloudFileError, match=r"named columns of shape .*; expected \(points,\)"):
+            read(npy(np.broadcast_to(one, shape).copy()), "npy")

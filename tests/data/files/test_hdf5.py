@@ -133,3 +133,15 @@ def test_what_the_other_process_says_is_not_believed(path, answer, monkeypatch, 
     with pytest.raises(PointCloudFileError, match="clouds.h5: rows 0 to 3 of 'data' are damaged"):
         read_slice(array, range(4), path)
     hdf5._CHILD._end()
+
+
+def test_a_file_that_is_written_anew_under_its_name_is_read_anew(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    for _ in range(2):
+        with pytest.raises(PointCloudFileError, match="no sound HDF5 file"):
+            read_all(path)
+    path.write_bytes(whole)
+    assert read_all(path)["data"].sum() == 276
+    path.write_bytes(whole.replace(np.float32(23).tobytes(), np.float32(24).tobytes()))
+    assert read_all(path)["data"].sum() == 277

@@ -90,7 +90,7 @@ def test_checkpointing_gives_the_same_gradients(model_class):
     for checkpointing in (False, True):
         model = tiny_act(model_class, head_dropout=0.0, segmentation_head_dropout=(0.0, 0.0)).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
             assert model.act.blocks.layers[0].gradient_checkpointing
         torch.manual_seed(1)  # of drop path
         model(**inputs_of(model_class)).loss.backward()

@@ -149,4 +149,4 @@ def test_batch_axis_attention_warns_once_and_depends_on_the_batch():
 def test_path_of_the_encoder_is_recorded_with_its_checksum():
     config = tiny_model().config
     assert config.encoder_name_or_path == saved_encoder("bert")
-    assert config.encoder_checksum.startswith("sha256:") and config.encoder_revision is None
+    assert config.encoder_checksum.startswith("tensors-sha256:") and config.encoder_revision is None

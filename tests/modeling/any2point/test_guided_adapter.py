@@ -14,6 +14,7 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     guided_aggregation,
     pool_views,
 )
+from tests.closeness import assert_nearly_equal
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
 
@@ -216,7 +217,7 @@ def test_bottleneck_is_two_maps_around_a_quick_gelu():
     torch.testing.assert_close(bottleneck(branch, down, up, nn.Identity(), 0.3), expected)
     low = bottleneck(branch.bfloat16(), down, up, nn.Identity(), 0.3)
     assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), expected, rtol=0.05, atol=0.02)
+    assert_nearly_equal(low, expected, 0.05)
 
 
 def test_gate_mixes_what_enters_with_what_leaves():

@@ -16,7 +16,9 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.encoders import encoder_loading
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.tiny_encoders import (
+    LAYERS,
     adapted_model,
     clouds,
     random_encoder,
@@ -24,6 +26,7 @@ from tests.tiny_encoders import (
     tiny_model,
     tiny_part_model,
     tiny_scene_model,
+    with_clear_answers,
 )
 
 KINDS = [tiny_model, tiny_scene_model, tiny_part_model]
@@ -62,7 +65,7 @@ def wide(tmp_path_factory):
 @pytest.fixture(params=["adapter", "whole"])
 def saved(request, wide, tmp_path):
     """A repository that holds an adapter, and one that holds all that trains."""
-    model = adapted_model(wide) if request.param == "adapter" else tiny_model(wide)
+    model = adapted_model(wide, clear=True) if request.param == "adapter" else tiny_model(wide, clear=True)
     model.save_pretrained(tmp_path)
     return tmp_path, model
 
@@ -95,29 +98,33 @@ def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_g
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_autocast_gives_nearly_the_same_loss_and_gradients_in_full_precision(make):
-    model = make().train()
+def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(make):
+    model = make(clear=True).train()
     without_dropout(model)
-    expected = loss(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = loss(model)
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
-    found.backward()
-    grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
-    assert grads and all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+    answers, gradients = [], []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            answers.append(logits(model))
+            loss(model).backward()
+        grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+        assert all(grad.dtype == torch.float32 for grad in grads)
+        gradients.append(torch.cat([grad.flatten() for grad in grads]))
+    # Norms over three clouds, or their points, enlarge what rounding moves.
+    assert_nearly_equal(answers[1], answers[0], 0.2)
+    assert gradients[0].abs().max() > 0.01
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.8
 
 
 @pytest.mark.parametrize("make", KINDS)
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
 def test_gradient_checkpointing_gives_equal_gradients(make):
-    plain, recomputing = make().train(), make().train()
-    recomputing.gradient_checkpointing_enable()
+    plain, recomputing = make(clear=True).train(), make(clear=True).train()
+    recomputing.activation_checkpointing_enable()
     for model in (plain, recomputing):
         torch.manual_seed(0)
         loss(model).backward()
-    for (name, one), other in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
-        if one.grad is not None:
-            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
+    expected, found = ({name: p.grad for name, p in model.named_parameters()} for model in (plain, recomputing))
+    assert_same_gradients(found, expected)
 
 
 def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
@@ -205,13 +212,13 @@ def kinds_of_linear(model):
 def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, wide, model_class):
     settings = {"num_labels": 3, "num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer": "patch"}
     torch.manual_seed(0)
-    plain = model_class.from_encoder_pretrained(wide, **settings)
+    plain = with_clear_answers(model_class.from_encoder_pretrained(wide, **settings))
     torch.manual_seed(0)
-    model = model_class.from_encoder_pretrained(wide, quantization_config=bits, **settings)
+    model = with_clear_answers(model_class.from_encoder_pretrained(wide, quantization_config=bits, **settings))
     assert any(name.startswith("Linear") and name != "Linear" for name in kinds_of_linear(model.any2point.encoder))
     assert kinds_of_linear(model.any2point.point_tokenizer) == {"Linear"}
     with torch.no_grad():
-        torch.testing.assert_close(logits(model), logits(plain), rtol=0.2, atol=0.2)
+        assert_nearly_equal(logits(model), logits(plain), 0.3)
     adapted = get_peft_model(model, GuidedAdapterConfig(r=4)).train()
     shape = adapted(points=clouds()).logits.shape[:-1]
     adapted(points=clouds(), labels=torch.zeros(shape, dtype=torch.long)).loss.backward()
@@ -221,11 +228,17 @@ def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, 
 
 
 def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
-    model = tiny_model(wide, quantization_config=bits)
+    model = tiny_model(wide, quantization_config=bits, clear=True)
     lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
     adapted = get_peft_model(model, lora).train()
     assert any("bit" in type(module).__name__ and "peft" in type(module).__module__ for module in adapted.modules())
     adapted(points=clouds(), labels=torch.arange(3)).loss.backward()
+    # The first halves of LoRA wait for the second ones, which begin as zeros.
+    second = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
+    assert len(second) >= 2 * LAYERS
+    assert [name for name, gradient in second.items() if gradient is None or not gradient.abs().max() > 1e-6] == []
+    rest = [p.grad for name, p in adapted.named_parameters() if p.requires_grad and "lora_" not in name]
+    assert rest and all(gradient is not None and gradient.isfinite().all() for gradient in rest)
 
 
 def test_saved_models_open_with_a_quantized_encoder_and_do_not_remember_it(bits, saved, tmp_path_factory):
@@ -233,7 +246,7 @@ def test_saved_models_open_with_a_quantized_encoder_and_do_not_remember_it(bits,
     with torch.no_grad():
         expected = logits(model)
         opened = AutoModelForPointCloudClassification.from_pretrained(path, quantization_config=bits)
-        torch.testing.assert_close(logits(opened), expected, rtol=0.2, atol=0.2)
+        assert_nearly_equal(logits(opened), expected, 0.3)
     assert kinds_of_linear(opened.any2point.encoder) != {"Linear"}
     again = tmp_path_factory.mktemp("again")
     opened.save_pretrained(again)

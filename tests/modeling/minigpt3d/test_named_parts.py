@@ -97,7 +97,7 @@ def test_parts_may_lie_elsewhere_by_now(folder, tmp_path):
     (tmp_path / "first").rename(tmp_path / "second")
     config = MiniGPT3DConfig.from_pretrained(tmp_path / "model")
     for part in PARTS:
-        config.parts[part]["name"] = str(tmp_path / "second" / part)
+        config.parts[part]["name_or_path"] = str(tmp_path / "second" / part)
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "model", config=config)
     assert torch.equal(answers(opened), answers(model))
 

@@ -43,7 +43,9 @@ def test_stages_train_as_many_parameters_as_published(full_size):
 
 def test_a_model_of_all_stages_stores_what_was_trained_and_nothing_else(full_size):
     set_stage(full_size, 4)
-    full_size.config.parts = {part: {} for part in ("point_encoder", "qformer", "language_model")}
+    full_size.config.parts = {
+        part: {"name_or_path": "a/repository"} for part in ("point_encoder", "qformer", "language_model")
+    }
     stored = full_size.state_dict().keys() - held_names(full_size)
     full_size.config.parts = None
     assert stored == set(trained_names(full_size))
@@ -51,13 +53,13 @@ def test_a_model_of_all_stages_stores_what_was_trained_and_nothing_else(full_siz
 
 
 def our_names(names: list[str]) -> list[str]:
-    return [next(iter(convert_minigpt3d_state_dict({name: torch.zeros(1, 1)}))) for name in names]
+    return [next(iter(convert_minigpt3d_state_dict({name: torch.zeros(1, 1, 1)}))) for name in names]
 
 
 class Handed(nn.Module):
     """In place of a point encoder: gives what it is given."""
 
-    def forward(self, points):
+    def forward(self, points, return_dict=True):
         return type("Output", (), {"last_hidden_state": points})
 
 

@@ -1,7 +1,8 @@
-"""Opening repositories that hold an adapter and a config: what was pretrained comes from its own repository."""
+"""Repositories that hold an adapter and a config: what was pretrained comes from its own repository."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -16,13 +17,17 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
-from hf_any3d.modeling.encoders.placing import single_device
+from hf_any3d.modeling.pretrained_parts.completeness import (
+    check_arguments,
+    class_of_saved,
+    refuse_non_finite,
+    without_transformers_arguments,
+)
+from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.placing import single_device
 
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-"""Arguments of `from_pretrained` that say where a repository is and how it is read."""
 
-
-class AdapterDoorsMixin:
+class AdapterDoorsMixin(PretrainedPartsMixin):
     """For models whose repositories may hold nothing but a PEFT adapter and a config that says what it stands on.
 
     `from_pretrained` then builds the model around what the config names and loads the adapter and all that was trained
@@ -30,11 +35,11 @@ class AdapterDoorsMixin:
     is pretrained, where it comes from and how one is told from another.
     """
 
-    # (model, repository, hub arguments) -> missing, unexpected and mismatched keys. Adapters are PEFT's, which models
-    # know nothing of: `hf_any3d.registration` fills this in.
-    put_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any]], dict[str, list[str]]]]
+    # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Adapters are
+    # PEFT's, which models know nothing of: `hf_any3d.registration` fills this in.
+    put_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
     # Beginnings of the names of settings that say nothing about what an adapter does.
-    _settings_apart_from_adapters: ClassVar[tuple[str, ...]] = ()
+    _settings_apart_from_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` is that of the whole model, or of what is pretrained alone.
     _one_precision: ClassVar[bool] = False
 
@@ -42,7 +47,7 @@ class AdapterDoorsMixin:
     def build_around_pretrained(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
-        """The model that the adapter in a repository was put into, as it was before.
+        """Build the model that the adapter in a repository was put into, as it was before.
 
         Args:
             name: Directory or hub repository of the adapter.
@@ -53,7 +58,7 @@ class AdapterDoorsMixin:
         raise NotImplementedError(f"{cls.__name__} does not say what its adapters stand on")
 
     def save_beside_adapter(self, directory: str | os.PathLike) -> None:
-        """Write what a directory with an adapter, saved already, lacks to be a whole model."""
+        """Write what a directory with an adapter lacks to be a whole model."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
@@ -68,49 +73,57 @@ class AdapterDoorsMixin:
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
 
+    def refuse_merged_adapters(self) -> None:
+        """Raise an error if an adapter is merged into the weights for the time being.
+
+        Raises:
+            ValueError: With the names of the adapters.
+        """
+        refuse_merged_adapters(self)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
-        """Open a model as `PreTrainedModel.from_pretrained` does, or put one together from an adapter's repository.
+        """Open a model as `PretrainedPartsMixin.from_pretrained` does, or put one together around an adapter.
 
         Raises:
-            EncoderMismatchError: If the pretrained weights found are not those that the adapter was trained with.
+            EncoderMismatchError: If the pretrained weights found are not those that the model was made with.
+            ValueError: If weights are missing that the saved model had, or are not finite; they are named.
+            TypeError: If an argument is unknown.
         """
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         if pretrained_model_name_or_path is None or not _holds_adapter_only(pretrained_model_name_or_path, hub):
-            return cls._from_whole_repository(pretrained_model_name_or_path, *args, **kwargs)
-        return cls._from_adapter_repository(
-            os.fspath(pretrained_model_name_or_path), hub, **{k: v for k, v in kwargs.items() if k not in hub}
-        )
-
-    @classmethod
-    def _from_whole_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        return super().from_pretrained(name, *args, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in hub}
+        return cls._from_adapter_repository(os.fspath(pretrained_model_name_or_path), hub, **rest)
 
     @classmethod
     def _from_adapter_repository(
         cls,
         name: str,
         hub: dict[str, Any],
-        config: PreTrainedConfig | None = None,
+        config: PreTrainedConfig | str | os.PathLike | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
         quantization_config: Any = None,
         output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> PreTrainedModel:
-        if config is None:
-            config = cls.config_class.from_pretrained(name, **hub)
+        overrides = without_transformers_arguments(overrides, "a repository that holds an adapter")
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+        config = copy.deepcopy(config)
+        check_arguments(cls, config, overrides)
         for key, value in overrides.items():
-            if hasattr(config, key):
-                setattr(config, key, value)
+            setattr(config, key, value)
         dtype = dtype or torch_dtype
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
-        model = cls._saved_class(config).build_around_pretrained(
+        model = class_of_saved(cls, config).build_around_pretrained(
             name,
             config,
             hub,
@@ -121,10 +134,10 @@ class AdapterDoorsMixin:
         )
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
-        info = cls.put_adapter_into(model, name, {key: value for key, value in hub.items() if value is not None})
+        given = {key: value for key, value in hub.items() if value is not None}
+        info = cls.put_adapter_into(model, name, given, ignore_mismatched_sizes)
         model._hf_peft_config_loaded = True
-        if info["missing_keys"]:
-            raise ValueError(f"{name}: the adapter lacks {', '.join(info['missing_keys'][:8])}")
+        refuse_non_finite(model, name)
         model.name_or_path = name
         if cls._one_precision and dtype is not None:
             model.to(dtype)
@@ -136,20 +149,36 @@ class AdapterDoorsMixin:
             model = base
         return (model.eval(), info) if output_loading_info else model.eval()
 
-    @classmethod
-    def _saved_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        kinds = (base for base in cls.__mro__ if issubclass(base, AdapterDoorsMixin))
-        *_, root = (base for base in kinds if issubclass(base, PreTrainedModel))
-        return next((model for model in _subclasses(root) if model.__name__ in (config.architectures or ())), cls)
-
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, and the config beside a loaded adapter too."""
-        if getattr(self, "_hf_peft_config_loaded", False):
-            # A base opened from the repository of a model with a head is saved as what it is.
-            self.config.architectures = [type(self).__name__]
-            if kwargs.get("is_main_process", True):
-                self.save_beside_adapter(save_directory)
-        super().save_pretrained(save_directory, **kwargs)
+        """Save as `PretrainedPartsMixin.save_pretrained` does, and the config beside a loaded adapter too.
+
+        Raises:
+            ValueError: If a quantized part changed, which cannot be stored.
+        """
+        if not getattr(self, "_hf_peft_config_loaded", False):
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        # A base opened from the repository of a model with a head is saved as what it is.
+        self.config.architectures = [type(self).__name__]
+        if kwargs.get("is_main_process", True):
+            self.save_beside_adapter(save_directory)
+        super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
+
+
+def beside_adapter(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
+    """Where a part lies that is stored in a folder of an adapter's repository: arguments of `from_pretrained`.
+
+    In a local directory transformers would find the adapter beside the folder, and load it into the part.
+
+    Args:
+        name: Directory or hub repository of the adapter.
+        hub: `revision`, `subfolder`, `token` and the like.
+        folder: Name of the folder.
+    """
+    where = "/".join(part for part in (hub.get("subfolder"), folder) if part)
+    if not os.path.isdir(name):
+        return name, hub | {"subfolder": where}
+    return os.path.join(name, where), {key: value for key, value in hub.items() if key != "subfolder"}
 
 
 def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
@@ -170,8 +199,3 @@ def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
 
     # Without a config an adapter is but a part of a model in another repository; transformers knows how to open it.
     return holds(CONFIG_NAME) and not holds(SAFE_WEIGHTS_NAME) and not holds(SAFE_WEIGHTS_INDEX_NAME)
-
-
-def _subclasses(root: type) -> set[type]:
-    children = set(root.__subclasses__())
-    return children.union(*(_subclasses(child) for child in children))

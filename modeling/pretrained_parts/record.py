@@ -1,0 +1,137 @@
+"""What a config records of pretrained parts, and the old layouts of that record."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedPart:
+    """A pretrained part of a model: where its weights come from, and which they are.
+
+    Args:
+        name_or_path: Repository or absolute directory that the weights came from; None where nobody knows one.
+        revision: The commit of that repository.
+        checksum: Of the part's weights: `tensors-sha256:…` of the tensors, or `sha256:…` of the weight files in models
+            that were saved by earlier versions.
+        subfolder: Folder of an adapter's repository that holds the weights, where they are stored with the adapter.
+        stored: Whether the weights are stored with the model, because they are no longer those at `name_or_path`.
+    """
+
+    name_or_path: str | None = None
+    revision: str | None = None
+    checksum: str | None = None
+    subfolder: str | None = None
+    stored: bool = False
+
+    @classmethod
+    def from_dict(cls, recorded: Mapping[str, Any]) -> PretrainedPart:
+        """Read a record, also one of earlier versions.
+
+        Raises:
+            ValueError: If it has fields that are not known.
+        """
+        recorded = dict(recorded)
+        if "name" in recorded:
+            recorded["name_or_path"] = recorded.pop("name")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(recorded.keys() - known):
+            raise ValueError(f"a part has {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+        return cls(**recorded)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record without its empty fields, for a config."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, False)}
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the weights have to be fetched from `name_or_path`."""
+        return self.name_or_path is not None and not self.stored
+
+
+def absolute_name(name_or_path: str | os.PathLike) -> str:
+    """A repository's name as it is; the absolute path of a directory, which means the same from everywhere."""
+    name = os.fspath(name_or_path)
+    return os.path.abspath(name) if os.path.isdir(name) else name
+
+
+class PartsConfigMixin:
+    """For configs with a field `parts`: one `PretrainedPart`, as a dictionary, for each pretrained part."""
+
+    def part(self, name: str) -> PretrainedPart:
+        """The record of a part; an empty one for a part that is stored with the model and came from nowhere."""
+        return PretrainedPart.from_dict((self.parts or {}).get(name, {}))
+
+    def set_part(self, name: str, part: PretrainedPart | None) -> None:
+        """Record a part; None or an empty record takes it out."""
+        parts = {other: recorded for other, recorded in (self.parts or {}).items() if other != name}
+        if part is not None and (recorded := part.to_dict()):
+            parts[name] = recorded
+        self.parts = parts or None
+
+    def change_part(self, name: str, **changes: Any) -> None:
+        """Change some fields of a part's record."""
+        self.set_part(name, dataclasses.replace(self.part(name), **changes))
+
+    def check_parts(self, allowed: tuple[str, ...]) -> None:
+        """Bring records of earlier versions into today's form; for `__post_init__`.
+
+        Raises:
+            ValueError: If there are parts or fields that are not known.
+        """
+        if unknown := sorted(set(self.parts or {}) - set(allowed)):
+            raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, allowed))}")
+        if self.parts is not None:
+            self.parts = {name: PretrainedPart.from_dict(part).to_dict() for name, part in self.parts.items()}
+
+
+class EncoderConfigMixin(PartsConfigMixin):
+    """For configs of models around a frozen encoder, `parts["encoder"]`, whose fields also have names of their own.
+
+    Configs of earlier versions have these names as fields.
+    """
+
+    @property
+    def encoder_name_or_path(self) -> str | None:
+        """Where the encoder's weights come from; None where they are stored with the model."""
+        part = self.part("encoder")
+        return None if part.stored else part.name_or_path
+
+    @encoder_name_or_path.setter
+    def encoder_name_or_path(self, value: str | os.PathLike | None) -> None:
+        if value is not None:
+            self.change_part("encoder", name_or_path=os.fspath(value), stored=False)
+        elif not self.part("encoder").stored:
+            self.change_part("encoder", name_or_path=None)
+
+    @property
+    def encoder_revision(self) -> str | None:
+        """Pinned commit of the encoder's repository."""
+        return self.part("encoder").revision
+
+    @encoder_revision.setter
+    def encoder_revision(self, value: str | None) -> None:
+        self.change_part("encoder", revision=value)
+
+    @property
+    def encoder_checksum(self) -> str | None:
+        """Checksum of the encoder's weights."""
+        return self.part("encoder").checksum
+
+    @encoder_checksum.setter
+    def encoder_checksum(self, value: str | None) -> None:
+        self.change_part("encoder", checksum=value)
+
+    @property
+    def encoder_trained_from(self) -> str | None:
+        """Where an encoder started from that was changed and is stored with the model, for the record."""
+        part = self.part("encoder")
+        return part.name_or_path if part.stored else None
+
+    @encoder_trained_from.setter
+    def encoder_trained_from(self, value: str | None) -> None:
+        if value is not None:
+            self.change_part("encoder", name_or_path=os.fspath(value), stored=True)

@@ -1,0 +1,350 @@
+"""The PointCloud feature held to what `datasets` asks of its own Image and Mesh features."""
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import trimesh
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    LargeList,
+    List,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.table import embed_table_storage
+
+from hf_any3d.data import PointCloud, embed_files
+from hf_any3d.data.files import PointCloudData, PointCloudFileError, point_cloud_bytes, read_point_cloud
+from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
+
+PLY = FILES / "chair_points.ply"
+FORMS = {
+    "path": lambda path: path,
+    "text": str,
+    "bytes": Path.read_bytes,
+    "buffer": lambda path: memoryview(path.read_bytes()),
+    "dict of path": lambda path: {"path": str(path)},
+    "dict of bytes": lambda path: {"bytes": path.read_bytes()},
+    "dict of both": lambda path: {"path": path.name, "bytes": path.read_bytes()},
+    "array": lambda path: read_point_cloud(path).points,
+    "object": read_point_cloud,
+    "trimesh": lambda path: trimesh.PointCloud(read_point_cloud(path).points),
+}
+LAYOUTS = {
+    "column": (lambda feature: feature, lambda value: value, lambda found: found),
+    "list": (List, lambda value: [value, value], lambda found: found[1]),
+    "list of one length": (
+        lambda feature: List(feature, length=2),
+        lambda value: [value, value],
+        lambda found: found[1],
+    ),
+    "large list": (LargeList, lambda value: [value], lambda found: found[0]),
+    "dict": (
+        lambda feature: {"a": feature, "b": Value("int64")},
+        lambda value: {"a": value, "b": 1},
+        lambda f: f["a"],
+    ),
+    "list of dicts": (lambda feature: List({"a": feature}), lambda value: [{"a": value}], lambda found: found[0]["a"]),
+}
+
+
+def dataset(values, feature=None, name="cloud"):
+    return Dataset.from_dict({name: list(values)}, features=Features({name: feature or PointCloud()}))
+
+
+@pytest.fixture
+def loose(tmp_path):
+    """A column of files that lie on this machine: one alone, and one with materials beside it."""
+    for name in ("chair_points.ply", "screwdriver.obj", "screwdriver.mtl"):
+        (tmp_path / "loose").mkdir(exist_ok=True)
+        (tmp_path / "loose" / name).write_bytes((FILES / name).read_bytes())
+    return dataset([tmp_path / "loose" / "chair_points.ply", str(tmp_path / "loose" / "screwdriver.obj"), None])
+
+
+def stored(rows, name="cloud"):
+    return rows.with_format("arrow")[:][name].to_pylist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_encodes_to_a_struct_and_decodes_to_the_same_points(form):
+    feature, expected = PointCloud(), read_point_cloud(PLY)
+    encoded = feature.encode_example(FORMS[form](PLY))
+    assert set(encoded) == {"bytes", "path"} and any(encoded.values())
+    assert pa.array([encoded], feature.pa_type).to_pylist() == [encoded]
+    found = feature.decode_example(encoded)
+    np.testing.assert_array_equal(found["points"], expected.points)
+    if form not in ("array", "trimesh"):
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "array", "object"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_form_goes_into_every_layout_and_nulls_stay_nulls(layout, form):
+    wrap, put, take = LAYOUTS[layout]
+    rows = dataset([put(FORMS[form](PLY)), None, put(None)], wrap(PointCloud()))
+    expected = read_point_cloud(PLY).points
+    np.testing.assert_array_equal(take(rows[0]["cloud"])["points"], expected)
+    np.testing.assert_array_equal(take(rows[:1]["cloud"][0])["points"], expected)
+    np.testing.assert_array_equal(take(rows["cloud"][0])["points"], expected)
+    assert rows[2]["cloud"] is None or take(rows[2]["cloud"]) is None
+    if layout != "dict":  # a dict of nulls and a null are one in `datasets`
+        assert rows[1]["cloud"] is None
+    kept = embed_files(rows)
+    np.testing.assert_array_equal(take(kept[0]["cloud"])["points"], expected)
+    undecoded = dataset([put(FORMS[form](PLY))], wrap(PointCloud(decode=False)))
+    assert set(take(undecoded[0]["cloud"])) == {"bytes", "path"}
+
+
+def test_a_feature_travels_through_yaml_json_pickle_and_equality():
+    for feature in (PointCloud(), PointCloud(decode=False), PointCloud(format="npz")):
+        features = Features({"cloud": feature, "more": List(feature)})
+        assert Features.from_dict(json.loads(json.dumps(features.to_dict()))) == features
+        assert Features._from_yaml_list(features._to_yaml_list()) == features
+        assert Features.from_arrow_schema(features.arrow_schema) == features
+        assert pickle.loads(pickle.dumps(features)) == features
+    assert PointCloud() != PointCloud(decode=False) and PointCloud() != PointCloud(format="npz")
+
+
+def test_a_file_inside_a_tar_archive_is_read_from_its_bytes(tmp_path):
+    with tarfile.open(tmp_path / "scans.tar", "w") as archive:
+        archive.add(PLY, PLY.name)
+    with tarfile.open(tmp_path / "scans.tar") as archive:
+        value = {"path": PLY.name, "bytes": archive.extractfile(PLY.name).read()}
+    assert_same(dataset([value])[0]["cloud"], read_point_cloud(PLY))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_map_hands_out_decoded_clouds_and_takes_every_form_back(batched):
+    rows = dataset([points(5), triangle(), None])
+
+    def count(row):
+        clouds = row["cloud"] if batched else [row["cloud"]]
+        found = [0 if cloud is None else len(cloud["points"]) for cloud in clouds]
+        return {"count": found if batched else found[0]}
+
+    counted = rows.map(count, batched=batched)
+    assert counted["count"][:] == [5, 3, 0] and counted.features["cloud"] == PointCloud()
+    assert_same(counted[1]["cloud"], triangle())
+    for value in (str(PLY), point_cloud_bytes(triangle()), triangle(), points(4), {"points": points(4)}, None):
+        features = Features({"cloud": PointCloud(), "new": PointCloud()})
+        made = rows.map(
+            lambda row, value=value: {"new": [value] * len(row["cloud"]) if batched else value},
+            batched=batched,
+            features=features,
+        )
+        assert made.features == features
+        assert (made[2]["new"] is None) == (value is None)
+
+
+def test_map_without_reading_the_column_opens_no_file():
+    rows = dataset(["/nowhere/a.ply", "/nowhere/b.ply"]).add_column("number", [1, 2])
+    assert rows.map(lambda number: {"twice": 2 * number}, input_columns="number")["twice"][:] == [2, 4]
+    assert rows.filter(lambda number: number > 1, input_columns="number").num_rows == 1
+    assert rows.select([1]).sort("number").num_rows == 1
+    with pytest.raises(PointCloudFileError, match="nowhere/a.ply: no such file"):
+        rows.map(lambda row: {"n": len(row["cloud"]["points"])})
+
+
+def test_undecoded_columns_map_and_filter_as_bytes_and_path():
+    rows = dataset([PLY, points(4)]).cast_column("cloud", PointCloud(decode=False))
+    assert rows.map(lambda row: {"inside": row["cloud"]["bytes"] is not None})["inside"][:] == [False, True]
+    kept = rows.filter(lambda row: row["cloud"]["bytes"] is not None)
+    assert kept.num_rows == 1 and kept[0]["cloud"]["path"] == "point_cloud.ply"
+
+
+def test_columns_are_cast_from_text_bytes_structs_and_back():
+    paths = Dataset.from_dict({"cloud": [str(PLY), None]})
+    contents = Dataset.from_dict({"cloud": [PLY.read_bytes(), None]})
+    structs = Dataset.from_dict({"cloud": [{"path": "a.ply", "bytes": PLY.read_bytes()}, None]})
+    for rows in (paths, contents, structs):
+        cast = rows.cast_column("cloud", PointCloud())
+        assert_same(cast[0]["cloud"], read_point_cloud(PLY))
+        assert cast[1]["cloud"] is None
+        assert_same(rows.cast(Features({"cloud": PointCloud()}))[0]["cloud"], read_point_cloud(PLY))
+    nested = Dataset.from_dict({"cloud": [[str(PLY)], []]}).cast_column("cloud", List(PointCloud()))
+    assert_same(nested[0]["cloud"][0], read_point_cloud(PLY))
+    assert nested[1]["cloud"] == []
+    plain = paths.cast_column("cloud", PointCloud()).cast_column(
+        "cloud", {"bytes": Value("binary"), "path": Value("string")}
+    )
+    assert plain[0]["cloud"] == {"bytes": None, "path": str(PLY)}
+
+
+def test_flattening_renaming_and_removing_keep_the_feature():
+    rows = dataset([triangle()]).add_column("number", [1])
+    assert rows.flatten().features == rows.features
+    assert rows.rename_column("cloud", "scan").features["scan"] == PointCloud()
+    assert rows.remove_columns("cloud").column_names == ["number"]
+    inner = dataset([{"a": triangle(), "b": 1}], {"a": PointCloud(), "b": Value("int64")}).flatten()
+    assert inner.features == Features({"cloud.a": PointCloud(), "cloud.b": Value("int64")})
+    assert_same(inner[0]["cloud.a"], triangle())
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch", "pandas", "arrow", None])
+def test_every_format_gives_rows_batches_and_columns(form):
+    rows = dataset([triangle(), triangle()])
+    rows.set_format(form)
+    row, batch = rows[0], rows[:]
+    if form == "arrow":
+        assert isinstance(row, pa.Table) and row["cloud"][0]["bytes"].is_valid
+        return
+    if form == "pandas":
+        assert isinstance(batch, pd.DataFrame)
+        assert_same(batch["cloud"][1], triangle())
+        return
+    assert_same(row["cloud"], triangle())
+    assert_same(batch["cloud"][1], triangle())
+    assert_same(rows["cloud"][1], triangle())
+    rows.reset_format()
+    assert rows.format["type"] is None
+
+
+def test_a_transform_gets_decoded_clouds():
+    rows = dataset([points(4), points(4, 1)])
+    rows.set_transform(lambda batch: {"points": np.stack([cloud["points"] for cloud in batch["cloud"]])})
+    assert rows[:]["points"].shape == (2, 4, 3)
+
+
+def test_concatenating_and_interleaving_join_columns_of_one_feature(loose):
+    arrays = dataset([triangle(), points(4)])
+    joined = concatenate_datasets([arrays, loose])
+    assert joined.features == arrays.features and joined.num_rows == 5
+    assert_same(joined[0]["cloud"], triangle())
+    assert_same(joined[2]["cloud"], read_point_cloud(PLY))
+    beside = concatenate_datasets([arrays, Dataset.from_dict({"number": [1, 2]})], axis=1)
+    assert_same(beside[0]["cloud"], triangle()) or beside[0]["number"] == 1
+    mixed = interleave_datasets([arrays, arrays])
+    assert_same(mixed[1]["cloud"], triangle())
+    other = arrays.cast_column("cloud", PointCloud(decode=False))
+    # As with images, what is decoded and what is not do not go together.
+    with pytest.raises(ValueError, match="features can't be aligned"):
+        concatenate_datasets([arrays, other])
+
+
+def test_parquet_with_embedded_files_needs_no_file_and_names_no_folder(loose, tmp_path):
+    expected = [loose[0]["cloud"], loose[1]["cloud"]]
+    embed_files(loose).to_parquet(tmp_path / "clouds.parquet")
+    table = pa.parquet.read_table(tmp_path / "clouds.parquet")["cloud"].to_pylist()
+    assert [row and row["path"] for row in table] == ["chair_points.ply", "screwdriver.obj.ply", None]
+    assert all(row is None or row["bytes"] for row in table)
+    for path in (tmp_path / "loose").iterdir():
+        path.unlink()
+    options = {"data_files": str(tmp_path / "clouds.parquet"), "split": "train"}
+    for rows in (
+        load_dataset("parquet", **options, cache_dir=str(tmp_path / "cache")),
+        load_dataset("parquet", **options, streaming=True),
+    ):
+        assert rows.features == loose.features
+        found = [row["cloud"] for row in rows]
+        for before, after in zip(expected, found[:2], strict=True):
+            np.testing.assert_array_equal(after["points"], before["points"])
+        assert found[2] is None
+
+
+def test_parquet_of_paths_alone_says_so_where_the_files_are_missing(loose, tmp_path):
+    loose.to_parquet(tmp_path / "clouds.parquet")
+    for path in (tmp_path / "loose").iterdir():
+        path.unlink()
+    rows = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
+    with pytest.raises(
+        PointCloudFileError, match=r"chair_points\.ply: no such file; .* stores the path alone: .*embed_files"
+    ):
+        next(iter(rows))
+
+
+def test_embedding_a_table_reads_each_file_once_and_keeps_nulls(loose):
+    table = embed_table_storage(loose.data.table)
+    embedded = Dataset(table)
+    assert [row and row["path"] for row in stored(embedded)] == ["chair_points.ply", "screwdriver.obj.ply", None]
+    assert embedded.features == loose.features
+    again = embed_table_storage(embedded.data.table)
+    assert again["cloud"].to_pylist() == table["cloud"].to_pylist()
+
+
+def test_directories_on_disk_keep_the_feature_and_the_rows(loose, tmp_path):
+    DatasetDict(train=loose, test=dataset([triangle()])).save_to_disk(
+        tmp_path / "saved", num_shards={"train": 2, "test": 1}
+    )
+    opened = load_from_disk(tmp_path / "saved")
+    assert opened["train"].features == loose.features
+    assert_same(opened["train"][0]["cloud"], read_point_cloud(PLY))
+    assert_same(opened["test"][0]["cloud"], triangle())
+
+
+def test_json_and_csv_refuse_or_keep_what_is_stored(tmp_path):
+    rows = dataset([PLY]).cast_column("cloud", PointCloud(decode=False))
+    rows.to_json(tmp_path / "a.jsonl")
+    (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert json.loads(line)["cloud"] == {"bytes": None, "path": str(PLY)}
+
+
+def test_streams_decode_map_filter_cast_and_take():
+    def generate():
+        for count in (3, 4, 5):
+            yield {"cloud": points(count), "count": count}
+
+    features = Features({"cloud": PointCloud(), "count": Value("int64")})
+    stream = IterableDataset.from_generator(generate, features=features)
+    assert [len(row["cloud"]["points"]) for row in stream] == [3, 4, 5]
+    large = stream.filter(lambda row: len(row["cloud"]["points"]) > 3)
+    assert [row["count"] for row in large] == [4, 5]
+    assert [row["n"] for row in stream.map(lambda row: {"n": len(row["cloud"]["points"])})] == [3, 4, 5]
+    raw = next(iter(stream.cast_column("cloud", PointCloud(decode=False))))
+    assert raw["cloud"]["bytes"].startswith(b"ply")
+    assert len(list(stream.shuffle(0, buffer_size=2).take(2))) == 2
+    (batch,) = stream.batch(3)
+    assert len(batch["cloud"]) == 3
+
+
+def test_several_processes_read_a_column(tmp_path):
+    rows = dataset([points(count) for count in (3, 4, 5, 6)])
+    counted = rows.map(lambda row: {"n": len(row["cloud"]["points"])}, num_proc=2)
+    assert counted["n"][:] == [3, 4, 5, 6] and counted.features["cloud"] == PointCloud()
+
+
+@pytest.mark.parametrize("layout", ["column", "list", "dict"])
+def test_what_is_pushed_holds_the_files_in_every_layout(layout, hub, tmp_path):
+    wrap, put, take = LAYOUTS[layout]
+    (tmp_path / "cloud.ply").write_bytes(PLY.read_bytes())
+    rows = dataset([put(str(tmp_path / "cloud.ply")), put(full_cloud())], wrap(PointCloud()))
+    name = f"me/feature-{layout}"
+    rows.push_to_hub(name)
+    (tmp_path / "cloud.ply").unlink()
+    for opened in (
+        load_dataset(name, split="train", cache_dir=str(tmp_path)),
+        load_dataset(name, split="train", streaming=True),
+    ):
+        assert opened.features == rows.features
+        first, second = opened
+        assert_same(take(first["cloud"]), read_point_cloud(PLY))
+        assert_same(take(second["cloud"]), full_cloud())
+
+
+def test_decoded_clouds_are_encoded_again_as_they_are():
+    feature = PointCloud(format="npz")
+    for cloud in (full_cloud(), triangle(), PointCloudData(points() + 1e7)):
+        decoded = feature.decode_example(feature.encode_example(cloud))
+        again = feature.decode_example(feature.encode_example(decoded))
+        assert_same(again, PointCloudData(**decoded))
+
+
+def test_values_that_are_no_clouds_are_refused_in_every_layout():
+    for value in (1.5, object(), io.StringIO("x"), {"mesh": 1}, np.zeros((2, 2)), "a.docx"):
+        with pytest.raises((TypeError, ValueError)):
+            PointCloud().encode_example(value)
+        with pytest.raises((TypeError, ValueError)):  # lists of text are columns of paths until they are read
+            dataset([[value]], List(PointCloud()))[0]

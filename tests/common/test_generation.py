@@ -1,0 +1,268 @@
+"""What MiniGPT-3D's answers are held to: the promises that transformers' users of `generate` take for granted."""
+
+import copy
+
+import pytest
+import torch
+from transformers import StoppingCriteria, TextStreamer
+
+from tests.common.models import case_of, minigpt3d, prompts, relative_difference, settle, varied_clouds
+from tests.common.refusals import asking
+from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN
+
+NEVER = 10_000
+"""An id that no token has, so that nothing ends before its time."""
+PAD, LENGTH = 0, 7
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = minigpt3d()
+    settle(made, case_of(type(made)))
+    with torch.no_grad():
+        made.language_model.lm_head.weight.mul_(3)  # likely tokens are likely: samples of two runs are seldom equal
+    made.generation_config.eos_token_id = NEVER
+    made.generation_config.pad_token_id = PAD
+    return made.eval()
+
+
+def answers(model, inputs, **settings):
+    torch.manual_seed(settings.pop("seed", 0))
+    with torch.no_grad():
+        return model.generate(**inputs, **({"max_new_tokens": LENGTH, "do_sample": False} | settings))
+
+
+def by_hand(model, inputs, count: int = LENGTH) -> torch.Tensor:
+    """The likeliest tokens, one forward pass over everything each."""
+    ids = inputs["input_ids"]
+    for _ in range(count):
+        with torch.no_grad():
+            logits = model(input_ids=ids, points=inputs["points"], attention_mask=torch.ones_like(ids)).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(dim=-1)], dim=1)
+    return ids
+
+
+def test_greedy_answers_are_the_likeliest_tokens_one_by_one(model):
+    inputs = prompts()
+    expected = by_hand(model, inputs)
+    made = answers(model, inputs)
+    assert torch.equal(made, expected)
+    told = made[:, inputs["input_ids"].shape[1] :]
+    assert len({tuple(row.tolist()) for row in told}) == 3 and all(len(row.unique()) > 1 for row in told)
+    other = answers(model, inputs | {"points": varied_clouds(3, 20, 6, seed=9)})
+    assert not torch.equal(other, made)
+
+
+def test_the_cache_changes_no_answer(model):
+    inputs = prompts()
+    assert torch.equal(answers(model, inputs, use_cache=False), answers(model, inputs, use_cache=True))
+
+
+def test_one_seed_draws_one_sample(model):
+    inputs = prompts()
+    first, again, other = (answers(model, inputs, do_sample=True, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_several_samples_of_a_prompt_differ_and_keep_their_clouds(model):
+    inputs = prompts(2)
+    made = answers(model, inputs, do_sample=True, num_return_sequences=3)
+    assert made.shape[0] == 6 and len({tuple(row.tolist()) for row in made}) == 6
+    assert torch.equal(made[:, : inputs["input_ids"].shape[1]], inputs["input_ids"].repeat_interleave(3, dim=0))
+    # The likeliest are those of each cloud, however often it is asked.
+    greedy = answers(model, inputs, num_beams=3, num_return_sequences=3)
+    single = torch.cat(
+        [
+            answers(
+                model,
+                {name: value[row : row + 1] for name, value in inputs.items()},
+                num_beams=3,
+                num_return_sequences=3,
+            )
+            for row in range(2)
+        ]
+    )
+    assert torch.equal(greedy, single)
+
+
+def test_beams_find_what_is_at_least_as_likely(model):
+    inputs = prompts()
+
+    def likelihood(ids):
+        with torch.no_grad():
+            logits = model(input_ids=ids, points=inputs["points"], attention_mask=torch.ones_like(ids)).logits
+        shares = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:].clamp(max=23).unsqueeze(-1)).squeeze(-1)
+        return shares[:, -LENGTH:].sum(dim=1)
+
+    greedy, beams = answers(model, inputs), answers(model, inputs, num_beams=4)
+    assert (likelihood(beams) >= likelihood(greedy) - 1e-4).all()
+    assert not torch.equal(greedy, beams)
+
+
+def padded(rows: list[dict]) -> dict:
+    """Prompts of unequal length, padded on the left."""
+    length = max(row["input_ids"].shape[1] for row in rows)
+
+    def pad(values: torch.Tensor, value: int) -> torch.Tensor:
+        return torch.nn.functional.pad(values, (length - values.shape[1], 0), value=value)
+
+    return {
+        "input_ids": torch.cat([pad(row["input_ids"], PAD) for row in rows]),
+        "attention_mask": torch.cat([pad(row["attention_mask"], 0) for row in rows]),
+        "points": torch.cat([row["points"] for row in rows]),
+    }
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_padding_on_the_left_and_neighbours_change_no_answer(model, beams):
+    rows = [prompts(1, seed) for seed in (1, 2, 3)]
+    for row, cut in zip(rows, (0, 1, 2), strict=True):
+        row["input_ids"], row["attention_mask"] = (row[name][:, cut:] for name in ("input_ids", "attention_mask"))
+    together = answers(model, padded(rows), num_beams=beams)[:, -LENGTH:]
+    for number, row in enumerate(rows):
+        assert torch.equal(answers(model, row, num_beams=beams)[0, -LENGTH:], together[number])
+
+
+def test_features_and_embeddings_stand_in_for_clouds(model):
+    inputs = prompts()
+    expected = answers(model, inputs)
+    with torch.no_grad():
+        features = model.get_point_features(inputs["points"])
+        words = inputs["input_ids"].masked_fill(inputs["input_ids"] == POINT_TOKEN, 0)
+        embeds = model.get_input_embeddings()(words)
+        embeds[:, 2 : 2 + PLACES] = features
+    from_features = {name: inputs[name] for name in ("input_ids", "attention_mask")} | {"point_features": features}
+    assert torch.equal(answers(model, from_features), expected)
+    from_embeds = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+    assert torch.equal(answers(model, from_embeds), expected[:, -LENGTH:])
+
+
+def test_a_prompt_without_a_cloud_is_answered_and_a_cloud_without_a_place_is_not(model):
+    words = {"input_ids": torch.randint(2, 24, (2, 5), generator=torch.Generator().manual_seed(0))}
+    assert answers(model, words).shape == (2, 5 + LENGTH)
+    with pytest.raises(ValueError, match=r"input_ids has 0 places for point tokens .*; expected 6"):
+        answers(model, words | {"points": prompts(2)["points"]})
+    with pytest.raises(ValueError, match=r"expected clouds to be in inputs_embeds"):
+        model(inputs_embeds=torch.zeros(2, 5, 16), points=prompts(2)["points"])
+
+
+def test_an_answer_ends_at_its_end_and_others_go_on(model):
+    inputs = prompts()
+    whole = answers(model, inputs)[:, -LENGTH:]
+    end = int(whole[0, 2])
+    made = answers(model, inputs, eos_token_id=end)[:, inputs["input_ids"].shape[1] :]
+    for row, expected in zip(made, whole, strict=True):
+        places = (expected == end).nonzero().flatten()
+        stop = int(places[0]) + 1 if len(places) else LENGTH
+        stop = min(stop, made.shape[1])
+        assert torch.equal(row[:stop], expected[:stop]) and (row[stop:] == PAD).all()
+
+
+def test_a_stopping_rule_is_asked_after_every_token(model):
+    class AfterThree(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.full((len(input_ids),), input_ids.shape[1] >= prompt + 3)
+
+    inputs = prompts()
+    prompt = inputs["input_ids"].shape[1]
+    assert torch.equal(
+        answers(model, inputs, stopping_criteria=[AfterThree()]), answers(model, inputs)[:, : prompt + 3]
+    )
+
+
+def test_tokens_are_streamed_as_they_fall(model):
+    class Seen(TextStreamer):
+        def __init__(self):
+            self.tokens, self.ended = [], 0
+
+        def put(self, value):
+            self.tokens += value.flatten().tolist()
+
+        def end(self):
+            self.ended += 1
+
+    inputs, seen = prompts(1), Seen()
+    made = answers(model, inputs, streamer=seen)
+    assert seen.tokens == made[0].tolist() and seen.ended == 1
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["words alone", "another cloud"])
+def test_a_conversation_goes_on_from_its_cache(model, again):
+    first = prompts(1)
+    with torch.no_grad():
+        told = model.generate(**first, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    more = torch.randint(2, 24, (1, 3), generator=torch.Generator().manual_seed(1))
+    if again:
+        more = torch.cat([more, torch.full((1, PLACES), POINT_TOKEN), more], dim=1)
+    ids = torch.cat([told.sequences, more], dim=1)
+    clouds = torch.cat([first["points"], varied_clouds(1, 20, 6, seed=8)]) if again else first["points"]
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "points": clouds}
+    expected = answers(model, whole)
+    continued = answers(model, whole | {"past_key_values": copy.deepcopy(told.past_key_values)})
+    assert torch.equal(continued, expected)
+    logits = {}
+    for name, more in (
+        ("whole", {}),
+        ("continued", {"past_key_values": copy.deepcopy(told.past_key_values)}),
+        ("other clouds", {"points": varied_clouds(len(clouds), 20, 6, seed=33)}),
+    ):
+        asked = {"return_dict_in_generate": True, "output_logits": True}
+        logits[name] = torch.stack(answers(model, whole | more, **asked).logits)
+    assert relative_difference(logits["continued"], logits["whole"]) < 1e-4
+    assert relative_difference(logits["other clouds"], logits["whole"]) > 1e-2
+
+
+def test_scores_states_and_weights_come_with_the_answer(model):
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    asked = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    told = answers(eager, prompts(), output_hidden_states=True, output_attentions=True, **asked)
+    assert torch.equal(told.sequences, answers(model, prompts()))
+    assert len(told.scores) == len(told.hidden_states) == len(told.attentions) == LENGTH
+    assert len(told.hidden_states[0]) == 3 and told.hidden_states[1][0].shape == (3, 1, 16)
+    prompt = prompts()["input_ids"].shape[1]
+    torch.testing.assert_close(told.attentions[1][0].sum(dim=-1), torch.ones(3, 2, 1))
+    assert told.attentions[1][0].shape[-1] == prompt + 1
+    with torch.no_grad():
+        first = model(**prompts()).logits[:, -1]
+    torch.testing.assert_close(told.logits[0], first, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_of_fixed_size_gives_the_same_answer(model):
+    with asking("static cache", "MiniGPT3DForConditionalGeneration") as answered:
+        made = answers(model, prompts(), cache_implementation="static")
+    if answered:
+        assert torch.equal(made, answers(model, prompts()))
+
+
+@pytest.mark.parametrize("helper", ["itself", "language model"])
+def test_a_helper_may_draft_the_answer(model, helper):
+    drafting = copy.deepcopy(model if helper == "itself" else model.language_model)
+    with asking("assisted generation", "MiniGPT3DForConditionalGeneration") as answered:
+        made = answers(model, prompts(1), assistant_model=drafting)
+    if answered:
+        assert torch.equal(made, answers(model, prompts(1)))
+
+
+def test_a_prompt_may_draft_its_own_answer(model):
+    with asking("prompt lookup", "MiniGPT3DForConditionalGeneration") as answered:
+        made = answers(model, prompts(1), prompt_lookup_num_tokens=2)
+    if answered:
+        assert torch.equal(made, answers(model, prompts(1)))
+
+
+def test_an_unknown_word_is_refused(model):
+    with pytest.raises((TypeError, ValueError), match="pionts"):
+        answers(model, prompts(1) | {"pionts": torch.zeros(1, 3, 6)})
+
+
+@pytest.mark.parametrize("text", ["llama", "gpt2"])
+def test_other_language_models_answer_alike_alone_and_padded(text):
+    model = minigpt3d(text=text).eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = NEVER, PAD
+    rows = [prompts(1, seed) for seed in (1, 2)]
+    rows[1] = {name: value[:, 2:] if name != "points" else value for name, value in rows[1].items()}
+    together = answers(model, padded(rows))[:, -LENGTH:]
+    for number, row in enumerate(rows):
+        assert torch.equal(answers(model, row)[0, -LENGTH:], together[number])

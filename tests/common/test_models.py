@@ -1,0 +1,537 @@
+"""What every registered model class is held to: the promises that transformers' users take for granted.
+
+Each test runs over all of `CASES`, so that a new model is covered by being registered. What a class refuses stands in
+tests/common/refusals.py; the refusal itself is then what is tested.
+"""
+
+import copy
+import functools
+import gc
+
+import accelerate
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.integrations.neftune import activate_neftune
+from transformers.utils import ModelOutput
+
+from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
+from tests.common.refusals import asking
+
+HALVES = (torch.bfloat16, torch.float16)
+IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
+"""How far answers in half precision are from full precision at the root mean square, in their standard deviations."""
+over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@functools.cache
+def _built(name: str) -> tuple[PreTrainedModel, torch.Tensor]:
+    case = next(case for case in CASES if case.name == name)
+    model = case.still()
+    return model, answer(case, model)
+
+
+def answer(case: Case, model: PreTrainedModel, rows: int = 3) -> torch.Tensor:
+    """What a model answers to the case's batch."""
+    with torch.no_grad():
+        return case.answer_of(model(**case.batch(rows)))
+
+
+def fresh(case: Case) -> PreTrainedModel:
+    """A model of its own, in eval mode."""
+    return copy.deepcopy(_built(case.name)[0])
+
+
+def expected_of(case: Case) -> torch.Tensor:
+    """What it answers."""
+    return _built(case.name)[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_models():
+    yield
+    _built.cache_clear()
+    torch.compiler.reset()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """From a case to the directory of its model, written once."""
+
+    @functools.cache
+    def save(name: str) -> str:
+        directory = str(tmp_path_factory.mktemp(name))
+        _built(name)[0].save_pretrained(directory)
+        return directory
+
+    return lambda case: save(case.name)
+
+
+def head_of(case: Case) -> bool:
+    """Whether the class is a model with a head around the base model of its config."""
+    return case.name.startswith(("ActFor", "Any2PointFor", "NormedPhiFor"))
+
+
+def test_every_registered_class_has_a_builder():
+    assert [case.model_class for case in CASES] == list(registered_classes())
+    with pytest.raises(LookupError, match=r"PreTrainedModel is registered, but .* has no builder"):
+        case_of(PreTrainedModel)
+
+
+@over_cases
+def test_tiny_answers_are_of_order_one_and_tell_inputs_apart(case):
+    made = expected_of(case).float()
+    assert 0.3 < made.std() < 5
+    assert (made[0] - made[1]).abs().max() > 0.05 and (made[0] - made[2]).abs().max() > 0.05
+
+
+@over_cases
+def test_a_saved_model_comes_back_equal_bit_for_bit(case, saved):
+    again = case.model_class.from_pretrained(saved(case))
+    assert torch.equal(answer(case, again), expected_of(case))
+    ours, theirs = _built(case.name)[0].state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@over_cases
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_model_runs_saves_and_opens_in_half_precision(case, dtype, saved, tmp_path):
+    opened = case.model_class.from_pretrained(saved(case), dtype=dtype)
+    made = answer(case, opened)
+    assert opened.dtype == dtype
+    error = (made.float() - expected_of(case)).square().mean().sqrt() / expected_of(case).std()
+    assert 1e-5 < error < IN_HALF[dtype]
+    opened.save_pretrained(tmp_path)
+    again = case.model_class.from_pretrained(tmp_path)
+    assert again.dtype == dtype
+    assert torch.equal(answer(case, again), made)
+
+
+@over_cases
+def test_shards_hold_the_model(case, tmp_path):
+    fresh(case).save_pretrained(tmp_path, max_shard_size="9KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert torch.equal(answer(case, case.model_class.from_pretrained(tmp_path)), expected_of(case))
+
+
+@over_cases
+def test_hidden_states_are_what_enters_and_leaves_the_layers(case):
+    model = fresh(case)
+    output = model(**case.batch(), output_hidden_states=True)
+    depth = _depth(model)
+    assert len(output.hidden_states) == depth + 1
+    assert len({state.shape for state in output.hidden_states}) == 1
+    for before, after in zip(output.hidden_states, output.hidden_states[1:], strict=False):
+        assert relative_difference(after, before) > 1e-2
+    assert torch.equal(case.answer_of(output), expected_of(case))
+    model.config.output_hidden_states = True
+    by_config = model(**case.batch()).hidden_states
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(by_config, output.hidden_states, strict=True))
+    assert model(**case.batch(), output_hidden_states=False).get("hidden_states") is None
+
+
+def _depth(model: PreTrainedModel) -> int:
+    for name in ("text_config", "encoder_config"):
+        if getattr(model.config, name, None) is not None:
+            return getattr(model.config, name).num_hidden_layers
+    return model.config.num_hidden_layers
+
+
+@over_cases
+def test_attention_weights_are_shares_by_eager_attention_and_refused_by_others(case):
+    model = fresh(case)
+    with pytest.raises(ValueError, match=r"attn_implementation='sdpa', which keeps no attention weights"):
+        model(**case.batch(), output_attentions=True)
+    model.set_attn_implementation("eager")
+    output = model(**case.batch(), output_attentions=True)
+    assert len(output.attentions) == _depth(model)
+    for weights in output.attentions:
+        assert weights.ndim == 4 and len(weights) == 3
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+    assert relative_difference(case.answer_of(output), expected_of(case)) < 1e-4
+
+
+@over_cases
+def test_eager_attention_answers_as_sdpa_does(case, saved):
+    eager = case.model_class.from_pretrained(saved(case), attn_implementation="eager")
+    assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
+
+
+@over_cases
+def test_a_tuple_comes_back_where_no_dictionary_is_wanted(case):
+    model = fresh(case)
+    inputs = case.batch() if case.labels is None else case.labelled()
+    whole = model(**inputs)
+    made = model(**inputs, return_dict=False)
+    assert isinstance(whole, ModelOutput) and isinstance(made, tuple)
+    _assert_alike(made, whole.to_tuple())
+    model.config.return_dict = False
+    with asking("return_dict", case.name):
+        _assert_alike(model(**inputs), whole.to_tuple())
+        assert isinstance(model(**inputs, return_dict=True), ModelOutput)
+
+
+def _assert_alike(ours, theirs) -> None:
+    assert type(ours) is type(theirs)
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, (tuple, list)):
+        for one, other in zip(ours, theirs, strict=True):
+            _assert_alike(one, other)
+
+
+@over_cases
+def test_an_unknown_keyword_is_named(case):
+    with pytest.raises(TypeError, match=r"labls"):
+        fresh(case)(**case.batch(), labls=torch.zeros(3))
+
+
+@over_cases
+def test_keywords_that_libraries_pass_as_none_mean_nothing(case):
+    given = dict.fromkeys(("inputs_embeds", "task_ids", "token_type_ids"))
+    assert torch.equal(answer_with(case, given), expected_of(case))
+
+
+def answer_with(case: Case, more: dict) -> torch.Tensor:
+    with torch.no_grad():
+        return case.answer_of(fresh(case)(**case.batch(), **more))
+
+
+@over_cases
+@pytest.mark.parametrize("where", ["cpu", "disk", "map"])
+def test_offloaded_weights_give_the_same_answer(case, where, tmp_path):
+    model = fresh(case)
+    cpu = torch.device("cpu")
+    if where == "cpu":
+        accelerate.cpu_offload(model, execution_device=cpu)
+    elif where == "disk":
+        accelerate.disk_offload(model, str(tmp_path), execution_device=cpu)
+    else:
+        # Every other child on disk.
+        children = [name for name, child in model.named_children() if list(child.parameters())]
+        places = {name: "disk" if number % 2 else "cpu" for number, name in enumerate(children)}
+        places |= {name: "cpu" for name, _ in model.named_parameters(recurse=False)}
+        accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
+    assert relative_difference(answer(case, model), expected_of(case)) < 1e-4
+    assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
+
+
+@over_cases
+def test_a_model_opens_on_the_device_that_is_named(case, saved):
+    opened = case.model_class.from_pretrained(saved(case), device_map="cpu")
+    assert torch.equal(answer(case, opened), expected_of(case))
+
+
+def gradients_of(case: Case, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    model.train()
+    torch.manual_seed(0)
+    case.loss_of(model).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Every gradient within 1e-4 of the largest of its tensor, or of nothing beside the others."""
+    assert ours.keys() == theirs.keys()
+    scale = max(gradient.abs().max() for gradient in theirs.values())
+    assert scale > 1e-2
+    for name, gradient in theirs.items():
+        difference = (ours[name] - gradient).abs().max()
+        assert difference <= 1e-4 * gradient.abs().max() + 1e-6 * scale, name
+
+
+@over_cases
+@pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
+def test_checkpointing_changes_no_gradient(case, reentrant):
+    plain, saving = fresh(case), fresh(case)
+    saving.activation_checkpointing_enable({"use_reentrant": reentrant})
+    assert saving.is_activation_checkpointing
+    assert_gradients_alike(gradients_of(case, saving), gradients_of(case, plain))
+    saving.activation_checkpointing_disable()
+    assert not saving.is_activation_checkpointing
+
+
+@over_cases
+def test_the_first_layer_learns_below_reentrant_checkpoints_though_nothing_in_front_of_it_does(case):
+    found = []
+    for saves in (False, True):
+        model = fresh(case).requires_grad_(False)
+        # As an adapter in it would.
+        _layers(model)[0].requires_grad_(True)
+        if saves:
+            model.activation_checkpointing_enable({"use_reentrant": True})
+        found.append(gradients_of(case, model))
+    assert found[0]
+    assert_gradients_alike(found[1], found[0])
+
+
+@over_cases
+def test_checkpointing_recomputes_layers_and_can_leave_some(case):
+    counts = []
+    for settings in (None, {"every_n_layers": 1}, {"every_n_layers": 2}):
+        model = fresh(case)
+        inner = [_norm_in(layer) for layer in _layers(model)]
+        calls = []
+        for norm in inner:
+            norm.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        if settings is not None:
+            model.activation_checkpointing_enable(**settings)
+        gradients_of(case, model)
+        counts.append(len(calls))
+    layers = len(inner)
+    assert counts[0] == layers and counts[1] == 2 * layers
+    assert layers < counts[2] < 2 * layers
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that checkpointing is about."""
+    core = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
+    if hasattr(model, "language_model"):
+        return list(model.language_model.get_submodule("model.layers"))
+    stack = getattr(core, "layer_stack", None)
+    if stack is not None and len(stack.layers):
+        return list(stack.layers)
+    if hasattr(model, "autoencoder"):
+        return list(model.act.blocks.layers)
+    return list(core.layers)
+
+
+def _norm_in(layer: nn.Module) -> nn.Module:
+    # The last: teachers make keys and values of prompts by running a layer's beginning. And what enters it: a layer
+    # is recomputed no further than to the last tensor that is needed.
+    return [module for module in layer.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm))][-1]
+
+
+@over_cases
+def test_every_trained_tensor_gets_a_gradient(case):
+    model = fresh(case)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found = gradients_of(case, model)
+    assert found.keys() == trained - unused_of(case)
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+    still = {name for name, gradient in found.items() if not gradient.any()}
+    assert still <= {name for name in found if name.endswith("bias") or name in unused_of(case)}, still
+
+
+def unused_of(case: Case) -> set[str]:
+    """Tensors that no loss of the case depends on: what is read at request only."""
+    names = {name for name, _ in _built(case.name)[0].named_parameters()}
+    if case.name == "MiniGPT3DForConditionalGeneration":
+        # Only queries of the first set are asked in the stage of the tiny model, and nobody routes; words are embedded
+        # elsewhere, and Q-Former layers for texts are never run.
+        return {name for name in names if "experts.router" in name or ("experts.queries" in name and ".0" not in name)}
+    return set()
+
+
+@over_cases
+def test_two_runs_are_equal_and_so_are_two_training_steps_of_one_seed(case):
+    model = fresh(case)
+    assert torch.equal(answer(case, model), answer(case, model))
+    first, second = (gradients_of(case, fresh(case)) for _ in range(2))
+    assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
+
+
+@over_cases
+def test_a_copy_answers_alike_and_is_no_view(case):
+    model = fresh(case)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(answer(case, twin), expected_of(case))
+
+
+@over_cases
+def test_a_row_answers_as_it_does_in_a_batch(case):
+    model = fresh(case)
+    batch = case.batch(4)
+    with torch.no_grad():
+        together = case.answer_of(model(**batch))
+        for row in range(4):
+            own = {
+                name: value[row : row + 1]
+                if isinstance(value, torch.Tensor) and len(value.shape) and name not in ("text_embeds",)
+                else value
+                for name, value in batch.items()
+            }
+            alone = case.answer_of(model(**own))
+            assert relative_difference(alone, together[row : row + 1]) < 1e-4
+
+
+@over_cases
+def test_a_config_comes_back_as_it_was(case, tmp_path):
+    config = _built(case.name)[0].config
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert type(again) is type(config)
+    assert again.to_dict() | {"_name_or_path": ""} == config.to_dict()
+
+
+@over_cases
+def test_weights_share_memory_only_where_they_are_tied(case):
+    model = fresh(case)
+    seen: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.numel():
+            other = seen.setdefault(tensor.data_ptr(), name)
+            assert other == name or {other, name} & set(model.all_tied_weights_keys), f"{name} is {other}"
+    if getattr(model.config, "tie_word_embeddings", False) and model.get_output_embeddings() is not None:
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@over_cases
+def test_words_can_be_added_where_there_are_words(case):
+    model = fresh(case)
+    with asking("resize_token_embeddings", case.name) as answered:
+        model.resize_token_embeddings(30)
+    if answered:
+        assert model.get_input_embeddings().weight.shape[0] == 30
+        made = answer(case, model)
+        known = made if case.answer != "logits" else made[..., : expected_of(case).shape[-1]]
+        assert relative_difference(known, expected_of(case)) < 1e-5
+
+
+@over_cases
+def test_other_labels_take_a_new_head_and_keep_the_rest(case, saved):
+    if not hasattr(_built(case.name)[0], "classifier") and not hasattr(_built(case.name)[0], "segmenter"):
+        return
+    more = {"num_labels": 7}
+    with pytest.raises((RuntimeError, ValueError), match="(?i)mismatch|size"):
+        case.model_class.from_pretrained(saved(case), **more)
+    opened = case.model_class.from_pretrained(saved(case), ignore_mismatched_sizes=True, **more)
+    assert answer(case, opened).shape[-1] == 7
+    ours, theirs = _built(case.name)[0].state_dict(), opened.state_dict()
+    changed = (
+        {name for name, tensor in ours.items() if not torch.equal(theirs[name], tensor)}
+        if (ours.keys() == theirs.keys()) and all(ours[n].shape == theirs[n].shape for n in ours)
+        else {
+            name
+            for name, tensor in ours.items()
+            if tensor.shape != theirs[name].shape or not torch.equal(theirs[name], tensor)
+        }
+    )
+    assert changed == {f"{case.last_layer}.weight", f"{case.last_layer}.bias"}
+
+
+@over_cases
+def test_a_head_opens_as_its_base_model_and_the_base_model_under_a_head(case, saved):
+    model = _built(case.name)[0]
+    if not head_of(case):
+        return
+    prefix = case.model_class.base_model_prefix
+    base_class = type(getattr(model, prefix))
+    base, report = base_class.from_pretrained(saved(case), output_loading_info=True)
+    assert not report["missing_keys"]
+    own = getattr(model, prefix).state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in base.state_dict().items())
+
+
+@over_cases
+def test_noise_on_tokens_reaches_training_and_nothing_else(case):
+    model = fresh(case)
+    handle = activate_neftune(model, 5.0)
+    assert torch.equal(answer(case, model), expected_of(case))
+    plain = fresh(case).train()
+    model.train()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        without = case.answer_of(plain(**case.batch()))
+        torch.manual_seed(0)
+        noisy = case.answer_of(model(**case.batch()))
+    assert relative_difference(noisy, without) > 1e-2
+    handle.remove()
+
+
+@over_cases
+def test_inputs_of_frozen_models_can_require_gradients(case):
+    model = fresh(case).requires_grad_(False)
+    seen = []
+    model.enable_input_require_grads()
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
+    assert case.answer_of(model(**case.batch())).requires_grad
+    assert seen == [True]
+    model.disable_input_require_grads()
+    assert not case.answer_of(model(**case.batch())).requires_grad
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not head_of(case)], ids=lambda case: case.name)
+def test_a_base_model_compiles(case):
+    torch.compiler.reset()
+    model = fresh(case)
+    with asking("torch.compile", case.name) as answered:
+        made = answer(case, torch.compile(model, backend="eager", fullgraph=True))
+    if answered:
+        assert relative_difference(made, expected_of(case)) < 1e-4
+
+
+CLASSIFIERS = [case for case in CASES if case.last_layer == "classifier.out"]
+SEGMENTERS = [case for case in CASES if case.last_layer and case.last_layer.startswith("segmenter")]
+LOSSES = {
+    "single_label_classification": nn.functional.cross_entropy,
+    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
+    "regression": nn.functional.mse_loss,
+}
+FITTING = {
+    "single_label_classification": torch.tensor([0, 2, 1]),
+    "multi_label_classification": torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+    "regression": torch.tensor([[0.5, -1.0, 2.0], [0.0, 0.1, 3.0], [1.0, 1.5, -2.0]]),
+}
+over_classifiers = pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
+
+
+@over_classifiers
+@pytest.mark.parametrize("problem", LOSSES)
+def test_the_loss_is_that_of_the_problem(case, problem):
+    model = fresh(case)
+    model.config.problem_type = problem
+    labels = FITTING[problem]
+    output = model(**case.batch(), labels=labels)
+    torch.testing.assert_close(output.loss, LOSSES[problem](expected_of(case), labels), rtol=1e-5, atol=0)
+    if problem == "multi_label_classification":
+        assert torch.equal(model(**case.batch(), labels=labels.long()).loss, output.loss)
+
+
+@over_classifiers
+def test_mixed_clouds_are_learned_by_the_shares_of_their_classes(case):
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0], [0.2, 0.2, 0.6]])
+    loss = fresh(case)(**case.batch(), labels=shares).loss
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(expected_of(case), shares), rtol=1e-5, atol=0)
+
+
+@over_classifiers
+def test_one_label_is_a_number_to_be_guessed(case):
+    model = case.still(num_labels=1).train()
+    numbers = torch.tensor([0.5, -1.0, 2.0])
+    torch.manual_seed(0)
+    output = model(**case.batch(), labels=numbers)
+    torch.testing.assert_close(output.loss, (output.logits[:, 0] - numbers).square().mean())
+    assert model.config.problem_type == "regression"  # so that pipelines apply no function
+    output.loss.backward()
+    assert model.classifier.out.weight.grad.abs().max() > 1e-3
+
+
+@over_classifiers
+@pytest.mark.parametrize(
+    ("problem", "labels", "message"),
+    [
+        ("multi_label_classification", torch.tensor([0, 2, 1]), r"shape \(3,\).*zeros and ones \(3, 3\)"),
+        ("regression", torch.tensor([0.1, 0.2, 0.3]), r"expected numbers \(3, 3\)"),
+        ("single_label_classification", torch.tensor([0.0, 1.0, 2.0]), r"float32; expected class numbers \(3,\)"),
+        (None, torch.zeros(3, 2), r"shape \(3, 2\).*class numbers \(3,\) or shares \(3, 3\)"),
+    ],
+)
+def test_labels_that_do_not_fit_the_problem_are_refused(case, problem, labels, message):
+    model = fresh(case)
+    model.config.problem_type = problem
+    with pytest.raises(ValueError, match=message):
+        model(**case.batch(), labels=labels)
+
+
+@pytest.mark.parametrize("case", SEGMENTERS, ids=lambda case: case.name)
+def test_points_have_one_label_each(case):
+    with asking("problem_type", case.name):
+        case.build(problem_type="multi_label_classification")

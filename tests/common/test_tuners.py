@@ -1,0 +1,487 @@
+"""What PEFT's common tests ask of a method, asked of ours and of stock methods on every registered model class.
+
+The tiny models answer in numbers of order one, and every comparison is in standard deviations of the answers.
+"""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from peft import (
+    AutoPeftModel,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_layer_status,
+    get_model_status,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from hf_any3d.modeling.act import ActForPointCloudClassification
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.encoders import own_modules
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from tests.common.models import CASES, Case, case_of, relative_difference
+from tests.common.refusals import asking, question, refusal_of
+from tests.common.tuners import METHODS, OURS, adapted, answer_of, base_of, config_of, registered_here, step, trained
+
+ADAPT = question("adapt", "train an adapter of its default config, save it and open it again")
+OPEN = question("open", "open an adapter's directory as a model of its own")
+MERGE = question("merge", "merge an adapter into the weights")
+UNLOAD = question("unload", "take an adapter off, or merge it, beside modules that were trained in full")
+TASK = question("task_type", "take the PEFT model of a task type")
+PROMPTS = question("prompts", "learn embeddings in front of the words")
+MIXED = question("adapter_names", "run different adapters on the rows of one batch")
+
+SEQUENCE = [case_of(Any2PointForPointCloudClassification), case_of(ActForPointCloudClassification)]
+"""Where questions are asked that depend on the method, hardly on the model: a frozen encoder, a point transformer."""
+ON_SEQUENCE = pytest.mark.parametrize("case", SEQUENCE, ids=lambda case: case.name)
+BY_OURS_AND_LORA = pytest.mark.parametrize("method", [*OURS, "LORA"])
+BY_ALL = pytest.mark.parametrize("method", METHODS)
+PAIRS = [(case, method) for case in CASES for method in METHODS]
+
+
+def pair(case: Case, method: str) -> str:
+    """The subject of a question to a method on a model."""
+    return f"{method} on {case.name}"
+
+
+def fits(case: Case, method: str) -> bool:
+    """Whether a method can be put on a model."""
+    return refusal_of(ADAPT, pair(case, method)) is None
+
+
+def same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    assert relative_difference(found, expected) < tolerance
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor, least: float = 5e-3) -> None:
+    assert relative_difference(found, expected) > least
+
+
+def state_of(model: PeftModel) -> dict[str, torch.Tensor]:
+    """An adapter's tensors under the names that they have without PEFT's model around them."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name.removeprefix("base_model.model."): tensor for name, tensor in state.items()}
+
+
+def own_names(model: torch.nn.Module) -> list[str]:
+    """Names of parameters that an adapter brought."""
+    prefix = model.base_model.prefix
+    return [name for name, _ in model.named_parameters() if prefix in name or ".modules_to_save." in name]
+
+
+def test_every_method_of_ours_is_asked():
+    assert registered_here() == set(OURS)
+
+
+@pytest.mark.filterwarnings("ignore:this adapter leaves out")
+@pytest.mark.parametrize(("case", "method"), PAIRS, ids=[pair(*both) for both in PAIRS])
+def test_adapter_trains_alone_and_comes_back_equal(case, method, tmp_path):
+    base = base_of(case)
+    bare = answer_of(case, base)
+    frozen = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    with asking(ADAPT, pair(case, method)) as answered:
+        model = adapted(case, method)
+    if not answered:
+        return
+    own = own_names(model)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} <= set(own)
+    inside = [name for name in own if ".modules_to_save." not in name]
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if name in inside}
+    step(case, model)
+    moved = [name for name, p in model.named_parameters() if name in inside and not torch.equal(p, before[name])]
+    assert len(moved) >= 2
+    # What was there before has not moved, statistics of norms included.
+    originals = dict(own_modules(model.get_base_model()))
+    for name, tensor in frozen.items():
+        path, _, leaf = name.rpartition(".")
+        assert torch.equal(getattr(originals[path], leaf), tensor), name
+    expected = answer_of(case, model)
+    apart(expected, bare)
+    with model.disable_adapter():
+        same(answer_of(case, model), bare)
+    model.save_pretrained(tmp_path)
+    for low_memory in (False, True):
+        opened = PeftModel.from_pretrained(base_of(case), tmp_path, low_cpu_mem_usage=low_memory)
+        same(answer_of(case, opened), expected)
+    assert not any(tensor.is_meta for tensor in opened.state_dict().values())
+    assert not [name for name, p in opened.named_parameters() if p.requires_grad]
+
+
+@ON_SEQUENCE
+@BY_ALL
+def test_unloading_gives_the_bare_model_back(case, method):
+    model = adapted(case, method)
+    with asking(UNLOAD, method) as answered:
+        unloaded = model.unload()
+    if not answered:
+        return
+    assert type(unloaded) is case.model_class
+    assert not [name for name, module in unloaded.named_modules() if isinstance(module, BaseTunerLayer)]
+    if method != "LN_TUNING":  # which leaves PEFT's wrappers around modules_to_save
+        assert unloaded.state_dict().keys() == base_of(case).state_dict().keys()
+    same(answer_of(case, unloaded), answer_of(case, base_of(case)))
+
+
+@BY_OURS_AND_LORA
+@pytest.mark.parametrize("case", [case for case in CASES if fits(case, "BITFIT")], ids=lambda case: case.name)
+def test_directory_opens_as_a_model_of_its_own(case, method, tmp_path):
+    if not fits(case, method):
+        return
+    model = trained(case, method)
+    expected = answer_of(case, model)
+    model.save_pretrained(tmp_path)
+    with asking(OPEN, case.name) as answered:
+        opened = case.model_class.from_pretrained(tmp_path)
+    if not answered:
+        return
+    same(answer_of(case, opened), expected)
+    same(answer_of(case, AutoPeftModel.from_pretrained(tmp_path)), expected)
+
+
+@ON_SEQUENCE
+@BY_ALL
+def test_adapters_live_beside_each_other(case, method, tmp_path):
+    first, second = trained(case, method, seed=1), trained(case, method, seed=5)
+    answers = [answer_of(case, model) for model in (first, second)]
+    apart(*answers)
+    second.save_pretrained(tmp_path / "second")
+    model = first
+    model.load_adapter(tmp_path / "second", adapter_name="second")
+    same(answer_of(case, model), answers[0])
+    for name, expected in (("second", answers[1]), ("default", answers[0])):
+        model.set_adapter(name)
+        same(answer_of(case, model), expected)
+        assert {n for n, p in model.named_parameters() if p.requires_grad} <= {
+            n for n in own_names(model) if name in n
+        }
+    # Only what is asked for is stored.
+    model.save_pretrained(tmp_path / "one", selected_adapters=["second"])
+    assert [path.name for path in (tmp_path / "one").iterdir() if path.is_dir()] == ["second"]
+    assert not (tmp_path / "one" / "adapter_config.json").exists()
+    same(answer_of(case, PeftModel.from_pretrained(base_of(case), tmp_path / "one" / "second")), answers[1])
+    model.delete_adapter("second")
+    assert list(model.peft_config) == ["default"]
+    assert not [name for name in model.state_dict() if "second" in name.split(".")]
+    same(answer_of(case, model), answers[0])
+    model.load_adapter(tmp_path / "second", adapter_name="second")
+    model.delete_adapter("default")
+    assert model.active_adapters == ["second"]
+    same(answer_of(case, model), answers[1])
+
+
+@ON_SEQUENCE
+@BY_ALL
+def test_merging_keeps_the_answers(case, method):
+    # What PEFT trains in full beside it is merged for some methods only, see UNLOAD.
+    full = {} if refusal_of(UNLOAD, method) is None else {"modules_to_save": None}
+    model = trained(case, method, **full)
+    expected = answer_of(case, model)
+    with asking(MERGE, method) as answered:
+        model.merge_adapter(safe_merge=True)
+    if not answered:
+        with asking(MERGE, method):
+            model.merge_and_unload()
+        same(answer_of(case, model), expected)
+        return
+    same(answer_of(case, model), expected, 1e-3)
+    model.unmerge_adapter()
+    same(answer_of(case, model), expected, 1e-3)
+    merged = model.merge_and_unload(safe_merge=True)
+    assert type(merged) is case.model_class
+    assert not [name for name, module in merged.named_modules() if isinstance(module, BaseTunerLayer)]
+    same(answer_of(case, merged), expected, 1e-3)
+
+
+@BY_ALL
+def test_safe_merge_refuses_what_is_not_finite(method):
+    if refusal_of(MERGE, method) is not None or method == "LN_TUNING":  # whose norms stand in for the old ones
+        return
+    model = adapted(SEQUENCE[0], method)
+    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    weights = {name: tensor.clone() for name, tensor in layer.get_base_layer().state_dict().items()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and ".modules_to_save." not in name:
+                parameter.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        model.merge_adapter(safe_merge=True)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in layer.get_base_layer().state_dict().items())
+
+
+@BY_OURS_AND_LORA
+def test_one_config_fits_several_models(method):
+    shared = OURS[method]() if method in OURS else LoraConfig(target_modules=["fc1", "fc2"])
+    kept = copy.deepcopy(shared)
+    for case in (*SEQUENCE, SEQUENCE[0]):
+        again, alone = (get_peft_model(base_of(case), config) for config in (shared, copy.deepcopy(kept)))
+        assert again.get_nb_trainable_parameters() == alone.get_nb_trainable_parameters()
+        assert own_names(again) == own_names(alone)
+    if method in OURS:
+        written = {"base_model_name_or_path"}  # by PEFT
+        assert {key: value for key, value in vars(shared).items() if key not in written} == {
+            key: value for key, value in vars(kept).items() if key not in written
+        }
+
+
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_counts_and_status_tell_what_trains(case, method):
+    model = adapted(case, method)
+    own = [p for p in model.parameters() if p.requires_grad]
+    trains, everything = model.get_nb_trainable_parameters()
+    assert trains == sum(p.numel() for p in own) and everything == sum(p.numel() for p in model.parameters())
+    status = get_model_status(model)
+    assert (status.peft_types, status.trainable_params) == ({"default": method}, trains)
+    assert (status.enabled, status.active_adapters, status.merged_adapters) == (True, ["default"], [])
+    layers = get_layer_status(model)
+    wrapped = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    assert len(layers) >= len(wrapped) >= 2
+    with model.disable_adapter():
+        assert get_model_status(model).enabled is False
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_half_precision_models_take_adapters_in_either_precision(case, method, dtype):
+    expected = answer_of(case, adapted(case, method))
+    for lifted, own in ((True, torch.float32), (False, dtype)):
+        base = base_of(case).to(dtype)
+        torch.manual_seed(1)
+        model = get_peft_model(base, config_of(method, base), autocast_adapter_dtype=lifted)
+        prefix = model.base_model.prefix
+        assert {p.dtype for name, p in model.named_parameters() if prefix in name} == {own}
+        same(answer_of(case, model), expected, 0.25)
+        model.train()
+        loss = case.loss_of(model)
+        loss.backward()
+        gradients = [p.grad for name, p in model.named_parameters() if prefix in name and p.requires_grad]
+        assert loss.isfinite() and all(g is not None and g.isfinite().all() for g in gradients)
+
+
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_adapters_are_injected_by_config_and_by_state(case, method):
+    model = trained(case, method)
+    expected, state = answer_of(case, model), state_of(model)
+    config = copy.deepcopy(model.peft_config["default"])
+    for by_state in (None, state):
+        base = inject_adapter_in_model(config, base_of(case), state_dict=by_state)
+        assert type(base) is case.model_class
+        report = set_peft_model_state_dict(base, state)
+        assert not report.unexpected_keys
+        same(answer_of(case, base), expected)
+
+
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_layers_are_chosen_by_the_state_that_is_injected(case, method):
+    if method == "GUIDED_ADAPTER":  # the first layer holds what all share
+        settings = {"share_attention": False}
+    else:
+        settings = {}
+    state = state_of(trained(case, method, **settings))
+    layers = [re.search(r"layers\.(\d+)\.", name) for name in state]
+    some = {n: t for (n, t), layer in zip(state.items(), layers, strict=True) if layer and layer.group(1) == "1"}
+    base = base_of(case)
+    with pytest.warns(RuntimeWarning, match="an inconsistency was discovered"):
+        inject_adapter_in_model(config_of(method, base, **settings), base, state_dict=some)
+    wrapped = [name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    assert wrapped and all(".layers.1" in name for name in wrapped)
+
+
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_transformers_own_adapter_methods_take_them(case, method, tmp_path):
+    model = trained(case, method)
+    expected, bare = answer_of(case, model), answer_of(case, base_of(case))
+    model.save_pretrained(tmp_path)
+    base = base_of(case)
+    base.load_adapter(tmp_path, adapter_name="default")
+    same(answer_of(case, base), expected)
+    base.disable_adapters()
+    same(answer_of(case, base), bare)
+    base.enable_adapters()
+    same(answer_of(case, base), expected)
+    base.add_adapter(config_of(method, base_of(case)), adapter_name="fresh")
+    assert base.active_adapters() == ["fresh"]
+    base.set_adapter("default")
+    same(answer_of(case, base), expected)
+    base.delete_adapter("fresh")
+    assert list(base.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_recomputed_layers_give_the_same_gradients(case, method, reentrant):
+    def gradients(recompute):
+        model = adapted(case, method).train()
+        if recompute:
+            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
+            if reentrant:
+                model.enable_input_require_grads()
+        case.loss_of(model).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    plain, recomputed = gradients(False), gradients(True)
+    assert plain.keys() == recomputed.keys()
+    inside = [name for name in plain if ".modules_to_save." not in name]
+    assert max(float(plain[name].abs().max()) for name in inside) > 1e-3
+    for name, gradient in plain.items():
+        assert recomputed[name] is not None, name
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@BY_ALL
+def test_copies_are_independent(method):
+    case = SEQUENCE[0]
+    model = trained(case, method)
+    expected = answer_of(case, model)
+    copied = copy.deepcopy(model)
+    same(answer_of(case, copied), expected)
+    step(case, copied)
+    apart(answer_of(case, copied), expected, 1e-3)
+    same(answer_of(case, model), expected)
+
+
+@BY_OURS_AND_LORA
+@ON_SEQUENCE
+def test_adapter_of_one_base_is_refused_on_another(case, method, tmp_path):
+    trained(case, method).save_pretrained(tmp_path)
+    other = base_of(case)
+    with torch.no_grad():
+        # The norm of a pretrained layer.
+        dict(other.named_parameters())[
+            next(name for name, p in other.named_parameters() if ".layers.0." in name and p.ndim == 1)
+        ].add_(0.1)
+    if case.owns_encoder:
+        # A changed encoder is told by its record.
+        other.config.encoder_checksum = "sha256:" + 64 * "0"
+    with pytest.raises(EncoderMismatchError, match="Other weights would change results"):
+        PeftModel.from_pretrained(other, tmp_path)
+
+
+@BY_OURS_AND_LORA
+def test_one_adapter_runs_for_the_whole_batch(method):
+    case = SEQUENCE[0]
+    # Of modules that are trained in full PEFT runs several on one batch only where they are linear.
+    model = adapted(case, method, **({} if method in OURS else {"modules_to_save": None, "init_lora_weights": False}))
+    with asking(MIXED, method) as answered, torch.no_grad():
+        rows = model(**case.batch(), adapter_names=["default", "__base__", "default"]).logits
+    if answered:
+        same(rows[[0, 2]], answer_of(case, model)[[0, 2]])
+        same(rows[[1]], answer_of(case, base_of(case))[[1]])
+
+
+@BY_OURS_AND_LORA
+def test_modules_to_save_are_the_users_choice(method, tmp_path):
+    case = SEQUENCE[0]
+    chosen = {"modules_to_save": ["classifier"]}
+    base = base_of(case)
+    config = config_of(method, base, **chosen) if method in OURS else LoraConfig(target_modules=["q_proj"], **chosen)
+    model = get_peft_model(base, config)
+    step(case, model)
+    expected = answer_of(case, model)
+    others = [name for name, p in model.named_parameters() if p.requires_grad and model.base_model.prefix not in name]
+    assert others and all("classifier.modules_to_save.default" in name for name in others)
+    with pytest.warns(UserWarning, match="this adapter leaves out point_tokenizer, class_token, output_norm"):
+        model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] == ["classifier"]
+    # Norms of what is left out have measured in training.
+    base = base_of(case)
+    measured = {name: t for name, t in model.get_base_model().state_dict().items() if name in base.state_dict()}
+    base.load_state_dict(measured | {n: t for n, t in base.state_dict().items() if n not in measured})
+    same(answer_of(case, PeftModel.from_pretrained(base, tmp_path)), expected)
+
+
+@pytest.mark.parametrize("task_type", ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_models_of_a_task_type_answer_as_those_of_none(case, task_type, tmp_path):
+    with asking(TASK, f"{task_type} on {case.name}") as answered:
+        base = base_of(case)
+        torch.manual_seed(1)
+        config = config_of("LORA", base, task_type=task_type, init_lora_weights=False)
+        model = get_peft_model(base, config).eval()
+        found = answer_of(case, model)
+    if not answered:
+        return
+    torch.manual_seed(1)
+    base = base_of(case)
+    same(found, answer_of(case, get_peft_model(base, config_of("LORA", base, init_lora_weights=False))))
+    if case.labels is not None:
+        assert case.loss_of(model).isfinite()
+
+
+@pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_prompt_methods_reach_the_words_or_are_refused(case, method):
+    reads_words = "input_ids" in case.batch()
+    task_type = "CAUSAL_LM" if reads_words and case.labels is not None else "FEATURE_EXTRACTION"
+    base = base_of(case)
+    torch.manual_seed(1)
+    settings = {"encoder_hidden_size": 8} if method is PromptEncoderConfig else {}
+    config = method(task_type=task_type, num_virtual_tokens=3, **settings)
+    with asking(PROMPTS, f"{config.peft_type.value} on {case.name}") as answered:
+        model = get_peft_model(base, config)
+        inputs = case.batch()
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+        found = case.answer_of(model(**inputs))
+    if not answered:
+        return
+    length = case.batch()["input_ids"].shape[1]
+    bare = answer_of(case, base_of(case))
+    apart(found[:, -length:].detach(), bare)
+    found.square().mean().backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert gradients and all(g is not None and g.isfinite().all() for g in gradients)
+    assert any(g.abs().max() > 1e-5 for g in gradients)
+    if task_type == "CAUSAL_LM":  # others have nothing that PEFT looks for here
+        with model.disable_adapter(), torch.no_grad():
+            same(case.answer_of(model(**inputs)), bare)
+
+
+WITHOUT_EFFECT = {
+    r"\.pooler\.dense$": "frozen encoders keep a pooler of words or pictures that point tokens never pass",
+    r"\.experts\.router\.": "without a load balancing loss a router that picks has no gradient",
+    r"autoencoder\.": "the teacher of pretraining makes targets, without gradients",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_lora_on_all_linear_layers_has_an_effect_in_each(case):
+    base = base_of(case)
+    torch.manual_seed(1)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    case.loss_of(model.train()).backward()
+    idle = {
+        name.partition(".lora_")[0]
+        for name, p in model.named_parameters()
+        if ".lora_" in name and (p.grad is None or p.grad.abs().max() == 0)
+    }
+    unexplained = {name for name in idle if not any(re.search(reason, name) for reason in WITHOUT_EFFECT)}
+    assert not unexplained
+    assert len(model.targeted_module_names) > len(idle)
+
+
+@pytest.mark.parametrize("method", list(OURS))
+def test_stored_config_is_a_config_of_peft(method, tmp_path):
+    trained(SEQUENCE[0], method).save_pretrained(tmp_path)
+    config = PeftConfig.from_pretrained(tmp_path)
+    assert type(config) is type(config_of(method, base_of(SEQUENCE[0]))) and config.inference_mode
+    config.save_pretrained(tmp_path / "again")
+    stored = [json.loads((folder / "adapter_config.json").read_text()) for folder in (tmp_path, tmp_path / "again")]
+    assert {k: v for k, v in stored[0].items() if k != "auto_mapping"} == {
+        k: v for k, v in stored[1].items() if k != "auto_mapping"
+    }

@@ -1,0 +1,159 @@
+"""PEFT methods, ours and stock, as the common suite puts them on any of our models."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from peft import (
+    BOFTConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+)
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, trainable_module_names
+from hf_any3d.tuners.targets import layer_stack
+from tests.common.models import Case
+
+OURS: dict[str, Callable[..., PeftConfig]] = {
+    "GUIDED_ADAPTER": functools.partial(
+        GuidedAdapterConfig, r=4, init_weights=False, bottleneck_dropout=0.0, gate=0.8
+    ),
+    "BITFIT": BitFitConfig,
+    "PROMPT_TOKENS": functools.partial(PromptTokensConfig, num_prompts=3),
+}
+"""By the name that PEFT knows each under; starts that change something, and nothing drawn by chance in training."""
+
+
+def registered_here() -> set[str]:
+    """Names of the PEFT methods that this package registers."""
+    return {
+        str(name.value)
+        for name, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
+        if tuner.__module__.startswith("hf_any3d.") and name in PEFT_TYPE_TO_CONFIG_MAPPING
+    }
+
+
+def _linears(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: module for name, module in _in_layers(model) if isinstance(module, nn.Linear)}
+
+
+def _in_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules in the layers that point tokens pass; in those of the language model where there is one."""
+    language_model = getattr(model, "language_model", None)
+    try:
+        inside = layer_stack(model).layers if language_model is None else language_model
+    except ValueError:  # a model that reads no points
+        inside = model.layers if hasattr(model, "layers") else model.model.layers
+    own = {id(module) for module in inside.modules()}
+    return ((name, module) for name, module in model.named_modules() if id(module) in own)
+
+
+def _with_saved(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a stock method, by default with all that is not pretrained trained in full."""
+    try:
+        return {"modules_to_save": trainable_module_names(model)} | settings
+    except ValueError:  # a model whose parts are all pretrained
+        return settings
+
+
+def _lora(model: PreTrainedModel, **settings: Any) -> LoraConfig:
+    return LoraConfig(r=2, target_modules=list(_linears(model)), **_with_saved(model, settings))
+
+
+def _ia3(model: PreTrainedModel, **settings: Any) -> IA3Config:
+    names = list(_linears(model))
+    return IA3Config(target_modules=names, feedforward_modules=[], **_with_saved(model, settings))
+
+
+def _vera(model: PreTrainedModel, **settings: Any) -> VeraConfig:
+    # Its shared matrices need layers of one shape.
+    square = [name for name, linear in _linears(model).items() if linear.in_features == linear.out_features]
+    return VeraConfig(r=4, target_modules=square, d_initial=0.5, **_with_saved(model, settings))
+
+
+def _boft(model: PreTrainedModel, **settings: Any) -> BOFTConfig:
+    return BOFTConfig(boft_block_size=4, target_modules=list(_linears(model)), **_with_saved(model, settings))
+
+
+def _oft(model: PreTrainedModel, **settings: Any) -> OFTConfig:
+    return OFTConfig(oft_block_size=4, target_modules=list(_linears(model)), **_with_saved(model, settings))
+
+
+def _ln_tuning(model: PreTrainedModel, **settings: Any) -> LNTuningConfig:
+    norms = [name for name, module in _in_layers(model) if isinstance(module, nn.LayerNorm)]
+    return LNTuningConfig(target_modules=norms, **_with_saved(model, settings))
+
+
+STOCK: dict[str, Callable[..., PeftConfig]] = {
+    "LORA": _lora,
+    "DORA": functools.partial(_lora, use_dora=True),
+    "IA3": _ia3,
+    "VERA": _vera,
+    "BOFT": _boft,
+    "OFT": _oft,
+    "LN_TUNING": _ln_tuning,
+}
+METHODS = (*OURS, *STOCK)
+
+
+def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfig:
+    """A config of a method for a model."""
+    return OURS[method](**settings) if method in OURS else STOCK[method](model, **settings)
+
+
+_BUILT: dict[str, PreTrainedModel] = {}
+
+
+def base_of(case: Case) -> PreTrainedModel:
+    """A tiny model of a class, equal each time, without anything drawn by chance in training."""
+    if case.name not in _BUILT:
+        # MiniGPT-3D without LoRA of its own, beside which PEFT leaves what trained as it was.
+        bare = {"text_lora": None, "qformer_lora": None} if case.name.startswith("MiniGPT3D") else {}
+        _BUILT[case.name] = case.still(**bare)
+    return copy.deepcopy(_BUILT[case.name])
+
+
+def adapted(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftModel:
+    """A tiny model with an adapter, before training, in eval mode."""
+    base = base_of(case)
+    torch.manual_seed(seed)
+    return get_peft_model(base, config_of(method, base, **settings)).eval()
+
+
+def trained(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftModel:
+    """The same after a step that is large enough to see, in eval mode."""
+    model = adapted(case, method, seed, **settings)
+    step(case, model, seed)
+    return model
+
+
+def step(case: Case, model: nn.Module, seed: int = 1) -> None:
+    """One step that moves every trained parameter by about the same share of its size, whatever its gradient."""
+    model.train()
+    model.zero_grad()
+    case.loss_of(model, seed=seed).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                parameter.sub_(parameter.grad.sign() * 0.005)
+    model.zero_grad()
+    model.eval()
+
+
+@torch.no_grad()
+def answer_of(case: Case, model: nn.Module) -> torch.Tensor:
+    """What the model answers to the case's batch, in float32."""
+    return case.answer_of(model.eval()(**case.batch())).float()

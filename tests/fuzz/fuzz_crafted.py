@@ -1,0 +1,438 @@
+"""Files made to eat time or memory or to run code: each is well formed but for what it claims."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hf_any3d.data.files import PointCloudFileError
+from tests.data.files.builders import gltf, las, npy
+from tests.data.files.seeds import SEEDS, Seed
+from tests.fuzz.damage import mutate
+from tests.fuzz.fuzz_files import STARTS_NOTHING_ELSE, FilesOf
+from tests.fuzz.target import canary
+
+WILD = [0, 1, 2, 3, 40, 255, 256, 65535, 65536, 10**6, 2**24, 10**8, 2**31 - 1, 2**31, 2**32 - 1, 10**10, 10**12]
+WILD += [2**53, 2**61 - 1, 2**63 - 1, 2**63, 10**18, 10**30, -1, -(2**31)]
+
+
+class Crafted(FilesOf):
+    """Files that may be larger than the damaged ones, under the bounds that all input is held to."""
+
+    megabytes = 1024
+    inputs = 60
+
+    def pick(self, generator: np.random.Generator, choices):
+        """Choose one of a list, whatever is in it."""
+        return choices[int(generator.integers(len(choices)))]
+
+    def count(self, generator: np.random.Generator, sound: int) -> int:
+        """Give the sound number, or at times a wild one."""
+        return self.pick(generator, WILD) if generator.random() < self.wildness else sound
+
+    def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        # So that some inputs get past the first check.
+        self.wildness = self.pick(generator, [0.02, 0.1, 0.5])
+        return self.craft(generator, folder)
+
+    def craft(self, generator: np.random.Generator, folder: Path) -> Seed:
+        """Make an input."""
+        raise NotImplementedError
+
+    def size(self, generator: np.random.Generator, most: int = 20) -> int:
+        """Give a size up to two to the power of `most`, short and long ones alike."""
+        return int(2 ** generator.uniform(0, most))
+
+
+class WildHeaders(Crafted):
+    """Headers that declare any counts, types and names over bodies of up to a megabyte."""
+
+    name = "wild headers"
+
+    def craft(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        kind = self.pick(generator, ["ply", "off", "pcd", "las", "stl", "npy", "pts", "xyz", "obj"])
+        return {f"some.{kind}": getattr(self, f"_{kind}")(generator)}
+
+    def _body(self, generator: np.random.Generator, most: int = 20) -> bytes:
+        size = self.size(generator, most)
+        return self.pick(
+            generator,
+            [
+                lambda: bytes(size),
+                lambda: generator.bytes(size),
+                lambda: generator.integers(0, 5, size, np.uint8).tobytes(),
+                lambda: generator.random(size // 8 + 1, np.float32).tobytes(),
+                lambda: b"".join(b"%d " % value for value in generator.integers(0, 9, size // 4 + 1)),
+                lambda: (
+                    self.pick(generator, [b"0\n", b"1 2 3\n", b"3 0 1 2\n", b"0 0 0\n", b"f 1 1 1\n"]) * (size // 6)
+                ),
+            ],
+        )()
+
+    def _ply(self, generator: np.random.Generator) -> bytes:
+        types = ["char", "uchar", "short", "ushort", "int", "uint", "float", "double", "int8", "float64"]
+        lines = ["ply", f"format {self.pick(generator, ['ascii', 'binary_little_endian', 'binary_big_endian'])} 1.0"]
+        many = generator.random() < 0.1
+        for element in ["vertex", "face", "other"][: int(generator.integers(1, 4))] * (40 if many else 1):
+            lines.append(f"element {element} {self.count(generator, self.size(generator))}")
+            names = list("xyz") + ["red", "vertex_indices", "label"]
+            for number in range(int(generator.integers(0, 4000 if many and generator.random() < 0.3 else 7))):
+                kind, name = self.pick(generator, types), names[number] if number < 6 else f"p{number}"
+                is_list = generator.random() < (0.7 if "indices" in name else 0.15)
+                lines.append(f"property {'list ' + self.pick(generator, types) + ' ' if is_list else ''}{kind} {name}")
+        return "\n".join([*lines, "end_header\n"]).encode() + self._body(generator)
+
+    def _off(self, generator: np.random.Generator) -> bytes:
+        head = self.pick(generator, ["OFF\n", "COFF\n", "NOFF ", "OFF"])
+        return f"{head}{self.count(generator, 4)} {self.count(generator, 2)} 0\n".encode() + self._body(generator)
+
+    def _pcd(self, generator: np.random.Generator) -> bytes:
+        fields = ["x", "y", "z"] + [self.pick(generator, ["rgb", "label", "_", "x", "w", "f0"])] * int(
+            generator.choice([0, 1, 2, 3000], p=[0.4, 0.4, 0.15, 0.05])
+        )
+        width = self.count(generator, self.size(generator, 16))
+        lines = [f"FIELDS {' '.join(fields)}"]
+        lines.append("SIZE " + " ".join(str(self.pick(generator, [4, 4, 4, 1, 2, 8, 16])) for _ in fields))
+        lines.append("TYPE " + " ".join(self.pick(generator, ["F", "F", "F", "U", "I"]) for _ in fields))
+        if generator.random() < 0.5:
+            lines.append("COUNT " + " ".join(str(self.count(generator, 1)) for _ in fields))
+        lines += [f"WIDTH {width}", f"HEIGHT {self.count(generator, 1)}"]
+        if generator.random() < 0.3:
+            lines.append(f"POINTS {self.count(generator, width)}")
+        lines.append(f"DATA {self.pick(generator, ['ascii', 'binary', 'binary_compressed'])}")
+        return "\n".join(lines).encode() + b"\n" + self._body(generator)
+
+    def _las(self, generator: np.random.Generator) -> bytes:
+        head = bytearray(375)
+        head[:4], head[24:26] = b"LASF", bytes([1, int(generator.integers(5))])
+        start, kind = self.count(generator, 375), int(generator.integers(140))
+        size, number = self.count(generator, 34), self.count(generator, 1000)
+        struct.pack_into("<I", head, 96, start % 2**32)
+        struct.pack_into("<BHI", head, 104, kind, size % 2**16, number % 2**32)
+        struct.pack_into("<Q", head, 247, self.count(generator, 0) % 2**64)
+        head[131:179] = generator.bytes(48) if generator.random() < 0.3 else struct.pack("<6d", 1, 1, 1, 0, 0, 0)
+        return bytes(head) + self._body(generator)
+
+    def _stl(self, generator: np.random.Generator) -> bytes:
+        if generator.random() < 0.5:
+            facet = b"facet\nvertex 1 2 3\nvertex 1 2 3\nvertex 1 2 3\nendfacet\n"
+            return b"solid\n" + facet * self.size(generator, 14) + b"endsolid\n"
+        return bytes(80) + struct.pack("<I", self.count(generator, 40) % 2**32) + self._body(generator)
+
+    def _npy(self, generator: np.random.Generator) -> bytes:
+        shape = [self.count(generator, 3) for _ in range(int(generator.choice([0, 1, 2, 2, 2, 3, 33, 70])))]
+        kinds = ["'<f4'", "'|u1'", "'<U0'", "'|S0'", "'|V0'", "('<f4',(3,))", "'|O'", "[('x','<f4'),('y','<f4',(9,))]"]
+        kinds += ["'<M8[s]'", "'<f16'", "[('x','<f4'),('y','<f4'),('z','<f4')]", f"'<U{self.count(generator, 3)}'"]
+        head = f"{{'descr': {self.pick(generator, kinds)}, 'fortran_order': {self.pick(generator, [True, False])}, "
+        head += f"'shape': ({''.join(f'{size}, ' for size in shape)})}}\n"
+        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + self._body(generator)
+
+    def _pts(self, generator: np.random.Generator) -> bytes:
+        return f"{self.count(generator, 9)}\n".encode() + self._body(generator)
+
+    def _xyz(self, generator: np.random.Generator) -> bytes:
+        return self._body(generator)
+
+    def _obj(self, generator: np.random.Generator) -> bytes:
+        lines = [
+            b"mtllib some.obj",
+            b"mtllib ../some.obj",
+            b"v 1 2 3",
+            b"vn 0 0 1",
+            b"usemtl a",
+            b"f 1 1 1",
+            b"f -1 1",
+        ]
+        lines += [
+            b"f 1//1 1//1 1//1",
+            b"f " + b"1 " * 2000,
+            b"v " + b"1 " * 500,
+            b"v 1 2 3 \\",
+            b"newmtl a",
+            b"Kd 1 1 1",
+        ]
+        lines += [b"f %d 1 1" % self.count(generator, 1), b"mtllib %d" % self.count(generator, 1)]
+        some = generator.integers(0, len(lines), self.size(generator, 6))
+        return b"v 1 2 3\n" + b"\n".join(lines[number] for number in some) * self.size(generator, 8)
+
+
+class SharedAccessors(Crafted):
+    """glTF whose primitives, nodes and accessors refer to the same few tables again and again."""
+
+    name = "shared accessors"
+
+    def craft(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        size = self.size(generator, 21)
+        chunk = generator.bytes(size) if generator.random() < 0.3 else bytes(size)
+
+        def number(most: int) -> int:
+            return self.pick(generator, [-1, most, 10**9, "0", None, 1.5]) if generator.random() < 0.02 else int(
+                generator.integers(max(most, 1))
+            )  # fmt: skip
+
+        views = [
+            {"buffer": 0, "byteOffset": self.pick(generator, [0, 0, 0, 4, size // 2]),
+             "byteLength": self.count(generator, size), **self.pick(generator, [{}] * 9 + [{"byteStride": 4}])}
+            for _ in range(3)
+        ]  # fmt: skip
+        accessors = []
+        for _ in range(6):
+            kind = self.pick(generator, ["SCALAR", "VEC3"]) if self.wildness < 0.5 else "VEC4"
+            component = self.pick(generator, [5121, 5121, 5123, 5125] if kind == "SCALAR" else [5121, 5126, 5126])
+            width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[kind] * {5121: 1, 5123: 2, 5125: 4, 5126: 4}[component]
+            entry = {"bufferView": number(3), "componentType": component, "type": kind}
+            entry["count"] = self.count(generator, size // width)
+            if generator.random() < 0.1:
+                place = {"bufferView": number(3), "componentType": 5121}
+                entry["sparse"] = {"count": self.count(generator, 9), "indices": place, "values": {"bufferView": 0}}
+            accessors.append(entry)
+        primitives = []
+        for _ in range(int(generator.integers(1, 5))):
+            scalars, vectors = ([at for at in range(6) if (accessors[at]["type"] == "SCALAR") == scalar] or [number(6)]
+                                for scalar in (True, False))  # fmt: skip
+            attributes = {"POSITION": self.pick(generator, vectors)}
+            for name in ("NORMAL", "COLOR_0"):
+                if generator.random() < 0.3:
+                    attributes[name] = self.pick(generator, [attributes["POSITION"], *vectors])
+            entry = {"attributes": attributes, "mode": int(generator.choice([0, 4, 4, 5, 6]))}
+            if generator.random() < 0.6:
+                entry["indices"] = self.pick(generator, scalars)
+            primitives.append(entry)
+        meshes = [{"primitives": primitives * self.size(generator, self.pick(generator, [2, 8, 15]))}]
+        many = self.size(generator, self.pick(generator, [2, 8, 17]))
+        nodes = [{"mesh": 0, **self.pick(generator, [{}, {"scale": [1, 2, 3]}, {"matrix": [1] * 16}])}] * many
+        if generator.random() < 0.3:  # a chain, a tree, a ring
+            nodes = [{"mesh": 0, "children": [place + 1]} for place in range(min(many, 5000))] + [{"mesh": 0}]
+            if generator.random() < 0.3:
+                nodes[-1]["children"] = [0]
+        document = {
+            "scene": 0,
+            "scenes": [{"nodes": [0] if "children" in nodes[0] else list(range(len(nodes)))}],
+            "nodes": nodes,
+            "meshes": meshes,
+            "accessors": accessors,
+            "bufferViews": views,
+            "buffers": [{"byteLength": size}],
+        }
+        if generator.random() < 0.05:
+            document["buffers"] = [
+                {"byteLength": size, "uri": self.pick(generator, ["some.gltf", "../a", "data:,", 5])}
+            ]
+            return {"some.gltf": json.dumps({"asset": {"version": "2.0"}, **document}).encode()}
+        return {"some.glb": gltf(document, chunk)}
+
+
+class Bombs(Crafted):
+    """Compressed files of a few kilobytes that claim, or do hold, up to gigabytes."""
+
+    name = "compressed bombs"
+    inputs = 40
+    forbidden = STARTS_NOTHING_ELSE
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        self.zeros = {size: zlib.compress(bytes(size << 20), 1) for size in (1, 20, 150)}
+        self.laz = [las(True, kind, count)[1] for kind in (2, 7) for count in (200, 20_000)]
+        file = io.BytesIO()
+        with h5py.File(file, "w") as arrays:
+            arrays.create_dataset("data", (1 << 22, 3), "f4", chunks=(1 << 20, 3), compression="gzip", fillvalue=0)
+            arrays["data"][:: 1 << 20] = 1
+            arrays.create_dataset("label", (1 << 24,), "u1", chunks=(1 << 24,), compression="gzip")
+            arrays["label"][0] = 1
+        self.hdf5 = file.getvalue()
+        (folder / "some.h5").write_bytes(self.hdf5)
+        self.attempt({"some.laz": self.laz[0]}, folder)
+        self.attempt({"some.h5": self.hdf5}, folder)
+
+    def craft(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        kind = self.pick(generator, ["npz", "npz", "pcd", "pcd", "laz", "laz", "h5"])
+        return {f"some.{kind}": getattr(self, f"_{kind}")(generator)}
+
+    def _npz(self, generator: np.random.Generator) -> bytes:
+        names = ["points", "xyz", "normals", "colors", "labels", "faces", "face_colors", "offset", "other"]
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name in generator.choice(names, int(generator.integers(1, 6)), replace=generator.random() < 0.2):
+                rows = self.size(generator, 23 if generator.random() < 0.3 else 14)
+                kind = self.pick(generator, ["f4", "u1", "i8", "f8", "?"])
+                content = npy(np.zeros((rows, 3), kind)) if rows < 1 << 16 else None
+                if content is None:  # what was compressed before, under a header of its own
+                    head = npy(np.zeros((0, 3), kind)).replace(b"(0, 3)", b"(%d, 3)" % rows)
+                    archive.writestr(f"{name}.npy", head + zlib.decompress(self.zeros[20])[: rows * 12])
+                else:
+                    archive.writestr(f"{name}.npy", content)
+        data = bytearray(file.getvalue())
+        if generator.random() < 0.5:  # lies about sizes
+            for mark, places in ((b"PK\x01\x02", (20, 24)), (b"PK\x03\x04", (18, 22))):
+                at = data.find(mark) + self.pick(generator, places)
+                data[at : at + 4] = struct.pack("<I", self.count(generator, 100) % 2**32)
+        return bytes(data)
+
+    def _pcd(self, generator: np.random.Generator) -> bytes:
+        token = self.pick(generator, [b"\xe0\xff\x00", b"\x20\x00", b"\x00\x01", b"\xff\xff\xff", b"\x1f" + bytes(32)])
+        number = self.size(generator, 19)
+        body = b"\x00\x00" + token * number
+        gives = 1 + {b"\xe0": 264, b"\x20": 3, b"\x00": 1, b"\xff": 264, b"\x1f": 32}[token[:1]] * number
+        count = self.count(generator, gives // 12)
+        claimed = self.count(generator, 12 * count) % 2**32
+        lines = f"FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH {count}\nHEIGHT 1\nDATA binary_compressed\n"
+        return lines.encode() + struct.pack("<II", self.count(generator, len(body)) % 2**32, claimed) + body
+
+    def _laz(self, generator: np.random.Generator) -> bytes:
+        data = bytearray(self.pick(generator, self.laz))
+        places = (96, 100, 105, 107, 247) if generator.random() < 0.7 else tuple(range(0, 375, 4))
+        for _ in range(int(generator.integers(1, 3))):
+            at = self.pick(generator, places)
+            struct.pack_into("<I", data, at, self.count(generator, 30_000) % 2**32)
+        if generator.random() < 0.5:
+            start = struct.unpack_from("<I", data, 96)[0]
+            at = min(max(start - int(generator.integers(60)), 0), len(data) - 4)
+            struct.pack_into("<I", data, at, self.count(generator, 50_000) % 2**32)
+        return bytes(data)
+
+    def _h5(self, generator: np.random.Generator) -> bytes:
+        return mutate(self.hdf5, generator, SEEDS["hdf5"]()[0]["some.h5"])
+
+
+class CraftedPickles(Crafted):
+    """Pickles written instruction by instruction: calls, shared values, wild shapes, keys of one hash."""
+
+    name = "crafted pickles"
+    inputs = 300
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        self.seeds = [next(iter(seed.values())) for seed in SEEDS["pickle"]()]
+        self.attempt({"some.pkl": self.seeds[0]}, folder)
+
+    def craft(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        self.memo = 0
+        target = str(canary(folder))
+        if generator.random() < 0.15:  # what Python's own pickler makes of a call
+            call = self.pick(generator, [("os", "system", f"touch {target}"), ("builtins", "open", target, "w"),
+                                         ("builtins", "eval", f"open({target!r}, 'w')"), ("numpy", "fromfile", target),
+                                         ("subprocess", "Popen", ["touch", target])])  # fmt: skip
+            value = [self.pick(generator, [1, "a", np.zeros(3)]), _Call(*call)]
+            data = pickle.dumps(value, int(generator.integers(1, 6)))
+        else:
+            data = b"\x80\x04" + self._value(generator, int(generator.integers(1, 6)), target) + b"."
+        if generator.random() < 0.3:
+            data = mutate(data, generator, self.pick(generator, self.seeds))
+        return {"some.pkl": data}
+
+    def _long(self, value: int) -> bytes:
+        raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return b"\x8a" + bytes([len(raw)]) + raw
+
+    def _text(self, text: bytes) -> bytes:
+        return b"X" + struct.pack("<I", len(text)) + text
+
+    def _value(self, generator: np.random.Generator, depth: int, target: str) -> bytes:
+        many = self.size(generator, self.pick(generator, [1, 3, 3, 12]))
+        if depth <= 0:
+            return self.pick(
+                generator,
+                [b"N", b"\x88", b"K\x05", b"G" + struct.pack(">d", float("nan")), self._text(b"a" * many), b"]", b"}"]
+                + [b"B" + struct.pack("<I", many) + bytes(many), self._long(self.pick(generator, WILD)), b"C\x02ab"],
+            )
+
+        def inner() -> bytes:
+            return self._value(generator, depth - 1, target)
+
+        choice = int(generator.integers(12))
+        if choice == 0:
+            return b"](" + b"".join(inner() for _ in range(min(many, 4))) + b"e"
+        if choice == 1:  # one value noted and referred to often
+            self.memo += 1
+            place = struct.pack("<I", self.memo)
+            return b"](" + inner() + b"r" + place + (b"j" + place) * (many * 64) + b"e"
+        if choice == 2:
+            keys = [self._long((2**61 - 1) * number) for number in range(many)]
+            keys = self.pick(generator, [keys, [b"K" + bytes([number % 256]) for number in range(many)], [inner()]])
+            return b"}(" + b"".join(key + b"N" for key in keys) + b"u"
+        if choice == 3:
+            return inner() + inner() + self.pick(generator, [b"\x86", b"0", b"a", b"s", b"R", b"b", b"\x93"])
+        if choice == 4:
+            return b"(" + inner() * min(many, 50) + self.pick(generator, [b"t", b"l", b"d", b"1N", b"e", b"u"])
+        if choice == 5:
+            name = self.pick(generator, [b"os\nsystem\n", b"builtins\neval\n", b"numpy\nndarray\n", b"numpy\ndtype\n",
+                                         b"_codecs\nencode\n", b"__builtin__\nbytes\n", b"posix\nsystem\n",
+                                         b"numpy.core.multiarray\n_reconstruct\n",
+                                         b"numpy.core.numeric\n_frombuffer\n",
+                                         b"numpy._core.multiarray\nscalar\n"])  # fmt: skip
+            arguments = self.pick(generator, [self._text(b"touch " + target.encode()), inner(), inner() + inner()])
+            return b"c" + name + b"(" + arguments + b"tR"
+        if choice in (6, 7, 8, 9):
+            return self._array(generator, inner)
+        if choice == 10:
+            return b"]" * min(many, 2000) + b"a" * (min(many, 2000) - 1)
+        return self.pick(generator, [b"\x95", b"\x8e", b"\x8d", b"\x96"]) + struct.pack(
+            "<Q", self.pick(generator, WILD) % 2**64
+        )
+
+    def _array(self, generator: np.random.Generator, inner) -> bytes:
+        kind = self.pick(
+            generator, [b"f4", b"f8", b"i8", b"u1", b"S0", b"U0", b"U1", b"S3", b"U9999", b"O8", b"V4", b"M8"]
+        )
+        raw = bytes(self.size(generator, 8))
+        shape = self.pick(
+            generator, [[len(raw)], [len(raw) // 4], [self.pick(generator, WILD)], [0, 10**10], [1] * 40]
+        )
+        sizes = b"(" + b"".join(map(self._long, shape)) + b"t"
+        order = self._text(self.pick(generator, [b"<", b"<", b"<", b">", b"|", b"x"]))
+        state = b"(K\x03" + order + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        dtype = b"cnumpy\ndtype\n(" + self._text(kind) + b"tR" + (state if generator.random() < 0.95 else b"")
+        content = b"B" + struct.pack("<I", len(raw)) + raw
+        if generator.random() < 0.1:
+            sizes, dtype, content = (inner() if generator.random() < 0.4 else part for part in (sizes, dtype, content))
+        if generator.random() < 0.2:
+            self.memo += 1
+            place = struct.pack("<I", self.memo)
+            many = self.size(generator, 12)
+            again = b"cnumpy.core.multiarray\nscalar\n" + dtype + b"j" + place + b"\x86R"
+            return b"](" + content + b"r" + place + again * many + b"e"
+        make = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+        end = self.pick(generator, [b"tb", b"tb", b"tb", b"tb0N", b"t0", b"tbb"])
+        return make + b"(K\x01" + sizes + dtype + self.pick(generator, [b"\x88", b"\x89"]) + content + end
+
+
+class _Call:
+    """Pickles as a call of a named function."""
+
+    def __init__(self, module: str, name: str, *arguments):
+        self.call = module, name, arguments
+
+    def __reduce__(self):
+        import importlib
+
+        module, name, arguments = self.call
+        return getattr(importlib.import_module(module), name), arguments
+
+
+class DamagedCrash(FilesOf):
+    """An HDF5 file that brings the library down, damaged further; the child that reads it may die, we may not."""
+
+    name = "damaged hdf5 that crashes"
+    inputs = 12
+    megabytes = 1024
+    forbidden = STARTS_NOTHING_ELSE
+
+    def prepare(self, folder: Path) -> None:  # noqa: D102
+        self.crash = Path(__file__).parents[1].joinpath("data", "files", "crash.h5").read_bytes()
+        self.sound = [next(iter(seed.values())) for seed in SEEDS["hdf5"]()]
+        self.attempt({"some.h5": self.sound[0]}, folder)
+        try:
+            self.attempt({"some.h5": self.crash}, folder)
+        except PointCloudFileError:
+            pass
+
+    def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
+        sound = self.sound[int(generator.integers(len(self.sound)))]
+        return {"some.h5": mutate(self.crash, generator, sound)}
+
+
+TARGETS = [WildHeaders(), SharedAccessors(), Bombs(), CraftedPickles(), DamagedCrash()]
