@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LONGEST_REASON = 500
 # Marks that turn the direction of what is behind them, so that a text reads other than it is.
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -76,14 +77,18 @@ def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
         told = text.partition("while loading with")[2].partition("while loading with")[0]
         reasons = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): .*", told, re.MULTILINE)
         if reasons:
-            raise ValueError(f"{model}: {one_line(reasons[-1])}") from error
-        if isinstance(error, ValueError) and str(model) not in text:
-            raise ValueError(f"{model}: {one_line(error)}") from error
+            raise ValueError(f"{model}: {_brief(reasons[-1])}") from error
+        # A list of all that transformers knows tells nobody anything.
+        if isinstance(error, ValueError) and (str(model) not in text or len(text) > 3 * _LONGEST_REASON):
+            raise ValueError(f"{model}: {_brief(error)}") from error
         raise
     except Exception as error:
-        reason = one_line(error)
-        reason = reason if len(reason) <= 500 else f"{reason[:497]}..."
-        raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {reason})") from error
+        raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {_brief(error)})") from error
+
+
+def _brief(error: object) -> str:
+    text = one_line(error)
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
 
 
 def _is_harmless(char: str) -> bool:

@@ -192,6 +192,8 @@ def _save_our_config_beside_adapters() -> None:
                 # What was never opened as a whole stands on its encoder alone.
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
+        if isinstance(model, AdapterDoorsMixin):
+            model.refuse_merged_adapters()  # before anything is written
         original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterDoorsMixin) or not kwargs.get("is_main_process", True):
             return

@@ -24,12 +24,12 @@ class PointTokensMixin:
     _input_embed_layer = "input_tokens"
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Refuse: tokens are made of points.
+        """Refuse: tokens are made of points, or of sound.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError(f"{type(self).__name__} makes its tokens of points; there is no vocabulary to resize")
+        raise ValueError(f"{type(self).__name__} has no words among its tokens; there is no vocabulary to resize")
 
     def enable_input_require_grads(self) -> None:
         """Let gradients reach the tokens that enter the first layer, whatever is trained in front of it."""
@@ -45,7 +45,7 @@ class PointTokensMixin:
         # tokens that enter the first need none of their own where only adapters train.
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             # An autoencoder without a teacher has no layers.
-            if hasattr(self.base_model, "input_tokens") and not getattr(self, "_require_grads_hooks", None):
+            if hasattr(self.base_model, self._input_embed_layer) and not getattr(self, "_require_grads_hooks", None):
                 self.enable_input_require_grads()
                 self._requires_grads_for_checkpoints = True
         elif getattr(self, "_requires_grads_for_checkpoints", False):

@@ -79,6 +79,13 @@ def test_what_transformers_tells_of_a_model_becomes_its_last_word():
             raise ValueError(text)
 
 
+def test_a_list_of_all_that_a_library_knows_is_cut():
+    for text in (f"no kind of these: {'kind ' * 1000}", f"me/model: {'kind ' * 1000}"):
+        with pytest.raises(ValueError, match="^me/model: ") as caught, opened("me/model"):
+            raise ValueError(text)
+        assert len(str(caught.value)) < 600 and str(caught.value).endswith("...")
+
+
 def test_a_message_with_a_name_of_thousands_of_letters_is_cut():
     line = one_line(ValueError("no such model: " + "9" * 5000 + "; expected a directory"))
     assert line.startswith("no such model: 9") and line.endswith("9; expected a directory") and len(line) < 1300

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, commit_in_cache
@@ -17,10 +17,12 @@ from hf_any3d.modeling.pretrained_parts import (
     AdapterDoorsMixin,
     PretrainedPart,
     absolute_name,
+    beside_adapter,
     own_state,
     tensors_checksum,
 )
-from hf_any3d.modeling.pretrained_parts.tensors import differing, merged_adapters
+from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 FOLDER = "base"
 
@@ -54,9 +56,8 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
             config._attn_implementation = attn_implementation
         recorded = config.part("base")
         if not recorded.is_elsewhere:
-            folder = "/".join(part for part in (hub.get("subfolder"), recorded.subfolder or FOLDER) if part)
-            where, found = f"{name}: {folder}/", hub | {"subfolder": folder}
-            source = name
+            source, found = beside_adapter(name, hub, recorded.subfolder or FOLDER)
+            where = f"{name}: {recorded.subfolder or FOLDER}/"
         else:
             where = source = recorded.name_or_path
             found = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
@@ -127,11 +128,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
             ValueError: If an adapter is merged into the weights for the time being.
         """
         base, config = self.base_model, self.config
-        if merged := merged_adapters(base):
-            raise ValueError(
-                f"the adapter {', '.join(map(repr, merged))} is merged into the point transformer; expected "
-                "unmerge_adapter() before saving, or merge_and_unload() to keep it merged"
-            )
+        refuse_merged_adapters(base)
         recorded = config.part("base")
         opened = [vars(model).get("_opened_from", (None, None)) for model in (self, base)]
         for name, revision in ((recorded.name_or_path, recorded.revision), *opened):
@@ -157,10 +154,14 @@ def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrai
         **hub: `revision`, `subfolder`, `token` and the like.
 
     Raises:
-        ValueError: If the checkpoint lacks weights of it.
+        ValueError: If the checkpoint lacks weights of it, or holds an adapter too.
     """
     from hf_any3d.modeling.act.modeling_act import ActModel
 
+    if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
+        raise ValueError(
+            f"{name}: holds adapter_config.json, an adapter, beside the pretrained weights; expected weights alone"
+        )
     config = copy.deepcopy(config)
     config.autoencoder_config = None
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

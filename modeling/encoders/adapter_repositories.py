@@ -20,6 +20,7 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, open_recorded
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
+    beside_adapter,
     encoder_loading,
     is_quantized,
     own_state,
@@ -201,8 +202,9 @@ def _load_stored_encoder(
     """
     own = config.part("encoder").subfolder or FOLDER
     folder = "/".join(part for part in (hub.get("subfolder"), own) if part)
+    place, found = beside_adapter(name, hub, own)
     try:
-        encoder, missing = open_encoder(name, config.encoder_config, dtype, **(hub | {"subfolder": folder} | loading))
+        encoder, missing = open_encoder(place, config.encoder_config, dtype, **found, **loading)
     except OSError as error:
         raise ValueError(
             f"{name}: an adapter whose config names no encoder, and the repository holds none in {folder}/; "

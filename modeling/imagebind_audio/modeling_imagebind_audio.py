@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
+from hf_any3d.modeling.point_tokens import PointTokensMixin
 
 
 class ImageBindAudioEmbeddings(nn.Module):
@@ -142,12 +143,13 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class ImageBindAudioPreTrainedModel(PreTrainedModel):
+class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
     """What transformers needs to know of the models of this folder."""
 
     config_class = ImageBindAudioConfig
     config: ImageBindAudioConfig
     base_model_prefix = "imagebind_audio"
+    _input_embed_layer = "embeddings"
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True

@@ -1,6 +1,6 @@
 """Pretrained parts that are kept elsewhere: recorded, left out or stored when a model is saved, and opened again."""
 
-from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterDoorsMixin
+from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterDoorsMixin, beside_adapter
 from hf_any3d.modeling.pretrained_parts.bits import is_quantized, settle_bits
 from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
@@ -25,6 +25,7 @@ __all__ = [
     "PretrainedPart",
     "PretrainedPartsMixin",
     "absolute_name",
+    "beside_adapter",
     "encoder_loading",
     "is_quantized",
     "own_modules",

@@ -23,7 +23,7 @@ from hf_any3d.modeling.pretrained_parts.completeness import (
     refuse_non_finite,
     without_transformers_arguments,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.placing import single_device
 
 
@@ -72,6 +72,14 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
             EncoderMismatchError: If the weights are others.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
+
+    def refuse_merged_adapters(self) -> None:
+        """Raise an error if an adapter is merged into the weights for the time being.
+
+        Raises:
+            ValueError: With the names of the adapters.
+        """
+        refuse_merged_adapters(self)
 
     @classmethod
     def from_pretrained(
@@ -155,6 +163,22 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
         if kwargs.get("is_main_process", True):
             self.save_beside_adapter(save_directory)
         super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
+
+
+def beside_adapter(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
+    """Where a part lies that is stored in a folder of an adapter's repository: arguments of `from_pretrained`.
+
+    In a local directory transformers would find the adapter beside the folder, and load it into the part.
+
+    Args:
+        name: Directory or hub repository of the adapter.
+        hub: `revision`, `subfolder`, `token` and the like.
+        folder: Name of the folder.
+    """
+    where = "/".join(part for part in (hub.get("subfolder"), folder) if part)
+    if not os.path.isdir(name):
+        return name, hub | {"subfolder": where}
+    return os.path.join(name, where), {key: value for key, value in hub.items() if key != "subfolder"}
 
 
 def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:

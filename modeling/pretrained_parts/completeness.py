@@ -83,8 +83,13 @@ def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any],
     with torch.device("meta"):
         saved = saved_class(config)
     prefix = f"{type(model).base_model_prefix}."
-    had = {key.removeprefix(prefix) for key in saved.state_dict()}
-    if lost := sorted(key for key in missing if key.removeprefix(prefix) in had):
+
+    def bare(key: str) -> str:
+        # As in a base model, and without layers that a config puts around others.
+        return key.removeprefix(prefix).replace(".base_layer.", ".")
+
+    had = {bare(key) for key in saved.state_dict()}
+    if lost := sorted(key for key in missing if bare(key) in had):
         raise ValueError(
             f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its answers would be "
             "random. Expected the weights as they were saved"

@@ -38,6 +38,19 @@ def remembered_weights(part: nn.Module) -> Fingerprint | None:
     return vars(part).get(_FINGERPRINT)
 
 
+def refuse_merged_adapters(model: nn.Module) -> None:
+    """Raise an error if an adapter is added to weights for the time being: they are not what they are without it.
+
+    Raises:
+        ValueError: With the names of the adapters.
+    """
+    if merged := merged_adapters(model):
+        raise ValueError(
+            f"the adapter {', '.join(map(repr, merged))} is merged into the weights; expected unmerge_adapter() "
+            "before saving, or merge_and_unload() to keep it merged"
+        )
+
+
 class PretrainedPartsMixin:
     """For `PreTrainedModel` classes with parts that are pretrained and may be kept elsewhere.
 
@@ -69,11 +82,7 @@ class PretrainedPartsMixin:
             ValueError: If an adapter is merged into the part for the time being.
         """
         part = self.get_submodule(self._part_paths[name])
-        if merged := merged_adapters(part):
-            raise ValueError(
-                f"the adapter {', '.join(map(repr, merged))} is merged into the {name}; expected unmerge_adapter() "
-                "before saving, or merge_and_unload() to keep it merged"
-            )
+        refuse_merged_adapters(part)
         tensors = {own.name: own.tensor for own in self.part_tensors(name)}
         remembered = remembered_weights(part)
         if remembered is not None and not remembered.is_in_other_precision(tensors):
@@ -132,6 +141,8 @@ class PretrainedPartsMixin:
                 if owner.config.part(name).is_elsewhere and owner.owns_part(name):
                     where = ".".join(filter(None, (prefix, path)))
                     names |= {f"{where}.{own.path}" for own in owner.part_tensors(name)}
+                    if is_quantized(owner.get_submodule(path)):
+                        names |= {f"{where}.{key}" for key in _notes_of_quantizer(owner.get_submodule(path))}
         return names
 
     def owns_part(self, name: str) -> bool:
@@ -185,3 +196,10 @@ class PretrainedPartsMixin:
     @classmethod
     def _from_whole_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
+
+
+def _notes_of_quantizer(part: nn.Module) -> list[str]:
+    """Names, in the state dict, of what quantized layers keep beside their parameters and buffers."""
+    tensors = {name for name, _ in (*part.named_parameters(), *part.named_buffers())}
+    layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
+    return [key for key in part.state_dict() if key not in tensors and ".lora_" not in key and key.startswith(layers)]

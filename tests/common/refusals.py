@@ -101,6 +101,7 @@ _POINT_MODELS = (
     "Any2PointForPartSegmentation",
     "Any2PointForZeroShotPointCloudClassification",
     "ActAutoencoder",
+    "ImageBindAudioModel",
 )
 question("resize_token_embeddings", "a vocabulary of another size")
 refuse(
@@ -108,14 +109,7 @@ refuse(
     _POINT_MODELS,
     ValueError,
     "there is no vocabulary to resize",
-    "tokens are made of points",
-)
-refuse(
-    "resize_token_embeddings",
-    ("ImageBindAudioModel",),
-    NotImplementedError,
-    "get_input_embeddings",
-    "tokens are patches of a spectrogram, as in transformers' own audio models",
+    "tokens are made of points, or of sound",
 )
 question("return_dict", "tuples where the config says `return_dict=False`")
 refuse(
@@ -152,22 +146,6 @@ refuse(
     TorchDynamoException,
     "(?i)data-dependent",
     "the nearest pairs of the loss are searched by what is found; it compiles with breaks",
-)
-question("neftune", "noise on the tokens that enter the first layer, in training")
-refuse(
-    "neftune",
-    ("ImageBindAudioModel",),
-    NotImplementedError,
-    "get_input_embeddings",
-    "a frozen encoder inside others, never trained by itself",
-)
-question("enable_input_require_grads", "a gradient for what enters the first layer of a frozen model")
-refuse(
-    "enable_input_require_grads",
-    ("ImageBindAudioModel",),
-    NotImplementedError,
-    "get_input_embeddings",
-    "a frozen encoder inside others, never trained by itself",
 )
 
 # Generation (tests/common/test_generation.py)

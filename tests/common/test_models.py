@@ -256,6 +256,20 @@ def test_checkpointing_changes_no_gradient(case, reentrant):
 
 
 @over_cases
+def test_the_first_layer_learns_below_reentrant_checkpoints_though_nothing_in_front_of_it_does(case):
+    found = []
+    for saves in (False, True):
+        model = fresh(case).requires_grad_(False)
+        # As an adapter in it would.
+        _layers(model)[0].requires_grad_(True)
+        if saves:
+            model.activation_checkpointing_enable({"use_reentrant": True})
+        found.append(gradients_of(case, model))
+    assert found[0]
+    assert_gradients_alike(found[1], found[0])
+
+
+@over_cases
 def test_checkpointing_recomputes_layers_and_can_leave_some(case):
     counts = []
     for settings in (None, {"every_n_layers": 1}, {"every_n_layers": 2}):
@@ -419,10 +433,7 @@ def test_a_head_opens_as_its_base_model_and_the_base_model_under_a_head(case, sa
 @over_cases
 def test_noise_on_tokens_reaches_training_and_nothing_else(case):
     model = fresh(case)
-    with asking("neftune", case.name) as answered:
-        handle = activate_neftune(model, 5.0)
-    if not answered:
-        return
+    handle = activate_neftune(model, 5.0)
     assert torch.equal(answer(case, model), expected_of(case))
     plain = fresh(case).train()
     model.train()
@@ -438,10 +449,6 @@ def test_noise_on_tokens_reaches_training_and_nothing_else(case):
 @over_cases
 def test_inputs_of_frozen_models_can_require_gradients(case):
     model = fresh(case).requires_grad_(False)
-    with asking("enable_input_require_grads", case.name) as answered:
-        model.get_input_embeddings()
-    if not answered:
-        return
     seen = []
     model.enable_input_require_grads()
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))

@@ -118,7 +118,6 @@ class Checkpoints(Target):
     doors = tuple(DOORS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
-        torch.set_num_threads(1)
         self.folders, self.contents = {}, {}
         for name, door in DOORS.items():
             self.folders[name] = folder / name
@@ -130,6 +129,7 @@ class Checkpoints(Target):
         self.attempt(first, folder / "warm")
 
     def make(self, generator: np.random.Generator, folder: Path) -> Case:  # noqa: D102
+        torch.set_num_threads(1)  # the threads of the process that this one is a copy of are not there
         door = str(generator.choice(self.doors))
         content, key = dict(self.contents[door]), DOORS[door].state
         state, done = dict(content[key]), []

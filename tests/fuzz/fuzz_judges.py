@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -54,7 +55,6 @@ class Replies(Target):
     inputs = 300
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
-        os.environ["ANY3D_FUZZ_KEY"] = KEY
         (folder / "warm").mkdir()
         self.attempt(Case(_completion("T#yes"), "same"), folder / "warm")
 
@@ -80,7 +80,8 @@ class Replies(Target):
         judge = EndpointJudge("judge", "http://127.0.0.1:9/v1", key_variable="ANY3D_FUZZ_KEY", attempts=1)
         judge._ask = lambda body: case.body
         try:
-            judge_answers(ANSWERS, case.kind, judge, folder / "judged.json", CLASSES)
+            with patch.dict(os.environ, {"ANY3D_FUZZ_KEY": KEY}):
+                judge_answers(ANSWERS, case.kind, judge, folder / "judged.json", CLASSES)
         finally:
             stored = (folder / "judged.json").read_text(encoding="utf-8")
             assert KEY not in stored

@@ -7,7 +7,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import huggingface_hub.constants
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
@@ -20,7 +22,6 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.cli.opening import open_chat, open_pipeline
-from hf_any3d.cli.quiet import quieten_libraries
 from hf_any3d.messages import one_line, opened
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.act import ActForPointCloudClassification
@@ -110,11 +111,6 @@ class Models(Target):
     forbidden = tuple(event for event in EXECUTES if event != "socket.connect")
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
-        torch.set_num_threads(1)
-        quieten_libraries()
-        import huggingface_hub.constants
-
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
         self.seeds = {name: folder / name for name in ("guided", "lora", "act", "autoencoder", "chat")}
         _classifier(GuidedAdapterConfig).save_pretrained(self.seeds["guided"])
         _classifier(_lora).save_pretrained(self.seeds["lora"])
@@ -129,6 +125,7 @@ class Models(Target):
             shutil.rmtree(folder / "warm")
 
     def make(self, generator: np.random.Generator, folder: Path) -> Case:  # noqa: D102
+        torch.set_num_threads(1)  # the threads of the process that this one is a copy of are not there
         seed = str(generator.choice(list(self.seeds)))
         files: dict[str, bytes | None] = {}
         done: list[str] = []
@@ -160,6 +157,10 @@ class Models(Target):
         return Case(seed, files, done)
 
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
+        with patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True):
+            self._open(case, folder)
+
+    def _open(self, case: Case, folder: Path) -> None:
         model = folder / "model"
         shutil.copytree(self.seeds[case.seed], model)
         for name, data in case.files.items():
@@ -220,6 +221,8 @@ def _changed_json(data: bytes, generator: np.random.Generator, file: Path) -> tu
     try:
         told = json.loads(data)
     except (ValueError, RecursionError):
+        return mutate(data, generator), "damaged"
+    if not isinstance(told, (dict, list)):
         return mutate(data, generator), "damaged"
     kind = generator.random()
     if kind < 0.03:
@@ -283,12 +286,16 @@ def _changed_weights(data: bytes, generator: np.random.Generator) -> tuple[bytes
         header = json.loads(data[8 : 8 + length])
     except ValueError:
         return mutate(data, generator), "damaged"
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        return mutate(data, generator), "damaged"
     body = bytearray(data[8 + length :])
     names = [name for name in header if name != "__metadata__"]
     if not names:
         return data, "nothing"
     name = names[int(generator.integers(len(names)))]
     entry = header[name]
+    if {"dtype", "shape", "data_offsets"} - entry.keys():
+        return mutate(data, generator), "damaged"
     kind, what = int(generator.integers(8)), ""
     if kind == 0:
         entry["dtype"], what = str(generator.choice(DTYPES)), "type"

@@ -8,25 +8,23 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import AutoModel, Trainer, TrainingArguments, pipeline
+from safetensors.torch import load_file
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d import (
     ActForPointCloudClassification,
-    Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
     AutoModelForPointCloudTextToText,
     BitFitConfig,
     GuidedAdapterConfig,
-    PointCloudProcessor,
     encoder_linear_pattern,
     trainable_module_names,
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError
+from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, beside_adapter, own_state, tensors_checksum
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_named_parts import built
@@ -200,8 +198,9 @@ def test_adapter_that_is_merged_for_the_time_being_is_not_saved_twice(tmp_path):
     adapted = get_peft_model(model, lora_of(model)).eval()
     expected = answers(adapted.get_base_model())
     adapted.merge_adapter()
-    with pytest.raises(ValueError, match="'default' is merged into the encoder; expected unmerge_adapter()"):
+    with pytest.raises(ValueError, match="'default' is merged into the weights; expected unmerge_adapter()"):
         adapted.save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
     adapted.unmerge_adapter()
     adapted.save_pretrained(tmp_path / "adapter")
     same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")), expected)
@@ -224,174 +223,22 @@ def test_changed_part_of_a_talking_model_is_saved_with_it(chat_parts, tmp_path):
     same(answers(AutoModelForPointCloudTextToText.from_pretrained(tmp_path)), expected)
 
 
+def test_changed_part_that_is_quantized_is_refused(tmp_path):
+    model = tiny_model("bert")
+    model.any2point.encoder.hf_quantizer = object()  # what tells transformers that a model has few bits
+    model.save_pretrained(tmp_path / "model")
+    trained_in_place(model)
+    with pytest.raises(ValueError, match="quantized encoder are not those of .*cannot be stored"):
+        model.save_pretrained(tmp_path / "changed")
+    with pytest.raises(ValueError, match="quantized encoder are not those of"):
+        get_peft_model(model, GuidedAdapterConfig()).save_pretrained(tmp_path / "guided")
+
+
 def test_zero_shot_model_finds_its_text_tower_after_its_encoder_changed(tmp_path):
     model = merged_lora(tiny_zero_shot_model())
     expected = model.encode_labels(["chair", "lamp"])
     model.save_pretrained(tmp_path)
     same(type(model).from_pretrained(tmp_path).encode_labels(["chair", "lamp"]), expected)
-
-
-# Weights that are missing, too many or not finite are refused.
-
-
-def without(directory, *beginnings, file="model.safetensors"):
-    """Take tensors out of a saved model."""
-    stored = load_file(directory / file)
-    kept = {name: tensor for name, tensor in stored.items() if not name.startswith(beginnings)}
-    assert len(kept) < len(stored)
-    save_file(kept, directory / file, metadata={"format": "pt"})
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """Saved models by kind: of a transformer, of an encoder elsewhere, of one that is stored, and of an adapter."""
-    folder = tmp_path_factory.mktemp("saved")
-    tiny_act.tiny_act(ActForPointCloudClassification).save_pretrained(folder / "act")
-    tiny_model("bert").save_pretrained(folder / "any2point")
-    trained_in_place(tiny_model("bert")).save_pretrained(folder / "stored")
-    get_peft_model(tiny_model("bert"), GuidedAdapterConfig(r=4)).save_pretrained(folder / "adapter")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("kind", "lost", "named"),
-    [
-        ("act", ("act.blocks.layers.",), r"lacks act\.blocks\.layers\.0\..* and \d+ more"),
-        ("act", ("classifier.",), r"lacks classifier\."),
-        ("any2point", ("any2point.point_tokenizer.",), r"lacks any2point\.point_tokenizer"),
-        (
-            "stored",
-            ("any2point.encoder.encoder.layer.1.attention.self.query.weight",),
-            r"encoder weights .*query\.weight",
-        ),
-    ],
-)
-def test_saved_model_that_lost_weights_is_refused_by_every_door(kind, lost, named, saved, tmp_path):
-    directory = shutil.copytree(saved / kind, tmp_path / "model")
-    PointCloudProcessor(num_points=48).save_pretrained(directory)
-    without(directory, *lost)
-    own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
-    for door in (
-        AutoModelForPointCloudClassification.from_pretrained,
-        own.from_pretrained,
-        lambda place: pipeline("point-cloud-classification", model=str(place)),
-    ):
-        with pytest.raises(ValueError, match=named):
-            door(directory)
-
-
-def test_base_model_refuses_what_lost_its_weights(saved, tmp_path):
-    directory = shutil.copytree(saved / "act", tmp_path / "model")
-    without(directory, "act.blocks.layers.")
-    with pytest.raises(ValueError, match=r"lacks act\.blocks|lacks blocks"):
-        AutoModel.from_pretrained(directory)
-    without(directory, "classifier.")
-    with pytest.raises(ValueError, match="lacks"):
-        AutoModel.from_pretrained(directory)
-
-
-def test_new_heads_and_parts_that_are_switched_on_start_fresh(saved):
-    student = saved / "act"
-    changed = ActForPointCloudClassification.from_pretrained(
-        student, num_labels=7, ignore_mismatched_sizes=True, side_network=True
-    )
-    assert changed(tiny_act.clouds()).logits.shape[-1] == 7 and changed.act.side is not None
-
-
-def test_talking_model_that_lost_weights_is_refused(chat_parts, tmp_path):  # noqa: F811
-    model = built(chat_parts)
-    model.store_parts()
-    model.save_pretrained(tmp_path)
-    without(tmp_path, "point_encoder.")
-    with pytest.raises(ValueError, match=r"lacks point_encoder\."):
-        AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (
-            lambda stored: (
-                stored.pop("base_model.model.classifier.layers.0.weight", None) or _pop(stored, "classifier")
-            ),
-            "lacks",
-        ),
-        (lambda stored: _pop(stored, "guided_adapter_down"), "lacks .*guided_adapter_down"),
-        (lambda stored: _pop(stored, "point_tokenizer"), "lacks .*point_tokenizer"),
-        (
-            lambda stored: stored.update({"base_model.model.extra.weight": torch.zeros(1)}),
-            "has base_model.model.extra.weight, for which",
-        ),
-    ],
-)
-def test_every_tensor_of_an_adapter_is_accounted_for(change, named, saved, tmp_path):
-    directory = shutil.copytree(saved / "adapter", tmp_path / "model")
-    stored = load_file(directory / "adapter_model.safetensors")
-    change(stored)
-    save_file(stored, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=named):
-        AutoModelForPointCloudClassification.from_pretrained(directory)
-
-
-def _pop(stored, part):
-    del stored[next(name for name in sorted(stored) if part in name)]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kind", ["act", "any2point", "stored", "adapter"])
-def test_weights_that_are_not_finite_are_refused(kind, value, saved, tmp_path):
-    directory = shutil.copytree(saved / kind, tmp_path / "model")
-    file = directory / ("adapter_model.safetensors" if kind == "adapter" else "model.safetensors")
-    stored = load_file(file)
-    name = next(name for name, tensor in stored.items() if tensor.ndim == 2 and "classifier" in name)
-    stored[name][0, 0] = value
-    save_file(stored, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"classifier.*weight.* not finite"):
-        AutoModelForPointCloudClassification.from_pretrained(directory)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
-    with pytest.raises(ValueError, match="final_norm_eps=(nan|inf)"):
-        Any2PointConfig(final_norm_eps=value)
-    with pytest.raises(ValueError, match="layer_norm_eps=(nan|inf)"):
-        ActConfig(layer_norm_eps=value)
-    with pytest.raises(ValueError, match="encoder_config.layer_norm_eps=(nan|inf)"):
-        Any2PointConfig(encoder_config={"model_type": "bert", "layer_norm_eps": value})
-    directory = shutil.copytree(saved / "any2point", tmp_path / "model")
-    config = json.loads((directory / "config.json").read_text()) | {"final_norm_eps": value}
-    (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="final_norm_eps"):
-        AutoModelForPointCloudClassification.from_pretrained(directory)
-
-
-# Doors of an adapter's directory.
-
-
-def test_adapter_takes_a_new_label_set(saved):
-    door = AutoModelForPointCloudClassification.from_pretrained
-    with pytest.raises(RuntimeError, match=r"has shape \(3, 16\), expected \(7, 16\).*ignore_mismatched_sizes=True"):
-        door(saved / "adapter", num_labels=7)
-    opened, info = door(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
-    assert answers(opened).shape == (3, 7) and opened.config.num_labels == 7
-    assert all("classifier" in name for name, *_ in info["mismatched_keys"]) and info["mismatched_keys"]
-    kept = door(saved / "adapter")
-    for name, tensor in kept.any2point.state_dict().items():
-        if "original_module" in name:  # what PEFT keeps of the model before it was trained
-            continue
-        assert torch.equal(tensor, opened.any2point.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("kind", ["adapter", "any2point", "act"])
-def test_unknown_arguments_are_type_errors(kind, saved):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
-        AutoModelForPointCloudClassification.from_pretrained(saved / kind, foo=1)
-
-
-def test_talking_model_refuses_unknown_arguments(chat_parts, tmp_path):  # noqa: F811
-    built(chat_parts).save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
-        AutoModelForPointCloudTextToText.from_pretrained(tmp_path, foo=1)
 
 
 # Where parts are found.
@@ -422,11 +269,8 @@ def test_relative_path_that_was_recorded_counts_from_the_model_too(tmp_path, mon
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")
 
 
-@pytest.mark.parametrize("part", ["encoder", "base"])
-def test_adapter_beside_the_pretrained_weights_is_refused(part, tmp_path):
-    from transformers import AutoModel as Encoder
-
-    encoder = Encoder.from_pretrained(saved_encoder("bert"))
+def test_adapter_beside_an_encoder_is_refused(tmp_path):
+    encoder = AutoModel.from_pretrained(saved_encoder("bert"))
     encoder.save_pretrained(tmp_path)
     get_peft_model(encoder, LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(tmp_path)
     assert (tmp_path / "adapter_config.json").exists() and (tmp_path / "model.safetensors").exists()
@@ -434,11 +278,25 @@ def test_adapter_beside_the_pretrained_weights_is_refused(part, tmp_path):
         tiny_model(str(tmp_path))
 
 
-def test_final_norm_that_an_encoder_lacks_is_missed(tmp_path):
-    directory = shutil.copytree(saved_encoder("beit"), tmp_path / "beit")
-    without(directory, "pooler.layernorm.")
-    with pytest.raises(ValueError, match=r"lacks weights .*pooler\.layernorm\.bias, pooler\.layernorm\.weight"):
-        tiny_model(str(directory))
+def test_adapter_beside_the_base_of_an_adapter_is_refused(tmp_path):
+    tiny_act.tiny_act(ActModel).save_pretrained(tmp_path / "home")
+    model = ActForPointCloudClassification.from_pretrained(tmp_path / "home", num_labels=3)
+    get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path / "adapter")
+    lora = LoraConfig(target_modules=["qkv"], init_lora_weights=False)
+    get_peft_model(ActModel.from_pretrained(tmp_path / "home"), lora).save_pretrained(tmp_path / "lora")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "lora" / name, tmp_path / "home")
+    with pytest.raises(ValueError, match="home: holds adapter_config.json, an adapter, beside the pretrained weights"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+
+
+def test_part_beside_an_adapter_is_opened_without_the_adapter(tmp_path):
+    base = tiny_act.tiny_act(ActForPointCloudClassification)
+    adapted = get_peft_model(base, LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
+    adapted.save_pretrained(tmp_path)
+    assert (tmp_path / "base" / "model.safetensors").exists()
+    place, hub = beside_adapter(str(tmp_path), {}, "base")
+    assert not [name for name, _ in ActModel.from_pretrained(place, **hub).named_modules() if "lora" in name]
 
 
 # The record.
@@ -452,11 +310,7 @@ def test_checksum_names_tensors_whatever_files_hold_them(tmp_path):
     assert tensors_checksum(own_state(adapted.get_base_model())) == checksum
     adapted.merge_adapter()
     assert tensors_checksum(own_state(adapted.get_base_model())) != checksum
-    from transformers import AutoModel as Encoder
-
-    from hf_any3d.modeling.encoders.sources import resolve_encoder
-
-    Encoder.from_pretrained(saved_encoder("bert")).save_pretrained(tmp_path, max_shard_size="20KB")
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(tmp_path, max_shard_size="20KB")
     assert resolve_encoder(tmp_path).checksum == resolve_encoder(saved_encoder("bert")).checksum
     assert resolve_encoder(tmp_path).file_checksum != resolve_encoder(saved_encoder("bert")).file_checksum
 

@@ -11,6 +11,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.catalog.layout import check_link
+from hf_any3d.data.files import ReadLimits
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
@@ -104,7 +105,14 @@ def _read_jsonl(path: Path) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": pyarrow.parquet.read_table}
+def _read_parquet(path: Path) -> pa.Table:
+    # A column of one value takes a few bytes however many rows it has.
+    table = pyarrow.parquet.read_metadata(path)
+    ReadLimits.current().check(decoded=8 * table.num_rows * table.num_columns, stored=path.stat().st_size)
+    return pyarrow.parquet.read_table(path)
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def _in_order_of(table: pa.Table, first: pa.Table, path: Path, first_path: Path) -> pa.Table:

@@ -5,6 +5,8 @@ import logging
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -210,3 +212,11 @@ def test_a_folder_that_is_called_as_metadata_is_a_folder(tmp_path):
     assert load_point_dataset("folder", data_dir=tmp_path, drop_labels=True)["train"]["file"][:] == [
         "metadata.csv/a.npy"
     ]
+
+
+def test_a_small_parquet_file_of_millions_of_rows_is_refused_before_it_is_read(tmp_path):
+    np.save(tmp_path / "a.npy", points())
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(9_000_000, np.int8)), ["a.npy"])
+    pa.parquet.write_table(pa.table({"file_name": column, "label": column}), tmp_path / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata\.parquet: cannot be read as a table .*to 144000000; at most 32"):
+        load_point_dataset("folder", data_dir=tmp_path)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -310,3 +311,33 @@ def test_model_takes_over_class_token_and_final_norm_of_its_encoder(family):
         assert torch.equal(core.output_norm.weight, norm.weight)
         assert core.output_norm is not norm and core.output_norm.weight.requires_grad
     assert saved_encoder(family) == core.config.encoder_name_or_path
+
+
+# Their layers keep their attention weights to themselves, also by eager attention.
+_SILENT = {"data2vec-vision", "mpnet", "deberta", "deberta-v2", "megatron-bert"}
+
+
+@every_family
+def test_attention_weights_of_an_encoder_are_shares_or_refused(family):
+    model = tiny_model(family, attn_implementation="eager").eval()
+    if family in _SILENT:
+        with pytest.raises(ValueError, match=f"layers of '{family}' do not give their attention weights"):
+            model(clouds(), output_attentions=True)
+        return
+    output = model(clouds(), output_attentions=True, output_hidden_states=True)
+    assert len(output.attentions) == LAYERS and len(output.hidden_states) == LAYERS + 1
+    for weights in output.attentions:
+        assert weights.shape[:3] == (3, weights.shape[1], 9) and (weights >= 0).all()
+        assert weights.std() > 1e-3
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:3]))
+
+
+@every_family
+def test_an_encoder_on_the_cpu_or_disk_answers_as_before(family):
+    model = tiny_model(family).eval()
+    with torch.no_grad():
+        expected = model(clouds()).logits
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        made = model(clouds()).logits
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert (made - expected).abs().max() < 1e-4 * expected.std()

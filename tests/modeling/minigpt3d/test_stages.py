@@ -53,7 +53,7 @@ def test_a_model_of_all_stages_stores_what_was_trained_and_nothing_else(full_siz
 
 
 def our_names(names: list[str]) -> list[str]:
-    return [next(iter(convert_minigpt3d_state_dict({name: torch.zeros(1, 1)}))) for name in names]
+    return [next(iter(convert_minigpt3d_state_dict({name: torch.zeros(1, 1, 1)}))) for name in names]
 
 
 class Handed(nn.Module):
