@@ -111,6 +111,20 @@ refuse(
     "there is no vocabulary to resize",
     "tokens are made of points, or of sound",
 )
+question("device_map with disk", "weights left on disk while a model opens")
+refuse(
+    "device_map with disk",
+    (
+        "Any2PointModel",
+        "Any2PointForPointCloudClassification",
+        "Any2PointForSemanticSegmentation",
+        "Any2PointForPartSegmentation",
+        "Any2PointForZeroShotPointCloudClassification",
+    ),
+    ValueError,
+    "the encoder comes from another repository",
+    "transformers looks for them in the opened repository alone; accelerate.disk_offload works once a model is open",
+)
 question("return_dict", "tuples where the config says `return_dict=False`")
 refuse(
     "return_dict",
