@@ -83,7 +83,7 @@ def table() -> str:
     for (name, subject), refusal in REFUSALS.items():
         grouped.setdefault((name, refusal), []).append(subject)
     for (name, refusal), subjects in grouped.items():
-        asked = f"{name}: {QUESTIONS[name]}"
+        asked = f"{name}: {QUESTIONS[name]}" if name in QUESTIONS else name
         lines.append(f"| {asked} | {', '.join(subjects)} | `{refusal.error.__name__}` | {refusal.reason} |")
     return "\n".join(lines) + "\n"
 
