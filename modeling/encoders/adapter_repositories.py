@@ -168,6 +168,7 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
     ) -> Any:
         opened = super()._from_whole_repository(name, *args, **kwargs)
+        _refuse_encoder_on_disk(opened[0] if isinstance(opened, tuple) else opened)
         if quantization_config is None:
             return opened
         model = opened[0] if isinstance(opened, tuple) else opened
@@ -182,6 +183,27 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **place))
         owner._encoder_is_random = False
         return opened
+
+
+def _refuse_encoder_on_disk(model: PreTrainedModel) -> None:
+    """Refuse a model whose encoder came from another repository and was to stay on disk while it opened.
+
+    transformers looks for what stays on disk among the files of the opened repository alone, and would miss it at the
+    first call.
+
+    Raises:
+        ValueError: If any of the encoder is on disk.
+    """
+    owner = getattr(model, model.base_model_prefix, model)
+    if owner.encoder is None or not model.config.part("encoder").is_elsewhere:
+        return
+    path = "encoder." if owner is model else f"{model.base_model_prefix}.encoder."
+    for name, place in (getattr(model, "hf_device_map", None) or {}).items():
+        if place == "disk" and (not name or path.startswith(f"{name}.") or name.startswith(path)):
+            raise ValueError(
+                f"device_map leaves '{name}' on disk, but the encoder comes from another repository; open the model "
+                "on a device, then accelerate.disk_offload(model, …)"
+            )
 
 
 def _checksum_like(part: PretrainedPart, other: str) -> str | None:

@@ -83,7 +83,7 @@ def table() -> str:
     for (name, subject), refusal in REFUSALS.items():
         grouped.setdefault((name, refusal), []).append(subject)
     for (name, refusal), subjects in grouped.items():
-        asked = f"{name}: {QUESTIONS[name]}"
+        asked = f"{name}: {QUESTIONS[name]}" if name in QUESTIONS else name
         lines.append(f"| {asked} | {', '.join(subjects)} | `{refusal.error.__name__}` | {refusal.reason} |")
     return "\n".join(lines) + "\n"
 
@@ -110,6 +110,20 @@ refuse(
     ValueError,
     "there is no vocabulary to resize",
     "tokens are made of points, or of sound",
+)
+question("device_map with disk", "weights left on disk while a model opens")
+refuse(
+    "device_map with disk",
+    (
+        "Any2PointModel",
+        "Any2PointForPointCloudClassification",
+        "Any2PointForSemanticSegmentation",
+        "Any2PointForPartSegmentation",
+        "Any2PointForZeroShotPointCloudClassification",
+    ),
+    ValueError,
+    "the encoder comes from another repository",
+    "transformers looks for them in the opened repository alone; accelerate.disk_offload works once a model is open",
 )
 question("return_dict", "tuples where the config says `return_dict=False`")
 refuse(

@@ -47,8 +47,6 @@ SEQUENCE = [case_of(Any2PointForPointCloudClassification), case_of(ActForPointCl
 ON_SEQUENCE = pytest.mark.parametrize("case", SEQUENCE, ids=lambda case: case.name)
 BY_OURS_AND_LORA = pytest.mark.parametrize("method", [*OURS, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-READ_TEXT_ARGUMENTS = [case for case in CASES if case.name.startswith(("ActF", "ActM", "MiniG"))]
-CALL_ALL_LAYERS = [case for case in CASES if case.name.startswith("Any2Point")]
 PAIRS = [(case, method) for case in CASES for method in METHODS]
 
 
@@ -324,7 +322,7 @@ def test_transformers_own_adapter_methods_take_them(case, method, tmp_path):
     assert list(base.peft_config) == ["default"]
 
 
-@pytest.mark.parametrize("reentrant", [False], ids=["plain"])
+@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
 @BY_OURS_AND_LORA
 @ON_SEQUENCE
 def test_recomputed_layers_give_the_same_gradients(case, method, reentrant):
@@ -409,7 +407,7 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
 
 
 @pytest.mark.parametrize("task_type", ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"])
-@pytest.mark.parametrize("case", READ_TEXT_ARGUMENTS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_models_of_a_task_type_answer_as_those_of_none(case, task_type, tmp_path):
     with asking(TASK, f"{task_type} on {case.name}") as answered:
         base = base_of(case)
@@ -461,7 +459,7 @@ WITHOUT_EFFECT = {
 }
 
 
-@pytest.mark.parametrize("case", CALL_ALL_LAYERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_lora_on_all_linear_layers_has_an_effect_in_each(case):
     base = base_of(case)
     torch.manual_seed(1)

@@ -15,7 +15,7 @@ from tests.faults.killing import ALL, MODES, Ending, fill, points, report, run_c
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
 pytestmark = pytest.mark.slow
-EVERY = 20
+EVERY = 23
 SETTINGS = {
     "num_tokens": 4,
     "tokenizer_neighbors": 4,

@@ -125,7 +125,7 @@ def _batch(target: Target, number: int, stop: int, scratch: Path, report: Report
                 continue
             if _cpu_seconds(pid) - cpu > target.seconds + 0.5:
                 dead = f"killed after more than {target.seconds} s of CPU"
-            elif time.monotonic() - began > _PATIENCE * target.seconds:
+            elif time.monotonic() - began > _PATIENCE * target.seconds and not _waits_for_a_core(pid):
                 dead = f"killed after {_PATIENCE * target.seconds} s"
             if dead:
                 _kill_tree(pid)
@@ -222,6 +222,17 @@ def _family(pid: int) -> list[int]:
     except OSError:
         return []
     return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _waits_for_a_core(pid: int) -> bool:
+    """Tell an input that hangs from one that a busy machine does not let run."""
+    for member in _family(pid):
+        try:
+            if Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()[0] in "RD":
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -12,7 +12,7 @@ from .limits import ReadLimits
 from .pickle_machine import PickleMachine
 
 MAX_OPCODES = 3_000_000
-MAX_CONTAINERS = 500_000
+MAX_CONTAINERS = 200_000
 MAX_DEPTH = 50
 # A pickle may refer to one object many times; unfolded, it must not be much larger than the file.
 MAX_UNFOLDING = 64

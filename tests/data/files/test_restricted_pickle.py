@@ -364,6 +364,8 @@ def test_an_array_may_be_dropped(reading, code):
     assert reading(start + array + code + b".") == 7
 
 
-def test_very_many_containers_are_refused(reading):
-    with pytest.raises(PointCloudFileError, match="more than 500000 containers and arrays"):
-        reading(b"\x80\x04](" + b"}" * 500_010 + b"e.")
+def test_very_many_containers_are_refused(reading, monkeypatch):
+    monkeypatch.setattr("hf_any3d.data.files.restricted_pickle.MAX_CONTAINERS", 1000)
+    assert len(reading(b"\x80\x04](" + b"}" * 900 + b"e.")) == 900
+    with pytest.raises(PointCloudFileError, match="more than 1000 containers and arrays"):
+        reading(b"\x80\x04](" + b"}" * 1010 + b"e.")

@@ -1,0 +1,89 @@
+"""What classifiers and segmenters make of labels: the losses of `problem_type`, as transformers has them."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from tests.common.models import CASES
+from tests.common.refusals import asking
+from tests.common.test_models import _built, expected_of, fresh
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_models():
+    yield
+    _built.cache_clear()
+    gc.collect()
+
+
+CLASSIFIERS = [case for case in CASES if case.last_layer == "classifier.out"]
+SEGMENTERS = [case for case in CASES if case.last_layer and case.last_layer.startswith("segmenter")]
+LOSSES = {
+    "single_label_classification": nn.functional.cross_entropy,
+    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
+    "regression": nn.functional.mse_loss,
+}
+FITTING = {
+    "single_label_classification": torch.tensor([0, 2, 1]),
+    "multi_label_classification": torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+    "regression": torch.tensor([[0.5, -1.0, 2.0], [0.0, 0.1, 3.0], [1.0, 1.5, -2.0]]),
+}
+over_classifiers = pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
+
+
+@over_classifiers
+@pytest.mark.parametrize("problem", LOSSES)
+def test_the_loss_is_that_of_the_problem(case, problem):
+    model = fresh(case)
+    model.config.problem_type = problem
+    labels = FITTING[problem]
+    output = model(**case.batch(), labels=labels)
+    torch.testing.assert_close(output.loss, LOSSES[problem](expected_of(case), labels), rtol=1e-5, atol=0)
+    if problem == "multi_label_classification":
+        assert torch.equal(model(**case.batch(), labels=labels.long()).loss, output.loss)
+
+
+@over_classifiers
+def test_mixed_clouds_are_learned_by_the_shares_of_their_classes(case):
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0], [0.2, 0.2, 0.6]])
+    loss = fresh(case)(**case.batch(), labels=shares).loss
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(expected_of(case), shares), rtol=1e-5, atol=0)
+
+
+@over_classifiers
+def test_one_label_is_a_number_to_be_guessed(case):
+    model = case.still(num_labels=1).train()
+    numbers = torch.tensor([0.5, -1.0, 2.0])
+    torch.manual_seed(0)
+    output = model(**case.batch(), labels=numbers)
+    torch.testing.assert_close(output.loss, (output.logits[:, 0] - numbers).square().mean())
+    assert model.config.problem_type == "regression"  # so that pipelines apply no function
+    output.loss.backward()
+    assert model.classifier.out.weight.grad.abs().max() > 1e-3
+
+
+@over_classifiers
+@pytest.mark.parametrize(
+    ("problem", "labels", "message"),
+    [
+        ("multi_label_classification", torch.tensor([0, 2, 1]), r"shape \(3,\).*zeros and ones \(3, 3\)"),
+        ("regression", torch.tensor([0.1, 0.2, 0.3]), r"expected numbers \(3, 3\)"),
+        ("single_label_classification", torch.tensor([0.0, 1.0, 2.0]), r"float32; expected class numbers \(3,\)"),
+        (None, torch.zeros(3, 2), r"shape \(3, 2\).*class numbers \(3,\) or shares \(3, 3\)"),
+    ],
+)
+def test_labels_that_do_not_fit_the_problem_are_refused(case, problem, labels, message):
+    model = fresh(case)
+    model.config.problem_type = problem
+    with pytest.raises(ValueError, match=message):
+        model(**case.batch(), labels=labels)
+
+
+@pytest.mark.parametrize("case", SEGMENTERS, ids=lambda case: case.name)
+def test_points_have_one_label_each(case):
+    with asking("problem_type", case.name):
+        case.build(problem_type="multi_label_classification")
