@@ -130,3 +130,13 @@ def test_code_in_a_directory_is_neither_run_nor_asked_about(strange, tmp_path, m
     code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
     assert not (tmp_path / "ran").exists() and out.count("y/N") == 0
     assert code == 0 or (err.startswith("error: ") and len(err.splitlines()) == 1)
+
+
+def test_settings_of_megatron_are_refused_by_name(strange, tmp_path, monkeypatch):
+    (tmp_path / "chosen_by_a_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for core in ("megatron.core", "chosen_by_a_stranger"):
+        changed(strange / "adapter_config.json", megatron_config={"x": 1}, megatron_core=core)
+        code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+        assert code == 1 and str(strange) in err and "megatron_config is set; expected None" in err
+        assert len(err.splitlines()) == 1 and not (tmp_path / "ran").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.label_colors import label_colors
@@ -98,6 +99,8 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         answer = {name: values[0].float().numpy() for name, values in outputs.items() if name != "token_ids"}
         answer["token_ids"] = outputs["token_ids"][0].numpy()
         scores = reconstruction_scores(outputs["reconstruction"].float(), outputs["points"].float(), threshold)
+        # Squares of finite distances can be infinite.
+        refuse_non_finite(torch.stack([torch.as_tensor(value).float() for value in scores.values()]), stem)
         answer |= {name: float(value) for name, value in scores.items()}
         if output_dir is not None:
             name = self.name_of(stem)

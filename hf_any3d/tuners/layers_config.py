@@ -61,6 +61,10 @@ def check_patterns(config: PeftConfig) -> None:
     for name in ("rank_pattern", "alpha_pattern"):
         given = getattr(config, name, None)
         patterns += list(given) if isinstance(given, Mapping) else []
+    for name in ("modules_to_save", "layers_pattern"):
+        given = getattr(config, name, None)
+        # PEFT matches each name as an expression too, with anything in front of it and behind it.
+        patterns += [f".*{entry}.*" for entry in given] if isinstance(given, (list, tuple, set)) else []
     for pattern in patterns:
         if isinstance(pattern, str):
             _check_pattern(pattern)

@@ -63,9 +63,12 @@ def check_adapter_config(config: PeftConfig) -> None:
     """Make sure that the settings of a stored adapter, of any method of PEFT, are none that take for ever.
 
     Raises:
-        ValueError: A number is NaN, infinite or larger than any adapter has it, or a regular expression is one that
-            could be matched for hours.
+        ValueError: A number is NaN, infinite or larger than any adapter has it, a regular expression is one that could
+            be matched for hours, or the settings are those of Megatron.
     """
+    if getattr(config, "megatron_config", None) is not None:
+        # PEFT would import Megatron, which is seldom there; other modules than that it refuses by itself.
+        raise ValueError("megatron_config is set; expected None, as layers of Megatron are not in our models")
     check_sizes(vars(config))
     widths = {name: getattr(config, name, None) for name in _WIDTHS}
     ranks = getattr(config, "rank_pattern", None)

@@ -119,3 +119,15 @@ def test_wrong_arguments_are_refused(reconstruct):
         reconstruct(cloud, threshold=0)
     with pytest.raises(TypeError, match="unknown arguments: top_k; expected threshold, output_dir, formats"):
         reconstruct(cloud, top_k=3)
+
+
+def test_scores_that_are_no_numbers_are_refused_also_where_places_are_finite(saved, reconstruct, monkeypatch):
+    decoder = type(saved[1].decoder)
+    forward = decoder.forward
+
+    def far_away(self, *words, **named):
+        return tuple(points * 1e30 for points in forward(self, *words, **named))  # squares of it leave float32
+
+    monkeypatch.setattr(decoder, "forward", far_away)
+    with pytest.raises(ValueError, match="NaN or infinite scores for a cloud"):
+        reconstruct(clouds(1, 70)[0].numpy())

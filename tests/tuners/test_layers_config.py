@@ -45,3 +45,15 @@ def test_expressions_that_could_take_for_ever_are_refused(pattern, told):
         check_patterns(IA3Config(target_modules=pattern, feedforward_modules=[]))
     with pytest.raises(ValueError, match=told):
         check_patterns(LoraConfig(target_modules=["query"], rank_pattern={pattern: 4}))
+
+
+@pytest.mark.parametrize("field", ["modules_to_save", "layers_pattern"])
+def test_names_that_are_matched_as_expressions_are_looked_at_too(field):
+    check_patterns(
+        LoraConfig(target_modules=["query"], layers_to_transform=[0], **{field: ["classifier", "head.out"]})
+    )
+    config = LoraConfig(
+        target_modules=["query"], layers_to_transform=[0], **{field: ["classifier", "([a-z0-9_.]+)*!"]}
+    )
+    with pytest.raises(ValueError, match="repeats a group"):
+        check_patterns(config)
