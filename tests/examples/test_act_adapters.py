@@ -35,7 +35,8 @@ def test_adapted_student_is_pushed_small_and_its_card_runs(hub, tmp_path, monkey
     assert {"adapter_model.safetensors", "config.json", "README.md", "preprocessor_config.json"} <= files.keys()
     assert not {"model.safetensors", "base/model.safetensors"} & files.keys()
     config = json.loads(hub.content("me/adapted-student", "config.json"))
-    assert (config["base_name_or_path"], config["base_revision"]) == ("me/student", hub.commits("me/student")[-1])
+    base = config["parts"]["base"]
+    assert (base["name_or_path"], base["revision"]) == ("me/student", hub.commits("me/student")[-1])
     card = hub.content("me/adapted-student", "README.md").decode()
     assert "license: mit" in card and "base_model: me/student" in card
 

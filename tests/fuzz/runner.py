@@ -23,6 +23,7 @@ from tests.fuzz.target import Target, canary
 
 FAILURES = ("uncaught", "slow", "big", "executed")
 _PATIENCE = 12  # times the allowed CPU time that an input may take on the clock
+_ROOM = 125  # percent of the allowed memory that may be asked for, so that a reader which refuses then is seen too
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -160,7 +161,7 @@ def _child(target: Target, numbers: range, scratch: Path, out) -> None:
     warnings.simplefilter("error" if target.strict_warnings else "ignore")
     warnings.simplefilter("ignore", UserWarning)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (target.megabytes << 20)
+    limit = pages * resource.getpagesize() + (target.megabytes * _ROOM << 20) // 100
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -50,7 +50,7 @@ def ask_for_memory(folder):
 
 
 def hold_memory(folder):
-    blocks = [np.ones(1 << 20, np.uint8) for _ in range(80)]
+    blocks = [np.ones(1 << 20, np.uint8) for _ in range(24)]
     try:
         blocks += [np.ones(1 << 20, np.uint8) for _ in range(1000)]
     except MemoryError:
@@ -83,7 +83,7 @@ OUTCOMES = {
 
 
 class Script(Target):
-    name, seconds, megabytes, refusals = "script", 0.2, 96, (ValueError,)
+    name, seconds, megabytes, refusals = "script", 0.3, 32, (ValueError,)
 
     def __init__(self, *acts):
         self.acts = acts or (refuse,)
