@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
-from hf_any3d.conversions.checkpoints import read_checkpoint
+from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint
 from tests.converting.doors import DOORS
 
 pytestmark = [
@@ -128,6 +128,23 @@ def test_tensors_that_are_no_plain_arrays_are_named(saved, change, told):
     torch.save({"model": {"fine": torch.ones(3), "strange": change(torch.randn(4, 5))}}, saved)
     with pytest.raises(ValueError, match=f"checkpoint.pth: not all tensors are plain arrays.* strange.*{told}"):
         read_checkpoint(saved)
+
+
+def test_the_largest_numbers_of_float32_are_finite(saved):
+    bounds = torch.finfo(torch.float32)
+    state = {"a": torch.tensor([bounds.min, bounds.max]), "b": torch.tensor([bounds.max]).double()}
+    torch.save(state, saved)
+    check_finite(read_checkpoint(saved))
+    torch.save(state | {"b": torch.tensor([bounds.max]).double() * 1.001}, saved)
+    with pytest.raises(ValueError, match="NaN or infinite numbers in 1 tensors: b"):
+        check_finite(read_checkpoint(saved))
+
+
+@pytest.mark.parametrize(
+    ("count", "ending"), [(1, "n0"), (20, "n19"), (21, "n19 and 1 more"), (30, "n19 and 10 more")]
+)
+def test_many_names_are_told_by_the_first_and_a_count(count, ending):
+    assert listed([f"n{number}" for number in range(count)]).endswith(ending)
 
 
 @pytest.fixture(scope="module")

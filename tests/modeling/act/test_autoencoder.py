@@ -78,6 +78,7 @@ def test_fresh_weights_are_as_released():
     assert model.prompts.positions.std() == pytest.approx(0.02, rel=0.1)
     bound = model.teacher_in.in_features**-0.5
     assert bound * 0.95 < model.teacher_in.weight.abs().max() <= bound
+    assert bound * 0.8 < model.teacher_in.bias.abs().max() <= bound
 
 
 @either

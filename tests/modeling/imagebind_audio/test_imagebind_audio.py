@@ -113,6 +113,10 @@ def test_spectrograms_of_another_shape_are_refused(model, shape):
         model(torch.zeros(shape))
 
 
+def test_a_spectrogram_may_be_a_single_patch_wide():
+    assert ImageBindAudioConfig(num_mel_bins=16, num_frames=16).patch_grid == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

@@ -56,6 +56,12 @@ def test_training_as_one_operation_is_the_formula(channels, bias, _parts):
         torch.testing.assert_close(buffer, other)
 
 
+def test_only_layers_before_a_norm_go_without_bias():
+    encoder = made(bias=False)
+    layers = {name: layer.bias is not None for name, layer in encoder.named_children() if isinstance(layer, nn.Linear)}
+    assert layers == {"lift": False, "widen": True, "join": False, "out": True}
+
+
 def test_operators_tell_compilers_their_shapes():
     encoder, patches = made().train(), patches_of(3).flatten(0, 1)
     weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
