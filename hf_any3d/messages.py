@@ -77,7 +77,8 @@ def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
         told = text.partition("while loading with")[2].partition("while loading with")[0]
         reasons = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): .*", told, re.MULTILINE)
         if reasons:
-            raise ValueError(f"{model}: {_brief(reasons[-1])}") from error
+            reason = reasons[-1].partition(": ")[2] if f" {model}: " in reasons[-1] else f"{model}: {reasons[-1]}"
+            raise ValueError(_brief(reason)) from error
         # A list of all that transformers knows tells nobody anything.
         if isinstance(error, ValueError) and (str(model) not in text or len(text) > 3 * _LONGEST_REASON):
             raise ValueError(f"{model}: {_brief(error)}") from error

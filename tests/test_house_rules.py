@@ -10,10 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_FILE = 500
 _FOR_MODELS = {"torch", "transformers", "peft", "numpy", "scipy"}
-# File by file: transformers needs huggingface_hub anyway, and only one file asks the hub itself; and only one compares
-# weights, by a hash so fast that every save can afford it.
+# File by file: transformers needs huggingface_hub and safetensors anyway, and only one file asks the hub itself, one
+# looks into files of weights, and one compares weights, by a hash so fast that every save can afford it.
 _EXCEPTIONS = {
     "modeling/encoders/sources.py": {"huggingface_hub"},
+    "modeling/pretrained_parts/completeness.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},
 }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.pretrained_parts.tensors import not_finite
@@ -58,6 +62,66 @@ def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig)
 def _subclasses(root: type) -> set[type]:
     children = set(root.__subclasses__())
     return children.union(*(_subclasses(child) for child in children))
+
+
+def refuse_other_shapes(
+    model_class: type[PreTrainedModel], folder: str | os.PathLike, hub: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Raise an error if the weights in a directory have other shapes than its config asks for, before any is made.
+
+    transformers finds that out too, but only after it has made every weight that does not fit, which a config that
+    asks for a large model turns into gigabytes.
+
+    Args:
+        model_class: What is opened.
+        folder: The directory.
+        hub: `subfolder` and the like.
+        settings: Further arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: With the first weights that do not fit.
+    """
+    if settings.get("ignore_mismatched_sizes") or settings.get("quantization_config") is not None:
+        return
+    config = settings.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        given = {key: value for key, value in settings.items() if key in _fields(model_class.config_class)}
+        config = model_class.config_class.from_pretrained(folder, **hub, **given)
+    if any(getattr(part, "quantization_config", None) for part in _configs(config)):
+        return
+    with torch.device("meta"):
+        expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    wrong = [
+        f"{name} has {shape} instead of {expected[name]}"
+        for name, shape in sorted(_stored_shapes(Path(folder, hub.get("subfolder") or "")))
+        if expected.get(name, shape) != shape
+    ]
+    if wrong:
+        raise ValueError(f"{folder}: the weights are not of the shapes that its config asks for: {listed(wrong)}")
+
+
+def _fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    return {*config_class.__dataclass_fields__, *config_class.attribute_map, "num_labels", "id2label", "label2id"}
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _configs(value)
+
+
+def _stored_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file():
+        files = sorted(folder.glob("model-*-of-*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as stored:
+                names = stored.keys()
+                yield from [(name, stored.get_slice(name).get_shape()) for name in names]
+        except SafetensorError:  # transformers says what is wrong with the file
+            return
 
 
 def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any], hub: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.pretrained_parts.bits import is_quantized
-from hf_any3d.modeling.pretrained_parts.completeness import refuse_lost_weights, refuse_non_finite
+from hf_any3d.modeling.pretrained_parts.completeness import refuse_lost_weights, refuse_non_finite, refuse_other_shapes
 from hf_any3d.modeling.pretrained_parts.tensors import (
     Fingerprint,
     OwnTensor,
@@ -181,12 +181,16 @@ class PretrainedPartsMixin:
 
         Raises:
             EncoderMismatchError: If the pretrained weights found are not those that the model was made with.
-            ValueError: If weights are missing that the saved model had, or are not finite; they are named.
+            ValueError: If weights are missing that the saved model had, have other shapes than the config of a
+                directory asks for, or are not finite; they are named.
             TypeError: If an argument is unknown.
         """
         name = pretrained_model_name_or_path
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
+        if name is not None and os.path.isdir(name):
+            settings = {key: value for key, value in kwargs.items() if key not in hub}
+            refuse_other_shapes(cls, name, hub, settings)
         model, info = cls._from_whole_repository(name, *args, output_loading_info=True, **kwargs)
         if name is not None:
             refuse_lost_weights(model, os.fspath(name), info, hub)

@@ -97,6 +97,20 @@ def test_base_model_refuses_what_lost_its_weights(saved, tmp_path):
         AutoModel.from_pretrained(directory)
 
 
+@pytest.mark.parametrize(("kind", "field", "value"), [("act", "hidden_size", 384), ("any2point", "head_widths", [99])])
+def test_a_config_that_asks_for_other_shapes_is_refused_before_weights_are_made(
+    kind, field, value, saved, tmp_path, monkeypatch
+):
+    directory = shutil.copytree(saved / kind, tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {field: value}))
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda *words, **named: pytest.fail("weights are made"))
+    own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
+    for door in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
+        with pytest.raises(ValueError, match=r"the weights are not of the shapes .* has \[.*\] instead of \["):
+            door(directory)
+
+
 def test_new_heads_and_parts_that_are_switched_on_start_fresh(saved):
     student = saved / "act"
     changed = ActForPointCloudClassification.from_pretrained(
