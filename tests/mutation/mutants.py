@@ -26,6 +26,8 @@ _COMPARISONS = {
 _ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
 # What only words an error, a warning or a log line is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
+# Where there is one device, leaving one out changes nothing.
+_UNSEEN = ("device",)
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ class _Finder(ast.NodeVisitor):
         if _reports(node):
             return
         for keyword in node.keywords:
-            if keyword.arg is not None and self.depth:
+            if keyword.arg not in (None, *_UNSEEN) and self.depth:
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
         self.generic_visit(node)
