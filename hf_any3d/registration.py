@@ -68,7 +68,7 @@ from hf_any3d.modeling.minigpt3d import (
     NormedPhiModel,
 )
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin
-from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
@@ -78,7 +78,7 @@ from hf_any3d.pipelines import (
     ZeroShotPointCloudClassificationPipeline,
 )
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.tuners.loading import put_adapter_into
+from hf_any3d.tuners.loading import load_adapter_into
 from hf_any3d.tuners.part_lora import inject_lora
 from hf_any3d.tuners.sharing import check_base, left_out_modules
 
@@ -148,7 +148,7 @@ def register() -> None:
             setattr(module, auto.__name__, auto)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
-    AdapterDoorsMixin.put_adapter_into = staticmethod(put_adapter_into)
+    AdapterLoadingMixin.load_adapter_into = staticmethod(load_adapter_into)
     LoraMixin.inject_lora = staticmethod(inject_lora)
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
@@ -192,10 +192,10 @@ def _save_our_config_beside_adapters() -> None:
                 # What was never opened as a whole stands on its encoder alone.
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
-        if isinstance(model, AdapterDoorsMixin):
+        if isinstance(model, AdapterLoadingMixin):
             model.refuse_merged_adapters()  # before anything is written
         original(self, save_directory, *args, **kwargs)
-        if not isinstance(model, AdapterDoorsMixin) or not kwargs.get("is_main_process", True):
+        if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
             return
         model.config.architectures = [type(model).__name__]
         for name in kwargs.get("selected_adapters") or self.peft_config:
@@ -208,7 +208,7 @@ def _save_our_config_beside_adapters() -> None:
                 )
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
-                model.save_beside_adapter(directory)
+                model.save_with_adapter(directory)
         if isinstance(model, CardMixin):
             # Once more: saving may have found that a pretrained part has changed, and stored it.
             _write_card(self, save_directory)
@@ -290,7 +290,7 @@ def _check_bases_of_our_adapters() -> None:
     @functools.wraps(original)
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         model = self.get_base_model()
-        if isinstance(model, AdapterDoorsMixin) and (recorded := _our_config(model_id, kwargs)):
+        if isinstance(model, AdapterLoadingMixin) and (recorded := _our_config(model_id, kwargs)):
             check_base(model, recorded, os.fspath(model_id))
         return original(self, model_id, *args, **kwargs)
 
@@ -361,7 +361,7 @@ def _open_our_adapters_as_peft_models() -> None:
             dtype = None if dtype == "auto" else getattr(torch, dtype)
         loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
         model_class = _class_of_saved(recorded)
-        base = model_class.build_around_pretrained(
+        base = model_class.build_for_adapter(
             os.fspath(pretrained_model_name_or_path),
             model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
             hub,
@@ -378,7 +378,7 @@ def _open_our_adapters_as_peft_models() -> None:
             revision=revision,
             **kwargs,
         )
-        return model.to(dtype) if model_class._one_precision and dtype is not None else model
+        return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
 
     from_pretrained._knows_our_models = True
     peft_auto._BaseAutoPeftModel.from_pretrained = classmethod(from_pretrained)
@@ -398,7 +398,7 @@ def _refuse_prompts_of_words() -> None:
     def add_adapter(self: PeftModel, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
         if peft_config.is_prompt_learning:
             model, method = self.base_model, peft_config.peft_type
-            if isinstance(model, AdapterDoorsMixin):
+            if isinstance(model, AdapterLoadingMixin):
                 raise ValueError(
                     f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
                     "another method, such as PromptTokensConfig of hf_any3d, which puts prompts beside point tokens"

@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_any3d.modeling.forward_contract import runs_as_written
+from hf_any3d.modeling.forward_contract import is_unmodified
 
 
-def trains_plainly(linear: nn.Module, norm: nn.Module) -> bool:
+def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
     """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
 
     Synchronised norms, adapters and observers put modules of other types in the place of ours, or hooks on them.
     """
-    if not runs_as_written(linear, norm) or not norm.training:
+    if not is_unmodified(linear, norm) or not norm.training:
         return False
     return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
 
 
 @torch.no_grad()
-def move_on(
+def update_running_statistics(
     norm: nn.BatchNorm1d, bias: torch.Tensor | None, mean: torch.Tensor, variance: torch.Tensor, rows: int
 ) -> None:
     """Update running statistics as the norm itself would.

@@ -1,11 +1,11 @@
 """What every forward pass here keeps of transformers' contract.
 
-- `honours_contract` wraps `forward`: unknown keywords are a TypeError, `return_dict` is honoured. `refuses_unknown`
+- `honours_contract` wraps `forward`: unknown keywords are a TypeError, `return_dict` is honoured. `rejects_unknown_keywords`
   wraps one that is inherited from transformers.
-- `wanted_outputs` settles `output_hidden_states` and `output_attentions` between the call and the config.
+- `requested_outputs` settles `output_hidden_states` and `output_attentions` between the call and the config.
 - `AttentionRecorder` collects the attention weights of layers that give nothing but hidden states.
 - `onloaded` brings in weights that accelerate keeps on the CPU or on disk until their module is called, and
-  `runs_as_written` says where a parent may read a layer's weights instead of calling it.
+  `is_unmodified` says where a parent may read a layer's weights instead of calling it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def refuses_unknown(forward: Callable[..., Any]) -> Callable[..., Any]:
+def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap the `forward` of a transformers model, which swallows any keyword, as a model of ours inherits it.
 
     Raises:
@@ -66,7 +66,7 @@ def refuses_unknown(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         kwargs = check_keywords(type(self).__name__, kwargs, known)
-        wanted_outputs(self.config, None, kwargs.get("output_attentions"), self.config._attn_implementation)
+        requested_outputs(self.config, None, kwargs.get("output_attentions"), self.config._attn_implementation)
         return forward(self, *args, **kwargs)
 
     return wrapper
@@ -96,14 +96,14 @@ def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> d
 
 
 @functools.cache
-def keywords_of(model_class: type[PreTrainedModel]) -> frozenset[str]:
+def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
     """What a transformers model's forward pass knows by name, and what its layers may be handed through it."""
     parameters = inspect.signature(model_class.forward).parameters.values()
     named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
     return frozenset(named - {"self"}) | TRANSFORMERS_KEYWORDS
 
 
-def wanted_outputs(
+def requested_outputs(
     config: PreTrainedConfig,
     output_hidden_states: bool | None,
     output_attentions: bool | None,
@@ -226,7 +226,7 @@ def onloaded(*modules: nn.Module) -> Iterator[None]:
 _PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
 
 
-def runs_as_written(*modules: nn.Module) -> bool:
+def is_unmodified(*modules: nn.Module) -> bool:
     """Whether parents may read the weights of these layers and norms instead of calling them.
 
     Not so where an adapter stands in their place, where hooks listen, or where accelerate loads weights at each call:

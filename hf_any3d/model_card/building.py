@@ -15,7 +15,7 @@ from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.systems import SystemWords, describe_system, hub_name
 from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.training.report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.tuners.sharing import left_out_modules
 
@@ -122,7 +122,7 @@ class Subject:
         """
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
         left_out: tuple[str, ...] = ()
-        if isinstance(model, PeftModel) and isinstance(inner, AdapterDoorsMixin):
+        if isinstance(model, PeftModel) and isinstance(inner, AdapterLoadingMixin):
             left_out = tuple(left_out_modules(model, model.active_adapter))
         return cls(
             type(inner),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # The base of an adapter from what lies beside it, or from where the config says.
-_BESIDE = "build_around_pretrained({name}, config, {{}})"
+_BESIDE = "build_for_adapter({name}, config, {{}})"
 
 
 @dataclass(frozen=True)

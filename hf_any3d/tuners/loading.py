@@ -18,7 +18,7 @@ _WIDTHS = ("r", "num_virtual_tokens", "num_prompts", "oft_block_size", "boft_blo
 _WIDEST = 16_384
 
 
-def put_adapter_into(
+def load_adapter_into(
     model: PreTrainedModel, name: str, hub: dict[str, Any], ignore_mismatched_sizes: bool = False
 ) -> dict[str, list[Any]]:
     """Load the adapter of a directory or hub repository into a model, in place, for inference.

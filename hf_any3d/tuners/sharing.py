@@ -48,7 +48,8 @@ def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -
     different = [
         f"{name}={getattr(config, name)!r}, the adapter was trained with {recorded[name]!r}"
         for name in sorted(own & recorded.keys())
-        if not name.startswith(model._settings_apart_from_adapters) and _plain(getattr(config, name)) != recorded[name]
+        if not name.startswith(model._settings_without_effect_on_adapters)
+        and _plain(getattr(config, name)) != recorded[name]
     ]
     if different:
         warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)

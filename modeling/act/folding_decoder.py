@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act.normed_linear import normed_linear
-from hf_any3d.modeling.forward_contract import runs_as_written
+from hf_any3d.modeling.forward_contract import is_unmodified
 
 # Corners of the grid that is laid over every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
@@ -54,7 +54,7 @@ class FoldingDecoder(nn.Module):
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
-        if not runs_as_written(self.lift, self.lift_norm, self.widen, self.widen_norm, self.out):
+        if not is_unmodified(self.lift, self.lift_norm, self.widen, self.widen_norm, self.out):
             fine = self._fold_as_written(tokens, coarse)
             return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
         # Linear in its three parts: a token's is computed once a patch, a coarse point's once a point.

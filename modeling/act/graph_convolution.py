@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act.group_norms import NUM_GROUPS, SLOPE, normed_edge_maximum, normed_tokens
-from hf_any3d.modeling.forward_contract import runs_as_written
+from hf_any3d.modeling.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import group, knn
 
 
@@ -32,7 +32,7 @@ class EdgeLayer(nn.Module):
             tokens: The tokens.
             neighbors: `(batch, tokens, k)`.
         """
-        if not runs_as_written(self.linear, self.norm):
+        if not is_unmodified(self.linear, self.norm):
             ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
             starts = tokens.unsqueeze(2).expand_as(ends)
             edges = self.linear(torch.cat([ends - starts, starts], dim=-1))  # (batch, tokens, k, out_channels)
@@ -89,7 +89,7 @@ class GraphConvolution(nn.Module):
             tokens = layer(tokens, neighbors)
             heard.append(tokens)
         rows = self.output(torch.cat(heard, dim=-1))
-        if not runs_as_written(self.norm):
+        if not is_unmodified(self.norm):
             return _normed(rows, self.norm)
         return normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
 

@@ -21,7 +21,7 @@ from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
-from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
+from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, requested_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
@@ -241,7 +241,7 @@ class ActModel(ActPreTrainedModel):
             output_attentions: As in `forward`.
         """
         config = self.config
-        wants_hidden, wants_attentions = wanted_outputs(
+        wants_hidden, wants_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
         positions = self.position_embed(centers.to(self.position_embed[0].weight.dtype))

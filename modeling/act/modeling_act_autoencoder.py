@@ -22,7 +22,7 @@ from hf_any3d.modeling.act.graph_convolution import GraphConvolution
 from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, bidirectional_inputs, find_family
-from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, wanted_outputs
+from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, requested_outputs
 from hf_any3d.modeling.point_ops import chamfer_distance, in_full_precision
 from hf_any3d.modeling.point_tokens import PointTokensMixin
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
@@ -276,7 +276,7 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
     def _wanted(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
         config = self.config
         attention = "eager" if self.encoder is None else self.encoder.config._attn_implementation
-        wanted = wanted_outputs(config, output_hidden_states, output_attentions, attention)
+        wanted = requested_outputs(config, output_hidden_states, output_attentions, attention)
         if any(wanted) and self.encoder is None:
             raise ValueError(
                 "output_hidden_states or output_attentions of an autoencoder without a teacher, which has no "

@@ -14,10 +14,10 @@ from transformers.utils import find_adapter_config_file, logging
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts import (
-    AdapterDoorsMixin,
+    AdapterLoadingMixin,
     PretrainedPart,
     absolute_name,
-    beside_adapter,
+    adapter_subfolder,
     own_state,
     tensors_checksum,
 )
@@ -27,7 +27,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import differing
 FOLDER = "base"
 
 
-class PretrainedBaseMixin(AdapterDoorsMixin):
+class PretrainedBaseMixin(AdapterLoadingMixin):
     """For models around a pretrained point transformer whose repositories may hold just an adapter and a config.
 
     The config beside the adapter names the repository or directory that the transformer was loaded from, its revision
@@ -35,11 +35,11 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
     stored, is kept in the folder `base` beside the adapter.
     """
 
-    _settings_apart_from_adapters = ("parts", "autoencoder_config")
-    _one_precision = True
+    _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
+    _has_single_dtype = True
 
     @classmethod
-    def build_around_pretrained(
+    def build_for_adapter(
         cls,
         name: str,
         config: ActConfig,
@@ -49,14 +49,14 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         device_map: Any = None,
         quantization_config: Any = None,
     ) -> PreTrainedModel:
-        """Build the model around its pretrained transformer, in full precision; see `AdapterDoorsMixin`."""
+        """Build the model around its pretrained transformer, in full precision; see `AdapterLoadingMixin`."""
         if quantization_config is not None:
             raise ValueError("quantization_config: only frozen encoders of other modalities can be quantized")
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         recorded = config.part("base")
         if not recorded.is_elsewhere:
-            source, found = beside_adapter(name, hub, recorded.subfolder or FOLDER)
+            source, found = adapter_subfolder(name, hub, recorded.subfolder or FOLDER)
             where = f"{name}: {recorded.subfolder or FOLDER}/"
         else:
             where = source = recorded.name_or_path
@@ -76,8 +76,8 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         return model
 
     @classmethod
-    def _from_whole_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        opened = super()._from_whole_repository(name, *args, **kwargs)
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> PreTrainedModel:
+        opened = super()._from_full_repository(name, *args, **kwargs)
         if name is not None and not kwargs.get("subfolder"):
             model = opened[0] if isinstance(opened, tuple) else opened
             model._opened_from = (
@@ -86,7 +86,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
             )
         return opened
 
-    def save_beside_adapter(self, directory: str | os.PathLike) -> None:
+    def save_with_adapter(self, directory: str | os.PathLike) -> None:
         """Write the config with the home of the pretrained weights, or these where they have none."""
         config = copy.deepcopy(self.config)
         # What it was pretrained with is over.
@@ -102,7 +102,7 @@ class PretrainedBaseMixin(AdapterDoorsMixin):
         config.save_pretrained(directory)
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Compare checksums of the weights; see `AdapterDoorsMixin`.
+        """Compare checksums of the weights; see `AdapterLoadingMixin`.
 
         In half precision there is nothing to compare.
         """

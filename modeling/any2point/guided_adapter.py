@@ -17,7 +17,7 @@ from hf_any3d.modeling.any2point.cell_rows import widened_mean
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
 from hf_any3d.modeling.any2point.view_ensemble import view_ensemble
 from hf_any3d.modeling.any2point.voxel_rows import pool_voxels
-from hf_any3d.modeling.forward_contract import runs_as_written
+from hf_any3d.modeling.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max
 
 
@@ -48,7 +48,7 @@ def bottleneck(branch: torch.Tensor, down: nn.Linear, up: nn.Linear, dropout: nn
     """The term that a bottleneck adds to the feed-forward branch `(..., hidden)` it reads."""
     hidden = down(branch.to(down.weight.dtype))
     hidden = dropout(hidden * torch.sigmoid(1.702 * hidden))
-    if not runs_as_written(up):
+    if not is_unmodified(up):
         return (up(hidden) * scale).to(branch.dtype)
     # What is narrow is scaled, not what is wide.
     return nn.functional.linear(hidden * scale, up.weight, up.bias * scale).to(branch.dtype)

@@ -33,7 +33,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, wanted_outputs
+from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, requested_outputs
 from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
 from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
@@ -196,7 +196,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 give them.
         """
         config = self.config
-        wants_hidden, wants_attentions = wanted_outputs(
+        wants_hidden, wants_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, self.encoder.config._attn_implementation
         )
         self.warn_if_encoder_is_random()

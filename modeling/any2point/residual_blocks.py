@@ -10,7 +10,7 @@ from torch import nn
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods
 from hf_any3d.modeling.any2point.pooled_blocks import Kept
 from hf_any3d.modeling.any2point.pooled_blocks_backward import pooled_blocks
-from hf_any3d.modeling.batch_norms import move_on, trains_plainly
+from hf_any3d.modeling.batch_norms import is_plain_training, update_running_statistics
 
 
 class ResidualBlock(nn.Module):
@@ -36,7 +36,7 @@ def trains_as_one(blocks: Iterable[ResidualBlock], hoods: Neighborhoods) -> bool
     if torch.is_autocast_enabled(features.device.type) or hoods.offsets.requires_grad:
         return False
     return all(
-        trains_plainly(linear, norm)
+        is_plain_training(linear, norm)
         for block in blocks
         for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm))
     )
@@ -53,6 +53,10 @@ def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
         hoods.features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
     )
     for block, kept in zip(blocks, Kept.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
-        move_on(block.reduce_norm, block.reduce.bias, kept.reduce_mean, kept.reduce_variance, hoods.count)
-        move_on(block.expand_norm, block.expand.bias, kept.expand_mean, kept.expand_variance, hoods.count)
+        update_running_statistics(
+            block.reduce_norm, block.reduce.bias, kept.reduce_mean, kept.reduce_variance, hoods.count
+        )
+        update_running_statistics(
+            block.expand_norm, block.expand.bias, kept.expand_mean, kept.expand_variance, hoods.count
+        )
     return pooled

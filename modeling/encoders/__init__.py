@@ -33,10 +33,10 @@ from hf_any3d.modeling.encoders.registry import (
 )
 from hf_any3d.modeling.encoders.token_places import LayerPass, TokenPlaces, bidirectional_inputs, hidden_of
 from hf_any3d.modeling.encoders.unfreezing import unfreeze
-from hf_any3d.modeling.pretrained_parts import AdapterDoorsMixin, encoder_loading, own_modules
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, encoder_loading, own_modules
 
 __all__ = [
-    "AdapterDoorsMixin",
+    "AdapterLoadingMixin",
     "AdapterRepositoryMixin",
     "AttendedRows",
     "EncoderFamily",

@@ -20,7 +20,7 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, open_recorded
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
-    beside_adapter,
+    adapter_subfolder,
     encoder_loading,
     is_quantized,
     own_state,
@@ -96,7 +96,7 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         return model if device_map is None else model.to(encoder.device)
 
     @classmethod
-    def build_around_pretrained(
+    def build_for_adapter(
         cls,
         name: str,
         config: PreTrainedConfig,
@@ -116,7 +116,7 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             encoder = _load_stored_encoder(name, config, dtype, hub, **loading)
         return cls(config, encoder)
 
-    def save_beside_adapter(self, directory: str | os.PathLike) -> None:
+    def save_with_adapter(self, directory: str | os.PathLike) -> None:
         """Write the config, and the encoder where it is not the one that the config names, or the config names none.
 
         Raises:
@@ -164,10 +164,10 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
             )
 
     @classmethod
-    def _from_whole_repository(
+    def _from_full_repository(
         cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
     ) -> Any:
-        opened = super()._from_whole_repository(name, *args, **kwargs)
+        opened = super()._from_full_repository(name, *args, **kwargs)
         _refuse_encoder_on_disk(opened[0] if isinstance(opened, tuple) else opened)
         if quantization_config is None:
             return opened
@@ -224,7 +224,7 @@ def _load_stored_encoder(
     """
     own = config.part("encoder").subfolder or FOLDER
     folder = "/".join(part for part in (hub.get("subfolder"), own) if part)
-    place, found = beside_adapter(name, hub, own)
+    place, found = adapter_subfolder(name, hub, own)
     try:
         encoder, missing = open_encoder(place, config.encoder_config, dtype, **found, **loading)
     except OSError as error:

@@ -18,11 +18,11 @@ from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.encoders.sources import open_recorded, record_source, resolve_encoder
 from hf_any3d.modeling.pretrained_parts import (
-    AdapterDoorsMixin,
+    AdapterLoadingMixin,
     is_quantized,
     own_state,
     remember_weights,
-    settle_bits,
+    set_quantization,
 )
 
 # Marks the modules that are the encoder's own.
@@ -120,7 +120,7 @@ def open_encoder(
         )
     finally:
         logging.set_verbosity(verbosity)
-    settle_bits(encoder, stored_so=getattr(config, "quantization_config", None) is not None)
+    set_quantization(encoder, stored_so=getattr(config, "quantization_config", None) is not None)
     if family.one_precision and not is_quantized(encoder):
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)
@@ -169,7 +169,7 @@ def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
     return getattr(getattr(model, model.base_model_prefix, model), "encoder", None)
 
 
-class FrozenEncoderMixin(AdapterDoorsMixin):
+class FrozenEncoderMixin(AdapterLoadingMixin):
     """For `PreTrainedModel` classes whose base model owns a frozen `encoder`, the part "encoder" of its config.
 
     The encoder's own modules stay in eval mode (no dropout, no layer drop) whatever `train()` says, while adapters
@@ -178,7 +178,7 @@ class FrozenEncoderMixin(AdapterDoorsMixin):
     """
 
     _part_paths = {"encoder": "encoder"}
-    _settings_apart_from_adapters = ("encoder_", "parts")
+    _settings_without_effect_on_adapters = ("encoder_", "parts")
     _keys_to_ignore_on_load_missing = [r"(^|\.)encoder\."]
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, wanted_outputs
+from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, requested_outputs
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
 from hf_any3d.modeling.point_tokens import PointTokensMixin
 
@@ -202,7 +202,7 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
             ValueError: If the shape is another; attention weights of another attention.
         """
         config = self.config
-        wants_hidden, wants_attentions = wanted_outputs(
+        wants_hidden, wants_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
         hidden_states = self.embeddings(input_values)

@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
-from hf_any3d.modeling.forward_contract import check_keywords, honours_contract, keywords_of, wanted_outputs
+from hf_any3d.modeling.forward_contract import check_keywords, forward_keywords, honours_contract, requested_outputs
 from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
@@ -217,8 +217,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
                 embeddings; attention weights of another attention.
         """
         if kwargs:
-            kwargs = check_keywords(type(self).__name__, kwargs, keywords_of(type(self.language_model)))
-        wants_hidden, wants_attentions = wanted_outputs(
+            kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(self.language_model)))
+        wants_hidden, wants_attentions = requested_outputs(
             self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
         )
         if inputs_embeds is not None and (points is not None or point_features is not None):

@@ -20,7 +20,7 @@ from transformers.models.phi.modeling_phi import (
     eager_attention_forward,
 )
 
-from hf_any3d.modeling.forward_contract import refuses_unknown
+from hf_any3d.modeling.forward_contract import rejects_unknown_keywords
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
 
@@ -113,7 +113,7 @@ class NormedPhiModel(NormedPhiPreTrainedModel, PhiModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    forward = refuses_unknown(PhiModel.forward)
+    forward = rejects_unknown_keywords(PhiModel.forward)
 
 
 class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
@@ -127,4 +127,4 @@ class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    forward = refuses_unknown(PhiForCausalLM.forward)
+    forward = rejects_unknown_keywords(PhiForCausalLM.forward)

@@ -36,7 +36,7 @@ def held_names(model: MiniGPT3DForConditionalGeneration) -> set[str]:
     These are the tensors of parts that are kept elsewhere, without LoRA and without what the stages up to
     `config.stage` train.
     """
-    return model.names_kept_elsewhere()
+    return model.names_stored_elsewhere()
 
 
 class NamedPartsMixin(PretrainedPartsMixin):
@@ -81,7 +81,7 @@ class NamedPartsMixin(PretrainedPartsMixin):
         self._keys_to_ignore_on_save = set()
 
     @classmethod
-    def _from_whole_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         """Open a model with its public parts from their repositories.
 
         `quantization_config` is then the language model's, and the whole model is on one device.
@@ -91,7 +91,7 @@ class NamedPartsMixin(PretrainedPartsMixin):
         if name is not None and not isinstance(config, cls.config_class):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         if config is None or not any(config.part(part).is_elsewhere for part in cls._part_paths):
-            return super()._from_whole_repository(name, *args, **kwargs)
+            return super()._from_full_repository(name, *args, **kwargs)
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
         return cls._from_parts_and(os.fspath(name), config, hub, **others)

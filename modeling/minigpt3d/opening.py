@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_any3d.modeling.encoders.sources import open_recorded, record_source
 from hf_any3d.modeling.minigpt3d.lora import names_in
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, is_quantized, settle_bits
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, is_quantized, set_quantization
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
@@ -80,7 +80,7 @@ def open_part(
     opened, info = DOORS[part].from_pretrained(source.path, output_loading_info=True, **loading)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{part} {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
-    settle_bits(opened)
+    set_quantization(opened)
     return opened, record_source(recorded.name_or_path, source)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hf_any3d.modeling.batch_norms import move_on, trains_plainly
-from hf_any3d.modeling.forward_contract import runs_as_written
+from hf_any3d.modeling.batch_norms import is_plain_training, update_running_statistics
+from hf_any3d.modeling.forward_contract import is_unmodified
 from hf_any3d.modeling.point_transformer.pooled_patches import Results, pooled_patches
 
 
@@ -60,9 +60,9 @@ class PatchEncoder(nn.Module):
     def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
         if torch.is_autocast_enabled(neighborhoods.device.type) or neighborhoods.requires_grad:
             return False
-        plain = runs_as_written(self.widen, self.out)
+        plain = is_unmodified(self.widen, self.out)
         pairs = ((self.lift, self.lift_norm), (self.join, self.join_norm))
-        return plain and neighborhoods[..., 0].numel() > 1 and all(trains_plainly(*pair) for pair in pairs)
+        return plain and neighborhoods[..., 0].numel() > 1 and all(is_plain_training(*pair) for pair in pairs)
 
     def _train_as_one(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         weights = [self.lift.weight, self.lift_norm.weight, self.lift_norm.bias, self.widen.weight]
@@ -74,8 +74,8 @@ class PatchEncoder(nn.Module):
             # What the biases add to every row behind the third layer.
             shift = self.join.weight @ self.widen.bias.repeat(2)
             shift = shift if self.join.bias is None else shift + self.join.bias
-        move_on(self.lift_norm, self.lift.bias, *made.lifted_statistics(self.lift.weight), rows)
-        move_on(self.join_norm, shift, made.joined_mean, made.joined_variance, rows)
+        update_running_statistics(self.lift_norm, self.lift.bias, *made.lifted_statistics(self.lift.weight), rows)
+        update_running_statistics(self.join_norm, shift, made.joined_mean, made.joined_variance, rows)
         # Biases that a norm takes out again get the gradient that they have, which is zero.
         biases = (self.lift.bias, self.widen.bias, self.join.bias)
         idle = sum(bias.sum() for bias in biases if bias is not None)
@@ -87,7 +87,7 @@ class PatchEncoder(nn.Module):
         rows = neighborhoods.reshape(-1, channels).to(self.lift.weight.dtype)  # (batch * groups * k, channels)
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
         whole = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
-        if not runs_as_written(self.join):
+        if not is_unmodified(self.join):
             joined = torch.cat([whole.repeat_interleave(k, dim=0), rows], dim=1)  # (batch * groups * k, 2 * own)
             return self.join_norm(self.join(joined)).relu_().view(batch, groups, k, -1)
         # The joined layer is linear: the part of the whole patch is computed once, not for each of its points.

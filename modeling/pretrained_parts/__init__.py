@@ -1,7 +1,7 @@
 """Pretrained parts that are kept elsewhere: recorded, left out or stored when a model is saved, and opened again."""
 
-from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterDoorsMixin, beside_adapter
-from hf_any3d.modeling.pretrained_parts.bits import is_quantized, settle_bits
+from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterLoadingMixin, adapter_subfolder
+from hf_any3d.modeling.pretrained_parts.bits import is_quantized, set_quantization
 from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
     PretrainedPartsMixin,
@@ -19,13 +19,13 @@ from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, o
 
 __all__ = [
     "HUB_ARGUMENTS",
-    "AdapterDoorsMixin",
+    "AdapterLoadingMixin",
     "EncoderConfigMixin",
     "PartsConfigMixin",
     "PretrainedPart",
     "PretrainedPartsMixin",
     "absolute_name",
-    "beside_adapter",
+    "adapter_subfolder",
     "encoder_loading",
     "is_quantized",
     "own_modules",
@@ -33,7 +33,7 @@ __all__ = [
     "own_tensors",
     "remember_weights",
     "remembered_weights",
-    "settle_bits",
+    "set_quantization",
     "single_device",
     "tensors_checksum",
 ]

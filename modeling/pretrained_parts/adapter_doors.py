@@ -27,7 +27,7 @@ from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPa
 from hf_any3d.modeling.pretrained_parts.placing import single_device
 
 
-class AdapterDoorsMixin(PretrainedPartsMixin):
+class AdapterLoadingMixin(PretrainedPartsMixin):
     """For models whose repositories may hold nothing but a PEFT adapter and a config that says what it stands on.
 
     `from_pretrained` then builds the model around what the config names and loads the adapter and all that was trained
@@ -37,14 +37,14 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
 
     # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Adapters are
     # PEFT's, which models know nothing of: `hf_any3d.registration` fills this in.
-    put_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
+    load_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
     # Beginnings of the names of settings that say nothing about what an adapter does.
-    _settings_apart_from_adapters: ClassVar[tuple[str, ...]] = ("parts",)
+    _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` is that of the whole model, or of what is pretrained alone.
-    _one_precision: ClassVar[bool] = False
+    _has_single_dtype: ClassVar[bool] = False
 
     @classmethod
-    def build_around_pretrained(
+    def build_for_adapter(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
         """Build the model that the adapter in a repository was put into, as it was before.
@@ -57,7 +57,7 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
         """
         raise NotImplementedError(f"{cls.__name__} does not say what its adapters stand on")
 
-    def save_beside_adapter(self, directory: str | os.PathLike) -> None:
+    def save_with_adapter(self, directory: str | os.PathLike) -> None:
         """Write what a directory with an adapter lacks to be a whole model."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
 
@@ -93,7 +93,7 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
             TypeError: If an argument is unknown.
         """
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        if pretrained_model_name_or_path is None or not _holds_adapter_only(pretrained_model_name_or_path, hub):
+        if pretrained_model_name_or_path is None or not _is_adapter_repository(pretrained_model_name_or_path, hub):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         rest = {key: value for key, value in kwargs.items() if key not in hub}
         return cls._from_adapter_repository(os.fspath(pretrained_model_name_or_path), hub, **rest)
@@ -123,7 +123,7 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
         dtype = dtype or torch_dtype
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
-        model = class_of_saved(cls, config).build_around_pretrained(
+        model = class_of_saved(cls, config).build_for_adapter(
             name,
             config,
             hub,
@@ -135,11 +135,11 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
         given = {key: value for key, value in hub.items() if value is not None}
-        info = cls.put_adapter_into(model, name, given, ignore_mismatched_sizes)
+        info = cls.load_adapter_into(model, name, given, ignore_mismatched_sizes)
         model._hf_peft_config_loaded = True
         refuse_non_finite(model, name)
         model.name_or_path = name
-        if cls._one_precision and dtype is not None:
+        if cls._has_single_dtype and dtype is not None:
             model.to(dtype)
         if device_map is not None:
             model.to(single_device(device_map))
@@ -161,11 +161,11 @@ class AdapterDoorsMixin(PretrainedPartsMixin):
         # A base opened from the repository of a model with a head is saved as what it is.
         self.config.architectures = [type(self).__name__]
         if kwargs.get("is_main_process", True):
-            self.save_beside_adapter(save_directory)
+            self.save_with_adapter(save_directory)
         super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
 
 
-def beside_adapter(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
+def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
     """Where a part lies that is stored in a folder of an adapter's repository: arguments of `from_pretrained`.
 
     In a local directory transformers would find the adapter beside the folder, and load it into the part.
@@ -181,7 +181,7 @@ def beside_adapter(name: str, hub: dict[str, Any], folder: str) -> tuple[str, di
     return os.path.join(name, where), {key: value for key, value in hub.items() if key != "subfolder"}
 
 
-def _holds_adapter_only(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
+def _is_adapter_repository(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
     """Whether a directory or hub repository has an adapter and a config, but no weights of a whole model."""
     if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
         return False

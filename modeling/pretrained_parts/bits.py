@@ -10,7 +10,7 @@ def is_quantized(part: PreTrainedModel) -> bool:
     return getattr(part, "hf_quantizer", None) is not None
 
 
-def settle_bits(part: PreTrainedModel, stored_so: bool = False) -> None:
+def set_quantization(part: PreTrainedModel, stored_so: bool = False) -> None:
     """Let a part that was opened in fewer bits pass gradients on, and its config say nothing of bits.
 
     Args:

@@ -131,7 +131,7 @@ class PretrainedPartsMixin:
                 stacklevel=4,
             )
 
-    def names_kept_elsewhere(self) -> set[str]:
+    def names_stored_elsewhere(self) -> set[str]:
         """Names, in the state dict, of tensors that are not saved because a part that is kept elsewhere holds them."""
         names = set()
         for prefix, owner in self.named_modules():
@@ -163,7 +163,7 @@ class PretrainedPartsMixin:
         for owner in owners if kwargs.get("is_main_process", True) else ():
             if any(owner.owns_part(name) for name in owner._part_paths):
                 owner.store_changed_parts()
-        self._keys_to_ignore_on_save = self.names_kept_elsewhere()
+        self._keys_to_ignore_on_save = self.names_stored_elsewhere()
         super().save_pretrained(save_directory, **kwargs)
 
     def enable_adapters(self) -> None:
@@ -191,14 +191,14 @@ class PretrainedPartsMixin:
         if name is not None and os.path.isdir(name):
             settings = {key: value for key, value in kwargs.items() if key not in hub}
             refuse_other_shapes(cls, name, hub, settings)
-        model, info = cls._from_whole_repository(name, *args, output_loading_info=True, **kwargs)
+        model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
         if name is not None:
             refuse_lost_weights(model, os.fspath(name), info, hub)
             refuse_non_finite(model, os.fspath(name))
         return (model, info) if wants_info else model
 
     @classmethod
-    def _from_whole_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
 
 

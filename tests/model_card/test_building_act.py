@@ -65,7 +65,7 @@ def test_adapted_student_tells_method_and_opens_as_an_adapter(model):
     assert (made.data.base_model, made.data.base_model_relation) == ("me/student", "adapter")
     assert "guided_adapter" in made.data.tags
     assert "started from `me/student`, adapted by the PEFT method `guided_adapter`." in made.text
-    assert f'base = {model.__name__}.build_around_pretrained("me/model", config, {{}})' in code_of(made)
+    assert f'base = {model.__name__}.build_for_adapter("me/model", config, {{}})' in code_of(made)
     assert "Any2Point" not in made.text and "| start, tuning | adapter |" in made.text
 
 

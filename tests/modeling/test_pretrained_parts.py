@@ -24,7 +24,7 @@ from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, beside_adapter, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder, own_state, tensors_checksum
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_named_parts import built
@@ -295,7 +295,7 @@ def test_part_beside_an_adapter_is_opened_without_the_adapter(tmp_path):
     adapted = get_peft_model(base, LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
     adapted.save_pretrained(tmp_path)
     assert (tmp_path / "base" / "model.safetensors").exists()
-    place, hub = beside_adapter(str(tmp_path), {}, "base")
+    place, hub = adapter_subfolder(str(tmp_path), {}, "base")
     assert not [name for name, _ in ActModel.from_pretrained(place, **hub).named_modules() if "lora" in name]
 
 
