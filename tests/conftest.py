@@ -37,7 +37,7 @@ MOST_MEMORY = 3e9
 # Parity tests build models of full size. The C library keeps what they free for itself, in pieces; it is asked to give
 # that back whenever so much has come together.
 _WORTH_TRIMMING = 3e8
-_held = 5e8  # by the libraries, or after the last time
+_held = {"teardown": 5e8, "fixture": 5e8}  # by the libraries, or after the last time
 _peaks: list[float] = []  # of this process and its workers
 
 
@@ -49,13 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    global _held
-    if sys.platform == "linux" and _memory_held() - _held > _WORTH_TRIMMING:
+    _trim_memory("teardown")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    # The model that the next one takes the place of is free by now, but held by cycles of references.
+    if fixturedef.scope == "module":
+        _trim_memory("fixture")
+
+
+def _trim_memory(when: str) -> None:
+    if sys.platform == "linux" and _memory_held() - _held[when] > _WORTH_TRIMMING:
         gc.collect()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-        _held = _memory_held()
+        _held[when] = _memory_held()
 
 
 def _memory_held() -> int:

@@ -1,6 +1,7 @@
 """What is installed: all packages, nothing that reaches the wrong way, and a wheel that works by itself."""
 
 import configparser
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -70,6 +71,12 @@ def wheel(tmp_path_factory) -> Path:
 def pip(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_folder_of_models_is_not_imported_by_its_own_name():
+    spec = importlib.util.spec_from_file_location("modeling", ROOT / "modeling" / "__init__.py")
+    with pytest.raises(ImportError, match="installed as hf_any3d.modeling"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @pytest.mark.slow

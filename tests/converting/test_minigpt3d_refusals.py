@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.cli import app
 from hf_any3d.converting import convert_minigpt3d
+from hf_any3d.converting.minigpt3d_stages import StageFile, check_order
 from tests.chat.tiny_tokenizers import byte_tokenizer, character_tokenizer
 from tests.converting.minigpt3d_originals import Originals, options
 
@@ -106,6 +108,11 @@ def test_stages_come_in_order_and_on_what_they_stand_on(words, tmp_path):
     )
     later = words | {"second_checkpoint": first}
     assert "stage_1.pth: holds stage I, which comes before stage II or III" in refused(later, tmp_path)
+
+
+def test_two_files_of_one_stage_are_in_order():
+    files = [StageFile(Path(name), 3, 1, {}, {}) for name in ("earlier.pth", "later.pth")]
+    check_order([StageFile(Path("start.pth"), 0, 1, {}, {}), *files])
 
 
 def test_files_in_each_others_place_are_refused(words, tmp_path):

@@ -24,6 +24,7 @@ def converted(request, tmp_path_factory):
     case = ReferenceCase("any2point_" + request.param.replace("-", "_"))
     directory = tmp_path_factory.mktemp(request.param)
     checkpoint, encoder = write(case, directory, case.encoder())
+    vars(case).pop("original")  # hundreds of megabytes
     words = ["convert", "any2point", checkpoint, "--variant", request.param, "--output", directory / "out"]
     result = CliRunner().invoke(app, [str(word) for word in (*words, "--encoder", encoder)])
     assert result.exit_code == 0, result.stderr

@@ -138,6 +138,20 @@ def test_encoder_that_did_not_change_is_left_out(kind, tmp_path):
     same(answers(type(model).from_pretrained(tmp_path / "full")), expected)
 
 
+def test_encoder_in_other_precision_that_cannot_be_compared_is_saved(tmp_path):
+    shutil.copytree(saved_encoder("bert"), tmp_path / "encoder")
+    model = type(tiny_model("bert")).from_encoder_pretrained(
+        tmp_path / "encoder", num_tokens=8, tokenizer_neighbors=4, num_labels=3
+    )
+    model.to(torch.float64)
+    expected = answers(model.float())
+    model.double()
+    shutil.rmtree(tmp_path / "encoder")
+    with pytest.warns(UserWarning, match=r"weights of the encoder are not those .* and \d+ more\); they are stored"):
+        model.save_pretrained(tmp_path / "model")
+    same(answers(type(model).from_pretrained(tmp_path / "model", dtype=torch.float32)), expected)
+
+
 def test_encoder_inside_a_teacher_inside_a_student_is_saved_when_it_changed(tmp_path):
     teacher = trained_in_place(tiny_autoencoder())
     torch.manual_seed(0)
@@ -191,6 +205,14 @@ def test_adapter_is_refused_by_a_base_whose_encoder_changed(tmp_path):
     for base in (changed, AutoModelForPointCloudClassification.from_pretrained(tmp_path / "changed")):
         with pytest.raises(EncoderMismatchError, match="weights that were changed"):
             PeftModel.from_pretrained(base, tmp_path / "adapter")
+
+
+def test_checksum_of_files_and_of_tensors_name_the_same_encoder(tmp_path):
+    get_peft_model(tiny_model("bert"), GuidedAdapterConfig()).save_pretrained(tmp_path)
+    base = tiny_model("bert")
+    base.any2point.config.change_part("encoder", checksum=resolve_encoder(saved_encoder("bert")).file_checksum)
+    assert base.any2point.config.part("encoder").checksum.startswith("sha256:")
+    PeftModel.from_pretrained(base, tmp_path)
 
 
 def test_adapter_that_is_merged_for_the_time_being_is_not_saved_twice(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any
 from tests.mutation.mutants import ROOT, Mutant
 
 # Tests that enter the function are run from the quickest on, for so many recorded seconds.
-SECONDS_OF_TESTS = 120.0
+SECONDS_OF_TESTS = 60.0
 # A change may make a loop endless: a run is given this many times its recorded seconds, and a start.
 SLOWER, START = 5.0, 60.0
 
@@ -35,10 +35,13 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> tuple[list[str],
     """Tests to try a change on, in the order to run them, and the seconds that they took when they were recorded.
 
     What a fixture of a whole file enters is recorded with the first test only, so the other tests of the files that
-    enter the function follow. Code outside of functions is tried on the tests that enter any function of its file.
+    enter the function follow. Code outside of functions, and functions that are entered on import alone, are tried on
+    the tests that enter any function of their file, else of their folder.
     """
     mark = f"{mutant.path}::{mutant.function}"
     hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
+    for place in (f"{mutant.path}::", f"{Path(mutant.path).parent.as_posix()}/"):
+        hits = hits or [row for row in rows if any(name.startswith(place) for name in row["entered"])]
     files = {row["test"].partition("::")[0] for row in hits}
     others = [row for row in rows if row["test"].partition("::")[0] in files and row not in hits]
     chosen, seconds = [], 0.0

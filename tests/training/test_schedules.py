@@ -3,12 +3,15 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 from hf_any3d.training.schedules import EpochCosine, StepCosine
+from hf_any3d.training.stage_settings import StageTrainingArguments
+from hf_any3d.training.stage_trainer import StageTrainer
 
 CASES = json.loads((Path(__file__).parents[1] / "reference" / "minigpt3d_text.json").read_text(encoding="utf-8"))
 # Peak, floor, warm-up, epochs and steps of an epoch of MiniGPT-3D's four stages.
@@ -145,6 +148,16 @@ def test_an_optimizer_is_given_the_rate_of_each_step():
     assert seen == pytest.approx([schedule.rate(step, 1.0) for step in range(9)], rel=1e-12)
     assert seen[:3] == pytest.approx([0.1, 0.4, 0.7]) and seen[8] == pytest.approx(0.2)
     assert seen[3] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 3 / 8)))
+
+
+def test_trainer_of_stages_keeps_and_gives_the_schedule_of_its_settings():
+    arguments = StageTrainingArguments(
+        "unused", max_steps=10, step_cosine={"warmup_steps": 2, "warmup_lr": 0.1, "min_lr": 0.0}
+    )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    trainer = SimpleNamespace(args=arguments, lr_scheduler=None, optimizer=optimizer)
+    given = StageTrainer.create_scheduler(trainer, 10)
+    assert given is trainer.lr_scheduler and given is not None
 
 
 def test_a_warmup_longer_than_an_epoch_starts_anew_in_the_next():

@@ -70,6 +70,7 @@ class ReferenceCase:
         report = set_peft_model_state_dict(model, {f"base_model.model.{key}": value for key, value in trained.items()})
         assert not report.unexpected_keys
         assert not [key for key in report.missing_keys if "guided_adapter" in key or "modules_to_save" in key]
+        vars(self).pop("original", None)  # hundreds of megabytes, which the model has copies of
         return model.eval()
 
     def stored(self, key: str, ours: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,13 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, value):
         Any2PointConfig(**{name: value})
 
 
+@pytest.mark.parametrize(("name", "least"), [("line_length", 2), ("num_views", 1)])
+def test_sizes_are_allowed_down_to_the_least_one(name, least):
+    assert getattr(Any2PointConfig(**{name: least}), name) == least
+    with pytest.raises(ValueError, match=f"{name}={least - 1}"):
+        Any2PointConfig(**{name: least - 1})
+
+
 @pytest.mark.parametrize("name", ["encoder_layers", "num_token"])
 def test_setting_that_would_do_nothing_is_refused(name):
     message = f"Any2PointModel.from_encoder_pretrained has no argument '{name}'; expected its own or one of Any2Poi"

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, convolve_on_line, encoder_families
+from hf_any3d.modeling.encoders.families.vision import _dinov3_inputs
 from hf_any3d.modeling.encoders.relative_bias import Addend, line_bias, plane_bias
 from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
-from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config
+from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config, tiny_model
 
 
 def on_line(*views, columns=9):
@@ -155,3 +156,17 @@ def test_convolution_is_continuous_in_the_places():
         for place in (2.0, 2.5, 3.0, 8.0):
             torch.testing.assert_close(run(place - 1e-4), run(place), rtol=0, atol=5e-3)
         assert (run(2.5) - run(3.0)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_dinov3_turns_the_middles_of_patches_as_it_does_itself():
+    encoder = tiny_model("dinov3_vit").any2point.encoder
+    side = encoder.config.image_size // encoder.config.patch_size
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    entry = torch.stack([column, row], dim=-1).view(1, 1, side * side, 2).float()
+    places = TokenPlaces(entry, side, side)
+    call = LayerPass(encoder, nn.ModuleList([nn.Identity()]), torch.zeros(1, 1), None, places, "first_view")
+    (found,) = _dinov3_inputs(call)
+    image = torch.zeros(1, 3, encoder.config.image_size, encoder.config.image_size)
+    for ours, theirs in zip(found["position_embeddings"], encoder.rope_embeddings(image), strict=True):
+        torch.testing.assert_close(ours[0, 0], theirs)
