@@ -1,4 +1,4 @@
-"""Batch norms that are worked out together with the linear layers in front of them."""
+"""Batch norms that are fused with the linear layers before them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_any3d.modeling.forward_contract import is_unmodified
 def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
     """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
 
-    Synchronised norms, adapters and observers put modules of other types in the place of ours, or hooks on them.
+    Synchronised norms, adapters and observers replace these modules with other types or add hooks to them.
     """
     if not is_unmodified(linear, norm) or not norm.training:
         return False
@@ -25,10 +25,10 @@ def update_running_statistics(
     """Update running statistics as the norm itself would.
 
     Args:
-        norm: The norm.
-        bias: Of the layer in front of it, which `mean` lacks.
+        norm: Batch norm to update.
+        bias: Bias of the preceding layer, which `mean` does not include.
         mean: `(channels,)`.
-        variance: `(channels,)`, with `rows` as its divisor.
+        variance: `(channels,)`, biased (divided by `rows`).
         rows: Number of rows, at least 2.
     """
     norm.num_batches_tracked += 1

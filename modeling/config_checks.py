@@ -1,7 +1,7 @@
-"""What the numbers of a configuration may be: tables beside the fields, and the one check that reads them.
+"""Allowed ranges of the numbers in a configuration, and their check.
 
-A directory of a stranger can say anything. Sizes are bounded, far above what any published model has, so that no model
-is begun that no computer holds; NaN and infinity are no settings.
+Configs may come from untrusted repositories. Sizes are bounded, far above any published model, so that no model is
+built that fits on no computer; NaN and infinity are rejected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 Ranges = Mapping[str, tuple[float, float]]
-"""The least and the largest value of a field, both allowed; of a list, of each of its entries."""
+"""Smallest and largest allowed value by field, both inclusive; for a list, of each entry."""
 
 CHANNELS = (1, 65_536)
 LAYERS = (1, 512)
@@ -29,7 +29,7 @@ _LARGEST = 2**38
 _LONGEST = 1_000
 _DEEPEST = 8
 
-# Sizes by the names that configurations of transformers have for them, whatever the model.
+# Sizes under the names that transformers configurations use, for any model.
 SIZES: Ranges = {
     **dict.fromkeys(
         ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "depth"),
@@ -50,13 +50,13 @@ SIZES: Ranges = {
 
 
 def check_numbers(config: Any, ranges: Ranges, others: Mapping[str, Any] | None = None) -> None:
-    """Make sure that the numbers of a configuration are numbers, finite and in their ranges.
+    """Check that the numeric fields of a configuration are finite numbers within their ranges.
 
     Args:
-        config: A dataclass, such as a config of transformers or PEFT. Fields are known by their annotations: those
-            that begin with `int` or `float`, or are lists of them.
-        ranges: For its fields; one without a range only has to be finite.
-        others: What was given besides, such as settings that transformers knows.
+        config: A dataclass, such as a config of transformers or PEFT. Numeric fields
+            are found by their annotations: `int`, `float` and lists of them.
+        ranges: Ranges by field; a field without a range only has to be finite.
+        others: Further keyword arguments, such as settings of transformers.
 
     Raises:
         ValueError: Names the field, its value and what is allowed.
@@ -72,18 +72,18 @@ def check_numbers(config: Any, ranges: Ranges, others: Mapping[str, Any] | None 
 
 
 def check_sizes(settings: Mapping[str, Any] | PreTrainedConfig, place: str = "", depth: int = 0) -> None:
-    """Make sure that settings of any model are finite and no larger than any model has them.
+    """Check that the settings of any model are finite and of a plausible size.
 
     Args:
-        settings: By name, as in a config.json; also those of configs inside.
-        place: What stands in front of names in messages.
-        depth: How far inside.
+        settings: By name, as in a config.json; nested configs are checked too.
+        place: Prefix of names in messages.
+        depth: Level of nesting.
 
     Raises:
         ValueError: Names the setting, its value and what is allowed.
     """
     if depth > _DEEPEST:
-        raise ValueError(f"{place}: settings lie in more than {_DEEPEST} levels")
+        raise ValueError(f"{place}: settings are nested more than {_DEEPEST} levels deep")
     for name, value in (settings if isinstance(settings, Mapping) else vars(settings)).items():
         if isinstance(value, (Mapping, PreTrainedConfig)):
             check_sizes(value, f"{place}{name}.", depth + 1)
@@ -102,14 +102,14 @@ def _check_field(name: str, kind: str, value: Any, allowed: tuple[float, float])
         if len(value) > _LONGEST:
             raise ValueError(f"{name} has {len(value):,} entries; expected at most {_LONGEST:,}")
         for entry in value:
-            # Lists of lists are those of parts by category.
+            # `category_parts` is a list of lists.
             _check_field(name, kind if isinstance(entry, (list, tuple)) else _entry(kind), entry, allowed)
         return
-    whole = "float" not in kind
-    is_number = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+    is_integer = "float" not in kind
+    is_number = isinstance(value, numbers.Integral if is_integer else numbers.Real) and not isinstance(value, bool)
     is_list = not {"int", "float"} & {choice.strip() for choice in re.sub(r"\[.*?\]", "", kind).split("|")}
     if is_list or not is_number:
-        expected = "a list of numbers" if is_list else "a whole number" if whole else "a number"
+        expected = "a list of numbers" if is_list else "a whole number" if is_integer else "a number"
         raise ValueError(f"{name}={_shown(value)}; expected {expected}")
     low, high = allowed
     if not low <= value <= high:
@@ -122,7 +122,7 @@ def _entry(kind: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    # Python refuses to write numbers of thousands of digits.
+    # Python raises an error for numbers with thousands of digits.
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length():,} bits"
     text = repr(value)

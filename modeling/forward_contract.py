@@ -1,11 +1,11 @@
-"""What every forward pass here keeps of transformers' contract.
+"""Helpers for forward passes that follow the conventions of transformers.
 
-- `honours_contract` wraps `forward`: unknown keywords are a TypeError, `return_dict` is honoured. `rejects_unknown_keywords`
-  wraps one that is inherited from transformers.
-- `requested_outputs` settles `output_hidden_states` and `output_attentions` between the call and the config.
-- `AttentionRecorder` collects the attention weights of layers that give nothing but hidden states.
-- `onloaded` brings in weights that accelerate keeps on the CPU or on disk until their module is called, and
-  `is_unmodified` says where a parent may read a layer's weights instead of calling it.
+- `honours_contract` wraps `forward`: unknown keywords raise a TypeError, `return_dict` is honoured.
+  `rejects_unknown_keywords` wraps one that is inherited from transformers.
+- `requested_outputs` resolves `output_hidden_states` and `output_attentions` from the call and the config.
+- `AttentionRecorder` collects the attention weights of layers that return hidden states only.
+- `onloaded` loads weights that accelerate keeps on the CPU or on disk until their module is called, and
+  `is_unmodified` checks whether a parent may read a layer's weights instead of calling it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import TransformersKwargs
 
 TRANSFORMERS_KEYWORDS = frozenset(TransformersKwargs.__annotations__)
-"""What transformers may hand to any of its own models, whose layers pick what they know."""
+"""Keywords that transformers may pass to any of its models; each layer uses those it supports."""
 
 
 def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `forward` of a model: refuse unknown keywords, and honour `return_dict` of the call and of the config.
 
-    A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. Where
-    `forward` takes `**kwargs`, it checks them itself, see `check_keywords`.
+    A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. A
+    `forward` with `**kwargs` checks them itself, see `check_keywords`.
 
     Raises:
-        TypeError: For a keyword that `forward` does not have; the text names those that it has.
+        TypeError: For a keyword that `forward` does not have; the message lists the supported ones.
     """
     parameters = inspect.signature(forward).parameters
     known = frozenset(parameters) - {"self"}
@@ -53,11 +53,11 @@ def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the `forward` of a transformers model, which swallows any keyword, as a model of ours inherits it.
+    """Wrap an inherited `forward` of a transformers model, which would ignore unknown keywords.
 
     Raises:
-        TypeError: For a keyword that neither `forward` nor transformers knows.
-        ValueError: For attention weights of an attention that never makes them.
+        TypeError: For a keyword that neither `forward` nor transformers supports.
+        ValueError: If attention weights are requested from an implementation that does not return them.
     """
     parameters = inspect.signature(forward).parameters.values()
     named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
@@ -73,23 +73,23 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Refuse keywords that a model does not know, and leave out unknown ones that are None.
+    """Reject unknown keywords of a call, except those that are None, which are dropped.
 
     Args:
-        name: Of the model.
-        given: The keywords of a call.
-        known: Those that mean something.
+        name: Name of the model.
+        given: Keywords of the call.
+        known: Supported keywords.
 
     Raises:
-        TypeError: Naming the keyword and what would be known.
+        TypeError: Naming the keyword and the supported ones.
     """
     kept = {}
-    for word, value in given.items():
-        if word in known:
-            kept[word] = value
+    for keyword, value in given.items():
+        if keyword in known:
+            kept[keyword] = value
         elif value is not None:
             raise TypeError(
-                f"{name}.forward() got an unexpected keyword argument '{word}'; expected some of "
+                f"{name}.forward() got an unexpected keyword argument '{keyword}'; expected some of "
                 f"{', '.join(sorted(known - {'kwargs'}))}"
             )
     return kept
@@ -97,7 +97,7 @@ def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> d
 
 @functools.cache
 def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
-    """What a transformers model's forward pass knows by name, and what its layers may be handed through it."""
+    """Return the keywords of a transformers model's forward pass and those that it passes on to its layers."""
     parameters = inspect.signature(model_class.forward).parameters.values()
     named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
     return frozenset(named - {"self"}) | TRANSFORMERS_KEYWORDS
@@ -109,16 +109,17 @@ def requested_outputs(
     output_attentions: bool | None,
     attention: str | None,
 ) -> tuple[bool, bool]:
-    """Whether hidden states and attention weights are wanted, by the call or else by the config.
+    """Resolve whether to return hidden states and attention weights: the call overrides the config.
 
     Args:
-        config: The model's.
-        output_hidden_states: As the call has it.
-        output_attentions: As the call has it.
-        attention: The attention that runs in the layers.
+        config: Config of the model.
+        output_hidden_states: Argument of the call.
+        output_attentions: Argument of the call.
+        attention: Attention implementation of the layers.
 
     Raises:
-        ValueError: If attention weights are wanted of an attention that never makes them, or some hidden states only.
+        ValueError: If attention weights are requested from an implementation that does not return them, or
+            `output_hidden_states` is not a bool.
     """
     hidden_states = bool(config.output_hidden_states) if output_hidden_states is None else output_hidden_states
     attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -126,20 +127,20 @@ def requested_outputs(
         raise ValueError(f"output_hidden_states={hidden_states!r}; expected True or False, for all or none")
     if attentions and attention != "eager":
         raise ValueError(
-            f"output_attentions=True with attn_implementation={attention!r}, which keeps no attention weights; "
-            "expected 'eager', by from_pretrained(…, attn_implementation='eager') or set_attn_implementation('eager')"
+            f"output_attentions=True with attn_implementation={attention!r}, which returns no attention weights; "
+            "expected 'eager': use from_pretrained(…, attn_implementation='eager') or set_attn_implementation('eager')"
         )
     return hidden_states, bool(attentions)
 
 
 class AttentionRecorder:
-    """Collects the attention weights that a module inside each layer returns beside its output.
+    """Collect the attention weights that a module inside each layer returns along with its output.
 
-    Use it as a context around the layers' run, and read `weights` in it.
+    Run the layers inside this context manager, and read `weights` before leaving it.
 
     Args:
         layers: The layers, adapters around them included.
-        kinds: Classes of the modules to listen to, and which of their outputs are the weights.
+        kinds: Classes of the modules to record, and the index of the weights in their outputs.
         owner: Name of the model, for messages.
 
     Raises:
@@ -147,25 +148,26 @@ class AttentionRecorder:
     """
 
     def __init__(self, layers: Sequence[nn.Module], kinds: Mapping[type[nn.Module], int], owner: str):
-        self._heard: list[torch.Tensor | None] = [None] * len(layers)
+        self._recorded: list[torch.Tensor | None] = [None] * len(layers)
         self._owner = owner
         self._places = [
             next(((m, index) for m in layer.modules() for kind, index in kinds.items() if isinstance(m, kind)), None)
             for layer in layers
         ]
         if None in self._places:
-            raise ValueError(f"output_attentions=True: the layers of '{owner}' do not give their attention weights")
+            raise ValueError(f"output_attentions=True: the layers of '{owner}' do not return attention weights")
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> AttentionRecorder:
-        def listen(number: int, index: int) -> Callable[..., None]:
-            def hear(module: nn.Module, args: tuple, output: Any) -> None:
-                self._heard[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
+        def record_into(number: int, index: int) -> Callable[..., None]:
+            def record(module: nn.Module, args: tuple, output: Any) -> None:
+                self._recorded[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
 
-            return hear
+            return record
 
         self._handles = [
-            module.register_forward_hook(listen(number, index)) for number, (module, index) in enumerate(self._places)
+            module.register_forward_hook(record_into(number, index))
+            for number, (module, index) in enumerate(self._places)
         ]
         return self
 
@@ -177,20 +179,20 @@ class AttentionRecorder:
 
     @property
     def weights(self) -> tuple[torch.Tensor, ...]:
-        """The weights of each layer, `(batch, heads, queries, keys)`.
+        """Attention weights of each layer, `(batch, heads, queries, keys)`.
 
         Raises:
-            ValueError: If a layer gave none.
+            ValueError: If a layer returned none.
         """
-        if any(weights is None for weights in self._heard):
-            raise ValueError(f"output_attentions=True: the layers of '{self._owner}' kept their attention weights")
-        return tuple(self._heard)
+        if any(weights is None for weights in self._recorded):
+            raise ValueError(f"output_attentions=True: the layers of '{self._owner}' returned no attention weights")
+        return tuple(self._recorded)
 
 
 def attention_kinds(encoder: PreTrainedModel) -> dict[type[nn.Module], int]:
-    """Classes of the modules in an encoder that give attention weights, and which output they are.
+    """Return the classes of an encoder's modules that return attention weights, and the index of that output.
 
-    Empty where transformers records none of this encoder's.
+    Empty if transformers does not record attention weights of this encoder.
     """
     found: dict[type[nn.Module], int] = {}
     for model in encoder.modules():
@@ -204,22 +206,22 @@ def attention_kinds(encoder: PreTrainedModel) -> dict[type[nn.Module], int]:
 
 @contextmanager
 def onloaded(*modules: nn.Module) -> Iterator[None]:
-    """Bring in the modules' own weights where accelerate keeps them on the CPU or on disk.
+    """Load the modules' own weights if accelerate keeps them on the CPU or on disk.
 
     accelerate loads a module's weights when the module is called. Weights that are read without a call, such as a
-    table of positions, are read inside this context; what was made of them may be used behind it.
+    position table, must be read inside this context; results computed from them remain valid after it.
     """
-    away = [
+    offloaded = [
         module
         for module in modules
         if hasattr(module, "_hf_hook") and any(own is not None and own.is_meta for own in module._parameters.values())
     ]
-    for module in away:
+    for module in offloaded:
         module._hf_hook.pre_forward(module)
     try:
         yield
     finally:
-        for module in away:
+        for module in offloaded:
             module._hf_hook.post_forward(module, torch.empty(0))
 
 
@@ -227,10 +229,10 @@ _PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
 
 
 def is_unmodified(*modules: nn.Module) -> bool:
-    """Whether parents may read the weights of these layers and norms instead of calling them.
+    """Whether a parent may read the weights of these layers and norms instead of calling them.
 
-    Not so where an adapter stands in their place, where hooks listen, or where accelerate loads weights at each call:
-    then only a call has the effect that everybody expects.
+    False if an adapter replaces one of them, if hooks are registered, or if accelerate loads weights at each call:
+    then they must be called.
     """
     return all(
         type(module) in _PLAIN

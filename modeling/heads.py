@@ -1,4 +1,4 @@
-"""What models on point tokens share around their transformer: a class token, pooling, a head."""
+"""Class token, pooling and classification head of models on point tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class ClassToken(nn.Module):
-    """A learned token in front of the point tokens, and its learned position."""
+    """Learned token before the point tokens, with a learned position."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -17,16 +17,16 @@ class ClassToken(nn.Module):
         self.position = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put token and position in front of `(batch, tokens, hidden)` each: `(batch, 1 + tokens, hidden)`."""
+        """Prepend token and position to `(batch, tokens, hidden)` each: `(batch, 1 + tokens, hidden)`."""
         batch = tokens.shape[0]
         tokens = torch.cat([self.token.to(tokens.dtype).expand(batch, 1, -1), tokens], dim=1)
         return tokens, torch.cat([self.position.to(positions.dtype).expand(batch, 1, -1), positions], dim=1)
 
 
 class HeadNorm(nn.BatchNorm1d):
-    """Batch norm that takes its running statistics where a training batch has one row only.
+    """Batch norm that uses its running statistics for a training batch of a single row.
 
-    An epoch whose last batch is a single cloud would otherwise end in an error.
+    Otherwise an epoch whose last batch is a single cloud would fail.
     """
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -42,14 +42,14 @@ class ClassificationHead(nn.Module):
     """Linear layers with batch norm, ReLU and dropout, `(rows, features)` to `(rows, labels)`.
 
     Args:
-        features: Channels of what enters.
-        num_labels: Classes.
-        widths: Of the hidden layers; none for a linear head.
-        bias: Whether hidden layers have a bias, which the norm takes out again.
-        dropout: Behind each hidden layer; one share for all, or one for each.
+        features: Input channels.
+        num_labels: Number of classes.
+        widths: Widths of the hidden layers; empty for a linear head.
+        bias: Whether hidden layers have a bias, which the norm cancels.
+        dropout: Dropout after each hidden layer; one rate for all, or one for each.
 
     Raises:
-        ValueError: If there is not one share for each hidden layer.
+        ValueError: If there is not one rate for each hidden layer.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class ClassificationHead(nn.Module):
     ):
         super().__init__()
         inputs = [features, *widths]
-        shares = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(widths)
-        if len(shares) != len(widths):
-            raise ValueError(f"dropout={dropout}; expected one share for each of the hidden layers {tuple(widths)}")
+        rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(widths)
+        if len(rates) != len(widths):
+            raise ValueError(f"dropout={dropout}; expected one rate for each of the hidden layers {tuple(widths)}")
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(inputs, widths, strict=False))
         self.norms = nn.ModuleList(HeadNorm(width) for width in widths)
-        self.dropouts = nn.ModuleList(nn.Dropout(share) for share in shares)
+        self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in rates)
         self.out = nn.Linear(inputs[-1], num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of pooled features of any precision, in the head's own."""
+        """Compute logits in the head's precision from pooled features of any precision."""
         features = in_precision_of(self, features)
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
             features = dropout(torch.relu(norm(linear(features))))
@@ -80,7 +80,7 @@ class ClassificationHead(nn.Module):
 
 
 def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """Cast values to the precision of a module's weights, which may differ from that of the part in front of it.
+    """Cast values to the precision of a module's weights, which may differ from that of the values.
 
     An encoder may be kept in half precision under a head that trains in full precision, and the other way round.
     """
@@ -89,12 +89,12 @@ def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
 
 
 def pool(hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1) -> torch.Tensor:
-    """Pool tokens of a cloud to one vector.
+    """Pool the tokens of a cloud into one vector.
 
     Args:
         hidden_states: `(batch, class_tokens + tokens, hidden)`.
-        how: Any of "cls", "max" and "mean"; the last two are over the tokens of points.
-        class_tokens: 1, or 0 where there is none in front.
+        how: Any of "cls", "max" and "mean"; the last two are over point tokens only.
+        class_tokens: Number of leading class tokens, 1 or 0.
 
     Returns:
         `(batch, len(how) * hidden)`, in the order of `how`.

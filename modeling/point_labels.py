@@ -1,4 +1,4 @@
-"""What models that name every point share: their loss, and which parts an object of a category has."""
+"""Loss of segmentation models, and the parts that each object category has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IGNORED = -100
 def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
     """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
 
-    Where no label counts, as in a block of a scene that nobody has labelled, the loss is 0, and so is its gradient.
+    If all labels are -100, as in an unlabelled block of a scene, the loss and its gradient are 0.
 
     Raises:
         ValueError: If there is not one label for each point.
@@ -21,26 +21,26 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tenso
     if labels is None:
         return None
     if labels.shape != logits.shape[:2]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one a point")
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one per point")
     return mean_cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
 def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of `(rows, labels)` logits over the rows whose label is not -100; 0 where there is none.
+    """Mean cross-entropy of `(rows, labels)` logits over the rows whose label is not -100; 0 if there are none.
 
-    Torch's own mean is NaN there, and one such batch makes all weights NaN.
+    Torch's own mean is NaN then, and one such batch would make all weights NaN.
     """
-    # In float32: probabilities near 1 have no digits left in half precision.
+    # In float32: half precision cannot represent probabilities near 1.
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
-    """Which parts an object of a category can have.
+    """Return a mask of the parts that an object of each category can have.
 
     Args:
-        category_parts: For each category its part numbers.
-        num_parts: Parts of all categories.
+        category_parts: Part numbers of each category.
+        num_parts: Number of parts of all categories.
         category: `(batch,)` category numbers.
 
     Returns:
@@ -55,13 +55,13 @@ def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category:
 def restrict_to_parts(
     logits: torch.Tensor, category_parts: Sequence[Sequence[int]], category: torch.Tensor
 ) -> torch.Tensor:
-    """Make logits `(batch, points, parts)` of other categories' parts as low as the number type allows."""
+    """Set logits `(batch, points, parts)` of other categories' parts to the lowest value of their dtype."""
     foreign = ~part_mask(category_parts, logits.shape[-1], category).unsqueeze(1)  # (batch, 1, parts)
     return logits.masked_fill(foreign, torch.finfo(logits.dtype).min)
 
 
 def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_categories: int) -> torch.Tensor:
-    """The categories `(batch,)` of clouds; where there is but one, it need not be told.
+    """Return the categories `(batch,)` of clouds; optional if there is only one category.
 
     Raises:
         ValueError: If the category is missing or has another shape.
@@ -71,19 +71,19 @@ def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_ca
             raise ValueError(f"category is missing; expected a number from 0 to {num_categories - 1} for each cloud")
         return torch.zeros(len(points), dtype=torch.long, device=points.device)
     if category.shape != points.shape[:1]:
-        raise ValueError(f"category has shape {tuple(category.shape)}; expected ({len(points)},), one a cloud")
+        raise ValueError(f"category has shape {tuple(category.shape)}; expected ({len(points)},), one per cloud")
     return category
 
 
 def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_labels: int) -> None:
-    """Refuse a table of parts that a part segmentation model cannot use.
+    """Check the parts of each category for a part segmentation model.
 
     Args:
-        category_parts: For each category its part numbers.
-        num_labels: Parts of all categories.
+        category_parts: Part numbers of each category.
+        num_labels: Number of parts of all categories.
 
     Raises:
-        ValueError: If it is missing, a category has no part, or a part is no label.
+        ValueError: If it is missing, a category has no parts, or a part is not among the labels.
     """
     if not category_parts or not all(category_parts):
         raise ValueError(f"category_parts={category_parts}; expected the part numbers of one category or more")

@@ -1,4 +1,4 @@
-"""What models that name every point share: how points and labels become logits and a loss."""
+"""Forward passes and losses of point cloud segmentation models."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hf_any3d.modeling.point_labels import checked_category, point_loss, restric
 
 
 class SemanticSegmentationMixin:
-    """For models that name the object that every point of a scene, or of a block of one, belongs to."""
+    """For models that predict an object class for every point of a scene or of a block of it."""
 
     # (points, condition, output_hidden_states, output_attentions) -> logits (batch, points, labels), and the output of
-    # the model below the head.
+    # the base model.
     point_logits: Callable[..., tuple[torch.Tensor, ModelOutput]]
 
     @honours_contract
@@ -32,34 +32,34 @@ class SemanticSegmentationMixin:
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 where a point does not count; with them the mean
+            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean
                 cross-entropy over points is returned as `loss`.
-            output_hidden_states: Whether to return the hidden states of the model below the head; None for the
-                config's choice.
-            output_attentions: The same for its attention weights, which eager attention alone makes.
+            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which only eager attention returns.
 
         Returns:
             `logits (batch, points, labels)`.
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; attention weights of another attention.
+            ValueError: If there is not one label for each point; if attention weights are requested without eager
+                attention.
         """
-        logits, below = self.point_logits(points, None, output_hidden_states, output_attentions)
-        return _output(logits, labels, below)
+        logits, output = self.point_logits(points, None, output_hidden_states, output_attentions)
+        return _output(logits, labels, output)
 
 
 class PartSegmentationMixin:
-    """For models that name the part that every point of an object belongs to, given the object's category.
+    """For models that predict a part for every point of an object, given the object's category.
 
     A subclass checks `category_parts` of its config when it is built.
     """
 
     config: PreTrainedConfig
     # (points, condition, output_hidden_states, output_attentions) -> logits (batch, points, parts), over the parts of
-    # all categories, and the output of the model below the head.
+    # all categories, and the output of the base model.
     point_logits: Callable[..., tuple[torch.Tensor, ModelOutput]]
-    # Categories (batch,) -> the condition (batch, width), what the head is told of them.
+    # Categories (batch,) -> their features (batch, width), the condition of the head.
     category_features: Callable[[torch.Tensor], torch.Tensor]
 
     @honours_contract
@@ -75,31 +75,31 @@ class PartSegmentationMixin:
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out where the model knows one category only.
-            labels: `(batch, points)` part numbers, -100 where a point does not count; with them the mean
+            category: `(batch,)` category numbers; may be left out if the model has only one category.
+            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean
                 cross-entropy over points is returned as `loss`.
-            output_hidden_states: Whether to return the hidden states of the model below the head; None for the
-                config's choice.
-            output_attentions: The same for its attention weights, which eager attention alone makes.
+            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which only eager attention returns.
 
         Returns:
             `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories are as low as the number type allows.
+            of other categories have the lowest value of their dtype.
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If the category is missing or has another shape; attention weights of another attention.
+            ValueError: If the category is missing or has another shape; if attention weights are requested without
+                eager attention.
         """
         category = checked_category(category, points, self.config.num_categories)
         condition = self.category_features(category)
-        logits, below = self.point_logits(points, condition, output_hidden_states, output_attentions)
+        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return _output(logits, labels, below)
+        return _output(logits, labels, output)
 
 
 def refuse_problem_type(config: PreTrainedConfig) -> None:
-    """Refuse a `problem_type` that models with one label a point cannot honour.
+    """Reject a `problem_type` that models with one label per point do not support.
 
     Raises:
         ValueError: If it is neither None nor "single_label_classification".
@@ -111,7 +111,10 @@ def refuse_problem_type(config: PreTrainedConfig) -> None:
         )
 
 
-def _output(logits: torch.Tensor, labels: torch.Tensor | None, below: ModelOutput) -> TokenClassifierOutput:
+def _output(logits: torch.Tensor, labels: torch.Tensor | None, output: ModelOutput) -> TokenClassifierOutput:
     return TokenClassifierOutput(
-        loss=point_loss(logits, labels), logits=logits, hidden_states=below.hidden_states, attentions=below.attentions
+        loss=point_loss(logits, labels),
+        logits=logits,
+        hidden_states=output.hidden_states,
+        attentions=output.attentions,
     )

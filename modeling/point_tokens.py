@@ -1,8 +1,8 @@
-"""Where tokens made of points enter a transformer, as transformers and PEFT look for it.
+"""Input embeddings of models on point tokens, as transformers and PEFT expect them.
 
-Models of words have input embeddings: the module whose output enters the first layer. transformers hangs a hook there
-to add noise (NEFTune) or to let gradients reach adapters below checkpoints. Models of points have such a place, too:
-`input_tokens`, which all tokens of a cloud pass, `(batch, tokens, hidden)`, before the first layer.
+Language models have input embeddings: the module whose output enters the first layer. transformers registers hooks on
+it to add noise (NEFTune) or to let gradients reach adapters inside checkpointed layers. In models on points,
+`input_tokens` plays this role: all tokens of a cloud, `(batch, tokens, hidden)`, pass it before the first layer.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from torch.utils.checkpoint import checkpoint
 class PointTokensMixin:
     """For `PreTrainedModel` classes whose base model has an `input_tokens` module.
 
-    `get_input_embeddings` gives that module, an `nn.Identity` unless `set_input_embeddings` put another in its place,
-    and `enable_input_require_grads` and NEFTune work on what it gives. There is no vocabulary behind it.
+    `get_input_embeddings` returns that module, an `nn.Identity` unless `set_input_embeddings` replaced it, and
+    `enable_input_require_grads` and NEFTune work on its output. There is no vocabulary.
     """
 
     _input_embed_layer = "input_tokens"
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Refuse: tokens are made of points, or of sound.
+        """Raise an error: these tokens have no vocabulary.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError(f"{type(self).__name__} has no words among its tokens; there is no vocabulary to resize")
+        raise ValueError(
+            f"{type(self).__name__} has no token embeddings to resize; its tokens are computed from its inputs"
+        )
 
     def enable_input_require_grads(self) -> None:
-        """Let gradients reach the tokens that enter the first layer, whatever is trained in front of it."""
-        # Not as transformers does, which would ask encoders inside the model for the embeddings of their words.
+        """Make the tokens that enter the first layer require gradients, even if nothing before it is trained."""
+        # transformers' own version would look for the word embeddings of encoders inside the model.
         entry = self.get_input_embeddings()
         self._require_grads_hooks = [entry.register_forward_hook(_require_gradients)]
         self._require_grads_hook = self._require_grads_hooks[0]
@@ -41,8 +43,8 @@ class PointTokensMixin:
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
         function = kwargs.get("gradient_checkpointing_func", args[0] if args else checkpoint)
-        # Re-entrant checkpoints give no gradient to adapters in a layer unless one reaches what enters the layer; the
-        # tokens that enter the first need none of their own where only adapters train.
+        # Re-entrant checkpoints pass no gradient to adapters in a layer unless its input requires one, and the input
+        # of the first layer does not if only adapters are trained.
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             # An autoencoder without a teacher has no layers.
             if hasattr(self.base_model, self._input_embed_layer) and not getattr(self, "_require_grads_hooks", None):

@@ -108,7 +108,7 @@ refuse(
     "resize_token_embeddings",
     _POINT_MODELS,
     ValueError,
-    "there is no vocabulary to resize",
+    "has no token embeddings to resize",
     "tokens are made of points, or of sound",
 )
 question("device_map with disk", "weights left on disk while a model opens")

@@ -144,7 +144,7 @@ def _depth(model: PreTrainedModel) -> int:
 @over_cases
 def test_attention_weights_are_shares_by_eager_attention_and_refused_by_others(case):
     model = fresh(case)
-    with pytest.raises(ValueError, match=r"attn_implementation='sdpa', which keeps no attention weights"):
+    with pytest.raises(ValueError, match=r"attn_implementation='sdpa', which returns no attention weights"):
         model(**case.batch(), output_attentions=True)
     model.set_attn_implementation("eager")
     output = model(**case.batch(), output_attentions=True)

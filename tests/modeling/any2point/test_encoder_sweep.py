@@ -321,7 +321,7 @@ _SILENT = {"data2vec-vision", "mpnet", "deberta", "deberta-v2", "megatron-bert"}
 def test_attention_weights_of_an_encoder_are_shares_or_refused(family):
     model = tiny_model(family, attn_implementation="eager").eval()
     if family in _SILENT:
-        with pytest.raises(ValueError, match=f"layers of '{family}' do not give their attention weights"):
+        with pytest.raises(ValueError, match=f"layers of '{family}' do not return attention weights"):
             model(clouds(), output_attentions=True)
         return
     output = model(clouds(), output_attentions=True, output_hidden_states=True)
