@@ -127,7 +127,9 @@ class AdapterRepositoryMixin(FrozenEncoderMixin):
         config = self.config
         if not config.part("encoder").is_elsewhere:
             if is_quantized(owner.encoder):
-                raise ValueError("the encoder was opened quantized; expected full weights to store beside the adapter")
+                raise ValueError(
+                    "the encoder was loaded quantized; expected full weights to store next to the adapter"
+                )
             state = own_state(owner.encoder)
             owner.encoder.save_pretrained(Path(directory) / FOLDER, state_dict=dict(state))
             config = copy.deepcopy(config)

@@ -120,7 +120,7 @@ def open_encoder(
         )
     finally:
         logging.set_verbosity(verbosity)
-    set_quantization(encoder, stored_so=getattr(config, "quantization_config", None) is not None)
+    set_quantization(encoder, stored_quantized=getattr(config, "quantization_config", None) is not None)
     if family.one_precision and not is_quantized(encoder):
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)

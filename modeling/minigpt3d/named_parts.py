@@ -76,7 +76,7 @@ class NamedPartsMixin(PretrainedPartsMixin):
             ValueError: If the language model was opened in 4 or 8 bits, which are not its weights.
         """
         if self.config.parts and is_quantized(self.language_model):
-            raise ValueError("the language model was opened quantized; expected full weights to store")
+            raise ValueError("the language model was loaded quantized; expected full weights to store")
         self.config.parts = None
         self._keys_to_ignore_on_save = set()
 

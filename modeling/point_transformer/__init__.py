@@ -1,4 +1,4 @@
-"""A plain transformer on patches of points (Point-BERT), which several models share."""
+"""Plain transformer on patches of points (Point-BERT), shared by several models."""
 
 from hf_any3d.modeling.point_transformer.blocks import PointAttention, PointBlock, PointBlocks
 from hf_any3d.modeling.point_transformer.patch_encoder import PatchEncoder

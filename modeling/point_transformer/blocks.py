@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks that hear the positions before every block."""
+"""Pre-norm transformer blocks with positions added before every block."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 class DropPath(nn.Module):
-    """In training leaves a branch out for some clouds of a batch, and scales what stays (stochastic depth)."""
+    """Stochastic depth: drop a branch for some clouds of a training batch, and rescale it for the others."""
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        """Drop of `(batch, …)`; the same tensor in eval mode."""
+        """Drop the branch `(batch, …)` for some clouds; identity in eval mode."""
         if not self.training or self.rate == 0:
             return branch
         keep = 1 - self.rate
@@ -28,15 +28,15 @@ class DropPath(nn.Module):
         return branch * kept.div_(keep)
 
     def extra_repr(self) -> str:
-        """The rate."""
+        """Show the rate."""
         return f"rate={self.rate}"
 
 
 class PointAttention(nn.Module):
     """Multi-head attention between all tokens of a cloud, `(batch, tokens, hidden)` to the same.
 
-    As in transformers, the weights `(batch, heads, tokens, tokens)` are the second output, None unless they are made
-    (`attn_implementation="eager"`).
+    As in transformers, the weights `(batch, heads, tokens, tokens)` are the second output, None without
+    `attn_implementation="eager"`.
     """
 
     def __init__(self, config: PreTrainedConfig, num_heads: int):
@@ -67,10 +67,10 @@ def eager_attention(
     scaling: float,
     **_: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, in the form of transformers' attention functions.
+    """Eager attention with the signature of transformers' attention functions.
 
     Returns:
-        What was gathered, `(batch, tokens, heads, width / heads)`, and the weights `(batch, heads, tokens, tokens)`.
+        The output, `(batch, tokens, heads, width / heads)`, and the weights `(batch, heads, tokens, tokens)`.
     """
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
@@ -80,7 +80,7 @@ def eager_attention(
 
 
 class PointMlp(nn.Module):
-    """Two linear layers with GELU between, for each token alone."""
+    """Two linear layers with GELU between them, applied to each token."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -93,12 +93,12 @@ class PointMlp(nn.Module):
 
 
 class PointBlock(GradientCheckpointingLayer):
-    """Attention and MLP, each with a norm before and a sum with what entered behind.
+    """Attention and MLP, each with a norm before and a residual connection.
 
     Args:
         config: Has `hidden_size`, `mlp_ratio`, `layer_norm_eps` and `qkv_bias`.
         num_heads: Heads of the attention.
-        drop_path_rate: How often a branch is left out in training.
+        drop_path_rate: Probability of dropping a branch in training.
     """
 
     def __init__(self, config: PreTrainedConfig, num_heads: int, drop_path_rate: float = 0.0):
@@ -111,7 +111,7 @@ class PointBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Run on `(batch, tokens, hidden)`, after adding positions of the same shape where there are some."""
+        """Run on `(batch, tokens, hidden)`, after adding positions of the same shape, if given."""
         if positions is not None:
             hidden_states = hidden_states + positions
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
@@ -119,16 +119,16 @@ class PointBlock(GradientCheckpointingLayer):
 
 
 class PointBlocks(nn.Module):
-    """A stack of blocks; positions are added before every one of them.
+    """Stack of blocks; positions are added before each of them.
 
     Args:
-        config: Has what `PointBlock` reads and defaults for the other arguments.
-        depth: Number of blocks; `num_hidden_layers` of the config.
-        num_heads: Heads of the attention; `num_attention_heads` of the config.
-        drop_path_rate: Of the last block, `drop_path_rate` of the config; it grows from 0 in equal steps.
+        config: Has the fields that `PointBlock` reads and defaults for the other arguments.
+        depth: Number of blocks; by default `num_hidden_layers` of the config.
+        num_heads: Heads of the attention; by default `num_attention_heads` of the config.
+        drop_path_rate: Rate of the last block, by default that of the config; it grows linearly from 0.
 
     Raises:
-        ValueError: If the heads do not divide the width.
+        ValueError: If the width is not divisible by the number of heads.
     """
 
     def __init__(
@@ -158,20 +158,20 @@ class PointBlocks(nn.Module):
 
         Args:
             hidden_states: `(batch, tokens, hidden)`.
-            positions: The same shape; None where there are none.
-            outputs_of: Numbers of blocks, from 0, whose outputs are wanted too.
-            geometry: Where the tokens are, for adapters around blocks that ask for it.
+            positions: The same shape, or None.
+            outputs_of: Numbers of blocks, from 0, whose outputs are returned too.
+            geometry: Geometry of the tokens, for adapters around blocks that take it.
 
         Returns:
-            The last block's output `(batch, tokens, hidden)`, and those asked for, in the order of `outputs_of`.
+            The last block's output `(batch, tokens, hidden)`, and the requested outputs, in the order of `outputs_of`.
         """
         kept = {}
         for number, layer in enumerate(self.layers):
             own_positions = positions
-            # Layers that read prompts behind the tokens want positions as long; a prompt has no place.
+            # Layers that append prompts to the tokens need positions of the same length; prompts have none.
             if positions is not None and (extra := getattr(layer, "extra_tokens", 0)):
                 own_positions = nn.functional.pad(positions, (0, 0, 0, extra))
-            # A guided adapter wraps a block and wants to know where tokens are; a bare block does not take the word.
+            # Only a guided adapter around a block takes the geometry of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             hidden_states = layer(hidden_states, own_positions, **guidance)
             if number in outputs_of:

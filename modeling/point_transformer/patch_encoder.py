@@ -1,4 +1,4 @@
-"""The mini-PointNet that turns a patch of points into a token."""
+"""Mini-PointNet that turns a patch of points into a token."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hf_any3d.modeling.point_transformer.pooled_patches import Results, pooled_p
 
 
 class PatchEncoder(nn.Module):
-    """Two shared layers, a maximum joined to every point, two shared layers, a maximum.
+    """Two shared layers, a maximum that is concatenated to every point, two shared layers, a maximum.
 
     Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, width)`.
 
     Args:
         in_channels: Channels of a point: 3 for xyz, more with colours.
         width: Channels of a token.
-        hidden_widths: Channels behind the first, second and third layer.
-        bias: Whether the layers in front of a norm have biases, which it takes out again.
-        pooled_width: Channels that the maximum is taken over, where a last layer brings them to `width`; None for
-            `width` and no such layer.
+        hidden_widths: Output channels of the first, second and third layer.
+        bias: Whether layers before a norm have biases, which the norm cancels.
+        pooled_width: Channels of the last maximum, if a final layer maps them to `width`; None for `width` and no
+            final layer.
 
     Raises:
         ValueError: If there are not three hidden widths.
@@ -52,53 +52,53 @@ class PatchEncoder(nn.Module):
         self.project = None if pooled_width is None else nn.Linear(pooled_width, width)
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
-        """Read patches; see the class."""
-        if self._trains_as_one(neighborhoods):
-            return self._project(self._train_as_one(neighborhoods))
-        return self.pool(self.read(neighborhoods))
+        """Encode patches; see the class."""
+        if self._can_train_fused(neighborhoods):
+            return self._project(self._train_fused(neighborhoods))
+        return self.pool(self.point_features(neighborhoods))
 
-    def _trains_as_one(self, neighborhoods: torch.Tensor) -> bool:
+    def _can_train_fused(self, neighborhoods: torch.Tensor) -> bool:
         if torch.is_autocast_enabled(neighborhoods.device.type) or neighborhoods.requires_grad:
             return False
         plain = is_unmodified(self.widen, self.out)
         pairs = ((self.lift, self.lift_norm), (self.join, self.join_norm))
         return plain and neighborhoods[..., 0].numel() > 1 and all(is_plain_training(*pair) for pair in pairs)
 
-    def _train_as_one(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+    def _train_fused(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         weights = [self.lift.weight, self.lift_norm.weight, self.lift_norm.bias, self.widen.weight]
         weights += [self.join.weight, self.join_norm.weight, self.join_norm.bias, self.out.weight, self.out.bias]
         points = neighborhoods.flatten(0, 1).to(self.lift.weight.dtype)  # (batch * groups, k, channels)
-        made = Results(*pooled_patches(points, weights, [self.lift_norm.eps, self.join_norm.eps]))
+        results = Results(*pooled_patches(points, weights, [self.lift_norm.eps, self.join_norm.eps]))
         rows = points.shape[0] * points.shape[1]
         with torch.no_grad():
-            # What the biases add to every row behind the third layer.
+            # Contribution of the biases to the output of the third layer.
             shift = self.join.weight @ self.widen.bias.repeat(2)
             shift = shift if self.join.bias is None else shift + self.join.bias
-        update_running_statistics(self.lift_norm, self.lift.bias, *made.lifted_statistics(self.lift.weight), rows)
-        update_running_statistics(self.join_norm, shift, made.joined_mean, made.joined_variance, rows)
-        # Biases that a norm takes out again get the gradient that they have, which is zero.
+        update_running_statistics(self.lift_norm, self.lift.bias, *results.lifted_statistics(self.lift.weight), rows)
+        update_running_statistics(self.join_norm, shift, results.joined_mean, results.joined_variance, rows)
+        # Biases that a norm cancels get their true gradient, which is zero.
         biases = (self.lift.bias, self.widen.bias, self.join.bias)
-        idle = sum(bias.sum() for bias in biases if bias is not None)
-        return made.tokens.add(idle, alpha=0).unflatten(0, neighborhoods.shape[:2])
+        cancelled = sum(bias.sum() for bias in biases if bias is not None)
+        return results.tokens.add(cancelled, alpha=0).unflatten(0, neighborhoods.shape[:2])
 
-    def read(self, neighborhoods: torch.Tensor) -> torch.Tensor:
-        """What every point is within its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""
+    def point_features(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+        """Compute features of every point in its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""
         batch, groups, k, channels = neighborhoods.shape
         rows = neighborhoods.reshape(-1, channels).to(self.lift.weight.dtype)  # (batch * groups * k, channels)
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
-        whole = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
+        patch_max = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
         if not is_unmodified(self.join):
-            joined = torch.cat([whole.repeat_interleave(k, dim=0), rows], dim=1)  # (batch * groups * k, 2 * own)
+            joined = torch.cat([patch_max.repeat_interleave(k, dim=0), rows], dim=1)  # (batch * groups * k, 2 * own)
             return self.join_norm(self.join(joined)).relu_().view(batch, groups, k, -1)
-        # The joined layer is linear: the part of the whole patch is computed once, not for each of its points.
-        for_whole, for_points = self.join.weight.chunk(2, dim=1)
-        shared = nn.functional.linear(whole, for_whole, self.join.bias).unsqueeze(1)
-        rows = nn.functional.linear(rows, for_points).view(-1, k, shared.shape[-1]).add_(shared).flatten(0, 1)
+        # The joined layer is linear: the term of the patch maximum is computed once per patch, not for each point.
+        patch_weight, point_weight = self.join.weight.chunk(2, dim=1)
+        shared = nn.functional.linear(patch_max, patch_weight, self.join.bias).unsqueeze(1)
+        rows = nn.functional.linear(rows, point_weight).view(-1, k, shared.shape[-1]).add_(shared).flatten(0, 1)
         return self.join_norm(rows).relu_().view(batch, groups, k, -1)
 
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
-        """Patches `(batch, groups, width)` from what `read` gave."""
-        # Unlike amax this keeps no rows for the backward pass.
+        """Pool the output of `point_features` into patch tokens `(batch, groups, width)`."""
+        # Unlike amax, max does not keep the rows for the backward pass.
         return self._project(self.out(rows).max(dim=2).values)
 
     def _project(self, pooled: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Cutting clouds into patches: sampled centres and their nearest points."""
+"""Group clouds into patches: sampled centres and their nearest points."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Patches:
 
     Args:
         neighborhoods: `(batch, groups, neighbors, channels)`, xyz relative to the centre in the units of the input,
-            further channels as they were; the nearest point, which is the centre itself, first.
+            further channels unchanged; the nearest point, the centre itself, comes first.
         centers: `(batch, groups, 3)`, in the order in which they were sampled.
-        center_index: `(batch, groups)`, which input point each centre is.
+        center_index: `(batch, groups)`, the indices of the centres among the input points.
     """
 
     neighborhoods: torch.Tensor
@@ -26,24 +26,24 @@ class Patches:
 
     @property
     def points(self) -> torch.Tensor:
-        """The neighbourhoods' places in the cloud, `(batch, groups, neighbors, 3)`."""
+        """Coordinates of the neighbourhoods' points in the cloud, `(batch, groups, neighbors, 3)`."""
         return self.neighborhoods[..., :3] + self.centers.unsqueeze(2)
 
 
 def group_patches(
     points: torch.Tensor, num_groups: int, group_size: int, sampling_min_squared_norm: float | None = None
 ) -> Patches:
-    """Cut clouds into patches around farthest points.
+    """Group clouds into patches around centres from farthest point sampling.
 
     Args:
         points: `(batch, points, channels)`, xyz first.
-        num_groups: Patches of a cloud.
-        group_size: Points of a patch.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres, the first point apart
-            (released programs: 1e-3, from their CUDA kernel); None samples among all.
+        num_groups: Patches per cloud.
+        group_size: Points per patch.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centres, except for the
+            first point (released programs: 1e-3, from their CUDA kernel); None samples from all points.
 
     Raises:
-        ValueError: If a cloud has fewer points than patches or than a patch has.
+        ValueError: If a cloud has fewer than `num_groups` or `group_size` points.
 
     Source: Point-BERT, Sec. 3.1.
     """

@@ -1,18 +1,18 @@
-"""The mini-PointNet in training as one operation.
+"""The training pass of the mini-PointNet as one fused operation.
 
-A patch has far more points than tokens. Layer by layer, each norm and each maximum reads and writes one row for every
-point and keeps it for the backward pass. Here
+Run layer by layer, each norm and each maximum reads and writes a row for every point and keeps it for the backward
+pass. Here
 
-- the statistics behind the first layer follow from the mean and the covariance of the points themselves, so that layer
-  and norm become one small product, made anew wherever it is needed;
-- no norm stands between the second layer and the third, so the third reads the first through the product of both
-  weights, and the second is needed for its maximum only;
-- the part of the third layer that reads the maximum is computed once a patch;
-- only the rows in front of the second norm are kept;
-- a maximum passes a gradient to one point for each patch and channel: its products are sums of few rows.
+- the statistics after the first layer follow from the mean and the covariance of the points, so layer and norm become
+  one small matrix product, which is recomputed wherever it is needed;
+- there is no norm between the second and the third layer, so the third is applied to the output of the first through
+  the product of both weights, and the second is needed for its maximum only;
+- the term of the third layer that depends on the maximum is computed once per patch;
+- only the input of the second norm is kept;
+- a maximum passes a gradient to one point per patch and channel, so its products are sums of few rows.
 
-Numbers and gradients are those of the plain modules up to rounding; statistics are summed in double precision. Both
-directions are custom operators, which `torch.compile` takes as they are.
+Results and gradients equal those of the plain modules up to rounding; statistics are summed in double precision. The
+forward and backward passes are custom operators, which `torch.compile` supports.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ import torch
 
 from hf_any3d.modeling.pooling_rows import PooledGradient, largest
 
-# Numbers in the widest rows that are worked on at a time: they stay in the core's cache.
+# Numbers per chunk in its widest rows: on the CPU, a chunk stays in the core's cache.
 _PART_CPU, _PART = 1 << 18, 1 << 27
 
 
 @dataclass
 class Weights:
-    """Weights in the order in which operators take them.
+    """Weights in the order of the operators' arguments.
 
-    Biases in front of a norm are not among them: the norm takes them out again.
+    Biases before a norm are not included: the norm cancels them.
 
     Args:
         lift: `(lifted, channels)`.
-        lift_gain: `(lifted,)` of the norm behind it.
+        lift_gain: `(lifted,)` of the following norm.
         lift_shift: `(lifted,)`.
         widen: `(own, lifted)`.
-        join: `(joined, 2 * own)`, the columns for the whole patch first.
-        join_gain: `(joined,)` of the norm behind it.
+        join: `(joined, 2 * own)`, the columns for the patch maximum first.
+        join_gain: `(joined,)` of the following norm.
         join_shift: `(joined,)`.
         out: `(width, joined)`.
         out_bias: `(width,)`.
@@ -57,26 +57,26 @@ class Weights:
     out_bias: torch.Tensor
 
     @property
-    def for_whole(self) -> torch.Tensor:
-        """The part of `join` that reads the whole patch, `(joined, own)`."""
+    def join_patch(self) -> torch.Tensor:
+        """Columns of `join` for the patch maximum, `(joined, own)`."""
         return self.join[:, : len(self.widen)]
 
     @property
-    def for_points(self) -> torch.Tensor:
-        """The part of `join` that reads a point, `(joined, own)`."""
+    def join_point(self) -> torch.Tensor:
+        """Columns of `join` for a point, `(joined, own)`."""
         return self.join[:, len(self.widen) :]
 
 
 @dataclass
 class Results:
-    """What the forward pass makes, in the order in which operators return it.
+    """Results of the forward pass, in the order in which the operator returns them.
 
     Args:
         tokens: `(patches, width)`.
-        winners: `(patches, width)`, the points that they come from.
-        whole: `(patches, own)`, the maximum behind the second layer, without its bias.
-        whole_winners: `(patches, own)`.
-        joined: `(patches * k, joined)`, the rows behind the third layer, without its bias.
+        winners: `(patches, width)`, the points that have the maximum.
+        patch_max: `(patches, own)`, the maximum after the second layer, without its bias.
+        patch_max_winners: `(patches, own)`, the points that have it.
+        joined: `(patches * k, joined)`, the output of the third layer, without its bias.
         mean: `(channels,)` of the points.
         covariance: `(channels, channels)` of the points.
         joined_mean: `(joined,)` of those rows.
@@ -85,8 +85,8 @@ class Results:
 
     tokens: torch.Tensor
     winners: torch.Tensor
-    whole: torch.Tensor
-    whole_winners: torch.Tensor
+    patch_max: torch.Tensor
+    patch_max_winners: torch.Tensor
     joined: torch.Tensor
     mean: torch.Tensor
     covariance: torch.Tensor
@@ -94,14 +94,14 @@ class Results:
     joined_variance: torch.Tensor
 
     def lifted_statistics(self, lift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance `(lifted,)` behind the first layer, without its bias."""
+        """Compute mean and variance `(lifted,)` after the first layer, without its bias."""
         wide, covariance = lift.double(), self.covariance.double()
         variance = ((wide @ covariance) * wide).sum(dim=1).clamp_min(0)
         return (wide @ self.mean.double()).to(lift.dtype), variance.to(lift.dtype)
 
 
 class _Patches:
-    """The points of all patches, in parts."""
+    """Points of all patches, split into chunks."""
 
     def __init__(self, points: torch.Tensor, weights: Weights, eps: list[float]):
         self.patches, self.k, channels = points.shape
@@ -114,8 +114,8 @@ class _Patches:
     def rows_of(self, part: slice) -> slice:
         return slice(part.start * self.k, part.stop * self.k)
 
-    def read_lift(self, results: Results) -> None:
-        """Make the first layer and its norm one."""
+    def fold_lift(self, results: Results) -> None:
+        """Fold the first norm into its layer."""
         mean, variance = results.lifted_statistics(self.weights.lift)
         self.deviation = (variance + self.lift_eps).rsqrt()
         self.gain = self.weights.lift_gain * self.deviation
@@ -123,21 +123,21 @@ class _Patches:
         self.constant = self.weights.lift_shift - mean * self.gain
 
     def lifted(self, part: slice) -> torch.Tensor:
-        """The rows behind the first norm and its ReLU, `(rows of the part, lifted)`."""
+        """Compute the rows after the first norm and its ReLU, `(rows of the chunk, lifted)`."""
         return torch.addmm(self.constant, self.rows[self.rows_of(part)], self.matrix).relu_()
 
 
 @torch.library.custom_op("hf_any3d::pooled_patches", mutates_args=())
 def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[float]) -> list[torch.Tensor]:
-    """Tokens of patches with batch statistics.
+    """Compute tokens of patches with batch statistics.
 
     Args:
         points: `(patches, k, channels)`.
         weights: In the order of `Weights`.
-        eps: Of the two norms.
+        eps: Epsilons of the two norms.
 
     Returns:
-        In the order of `Results`.
+        Tensors in the order of `Results`.
     """
     own = Weights(*weights)
     patches = _Patches(points, own, eps)
@@ -148,7 +148,7 @@ def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[
     new = points.new_empty
     size, width, joined_width = patches.patches, len(own.out), len(own.join)
     indices = points.new_empty(0, dtype=torch.long).new_empty
-    made = Results(
+    results = Results(
         new(size, width),
         indices(size, width),
         new(size, len(own.widen)),
@@ -158,32 +158,32 @@ def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[
         covariance.to(points.dtype),
         *(new(joined_width) for _ in range(2)),
     )
-    patches.read_lift(made)
-    through = (own.for_points @ own.widen).T.contiguous()  # (lifted, joined)
+    patches.fold_lift(results)
+    through = (own.join_point @ own.widen).T.contiguous()  # (lifted, joined)
     total = torch.zeros(joined_width, dtype=torch.float64, device=points.device)
     squares, guess = torch.zeros_like(total), None
     for part in patches.parts:
         lifted = patches.lifted(part)
-        most, made.whole_winners[part] = largest((lifted @ own.widen.T).view(-1, patches.k, len(own.widen)))
-        made.whole[part] = most
-        joined = torch.mm(lifted, through, out=made.joined[patches.rows_of(part)])
-        joined.view(-1, patches.k, joined_width).add_((most @ own.for_whole.T).unsqueeze(1))
+        most, results.patch_max_winners[part] = largest((lifted @ own.widen.T).view(-1, patches.k, len(own.widen)))
+        results.patch_max[part] = most
+        joined = torch.mm(lifted, through, out=results.joined[patches.rows_of(part)])
+        joined.view(-1, patches.k, joined_width).add_((most @ own.join_patch.T).unsqueeze(1))
         if guess is None:
-            # Squares are summed around a guess of the mean, lest a small spread drown beside a large mean.
+            # Squares are summed around a guess of the mean: otherwise a large mean would swamp a small variance.
             guess = joined.mean(dim=0)
         joined = joined - guess
         total += joined.sum(dim=0)
         squares += joined.square_().sum(dim=0)
     mean = total / count
-    made.joined_mean.copy_(guess + mean)
-    made.joined_variance.copy_((squares / count - mean.square()).clamp_min_(0))
-    gain = own.join_gain * (made.joined_variance + patches.join_eps).rsqrt()
-    shift = own.join_shift - made.joined_mean * gain
+    results.joined_mean.copy_(guess + mean)
+    results.joined_variance.copy_((squares / count - mean.square()).clamp_min_(0))
+    gain = own.join_gain * (results.joined_variance + patches.join_eps).rsqrt()
+    shift = own.join_shift - results.joined_mean * gain
     for part in patches.parts:
-        hidden = torch.addcmul(shift, made.joined[patches.rows_of(part)], gain).relu_()
-        made.tokens[part], made.winners[part] = largest((hidden @ own.out.T).view(-1, patches.k, width))
-    made.tokens += own.out_bias
-    return list(vars(made).values())
+        hidden = torch.addcmul(shift, results.joined[patches.rows_of(part)], gain).relu_()
+        results.tokens[part], results.winners[part] = largest((hidden @ own.out.T).view(-1, patches.k, width))
+    results.tokens += own.out_bias
+    return list(vars(results).values())
 
 
 @pooled_patches.register_fake
@@ -202,90 +202,91 @@ def pooled_patches_backward(
     points: torch.Tensor,
     weights: list[torch.Tensor],
     eps: list[float],
-    results: list[torch.Tensor],
+    saved: list[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Gradients of `weights`, from that of the tokens `(patches, width)`."""
-    own, made = Weights(*weights), Results(*results)
+    """Compute the gradients of `weights` from that of the tokens `(patches, width)`."""
+    own, results = Weights(*weights), Results(*saved)
     patches = _Patches(points, own, eps)
-    patches.read_lift(made)
-    behind = PooledGradient(gradient, made.winners, patches.k, patches.parts)
-    of_out, of_hidden, total, moment = _through_out(patches, made, behind)
-    of_widen, of_join, of_lifted = _through_join(patches, made, of_hidden, total, moment)
-    of_lift = _through_lift(patches, made, *of_lifted)
-    deviation = (made.joined_variance + patches.join_eps).rsqrt()
-    return [*of_lift, of_widen, of_join, moment * deviation, total, of_out, gradient.sum(dim=0)]
+    patches.fold_lift(results)
+    pooled = PooledGradient(gradient, results.winners, patches.k, patches.parts)
+    grad_out, grad_hidden, total, moment = _through_out(patches, results, pooled)
+    grad_widen, grad_join, grad_lifted = _through_join(patches, results, grad_hidden, total, moment)
+    grad_lift = _through_lift(patches, results, *grad_lifted)
+    deviation = (results.joined_variance + patches.join_eps).rsqrt()
+    return [*grad_lift, grad_widen, grad_join, moment * deviation, total, grad_out, gradient.sum(dim=0)]
 
 
 def _through_out(
-    patches: _Patches, made: Results, behind: PooledGradient
+    patches: _Patches, results: Results, pooled: PooledGradient
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Gradients of the last weight and, in parts, behind the second norm; their sum, and that of their product with
-    the rows in front of it, around the mean.
+    """Return gradients of the last weight and, in chunks, of the second norm's output; the sum of the latter, and that
+    of its product with the norm's centred input.
     """
     own = patches.weights
-    gain = own.join_gain * (made.joined_variance + patches.join_eps).rsqrt()
-    shift = own.join_shift - made.joined_mean * gain
-    of_out, of_hidden = torch.zeros_like(own.out), []
+    gain = own.join_gain * (results.joined_variance + patches.join_eps).rsqrt()
+    shift = own.join_shift - results.joined_mean * gain
+    grad_out, grad_hidden = torch.zeros_like(own.out), []
     total, moment = torch.zeros_like(gain), torch.zeros_like(gain)
     for number, part in enumerate(patches.parts):
-        joined = made.joined[patches.rows_of(part)]
+        joined = results.joined[patches.rows_of(part)]
         hidden = torch.addcmul(shift, joined, gain).relu_()
-        of_out += behind.transposed_times(hidden, number)
-        rows = behind.times(own.out, number)
+        grad_out += pooled.transposed_times(hidden, number)
+        rows = pooled.times(own.out, number)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
-        moment += torch.sub(joined, made.joined_mean, out=hidden).mul_(rows).sum(dim=0)
-        of_hidden.append(rows)
-    return of_out, of_hidden, total, moment
+        moment += torch.sub(joined, results.joined_mean, out=hidden).mul_(rows).sum(dim=0)
+        grad_hidden.append(rows)
+    return grad_out, grad_hidden, total, moment
 
 
 def _through_join(
-    patches: _Patches, made: Results, of_hidden: list[torch.Tensor], total: torch.Tensor, moment: torch.Tensor
+    patches: _Patches, results: Results, grad_hidden: list[torch.Tensor], total: torch.Tensor, moment: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Gradients of the second and third weight; of the rows behind the first norm their sum and product with points.
+    """Return gradients of the second and third weight, and the sum of those of the first norm's output and their
+    product with the points.
 
-    The parts in `of_hidden` are used up.
+    Overwrites the chunks in `grad_hidden`.
     """
     own, count = patches.weights, len(patches.rows)
-    deviation = (made.joined_variance + patches.join_eps).rsqrt()
+    deviation = (results.joined_variance + patches.join_eps).rsqrt()
     gain = own.join_gain * deviation
-    # In training the statistics move with every row.
+    # In training, the statistics depend on every row.
     slope = gain * deviation.square() * moment / -count
-    constant = -made.joined_mean * slope - gain * total / count
-    through = own.for_points @ own.widen  # (joined, lifted)
-    of_through, of_shared, of_lifted = torch.zeros_like(through), [], []
+    constant = -results.joined_mean * slope - gain * total / count
+    through = own.join_point @ own.widen  # (joined, lifted)
+    grad_through, grad_shared, grad_lifted = torch.zeros_like(through), [], []
     for number, part in enumerate(patches.parts):
-        rows = torch.addcmul(constant, of_hidden[number], gain, out=of_hidden[number])
-        rows.addcmul_(made.joined[patches.rows_of(part)], slope)
-        of_shared.append(rows.view(-1, patches.k, rows.shape[1]).sum(dim=1))
-        of_through.addmm_(rows.T, patches.lifted(part))
-        of_lifted.append(rows @ through)
-        of_hidden[number] = None
-    of_shared = torch.cat(of_shared)  # (patches, joined)
-    of_join = torch.cat([of_shared.T @ made.whole, of_through @ own.widen.T], dim=1)
-    of_widen = own.for_points.T @ of_through
-    behind = PooledGradient(of_shared @ own.for_whole, made.whole_winners, patches.k, patches.parts)
+        rows = torch.addcmul(constant, grad_hidden[number], gain, out=grad_hidden[number])
+        rows.addcmul_(results.joined[patches.rows_of(part)], slope)
+        grad_shared.append(rows.view(-1, patches.k, rows.shape[1]).sum(dim=1))
+        grad_through.addmm_(rows.T, patches.lifted(part))
+        grad_lifted.append(rows @ through)
+        grad_hidden[number] = None
+    grad_shared = torch.cat(grad_shared)  # (patches, joined)
+    grad_join = torch.cat([grad_shared.T @ results.patch_max, grad_through @ own.widen.T], dim=1)
+    grad_widen = own.join_point.T @ grad_through
+    pooled = PooledGradient(grad_shared @ own.join_patch, results.patch_max_winners, patches.k, patches.parts)
     total = torch.zeros_like(own.lift_gain)
     product = torch.zeros_like(own.lift)
     for number, part in enumerate(patches.parts):
         lifted = patches.lifted(part)
-        of_widen += behind.transposed_times(lifted, number)
-        rows = of_lifted[number].add_(behind.times(own.widen, number))
+        grad_widen += pooled.transposed_times(lifted, number)
+        rows = grad_lifted[number].add_(pooled.times(own.widen, number))
         torch.ops.aten.threshold_backward.grad_input(rows, lifted, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
         product.addmm_(rows.T, patches.rows[patches.rows_of(part)])
-    return of_widen, of_join, (total, product)
+    return grad_widen, grad_join, (total, product)
 
 
 def _through_lift(
-    patches: _Patches, made: Results, total: torch.Tensor, product: torch.Tensor
+    patches: _Patches, results: Results, total: torch.Tensor, product: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the first weight and its norm: the rows between are linear in the points."""
+    """Return gradients of the first weight and its norm, whose input is linear in the points."""
     lift = patches.weights.lift
-    product = product - total.outer(made.mean)
-    of_gain = patches.deviation * (lift * product).sum(dim=1)
-    spread = (patches.deviation * of_gain).unsqueeze(1) * (lift @ made.covariance)
-    return patches.gain.unsqueeze(1) * (product - spread), of_gain, total
+    product = product - total.outer(results.mean)
+    grad_gain = patches.deviation * (lift * product).sum(dim=1)
+    spread = (patches.deviation * grad_gain).unsqueeze(1) * (lift @ results.covariance)
+    return patches.gain.unsqueeze(1) * (product - spread), grad_gain, total
 
 
 @pooled_patches_backward.register_fake
@@ -298,7 +299,7 @@ def _keep(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
     ctx.count = len(weights)
     ctx.save_for_backward(points, *weights, *output)
     ctx.mark_non_differentiable(*output[1:])
-    # Otherwise zeros as large as all that is kept would be made for the outputs that no gradient reaches.
+    # Otherwise torch would allocate zeros for the gradients of all unused outputs.
     ctx.set_materialize_grads(False)
 
 
@@ -306,8 +307,8 @@ def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     points, *saved = ctx.saved_tensors
     if gradients[0] is None:
         return None, [None] * ctx.count, None
-    found = pooled_patches_backward(gradients[0], points, saved[: ctx.count], ctx.eps, saved[ctx.count :])
-    return None, found, None
+    gradients = pooled_patches_backward(gradients[0], points, saved[: ctx.count], ctx.eps, saved[ctx.count :])
+    return None, gradients, None
 
 
 pooled_patches.register_autograd(_backward, setup_context=_keep)

@@ -1,4 +1,4 @@
-"""Pretrained parts that are kept elsewhere: recorded, left out or stored when a model is saved, and opened again."""
+"""Record, save and load pretrained parts whose weights are kept elsewhere."""
 
 from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterLoadingMixin, adapter_subfolder
 from hf_any3d.modeling.pretrained_parts.bits import is_quantized, set_quantization

@@ -1,4 +1,4 @@
-"""Repositories that hold an adapter and a config: what was pretrained comes from its own repository."""
+"""Load models from repositories that hold only an adapter and a config."""
 
 from __future__ import annotations
 
@@ -28,53 +28,53 @@ from hf_any3d.modeling.pretrained_parts.placing import single_device
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
-    """For models whose repositories may hold nothing but a PEFT adapter and a config that says what it stands on.
+    """For models whose repositories may hold only a PEFT adapter and a config that names its pretrained weights.
 
-    `from_pretrained` then builds the model around what the config names and loads the adapter and all that was trained
-    beside it; a base class opens the repository of a model with a head, and leaves the head out. A subclass says what
-    is pretrained, where it comes from and how one is told from another.
+    `from_pretrained` then builds the model around the weights that the config names and loads the adapter and all that
+    was trained with it; a base class also loads the repository of a model with a head, without the head. Subclasses
+    define what is pretrained, where it comes from and how it is identified.
     """
 
-    # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Adapters are
-    # PEFT's, which models know nothing of: `hf_any3d.registration` fills this in.
+    # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Set by
+    # `hf_any3d.registration`, as models do not import PEFT.
     load_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
-    # Beginnings of the names of settings that say nothing about what an adapter does.
+    # Prefixes of config fields that do not affect what an adapter does.
     _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
-    # Whether `dtype` is that of the whole model, or of what is pretrained alone.
+    # Whether `dtype` applies to the full model, or only to its pretrained weights.
     _has_single_dtype: ClassVar[bool] = False
 
     @classmethod
     def build_for_adapter(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
-        """Build the model that the adapter in a repository was put into, as it was before.
+        """Build the model of an adapter's repository, without the adapter.
 
         Args:
             name: Directory or hub repository of the adapter.
-            config: The config beside it.
+            config: The config stored with it.
             hub: `revision`, `token`, `cache_dir` and the like.
             **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config`; any may be None.
         """
-        raise NotImplementedError(f"{cls.__name__} does not say what its adapters stand on")
+        raise NotImplementedError(f"{cls.__name__} must define build_for_adapter")
 
     def save_with_adapter(self, directory: str | os.PathLike) -> None:
-        """Write what a directory with an adapter lacks to be a whole model."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
+        """Write all other files that a directory with an adapter needs to be loaded as a model."""
+        raise NotImplementedError(f"{type(self).__name__} supports no adapters")
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Compare what is pretrained in this model with what an adapter was trained around.
+        """Check that this model has the pretrained weights that an adapter was trained with.
 
         Args:
-            recorded: The config.json beside the adapter.
+            recorded: The config.json stored with the adapter.
             adapter: Name of the adapter's repository, for messages.
 
         Raises:
-            EncoderMismatchError: If the weights are others.
+            EncoderMismatchError: If the weights differ.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what its adapters stand on")
+        raise NotImplementedError(f"{type(self).__name__} supports no adapters")
 
     def refuse_merged_adapters(self) -> None:
-        """Raise an error if an adapter is merged into the weights for the time being.
+        """Raise an error if an adapter is temporarily merged into the weights.
 
         Raises:
             ValueError: With the names of the adapters.
@@ -85,11 +85,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
-        """Open a model as `PretrainedPartsMixin.from_pretrained` does, or put one together around an adapter.
+        """Load a model as `PretrainedPartsMixin.from_pretrained` does, or from an adapter's repository.
 
         Raises:
-            EncoderMismatchError: If the pretrained weights found are not those that the model was made with.
-            ValueError: If weights are missing that the saved model had, or are not finite; they are named.
+            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
+            ValueError: If weights of the saved model are missing or not finite; the message names them.
             TypeError: If an argument is unknown.
         """
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
@@ -150,7 +150,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         return (model.eval(), info) if output_loading_info else model.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PretrainedPartsMixin.save_pretrained` does, and the config beside a loaded adapter too.
+        """Save as `PretrainedPartsMixin.save_pretrained` does, with the config next to a loaded adapter.
 
         Raises:
             ValueError: If a quantized part changed, which cannot be stored.
@@ -158,7 +158,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if not getattr(self, "_hf_peft_config_loaded", False):
             super().save_pretrained(save_directory, **kwargs)
             return
-        # A base opened from the repository of a model with a head is saved as what it is.
+        # A base model loaded from the repository of a model with a head is saved under its own class.
         self.config.architectures = [type(self).__name__]
         if kwargs.get("is_main_process", True):
             self.save_with_adapter(save_directory)
@@ -166,27 +166,27 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
 
 def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
-    """Where a part lies that is stored in a folder of an adapter's repository: arguments of `from_pretrained`.
+    """Return `from_pretrained` arguments for a part that is stored in a folder of an adapter's repository.
 
-    In a local directory transformers would find the adapter beside the folder, and load it into the part.
+    With `subfolder` of a local directory, transformers would find the adapter above and load it into the part.
 
     Args:
         name: Directory or hub repository of the adapter.
         hub: `revision`, `subfolder`, `token` and the like.
         folder: Name of the folder.
     """
-    where = "/".join(part for part in (hub.get("subfolder"), folder) if part)
+    path = "/".join(part for part in (hub.get("subfolder"), folder) if part)
     if not os.path.isdir(name):
-        return name, hub | {"subfolder": where}
-    return os.path.join(name, where), {key: value for key, value in hub.items() if key != "subfolder"}
+        return name, hub | {"subfolder": path}
+    return os.path.join(name, path), {key: value for key, value in hub.items() if key != "subfolder"}
 
 
 def _is_adapter_repository(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
-    """Whether a directory or hub repository has an adapter and a config, but no weights of a whole model."""
+    """Whether a directory or hub repository has an adapter and a config, but no full model weights."""
     if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
         return False
 
-    def holds(file: str) -> bool:
+    def contains(file: str) -> bool:
         found = cached_file(
             name,
             file,
@@ -197,5 +197,5 @@ def _is_adapter_repository(name: str | os.PathLike, hub: dict[str, Any]) -> bool
         )
         return found is not None
 
-    # Without a config an adapter is but a part of a model in another repository; transformers knows how to open it.
-    return holds(CONFIG_NAME) and not holds(SAFE_WEIGHTS_NAME) and not holds(SAFE_WEIGHTS_INDEX_NAME)
+    # An adapter without a config belongs to a model in another repository; transformers loads it.
+    return contains(CONFIG_NAME) and not contains(SAFE_WEIGHTS_NAME) and not contains(SAFE_WEIGHTS_INDEX_NAME)

@@ -1,4 +1,4 @@
-"""What is refused when a model is opened: weights that are missing or not finite, arguments that mean nothing."""
+"""Checks while loading a model: missing, misshapen or non-finite weights, and unknown arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.pretrained_parts.tensors import not_finite
 
-# Arguments that auto classes and pipelines hand on, or that change nothing here.
+# Arguments that auto classes and pipelines pass on, or that have no effect here.
 _WITHOUT_EFFECT = {
     *("_commit_hash", "_from_auto", "_from_pipeline", "_fast_init", "adapter_kwargs", "adapter_name", "code_revision"),
     *("disable_mmap", "from_flax", "from_tf", "generation_config", "low_cpu_mem_usage", "mirror"),
@@ -26,14 +26,14 @@ _NOT_SUPPORTED = {
 
 
 def without_transformers_arguments(arguments: dict[str, Any], what: str) -> dict[str, Any]:
-    """Take out arguments of `from_pretrained` that are known to transformers; what is left is meant for the config.
+    """Remove transformers' own arguments of `from_pretrained`; the rest are settings of the config.
 
     Args:
-        arguments: What was given.
-        what: What is opened, for messages.
+        arguments: Keyword arguments of the call.
+        what: Description of what is loaded, for messages.
 
     Raises:
-        ValueError: If one is given that this way of opening cannot heed.
+        ValueError: If an argument is not supported by this way of loading.
     """
     given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
     if given:
@@ -42,17 +42,17 @@ def without_transformers_arguments(arguments: dict[str, Any], what: str) -> dict
 
 
 def check_arguments(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any]) -> None:
-    """Raise the error of a call with arguments that are no settings of the config.
+    """Raise an error for arguments that are not settings of the config.
 
     Raises:
-        TypeError: As for a model that is opened whole.
+        TypeError: As transformers raises for a complete model.
     """
     if unknown := sorted(name for name in arguments if not hasattr(config, name)):
         raise TypeError(f"{model_class.__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class of the model that a config was saved with, where it is one of ours; else `model_class`."""
+    """Return the class that a config was saved with if it is one of ours, else `model_class`."""
     ours = [base for base in model_class.__mro__ if getattr(base, "config_class", None) is model_class.config_class]
     root = [base for base in ours if issubclass(base, PreTrainedModel)][-1]
     known = {root, *_subclasses(root)}
@@ -67,19 +67,19 @@ def _subclasses(root: type) -> set[type]:
 def refuse_other_shapes(
     model_class: type[PreTrainedModel], folder: str | os.PathLike, hub: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """Raise an error if the weights in a directory have other shapes than its config asks for, before any is made.
+    """Raise an error before loading if the weights in a directory have other shapes than its config defines.
 
-    transformers finds that out too, but only after it has made every weight that does not fit, which a config that
-    asks for a large model turns into gigabytes.
+    transformers checks this too, but only after allocating every mismatched weight, which may take gigabytes if the
+    config defines a large model.
 
     Args:
-        model_class: What is opened.
+        model_class: Class to load.
         folder: The directory.
         hub: `subfolder` and the like.
         settings: Further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: With the first weights that do not fit.
+        ValueError: Naming the first mismatched weights.
     """
     if settings.get("ignore_mismatched_sizes") or settings.get("quantization_config") is not None:
         return
@@ -91,13 +91,13 @@ def refuse_other_shapes(
         return
     with torch.device("meta"):
         expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
-    wrong = [
+    mismatched = [
         f"{name} has {shape} instead of {expected[name]}"
         for name, shape in sorted(_stored_shapes(Path(folder, hub.get("subfolder") or "")))
         if expected.get(name, shape) != shape
     ]
-    if wrong:
-        raise ValueError(f"{folder}: the weights are not of the shapes that its config asks for: {listed(wrong)}")
+    if mismatched:
+        raise ValueError(f"{folder}: the weights do not have the shapes that its config defines: {listed(mismatched)}")
 
 
 def _fields(config_class: type[PreTrainedConfig]) -> set[str]:
@@ -120,24 +120,24 @@ def _stored_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
             with safe_open(file, "pt") as stored:
                 names = stored.keys()
                 yield from [(name, stored.get_slice(name).get_shape()) for name in names]
-        except SafetensorError:  # transformers says what is wrong with the file
+        except SafetensorError:  # transformers reports what is wrong with the file
             return
 
 
 def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any], hub: dict[str, Any]) -> None:
     """Raise an error if a saved model lacks weights that it had when it was saved.
 
-    A new head on a pretrained model, or a part that was switched on by an argument, starts fresh as in transformers:
-    the saved model never had it.
+    A new head on a pretrained model, or a module that was switched on by an argument, is newly initialised as in
+    transformers: the saved model never had it.
 
     Args:
-        model: The opened model.
+        model: The loaded model.
         name: Directory or repository.
-        info: What `output_loading_info` gave.
+        info: Result of `output_loading_info`.
         hub: `revision`, `token`, `cache_dir` and the like.
 
     Raises:
-        ValueError: With the names of the weights.
+        ValueError: Naming the weights.
     """
     missing = set(info["missing_keys"])
     if not missing:
@@ -148,15 +148,15 @@ def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any],
         saved = saved_class(config)
     prefix = f"{type(model).base_model_prefix}."
 
-    def bare(key: str) -> str:
-        # As in a base model, and without layers that a config puts around others.
+    def base_name(key: str) -> str:
+        # The name in a base model, without wrappers that a config puts around layers.
         return key.removeprefix(prefix).replace(".base_layer.", ".")
 
-    had = {bare(key) for key in saved.state_dict()}
-    if lost := sorted(key for key in missing if bare(key) in had):
+    had = {base_name(key) for key in saved.state_dict()}
+    if lost := sorted(key for key in missing if base_name(key) in had):
         raise ValueError(
-            f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its answers would be "
-            "random. Expected the weights as they were saved"
+            f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions would "
+            "be random. Expected the weights as they were saved"
         )
 
 
@@ -164,12 +164,12 @@ def refuse_non_finite(model: PreTrainedModel, name: str) -> None:
     """Raise an error if weights are NaN or infinite.
 
     Raises:
-        ValueError: With their names.
+        ValueError: Naming the weights.
     """
-    if wrong := not_finite(model):
-        raise ValueError(f"{name}: {listed(wrong)} not finite (NaN or infinity); expected finite weights")
+    if names := not_finite(model):
+        raise ValueError(f"{name}: {listed(names)} not finite (NaN or infinity); expected finite weights")
 
 
 def listed(names: list[str], most: int = 8) -> str:
-    """Some names in one line, and how many more there are."""
+    """Join the first names, with the number of further ones."""
     return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)

@@ -1,4 +1,4 @@
-"""Models with pretrained parts: how they are saved without them, or with them, and opened again."""
+"""Save models with or without their pretrained parts, and load them again."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
 )
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-"""Arguments of `from_pretrained` that say where a repository is and how it is read."""
+"""Arguments of `from_pretrained` that locate a repository and control its download."""
 _FINGERPRINT = "_opened_with"
 
 
 def remember_weights(part: nn.Module) -> None:
-    """Remember the weights that a part was opened with, to find out when it is saved whether they changed."""
+    """Remember the weights that a part was loaded with, to detect changes when it is saved."""
     vars(part)[_FINGERPRINT] = Fingerprint.of(own_state(part))
 
 
 def remembered_weights(part: nn.Module) -> Fingerprint | None:
-    """What `remember_weights` remembered; None for a part that was not opened but built."""
+    """Return the fingerprint from `remember_weights`; None for a part that was built, not loaded."""
     return vars(part).get(_FINGERPRINT)
 
 
 def refuse_merged_adapters(model: nn.Module) -> None:
-    """Raise an error if an adapter is added to weights for the time being: they are not what they are without it.
+    """Raise an error if an adapter is temporarily merged into the weights, which then differ from the original ones.
 
     Raises:
-        ValueError: With the names of the adapters.
+        ValueError: Naming the adapters.
     """
     if merged := merged_adapters(model):
         raise ValueError(
@@ -52,34 +52,33 @@ def refuse_merged_adapters(model: nn.Module) -> None:
 
 
 class PretrainedPartsMixin:
-    """For `PreTrainedModel` classes with parts that are pretrained and may be kept elsewhere.
+    """For `PreTrainedModel` classes with pretrained parts, whose weights may be kept elsewhere.
 
-    `config.parts` records of each part where its weights come from. A part that still has these weights is left out
-    of what is saved; one that was changed, by training or by merging an adapter, is stored with the model. Opening
-    fetches the parts from where they are, checks that they are the recorded ones, and refuses a model that lacks
-    weights.
+    `config.parts` records where the weights of each part come from. A part that still has these weights is not saved;
+    one that was changed, by training or by merging an adapter, is stored with the model. Loading fetches the parts
+    from their repositories, checks that they are the recorded ones, and rejects a model that lacks weights.
     """
 
-    # Part: path of its module in the model that owns it. Parts without a module are parts of no saved file.
+    # Path of each part's module in the model that owns it. Parts without a module are in no saved file.
     _part_paths: ClassVar[Mapping[str, str]] = {}
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """The weights of a part as they are where the config says, for a part whose precision was changed.
+        """Load the recorded weights of a part again, for comparison if its precision was changed.
 
         Raises:
-            OSError, ValueError, RuntimeError: If they cannot be had.
+            OSError, ValueError, RuntimeError: If they cannot be loaded.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how {name!r} is opened")
+        raise NotImplementedError(f"{type(self).__name__} must define reopened_state to load {name!r}")
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
-        """The tensors of a part that come from its own checkpoint, without adapters in it."""
+        """Return the tensors of a part that come from its own checkpoint, without adapters."""
         return list(own_tensors(self.get_submodule(self._part_paths[name])))
 
     def changed_tensors(self, name: str) -> list[str]:
-        """Names of the tensors of a part that are not those it was opened with; all of them where nobody can say.
+        """Return the names of a part's tensors that changed since it was loaded; all of them if that is unknown.
 
         Raises:
-            ValueError: If an adapter is merged into the part for the time being.
+            ValueError: If an adapter is temporarily merged into the part.
         """
         part = self.get_submodule(self._part_paths[name])
         refuse_merged_adapters(part)
@@ -96,57 +95,57 @@ class PretrainedPartsMixin:
         return changed
 
     def store_part(self, name: str) -> None:
-        """Store a part with the model from now on, whatever its repository holds.
+        """Store a part with the model from now on.
 
         Raises:
-            ValueError: If the part was opened in 4 or 8 bits, which are not its weights.
+            ValueError: If the part was loaded in 4 or 8 bits, not with its full weights.
         """
         if is_quantized(self.get_submodule(self._part_paths[name])):
-            raise ValueError(f"the {name} was opened quantized; expected full weights to store")
+            raise ValueError(f"the {name} was loaded quantized; expected full weights to store")
         for module in self.modules():
             if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
                 module.config.change_part(name, stored=True, checksum=None, subfolder=None)
 
     def store_changed_parts(self) -> None:
-        """Have parts stored with the model whose weights are no longer those that the config names; warn of each.
+        """Mark parts whose weights changed as stored with the model, with a warning for each.
 
         Raises:
-            ValueError: If such a part was opened quantized.
+            ValueError: If such a part was loaded quantized.
         """
         for name in self._part_paths:
             if not self.config.part(name).is_elsewhere or not (changed := self.changed_tensors(name)):
                 continue
-            home = self.config.part(name).name_or_path
+            source = self.config.part(name).name_or_path
             some = ", ".join(changed[:3]) + f" and {len(changed) - 3} more" * (len(changed) > 3)
             if is_quantized(self.get_submodule(self._part_paths[name])):
                 raise ValueError(
-                    f"the weights of the quantized {name} are not those of {home} any more ({some}), and quantized "
-                    "weights cannot be stored; expected a part opened in full precision, or adapters that are not "
+                    f"the weights of the quantized {name} are no longer those of {source} ({some}), and quantized "
+                    "weights cannot be stored; expected a part loaded in full precision, or adapters that are not "
                     "merged"
                 )
             self.store_part(name)
             warnings.warn(
-                f"the weights of the {name} are not those of {home} any more ({some}); they are stored with the model",
+                f"the weights of the {name} are no longer those of {source} ({some}); they are stored with the model",
                 UserWarning,
                 stacklevel=4,
             )
 
     def names_stored_elsewhere(self) -> set[str]:
-        """Names, in the state dict, of tensors that are not saved because a part that is kept elsewhere holds them."""
+        """Return the state dict names of tensors that are not saved because their part is kept elsewhere."""
         names = set()
         for prefix, owner in self.named_modules():
             if not isinstance(owner, PretrainedPartsMixin):
                 continue
             for name, path in owner._part_paths.items():
                 if owner.config.part(name).is_elsewhere and owner.owns_part(name):
-                    where = ".".join(filter(None, (prefix, path)))
-                    names |= {f"{where}.{own.path}" for own in owner.part_tensors(name)}
+                    full_path = ".".join(filter(None, (prefix, path)))
+                    names |= {f"{full_path}.{own.path}" for own in owner.part_tensors(name)}
                     if is_quantized(owner.get_submodule(path)):
-                        names |= {f"{where}.{key}" for key in _notes_of_quantizer(owner.get_submodule(path))}
+                        names |= {f"{full_path}.{key}" for key in _quantization_keys(owner.get_submodule(path))}
         return names
 
     def owns_part(self, name: str) -> bool:
-        """Whether a part is in this very model, not in one inside it, and not left out by its config."""
+        """Whether a part belongs directly to this model, not to a submodel, and is not disabled by its config."""
         parent, _, child = self._part_paths[name].rpartition(".")
         try:
             return self.get_submodule(parent)._modules.get(child) is not None
@@ -167,7 +166,7 @@ class PretrainedPartsMixin:
         super().save_pretrained(save_directory, **kwargs)
 
     def enable_adapters(self) -> None:
-        """Enable all adapters, with the modules trained in full beside them, which transformers leaves disabled."""
+        """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
         super().enable_adapters()
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
@@ -177,17 +176,17 @@ class PretrainedPartsMixin:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
-        """Open a model as `PreTrainedModel.from_pretrained` does.
+        """Load a model as `PreTrainedModel.from_pretrained` does, with additional checks.
 
         Raises:
-            EncoderMismatchError: If the pretrained weights found are not those that the model was made with.
-            ValueError: If weights are missing that the saved model had, have other shapes than the config of a
-                directory asks for, or are not finite; they are named.
+            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
+            ValueError: If weights of the saved model are missing, have other shapes than the config of a directory
+                defines, or are not finite; the message names them.
             TypeError: If an argument is unknown.
         """
         name = pretrained_model_name_or_path
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        wants_info = kwargs.pop("output_loading_info", False)
+        return_info = kwargs.pop("output_loading_info", False)
         if name is not None and os.path.isdir(name):
             settings = {key: value for key, value in kwargs.items() if key not in hub}
             refuse_other_shapes(cls, name, hub, settings)
@@ -195,15 +194,15 @@ class PretrainedPartsMixin:
         if name is not None:
             refuse_lost_weights(model, os.fspath(name), info, hub)
             refuse_non_finite(model, os.fspath(name))
-        return (model, info) if wants_info else model
+        return (model, info) if return_info else model
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
 
 
-def _notes_of_quantizer(part: nn.Module) -> list[str]:
-    """Names, in the state dict, of what quantized layers keep beside their parameters and buffers."""
+def _quantization_keys(part: nn.Module) -> list[str]:
+    """Return the state dict names of what quantized layers keep besides parameters and buffers."""
     tensors = {name for name, _ in (*part.named_parameters(), *part.named_buffers())}
     layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
     return [key for key in part.state_dict() if key not in tensors and ".lora_" not in key and key.startswith(layers)]

@@ -1,4 +1,4 @@
-"""Where an encoder is opened, and in how many bits."""
+"""Device and quantization arguments for loading an encoder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 
 
 def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]:
-    """What `from_pretrained` of an encoder is given for the same words of a whole model.
+    """Return `from_pretrained` arguments of an encoder for those of the full model.
 
     Args:
         device_map: A device, its name, "auto" for the fastest one, or a dictionary that names one device; None for the
-            CPU. The layers of the encoder are called one by one, with what the rest of the model made, so that all
-            has to be in one place.
-        quantization_config: A config of any method that transformers knows; None for full weights.
+            CPU. The encoder's layers are called one by one on outputs of the rest of the model, so all have to be on
+            one device.
+        quantization_config: A quantization config of transformers; None for full weights.
 
     Raises:
         ValueError: If the dictionary names several devices.
@@ -24,7 +24,7 @@ def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]
 
 
 def single_device(device_map: Any) -> Any:
-    """The device that a `device_map` names, see `encoder_loading`.
+    """Return the device that a `device_map` names, see `encoder_loading`.
 
     Raises:
         ValueError: If a dictionary names several devices.

@@ -1,4 +1,4 @@
-"""What a config records of pretrained parts, and the old layouts of that record."""
+"""Records of pretrained parts in a config, and their earlier layouts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedPart:
-    """A pretrained part of a model: where its weights come from, and which they are.
+    """Source and checksum of a pretrained part's weights.
 
     Args:
-        name_or_path: Repository or absolute directory that the weights came from; None where nobody knows one.
+        name_or_path: Repository or absolute directory that the weights came from; None if unknown.
         revision: The commit of that repository.
-        checksum: Of the part's weights: `tensors-sha256:…` of the tensors, or `sha256:…` of the weight files in models
-            that were saved by earlier versions.
+        checksum: Checksum of the weights: `tensors-sha256:…` of the tensors, or `sha256:…` of the weight files in
+            models that were saved by earlier versions.
         subfolder: Folder of an adapter's repository that holds the weights, where they are stored with the adapter.
         stored: Whether the weights are stored with the model, because they are no longer those at `name_or_path`.
     """
@@ -29,10 +29,10 @@ class PretrainedPart:
 
     @classmethod
     def from_dict(cls, recorded: Mapping[str, Any]) -> PretrainedPart:
-        """Read a record, also one of earlier versions.
+        """Read a record of this or an earlier version.
 
         Raises:
-            ValueError: If it has fields that are not known.
+            ValueError: If it has unknown fields.
         """
         recorded = dict(recorded)
         if "name" in recorded:
@@ -43,7 +43,7 @@ class PretrainedPart:
         return cls(**recorded)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record without its empty fields, for a config."""
+        """Return the record without its empty fields, for a config."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, False)}
 
     @property
@@ -53,7 +53,7 @@ class PretrainedPart:
 
 
 def absolute_name(name_or_path: str | os.PathLike) -> str:
-    """A repository's name as it is; the absolute path of a directory, which means the same from everywhere."""
+    """Return the absolute path of a directory, valid from any working directory; a repository's name unchanged."""
     name = os.fspath(name_or_path)
     return os.path.abspath(name) if os.path.isdir(name) else name
 
@@ -62,11 +62,11 @@ class PartsConfigMixin:
     """For configs with a field `parts`: one `PretrainedPart`, as a dictionary, for each pretrained part."""
 
     def part(self, name: str) -> PretrainedPart:
-        """The record of a part; an empty one for a part that is stored with the model and came from nowhere."""
+        """Return the record of a part; an empty one if the part is stored with the model and has no source."""
         return PretrainedPart.from_dict((self.parts or {}).get(name, {}))
 
     def set_part(self, name: str, part: PretrainedPart | None) -> None:
-        """Record a part; None or an empty record takes it out."""
+        """Record a part; None or an empty record removes it."""
         parts = {other: recorded for other, recorded in (self.parts or {}).items() if other != name}
         if part is not None and (recorded := part.to_dict()):
             parts[name] = recorded
@@ -77,10 +77,10 @@ class PartsConfigMixin:
         self.set_part(name, dataclasses.replace(self.part(name), **changes))
 
     def check_parts(self, allowed: tuple[str, ...]) -> None:
-        """Bring records of earlier versions into today's form; for `__post_init__`.
+        """Convert records of earlier versions to the current form; called in `__post_init__`.
 
         Raises:
-            ValueError: If there are parts or fields that are not known.
+            ValueError: If there are unknown parts or fields.
         """
         if unknown := sorted(set(self.parts or {}) - set(allowed)):
             raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, allowed))}")
@@ -89,14 +89,14 @@ class PartsConfigMixin:
 
 
 class EncoderConfigMixin(PartsConfigMixin):
-    """For configs of models around a frozen encoder, `parts["encoder"]`, whose fields also have names of their own.
+    """For configs of models around a frozen encoder, with properties for the fields of `parts["encoder"]`.
 
-    Configs of earlier versions have these names as fields.
+    In configs of earlier versions, these properties were fields.
     """
 
     @property
     def encoder_name_or_path(self) -> str | None:
-        """Where the encoder's weights come from; None where they are stored with the model."""
+        """Source of the encoder's weights; None if they are stored with the model."""
         part = self.part("encoder")
         return None if part.stored else part.name_or_path
 
@@ -127,7 +127,7 @@ class EncoderConfigMixin(PartsConfigMixin):
 
     @property
     def encoder_trained_from(self) -> str | None:
-        """Where an encoder started from that was changed and is stored with the model, for the record."""
+        """Original source of an encoder that was changed and is stored with the model."""
         part = self.part("encoder")
         return part.name_or_path if part.stored else None
 

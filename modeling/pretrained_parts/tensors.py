@@ -1,4 +1,4 @@
-"""The tensors of a pretrained part: which they are, what they are called without adapters, whether they changed."""
+"""Collect, name and compare the tensors of a pretrained part."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHECKSUM_PREFIX = "tensors-sha256:"
 
 @dataclasses.dataclass(frozen=True)
 class OwnTensor:
-    """A tensor that a module had before it was adapted.
+    """A tensor that a module had before adapters were added.
 
     Args:
-        name: What it was called then.
-        path: What it is called now.
+        name: Name before adapters were added.
+        path: Current name.
         tensor: A parameter or a buffer of the state dict.
     """
 
@@ -29,18 +29,18 @@ class OwnTensor:
 
 
 def own_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Modules that a model had before it was adapted, under the names that they had.
+    """Yield the modules that a model had before adapters were added, with their original names.
 
     Args:
-        module: A model, or a part of one.
-        name: Its own name; what lies below is named behind it.
+        module: A model or submodule.
+        name: Its own name, the prefix of its submodules' names.
     """
     for own_name, _, own in _own_modules(module, name, name):
         yield own_name, own
 
 
 def own_tensors(module: nn.Module) -> Iterator[OwnTensor]:
-    """Parameters and stored buffers that a module had before it was adapted, tied ones under each of their names."""
+    """Yield the parameters and persistent buffers from before adapters were added, tied ones under each name."""
     for name, path, owner in _own_modules(module, "", ""):
         for key, tensor in (*owner._parameters.items(), *owner._buffers.items()):
             if tensor is not None and key not in owner._non_persistent_buffers_set:
@@ -48,12 +48,12 @@ def own_tensors(module: nn.Module) -> Iterator[OwnTensor]:
 
 
 def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A module's state dict as it would be without adapters."""
+    """Return a module's state dict as it would be without adapters."""
     return {own.name: own.tensor for own in own_tensors(module)}
 
 
 def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str, str, nn.Module]]:
-    # PEFT's layers keep what they stand in for under the one name, its copies of trained modules under the other.
+    # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.
     for inside in ("base_layer", "original_module"):
         if module._modules.get(inside) is not None:
             yield from _own_modules(module._modules[inside], name, f"{path}.{inside}" if path else inside)
@@ -66,12 +66,12 @@ def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str,
 
 
 def merged_adapters(module: nn.Module) -> list[str]:
-    """Names of adapters that are added to the weights for the time being, by PEFT's `merge_adapter`."""
+    """Return the names of adapters that are merged into the weights by PEFT's `merge_adapter`."""
     return sorted({name for part in module.modules() for name in vars(part).get("merged_adapters", ())})
 
 
 def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A name for weights, whatever files and shards they came in.
+    """Compute a checksum of weights that does not depend on files and shards.
 
     Args:
         tensors: By name.
@@ -89,67 +89,67 @@ def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What the tensors of a part were when it was opened, to tell later whether they changed.
+    """Hashes of the tensors of a pretrained part when it was loaded, to detect changes.
 
-    Not by torch's version counters, which do not notice what PEFT writes by way of `.data`.
+    Torch's version counters do not detect what PEFT writes through `.data`.
 
     Args:
-        digests: For each tensor its dtype and a fast hash of its bytes.
+        digests: Dtype and a fast hash of the bytes of each tensor.
     """
 
     digests: dict[str, tuple[torch.dtype, str]]
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
-        """Take the fingerprint of tensors; those whose bytes are not here (offloaded, sharded) are left out."""
-        return cls({name: (tensor.dtype, _fast_hash(tensor)) for name, tensor in tensors.items() if _is_here(tensor)})
+        """Hash tensors; those that are not available locally (offloaded, sharded) are skipped."""
+        return cls({name: (tensor.dtype, _fast_hash(tensor)) for name, tensor in tensors.items() if _is_local(tensor)})
 
     def is_in_other_precision(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether one of the tensors has another dtype than it was opened with, so that bytes cannot be compared."""
+        """Whether a tensor has another dtype than when it was loaded, so that hashes cannot be compared."""
         return any(name in self.digests and self.digests[name][0] != each.dtype for name, each in tensors.items())
 
     def changed(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-        """Names of tensors that are not what they were, in the same precision; sorted."""
+        """Return the sorted names of changed tensors, which must have their original precision."""
         return sorted(
             name
             for name, tensor in tensors.items()
-            if _is_here(tensor) and self.digests.get(name) != (tensor.dtype, _fast_hash(tensor))
+            if _is_local(tensor) and self.digests.get(name) != (tensor.dtype, _fast_hash(tensor))
         )
 
 
 def differing(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of tensors that are not equal to those of the same name, brought to the same precision; sorted."""
+    """Return the sorted names of tensors that differ from those of the same name, compared in the dtype of `ours`."""
     return sorted(
         name
         for name, tensor in ours.items()
         if name not in theirs
-        or _is_here(tensor)
+        or _is_local(tensor)
         and not torch.equal(theirs[name].to(tensor.device, tensor.dtype), tensor)
     )
 
 
 def not_finite(module: nn.Module) -> list[str]:
-    """Names of weights and of statistics of norms that hold NaN or infinity; sorted."""
+    """Return the sorted names of weights and running statistics that contain NaN or infinity."""
     named = [*module.named_parameters(), *((name, b) for name, b in module.named_buffers() if ".running_" in name)]
     return sorted(name for name, tensor in named if not _is_finite(tensor.detach()))
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or not _is_here(tensor):
+    if not tensor.is_floating_point() or not _is_local(tensor):
         return True
-    # A finite sum has finite terms, and costs one pass; an infinite one may be an overflow.
+    # A finite sum has finite terms and takes one pass; an infinite sum may be an overflow.
     return bool(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite()) or bool(
         tensor.isfinite().all()
     )
 
 
-def _is_here(tensor: torch.Tensor) -> bool:
-    # Neither offloaded, nor one shard of a DTensor, nor given away to DeepSpeed.
+def _is_local(tensor: torch.Tensor) -> bool:
+    # Neither offloaded, nor a shard of a DTensor, nor partitioned by DeepSpeed.
     return tensor.device.type != "meta" and not hasattr(tensor, "full_tensor") and not hasattr(tensor, "ds_id")
 
 
 def _fast_hash(tensor: torch.Tensor) -> str:
-    if hasattr(tensor, "__tensor_flatten__"):  # a subclass that keeps few bits and scales in tensors of its own
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantized subclass that keeps bits and scales in inner tensors
         names, _ = tensor.__tensor_flatten__()
         return " ".join(_fast_hash(getattr(tensor, name)) for name in names)
     digest = xxhash.xxh3_128(f"{tuple(tensor.shape)}".encode())
@@ -158,5 +158,5 @@ def _fast_hash(tensor: torch.Tensor) -> str:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    plain = tensor.detach().as_subclass(torch.Tensor)  # parameters of quantizers do more on their way to the CPU
+    plain = tensor.detach().as_subclass(torch.Tensor)  # quantized parameters override .cpu()
     return memoryview(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -59,7 +59,7 @@ def test_a_language_model_in_fewer_bits_trains_its_lora(parts, bits, tmp_path):
     again = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**bits))
     with torch.no_grad():
         torch.testing.assert_close(again(prompt(model), points=points).logits, told, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="opened quantized; expected full weights to store"):
+    with pytest.raises(ValueError, match="loaded quantized; expected full weights to store"):
         again.store_parts()
 
 

@@ -41,10 +41,10 @@ def _parts(request, monkeypatch):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("channels", [3, 6])
-def test_training_as_one_operation_is_the_formula(channels, bias, _parts):
+def test_fused_training_matches_the_plain_modules(channels, bias, _parts):
     ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
     patches = patches_of(channels).double() + 5  # a mean that outweighs the spread
-    assert ours._trains_as_one(patches)
+    assert ours._can_train_fused(patches)
     found, expected = ours(patches), written_out(plain, patches)
     torch.testing.assert_close(found, expected)
     weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=found.dtype)
@@ -90,10 +90,10 @@ def test_only_one_row_for_each_point_is_kept_in_training():
 def test_synchronised_norms_and_adapters_are_asked_themselves():
     encoder, patches = made().train(), patches_of(3)
     encoder.widen = nn.Sequential(encoder.widen)
-    assert not encoder._trains_as_one(patches)
+    assert not encoder._can_train_fused(patches)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not made().train()._trains_as_one(patches)
-    assert not made().eval()._trains_as_one(patches) and not made().bfloat16().train()._trains_as_one(patches)
+        assert not made().train()._can_train_fused(patches)
+    assert not made().eval()._can_train_fused(patches) and not made().bfloat16().train()._can_train_fused(patches)
 
 
 @pytest.mark.parametrize("bias", [True, False])
