@@ -1,4 +1,4 @@
-"""A codebook that tokens choose from: Gumbel softmax in training, plain look-up where nothing is learned."""
+"""Codebook of discrete tokens: Gumbel softmax in training, plain look-up without gradients."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Codebook(nn.Module):
     """Vectors of discrete codes.
 
     Args:
-        num_codes: How many.
-        width: Channels of each.
+        num_codes: Number of codes.
+        width: Channels of a code.
     """
 
     def __init__(self, num_codes: int, width: int):
@@ -24,36 +24,36 @@ class Codebook(nn.Module):
     def forward(
         self, logits: torch.Tensor, temperature: float = 1.0, hard: bool = False, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of the codes that logits choose.
+        """Look up the codes that the logits select.
 
         Args:
             logits: `(batch, groups, codes)`.
-            temperature: What scores are divided by before the softmax.
-            hard: Take the likeliest code alone; its gradient is that of the softmax (straight-through).
+            temperature: Divisor of the scores before the softmax.
+            hard: Use only the most likely code, with the gradient of the softmax (straight-through).
             noise: Gumbel noise, broadcastable to the logits, or None.
 
         Returns:
-            `(batch, groups, width)`, and the numbers of the likeliest codes `(batch, groups)`.
+            Vectors `(batch, groups, width)`, and the indices of the most likely codes `(batch, groups)`.
         """
-        # Half precision has too few values for noise and would make different scores equal.
+        # Half precision is too coarse for the noise and would make different scores equal.
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         scores = scores if noise is None else scores + noise
         token_ids = scores.detach().argmax(dim=-1)
-        learns = torch.is_grad_enabled() and (logits.requires_grad or self.weight.requires_grad)
-        if hard and not learns:
+        needs_gradient = torch.is_grad_enabled() and (logits.requires_grad or self.weight.requires_grad)
+        if hard and not needs_gradient:
             return nn.functional.embedding(token_ids, self.weight), token_ids
-        shares = (scores / temperature).softmax(dim=-1)
+        probabilities = (scores / temperature).softmax(dim=-1)
         if hard:
-            shares = _StraightThrough.apply(shares, token_ids)
-        return shares.to(self.weight.dtype) @ self.weight, token_ids
+            probabilities = _StraightThrough.apply(probabilities, token_ids)
+        return probabilities.to(self.weight.dtype) @ self.weight, token_ids
 
 
 class _StraightThrough(torch.autograd.Function):
-    """One for the chosen code, zero for the others, with the gradient of the shares."""
+    """One-hot of the selected code, with the gradient of the probabilities."""
 
     @staticmethod
-    def forward(ctx, shares: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(shares).scatter_(-1, token_ids.unsqueeze(-1), 1.0)
+    def forward(ctx, probabilities: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(probabilities).scatter_(-1, token_ids.unsqueeze(-1), 1.0)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -61,29 +61,29 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw standard Gumbel noise in the shape and on the device of a tensor, in float32 or, for float64, in that.
+    """Draw standard Gumbel noise with the shape and device of a tensor, in float32, or float64 for a float64 tensor.
 
-    Half precision would cut the distribution off: uniform numbers just below 1, which make the largest noise, do not
-    exist there.
+    Half precision would truncate the distribution: it cannot represent the uniform numbers just below 1, which give
+    the largest noise.
 
     Args:
         like: The logits.
         generator: Source of randomness; torch's own by default.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    # Not from exponential_, which on a CPU takes ten times as long.
+    # exponential_ takes ten times as long on a CPU.
     uniform = torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=generator)
     return uniform.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_().neg_()
 
 
 def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
-    """How far the codes of a cloud are from being used evenly: KL(uniform || mean posterior), mean over the batch.
+    """Measure how unevenly a cloud uses the codes: KL(uniform || mean posterior), averaged over the batch.
 
     Args:
         logits: `(batch, groups, codes)`.
 
     Returns:
-        A scalar; 0 where every code is equally likely in every cloud.
+        A scalar; 0 if all codes are equally likely in every cloud.
 
     Source: ACT (arXiv 2212.08320); the direction of the divergence is that of its released program.
     """
@@ -92,7 +92,7 @@ def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
 
 
 class _MeanPosterior(torch.autograd.Function):
-    """`softmax(logits).mean(dim=1)`, with the softmax made anew in the backward pass instead of kept."""
+    """`softmax(logits).mean(dim=1)`, with the softmax recomputed in the backward pass."""
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor) -> torch.Tensor:

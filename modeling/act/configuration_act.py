@@ -1,4 +1,4 @@
-"""Configuration of ACT's student and of the tasks that it is fine-tuned on."""
+"""Configuration of ACT's student and its fine-tuning tasks."""
 
 from __future__ import annotations
 
@@ -59,68 +59,68 @@ _TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
 
 
 class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
-    r"""Everything that defines an ACT point transformer and its heads (arXiv 2212.08320).
+    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
-    The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released
-    programs did otherwise.
+    The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
+    released programs.
 
     Args:
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
-        num_groups: Patches, and so tokens, of a cloud.
-        group_size: Points of a patch, the centre included.
-        patch_widths: Channels behind the first, second and third layer of the network that reads a patch.
-        patch_pooled_width: Channels of a patch before a linear layer makes it a token (MiniGPT-3D: 256); None where
-            the network makes tokens itself.
+        num_groups: Patches, and therefore tokens, per cloud.
+        group_size: Points per patch, including the centre.
+        patch_widths: Output channels of the first, second and third layer of the patch encoder.
+        patch_pooled_width: Channels of a pooled patch before a final linear layer (MiniGPT-3D: 256); None without that
+            layer.
         hidden_size: Channels of a token.
         num_hidden_layers: Transformer blocks.
-        num_attention_heads: Heads of each.
-        mlp_ratio: Hidden width of a block's MLP, in multiples of `hidden_size`.
+        num_attention_heads: Attention heads per block.
+        mlp_ratio: Hidden width of a block's MLP as a multiple of `hidden_size`.
         qkv_bias: Whether queries, keys and values have a bias.
         layer_norm_eps: Epsilon of the layer norms.
-        drop_path_rate: How often the last block's branches are left out in training; earlier ones less.
-        initializer_range: Standard deviation of fresh weights.
-        use_class_token: Whether a learned token goes in front of the patches; segmentation models have none.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
+        initializer_range: Standard deviation of initial weights.
+        use_class_token: Whether a learned token precedes the patches; segmentation models have none.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
-        side_network: A second patch encoder beside the frozen one, mixed in with a learned share ("side" tuning).
-        pooling: What the head reads, in order: any of "cls", "max", "mean".
-        head_widths: Widths of the head's hidden layers; none for a linear head.
+        side_network: Whether to add a second patch encoder, mixed with the model by a learned weight (side tuning).
+        pooling: Pooled features that the head reads, in order: any of "cls", "max", "mean".
+        head_widths: Widths of the head's hidden layers; empty for a linear head.
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
-        segmentation_layers: Segmentation: blocks, from 0, whose outputs points hear.
-        propagation_widths: Segmentation: channels of the two layers that bring tokens to points.
-        category_width: Part segmentation: channels of what points hear about the object's category.
+        segmentation_layers: Segmentation: blocks, from 0, whose outputs are propagated to points.
+        propagation_widths: Segmentation: channels of the two layers that propagate tokens to points.
+        category_width: Part segmentation: channels of the category embedding.
         segmentation_head_widths: Segmentation: widths of the head's hidden layers.
-        segmentation_head_dropout: Segmentation: dropout after each of them.
-        category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
+        segmentation_head_dropout: Segmentation: dropout after each hidden layer.
+        category_parts: Part segmentation: for each category of objects, the labels of its parts.
         category_names: Part segmentation: names of the categories.
-        restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
-        parts: Adapters: where the pretrained transformer, the "base" that an adapter stands on, comes from, see
-            `PretrainedPart`. The fields can be read as `base_name_or_path`, `base_revision` and `base_checksum`.
-        autoencoder_config: Pretraining: config of the frozen autoencoder that teaches.
-        mask_ratio: Pretraining: share of the patches that the student does not see, below 1; with 0 it sees all and
-            says of each what the teacher makes of it, without a decoder.
+        restrict_to_category_parts: Part segmentation: exclude parts of other categories from logits and loss.
+        parts: Adapters: source of the pretrained transformer, "base", that an adapter was trained with, see
+            `PretrainedPart`. Its fields are also properties: `base_name_or_path`, `base_revision`, `base_checksum`.
+        autoencoder_config: Pretraining: config of the frozen autoencoder, the teacher.
+        mask_ratio: Pretraining: share of the patches that are hidden from the student, below 1; with 0 it sees all and
+            predicts the teacher's features of each, without a decoder.
         mask_type: Pretraining: "random" patches, or a "block" of neighbours.
-        encode_visible_only: Pretraining: let the mini-PointNet read visible patches alone. The released program reads
-            all and drops the hidden ones behind it; hidden patches then have a share in the norms' batch statistics
-            and nothing else, at five times the work.
+        encode_visible_only: Pretraining: encode only visible patches with the mini-PointNet. The released program
+            encodes all and then drops the hidden ones; these affect only the norms' batch statistics, at five times
+            the work.
         decoder_num_hidden_layers: Pretraining: blocks of the decoder.
-        decoder_num_attention_heads: Pretraining: heads of each; None for `num_attention_heads`.
-        decoder_drop_path_rate: Pretraining: how often the decoder's last block is left out in training.
+        decoder_num_attention_heads: Pretraining: heads per decoder block; None for `num_attention_heads`.
+        decoder_drop_path_rate: Pretraining: stochastic depth rate of the decoder's last block.
         distillation_loss: Pretraining: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
-        target_layer: Pretraining: what the student guesses of the teacher: what enters its point decoder, behind the
-            "graph_decoder", or what leaves the "teacher" in front of it, as the paper has it.
-        class_token_loss: Pretraining: also guess hidden patches from an inner block's tokens and the class token, so
-            that the latter has to know the whole cloud.
+        target_layer: Pretraining: teacher features that the student predicts: the output of the "graph_decoder", which
+            enters the point decoder, or the output of the "teacher" before it, as in the paper.
+        class_token_loss: Pretraining: also predict hidden patches from an inner block's tokens and the class token, so
+            that the latter has to represent the full cloud.
         class_token_layer: Pretraining: number of that block, from 0.
-        feature_head_width: Pretraining: width of two layers, never trained, that the released program has behind the
-            class token for linear probes; None probes what a head would read.
-        teacher_dtype: Pretraining: precision of the autoencoder's foreign encoder, "float32", "bfloat16" or "float16";
-            None leaves it as it is.
-        noisy_targets: Pretraining: choose the teacher's codes under Gumbel noise, as the released program does; a
-            patch then has other targets each time.
-        teacher_in_training_mode: Pretraining: run the frozen autoencoder with batch statistics, which drift, and with
-            dropout of its prompts, as the released program does.
+        feature_head_width: Pretraining: width of two layers, never trained, that the released program applies to the
+            class token for linear probes; None probes the features that a head would read.
+        teacher_dtype: Pretraining: dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None
+            leaves it unchanged.
+        noisy_targets: Pretraining: select the teacher's codes with Gumbel noise, as the released program does; the
+            targets of a patch then vary.
+        teacher_in_training_mode: Pretraining: run the frozen autoencoder with batch statistics, which drift, and
+            prompt dropout, as the released program does.
     """
 
     model_type = "act3d"
@@ -204,29 +204,29 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
         if self.class_token_loss and not 0 < self.class_token_layer < self.num_hidden_layers:
             raise ValueError(
                 f"class_token_layer={self.class_token_layer}; expected 1 to {self.num_hidden_layers - 1}, a block "
-                "behind the first"
+                "after the first"
             )
         super().__post_init__(**kwargs)
         self.check_parts(("base",))
 
     @property
     def num_categories(self) -> int:
-        """Categories of objects that a part segmentation model knows."""
+        """Number of object categories of a part segmentation model."""
         return len(self.category_parts or ())
 
     @property
     def batch_dependent_flags(self) -> list[str]:
-        """Flags that make a prediction depend on the other clouds of its batch: there are none."""
+        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
         return []
 
     @property
     def min_points(self) -> int:
-        """The fewest points a cloud may have."""
+        """Minimum number of points per cloud."""
         return max(self.num_groups, self.group_size)
 
     @property
     def base_name_or_path(self) -> str | None:
-        """Where the weights come from that an adapter stands on; None where they lie beside it."""
+        """Source of the weights that an adapter was trained with; None if they are stored with it."""
         part = self.part("base")
         return None if part.stored else part.name_or_path
 
@@ -250,7 +250,7 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
 
     @base_checksum.setter
     def base_checksum(self, value: str | None) -> None:
-        # Earlier versions named the tensors' checksum like that of a file.
+        # Earlier versions used the prefix of file checksums.
         if value is not None and not value.startswith(CHECKSUM_PREFIX):
             value = CHECKSUM_PREFIX + value.removeprefix("sha256:")
         self.change_part("base", checksum=value)

@@ -38,47 +38,45 @@ _CHOICES = {
 
 
 class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
-    r"""Everything that defines a discrete autoencoder with a frozen foreign teacher (ACT, arXiv 2212.08320).
+    r"""Configuration of a discrete autoencoder with a frozen cross-modal teacher (ACT, arXiv 2212.08320).
 
-    The defaults are the published sizes with the sound behaviour; converted checkpoints switch on what their released
-    programs did otherwise (the last group).
+    The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
+    released programs (the last group).
 
     Args:
-        encoder_config: Config of the frozen teacher (of one tower for composite checkpoints such as CLIP). None: no
-            teacher, which is Point-BERT's dVAE (published with `hidden_size=256`).
-        parts: Where the weights of the teacher, "encoder", come from, see `PretrainedPart`: its `name_or_path`,
-            `revision` and `checksum`; other weights are refused at loading. Without it they are stored with the model.
-            The fields can be read, and given, as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
+        encoder_config: Config of the frozen teacher (of one tower for composite checkpoints such as CLIP); None for no
+            teacher, as in Point-BERT's dVAE (published with `hidden_size=256`).
+        parts: Source of the weights of the teacher, "encoder", see `PretrainedPart`: its `name_or_path`, `revision`
+            and `checksum`; other weights are rejected when loading. Without it they are stored with the model. The
+            fields are also arguments and properties: `encoder_name_or_path`, `encoder_revision`, `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
-        in_channels: Channels of a point that tokens are made of; xyz alone is reconstructed.
-        num_groups: Patches, and so tokens, of a cloud.
-        group_size: Points of a patch, the centre included, a multiple of 4.
-        patch_widths: Channels behind the first, second and third layer of the network that reads a patch.
-        hidden_size: Channels of a token, of a code and of what the decoder reads.
-        num_codes: Codes that a token chooses from.
-        graph_neighbors: Neighbours of a token in the graph convolutions, itself included.
-        graph_input_width: Channels behind the first linear layer of a graph convolution.
-        graph_widths: Channels behind each of its edge convolutions.
-        coarse_width: Hidden channels of the decoder's layers that place coarse points.
-        folding_width: Hidden channels of the decoder's layers that fold a grid around them.
-        num_prompts: Learned tokens that the teacher reads before the cloud's; 0 for none.
-        prompt_depth: "deep": every layer of the teacher reads prompts of its own; "shallow": the first layer's go
-            through all layers.
+        in_channels: Channels of an input point; only xyz is reconstructed.
+        num_groups: Patches, and therefore tokens, per cloud.
+        group_size: Points per patch, including the centre; a multiple of 4.
+        patch_widths: Output channels of the first, second and third layer of the patch encoder.
+        hidden_size: Channels of a token, of a code and of the decoder's input.
+        num_codes: Size of the codebook.
+        graph_neighbors: Neighbours of a token in the graph convolutions, including itself.
+        graph_input_width: Output channels of the first linear layer of a graph convolution.
+        graph_widths: Output channels of its edge convolutions.
+        coarse_width: Hidden channels of the decoder's layers for coarse points.
+        folding_width: Hidden channels of the decoder's folding layers.
+        num_prompts: Learned tokens before those of the cloud in the teacher; 0 for none.
+        prompt_depth: "deep": every layer of the teacher has its own prompts; "shallow": the prompts of the first layer
+            pass through all layers.
         prompt_dropout: Dropout of prompts in training.
         position_injection: Where learned positions of the centres are added: before "every_layer" or at the "input".
-        use_input_norm: Apply the teacher's own norm between embeddings and first layer, where it has one, before
-            positions are added.
-        use_final_norm: Apply the teacher's own norm behind the last layer, where it has one.
-        initializer_range: Standard deviation of fresh prompts.
+        use_input_norm: Apply the teacher's norm before its first layer, if it has one, before positions are added.
+        use_final_norm: Apply the teacher's norm after its last layer, if it has one.
+        initializer_range: Standard deviation of initial prompts.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
-        noise_in_eval: Draw Gumbel noise in eval mode, too, as the released programs do; the same cloud then has other
-            codes each time.
-        teacher_dropout: Let the teacher's own dropout act in training, as the released programs do with BERT.
-        detach_teacher: Run the teacher without a gradient, as the released programs do where there are no prompts;
-            what is below it then learns from the KL term alone.
-        attention_axis: "batch" lets the teacher's attention run over the clouds of a batch, as the released program
-            does with CLIP and deep prompts; prompts then have no influence, and features depend on batch neighbours.
+        noise_in_eval: Draw Gumbel noise in eval mode too, as the released programs do; the codes of a cloud then vary.
+        teacher_dropout: Apply the teacher's own dropout in training, as the released programs do with BERT.
+        detach_teacher: Run the teacher without a gradient, as the released programs do without prompts; the layers
+            before it then learn from the KL term alone.
+        attention_axis: "batch" applies the teacher's attention over the clouds of a batch, as the released program
+            does with CLIP and deep prompts; prompts then have no effect, and features depend on the rest of the batch.
     """
 
     model_type = "act3d_autoencoder"
@@ -130,22 +128,22 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(f"prompt_dropout={self.prompt_dropout}; expected 0 to below 1")
         if len(self.patch_widths) != 3:
-            raise ValueError(f"patch_widths={self.patch_widths}; expected three")
+            raise ValueError(f"patch_widths={self.patch_widths}; expected three widths")
         if not 1 <= self.graph_neighbors <= self.num_groups:
             raise ValueError(f"graph_neighbors={self.graph_neighbors}; expected 1 to num_groups={self.num_groups}")
         if self.detach_teacher and self.num_prompts:
             raise ValueError(
-                f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would learn nothing; expected 0"
+                f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would get no gradient; expected 0"
             )
         super().__post_init__(**kwargs)
         self.check_parts(("encoder",))
 
     @property
     def min_points(self) -> int:
-        """The fewest points a cloud may have."""
+        """Minimum number of points per cloud."""
         return max(self.num_groups, self.group_size)
 
     @property
     def batch_dependent_flags(self) -> list[str]:
-        """Flags that are on and make features depend on the other clouds of the batch."""
+        """Enabled flags that make features depend on the other clouds of a batch."""
         return ["attention_axis='batch'"] if self.attention_axis == "batch" else []

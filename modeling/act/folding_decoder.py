@@ -1,4 +1,4 @@
-"""FoldingNet decoder: the points of a patch from its token, first a few, then a small grid folded around each."""
+"""FoldingNet decoder: from a patch's token to coarse points, then to a small grid folded around each of them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import nn
 from hf_any3d.modeling.act.normed_linear import normed_linear
 from hf_any3d.modeling.forward_contract import is_unmodified
 
-# Corners of the grid that is laid over every coarse point, in the units of the input.
+# Corners of the grid around every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
 POINTS_PER_COARSE_POINT = len(_CORNERS)
 
 
 class FoldingDecoder(nn.Module):
-    """Coarse points by an MLP, fine points by folding a grid of four corners around each of them.
+    """Predict coarse points with an MLP, and fine points by folding a grid of four corners around each of them.
 
     Args:
         width: Channels of a token.
-        group_size: Fine points of a patch, a multiple of 4.
+        group_size: Fine points per patch, a multiple of 4.
         coarse_width: Hidden channels of the MLP.
-        folding_width: Hidden channels of the layers that fold.
+        folding_width: Hidden channels of the folding layers.
 
     Source: FoldingNet (arXiv 1712.07262) as Point-BERT (arXiv 2111.14819) uses it.
     """
@@ -35,7 +35,7 @@ class FoldingDecoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(coarse_width, 3 * self.num_coarse),
         )
-        # Reads the token, the corner, the coarse point, in this order.
+        # Input: token, corner, coarse point, in this order.
         self.lift = nn.Linear(width + 2 + 3, folding_width)
         self.lift_norm = nn.BatchNorm1d(folding_width)
         self.widen = nn.Linear(folding_width, folding_width)
@@ -43,39 +43,39 @@ class FoldingDecoder(nn.Module):
         self.out = nn.Linear(folding_width, 3)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points of patches, relative to their centres.
+        """Reconstruct the points of patches, relative to their centres.
 
         Args:
             tokens: `(batch, groups, width)`.
 
         Returns:
-            Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`: the
-            four around the first coarse point, then those around the second …
+            Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`, four
+            for each coarse point in turn.
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
         if not is_unmodified(self.lift, self.lift_norm, self.widen, self.widen_norm, self.out):
-            fine = self._fold_as_written(tokens, coarse)
+            fine = self._fold_unfused(tokens, coarse)
             return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
-        # Linear in its three parts: a token's is computed once a patch, a coarse point's once a point.
-        for_token, for_corner, for_coarse = self.lift.weight.split((width, 2, 3), dim=1)
+        # The first layer is linear: the token's term is computed once per patch, the coarse point's once per point.
+        token_weight, corner_weight, coarse_weight = self.lift.weight.split((width, 2, 3), dim=1)
         linear = nn.functional.linear
-        rows = linear(tokens, for_token, self.lift.bias).view(batch * groups, 1, -1) + linear(coarse, for_coarse)
-        corners = linear(torch.tensor(_CORNERS, dtype=rows.dtype, device=rows.device), for_corner)
+        rows = linear(tokens, token_weight, self.lift.bias).view(batch * groups, 1, -1) + linear(coarse, coarse_weight)
+        corners = linear(torch.tensor(_CORNERS, dtype=rows.dtype, device=rows.device), corner_weight)
         rows = normed_linear(rows.flatten(0, 1), corners, self.lift_norm, self.widen)
         folded = normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
         fine = folded.view(*coarse.shape[:2], POINTS_PER_COARSE_POINT, 3) + coarse.unsqueeze(2)
         return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
 
-    def _fold_as_written(self, tokens: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """Fine points `(patches, coarse points, 4, 3)` by calling every layer on every point."""
+    def _fold_unfused(self, tokens: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """Compute fine points `(patches, coarse points, 4, 3)` by calling every layer on every point."""
         shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT)
         corners = torch.tensor(_CORNERS, dtype=coarse.dtype, device=coarse.device)
-        read = [
+        inputs = [
             tokens.reshape(len(coarse), 1, 1, -1).expand(*shape, -1),
             corners.expand(*shape, -1),
             coarse.unsqueeze(2).expand(*shape, -1),
         ]
-        rows = self.lift(torch.cat(read, dim=-1).flatten(0, 2))  # (patches * coarse points * 4, folding_width)
+        rows = self.lift(torch.cat(inputs, dim=-1).flatten(0, 2))  # (patches * coarse points * 4, folding_width)
         rows = self.widen(torch.relu(self.lift_norm(rows)))
         return self.out(torch.relu(self.widen_norm(rows))).view(*shape, 3) + coarse.unsqueeze(2)

@@ -1,4 +1,4 @@
-"""Graph convolution over the tokens of a cloud: every token listens to the nearest ones in space."""
+"""Graph convolution over the tokens of a cloud, on the graph of nearest neighbours in space."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hf_any3d.modeling.point_ops import group, knn
 
 
 class EdgeLayer(nn.Module):
-    """One edge convolution: the largest `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbours j of token i.
+    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbours j of token i.
 
     Args:
-        in_channels: Channels of a token.
-        out_channels: Channels that it gets.
+        in_channels: Input channels of a token.
+        out_channels: Output channels of a token.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -26,10 +26,10 @@ class EdgeLayer(nn.Module):
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Tokens `(batch, tokens, out_channels)` from `(batch, tokens, in_channels)`.
+        """Map tokens to `(batch, tokens, out_channels)`.
 
         Args:
-            tokens: The tokens.
+            tokens: `(batch, tokens, in_channels)`.
             neighbors: `(batch, tokens, k)`.
         """
         if not is_unmodified(self.linear, self.norm):
@@ -37,23 +37,23 @@ class EdgeLayer(nn.Module):
             starts = tokens.unsqueeze(2).expand_as(ends)
             edges = self.linear(torch.cat([ends - starts, starts], dim=-1))  # (batch, tokens, k, out_channels)
             return _normed(edges, self.norm).amax(dim=2)
-        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once a token. Seen
-        # as rows of a token's width, the weight gives W_a f and W_b f of every channel side by side, without a copy.
+        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
+        # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
         terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
         return normed_edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
 
 
 class GraphConvolution(nn.Module):
-    """Edge convolutions on one graph of nearest centres, and a layer that reads the outputs of all of them.
+    """Edge convolutions on one graph of nearest centres, and a layer on their concatenated outputs.
 
     Args:
-        in_channels: Channels of a token.
-        out_channels: Channels that it gets.
-        input_width: Channels behind the first linear layer.
-        widths: Channels behind each edge convolution.
-        num_neighbors: Neighbours of a token, itself included.
+        in_channels: Input channels of a token.
+        out_channels: Output channels of a token.
+        input_width: Output channels of the first linear layer.
+        widths: Output channels of the edge convolutions.
+        num_neighbors: Neighbours of a token, including itself.
 
-    Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a graph that stays the same.
+    Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a fixed graph.
     """
 
     def __init__(
@@ -73,27 +73,27 @@ class GraphConvolution(nn.Module):
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
 
     def neighbors_of(self, centers: torch.Tensor) -> torch.Tensor:
-        """The graph, `(batch, tokens, num_neighbors)`, of centres `(batch, tokens, 3)`."""
+        """Return the graph `(batch, tokens, num_neighbors)` of centres `(batch, tokens, 3)`."""
         return knn(centers, centers, self.num_neighbors)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Tokens `(batch, tokens, out_channels)` from `(batch, tokens, in_channels)`.
+        """Map tokens to `(batch, tokens, out_channels)`.
 
         Args:
-            tokens: The tokens.
-            neighbors: `(batch, tokens, k)`, what `neighbors_of` gives.
+            tokens: `(batch, tokens, in_channels)`.
+            neighbors: `(batch, tokens, k)`, from `neighbors_of`.
         """
         tokens = self.input(tokens)
-        heard = []
+        outputs = []
         for layer in self.layers:
             tokens = layer(tokens, neighbors)
-            heard.append(tokens)
-        rows = self.output(torch.cat(heard, dim=-1))
+            outputs.append(tokens)
+        rows = self.output(torch.cat(outputs, dim=-1))
         if not is_unmodified(self.norm):
             return _normed(rows, self.norm)
         return normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
 
 
 def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-    """Group norm and leaky ReLU of `(batch, …, channels)`; a cloud's statistics run over all rows of a group."""
+    """Group norm and leaky ReLU of `(batch, …, channels)`; statistics are taken over all rows of a cloud."""
     return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), SLOPE).movedim(1, -1)

@@ -1,11 +1,11 @@
-"""Group norm with leaky ReLU on tokens and on the edges of a graph between them, without the edges.
+"""Group norm with leaky ReLU on tokens, and on the edges of a graph between them without materialising the edges.
 
-An edge of a graph convolution carries `a[neighbor] - a[token] + b[token]`. Of all edges of a token only the largest is
-wanted behind norm and activation, both of which keep order (or turn it around, where a gain is negative), so the
-maximum comes first and the rest is done once a token. The norm's statistics run over all edges; they follow from sums
-over tokens, weighted by how many edges end in each.
+An edge of a graph convolution has the value `a[neighbor] - a[token] + b[token]`. Only the maximum over a token's edges
+is needed after norm and activation. Both are monotonic (decreasing where a gain is negative), so the maximum is taken
+first and the rest is computed once per token. The norm's statistics over all edges follow from sums over tokens,
+weighted by the number of edges that end in each.
 
-Numbers and gradients are those of the plain modules up to rounding.
+Results and gradients equal those of the plain modules up to rounding.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SLOPE = 0.2
 def normed_edge_maximum(
     terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
 ) -> torch.Tensor:
-    """Maximum over a token's edges of `leaky_relu(group_norm(edges))`.
+    """Compute the maximum over a token's edges of `leaky_relu(group_norm(edges))`.
 
     Args:
-        terms: `(batch, tokens, 2 * channels)`, for every channel a pair (a, b): an edge from a token to a neighbour is
-            the neighbour's a, less the token's a, plus the token's b.
-        neighbors: `(batch, tokens, k)`, in which tokens the edges of a token end.
+        terms: `(batch, tokens, 2 * channels)`, a pair (a, b) for every channel: an edge from a token to a neighbour is
+            `a[neighbor] - a[token] + b[token]`.
+        neighbors: `(batch, tokens, k)`, indices of the tokens in which a token's edges end.
         gain: `(channels,)` of the norm.
         shift: `(channels,)` of the norm.
         eps: Added to the variance.
@@ -39,7 +39,7 @@ def normed_edge_maximum(
 
 
 def normed_tokens(rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """`leaky_relu(group_norm(rows))` of `(batch, tokens, channels)`, statistics over tokens and a group's channels."""
+    """Compute `leaky_relu(group_norm(rows))` of `(batch, tokens, channels)`."""
     return _NormedTokens.apply(rows, gain, shift, eps)
 
 
@@ -56,15 +56,15 @@ class _NormedEdgeMaximum(torch.autograd.Function):
         count = count.view(batch, 1, tokens)
         given, own = terms.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
         own = own - given
-        # Centred before it is squared, lest a small spread drown beside a large mean.
+        # Centred before squaring: otherwise a large mean would swamp a small variance.
         given = (given - _spread(_group_mean(_count_sum(count, given)) / (tokens * k), given)).flatten(0, 1)
         own = (own - _spread(_group_mean(own.sum(dim=1, keepdim=True)) / tokens, own)).flatten(0, 1)
-        ends_of_few = ends.unbind(dim=1)
+        ends_by_neighbor = ends.unbind(dim=1)
         sign = torch.where(gain < 0, -1.0, 1.0)
-        largest = total = given[ends_of_few[0]]
+        largest = total = given[ends_by_neighbor[0]]
         largest = largest * sign
         winner = torch.zeros_like(largest, dtype=torch.uint8)
-        for number, end in enumerate(ends_of_few[1:], start=1):
+        for number, end in enumerate(ends_by_neighbor[1:], start=1):
             rows = given[end]
             total = total + rows
             rows.mul_(sign)
@@ -85,41 +85,41 @@ class _NormedEdgeMaximum(torch.autograd.Function):
         given, own, ends, count, winner, scale, gain, output = ctx.saved_tensors
         batch, tokens, channels = output.shape
         k, channel_scale = ends.shape[1], _spread(scale, output)
-        behind = _through_activation(gradient.float(), output)
+        grad_norm = _through_activation(gradient.float(), output)
         best, total = torch.zeros_like(given), own * k
         for number, end in enumerate(ends.unbind(dim=1)):
             rows = given[end]
             total += rows
             torch.where(winner == number, rows, best, out=best)
-        best = best.add_(own).view_as(behind) * channel_scale  # normed
-        of_gain, of_shift = (behind * best).sum(dim=(0, 1)), behind.sum(dim=(0, 1))
-        behind.mul_(gain)
+        best = best.add_(own).view_as(grad_norm) * channel_scale  # normed
+        grad_gain, grad_shift = (grad_norm * best).sum(dim=(0, 1)), grad_norm.sum(dim=(0, 1))
+        grad_norm.mul_(gain)
         edges = tokens * k
-        mean = _spread(_group_mean(behind.sum(dim=1, keepdim=True)) / edges, behind)
-        slant = _spread(_group_mean((behind * best).sum(dim=1, keepdim=True)) / edges, behind) * channel_scale
-        # Each edge gets behind (where it won) - mean - slant * edge, all times the scale.
-        of_own = behind - k * mean - slant * total.view_as(behind)
+        mean = _spread(_group_mean(grad_norm.sum(dim=1, keepdim=True)) / edges, grad_norm)
+        slope = _spread(_group_mean((grad_norm * best).sum(dim=1, keepdim=True)) / edges, grad_norm) * channel_scale
+        # The gradient of an edge is (grad_norm if it is the maximum) - mean - slope * edge, times the scale.
+        grad_own = grad_norm - k * mean - slope * total.view_as(grad_norm)
         counts = count.transpose(1, 2)
-        of_given = (counts * (-mean - slant * given.view_as(behind))).flatten(0, 1)
-        behind, rest = behind.flatten(0, 1), (slant * own.view_as(behind)).flatten(0, 1)
+        grad_given = (counts * (-mean - slope * given.view_as(grad_norm))).flatten(0, 1)
+        grad_norm, rest = grad_norm.flatten(0, 1), (slope * own.view_as(grad_norm)).flatten(0, 1)
         for number, end in enumerate(ends.unbind(dim=1)):
-            of_given.index_add_(0, end, behind.masked_fill(winner != number, 0).sub_(rest))
-        of_terms = output.new_empty(batch, tokens, channels, 2)
-        of_own.mul_(channel_scale)
-        of_terms[..., 1] = of_own
-        of_terms[..., 0] = of_given.view(batch, tokens, channels).mul_(channel_scale).sub_(of_own)
-        return of_terms.flatten(2), None, of_gain.to(gain.dtype), of_shift.to(gain.dtype), None
+            grad_given.index_add_(0, end, grad_norm.masked_fill(winner != number, 0).sub_(rest))
+        grad_terms = output.new_empty(batch, tokens, channels, 2)
+        grad_own.mul_(channel_scale)
+        grad_terms[..., 1] = grad_own
+        grad_terms[..., 0] = grad_given.view(batch, tokens, channels).mul_(channel_scale).sub_(grad_own)
+        return grad_terms.flatten(2), None, grad_gain.to(gain.dtype), grad_shift.to(gain.dtype), None
 
 
 class _NormedTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float) -> torch.Tensor:
         tokens = rows.shape[1]
-        # By columns, which is several times faster than var_mean over groups of them.
+        # Column sums are several times faster than var_mean over groups of columns.
         mean = _group_mean(rows.sum(dim=1, keepdim=True, dtype=torch.float32)) / tokens  # (batch, groups)
-        centred = rows - _spread(mean, rows)
-        scale = (_group_mean(centred.square().sum(dim=1, keepdim=True)) / tokens + eps).rsqrt()
-        output = torch.addcmul(shift.float(), centred, _spread(scale, rows) * gain, out=centred)
+        centered = rows - _spread(mean, rows)
+        scale = (_group_mean(centered.square().sum(dim=1, keepdim=True)) / tokens + eps).rsqrt()
+        output = torch.addcmul(shift.float(), centered, _spread(scale, rows) * gain, out=centered)
         output = torch.nn.functional.leaky_relu_(output, SLOPE).to(rows.dtype)
         ctx.save_for_backward(rows, mean, scale, gain, output)
         ctx.tokens = tokens
@@ -129,37 +129,37 @@ class _NormedTokens(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, mean, scale, gain, output = ctx.saved_tensors
-        behind = _through_activation(gradient.float(), output)
+        grad_norm = _through_activation(gradient.float(), output)
         mean, scale = _spread(mean, output), _spread(scale, output)
-        # Sums over tokens are all that is needed of the normed rows; the rows themselves are read as they are.
-        sums = behind.sum(dim=1, keepdim=True)  # (batch, 1, channels)
-        products = (behind * rows).sum(dim=1, keepdim=True)
+        # Only sums over tokens of the normed rows are needed; they follow from the rows themselves.
+        sums = grad_norm.sum(dim=1, keepdim=True)  # (batch, 1, channels)
+        products = (grad_norm * rows).sum(dim=1, keepdim=True)
         normed_products = (products - sums * mean) * scale
         average = _spread(_group_mean(sums * gain) / ctx.tokens, output)
-        slant = _spread(_group_mean(normed_products * gain) / ctx.tokens, output) * scale * scale
-        of_rows = (
-            behind.mul_(scale * gain).addcmul_(rows.float(), slant, value=-1).add_(slant * mean - average * scale)
+        slope = _spread(_group_mean(normed_products * gain) / ctx.tokens, output) * scale * scale
+        grad_rows = (
+            grad_norm.mul_(scale * gain).addcmul_(rows.float(), slope, value=-1).add_(slope * mean - average * scale)
         )
-        of_gain, of_shift = normed_products.sum(dim=(0, 1)), sums.sum(dim=(0, 1))
-        return of_rows.to(rows.dtype), of_gain.to(gain.dtype), of_shift.to(gain.dtype), None
+        grad_gain, grad_shift = normed_products.sum(dim=(0, 1)), sums.sum(dim=(0, 1))
+        return grad_rows.to(rows.dtype), grad_gain.to(gain.dtype), grad_shift.to(gain.dtype), None
 
 
 def _through_activation(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    # The sign of what leaves a leaky ReLU is the sign of what enters.
+    # The output of a leaky ReLU has the sign of its input.
     return torch.ops.aten.leaky_relu_backward(gradient, output.float(), SLOPE, True)
 
 
 def _count_sum(count: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Sum `(batch, 1, channels)` of `(batch, tokens, channels)`, each token `count` `(batch, 1, tokens)` times."""
-    # Not a matrix product: autocast and TF32 would round the statistics.
+    """Sum `(batch, tokens, channels)` to `(batch, 1, channels)`, weighted by `count` `(batch, 1, tokens)`."""
+    # No matrix product: autocast and TF32 would round the statistics.
     return (count.transpose(1, 2) * rows).sum(dim=1, keepdim=True)
 
 
 def _group_mean(channels: torch.Tensor) -> torch.Tensor:
-    """`(batch, 1, channels)` to the mean over the channels of each group, `(batch, groups)`."""
+    """Average `(batch, 1, channels)` over the channels of each group: `(batch, groups)`."""
     return channels.view(len(channels), NUM_GROUPS, -1).mean(dim=-1)
 
 
 def _spread(groups: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`(batch, groups)` to `(batch, 1, channels)`."""
+    """Repeat `(batch, groups)` for the channels of each group: `(batch, 1, channels)`."""
     return groups.repeat_interleave(like.shape[-1] // NUM_GROUPS, dim=1).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Which patches of a cloud the student does not see."""
+"""Masks of the patches that are hidden from the student."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def random_mask(centers: torch.Tensor, num_masked: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Hide patches drawn evenly, in each cloud other ones.
+    """Hide patches drawn uniformly, independently for each cloud.
 
     Args:
         centers: `(batch, groups, 3)`; only its shape and device matter.
@@ -32,9 +32,9 @@ def block_mask(
 
     Args:
         centers: `(batch, groups, 3)`.
-        num_masked: Patches to hide in every cloud, the first one included.
+        num_masked: Patches to hide in every cloud, including the middle one.
         generator: Source of random numbers, on the device of `centers`; None for the global one.
-        seed_groups: `(batch,)` patches in the middle of each region; None draws them evenly.
+        seed_groups: `(batch,)` patches in the middle of each region; None draws them uniformly.
 
     Returns:
         `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
@@ -47,12 +47,12 @@ def block_mask(
     return _mask_of(squared.argsort(dim=1, stable=True)[:, :num_masked], squared.shape)
 
 
-# A new kind of mask is one function and one line here.
+# To add a kind of mask, write a function and register it here.
 MASKS: dict[str, Callable[..., torch.Tensor]] = {"random": random_mask, "block": block_mask}
 
 
 def split_by_mask(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which patches are visible and which hidden, both in ascending order.
+    """Return the indices of visible and of hidden patches, in ascending order.
 
     Args:
         mask: `(batch, groups)` booleans, True where hidden, equally many in every row.

@@ -1,4 +1,4 @@
-"""ACT's point transformer, and the classifier that it is fine-tuned to (arXiv 2212.08320, Sec. 3)."""
+"""ACT's point transformer, with and without a classification head (arXiv 2212.08320, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class ActOutput(ModelOutput):
     Args:
         last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first where there is one, after the final
             norm.
-        pooler_output: `(batch, len(config.pooling) * hidden)`, what a head reads.
-        centers: `(batch, groups, 3)`, places of the tokens in the units of the input.
-        center_index: `(batch, groups)`, the input points that the centres are.
-        layer_outputs: Of each block that was asked for `(batch, 1 + groups, hidden)`, before any norm.
-        hidden_states: On request, what enters the first block, without positions, and what leaves each block, before
-            any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
-        attentions: On request, of each block the weights `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
+        pooler_output: `(batch, len(config.pooling) * hidden)`, the input of a head.
+        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
+        center_index: `(batch, groups)`, indices of the centres among the input points.
+        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
+        hidden_states: On request, the input of the first block, without positions, and the output of each block,
+            before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
+        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
             adapter adds are among the tokens.
     """
 
@@ -57,14 +57,14 @@ class ActOutput(ModelOutput):
 
 
 class Encoded(NamedTuple):
-    """What the transformer makes of tokens.
+    """Output of the transformer blocks.
 
     Args:
         last_hidden_state: `(batch, 1 + tokens, hidden)` after the final norm; the class token comes first where there
             is one.
-        layer_outputs: Of each block that was asked for, before any norm.
-        hidden_states: What enters the first block and what leaves each, where asked for.
-        attentions: Weights of each block, where asked for.
+        layer_outputs: Output of each requested block, before any norm.
+        hidden_states: On request, the input of the first block and the output of each.
+        attentions: On request, the weights of each block.
     """
 
     last_hidden_state: torch.Tensor
@@ -74,7 +74,7 @@ class Encoded(NamedTuple):
 
 
 class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
-    """What all models around ACT's point transformer share: config and initialisation."""
+    """Base class of all models with ACT's point transformer: config and initialisation."""
 
     config_class = ActConfig
     config: ActConfig
@@ -86,7 +86,7 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    # What only pretraining has: the other models take the student out of its checkpoints.
+    # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
         r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
         r"^(mask_token|decoder_class_position)$",
@@ -95,17 +95,17 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     accepts_loss_kwargs = False
 
     def train(self, mode: bool = True) -> ActPreTrainedModel:
-        """Train mode for all but the parts that were marked as frozen, whose norms and drop path stay as they are."""
+        """Set train mode, except for modules marked as frozen: their norms and drop path stay in eval mode."""
         super().train(mode)
         for module in self.modules():
-            # Not getattr: adapters around a layer look for unknown attributes in the layer.
+            # Not getattr: adapters forward unknown attributes to the wrapped layer.
             if FROZEN in vars(module):
                 module.training = False
         return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal weights and zero biases, as the released programs start pretraining and segmentation."""
+        """Use truncated normal weights and zero biases, as the released pretraining and segmentation do."""
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -118,7 +118,7 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
 
 
 class ActModel(ActPreTrainedModel):
-    """Points in, token features out: patches, a mini-PointNet for each, transformer blocks, final norm.
+    """Point transformer: patches, mini-PointNet, transformer blocks, final norm.
 
     Args:
         config: The configuration.
@@ -133,7 +133,7 @@ class ActModel(ActPreTrainedModel):
             config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
         )
         self.class_token = ClassToken(width) if config.use_class_token else None
-        # All tokens pass here on their way into the blocks: where `get_input_embeddings` points.
+        # All tokens pass this module before the first block; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)
@@ -145,7 +145,7 @@ class ActModel(ActPreTrainedModel):
 
     @property
     def layer_stack(self) -> LayerStack:
-        """The blocks, and what an adapter has to know of them; all of this model is pretrained."""
+        """The blocks and their properties for adapters; all of this model is pretrained."""
         return LayerStack(
             layers=self.blocks.layers,
             path="blocks.layers",
@@ -156,17 +156,15 @@ class ActModel(ActPreTrainedModel):
         )
 
     def train(self, mode: bool = True) -> ActModel:
-        """Train mode; with adapters all that was there before them stays in eval mode.
+        """Set train mode; with adapters, the original modules stay in eval mode.
 
-        An adapter is stored without the statistics that norms would go on measuring, and is put into a model that
-        drops no branches.
+        An adapter is stored without the norms' running statistics, and is loaded into a model in eval mode.
         """
         super().train(mode)
         own = [module for _, module in own_modules(self)]
         if mode and len(own) < sum(1 for _ in self.modules()):
             for module in own:
-                # Of its own a block does nothing in training but to recompute itself, where that is wanted, and the
-                # entry of the tokens nothing but to add noise, where that is wanted (NEFTune).
+                # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
                 if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
                     module.training = False
         return self
@@ -179,17 +177,18 @@ class ActModel(ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> ActOutput:
-        """Read point clouds.
+        """Encode point clouds.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            output_layers: Numbers of blocks, from 0, whose outputs are wanted too.
-            output_hidden_states: Whether to return what enters and leaves the blocks; None for the config's choice.
-            output_attentions: The same for the attention's weights, which eager attention alone makes.
+            output_layers: Numbers of blocks, from 0, whose outputs are returned too.
+            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
+            output_attentions: The same for the attention weights, which only eager attention returns.
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few; attention weights of another attention.
+            ValueError: If the points have other channels or are too few; if attention weights are requested without
+                eager attention.
         """
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
@@ -208,7 +207,7 @@ class ActModel(ActPreTrainedModel):
         )
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Cut clouds `(batch, points, in_channels)` into the patches that the config describes.
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
 
         Raises:
             ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
@@ -231,34 +230,34 @@ class ActModel(ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Encoded:
-        """Run the transformer on tokens, all of a cloud or some.
+        """Run the transformer on all or some tokens of a cloud.
 
         Args:
             tokens: `(batch, tokens, hidden)`.
-            centers: `(batch, tokens, 3)`, their places.
-            output_layers: Numbers of blocks whose outputs are wanted.
+            centers: `(batch, tokens, 3)`, their positions.
+            output_layers: Numbers of blocks whose outputs are returned too.
             output_hidden_states: As in `forward`.
             output_attentions: As in `forward`.
         """
         config = self.config
-        wants_hidden, wants_attentions = requested_outputs(
+        return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
         positions = self.position_embed(centers.to(self.position_embed[0].weight.dtype))
         if self.class_token is not None:
             tokens, positions = self.class_token(tokens, positions)
         tokens = self.input_tokens(tokens)
-        # As many radii as bring about six patches into a cell, whatever their number.
+        # Cell size in radii: about six patches per cell, whatever their number.
         edge = 4 / math.sqrt(self.config.num_groups)
         geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
         layers = self.blocks.layers
-        listening = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if wants_attentions else None
-        asked = (*output_layers, *range(len(layers))) if wants_hidden else output_layers
-        with listening or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, asked, geometry)
-            attentions = listening.weights if wants_attentions else None
+        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
+        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
+        with recorder or nullcontext():
+            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
+            attentions = recorder.weights if return_attentions else None
         count = len(output_layers)
-        states = (tokens, *outputs[count:]) if wants_hidden else None
+        states = (tokens, *outputs[count:]) if return_hidden else None
         return Encoded(self.norm(hidden_states), outputs[:count], states, attentions)
 
     @property
@@ -268,8 +267,8 @@ class ActModel(ActPreTrainedModel):
     def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
         leading = hidden_states.shape[1] - patches.centers.shape[1]
         side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
-        share = self.side_alpha.sigmoid()
-        mixed = share * hidden_states[:, leading:] + (1 - share) * side
+        weight = self.side_alpha.sigmoid()
+        mixed = weight * hidden_states[:, leading:] + (1 - weight) * side
         return torch.cat([hidden_states[:, :leading], mixed], dim=1)
 
     def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -299,7 +298,7 @@ class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTraine
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # The released programs leave this head as torch makes it.
+        # The released programs keep torch's default initialisation of this head.
         if isinstance(module, nn.Linear) and any(module is own for own in self.classifier.modules()):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)

@@ -1,4 +1,4 @@
-"""ACT's first stage: a discrete autoencoder of point clouds around a frozen transformer of any modality."""
+"""ACT's first training stage: a discrete autoencoder of point clouds with a frozen transformer of any modality."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_
 from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
 from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 from hf_any3d.modeling.act.graph_convolution import GraphConvolution
-from hf_any3d.modeling.act.prompted_teacher import Prompts, read_with_prompts
+from hf_any3d.modeling.act.prompted_teacher import Prompts, run_with_prompts
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import AdapterRepositoryMixin, bidirectional_inputs, find_family
 from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, requested_outputs
@@ -36,17 +36,17 @@ class ActAutoencoderOutput(ModelOutput):
 
     Args:
         loss: `reconstruction_loss + kl_weight * kl_loss`.
-        reconstruction_loss: Chamfer distance (L1) of the patches from coarse points plus that from fine points.
-        kl_loss: How unevenly the codes are used, see `uniform_code_loss`.
-        fine: `(batch, groups, group_size, 3)`, points relative to the patches' centres.
+        reconstruction_loss: Chamfer distance (L1) of coarse points to the patches plus that of fine points.
+        kl_loss: Unevenness of the codes' use, see `uniform_code_loss`.
+        fine: `(batch, groups, group_size, 3)`, reconstructed points relative to the centres.
         coarse: `(batch, groups, group_size / 4, 3)`.
-        whole_fine: `(batch, groups * group_size, 3)`, the whole cloud, without a gradient.
+        whole_fine: `(batch, groups * group_size, 3)`, the full cloud, without a gradient.
         whole_coarse: `(batch, groups * group_size / 4, 3)`.
         neighborhoods: `(batch, groups, group_size, channels)`, the patches themselves.
         centers: `(batch, groups, 3)`.
         logits: `(batch, groups, codes)`, scores of the codes.
-        token_ids: `(batch, groups)`, the chosen codes, or the likeliest ones where codes are mixed.
-        hidden_states: On request, what enters the teacher's first layer and what leaves each layer, without prompts
+        token_ids: `(batch, groups)`, the selected codes, or the most likely ones if codes are mixed.
+        hidden_states: On request, the input of the teacher's first layer and the output of each layer, without prompts
             and before the final norm: layers + 1 times `(batch, groups, teacher hidden)`.
         attentions: On request, the weights of the teacher's layers, `(batch, heads, prompts + groups, prompts +
             groups)`.
@@ -68,14 +68,14 @@ class ActAutoencoderOutput(ModelOutput):
 
 
 class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
-    """Points to discrete codes, through a frozen teacher, and back to points.
+    """Discrete autoencoder: points to codes, through a frozen teacher, and back to points.
 
-    With an `encoder_config` a frozen transformer reads the codes' vectors beside learned prompts (ACT's cross-modal
-    teacher); without one this is Point-BERT's dVAE.
+    With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal
+    teacher); without one, this is Point-BERT's dVAE.
 
     Args:
         config: The configuration.
-        encoder: A loaded teacher to use; a randomly initialised one is built from the config when left out.
+        encoder: A loaded teacher; by default a randomly initialised one is built from the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
@@ -116,14 +116,14 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
         self.family = find_family(config.encoder_config)
         if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
             raise ValueError(
-                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
-                "expected 'tokens'"
+                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders use token positions in their "
+                "attention; expected 'tokens'"
             )
         self.adopt_encoder(encoder)
         self._encoder_trains = config.teacher_dropout
         teacher_width = config.encoder_config.hidden_size
         self.teacher_in = nn.Linear(config.hidden_size, teacher_width)
-        # All tokens pass here on their way into the teacher: where `get_input_embeddings` points.
+        # All tokens pass this module before the teacher; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         self.position_embed = nn.Sequential(
             nn.Linear(3, _POSITION_WIDTH), nn.GELU(), nn.Linear(_POSITION_WIDTH, teacher_width)
@@ -140,12 +140,12 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
     ) -> ActAutoencoder:
         """Build an untrained autoencoder around a pretrained text, vision or audio encoder, which stays frozen.
 
-        In ACT's words what `from_encoder_pretrained` does, which describes each setting.
+        The same as `from_encoder_pretrained`, which describes each setting, under ACT's name.
 
         Args:
             encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
             **settings: `config` instead of the name, `tower`, `revision`, `num_layers`, `dtype`,
-                `attn_implementation`, `device_map`, `quantization_config`, and anything of `ActAutoencoderConfig`.
+                `attn_implementation`, `device_map`, `quantization_config`, and any field of `ActAutoencoderConfig`.
 
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
@@ -169,22 +169,22 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            temperature: Of the Gumbel softmax, see `gumbel_temperature`.
-            kl_weight: Of the KL term in the loss, see `kl_weight` in `schedules`.
-            hard: Whether a token takes one code (with a straight-through gradient) or a mixture; None takes a mixture
-                in training mode and one code in eval mode.
-            noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training, and in eval
-                mode where the config says so.
+            temperature: Temperature of the Gumbel softmax, see `gumbel_temperature`.
+            kl_weight: Weight of the KL term in the loss, see `kl_weight` in `schedules`.
+            hard: Whether to use one code per token (with a straight-through gradient) or a mixture; None uses a
+                mixture in training mode and one code in eval mode.
+            noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training mode, and in eval
+                mode if `config.noise_in_eval` is set.
             return_loss: Whether to compute the losses.
             output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which eager attention alone makes.
+            output_attentions: The same for its attention weights, which only eager attention returns.
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If the points have another shape, or temperature or weight are out of range; hidden states or
-                attention weights where there is no teacher; attention weights of another attention.
+            ValueError: If the points have another shape, or temperature or weight are out of range; if hidden states
+                or attention weights are requested without a teacher, or attention weights without eager attention.
         """
-        wants_hidden, wants_attentions = self._wanted(output_hidden_states, output_attentions)
+        return_hidden, return_attentions = self._requested_outputs(output_hidden_states, output_attentions)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}; expected above 0")
         if not kl_weight >= 0:
@@ -194,30 +194,30 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
         logits = self.score_codes(patches, neighbors)
         hard = not self.training if hard is None else hard
         codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
-        states = [] if wants_hidden else None
-        listening = None
-        if wants_attentions:
+        states = [] if return_hidden else None
+        recorder = None
+        if return_attentions:
             layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
-            listening = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
-        with listening or nullcontext():
-            taught = self.teach(codes, patches.centers, states, wants_attentions)
-            attentions = listening.weights if wants_attentions else None
-        coarse, fine = self.decoder(self.graph_decoder(taught, neighbors))
+            recorder = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        with recorder or nullcontext():
+            features = self.teach(codes, patches.centers, states, return_attentions)
+            attentions = recorder.weights if return_attentions else None
+        coarse, fine = self.decoder(self.graph_decoder(features, neighbors))
         output = ActAutoencoderOutput(
             fine=fine,
             coarse=coarse,
-            whole_fine=_whole(fine, patches.centers),
-            whole_coarse=_whole(coarse, patches.centers),
+            whole_fine=_full_clouds(fine, patches.centers),
+            whole_coarse=_full_clouds(coarse, patches.centers),
             neighborhoods=patches.neighborhoods,
             centers=patches.centers,
             logits=logits,
             token_ids=token_ids,
-            hidden_states=tuple(states) if wants_hidden else None,
+            hidden_states=tuple(states) if return_hidden else None,
             attentions=attentions,
         )
         if return_loss:
-            own = patches.neighborhoods[..., :3].flatten(0, 1)
-            output.reconstruction_loss = sum(chamfer_distance(made.flatten(0, 1), own) for made in (coarse, fine))
+            target = patches.neighborhoods[..., :3].flatten(0, 1)
+            output.reconstruction_loss = sum(chamfer_distance(made.flatten(0, 1), target) for made in (coarse, fine))
             with torch.set_grad_enabled(torch.is_grad_enabled() and kl_weight != 0):
                 output.kl_loss = uniform_code_loss(logits)
             output.loss = output.reconstruction_loss + kl_weight * output.kl_loss
@@ -231,20 +231,20 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
         noise: torch.Tensor | None = None,
         through_graph: bool = True,
     ) -> torch.Tensor:
-        """What a student learns to predict: the decoder's input for the likeliest code of every patch.
+        """Compute a student's targets: the decoder's input for the most likely code of every patch.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            patches: Patches instead, such as a student has cut already.
+            patches: Patches in place of points, such as those of a student.
             noise: Gumbel noise, as in `forward`.
-            through_graph: Give what the graph convolution in front of the decoder makes of the teacher's output,
-                rather than that output.
+            through_graph: Whether to return the output of the graph convolution before the decoder, or its input, the
+                teacher's output.
 
         Returns:
             `(batch, groups, hidden_size)`, without a gradient.
         """
         if (points is None) == (patches is None):
-            raise ValueError("give either points or patches")
+            raise ValueError("points and patches are both given or both None; expected one of them")
         patches = self.patch(points) if patches is None else patches
         neighbors = self.graph_encoder.neighbors_of(patches.centers)
         logits = self.score_codes(patches, neighbors)
@@ -253,7 +253,7 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
         return self.graph_decoder(features, neighbors) if through_graph else features
 
     def patch(self, points: torch.Tensor) -> Patches:
-        """Cut clouds `(batch, points, in_channels)` into patches."""
+        """Group clouds `(batch, points, in_channels)` into patches."""
         if points.shape[-1] != self.config.in_channels:
             raise ValueError(
                 f"points has shape {tuple(points.shape)}; expected (batch, points, {self.config.in_channels})"
@@ -263,7 +263,7 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
         return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 
     def score_codes(self, patches: Patches, neighbors: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores of the codes for every patch, `(batch, groups, codes)`."""
+        """Compute the scores of the codes for every patch, `(batch, groups, codes)`."""
         if neighbors is None:
             neighbors = self.graph_encoder.neighbors_of(patches.centers)
         return self.graph_encoder(self.patch_encoder(patches.neighborhoods), neighbors)
@@ -273,42 +273,44 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
             return gumbel_noise(logits)
         return noise
 
-    def _wanted(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
+    def _requested_outputs(
+        self, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> tuple[bool, bool]:
         config = self.config
         attention = "eager" if self.encoder is None else self.encoder.config._attn_implementation
-        wanted = requested_outputs(config, output_hidden_states, output_attentions, attention)
-        if any(wanted) and self.encoder is None:
+        requested = requested_outputs(config, output_hidden_states, output_attentions, attention)
+        if any(requested) and self.encoder is None:
             raise ValueError(
-                "output_hidden_states or output_attentions of an autoencoder without a teacher, which has no "
-                "transformer layers; expected False"
+                "output_hidden_states or output_attentions is set for an autoencoder without a teacher, which has "
+                "no transformer layers; expected False"
             )
-        return wanted
+        return requested
 
     def teach(
         self,
         codes: torch.Tensor,
         centers: torch.Tensor,
         states: list[torch.Tensor] | None = None,
-        keeps_attention: bool = False,
+        record_attention: bool = False,
     ) -> torch.Tensor:
-        """What the teacher makes of codes `(batch, groups, hidden_size)`, in the same shape.
+        """Run the teacher on codes `(batch, groups, hidden_size)`; the output has the same shape.
 
         Args:
-            codes: The codes' vectors.
-            centers: `(batch, groups, 3)`, places of the patches.
-            states: Gets the teacher's hidden states, if given; see `read_with_prompts`.
-            keeps_attention: Whether the teacher's attention weights are listened to.
+            codes: Code vectors.
+            centers: `(batch, groups, 3)`, positions of the patches.
+            states: List to which the teacher's hidden states are appended; see `run_with_prompts`.
+            record_attention: Whether the teacher's attention weights are recorded.
         """
         if self.encoder is None:
             return codes
         self.warn_if_encoder_is_random()
-        self._warn_once_about_batches()
+        self._warn_about_batch_dependence_once()
         positions = self.position_embed(centers.to(self.codebook.weight.dtype))
         tokens = self.input_tokens(self.teacher_in(codes))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
-            read = read_with_prompts(
+            output = run_with_prompts(
                 self.encoder,
                 self.family,
                 self.prompts,
@@ -317,11 +319,11 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
                 self.config,
                 recompute,
                 states,
-                keeps_attention,
+                record_attention,
             )
-        return self.teacher_out(read.to(codes.dtype))
+        return self.teacher_out(output.to(codes.dtype))
 
-    def _warn_once_about_batches(self) -> None:
+    def _warn_about_batch_dependence_once(self) -> None:
         if self.config.attention_axis == "batch" and not self.training and not getattr(self, "_warned", False):
             warnings.warn(
                 "this model's features depend on the other clouds of a batch (attention_axis='batch')",
@@ -333,7 +335,7 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            # What torch starts linear layers with, and the released program never changes.
+            # Torch's default for linear layers, which the released program keeps.
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = module.in_features**-0.5
@@ -347,6 +349,6 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
             super()._init_weights(module)
 
 
-def _whole(local: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """Whole clouds `(batch, groups * points, 3)` from points relative to the centres, without a gradient."""
+def _full_clouds(local: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    """Compute full clouds `(batch, groups * points, 3)` from points relative to the centres, without a gradient."""
     return (local.detach() + centers.unsqueeze(2)).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Stage two of ACT: a student learns to say what a frozen teacher makes of patches that the student does not see."""
+"""ACT's second training stage: a student predicts a frozen teacher's features of masked patches."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from hf_any3d.modeling.point_transformer import Patches, PointBlocks
 
 @dataclass
 class ActForPreTrainingOutput(ModelOutput):
-    """What a student guessed and what it should have.
+    """Predictions of a student and their targets.
 
     Args:
-        loss: How far the guesses are from the targets; None where it was not asked for.
-        predictions: `(batch, masked, target width)`, of the hidden patches in ascending order, or of all patches where
+        loss: Distillation loss; None if not requested.
+        predictions: `(batch, masked, target width)`, for the hidden patches in ascending order, or for all patches if
             none is hidden.
-        targets: The same shape, what the teacher makes of these patches.
-        class_token_predictions: The same shape, guesses from an inner layer and the class token; None without
+        targets: The same shape, the teacher's features of these patches.
+        class_token_predictions: The same shape, predictions from an inner layer and the class token; None without
             `class_token_loss`.
         mask: `(batch, groups)`, True where hidden.
-        centers: `(batch, groups, 3)`, places of the patches in the units of the input.
-        hidden_states: On request, what enters the student's first block and what leaves each block, `(batch, 1 +
+        centers: `(batch, groups, 3)`, positions of the patches in the units of the input.
+        hidden_states: On request, the input of the student's first block and the output of each block, `(batch, 1 +
             visible, hidden)`, before any norm.
         attentions: On request, the attention weights of the student's blocks.
     """
@@ -52,19 +52,19 @@ class ActForPreTrainingOutput(ModelOutput):
 
 
 class ActForPreTraining(ActPreTrainedModel):
-    """Masked point modelling: `ActModel` sees some patches and guesses the teacher's features of the others.
+    """Masked point modelling: `ActModel` sees some patches and predicts the teacher's features of the others.
 
     The teacher is an `ActAutoencoder`, frozen, in eval mode and without noise; `config.teacher_in_training_mode` and
-    `config.noisy_targets` make it what it is in the released program. Checkpoints hold the student, the decoder and
-    the autoencoder's own weights, so that training can go on from them; the autoencoder's foreign encoder is loaded
-    from where its config says, and checked.
+    `config.noisy_targets` restore the behaviour of the released program. Checkpoints hold the student, the decoder and
+    the autoencoder's own weights, so that training can resume from them; the autoencoder's frozen encoder is loaded
+    from the repository that its config names, and its checksum verified.
 
     Args:
-        config: The configuration; must hold an `autoencoder_config`.
-        autoencoder: A trained autoencoder; a randomly initialised one is built from the config when left out.
+        config: The configuration, with an `autoencoder_config`.
+        autoencoder: A trained autoencoder; by default a randomly initialised one is built from the config.
 
     Raises:
-        ValueError: If the config describes no autoencoder, or one that cuts clouds into other patches.
+        ValueError: If the config has no `autoencoder_config`, or one with other patches.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
@@ -79,13 +79,15 @@ class ActForPreTraining(ActPreTrainedModel):
         for name in ("num_groups", "group_size", "in_channels"):
             ours, theirs = getattr(config, name), getattr(teacher, name)
             if ours != theirs:
-                raise ValueError(f"{name}={ours}; expected {theirs}, as the autoencoder has it: both read one cut")
+                raise ValueError(
+                    f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
+                )
         width, feature_width = config.hidden_size, config.feature_head_width
         self.act = ActModel(config)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
         self.config.autoencoder_config = self.autoencoder.config
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
-            # A config that becomes part of another one forgets the choice that its model was built with.
+            # Nesting a config in another one resets the attention implementation that its model was built with.
             self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.decoder = PointBlocks(
@@ -110,17 +112,17 @@ class ActForPreTraining(ActPreTrainedModel):
     def from_autoencoder_pretrained(
         cls, autoencoder: str | os.PathLike | ActAutoencoder, **config: Any
     ) -> ActForPreTraining:
-        """Build a student that has learned nothing yet, around a trained autoencoder.
+        """Build an untrained student around a trained autoencoder.
 
         Args:
             autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
-            **config: Anything of `ActConfig`; clouds are cut as the autoencoder cuts them.
+            **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
         """
         if not isinstance(autoencoder, ActAutoencoder):
             autoencoder = ActAutoencoder.from_pretrained(autoencoder)
         teacher = autoencoder.config
-        cut = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
-        settings = {name: getattr(teacher, name) for name in cut} | config
+        patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
+        settings = {name: getattr(teacher, name) for name in patch_fields} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
 
     @honours_contract
@@ -133,20 +135,20 @@ class ActForPreTraining(ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> ActForPreTrainingOutput:
-        """Hide patches and guess them.
+        """Hide patches and predict the teacher's features of them.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            mask: `(batch, groups)` booleans, True where hidden, equally many in every cloud; drawn when left out.
-            noise: `(batch, groups, codes)`, added to the scores of the teacher's codes; None draws it where the config
-                asks for noisy targets.
-            return_loss: Whether to compare guesses and targets.
+            mask: `(batch, groups)` booleans, True where hidden, equally many in every cloud; drawn by default.
+            noise: `(batch, groups, codes)`, added to the scores of the teacher's codes; None draws it if
+                `config.noisy_targets` is set.
+            return_loss: Whether to compute the loss.
             output_hidden_states: Whether to return the student's hidden states; None for the config's choice.
-            output_attentions: The same for the student's attention weights, which eager attention alone makes.
+            output_attentions: The same for the student's attention weights, which only eager attention returns.
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If the points do not fit, or the mask hides all patches or unequal numbers.
+            ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
         patches = self.act.cut(points)
         mask = self._draw_mask(patches.centers) if mask is None else mask
@@ -155,16 +157,16 @@ class ActForPreTraining(ActPreTrainedModel):
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
         encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
-        predictions, class_token_predictions = self._guess(encoded, patches, visible, hidden)
+        predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
         if hidden.shape[1]:
             targets = gather_points(targets, hidden)
         loss = None
         if return_loss:
-            measure = DISTILLATION_LOSSES[self.config.distillation_loss]
-            guesses = (predictions, class_token_predictions)
-            # In full precision, also where the student is not: cosines near 1 are told apart by their last digits.
+            compute_loss = DISTILLATION_LOSSES[self.config.distillation_loss]
+            outputs = (predictions, class_token_predictions)
+            # In full precision even if the student is not: half precision cannot resolve cosines near 1.
             with torch.autocast(targets.device.type, enabled=False):
-                loss = sum(measure(guess.float(), targets.float()) for guess in guesses if guess is not None)
+                loss = sum(compute_loss(output.float(), targets.float()) for output in outputs if output is not None)
         return ActForPreTrainingOutput(
             loss,
             predictions,
@@ -177,10 +179,10 @@ class ActForPreTraining(ActPreTrainedModel):
         )
 
     def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """What the frozen autoencoder makes of all patches.
+        """Compute the frozen autoencoder's features of all patches.
 
         Args:
-            patches: Of the clouds.
+            patches: Patches of the clouds.
             noise: As in `forward`.
 
         Returns:
@@ -191,7 +193,7 @@ class ActForPreTraining(ActPreTrainedModel):
             shape = (*patches.centers.shape[:2], teacher.config.num_codes)
             noise = gumbel_noise(patches.centers.new_empty(shape))
         elif noise is None and (teacher.training or teacher.config.noise_in_eval):
-            # It would draw its own.
+            # Otherwise the teacher would draw its own noise.
             noise = patches.centers.new_zeros(())
         return teacher.teacher_features(
             patches=patches, noise=noise, through_graph=config.target_layer == "graph_decoder"
@@ -199,14 +201,14 @@ class ActForPreTraining(ActPreTrainedModel):
 
     @torch.no_grad()
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
-        """What a linear probe reads of whole clouds, to see during pretraining what the student has learned.
+        """Compute features of full clouds for a linear probe, to evaluate the student during pretraining.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
 
         Returns:
-            `(batch, features)`: what a classification head would read, or, with `config.feature_head_width`, what the
-            released program gives, its never trained layers behind the class token.
+            `(batch, features)`: the input of a classification head, or, with `config.feature_head_width`, the output
+            of the released program's untrained layers on the class token.
         """
         output = self.act(points)
         if self.feature_head is None:
@@ -214,7 +216,7 @@ class ActForPreTraining(ActPreTrainedModel):
         return self.feature_head(output.last_hidden_state[:, 0])
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode of the student; the teacher stays in eval mode unless the config says otherwise."""
+        """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
         super().train(mode)
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
         return self
@@ -230,18 +232,18 @@ class ActForPreTraining(ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Encoded:
-        """Let the student read the visible patches."""
+        """Run the student on the visible patches."""
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         seen = gather_points(patches.centers, visible)
         tokens = self._visible_tokens(patches, visible)
         return self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
 
-    def _guess(
-        self, read: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
+    def _predict(
+        self, student: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Guesses of the hidden patches, `(batch, masked, target width)`, and those by way of the class token."""
+        """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
         config = self.config
-        seen, encoded = gather_points(patches.centers, visible), read.last_hidden_state
+        seen, encoded = gather_points(patches.centers, visible), student.last_hidden_state
         leading = encoded.shape[1] - seen.shape[1]
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
@@ -251,13 +253,13 @@ class ActForPreTraining(ActPreTrainedModel):
         predictions = self._decode(torch.cat([encoded[:, leading:], masks], dim=1), positions, hidden.shape[1])
         if not config.class_token_loss:
             return predictions, None
-        # What the inner layer does not yet tell about the whole cloud has to come through the class token.
-        sequence = torch.cat([encoded[:, :1], read.layer_outputs[0][:, 1:], masks], dim=1)
+        # Information about the full cloud that the inner layer lacks has to come from the class token.
+        sequence = torch.cat([encoded[:, :1], student.layer_outputs[0][:, 1:], masks], dim=1)
         first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
         return predictions, self._decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
 
     def _decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
-        """Guesses `(batch, num_masked, target width)` of the hidden patches, which stand last in the sequence."""
+        """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
         hidden_states, _ = self.decoder(tokens, positions)
         return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
 
@@ -274,10 +276,10 @@ class ActForPreTraining(ActPreTrainedModel):
         self.autoencoder.train(self.training and self.config.teacher_in_training_mode)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        # First, as it brings the foreign encoder, which no checkpoint holds.
+        # First, as it loads the frozen encoder, which is in no checkpoint.
         self.autoencoder._initialize_missing_keys(is_quantized)
         super()._initialize_missing_keys(is_quantized)
-        # Loading makes parameters anew, which would train.
+        # Loading replaces parameters with new ones, which would be trained.
         self._freeze_teacher()
 
     @torch.no_grad()
@@ -287,7 +289,7 @@ class ActForPreTraining(ActPreTrainedModel):
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
             if module.decoder_class_position is not None:
                 init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)
-            # The released program starts the decoder so; its layers have been through here already.
+            # As in the released program; this overrides the initialisation of the decoder's layers.
             for linear in module.decoder.modules():
                 if isinstance(linear, nn.Linear):
                     init.xavier_uniform_(linear.weight)

@@ -1,4 +1,4 @@
-"""ACT's point transformer naming every point: parts of an object, or objects of a scene."""
+"""Segmentation with ACT's point transformer: parts of an object, or objects of a scene."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hf_any3d.modeling.point_segmentation import (
 
 
 class TokenPropagation(nn.Module):
-    """Brings what tokens know to every point: interpolation, the point's place, two layers (PointNet++, Sec. 3.4).
+    """Propagate token features to points: interpolation, point coordinates, two layers (PointNet++, Sec. 3.4).
 
-    The released programs interpolate first and put the place beside; a linear layer follows, so here tokens go through
-    it before there is one row for each point.
+    The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
+    to the tokens before interpolation, which is equivalent and cheaper.
 
     Args:
         token_width: Channels of a token.
@@ -41,11 +41,11 @@ class TokenPropagation(nn.Module):
         self.out_norm = HeadNorm(out)
 
     def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Features of every point.
+        """Compute features of every point.
 
         Args:
             xyz: `(batch, points, 3)`.
-            centers: `(batch, groups, 3)`, places of the tokens.
+            centers: `(batch, groups, 3)`, positions of the tokens.
             tokens: `(batch, groups, token_width)`.
 
         Returns:
@@ -59,26 +59,26 @@ class TokenPropagation(nn.Module):
 
 
 class PointHead(nn.Module):
-    """A head for each point, which also hears what is the same for its whole cloud.
+    """Head for each point that also reads features of the full cloud.
 
     Args:
         point_width: Channels of a point.
         cloud_width: Channels of a cloud.
-        config: Says the widths, the dropout and the labels.
+        config: Defines the widths, the dropout and the labels.
     """
 
     def __init__(self, point_width: int, cloud_width: int, config: ActConfig):
         super().__init__()
         first, *others = config.segmentation_head_widths
-        share, *shares = config.segmentation_head_dropout
+        rate, *rates = config.segmentation_head_dropout
         self.from_points = nn.Linear(point_width, first)
         self.from_cloud = nn.Linear(cloud_width, first, bias=False)
         self.norm = HeadNorm(first)
-        self.dropout = nn.Dropout(share)
-        self.head = ClassificationHead(first, config.num_labels, others, dropout=shares)
+        self.dropout = nn.Dropout(rate)
+        self.head = ClassificationHead(first, config.num_labels, others, dropout=rates)
 
     def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
-        """Logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
+        """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
         points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
         mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
         rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
@@ -86,18 +86,18 @@ class PointHead(nn.Module):
 
 
 class ActSegmenter(ActPreTrainedModel):
-    """What both kinds of segmentation share: the model without class token, propagation, and a head for each point.
+    """Base class of the segmentation models: the model without class token, propagation, and a head for each point.
 
     Args:
         config: The configuration.
-        condition_width: Channels of what a subclass knows about a cloud beside its points.
+        condition_width: Channels of a subclass's additional features of a cloud.
 
     Raises:
-        ValueError: If a layer is named that the model does not have, or the head has no hidden layer.
+        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
     """
 
     def __init__(self, config: ActConfig, condition_width: int = 0):
-        # A classifier's config, or a pretrained model's, stays as it is.
+        # Do not change the caller's config, which may be a classifier's or a pretrained model's.
         config = copy.deepcopy(config)
         config.use_class_token = False
         super().__init__(config)
@@ -122,11 +122,11 @@ class ActSegmenter(ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> tuple[torch.Tensor, ActOutput]:
-        """Logits `(batch, points, labels)` of every point, and what lies below; see `forward`.
+        """Compute logits `(batch, points, labels)`, and return the base model's output too; see `forward`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            condition: `(batch, condition_width)`, what is known of each cloud.
+            condition: `(batch, condition_width)`, additional features of each cloud.
             output_hidden_states: As in `forward`.
             output_attentions: As in `forward`.
         """
@@ -141,14 +141,14 @@ class ActSegmenter(ActPreTrainedModel):
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
-        about_cloud = [tokens.amax(dim=1), tokens.mean(dim=1)]
+        cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
         if condition is not None:
-            about_cloud.append(condition)
-        return self.segmenter(features, torch.cat(about_cloud, dim=-1)), output
+            cloud_features.append(condition)
+        return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
 
 
 class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
-    """Names the object that every point of a scene, or of a block of one, belongs to."""
+    """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
     card_info = CardInfo("act", "semantic_segmentation")
 
@@ -158,13 +158,13 @@ class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
 
 
 class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
-    """Names the part that every point of an object belongs to, given the object's category.
+    """ACT model that predicts a part for every point of an object, given the object's category.
 
     Args:
         config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
 
     Raises:
-        ValueError: If `category_parts` is missing or names a part that is no label.
+        ValueError: If `category_parts` is missing or names a part that is not among the labels.
     """
 
     card_info = CardInfo("act", "part_segmentation")
@@ -177,5 +177,5 @@ class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
         self.post_init()
 
     def category_features(self, category: torch.Tensor) -> torch.Tensor:
-        """What the head is told of objects of these categories `(batch,)`: `(batch, category_width)`."""
+        """Embed categories `(batch,)` for the head: `(batch, category_width)`."""
         return nn.functional.leaky_relu(self.category_norm(self.category_embedding(category)), 0.2)

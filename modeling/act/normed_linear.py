@@ -1,9 +1,9 @@
-"""Batch norm, ReLU and a linear layer on many rows as one operation that keeps only the rows in front of it.
+"""Batch norm, ReLU and a linear layer on many rows as one operation that keeps only its input.
 
-Rows may be all sums of one of many rows and one of few (points of a grid that is laid over every place): then only the
-summands are kept, and the norm's statistics follow from theirs. Rows are worked on in parts that stay in the cache.
+The input may be all sums of one of many rows and one of few (the points of a grid around every point): then only the
+summands are kept, and the norm's statistics follow from theirs. Rows are processed in chunks that stay in the cache.
 
-Numbers and gradients are those of the plain modules up to rounding.
+Results and gradients equal those of the plain modules up to rounding.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-# Numbers of a part: on CPU as many as the core's cache keeps, elsewhere 256 MiB of them.
+# Numbers per chunk: on the CPU as many as fit into the core's cache, elsewhere 256 MiB.
 _PART_CPU, _PART = 1 << 18, 1 << 26
 
 
 def normed_linear(
     rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
 ) -> torch.Tensor:
-    """`linear(relu(norm(rows + few)))`, with the norm's statistics updated in training.
+    """Compute `linear(relu(norm(rows + few)))`, and update the norm's running statistics in training.
 
     Args:
         rows: `(rows, channels)`.
-        few: `(few, channels)`, each added to every row, or None for nothing.
+        few: `(few, channels)`, each added to every row, or None.
         norm: Norm of `channels`.
-        linear: Layer from `channels` on.
+        linear: Layer with `channels` inputs.
 
     Returns:
         `(rows, few, out_channels)`; `(rows, 1, out_channels)` without `few`.
@@ -51,22 +51,22 @@ def normed_linear(
 
 
 def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance over all sums, `(channels,)`, entered into the norm's running ones."""
-    # By columns and in parts, which is several times faster than var_mean.
+    """Compute mean and variance over all sums, `(channels,)`, and update the norm's running statistics."""
+    # Column sums in chunks are several times faster than var_mean.
     mean = rows.mean(dim=0, dtype=torch.float32)
-    variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _parts(rows, few)) / len(rows)
-    of_few, mean_of_few = torch.var_mean(few.float(), dim=0, correction=0)
-    mean, variance = mean + mean_of_few, variance + of_few
+    variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _chunks(rows, few)) / len(rows)
+    few_variance, few_mean = torch.var_mean(few.float(), dim=0, correction=0)
+    mean, variance = mean + few_mean, variance + few_variance
     count = len(rows) * len(few)
     norm.num_batches_tracked.add_(1)
-    # As in torch: without a momentum statistics are the plain mean over batches.
+    # As in torch: without momentum, running statistics are the mean over batches.
     momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
     norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), momentum)
     return mean, variance
 
 
-def _parts(rows: torch.Tensor, few: torch.Tensor) -> Iterator[slice]:
+def _chunks(rows: torch.Tensor, few: torch.Tensor) -> Iterator[slice]:
     size = max(1, (_PART_CPU if rows.device.type == "cpu" else _PART) // few.numel())
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
@@ -88,61 +88,61 @@ class _NormedLinear(torch.autograd.Function):
         ctx.save_for_backward(rows, few, mean, scale, gain, shift, weight)
         ctx.batch_statistics = batch_statistics
         output = rows.new_empty(len(rows), len(few), len(weight))
-        for part in _parts(rows, few):
-            entering = _entering(rows[part], few, mean, scale, gain, shift)
-            entering = entering.flatten(0, 1).to(weight.dtype)
-            torch.addmm(bias, entering, weight.T, out=output[part].view(len(entering), -1))
+        for part in _chunks(rows, few):
+            inputs = _linear_input(rows[part], few, mean, scale, gain, shift)
+            inputs = inputs.flatten(0, 1).to(weight.dtype)
+            torch.addmm(bias, inputs, weight.T, out=output[part].view(len(inputs), -1))
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, few, mean, scale, gain, shift, weight = ctx.saved_tensors
-        of_weight = torch.zeros_like(weight, dtype=torch.float32)
-        of_rows = torch.empty_like(rows, dtype=torch.float32)
-        of_few = torch.zeros_like(few, dtype=torch.float32)
-        of_gain, of_shift = torch.zeros_like(mean), torch.zeros_like(mean)
-        for part in _parts(rows, few):
-            entering = _entering(rows[part], few, mean, scale, gain, shift)  # (rows, few, channels)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_rows = torch.empty_like(rows, dtype=torch.float32)
+        grad_few = torch.zeros_like(few, dtype=torch.float32)
+        grad_gain, grad_shift = torch.zeros_like(mean), torch.zeros_like(mean)
+        for part in _chunks(rows, few):
+            inputs = _linear_input(rows[part], few, mean, scale, gain, shift)  # (rows, few, channels)
             leaving = gradient[part].flatten(0, 1)
-            of_weight += leaving.T @ entering.flatten(0, 1).to(leaving.dtype)
-            behind = (leaving @ weight).view_as(entering)
-            behind = torch.ops.aten.threshold_backward(behind.float(), entering, 0)
-            torch.sum(behind, dim=1, out=of_rows[part])
-            summed = behind.sum(dim=0)
-            of_few += summed
-            of_shift += summed.sum(dim=0)
-            # Twice over the part instead of a copy of the normed rows: the sum of products splits as the rows do.
-            of_gain += (of_rows[part] * (rows[part] - mean)).sum(dim=0) + (summed * few).sum(dim=0)
-        of_gain *= scale
+            grad_weight += leaving.T @ inputs.flatten(0, 1).to(leaving.dtype)
+            grad_norm = (leaving @ weight).view_as(inputs)
+            grad_norm = torch.ops.aten.threshold_backward(grad_norm.float(), inputs, 0)
+            torch.sum(grad_norm, dim=1, out=grad_rows[part])
+            summed = grad_norm.sum(dim=0)
+            grad_few += summed
+            grad_shift += summed.sum(dim=0)
+            # Two sums instead of a copy of the normed rows: the product is linear in both summands of a row.
+            grad_gain += (grad_rows[part] * (rows[part] - mean)).sum(dim=0) + (summed * few).sum(dim=0)
+        grad_gain *= scale
         factor = scale * gain
-        of_rows *= factor
-        of_few *= factor
+        grad_rows *= factor
+        grad_few *= factor
         if ctx.batch_statistics:
-            # What every row gets back through the statistics is a linear function of the row.
+            # The gradient of a row through the statistics is a linear function of the row.
             many, times = len(rows), len(few)
-            average = factor * of_shift / (many * times)
-            slant = factor * scale * of_gain / (many * times)
+            average = factor * grad_shift / (many * times)
+            slope = factor * scale * grad_gain / (many * times)
             middle = few.float().mean(dim=0) - mean
-            of_rows -= times * (average + slant * middle)
-            of_rows.addcmul_(rows.float(), slant * times, value=-1)
+            grad_rows -= times * (average + slope * middle)
+            grad_rows.addcmul_(rows.float(), slope * times, value=-1)
             centre = rows.float().mean(dim=0) - mean
-            of_few -= many * (average + slant * (few + centre))
-        of_bias = gradient.sum(dim=(0, 1))
+            grad_few -= many * (average + slope * (few + centre))
+        grad_bias = gradient.sum(dim=(0, 1))
         return (
-            of_rows.to(rows.dtype),
-            of_few.to(few.dtype),
+            grad_rows.to(rows.dtype),
+            grad_few.to(few.dtype),
             None,
             None,
-            of_gain.to(gain.dtype),
-            of_shift.to(shift.dtype),
-            of_weight.to(weight.dtype),
-            of_bias,
+            grad_gain.to(gain.dtype),
+            grad_shift.to(shift.dtype),
+            grad_weight.to(weight.dtype),
+            grad_bias,
             None,
         )
 
 
-def _entering(
+def _linear_input(
     rows: torch.Tensor,
     few: torch.Tensor,
     mean: torch.Tensor,
@@ -150,6 +150,6 @@ def _entering(
     gain: torch.Tensor,
     shift: torch.Tensor,
 ) -> torch.Tensor:
-    """What enters the linear layer, `(rows, few, channels)`."""
+    """Compute the linear layer's input, `(rows, few, channels)`."""
     factor = scale * gain
     return torch.add((rows * factor).unsqueeze(1), torch.addcmul(shift - mean * factor, few, factor)).relu_()

@@ -1,4 +1,4 @@
-"""Where the weights come from that adapters on ACT's point transformer stand on, and proof of which they are."""
+"""Source and checksum of the pretrained weights under adapters on ACT's point transformer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FOLDER = "base"
 
 
 class PretrainedBaseMixin(AdapterLoadingMixin):
-    """For models around a pretrained point transformer whose repositories may hold just an adapter and a config.
+    """For models around a pretrained point transformer whose repositories may hold only an adapter and a config.
 
-    The config beside the adapter names the repository or directory that the transformer was loaded from, its revision
-    and a checksum of its weights. A transformer that is found nowhere as it is, because it was trained on or never
-    stored, is kept in the folder `base` beside the adapter.
+    The config stored with the adapter names the repository or directory that the transformer was loaded from, its
+    revision and a checksum of its weights. A transformer that is available nowhere else, because it was trained
+    further or never saved, is stored in the folder `base` next to the adapter.
     """
 
     _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
@@ -51,23 +51,25 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
     ) -> PreTrainedModel:
         """Build the model around its pretrained transformer, in full precision; see `AdapterLoadingMixin`."""
         if quantization_config is not None:
-            raise ValueError("quantization_config: only frozen encoders of other modalities can be quantized")
+            raise ValueError(
+                "quantization_config: not supported for ACT; only frozen encoders of other modalities can be quantized"
+            )
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         recorded = config.part("base")
         if not recorded.is_elsewhere:
             source, found = adapter_subfolder(name, hub, recorded.subfolder or FOLDER)
-            where = f"{name}: {recorded.subfolder or FOLDER}/"
+            location = f"{name}: {recorded.subfolder or FOLDER}/"
         else:
-            where = source = recorded.name_or_path
+            location = source = recorded.name_or_path
             found = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
             if recorded.revision is not None:
                 found["revision"] = recorded.revision
         base = open_base(source, config, **found)
         if recorded.checksum is not None and (checksum := weights_checksum_of(base)) != recorded.checksum:
             raise EncoderMismatchError(
-                f"{where}: the pretrained weights have checksum {checksum}; expected {recorded.checksum}, those "
-                f"that the adapter in {name} was trained around"
+                f"{location}: the pretrained weights have checksum {checksum}; expected {recorded.checksum}, that "
+                f"of the weights that the adapter in {name} was trained with"
             )
         model = cls(config)
         if model.base_model is model:
@@ -87,24 +89,24 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         return opened
 
     def save_with_adapter(self, directory: str | os.PathLike) -> None:
-        """Write the config with the home of the pretrained weights, or these where they have none."""
+        """Write the config with the source of the pretrained weights, and the weights if they have none."""
         config = copy.deepcopy(self.config)
-        # What it was pretrained with is over.
+        # The autoencoder is only needed for pretraining.
         config.autoencoder_config = None
-        home = self._home_of_base()
-        if home is None:
+        source = self._find_base()
+        if source is None:
             base = self.base_model
             state = own_state(base)
             config.set_part("base", None)
             _save_state(base, copy.deepcopy(config), state, Path(directory) / FOLDER)
-            home = PretrainedPart(checksum=tensors_checksum(state), subfolder=FOLDER, stored=True)
-        config.set_part("base", home)
+            source = PretrainedPart(checksum=tensors_checksum(state), subfolder=FOLDER, stored=True)
+        config.set_part("base", source)
         config.save_pretrained(directory)
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
         """Compare checksums of the weights; see `AdapterLoadingMixin`.
 
-        In half precision there is nothing to compare.
+        In half precision, weights are not compared.
         """
         part = type(self.config).from_dict(recorded).part("base")
         expected = part.checksum
@@ -112,20 +114,20 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
             return
         checksum = weights_checksum_of(self.base_model)
         if checksum != expected:
-            home = part.name_or_path
+            source = part.name_or_path
             raise EncoderMismatchError(
-                f"{adapter}: the adapter was trained around "
-                f"{f'the weights of {home!r}' if home else f'those in {FOLDER}/'}, with checksum {expected}; the base "
-                f"model's weights have {checksum}. Other weights would change results silently. Build the base model "
-                f"from there, with revision={part.revision!r}, or open the adapter's repository by an "
-                "auto class, which does so by itself"
+                f"{adapter}: the adapter was trained with "
+                f"{f'the weights of {source!r}' if source else f'those in {FOLDER}/'}, checksum {expected}; the base "
+                f"model's weights have {checksum}. Other weights would silently change results. Load the base model "
+                f"from there, with revision={part.revision!r}, or load the adapter's repository with an "
+                "auto class, which does so automatically"
             )
 
-    def _home_of_base(self) -> PretrainedPart | None:
-        """The place whose weights this model's transformer still has; None where there is no such place.
+    def _find_base(self) -> PretrainedPart | None:
+        """Find a repository or directory whose weights equal this model's; None if there is none.
 
         Raises:
-            ValueError: If an adapter is merged into the weights for the time being.
+            ValueError: If an adapter is temporarily merged into the weights.
         """
         base, config = self.base_model, self.config
         refuse_merged_adapters(base)
@@ -136,36 +138,36 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
                 continue
             hub = {} if revision is None else {"revision": revision}
             try:
-                there = own_state(open_base(name, config, **hub))
+                stored = own_state(open_base(name, config, **hub))
             except (OSError, ValueError, RuntimeError):
                 continue  # gone, or another model
             ours = own_state(base)
-            if ours.keys() == there.keys() and not differing(ours, there):
-                return PretrainedPart(name, revision, tensors_checksum(there))
+            if ours.keys() == stored.keys() and not differing(ours, stored):
+                return PretrainedPart(name, revision, tensors_checksum(stored))
         return None
 
 
 def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrainedModel:
-    """Load a point transformer out of any checkpoint that holds one, in full precision.
+    """Load a point transformer from any checkpoint that contains one, in full precision.
 
     Args:
         name: Directory or hub repository.
-        config: What the transformer has to be.
+        config: Config of the transformer.
         **hub: `revision`, `subfolder`, `token` and the like.
 
     Raises:
-        ValueError: If the checkpoint lacks weights of it, or holds an adapter too.
+        ValueError: If the checkpoint lacks weights of it, or also holds an adapter.
     """
     from hf_any3d.modeling.act.modeling_act import ActModel
 
     if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
         raise ValueError(
-            f"{name}: holds adapter_config.json, an adapter, beside the pretrained weights; expected weights alone"
+            f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
         )
     config = copy.deepcopy(config)
     config.autoencoder_config = None
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    # Heads, a decoder or a class token of the checkpoint may be left out on purpose.
+    # Heads, a decoder or a class token of the checkpoint may be unused on purpose.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -176,19 +178,19 @@ def open_base(name: str | os.PathLike, config: ActConfig, **hub: Any) -> PreTrai
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    lacking = sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])))
-    if lacking:
-        raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(lacking[:8])}")
+    missing = sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])))
+    if missing:
+        raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
     return base
 
 
 def weights_checksum_of(base: PreTrainedModel) -> str:
-    """The checksum of a point transformer without its adapters, whatever file it came in."""
+    """Compute the checksum of a point transformer without its adapters."""
     return tensors_checksum(own_state(base))
 
 
 def _save_state(base: PreTrainedModel, config: ActConfig, state: dict[str, torch.Tensor], folder: Path) -> None:
-    bare = type(base)(config)
-    bare.load_state_dict(state)
-    # As a part of a model: without a card of its own.
-    PreTrainedModel.save_pretrained(bare, folder)
+    model = type(base)(config)
+    model.load_state_dict(state)
+    # Without a model card, as it is stored inside another repository.
+    PreTrainedModel.save_pretrained(model, folder)

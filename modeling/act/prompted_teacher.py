@@ -1,10 +1,9 @@
-"""A frozen transformer that reads the tokens of a cloud beside learned prompts.
+"""Run a frozen transformer on the tokens of a cloud, with learned prompts.
 
-Tokens have no place among words or pixels here: where they are in space is told by learned positions of their centres,
-which are added to them. Positions that an encoder looks up by itself, in its attention, are therefore given one place
-for all tokens. Rotations of queries and keys cancel then, and so does a bias that depends on the distance alone; where
-content and distance act together (DeBERTa), every pair is read at distance 0. Attention is left to content, and the
-order of the tokens means nothing.
+The tokens have no positions in a text or an image: learned positions of their centres are added to them instead. For
+encoders that use positions in their attention, all tokens therefore get the same position. Rotations of queries and
+keys then cancel, and so does a bias that depends on the distance only; where content and distance are combined
+(DeBERTa), every pair has distance 0. Attention depends on content only, not on the order of the tokens.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from hf_any3d.modeling.encoders import (
 
 
 class Prompts(nn.Module):
-    """Learned tokens in front of a cloud's, with learned positions.
+    """Learned tokens before those of a cloud, with learned positions.
 
     Args:
-        depth: Layers that read prompts of their own: 1, or all.
-        count: Prompts of a layer.
+        depth: Number of layers with their own prompts: 1, or all.
+        count: Prompts per layer.
         width: Channels of a token.
         dropout: Dropout of the tokens in training; positions have none.
 
@@ -51,9 +50,9 @@ class Prompts(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, level: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `(1 or batch, prompts, width)` and positions `(1, prompts, width)` of a layer's prompts.
+        """Return tokens `(1 or batch, prompts, width)` and positions `(1, prompts, width)` of a layer's prompts.
 
-        The tokens are the same for all clouds of a batch, but for dropout.
+        The tokens are the same for all clouds of a batch, except for dropout.
         """
         tokens, positions = self.tokens[level : level + 1], self.positions[level : level + 1]
         if self.training and self.dropout.p:
@@ -61,7 +60,7 @@ class Prompts(nn.Module):
         return tokens, positions
 
 
-def read_with_prompts(
+def run_with_prompts(
     encoder: PreTrainedModel,
     family: EncoderFamily,
     prompts: Prompts | None,
@@ -70,22 +69,22 @@ def read_with_prompts(
     config: ActAutoencoderConfig,
     recompute: Callable | None = None,
     states: list[torch.Tensor] | None = None,
-    keeps_attention: bool = False,
+    record_attention: bool = False,
 ) -> torch.Tensor:
-    """Send tokens through the layers of a frozen encoder.
+    """Run tokens through the layers of a frozen encoder.
 
-    Where prompts are thrown away behind a layer, the layer makes nothing but keys and values of them, if it can.
+    If prompts are discarded after a layer, the layer computes only keys and values for them, if supported.
 
     Args:
         encoder: The encoder.
-        family: Where its parts are.
+        family: Its encoder family.
         prompts: Prompts of its first layer or of all layers, or None.
         tokens: `(batch, tokens, hidden)`.
         positions: `(batch, tokens, hidden)`, added to the tokens.
-        config: Says where positions are added, which norms are applied, and along which axis attention runs.
-        recompute: Calls a layer and keeps only what enters it (gradient checkpointing); None to keep all.
-        states: Gets what enters the first layer and what leaves each, without the prompts, if given.
-        keeps_attention: Whether attention weights are listened to; prompts then stay in the sequence of every layer.
+        config: Defines where positions are added, which norms are applied, and along which axis attention runs.
+        recompute: Function that calls a layer with gradient checkpointing; None for no checkpointing.
+        states: List to which the input of the first layer and the output of each are appended, without the prompts.
+        record_attention: Whether attention weights are recorded; prompts then stay in the sequence of every layer.
 
     Returns:
         `(batch, tokens, hidden)` in the encoder's dtype, without the prompts.
@@ -102,21 +101,21 @@ def read_with_prompts(
     every_layer, over_batch = config.position_injection == "every_layer", config.attention_axis == "batch"
     layers = family.layers_of(encoder)
     inputs = _layer_inputs(encoder, family, tokens, count, over_batch)
-    halved = count and recompute is None and not over_batch and family.layer_inputs is bidirectional_inputs
-    halved = halved and not keeps_attention
+    skip_prompts = count and recompute is None and not over_batch and family.layer_inputs is bidirectional_inputs
+    skip_prompts = skip_prompts and not record_attention
     if states is not None:
         states.append(tokens)
-    with beside_attended_rows(encoder) if halved else nullcontext(False) as able:
+    with beside_attended_rows(encoder) if skip_prompts else nullcontext(False) as supported:
         for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
             if number and deep:
                 front, own = (part.to(dtype) for part in prompts(number, batch))
-            # Prompts bring their positions with them when they enter.
+            # Positions of prompts are added when the prompts enter.
             if count and (every_layer or deep or not number):
                 front = front + own
             if every_layer or not number:
                 tokens = tokens + positions
             last = deep or number == len(layers) - 1
-            rows = attended_rows(layer, front, **arguments) if able and last else None
+            rows = attended_rows(layer, front, **arguments) if supported and last else None
             if rows is not None:
                 tokens = hidden_of(run_beside(layer, tokens, rows, **arguments))
                 if states is not None:
@@ -125,8 +124,8 @@ def read_with_prompts(
             sequence = torch.cat([front.expand(batch, -1, -1), tokens], dim=1) if count else tokens
             sequence = sequence.transpose(0, 1) if over_batch else sequence
             call = partial(layer, **arguments)
-            saves = recompute is not None and getattr(layer, "gradient_checkpointing", True)
-            sequence = hidden_of(recompute(call, sequence) if saves else call(sequence))
+            checkpoints = recompute is not None and getattr(layer, "gradient_checkpointing", True)
+            sequence = hidden_of(recompute(call, sequence) if checkpoints else call(sequence))
             sequence = sequence.transpose(0, 1) if over_batch else sequence
             front, tokens = sequence[:, :count], sequence[:, count:]
             if states is not None:
@@ -138,16 +137,16 @@ def read_with_prompts(
 def _layer_inputs(
     encoder: PreTrainedModel, family: EncoderFamily, tokens: torch.Tensor, count: int, over_batch: bool
 ) -> Iterator[dict[str, Any]]:
-    """What the layers are called with where `count` prompts stand before the tokens."""
+    """Return the arguments of the layers for `count` prompts before the tokens."""
     sequence = nn.functional.pad(tokens, (0, 0, count, 0))
     sequence = sequence.transpose(0, 1) if over_batch else sequence
     mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=sequence, attention_mask=None)
-    layers, places = family.layers_of(encoder), one_place(encoder, family, sequence)
+    layers, places = family.layers_of(encoder), shared_position(encoder, family, sequence)
     return family.layer_inputs(LayerPass(encoder, layers, sequence, mask, places, "first_view"))
 
 
-def one_place(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:
-    """The same place for all tokens `(batch, tokens, hidden)`: the middle of the encoder's own line or plane."""
+def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:
+    """Return one position for all tokens `(batch, tokens, hidden)`: the middle of the encoder's line or plane."""
     rows, columns, axes = 1, None, 1
     if family.layer_inputs is not bidirectional_inputs:
         table = family.positions_of(encoder)

@@ -1,4 +1,4 @@
-"""How temperature and weight of the KL term change during the training of a discrete autoencoder."""
+"""Schedules of the temperature and the KL weight for training a discrete autoencoder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 
 def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0, end: float = 0.0625) -> float:
-    """Temperature of the Gumbel softmax: half a cosine from `start` to `end`, then `end`.
+    """Return the temperature of the Gumbel softmax: half a cosine from `start` to `end`, then `end`.
 
     Args:
         iteration: Optimiser steps so far.
-        steps: Length of the descent in optimiser steps; 0 for `end` at once.
+        steps: Length of the descent in optimiser steps; 0 for `end` from the start.
         start: First value.
         end: Last value.
 
@@ -21,17 +21,17 @@ def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0,
     """
     _not_negative(iteration=iteration, steps=steps)
     if not (start > 0 and end > 0):
-        raise ValueError(f"start={start}, end={end}; a temperature is above 0")
+        raise ValueError(f"start={start}, end={end}; expected temperatures above 0")
     return _half_cosine(iteration, steps, start, end)
 
 
 def kl_weight(iteration: int, delay: int = 10_000, steps: int = 100_000, end: float = 0.1) -> float:
-    """Weight of the KL term: 0 for a while, half a cosine up to `end`, then `end`.
+    """Return the weight of the KL term: 0 during `delay`, half a cosine up to `end`, then `end`.
 
     Args:
         iteration: Optimiser steps so far.
         delay: Optimiser steps at 0.
-        steps: Length of the ascent in optimiser steps; 0 for `end` at once.
+        steps: Length of the ascent in optimiser steps; 0 for `end` right after the delay.
         end: Last value.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which patches of a cloud are neighbours, for guided adapters around ACT's blocks."""
+"""Neighbouring patches of a cloud, for guided adapters around ACT's blocks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ GRIDS = 4
 
 
 class TokenGrids(Geometry):
-    """Cells of four grids in space, each shifted against the one before by a quarter of a cell along every axis.
+    """Cells of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
 
-    Any2Point cuts lines and planes into cells because that is where its encoders, made for words and pictures, have
-    their positions; on a line tokens from far apart in space share a cell. ACT's tokens have places in space, so cells
-    are cubes. One grid has walls between neighbours. Of the four, at most one has a wall within an eighth of an edge
-    of a token along any one axis, so at most three along all, and in the one that is left all that is as near as that
-    shares the token's cell. The grids are the adapter's views: each token weighs them by how well its cell agrees with
-    its voxel.
+    Any2Point cuts lines and planes into cells because its text and image encoders have their positions there; on a
+    line, tokens that are far apart in space share a cell. ACT's tokens have positions in space, so cells are cubes. A
+    single grid separates some neighbours. Of the four, at most one has a wall within an eighth of an edge of a token
+    along any one axis, so at most three along all axes, and in the remaining one everything within that distance
+    shares the token's cell. The grids are the adapter's views: each token weights them by how well its cell agrees
+    with its voxel.
 
     Args:
-        centers: `(batch, tokens, 3)`, places of the tokens in any unit.
+        centers: `(batch, tokens, 3)`, positions of the tokens in any unit.
         cell_size: Default edge of a cell, in radii of the cloud.
-        special_tokens: Tokens in front of those of patches.
+        special_tokens: Number of tokens before those of patches.
     """
 
     def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
@@ -33,7 +33,7 @@ class TokenGrids(Geometry):
         super().__init__(centers, views, (), cell_size, special_tokens)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
-        """Who shares a cell of edge `cell_size`, in radii of the cloud, in each grid."""
+        """Return the tokens' cells of edge `cell_size`, in radii of the cloud, in each grid."""
         edge = cell_size or self.cell_size
         key = ("view", edge)
         if key not in self._derived:

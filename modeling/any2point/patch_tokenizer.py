@@ -46,7 +46,7 @@ class PatchTokenizer(Tokenizer):
         place = self.place(centers.to(self.place[0].weight.dtype))
         if not with_levels:
             return PointTokens(self.local(patches) + place, centers, index)
-        of_points = self.local.read(patches)  # (batch, tokens, k, width)
+        of_points = self.local.point_features(patches)  # (batch, tokens, k, width)
         # A point is what the patches that hold it make of it, on average; one that no patch holds is nothing.
         seen = scatter_mean(of_points.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
         return PointTokens(self.local.pool(of_points) + place, centers, index, (PointLevel(seen),))

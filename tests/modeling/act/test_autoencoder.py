@@ -216,7 +216,7 @@ def test_colours_are_read_but_not_reconstructed():
         ({"graph_neighbors": 9, "num_groups": 8}, "graph_neighbors=9; expected 1 to num_groups=8"),
         ({"num_prompts": -1}, "num_prompts=-1; expected 0 to 100,000"),
         ({"prompt_dropout": 1.0}, "prompt_dropout=1.0; expected 0 to below 1"),
-        ({"detach_teacher": True}, "prompts would learn nothing"),
+        ({"detach_teacher": True}, "prompts would get no gradient"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

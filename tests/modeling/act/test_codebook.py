@@ -94,5 +94,5 @@ def test_schedules_refuse_what_is_below_zero():
     for call, name in ((lambda: gumbel_temperature(-1), "iteration"), (lambda: kl_weight(1, delay=-2), "delay")):
         with pytest.raises(ValueError, match=name):
             call()
-    with pytest.raises(ValueError, match="a temperature is above 0"):
+    with pytest.raises(ValueError, match="expected temperatures above 0"):
         gumbel_temperature(1, end=0.0)

@@ -99,7 +99,7 @@ def test_hidden_patches_have_no_influence_on_their_guesses():
     index = hidden.to(torch.uint8).argsort(dim=1, stable=True)
 
     def guesses():
-        return model._guess(model._encode(patches, index[:, :6]), patches, index[:, :6], index[:, 6:])[0]
+        return model._predict(model._encode(patches, index[:, :6]), patches, index[:, :6], index[:, 6:])[0]
 
     with torch.no_grad():
         before = guesses()

@@ -46,7 +46,7 @@ def test_a_point_is_on_its_level_what_its_patches_make_of_it():
         for token in range(8):
             center = points[cloud, found.index[cloud, token]]
             nearest = (points[cloud] - center).norm(dim=1).argsort()[:4]
-            rows = made.local.read((points[cloud, nearest] - center)[None, None])[0, 0]
+            rows = made.local.point_features((points[cloud, nearest] - center)[None, None])[0, 0]
             for point, row in zip(nearest.tolist(), rows, strict=True):
                 seen[cloud][point].append(row)
     for cloud in range(3):
