@@ -1,4 +1,4 @@
-"""MiniGPT-3D (arXiv 2405.01413): a point cloud becomes a few tokens that a language model reads."""
+"""MiniGPT-3D (arXiv 2405.01413): a language model that reads a point cloud as a few tokens."""
 
 from hf_any3d.modeling.minigpt3d.bridge import Bridge
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig

@@ -1,4 +1,4 @@
-"""From point tokens to tokens that a language model reads: point MLP, query experts, Q-Former, projector."""
+"""Bridge from the point encoder to the language model: point MLP, query experts, Q-Former, projector."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hf_any3d.modeling.minigpt3d.query_experts import QueryExperts, Routing
 
 @dataclass
 class Bridged:
-    """What a language model gets for point clouds.
+    """Tokens for the language model.
 
     Args:
         tokens: `(clouds, num_query_tokens, text hidden)`.
-        routing: Which query sets were asked, and how much each counts; None where only the first was.
+        routing: The query sets used and their weights; None if only the first was used.
     """
 
     tokens: torch.Tensor
@@ -26,7 +26,7 @@ class Bridged:
 
 
 class PointMlp(nn.Module):
-    """Linear layers with GELU between, from the width of point tokens to the one that the Q-Former attends to."""
+    """Linear layers with GELU between them, from the width of point tokens to the Q-Former's encoder width."""
 
     def __init__(self, in_width: int, hidden_widths: tuple[int, ...], out_width: int):
         super().__init__()
@@ -43,7 +43,7 @@ class PointMlp(nn.Module):
 
 
 class Projector(nn.Module):
-    """Two linear layers with nothing between, from the Q-Former's width to the language model's."""
+    """Two linear layers without an activation, from the Q-Former's width to the language model's."""
 
     def __init__(self, in_width: int, hidden_width: int, out_width: int):
         super().__init__()
@@ -56,39 +56,39 @@ class Projector(nn.Module):
 
 
 class Bridge(nn.Module):
-    """All that lies between the point encoder and the language model.
+    """All modules between the point encoder and the language model.
 
     Source: MiniGPT-3D, Sec. 3.1 and 3.2.
     """
 
     def __init__(self, config: MiniGPT3DConfig, qformer: Blip2QFormerModel | None = None):
         super().__init__()
-        point_width, asking = config.point_config.hidden_size, config.qformer_config
+        point_width, qformer_config = config.point_config.hidden_size, config.qformer_config
         self.config = config
-        self.point_mlp = PointMlp(point_width, tuple(config.point_mlp_widths), asking.encoder_hidden_size)
+        self.point_mlp = PointMlp(point_width, tuple(config.point_mlp_widths), qformer_config.encoder_hidden_size)
         self.experts = QueryExperts(config)
-        self.qformer = Blip2QFormerModel._from_config(asking) if qformer is None else qformer
-        self.projector = Projector(asking.hidden_size, config.projector_width, config.text_config.hidden_size)
+        self.qformer = Blip2QFormerModel._from_config(qformer_config) if qformer is None else qformer
+        self.projector = Projector(qformer_config.hidden_size, config.projector_width, config.text_config.hidden_size)
 
     def forward(self, point_tokens: torch.Tensor) -> Bridged:
         """Turn `(clouds, 1 + groups, point width)`, the class token first, into tokens of the language model."""
         routing = self.experts.route(point_tokens) if self.config.use_query_experts else None
-        seen = self.point_mlp(point_tokens)  # (clouds, 1 + groups, encoder_hidden_size)
+        encoded = self.point_mlp(point_tokens)  # (clouds, 1 + groups, encoder_hidden_size)
         if routing is None:
-            asked = self.ask(self.experts.first(len(seen)), seen)[:, 0]
+            queried = self.query(self.experts.first(len(encoded)), encoded)[:, 0]
         else:
-            asked = routing.mix(self.ask(self.experts.chosen(routing), seen))
-        return Bridged(self.projector(asked), routing)
+            queried = routing.mix(self.query(self.experts.chosen(routing), encoded))
+        return Bridged(self.projector(queried), routing)
 
-    def ask(self, queries: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Run the Q-Former, which several query sets of a cloud share.
+    def query(self, queries: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
+        """Run the Q-Former on one or more query sets per cloud.
 
-        The sets of a cloud run as one sequence: a set's queries attend to none of another set, and keys and values of
-        the cloud, most of the work, are made once and not once for each set.
+        All sets of a cloud run as one sequence, in which queries attend only to those of their own set. The keys and
+        values of the cloud, most of the work, are thus computed once and not for each set.
 
         Args:
             queries: `(clouds, sets, num_query_tokens, hidden)`.
-            seen: `(clouds, tokens, encoder_hidden_size)`, what the queries attend to.
+            encoded: `(clouds, tokens, encoder_hidden_size)`, the tokens that the queries attend to.
 
         Returns:
             `(clouds, sets, num_query_tokens, hidden)`.
@@ -100,5 +100,7 @@ class Bridge(nn.Module):
             mask = torch.zeros(1, 1, sets * count, sets * count, device=queries.device, dtype=queries.dtype)
             mask.masked_fill_(own_set[:, None] != own_set, torch.finfo(mask.dtype).min)
             mask = mask.expand(len(queries), -1, -1, -1)
-        asked = self.qformer(queries.flatten(1, 2), encoder_hidden_states=seen, attention_mask=mask, return_dict=True)
-        return asked.last_hidden_state.unflatten(1, (sets, count))
+        output = self.qformer(
+            queries.flatten(1, 2), encoder_hidden_states=encoded, attention_mask=mask, return_dict=True
+        )
+        return output.last_hidden_state.unflatten(1, (sets, count))

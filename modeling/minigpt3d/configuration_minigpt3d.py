@@ -28,40 +28,40 @@ PARTS = ("point_encoder", "qformer", "language_model")
 
 
 class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
-    r"""Everything that defines a MiniGPT-3D model (arXiv 2405.01413), whatever stage of training it is in.
+    r"""Configuration of a MiniGPT-3D model (arXiv 2405.01413) in any of its training stages.
 
     The defaults are the published sizes.
 
     Args:
         point_config: Configuration of the point encoder; the first token of its `last_hidden_state` is a class token.
-        qformer_config: Configuration of the Q-Former, of which only the path of the queries is used.
-        text_config: Configuration of the language model, any that `AutoModelForCausalLM` opens.
-        point_mlp_widths: Hidden widths of the MLP between point encoder and Q-Former; none for one linear layer.
-        num_query_tokens: Tokens that the language model gets for a cloud.
-        num_query_experts: Sets of queries.
-        use_query_experts: Whether the router picks among them; otherwise the first set is asked (stages 1 to 3).
-        router: "sparse" asks the sets that the router finds best, "soft" all of them, each by its probability;
-            "constant" all of them alike.
-        router_top_k: How many a sparse router asks.
+        qformer_config: Configuration of the Q-Former, of which only the query path is used.
+        text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
+        point_mlp_widths: Hidden widths of the MLP between point encoder and Q-Former; empty for one linear layer.
+        num_query_tokens: Tokens per cloud for the language model.
+        num_query_experts: Number of query sets.
+        use_query_experts: Whether the router selects among them; otherwise the first set is used (stages 1 to 3).
+        router: "sparse" uses the most probable sets, "soft" all of them, weighted by probability; "constant" all of
+            them with equal weights.
+        router_top_k: Number of sets that a sparse router selects.
         router_width: Hidden width of the router.
-        normalize_router_weights: Whether the weights of the sets that a sparse router asks are made to sum to 1;
-            published: not.
-        load_balancing_weight: Weight of a loss that spreads clouds over sets; published: none.
+        normalize_router_weights: Whether the weights of the sets that a sparse router selects are normalised to sum
+            to 1; they are not in the released model.
+        load_balancing_weight: Weight of a loss that balances clouds over sets; 0 in the released model.
         projector_width: Width between the two layers of the projector.
-        point_token_id: Id that holds the place of a cloud's token in `input_ids`. It needs no row among the language
-            model's embeddings.
+        point_token_id: Placeholder id of a cloud's tokens in `input_ids`. It needs no row in the language model's
+            embeddings.
         text_lora: Arguments of `peft.LoraConfig` for the language model; None for a language model without LoRA.
         qformer_lora: The same for the Q-Former.
-        initializer_range: Standard deviation of fresh weights of the parts between the two models.
-        stage: The stage of training that the model was last in; None where nobody recorded one.
-        parts: Public parts that are not stored with the model, of "point_encoder", "qformer" (a BLIP-2 model) and
-            "language_model": for each its `name_or_path`, `revision` and `checksum`, see `PretrainedPart`.
+        initializer_range: Standard deviation of initial weights of the modules between the two models.
+        stage: The last training stage of the model; None if not recorded.
+        parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
+            and "language_model": `name_or_path`, `revision` and `checksum` of each, see `PretrainedPart`.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
-            released program by accident; answers are then drawn by chance.
+            released program by accident; answers are then random.
 
     Raises:
-        ValueError: If the router is unknown, asks more sets than there are, or has no load that could be balanced; or
-            if `parts` has others than these.
+        ValueError: If the router is unknown, selects more sets than there are, or is constant but to be balanced; if
+            `parts` has unknown names.
     """
 
     model_type = "minigpt3d"
@@ -71,7 +71,7 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             model_type="act3d",
             init_kwargs={"in_channels": 6, "num_groups": 512, "patch_pooled_width": 256, "drop_path_rate": 0.1},
         ),
-        # The Q-Former never drops anything itself; its LoRA does.
+        # The Q-Former has no dropout of its own; its LoRA has.
         "qformer_config": SubConfigSpec(
             Blip2QFormerConfig, init_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         ),
@@ -116,5 +116,5 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
 
     @property
     def in_channels(self) -> int:
-        """Channels of a point."""
+        """Number of channels of a point."""
         return self.point_config.in_channels

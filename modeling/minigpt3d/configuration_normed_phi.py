@@ -18,22 +18,22 @@ _RANGES: Ranges = {
 
 
 class NormedPhiConfig(NamesPackageMixin, PhiConfig):
-    r"""Phi with normed queries and keys, a norm behind the attention, and queries, keys and values in one layer.
+    r"""Phi with normalised queries and keys, a norm after the attention, and one layer for queries, keys and values.
 
     Fields are those of `PhiConfig`; the defaults are the sizes of Phi-2, which MiniGPT-3D starts from.
 
     Args:
-        post_norm_eps: Epsilon of the norm behind the attention.
+        post_norm_eps: Epsilon of the norm after the attention.
 
     Raises:
-        ValueError: If there are fewer key heads than heads, queries and keys shall go without their norms, or an odd
-            number of a head's channels is turned.
+        ValueError: If there are fewer key heads than heads, if queries and keys have no norms, or if the number of
+            rotated channels of a head is odd.
 
     Source: MiniGPT-3D, Sec. 3.1, after TinyGPT-V (arXiv 2312.16862), Sec. 3.1.
     """
 
     model_type = "normed_phi"
-    # Rows of the joint layer lie head by head, so that equal shares of them are whole heads.
+    # Rows of the joint layer are ordered by head, so that equal shards are complete heads.
     base_model_tp_plan: ClassVar[dict[str, str]] = {
         "layers.*.self_attn.query_key_value": "colwise",
         "layers.*.self_attn.dense": "rowwise",
@@ -60,10 +60,10 @@ class NormedPhiConfig(NamesPackageMixin, PhiConfig):
                 f"{self.num_attention_heads}, since queries, keys and values share a layer"
             )
         if not self.qk_layernorm:
-            raise ValueError("qk_layernorm=False; expected True, PhiConfig is the model without these norms")
+            raise ValueError("qk_layernorm=False; expected True; use PhiConfig for a model without these norms")
         head, factor = self.hidden_size // self.num_attention_heads, self.rope_parameters["partial_rotary_factor"]
         if int(head * factor) % 2:
             raise ValueError(
-                f"partial_rotary_factor={factor} turns {int(head * factor)} of a head's {head} channels; expected an "
-                "even number"
+                f"partial_rotary_factor={factor} rotates {int(head * factor)} of a head's {head} channels; expected "
+                "an even number"
             )

@@ -1,10 +1,10 @@
-"""Where MiniGPT-3D's LoRA lives, and the names of tensors around it.
+"""MiniGPT-3D's LoRA layers and the names of their tensors.
 
-LoRA is part of the model, described in its config, and not a PEFT adapter around the model. It is trained together
-with norms, queries and projections, of which none is worth anything without the others; and the language model and the
-Q-Former have ranks, scales and dropouts of their own, for which PEFT wants two adapters. So the model builds both when
-it is built, every tensor has one name in every stage, and what a stage trained is a part of the state dict. The layers
-are PEFT's own.
+LoRA is part of the model and its config, not a PEFT adapter around the model. It is trained together with norms,
+queries and projections, none of which is useful without the others; and the language model and the Q-Former have
+different ranks, scales and dropouts, for which PEFT would need two adapters. So the model builds both on construction,
+tensors have the same names in all training stages, and the weights that a stage trains are part of the state dict. The
+layers are PEFT's own.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from transformers import initialization as init
 
 
 class LoraMixin:
-    """For models that build LoRA layers into their parts."""
+    """For models that inject LoRA layers into their submodels."""
 
-    # (part, arguments of peft.LoraConfig) -> None. PEFT's classes, which models know nothing of:
-    # `hf_any3d.registration` fills this in.
+    # (submodel, arguments of peft.LoraConfig) -> None. Set by `hf_any3d.registration`, as models do not import PEFT.
     inject_lora: ClassVar[Callable[[nn.Module, Mapping[str, Any]], None]]
 
 
 def reset_lora(model: nn.Module) -> None:
-    """Begin LoRA layers that nothing was loaded into: without effect, as PEFT begins them.
+    """Initialise LoRA layers that were not loaded as PEFT does, so that they have no effect.
 
-    Language models would start them like their other layers, and so with an effect.
+    Language models would initialise them like their other layers, which would have an effect.
     """
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:
@@ -37,19 +36,19 @@ def reset_lora(model: nn.Module) -> None:
 
 
 def lora_dropouts(model: nn.Module) -> list[nn.Module]:
-    """The dropout layers of LoRA, and no others."""
+    """Return the dropout layers of LoRA."""
     return [module for name, module in model.named_modules() if ".lora_dropout." in name]
 
 
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """What tensors are called in a model that has LoRA where the model that they come from had none.
+    """Map names of tensors to those in a model with LoRA.
 
     Args:
         model: The model.
         names: Names of tensors of the same model, with or without LoRA.
 
     Returns:
-        For each name the one in `model`; those that it has no tensor for keep theirs.
+        The name in `model` for each name; unknown names are unchanged.
     """
     own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
 

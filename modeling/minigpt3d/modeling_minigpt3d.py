@@ -1,4 +1,4 @@
-"""MiniGPT-3D: a language model that is told what a point cloud shows (arXiv 2405.01413)."""
+"""MiniGPT-3D: a language model that takes point clouds as input (arXiv 2405.01413)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
 from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin
-from hf_any3d.modeling.minigpt3d.placeholders import clouds_still_to_read, fill_places, repeat_by_sample
+from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
 
@@ -35,16 +35,16 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class MiniGPT3DOutput(ModelOutput):
-    """What the language model says next.
+    """Output of MiniGPT-3D.
 
     Args:
-        loss: Mean cross-entropy of the next tokens, where labels are given, with the load balancing loss if it counts.
+        loss: Mean cross-entropy of the next tokens, if labels are given, plus the load balancing loss if weighted.
         logits: `(batch, tokens, vocabulary)`.
         past_key_values: The cache.
-        hidden_states: The language model's, on request: layers + 1 times `(batch, tokens, text hidden)`.
-        attentions: The language model's, on request: for each layer `(batch, heads, tokens, keys)`.
-        point_features: `(clouds, num_query_tokens, text hidden)`, what stood for the clouds.
-        router_logits: `(clouds, num_query_experts)`, where query experts are in use.
+        hidden_states: On request, the language model's: layers + 1 times `(batch, tokens, text hidden)`.
+        attentions: On request, the language model's attention weights: for each layer `(batch, heads, tokens, keys)`.
+        point_features: `(clouds, num_query_tokens, text hidden)`, the tokens of the clouds.
+        router_logits: `(clouds, num_query_experts)`, if query experts are used.
     """
 
     loss: torch.Tensor | None = None
@@ -59,12 +59,12 @@ class MiniGPT3DOutput(ModelOutput):
 class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
 
-    A cloud stands in `input_ids` as `num_query_tokens` times `point_token_id`; clouds are taken in the order in which
-    they stand there, sample by sample.
+    `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
+    placeholders in order, sample by sample.
 
     Args:
         config: The configuration.
-        point_encoder: A model of `config.point_config`; a fresh one if left out.
+        point_encoder: A model of `config.point_config`; by default a randomly initialised one.
         qformer: The same for `config.qformer_config`.
         language_model: The same for `config.text_config`.
     """
@@ -103,7 +103,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.ParameterList):  # the sets of queries, which start alike
+        if isinstance(module, nn.ParameterList):  # the query sets, which start out equal
             first, *others = module
             init.normal_(first, std=self.config.initializer_range)
             for queries in others:
@@ -111,42 +111,42 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initialise what nothing was loaded into, LoRA last, since language models take it for layers of theirs."""
+        """Initialise weights that were not loaded, LoRA last, as language models initialise it like other layers."""
         super().initialize_weights()
         reset_lora(self)
 
     def train(self, mode: bool = True) -> MiniGPT3DForConditionalGeneration:
-        """Switch modes; a frozen point encoder and the Q-Former stay as for use, LoRA in the latter does not."""
+        """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
         super().train(mode)
         if not self._point_encoder_trains():
             self.point_encoder.eval()
         self.bridge.qformer.eval()
         for layer in self.bridge.qformer.modules():
             if isinstance(layer, GradientCheckpointingLayer):
-                layer.training = mode  # else it could not be checkpointed; what is in it has modes of its own
+                layer.training = mode  # required for gradient checkpointing; its submodules keep their modes
         dropping = mode or self.config.qformer_lora_dropout_at_inference
         for dropout in lora_dropouts(self.bridge.qformer):
             dropout.train(dropping)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        """The language model's."""
+        """Return those of the language model."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Give the language model others."""
+        """Replace those of the language model."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The language model's."""
+        """Return those of the language model."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, value: nn.Module) -> None:
-        """Give the language model others."""
+        """Replace those of the language model."""
         self.language_model.set_output_embeddings(value)
 
     def encode(self, points: Clouds) -> torch.Tensor:
-        """Token features of clouds, `(clouds, 1 + groups, point width)`; those of equal size run together.
+        """Encode clouds to tokens, `(clouds, 1 + groups, point width)`; clouds of equal size run as one batch.
 
         Args:
             points: `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points.
@@ -155,24 +155,24 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             if isinstance(points, torch.Tensor):
                 return self.point_encoder(points, return_dict=True).last_hidden_state
             if not points:
-                raise ValueError("points is an empty list; expected at least one cloud, or None for texts without any")
-            alike: dict[torch.Size, list[int]] = {}
+                raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
+            same_size: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
-                alike.setdefault(cloud.shape, []).append(number)
+                same_size.setdefault(cloud.shape, []).append(number)
             runs = [
                 self.point_encoder(
                     torch.stack([points[number] for number in group]), return_dict=True
                 ).last_hidden_state
-                for group in alike.values()
+                for group in same_size.values()
             ]
-            order = torch.tensor([number for group in alike.values() for number in group]).argsort()
+            order = torch.tensor([number for group in same_size.values() for number in group]).argsort()
             tokens = torch.cat(runs)
             return tokens[order.to(tokens.device)]
 
     def get_point_features(self, points: Clouds) -> torch.Tensor:
-        """What stands for clouds before the language model, `(clouds, num_query_tokens, text hidden)`.
+        """Compute the language model's tokens for clouds, `(clouds, num_query_tokens, text hidden)`.
 
-        It depends on nothing but the cloud, so that a conversation needs it once: `forward` and `generate` take it as
+        They depend on the cloud only, so they can be reused in a conversation: `forward` and `generate` take them as
         `point_features` in place of `points`.
         """
         return self._bridge(points).tokens
@@ -194,35 +194,37 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DOutput:
-        """Tell the next tokens.
+        """Predict the next tokens.
 
         Args:
-            input_ids: `(batch, tokens)`, with places for clouds.
+            input_ids: `(batch, tokens)`, with placeholders for clouds.
             points: Clouds as `encode` takes them.
             attention_mask: `(batch, tokens)`, 0 where a token is padding.
-            position_ids: `(batch, tokens)`; by default each token's number, whatever is padding.
-            past_key_values: The cache of what stands before.
-            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`; clouds are then in it.
-            labels: `(batch, tokens)`, -100 where nothing is to be learnt.
-            point_features: What `get_point_features` gave, in place of `points`.
+            position_ids: `(batch, tokens)`; by default each token's index, including padding.
+            past_key_values: Cache of the preceding tokens.
+            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
+            labels: `(batch, tokens)`, -100 for ignored tokens.
+            point_features: Output of `get_point_features`, in place of `points`.
             use_cache: Whether to return a cache.
-            logits_to_keep: For how many last tokens, or which, logits are computed; 0 for all.
+            logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
             output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which eager attention alone makes.
-            **kwargs: Passed on to the language model, if it knows them by name or transformers does.
+            output_attentions: The same for its attention weights, which only eager attention returns.
+            **kwargs: Passed on to the language model, if it or transformers supports them.
 
         Raises:
-            TypeError: For a keyword that the language model does not know.
-            ValueError: If clouds and their places do not match, or neither ids nor embeddings are given; clouds beside
-                embeddings; attention weights of another attention.
+            TypeError: For a keyword that the language model does not support.
+            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
+                along with embeddings; if attention weights are requested without eager attention.
         """
         if kwargs:
             kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(self.language_model)))
-        wants_hidden, wants_attentions = requested_outputs(
+        return_hidden, return_attentions = requested_outputs(
             self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
         )
         if inputs_embeds is not None and (points is not None or point_features is not None):
-            raise ValueError("points or point_features with inputs_embeds; expected clouds to be in inputs_embeds")
+            raise ValueError(
+                "points or point_features with inputs_embeds; expected the clouds' tokens in inputs_embeds"
+            )
         routing = None
         if points is not None and point_features is None:
             bridged = self._bridge(points)
@@ -230,10 +232,10 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
-            inputs_embeds = fill_places(
+            inputs_embeds = fill_placeholders(
                 input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
             )
-        told = self.language_model(
+        output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -241,12 +243,12 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            output_hidden_states=wants_hidden,
-            output_attentions=wants_attentions,
+            output_hidden_states=return_hidden,
+            output_attentions=return_attentions,
             return_dict=True,
             **kwargs,
         )
-        loss = told.loss
+        loss = output.loss
         if loss is not None and routing is not None and self.config.load_balancing_weight:
             share = 1.0
             if (tokens := kwargs.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
@@ -254,10 +256,10 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             loss = loss + share * self.config.load_balancing_weight * routing.load_balancing_loss()
         return MiniGPT3DOutput(
             loss=loss,
-            logits=told.logits,
-            past_key_values=told.past_key_values,
-            hidden_states=told.hidden_states,
-            attentions=told.attentions,
+            logits=output.logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
             point_features=point_features,
             router_logits=None if routing is None else routing.logits,
         )
@@ -270,13 +272,13 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Inputs of one step: clouds go in with the prompt, and with it into the cache."""
+        """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
         inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if point_features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
-            if (read := inputs.get("input_ids")) is not None:
-                point_features = clouds_still_to_read(input_ids, read, point_features, self.config.point_token_id)
+            if (new_ids := inputs.get("input_ids")) is not None:
+                point_features = unread_clouds(input_ids, new_ids, point_features, self.config.point_token_id)
             inputs["point_features"] = point_features
         return inputs
 
@@ -289,7 +291,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         point_features: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.LongTensor | None, dict[str, Any]]:
-        # Here each cloud is read, once, however many beams or samples are made of its prompt.
+        # Encode each cloud once, whatever the number of beams or samples of its prompt.
         if points is not None and point_features is None:
             point_features = self.get_point_features(points)
         if point_features is not None and expand_size > 1:
@@ -302,8 +304,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
     def _bridge(self, points: Clouds) -> Bridged:
         if self.config.qformer_lora_dropout_at_inference and not self.training:
             logger.warning_once(
-                "qformer_lora_dropout_at_inference=True: what stands for a cloud is drawn by chance, as in the "
-                "released program; set it to False for answers that can be repeated"
+                "qformer_lora_dropout_at_inference=True: tokens of clouds are random, as in the released program; "
+                "set it to False for reproducible answers"
             )
         tokens = self.encode(points)
         return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype))

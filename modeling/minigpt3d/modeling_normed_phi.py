@@ -1,4 +1,4 @@
-"""The language model that MiniGPT-3D was released with: Phi with more norms, and LoRA's sites as published."""
+"""The language model that MiniGPT-3D was released with: Phi with more norms and a joint query, key, value layer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
 
 class NormedPhiAttention(PhiAttention):
-    """Phi's attention, with the queries, keys and values of all heads from one layer.
+    """Phi's attention with one layer for the queries, keys and values of all heads.
 
-    Rows of `query_key_value` lie as `(head, query | key | value, channel)`. A LoRA on it has one A for all three,
-    which one on three layers would have three times.
+    Rows of `query_key_value` are ordered as `(head, query | key | value, channel)`. A LoRA on it has one A for all
+    three; on separate layers it would have three.
     """
 
     def __init__(self, config: NormedPhiConfig, layer_idx: int):
@@ -44,16 +44,18 @@ class NormedPhiAttention(PhiAttention):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend as `PhiAttention` does: `(batch, tokens, hidden)` to the same, and the weights if there are some."""
+        """Attend as `PhiAttention` does: `(batch, tokens, hidden)` to the same, and the weights if available."""
         batch, tokens, _ = hidden_states.shape
         fused = self.query_key_value(hidden_states).view(batch, tokens, -1, 3, self.head_dim)
         query, key, value = fused.transpose(1, 2).unbind(dim=3)  # (batch, heads, tokens, head_dim) each
         query, key = self.q_layernorm(query), self.k_layernorm(key)
 
-        turned = self.rotary_ndims
-        turned_query, turned_key = apply_rotary_pos_emb(query[..., :turned], key[..., :turned], *position_embeddings)
-        query = torch.cat((turned_query, query[..., turned:]), dim=-1)
-        key = torch.cat((turned_key, key[..., turned:]), dim=-1)
+        rotated = self.rotary_ndims
+        rotated_query, rotated_key = apply_rotary_pos_emb(
+            query[..., :rotated], key[..., :rotated], *position_embeddings
+        )
+        query = torch.cat((rotated_query, query[..., rotated:]), dim=-1)
+        key = torch.cat((rotated_key, key[..., rotated:]), dim=-1)
 
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -66,10 +68,10 @@ class NormedPhiAttention(PhiAttention):
 
 
 class NormedPhiDecoderLayer(PhiDecoderLayer):
-    """Attention, then a norm, beside the MLP; both read the same normed input and are summed with what entered."""
+    """Attention followed by a norm, in parallel with the MLP on the same normed input, and a residual connection."""
 
     def __init__(self, config: NormedPhiConfig, layer_idx: int):
-        # Past PhiDecoderLayer, which would build an attention of its own.
+        # Skips PhiDecoderLayer, which would build its own attention.
         super(PhiDecoderLayer, self).__init__()
         self.self_attn = NormedPhiAttention(config, layer_idx)
         self.mlp = PhiMLP(config)
@@ -86,7 +88,7 @@ class NormedPhiDecoderLayer(PhiDecoderLayer):
 
 
 class NormedPhiPreTrainedModel(PhiPreTrainedModel):
-    """What all models with this body share."""
+    """Base class of the models with this language model."""
 
     config: NormedPhiConfig
     config_class = NormedPhiConfig
@@ -98,10 +100,10 @@ class NormedPhiPreTrainedModel(PhiPreTrainedModel):
 
 
 class NormedPhiModel(NormedPhiPreTrainedModel, PhiModel):
-    """The body: token ids or embeddings to hidden states."""
+    """The model without a head: token ids or embeddings to hidden states."""
 
     def __init__(self, config: NormedPhiConfig):
-        # Past PhiModel, which would build layers of its own.
+        # Skips PhiModel, which would build its own layers.
         PhiPreTrainedModel.__init__(self, config)
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
@@ -117,10 +119,10 @@ class NormedPhiModel(NormedPhiPreTrainedModel, PhiModel):
 
 
 class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
-    """The body with a layer that tells the next token."""
+    """The model with a language modelling head."""
 
     def __init__(self, config: NormedPhiConfig):
-        # Past PhiForCausalLM, which would build a body of its own.
+        # Skips PhiForCausalLM, which would build its own model.
         PhiPreTrainedModel.__init__(self, config)
         self.model = NormedPhiModel(config)
         self.vocab_size = config.vocab_size

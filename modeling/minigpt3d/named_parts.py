@@ -1,4 +1,4 @@
-"""Models whose public parts lie in repositories of their own: saved without them, and opened around them."""
+"""Save models without pretrained parts that have their own repositories, and load the parts from there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def held_names(model: MiniGPT3DForConditionalGeneration) -> set[str]:
-    """Names of tensors that are those of the public parts, and so are not saved.
+    """Return the names of tensors that are not saved because a pretrained part's repository holds them.
 
     These are the tensors of parts that are kept elsewhere, without LoRA and without what the stages up to
     `config.stage` train.
@@ -40,10 +40,10 @@ def held_names(model: MiniGPT3DForConditionalGeneration) -> set[str]:
 
 
 class NamedPartsMixin(PretrainedPartsMixin):
-    """Saves what no public part holds, and opens the public parts where the config says that they lie.
+    """Save only trained weights, and load pretrained parts from the repositories that the config names.
 
-    What was trained is 47.8 million of MiniGPT-3D's 2,954 million parameters. The rest is recorded by name, commit and
-    checksum in `config.parts`; a model without that is saved and opened whole.
+    47.8 million of MiniGPT-3D's 2,954 million parameters are trained. The rest is recorded by name, commit and
+    checksum in `config.parts`; without that record, the full model is saved and loaded.
     """
 
     _part_paths = {
@@ -53,27 +53,27 @@ class NamedPartsMixin(PretrainedPartsMixin):
     }
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
-        """The tensors of a part but for those that the stages train; see `PretrainedPartsMixin`."""
+        """Return a part's tensors except those that the training stages change; see `PretrainedPartsMixin`."""
         trained, path = set(trained_names(self)), self._part_paths[name]
         return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
 
     def remember_parts(self) -> None:
-        """Remember the weights of the parts that are kept elsewhere, which were opened just now."""
+        """Remember the weights of the parts that are kept elsewhere, right after loading."""
         for name, path in self._part_paths.items():
             if self.config.part(name).is_elsewhere:
                 remember_weights(self.get_submodule(path))
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """The weights of a part where its own config says; see `PretrainedPartsMixin`."""
+        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
         configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
         opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))
         return own_state(opened.qformer if name == "qformer" else opened)
 
     def store_parts(self) -> None:
-        """Forget where the parts came from: the model is saved whole from now on.
+        """Store all parts with the model from now on.
 
         Raises:
-            ValueError: If the language model was opened in 4 or 8 bits, which are not its weights.
+            ValueError: If the language model was loaded in 4 or 8 bits, not with its full weights.
         """
         if self.config.parts and is_quantized(self.language_model):
             raise ValueError("the language model was loaded quantized; expected full weights to store")
@@ -82,9 +82,9 @@ class NamedPartsMixin(PretrainedPartsMixin):
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        """Open a model with its public parts from their repositories.
+        """Load a model with its pretrained parts from their repositories.
 
-        `quantization_config` is then the language model's, and the whole model is on one device.
+        `quantization_config` then applies to the language model, and the model is on one device.
         """
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = kwargs.get("config")
@@ -94,10 +94,10 @@ class NamedPartsMixin(PretrainedPartsMixin):
             return super()._from_full_repository(name, *args, **kwargs)
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
-        return cls._from_parts_and(os.fspath(name), config, hub, **others)
+        return cls._from_parts(os.fspath(name), config, hub, **others)
 
     @classmethod
-    def _from_parts_and(
+    def _from_parts(
         cls,
         name: str,
         config: MiniGPT3DConfig,
@@ -120,21 +120,21 @@ class NamedPartsMixin(PretrainedPartsMixin):
             dtype = (config.dtype if dtype == "auto" else getattr(torch, dtype)) or torch.float32
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        model = cls._around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
-        _fill(model, name, read_stored(name, hub))
+        model = cls._build_around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
+        _load_stored(model, name, read_stored(name, hub))
         model.name_or_path = config.name_or_path = name
         if model.can_generate():
             try:
                 model.generation_config = GenerationConfig.from_pretrained(name, **hub)
             except OSError:
-                pass  # as for every model without such a file: the one that follows from the config
+                pass  # keep the default derived from the config
         if device_map is not None:
             model.to(single_device(device_map))
         info = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} | {"error_msgs": []}
         return (model.eval(), info) if output_loading_info else model.eval()
 
     @classmethod
-    def _around_parts(
+    def _build_around_parts(
         cls,
         name: str,
         config: MiniGPT3DConfig,
@@ -144,7 +144,9 @@ class NamedPartsMixin(PretrainedPartsMixin):
         quantization: Any,
     ) -> MiniGPT3DForConditionalGeneration:
         if quantization is not None and not config.part("language_model").is_elsewhere:
-            raise ValueError("quantization_config for a language model that is stored; expected a named one")
+            raise ValueError(
+                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
+            )
         configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
         opened = {}
         for part in filter(lambda part: config.part(part).is_elsewhere, cls._part_paths):
@@ -157,7 +159,7 @@ class NamedPartsMixin(PretrainedPartsMixin):
         implementations = {part: model.config._attn_implementation for part, model in opened.items()}
         model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
         for part, implementation in implementations.items():
-            # A config that becomes part of another one forgets the choice that its model was built with.
+            # Nesting a config in another one resets the attention implementation that its model was built with.
             opened[part].config._attn_implementation = implementation
         if "qformer" in opened:
             adopt_qformer(model, opened["qformer"])
@@ -167,7 +169,7 @@ class NamedPartsMixin(PretrainedPartsMixin):
 
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors in a directory or repository, on the CPU.
+    """Load the tensors in a directory or repository to the CPU.
 
     Raises:
         OSError: If there are none.
@@ -180,7 +182,7 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
 
 
-def _fill(model: MiniGPT3DForConditionalGeneration, name: str, stored: dict[str, torch.Tensor]) -> None:
+def _load_stored(model: MiniGPT3DForConditionalGeneration, name: str, stored: dict[str, torch.Tensor]) -> None:
     own = model.state_dict()
     tied = set(model.all_tied_weights_keys)
     wrong = [f"{key} is missing" for key in own.keys() - stored.keys() - held_names(model) - tied]

@@ -1,4 +1,4 @@
-"""Opening the public parts that a MiniGPT-3D model stands on."""
+"""Load the pretrained parts of a MiniGPT-3D model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class QueriesAndQFormer(Blip2PreTrainedModel):
-    """What of a BLIP-2 model serves here; opened from its repository, the rest is left out.
+    """The query tokens and Q-Former of a BLIP-2 model; other weights of its repository are ignored.
 
-    Saved, it is a small repository that serves as well.
+    It can also be saved as a small repository of its own.
     """
 
     config_class = Blip2Config
@@ -41,8 +41,8 @@ class QueriesAndQFormer(Blip2PreTrainedModel):
         self.post_init()
 
 
-DOORS = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "language_model": AutoModelForCausalLM}
-"""What opens each part."""
+PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "language_model": AutoModelForCausalLM}
+"""Class that loads each pretrained part."""
 
 
 def open_part(
@@ -53,49 +53,49 @@ def open_part(
     model: str | os.PathLike | None = None,
     **loading: Any,
 ) -> tuple[PreTrainedModel, PretrainedPart]:
-    """Open a part from its repository or directory.
+    """Load a pretrained part from its repository or directory.
 
     Args:
-        part: One of `DOORS`.
-        recorded: Its repository or directory, branch, tag or commit, and which weights they must be; a record without
-            a checksum takes those that are there.
-        config: How it is built; by default as its own config says.
-        dtype: Precision; by default the stored one.
-        model: Directory of the model that the part belongs to, from which a relative path counts.
+        part: One of `PART_CLASSES`.
+        recorded: Its repository or directory, branch, tag or commit, and expected checksum; without a checksum, any
+            weights are accepted.
+        config: Its config; by default the stored one.
+        dtype: Its dtype; by default the stored one.
+        model: Directory of the model that the part belongs to, the base of relative paths.
         **loading: `attn_implementation`, `quantization_config` and the like of `from_pretrained`.
 
     Returns:
-        The part; and its name, commit and checksum, by which it is found again.
+        The part, and its record with name, commit and checksum.
 
     Raises:
-        EncoderMismatchError: If the weights are others than those recorded.
-        ValueError: If the part lacks weights that its config asks for.
-        OSError: If it cannot be had.
+        EncoderMismatchError: If the weights differ from those recorded.
+        ValueError: If the part lacks weights that its config requires.
+        OSError: If it cannot be loaded.
     """
     source = open_recorded(recorded, model)
     if config is not None:
         loading["config"] = config
     if dtype is not None:
         loading["dtype"] = dtype
-    opened, info = DOORS[part].from_pretrained(source.path, output_loading_info=True, **loading)
+    opened, info = PART_CLASSES[part].from_pretrained(source.path, output_loading_info=True, **loading)
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{part} {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
+        raise ValueError(f"{part} {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     set_quantization(opened)
     return opened, record_source(recorded.name_or_path, source)
 
 
 @torch.no_grad()
-def adopt_qformer(model: MiniGPT3DForConditionalGeneration, asking: QueriesAndQFormer) -> None:
-    """Give a model the weights of a BLIP-2 model's Q-Former, and every set of queries its queries."""
-    qformer, given = model.bridge.qformer, dict(asking.qformer.named_parameters())
+def adopt_qformer(model: MiniGPT3DForConditionalGeneration, source: QueriesAndQFormer) -> None:
+    """Copy a BLIP-2 model's Q-Former into a model, and its query tokens into every query set."""
+    qformer, given = model.bridge.qformer, dict(source.qformer.named_parameters())
     for name, ours in names_in(qformer, given).items():
         qformer.get_parameter(ours).copy_(given[name])
     for queries in model.bridge.experts.queries:
-        queries.copy_(asking.query_tokens[0])
+        queries.copy_(source.query_tokens[0])
 
 
 def cast_around(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> MiniGPT3DForConditionalGeneration:
-    """Bring a model to a precision, but for a language model in few bits, which has that of its opening."""
+    """Cast a model to a dtype, except for a quantized language model."""
     if not is_quantized(model.language_model):
         return model.to(dtype)
     model.point_encoder.to(dtype)

@@ -1,4 +1,4 @@
-"""A new model around pretrained parts."""
+"""Build a new model from pretrained parts."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def build_from_parts(
     quantization_config: Any = None,
     **config: Any,
 ) -> MiniGPT3DForConditionalGeneration:
-    """Build a model around pretrained parts; what lies between them starts fresh.
+    """Build a model from pretrained parts, with randomly initialised modules between them.
 
-    Parts that are given by name are recorded in `config.parts`, with commit and checksum: the model is saved without
-    them, unless `store_parts()` is called.
+    Parts given by name are recorded in `config.parts`, with commit and checksum: the model is saved without them,
+    unless `store_parts()` is called.
 
     Args:
-        point_encoder: A model that `AutoModel` opens, or its name or folder.
-        qformer: A BLIP-2 model, which gives every set of queries its own to start from, or its name or folder; None
-            for a fresh Q-Former.
-        language_model: A model that `AutoModelForCausalLM` opens, or its name or folder.
-        dtype: Of the whole model; that of the language model if left out.
-        revisions: Branch, tag or commit of parts that are given by name, by "point_encoder" and so on.
-        quantization_config: Opens a language model given by name in fewer bits.
+        point_encoder: A model that `AutoModel` loads, or its name or folder.
+        qformer: A BLIP-2 model, whose query tokens initialise every query set, or its name or folder; None for a
+            randomly initialised Q-Former.
+        language_model: A model that `AutoModelForCausalLM` loads, or its name or folder.
+        dtype: Dtype of the full model; by default that of the language model.
+        revisions: Branch, tag or commit of parts given by name, with keys such as "point_encoder".
+        quantization_config: Quantization of a language model given by name.
         **config: Further fields of `MiniGPT3DConfig`. `num_query_tokens` is that of the BLIP-2 model.
 
     Raises:
         ValueError: If a part lacks weights.
-        OSError: If a part cannot be had.
+        OSError: If a part cannot be loaded.
 
     Source: MiniGPT-3D, Sec. 3.3.
     """
@@ -58,22 +58,22 @@ def build_from_parts(
         model, named[part] = open_part(part, recorded, dtype=dtype, **loading)
         return model
 
-    eyes = opened("point_encoder", point_encoder)
-    words = opened("language_model", language_model, **quantized)
-    asking = None if qformer is None else opened("qformer", qformer)
-    settings = {"point_config": eyes.config, "text_config": words.config}
-    if asking is not None:
-        undropped = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        settings["qformer_config"] = asking.qformer.config.to_dict() | undropped
-        settings["num_query_tokens"] = asking.query_tokens.shape[1]
-    attention = {part: part.config._attn_implementation for part in (eyes, words)}
+    encoder = opened("point_encoder", point_encoder)
+    text_model = opened("language_model", language_model, **quantized)
+    blip2 = None if qformer is None else opened("qformer", qformer)
+    settings = {"point_config": encoder.config, "text_config": text_model.config}
+    if blip2 is not None:
+        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        settings["qformer_config"] = blip2.qformer.config.to_dict() | no_dropout
+        settings["num_query_tokens"] = blip2.query_tokens.shape[1]
+    attention = {part: part.config._attn_implementation for part in (encoder, text_model)}
     settings["parts"] = {part: recorded.to_dict() for part, recorded in named.items()} or None
-    model = MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(**settings | config), eyes, None, words)
+    model = MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(**settings | config), encoder, None, text_model)
     for part, implementation in attention.items():
-        part.config._attn_implementation = implementation  # which a config of several parts takes back
-    if asking is not None:
-        adopt_qformer(model, asking)
-    model.generation_config = words.generation_config
-    cast_around(model, words.dtype if dtype is None else dtype)
+        part.config._attn_implementation = implementation  # reset when the configs were nested
+    if blip2 is not None:
+        adopt_qformer(model, blip2)
+    model.generation_config = text_model.generation_config
+    cast_around(model, text_model.dtype if dtype is None else dtype)
     model.remember_parts()
     return model.eval()

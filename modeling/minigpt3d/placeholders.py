@@ -1,4 +1,4 @@
-"""Places for point clouds in token ids."""
+"""Placeholders of point clouds in token ids."""
 
 from __future__ import annotations
 
@@ -6,80 +6,80 @@ import torch
 from torch import nn
 
 
-def fill_places(
+def fill_placeholders(
     input_ids: torch.Tensor, point_features: torch.Tensor | None, embed: nn.Module, point_token_id: int
 ) -> torch.Tensor:
-    """Embed tokens, with point features where clouds have their places.
+    """Embed tokens, with point features in place of the placeholders.
 
     Args:
         input_ids: `(batch, tokens)`.
-        point_features: `(clouds, num_query_tokens, hidden)`, in the order of the places; None where there are none.
-        embed: The language model's embeddings, which need no row for the place holder.
-        point_token_id: The place holder.
+        point_features: `(clouds, num_query_tokens, hidden)`, in the order of the placeholders, or None.
+        embed: The language model's embeddings, which need no row for the placeholder.
+        point_token_id: Id of the placeholder.
 
     Returns:
         `(batch, tokens, hidden)`.
 
     Raises:
-        ValueError: If there are more or fewer features than places.
+        ValueError: If the numbers of features and placeholders differ.
     """
-    places = input_ids == point_token_id
-    embedded = embed(input_ids.masked_fill(places, 0))
-    if point_features is None and input_ids.shape[1] == 1:  # a step of generation, which need not wait for a count
+    placeholders = input_ids == point_token_id
+    embedded = embed(input_ids.masked_fill(placeholders, 0))
+    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronising with the device
         return embedded
-    wanted, given = int(places.sum()), 0 if point_features is None else point_features.shape[:2].numel()
-    if wanted != given:
+    expected, given = int(placeholders.sum()), 0 if point_features is None else point_features.shape[:2].numel()
+    if expected != given:
         raise ValueError(
-            f"input_ids has {wanted} places for point tokens (id {point_token_id}); expected {given}, "
+            f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
             "as many as the clouds have"
         )
     if not given:
         return embedded
     point_features = point_features.to(embedded.device, embedded.dtype)
-    return embedded.masked_scatter(places.unsqueeze(-1), point_features)
+    return embedded.masked_scatter(placeholders.unsqueeze(-1), point_features)
 
 
 def clouds_of_samples(input_ids: torch.Tensor, num_query_tokens: int, point_token_id: int) -> list[int]:
-    """How many clouds stand in each of `(batch, tokens)`."""
+    """Count the clouds in each sample of `(batch, tokens)`."""
     return ((input_ids == point_token_id).sum(dim=1) // num_query_tokens).tolist()
 
 
 def repeat_by_sample(
     input_ids: torch.Tensor, point_features: torch.Tensor, times: int, point_token_id: int
 ) -> torch.Tensor:
-    """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as its rows will be repeated."""
+    """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
     counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
     return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
 
 
-def clouds_still_to_read(
-    input_ids: torch.Tensor, read_now: torch.Tensor, point_features: torch.Tensor, point_token_id: int
+def unread_clouds(
+    input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: torch.Tensor, point_token_id: int
 ) -> torch.Tensor | None:
-    """Leave out the clouds that a cache holds already: in a conversation, those of earlier turns.
+    """Remove the clouds that are already in the cache: those of earlier turns of a conversation.
 
     Args:
-        input_ids: `(batch, tokens)` of the whole conversation.
-        read_now: `(batch, last tokens)`, what the cache does not hold.
-        point_features: `(clouds, num_query_tokens, hidden)` of the whole conversation, or of `read_now` alone.
-        point_token_id: The place holder.
+        input_ids: `(batch, tokens)` of the full conversation.
+        new_ids: `(batch, last tokens)`, the tokens that are not in the cache.
+        point_features: `(clouds, num_query_tokens, hidden)` of the full conversation, or of `new_ids` only.
+        point_token_id: Id of the placeholder.
 
     Returns:
-        Those of `read_now`; None where it has no place for any.
+        Those of `new_ids`; None if it has no placeholders.
 
     Raises:
-        ValueError: If the conversation has more or fewer places than there are clouds.
+        ValueError: If the numbers of placeholders and clouds in the conversation differ.
     """
     count = point_features.shape[1]
-    now = clouds_of_samples(read_now, count, point_token_id)
-    if sum(now) == len(point_features):
+    new_counts = clouds_of_samples(new_ids, count, point_token_id)
+    if sum(new_counts) == len(point_features):
         return point_features
-    ever = clouds_of_samples(input_ids, count, point_token_id)
-    if sum(ever) != len(point_features):
+    all_counts = clouds_of_samples(input_ids, count, point_token_id)
+    if sum(all_counts) != len(point_features):
         raise ValueError(
-            f"input_ids has {sum(ever) * count} places for point tokens (id {point_token_id}); expected "
+            f"input_ids has {sum(all_counts) * count} placeholders for point tokens (id {point_token_id}); expected "
             f"{len(point_features) * count}, as many as the clouds have"
         )
-    if sum(now) == 0:
+    if sum(new_counts) == 0:
         return None
-    samples = point_features.split(ever)
-    return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, now, strict=True)])
+    samples = point_features.split(all_counts)
+    return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, new_counts, strict=True)])

@@ -1,4 +1,4 @@
-"""The mixture of query experts: several sets of queries, and a router that picks by the cloud."""
+"""The mixture of query experts: several query sets, and a router that selects among them for each cloud."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 
 @dataclass
 class Routing:
-    """Which query sets clouds are asked with.
+    """The query sets that are selected for each cloud.
 
     Args:
-        logits: `(clouds, experts)`, what the router says; None where it isn't asked.
-        index: `(clouds, chosen)`, numbers of the chosen sets, rising.
-        weights: `(clouds, chosen)`, how much each counts.
+        logits: `(clouds, experts)`, output of the router; None for a constant router.
+        index: `(clouds, chosen)`, indices of the selected sets, ascending.
+        weights: `(clouds, chosen)`, their weights.
     """
 
     logits: torch.Tensor | None
     index: torch.Tensor
     weights: torch.Tensor
 
-    def mix(self, asked: torch.Tensor) -> torch.Tensor:
+    def mix(self, outputs: torch.Tensor) -> torch.Tensor:
         """Sum `(clouds, chosen, …)` by weight, to `(clouds, …)`."""
-        weights = self.weights.to(asked.dtype).view(*self.weights.shape, *[1] * (asked.ndim - 2))
-        return (weights * asked).sum(dim=1)
+        weights = self.weights.to(outputs.dtype).view(*self.weights.shape, *[1] * (outputs.ndim - 2))
+        return (weights * outputs).sum(dim=1)
 
     def load_balancing_loss(self) -> torch.Tensor:
-        """How unevenly clouds fall on sets: from 1, where each set gets its share, to the number of sets.
+        """Measure how unevenly clouds use the sets: from 1, for even use, to the number of sets.
 
-        A constant router has none.
+        Undefined for a constant router.
 
-        Source: Switch Transformers (arXiv 2101.03961), Eq. 4, with the shares of all chosen sets.
+        Source: Switch Transformers (arXiv 2101.03961), Eq. 4, with the fractions of all selected sets.
         """
         experts = self.logits.shape[-1]
         share = nn.functional.one_hot(self.index, experts).float().mean(dim=(0, 1))  # (experts,)
@@ -43,9 +43,9 @@ class Routing:
 
 
 class QueryExperts(nn.Module):
-    """Sets of queries for the Q-Former, and the router between them.
+    """Query sets for the Q-Former, and their router.
 
-    The first set is the one that is asked alone where experts are not in use.
+    Without query experts, only the first set is used.
 
     Source: MiniGPT-3D, Sec. 3.2.
     """
@@ -62,13 +62,15 @@ class QueryExperts(nn.Module):
         )
 
     def route(self, point_tokens: torch.Tensor) -> Routing:
-        """Pick sets by the class token and the strongest patches of `(clouds, 1 + groups, point width)`."""
+        """Select sets by the class token and the maximum of the patches in `(clouds, 1 + groups, point width)`."""
         count, clouds = len(self.queries), len(point_tokens)
         every = torch.arange(count, device=point_tokens.device).expand(clouds, -1)
         if self.config.router == "constant":
             return Routing(None, every, point_tokens.new_full((clouds, count), 1 / count))
-        whole = torch.cat([point_tokens[:, 0], point_tokens[:, 1:].amax(dim=1)], dim=-1)  # (clouds, 2 * point width)
-        logits = self.router(whole)
+        cloud_features = torch.cat(
+            [point_tokens[:, 0], point_tokens[:, 1:].amax(dim=1)], dim=-1
+        )  # (clouds, 2 * point width)
+        logits = self.router(cloud_features)
         weights = logits.float().softmax(dim=-1)
         if self.config.router == "soft":
             return Routing(logits, every, weights)
@@ -79,12 +81,12 @@ class QueryExperts(nn.Module):
         return Routing(logits, index, weights)
 
     def first(self, clouds: int) -> torch.Tensor:
-        """The queries of the first set for each cloud, `(clouds, 1, num_query_tokens, hidden)`."""
+        """Return the queries of the first set for each cloud, `(clouds, 1, num_query_tokens, hidden)`."""
         with onloaded(self.queries):
             return self.queries[0].expand(clouds, 1, -1, -1)
 
     def chosen(self, routing: Routing) -> torch.Tensor:
-        """The queries of the chosen sets, `(clouds, chosen, num_query_tokens, hidden)`."""
-        # Sets that nobody chose get a gradient of zero, not none, so that optimizers treat all alike.
+        """Return the queries of the selected sets, `(clouds, chosen, num_query_tokens, hidden)`."""
+        # Sets that were not selected get a zero gradient, not None, so that optimizers treat all sets alike.
         with onloaded(self.queries):
             return torch.stack(list(self.queries))[routing.index]

@@ -1,4 +1,4 @@
-"""The four stages that MiniGPT-3D is trained in: what each trains, and what of it is kept."""
+"""The four training stages of MiniGPT-3D: the parameters that each trains and saves."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ STAGES = (1, 2, 3, 4)
 
 
 def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
-    """Names of the parameters that a stage trains.
+    """Return the names of the parameters that a training stage trains.
 
     Stage 1 trains the point MLP. Stages 2 and 3 train it, the first set of queries, the projector, LoRA of Q-Former
     and language model, and the weights, not the biases, of the norms in the Q-Former's layers and of all norms in the
-    language model. Stage 4 trains all sets of queries and the router.
+    language model. Stage 4 trains all query sets and the router.
 
     Raises:
-        ValueError: If the stage is none of the four, or trains a LoRA that the model does not have.
+        ValueError: If the stage is not 1 to 4, or trains a LoRA that the model does not have.
 
     Source: MiniGPT-3D, Sec. 3.3, and the released programs, which train the queries in stages 2 and 3 too.
     """
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r}; expected one of {', '.join(map(str, STAGES))}")
-    point_mlp = _below(model, "bridge.point_mlp.")
+    point_mlp = _names_with_prefix(model, "bridge.point_mlp.")
     if stage == 1:
         return point_mlp
     if stage == 4:
-        return _below(model, "bridge.experts.")
+        return _names_with_prefix(model, "bridge.experts.")
     for field in ("qformer_lora", "text_lora"):
         if getattr(model.config, field) is None:
-            raise ValueError(f"{field}=None; stage {stage} trains it, so expected arguments of peft.LoraConfig")
+            raise ValueError(f"{field}=None, but stage {stage} trains it; expected arguments of peft.LoraConfig")
     qformer, text = "bridge.qformer.encoder.", "language_model."
     return [
         *point_mlp,
         "bridge.experts.queries.0",
-        *_below(model, "bridge.projector."),
+        *_names_with_prefix(model, "bridge.projector."),
         *_lora(model, qformer),
         *_norm_weights(model, qformer),
         *_lora(model, text),
@@ -49,7 +49,7 @@ def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[st
 
 
 def trained_names(model: MiniGPT3DForConditionalGeneration) -> list[str]:
-    """Names of the parameters that the stages up to `config.stage` train."""
+    """Return the names of the parameters that the stages up to `config.stage` train."""
     trained: dict[str, None] = {}
     for stage in range(1, (model.config.stage or 0) + 1):
         if stage in (1, 4) or None not in (model.config.qformer_lora, model.config.text_lora):
@@ -58,7 +58,7 @@ def trained_names(model: MiniGPT3DForConditionalGeneration) -> list[str]:
 
 
 def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
-    """Make a model ready for a stage: these parameters train and no others, and experts are used in stage 4 alone.
+    """Prepare a model for a training stage: freeze all other parameters, and use query experts in stage 4 only.
 
     The config records the stage.
 
@@ -70,7 +70,7 @@ def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]
         The names of `stage_names`.
 
     Raises:
-        ValueError: As `stage_names`.
+        ValueError: As for `stage_names`.
     """
     names = stage_names(model, stage)
     model.requires_grad_(False)
@@ -82,7 +82,7 @@ def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float = 0.05) -> list[dict]:
-    """Groups for an optimizer: matrices and queries decay, biases and norms do not."""
+    """Return parameter groups for an optimizer: weight decay for matrices and queries, none for biases and norms."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
@@ -91,7 +91,7 @@ def weight_decay_groups(model: nn.Module, weight_decay: float = 0.05) -> list[di
 
 
 def stage_tensors(model: MiniGPT3DForConditionalGeneration, stage: int) -> dict[str, torch.Tensor]:
-    """What a stage trained, by name: all that is worth keeping of it."""
+    """Return the tensors that a stage trains, by name."""
     return {name: model.get_parameter(name).detach() for name in stage_names(model, stage)}
 
 
@@ -99,10 +99,10 @@ def stage_tensors(model: MiniGPT3DForConditionalGeneration, stage: int) -> dict[
 def load_stage_tensors(
     model: MiniGPT3DForConditionalGeneration, stage: int, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Put what `stage_tensors` gave into a model with the same public parts.
+    """Load the output of `stage_tensors` into a model with the same pretrained parts.
 
     Raises:
-        ValueError: If a tensor is missing, is one too many or has another shape; all are named, and none is loaded.
+        ValueError: If tensors are missing, unexpected or of another shape; all are named, and none is loaded.
     """
     own = stage_tensors(model, stage)
     wrong = [f"{name} is missing" for name in own if name not in tensors]
@@ -118,16 +118,18 @@ def load_stage_tensors(
         tensor.copy_(tensors[name])
 
 
-def _below(model: nn.Module, prefix: str) -> list[str]:
+def _names_with_prefix(model: nn.Module, prefix: str) -> list[str]:
     return [name for name, _ in model.named_parameters() if name.startswith(prefix)]
 
 
 def _lora(model: nn.Module, prefix: str) -> list[str]:
-    return [name for name in _below(model, prefix) if ".lora_A." in name or ".lora_B." in name]
+    return [name for name in _names_with_prefix(model, prefix) if ".lora_A." in name or ".lora_B." in name]
 
 
 def _norm_weights(model: nn.Module, prefix: str) -> list[str]:
     norms = {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
     return [
-        name for name in _below(model, prefix) if name.endswith(".weight") and name.removesuffix(".weight") in norms
+        name
+        for name in _names_with_prefix(model, prefix)
+        if name.endswith(".weight") and name.removesuffix(".weight") in norms
     ]

@@ -1,4 +1,4 @@
-"""What the discrete autoencoder promises its users: saving, options, errors, training."""
+"""Saving, options, errors and training of the discrete autoencoder."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_saved_model_comes_back_equal(encoder, tmp_path):
             assert not any(parameter.requires_grad for parameter in opened.encoder.parameters())
 
 
-def test_teacher_without_a_home_is_stored_with_the_model(tmp_path):
+def test_teacher_without_a_repository_is_stored_with_the_model(tmp_path):
     model = tiny_autoencoder("bert")
     model.config.encoder_name_or_path = None
     model.save_pretrained(tmp_path)
@@ -62,7 +62,7 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
         ActAutoencoder.from_teacher_pretrained()
 
 
-def test_a_tower_and_its_first_layers_teach():
+def test_the_first_layers_of_a_tower_can_be_the_teacher():
     model = ActAutoencoder.from_teacher_pretrained(
         saved_encoder("clip"), tower="text", num_layers=1, **SMALL_AUTOENCODER
     )
@@ -70,7 +70,7 @@ def test_a_tower_and_its_first_layers_teach():
     assert fine(model).isfinite().all()
 
 
-def test_fresh_weights_are_as_released():
+def test_initial_weights_are_as_released():
     model = tiny_autoencoder("vit", num_codes=256, hidden_size=64, num_prompts=40)
     model.requires_grad_(False)
     assert model.codebook.weight.std() == pytest.approx(1, rel=0.05)
@@ -89,13 +89,13 @@ def test_a_cloud_is_reconstructed_as_if_alone_and_the_same_each_time(encoder):
     torch.testing.assert_close(fine(model, clouds()[:1]), together[:1])
 
 
-def test_noise_in_eval_is_a_choice():
+def test_noise_in_eval_mode_is_optional():
     torch.manual_seed(0)
     model = tiny_autoencoder(None, noise_in_eval=True)
     assert not torch.equal(fine(model), fine(model))
 
 
-def test_attention_over_the_batch_is_a_choice_with_a_warning():
+def test_attention_over_the_batch_is_optional_and_warns():
     model = tiny_autoencoder("clip_vision_model", attention_axis="batch")
     with pytest.warns(UserWarning, match="other clouds"):
         together = fine(model)
@@ -112,18 +112,18 @@ def test_prompts_drop_out_in_training_but_their_positions_do_not():
     tokens, positions = prompts.train()(1, 3)
     assert tokens.shape == (3, 200, 10) and torch.equal(positions, prompts.positions[1:])
     kept = tokens != 0
-    assert 0.7 < kept.float().mean() < 0.8 and not torch.equal(kept[0], kept[1]), "each cloud for itself"
+    assert 0.7 < kept.float().mean() < 0.8 and not torch.equal(kept[0], kept[1]), "dropout differs between clouds"
     torch.testing.assert_close(tokens[kept], (prompts.tokens[1:].expand(3, -1, -1) / 0.75)[kept])
     tokens, positions = prompts.eval()(1, 3)
     assert torch.equal(tokens, prompts.tokens[1:]) and torch.equal(positions, prompts.positions[1:])
 
 
-def test_dropout_of_the_teacher_is_a_choice():
+def test_dropout_of_the_teacher_is_optional():
     assert not tiny_autoencoder("bert").train().encoder.training
     assert tiny_autoencoder("bert", teacher_dropout=True).train().encoder.encoder.layer[0].training
 
 
-def test_a_detached_teacher_leaves_what_is_below_to_the_kl_term():
+def test_layers_before_a_detached_teacher_learn_from_the_kl_term_only():
     model = tiny_autoencoder("vit", num_prompts=0, detach_teacher=True).train()
     model(clouds()).loss.backward()
     assert model.teacher_in.weight.grad is None and model.codebook.weight.grad is None
@@ -176,7 +176,7 @@ def test_a_step_in_half_precision_stays_close(whole):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_teacher_features_are_the_decoders_input_for_the_likeliest_codes():
+def test_teacher_features_are_the_decoders_input_for_the_most_likely_codes():
     model = tiny_autoencoder("vit")
     seen = []
     model.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -185,7 +185,7 @@ def test_teacher_features_are_the_decoders_input_for_the_likeliest_codes():
     patches = group_patches(clouds(), 6, 8)
     assert torch.equal(model.teacher_features(patches=patches), seen[0])
     assert not model.train().teacher_features(patches=patches, through_graph=False).requires_grad
-    with pytest.raises(ValueError, match="either points or patches"):
+    with pytest.raises(ValueError, match="points and patches are both given or both None"):
         model.teacher_features()
 
 
@@ -219,13 +219,13 @@ def test_colours_are_read_but_not_reconstructed():
         ({"detach_teacher": True}, "prompts would get no gradient"),
     ],
 )
-def test_bad_settings_are_named(settings, message):
+def test_invalid_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         ActAutoencoderConfig(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"kl_weight": -0.1}])
-def test_bad_weights_of_a_step_are_named(settings):
+def test_invalid_step_arguments_are_named(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=name):
         tiny_autoencoder(None)(clouds(), **settings)

@@ -1,4 +1,4 @@
-"""Masked point modelling: what is hidden, what teaches, what is stored, and what becomes of the student."""
+"""Masked point modelling: masks, targets, checkpoints and fine-tuning of the student."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def same_loss(first, second, mask=None):
 
 
 @pytest.mark.parametrize("mask_type", MASKS)
-def test_the_configured_share_of_patches_is_hidden_and_guessed(mask_type):
+def test_the_configured_share_of_patches_is_hidden_and_predicted(mask_type):
     output = tiny_pretraining(mask_type=mask_type, mask_ratio=0.7)(clouds())
     assert output.mask.sum(dim=1).tolist() == [5, 5, 5]
     assert output.predictions.shape == output.targets.shape == (3, 5, 16)
@@ -71,7 +71,7 @@ def test_losses_are_taken_in_full_precision(name, precision):
 
 
 @pytest.mark.parametrize("name", DISTILLATION_LOSSES)
-def test_every_loss_teaches_the_student_and_nobody_else(name):
+def test_every_loss_trains_only_the_student(name):
     model = tiny_pretraining(distillation_loss=name).train()
     model(clouds()).loss.backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
@@ -86,27 +86,27 @@ def test_targets_are_the_teachers_features_of_the_hidden_patches():
         torch.testing.assert_close(target, row[hidden])
 
 
-def test_targets_can_be_taken_in_front_of_the_graph_decoder():
+def test_targets_can_be_taken_before_the_graph_decoder():
     model, mask = tiny_pretraining(target_layer="teacher"), masks()
     features = model.autoencoder.teacher_features(clouds(), through_graph=False)
     torch.testing.assert_close(model(clouds(), mask).targets, features[mask].view(3, 6, 16))
 
 
-def test_hidden_patches_have_no_influence_on_their_guesses():
+def test_hidden_patches_do_not_affect_their_predictions():
     model, points = tiny_pretraining().eval(), clouds()
     patches = model.act.cut(points)
     visible, hidden = masks(2).logical_not(), masks(2)
     index = hidden.to(torch.uint8).argsort(dim=1, stable=True)
 
-    def guesses():
+    def predict():
         return model._predict(model._encode(patches, index[:, :6]), patches, index[:, :6], index[:, 6:])[0]
 
     with torch.no_grad():
-        before = guesses()
+        before = predict()
         patches.neighborhoods[hidden] += 1.0
-        after = guesses()
+        after = predict()
         patches.neighborhoods[visible] += 1.0
-        changed = guesses()
+        changed = predict()
     assert torch.equal(before, after) and not torch.allclose(before, changed)
 
 
@@ -114,8 +114,8 @@ def test_hidden_patches_have_no_influence_on_their_guesses():
 def test_encoding_hidden_patches_too_changes_nothing_but_batch_statistics(training):
     lean = tiny_pretraining(drop_path_rate=0.0, decoder_drop_path_rate=0.0).train(training)
     full = tiny_pretraining(drop_path_rate=0.0, decoder_drop_path_rate=0.0, encode_visible_only=False).train(training)
-    lean_guess, full_guess = (model(clouds(), masks()).predictions for model in (lean, full))
-    assert torch.allclose(lean_guess, full_guess, atol=1e-5) == (not training)
+    lean_predictions, full_predictions = (model(clouds(), masks()).predictions for model in (lean, full))
+    assert torch.allclose(lean_predictions, full_predictions, atol=1e-5) == (not training)
 
 
 def test_a_student_that_sees_everything_needs_no_decoder():
@@ -127,7 +127,7 @@ def test_a_student_that_sees_everything_needs_no_decoder():
     assert model.prediction_head.weight.grad is not None
 
 
-def test_a_second_loss_reaches_the_class_token_past_the_last_blocks():
+def test_the_class_token_loss_trains_the_class_token():
     model = tiny_pretraining(class_token_loss=True, class_token_layer=1).train()
     output = model(clouds())
     assert output.class_token_predictions.shape == output.predictions.shape
@@ -147,7 +147,7 @@ def test_targets_repeat_by_default_and_vary_under_noise():
     assert not torch.equal(*drawn)
 
 
-def test_the_teacher_stays_as_it_is_unless_the_config_says_otherwise():
+def test_the_teacher_does_not_change_unless_configured():
     def moved(model):
         before = model.autoencoder.patch_encoder.lift_norm.running_mean.clone()
         model.train()(clouds())
@@ -167,7 +167,7 @@ def test_no_gradient_goes_into_the_teacher():
     assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
 
 
-def test_a_checkpoint_holds_all_but_the_foreign_encoder(tmp_path):
+def test_a_checkpoint_holds_all_but_the_frozen_encoder(tmp_path):
     model = tiny_pretraining(class_token_loss=True, class_token_layer=1)
     model.save_pretrained(tmp_path)
     stored = set(load_file(tmp_path / "model.safetensors"))
@@ -182,7 +182,7 @@ def test_a_checkpoint_holds_all_but_the_foreign_encoder(tmp_path):
     assert isinstance(AutoModelForPreTraining.from_pretrained(tmp_path), ActForPreTraining)
 
 
-def test_another_encoder_in_the_teachers_place_is_refused(tmp_path):
+def test_a_different_encoder_is_refused(tmp_path):
     random_encoder(tiny_config("vit")).save_pretrained(tmp_path / "vit")
     autoencoder = ActAutoencoder.from_teacher_pretrained(str(tmp_path / "vit"), **TEACHER)
     tiny_pretraining(autoencoder).save_pretrained(tmp_path / "model")
@@ -191,7 +191,7 @@ def test_another_encoder_in_the_teachers_place_is_refused(tmp_path):
         ActForPreTraining.from_pretrained(tmp_path / "model")
 
 
-def test_an_encoder_without_a_home_is_stored_with_the_model(tmp_path):
+def test_an_encoder_without_a_repository_is_stored_with_the_model(tmp_path):
     autoencoder = tiny_autoencoder()
     autoencoder.config.encoder_name_or_path = None
     autoencoder.save_pretrained(tmp_path / "autoencoder")
@@ -201,7 +201,7 @@ def test_an_encoder_without_a_home_is_stored_with_the_model(tmp_path):
     assert same_loss(model, ActForPreTraining.from_pretrained(tmp_path / "model"))
 
 
-def test_a_plain_autoencoder_teaches_too(tmp_path):
+def test_a_plain_autoencoder_can_be_the_teacher(tmp_path):
     torch.manual_seed(0)
     settings = {name: value for name, value in TEACHER.items() if name != "num_prompts"}
     ActAutoencoder(ActAutoencoder.config_class(**settings)).save_pretrained(tmp_path / "autoencoder")
@@ -210,7 +210,7 @@ def test_a_plain_autoencoder_teaches_too(tmp_path):
     assert same_loss(model, ActForPreTraining.from_pretrained(tmp_path / "model"))
 
 
-def test_the_student_alone_becomes_a_classifier(tmp_path):
+def test_a_classifier_loads_only_the_student(tmp_path):
     model = tiny_pretraining(class_token_loss=True, class_token_layer=1, feature_head_width=5)
     model.save_pretrained(tmp_path)
     classifier, report = ActForPointCloudClassification.from_pretrained(
@@ -224,7 +224,7 @@ def test_the_student_alone_becomes_a_classifier(tmp_path):
     torch.testing.assert_close(features, tiny)
 
 
-def test_a_probe_reads_what_a_head_would_or_what_the_released_program_gives():
+def test_probe_features_are_pooled_or_those_of_the_released_program():
     model = tiny_pretraining()
     torch.testing.assert_close(model.probe_features(clouds()), model.act(clouds()).pooler_output)
     released = tiny_pretraining(feature_head_width=5)
@@ -233,7 +233,7 @@ def test_a_probe_reads_what_a_head_would_or_what_the_released_program_gives():
     torch.testing.assert_close(features, released.feature_head(released.act(clouds()).last_hidden_state[:, 0]))
 
 
-def test_the_foreign_encoder_may_have_half_the_precision(tmp_path):
+def test_the_frozen_encoder_may_be_in_half_precision(tmp_path):
     whole, half = tiny_pretraining(), tiny_pretraining(teacher_dtype="bfloat16")
     half.save_pretrained(tmp_path)
     again = ActForPreTraining.from_pretrained(tmp_path)
@@ -245,7 +245,7 @@ def test_the_foreign_encoder_may_have_half_the_precision(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_checkpoint(tmp_path):
+def test_training_resumes_from_a_checkpoint(tmp_path):
     rows = [{"points": cloud} for cloud in clouds(8)]
 
     def trained(resume, **changes):
@@ -290,7 +290,7 @@ def test_impossible_settings_are_refused(settings, message):
         ActConfig(**settings)
 
 
-def test_student_and_teacher_must_cut_clouds_alike():
+def test_student_and_teacher_must_use_the_same_patches():
     with pytest.raises(ValueError, match="num_groups=16; expected 8"):
         tiny_pretraining(num_groups=16)
 

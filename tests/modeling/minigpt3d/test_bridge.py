@@ -38,7 +38,7 @@ def config_of(num_hidden_layers: int = 12, **changes) -> MiniGPT3DConfig:
 
 @pytest.fixture
 def routed(released):
-    """Sets how the released bridge asks, and takes it back after the test."""
+    """Set the router of the released bridge, and reset it after the test."""
 
     def choose(router: str) -> Bridge:
         released.config.use_query_experts, released.config.router = True, router
@@ -50,7 +50,7 @@ def routed(released):
 
 @torch.no_grad()
 def steps_of(bridge: Bridge, point_tokens: torch.Tensor, modules: dict[str, torch.nn.Module]):
-    """What a run gives, and what modules put out on the way."""
+    """Run the bridge and record outputs of its modules."""
     found = {}
     hooks = [
         module.register_forward_hook(lambda _, __, output, key=key: found.update({key: output}))
@@ -90,9 +90,9 @@ def test_sparse_experts_give_the_released_tokens(routed, case, point_tokens):
     assert torch.equal(routing.index, case["mqe.topk_index"].long())
     assert case.difference("mqe.topk_weight", routing.weights) < 1e-5
     with torch.no_grad():
-        asked = bridge.ask(bridge.experts.chosen(routing), bridge.point_mlp(point_tokens))
-    assert case.difference("mqe.expert_outputs", asked) < 1e-4
-    assert case.difference("mqe.mixed", routing.mix(asked)) < 1e-4
+        queried = bridge.query(bridge.experts.chosen(routing), bridge.point_mlp(point_tokens))
+    assert case.difference("mqe.expert_outputs", queried) < 1e-4
+    assert case.difference("mqe.mixed", routing.mix(queried)) < 1e-4
     assert case.difference("mqe.llm_tokens", bridged.tokens) < 5e-4
 
 
@@ -103,7 +103,7 @@ def test_other_routers_give_the_released_tokens(routed, case, point_tokens, rout
     assert case.difference(f"{router}.llm_tokens", tokens) < 5e-4
 
 
-def test_a_cloud_is_bridged_the_same_alone(routed, case, point_tokens):
+def test_tokens_of_a_cloud_do_not_depend_on_the_batch(routed, case, point_tokens):
     bridge = routed("sparse")
     with torch.no_grad():
         tokens = torch.cat([bridge(cloud[None]).tokens for cloud in point_tokens])
@@ -111,14 +111,14 @@ def test_a_cloud_is_bridged_the_same_alone(routed, case, point_tokens):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_sets_of_a_cloud_do_not_hear_each_other(routed, point_tokens, attention):
+def test_query_sets_do_not_attend_to_each_other(routed, point_tokens, attention):
     bridge = routed("soft")
     bridge.qformer.set_attn_implementation(attention)
     seen = bridge.point_mlp(point_tokens[:, :40])
     queries = torch.stack(list(bridge.experts.queries))[:3].expand(2, -1, -1, -1)
     with torch.no_grad():
-        together = bridge.ask(queries, seen)
-        alone = torch.stack([bridge.ask(queries[:, [number]], seen)[:, 0] for number in range(3)], dim=1)
+        together = bridge.query(queries, seen)
+        alone = torch.stack([bridge.query(queries[:, [number]], seen)[:, 0] for number in range(3)], dim=1)
     bridge.qformer.set_attn_implementation("sdpa")
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
@@ -143,13 +143,13 @@ def test_sizes_are_the_published_ones():
         ((768, 1152), [(768, 384), (1152, 768), (1408, 1152)]),
     ],
 )
-def test_point_mlp_has_as_many_layers_as_asked_for(widths, shapes):
+def test_point_mlp_has_the_configured_layers(widths, shapes):
     with torch.device("meta"):
         layers = Bridge(config_of(point_mlp_widths=widths)).point_mlp.layers
     assert [tuple(layer.weight.shape) for layer in layers] == shapes
 
 
-def test_load_is_balanced_where_each_set_gets_its_share(routed, point_tokens):
+def test_load_balancing_loss_is_one_for_even_use(routed, point_tokens):
     routing = routed("sparse").experts.route(point_tokens)
     routing.logits = torch.zeros(4, 8)
     routing.index = torch.arange(8).view(4, 2)
@@ -162,10 +162,10 @@ def test_weights_of_the_chosen_sets_sum_to_one_on_request(routed, point_tokens):
     bridge = routed("sparse")
     published = bridge.experts.route(point_tokens).weights.sum(dim=-1)
     bridge.config.normalize_router_weights = True
-    asked = bridge.experts.route(point_tokens).weights.sum(dim=-1)
+    queried = bridge.experts.route(point_tokens).weights.sum(dim=-1)
     bridge.config.normalize_router_weights = False
     assert (published < 0.99).all()
-    torch.testing.assert_close(asked, torch.ones(2))
+    torch.testing.assert_close(queried, torch.ones(2))
 
 
 def count_of(module: torch.nn.Module) -> int:
@@ -173,13 +173,13 @@ def count_of(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"router": "random"}, "router='random'; expected one of 'sparse', 'soft', 'constant'"),
         ({"router": "constant", "load_balancing_weight": 0.1}, "load_balancing_weight=0.1; expected 0"),
         ({"router_top_k": 9}, "router_top_k=9; expected 1 to num_query_experts=8"),
     ],
 )
-def test_routers_that_cannot_be_are_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_routers_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         config_of(**changes)

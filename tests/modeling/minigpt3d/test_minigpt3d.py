@@ -16,7 +16,7 @@ def ids(*rows: list[int]) -> torch.Tensor:
 
 
 def with_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditionalGeneration:
-    """LoRA that has an effect, and experts that differ."""
+    """Give LoRA an effect and query experts different values."""
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if ".lora_B." in name or ".queries." in name:
@@ -26,7 +26,7 @@ def with_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForCondition
 
 @pytest.mark.parametrize("text", TEXTS)
 @torch.no_grad()
-def test_any_causal_language_model_hears_of_the_cloud(text):
+def test_any_causal_language_model_reads_the_cloud(text):
     model = tiny_model(text, text_lora=None)
     prompt = ids([2, *CLOUD, 5, 6])
     one, other = (model(prompt, points=torch.stack(clouds(40, seed=seed))).logits for seed in (1, 2))
@@ -48,7 +48,7 @@ def test_clouds_of_any_sizes_are_read_as_they_are_alone():
 
 
 @torch.no_grad()
-def test_clouds_go_to_their_places_in_order():
+def test_clouds_replace_their_placeholders_in_order():
     model = tiny_model()
     features = model.get_point_features(clouds(40, 25, 30))
     both = model(ids([2, *CLOUD, 5, *CLOUD, 6], [2, 3, 4, *CLOUD, 5, 6, 7]), points=clouds(40, 25, 30)).logits
@@ -62,15 +62,15 @@ def test_clouds_go_to_their_places_in_order():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        (1, "has 6 places for point tokens .id 99.; expected 3"),
-        (0, "has 6 places for point tokens .id 99.; expected 0"),
+        (1, "has 6 placeholders for point tokens .id 99.; expected 3"),
+        (0, "has 6 placeholders for point tokens .id 99.; expected 0"),
     ],
 )
-def test_clouds_and_places_must_match(given, told):
+def test_clouds_and_placeholders_must_match(given, message):
     model = tiny_model()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model(ids([2, *CLOUD, *CLOUD, 6]), points=clouds(*[40] * given) if given else None)
 
 
@@ -137,14 +137,14 @@ def test_a_second_turn_may_use_the_cache_of_the_first():
         assert torch.equal(cached, model.generate(conversation, point_features=whole, **settings))
 
 
-def test_saved_models_open_by_every_door(tmp_path):
+def test_saved_models_load_through_every_entry_point(tmp_path):
     model = with_lora(tiny_model(use_query_experts=True))
     model.save_pretrained(tmp_path)
     prompt, points = ids([2, *CLOUD, 5]), clouds(40)
     logits = model(prompt, points=points).logits
     assert type(AutoConfig.from_pretrained(tmp_path)) is MiniGPT3DConfig
-    for door in (MiniGPT3DForConditionalGeneration, AutoModelForPointCloudTextToText, AutoModel):
-        opened, info = door.from_pretrained(tmp_path, output_loading_info=True)
+    for model_class in (MiniGPT3DForConditionalGeneration, AutoModelForPointCloudTextToText, AutoModel):
+        opened, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert torch.equal(opened(prompt, points=points).logits, logits)
 
@@ -158,7 +158,7 @@ def test_fresh_lora_has_no_effect_where_a_checkpoint_has_none():
     assert torch.equal(fresh(prompt, points=points).logits, plain(prompt, points=points).logits)
 
 
-def test_fresh_parts_of_an_opened_model_begin_as_those_of_a_new_one():
+def test_missing_weights_of_a_loaded_model_are_initialised_as_in_a_new_one():
     model = tiny_model()
     state = {name: kept for name, kept in model.state_dict().items() if "lora_" not in name and "queries" not in name}
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(None, config=model.config, state_dict=state)
@@ -193,7 +193,7 @@ def with_clear_answers(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DFor
 
 
 def one_step(model: MiniGPT3DForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """Gradients of what trains; what is dropped is the same each time."""
+    """Gradients of trained parameters, with the same dropout each time."""
     prompt = ids([2, *CLOUD, 5, 6, 7])
     torch.manual_seed(1)
     model(prompt, points=clouds(40), labels=prompt.masked_fill(prompt == POINT_TOKEN, -100)).loss.backward()
@@ -232,14 +232,14 @@ def test_gradient_checkpointing_runs_the_layers_of_both_models_again(order):
     assert list(runs.values()) == [3, 3]
 
 
-def test_a_frozen_point_encoder_stays_as_for_use_in_training():
+def test_a_frozen_point_encoder_stays_in_eval_mode():
     model = tiny_model().train()
     assert model.training and model.bridge.training and not model.point_encoder.training
     model.point_encoder.requires_grad_(True)
     assert model.train().point_encoder.training
 
 
-def test_load_balancing_counts_by_the_share_of_the_batch():
+def test_load_balancing_loss_is_scaled_with_the_batch_share():
     model = tiny_model(use_query_experts=True, load_balancing_weight=0.5)
     prompt, points = ids([2, *CLOUD, 5, 6, 7]), clouds(40)
     labels = prompt.masked_fill(prompt == POINT_TOKEN, -100)

@@ -88,15 +88,15 @@ def test_every_step_of_a_layer_is_the_released_one(released, case):
 
 
 def test_greedy_generation_from_embeddings_is_the_released_one(released, case):
-    told = released.generate(
+    output = released.generate(
         **prompt_of(case), max_new_tokens=8, do_sample=False, return_dict_in_generate=True, output_logits=True
     )
-    assert torch.equal(told.sequences, case["generate.tokens"].long())
-    assert case.difference("generate.step_logits", torch.stack(told.logits, dim=1)) < 2e-5
+    assert torch.equal(output.sequences, case["generate.tokens"].long())
+    assert case.difference("generate.step_logits", torch.stack(output.logits, dim=1)) < 2e-5
 
 
 def test_two_beams_generate_what_was_released(released, case):
-    told = released.generate(
+    output = released.generate(
         **prompt_of(case),
         max_new_tokens=12,
         min_new_tokens=9,
@@ -105,8 +105,8 @@ def test_two_beams_generate_what_was_released(released, case):
         return_dict_in_generate=True,
         output_scores=True,
     )
-    assert torch.equal(told.sequences, case["beam2.tokens"].long())
-    assert case.difference("beam2.sequence_scores", told.sequences_scores) < 1e-5
+    assert torch.equal(output.sequences, case["beam2.tokens"].long())
+    assert case.difference("beam2.sequence_scores", output.sequences_scores) < 1e-5
 
 
 def test_a_cache_changes_no_logits():
@@ -129,12 +129,12 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert_same_gradients(theirs, ours)
 
 
-def test_hidden_states_and_attentions_are_told_on_request():
-    told = tiny_model(attn_implementation="eager")(
+def test_hidden_states_and_attentions_are_returned_on_request():
+    output = tiny_model(attn_implementation="eager")(
         input_ids=torch.tensor([[2, 3, 4]]), output_hidden_states=True, output_attentions=True
     )
-    assert [state.shape for state in told.hidden_states] == [(1, 3, 32)] * 3
-    assert [weights.shape for weights in told.attentions] == [(1, 4, 3, 3)] * 2
+    assert [state.shape for state in output.hidden_states] == [(1, 3, 32)] * 3
+    assert [weights.shape for weights in output.attentions] == [(1, 4, 3, 3)] * 2
 
 
 def test_auto_classes_open_what_was_saved(tmp_path):
@@ -171,7 +171,7 @@ def test_sizes_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"num_attention_heads": 4, "num_key_value_heads": 2},
@@ -180,10 +180,10 @@ def test_sizes_are_the_published_ones():
         ({"qk_layernorm": False}, "qk_layernorm=False; expected True"),
         (
             {"hidden_size": 64, "num_attention_heads": 8},
-            "partial_rotary_factor=0.4 turns 3 of a head's 8 channels; expected an even number",
+            "partial_rotary_factor=0.4 rotates 3 of a head's 8 channels; expected an even number",
         ),
     ],
 )
-def test_what_the_model_cannot_do_is_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_unsupported_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         NormedPhiConfig(**changes)
