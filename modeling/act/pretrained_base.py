@@ -118,7 +118,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
             raise EncoderMismatchError(
                 f"{adapter}: the adapter was trained with "
                 f"{f'the weights of {source!r}' if source else f'those in {FOLDER}/'}, checksum {expected}; the base "
-                f"model's weights have {checksum}. Other weights would silently change results. Load the base model "
+                f"model's weights have {checksum}. Other weights would change results silently. Load the base model "
                 f"from there, with revision={part.revision!r}, or load the adapter's repository with an "
                 "auto class, which does so automatically"
             )

@@ -1,4 +1,4 @@
-"""Matrix products with the short numbers of a GPU's fast modes, on any machine."""
+"""Emulate the TF32 matrix products of GPUs on any machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot", "_ad
 
 
 def rounded(tensor: torch.Tensor) -> torch.Tensor:
-    """A float32 tensor with the ten bits of mantissa that TF32 reads."""
+    """Round a float32 tensor to the ten mantissa bits of TF32."""
     return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 class RoundedProducts(TorchDispatchMode):
-    """While it is on, float32 matrix products read what enters them as TF32 does.
+    """Mode in which float32 matrix products round their inputs to TF32.
 
     Attributes:
         products: Names of the products that were taken, in order.

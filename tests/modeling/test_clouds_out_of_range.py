@@ -1,4 +1,4 @@
-"""What cannot be worked with is refused before it touches a weight or a running statistic, by every model."""
+"""Every model rejects invalid clouds before they change a weight or a running statistic."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def with_number(case, number, channel):
 
 
 @every_model
-def test_clouds_out_of_range_are_refused_and_leave_no_trace(case):
+def test_clouds_out_of_range_are_refused_and_change_nothing(case):
     model = case.tiny().train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for number, message in (
@@ -30,14 +30,14 @@ def test_clouds_out_of_range_are_refused_and_leave_no_trace(case):
         for channel in (0, -1):
             with pytest.raises(ValueError, match=message):
                 model(**with_number(case, number, channel))
-    # Categories of objects are no part of a cloud; their norm has seen them by then.
+    # The norm of the categories runs before the points are checked.
     now = {name: tensor for name, tensor in model.state_dict().items() if "category_norm" not in name}
     assert [name for name, tensor in now.items() if not torch.equal(tensor, state[name])] == []
 
 
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_the_largest_clouds_that_are_let_in_have_finite_answers(case, dtype):
+def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
     model = case.tiny().to(dtype)
     inputs = case.batch(3)
     inputs["points"] = inputs["points"] * min(LARGEST_COORDINATE, torch.finfo(dtype).max ** 0.5) * 0.9
@@ -48,7 +48,7 @@ def test_the_largest_clouds_that_are_let_in_have_finite_answers(case, dtype):
 
 
 @every_model
-def test_float16_has_a_range_of_its_own(case):
+def test_float16_has_a_smaller_range(case):
     with pytest.raises(ValueError, match="points: found 300 in cloud 1; expected numbers of at most 256 in size"):
         case.tiny().half()(**with_number(case, 300.0, 0))
 
@@ -65,9 +65,9 @@ def test_a_batch_without_clouds_is_refused_by_name(case):
 
 
 @pytest.mark.parametrize("case", LABELLED, ids=lambda case: case.name)
-def test_labels_that_all_do_not_count_cost_nothing_and_move_nothing(case):
+def test_ignored_labels_give_zero_loss_and_gradients(case):
     if "ZeroShot" in case.name:
-        pytest.skip("its labels name texts; none of them is left out")
+        pytest.skip("its labels are texts; none is ignored")
     model = case.tiny().train()
     inputs = case.labelled(3)
     loss = model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)}).loss

@@ -1,4 +1,4 @@
-"""Numbers of configurations: what no model has is refused when a config is made, before anything is built of it."""
+"""Implausible numbers in a configuration are rejected before a model is built."""
 
 import dataclasses
 import json
@@ -41,13 +41,13 @@ def test_no_number_of_a_config_is_nan_infinite_huge_or_a_text(config_class):
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)
-def test_defaults_and_what_was_saved_of_them_are_allowed(config_class, tmp_path):
+def test_defaults_are_valid_also_when_saved(config_class, tmp_path):
     config_class().save_pretrained(tmp_path)
     assert config_class.from_pretrained(tmp_path).to_dict() == config_class().to_dict()
 
 
 @pytest.mark.parametrize(
-    ("config_class", "settings", "told"),
+    ("config_class", "settings", "message"),
     [
         (Any2PointConfig, {"tokenizer_width": 10**9}, "tokenizer_width=1000000000; expected 1 to 65,536"),
         (Any2PointConfig, {"head_widths": [256, 10**9]}, "head_widths=1000000000; expected 1 to 65,536"),
@@ -66,8 +66,8 @@ def test_defaults_and_what_was_saved_of_them_are_allowed(config_class, tmp_path)
         (ImageBindAudioConfig, {"stride": 0}, "stride=0; expected 1 to 4,096"),
     ],
 )
-def test_the_field_its_value_and_the_range_are_named(config_class, settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_the_field_its_value_and_the_range_are_named(config_class, settings, message):
+    with pytest.raises(ValueError, match=message):
         config_class(**settings)
 
 
@@ -81,7 +81,7 @@ def test_the_field_its_value_and_the_range_are_named(config_class, settings, tol
     ],
 )
 @pytest.mark.parametrize("wrong", [{"num_hidden_layers": 10**6}, {"hidden_size": 10**9}, {"num_labels": 10**10}])
-def test_parts_of_a_stranger_are_looked_at_before_their_configs_are_made(config_class, field, model_type, wrong):
+def test_nested_configs_are_checked_before_they_are_built(config_class, field, model_type, wrong):
     ((name, _),) = wrong.items()
     with pytest.raises(ValueError, match=f"{field}.{name}="):
         config_class(**{field: {"model_type": model_type, **wrong}})
@@ -89,7 +89,7 @@ def test_parts_of_a_stranger_are_looked_at_before_their_configs_are_made(config_
         config_class(**{field: {"model_type": model_type, "deep": {"layer_norm_eps": math.nan}}})
 
 
-def test_a_saved_directory_with_such_a_number_does_not_open(tmp_path):
+def test_a_saved_config_with_an_invalid_number_is_refused(tmp_path):
     Any2PointConfig().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     for name, value in (

@@ -11,14 +11,14 @@ from tests.closeness import assert_nearly_equal
 from tests.tiny_act import clouds, tiny_act
 
 
-def test_one_row_in_training_is_normed_as_in_use():
+def test_one_training_row_is_normalised_with_running_statistics():
     norm = HeadNorm(4, eps=0.5)
     norm.running_var.fill_(0.25)
     row = torch.tensor([[1.0, -2.0, 0.5, 3.0]])
     expected = row / 0.75**0.5
     torch.testing.assert_close(norm.train()(row), expected)
     torch.testing.assert_close(norm.eval()(row), expected)
-    assert torch.equal(norm.running_var, torch.full((4,), 0.25)), "statistics of one row say nothing"
+    assert torch.equal(norm.running_var, torch.full((4,), 0.25)), "one row must not change the statistics"
 
 
 @pytest.mark.parametrize("own", [torch.float32, torch.bfloat16])
@@ -34,8 +34,8 @@ def test_a_head_reads_features_of_any_precision(own, theirs):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_cross_entropy_is_taken_in_full_precision(dtype):
-    # Rows that are all but certain: their losses are less than half precision can tell from 0.
+def test_cross_entropy_is_computed_in_full_precision(dtype):
+    # Confident rows, whose losses half precision cannot distinguish from 0.
     logits = torch.tensor([[9.0, 0.0, 0.5], [0.0, 8.0, 0.0], [1.0, 2.0, 3.0]], dtype=dtype)
     labels = torch.tensor([0, 1, -100])
     loss = mean_cross_entropy(logits, labels)

@@ -1,4 +1,4 @@
-"""A saved model that lost weights, has others, or some that are not finite is refused by every door."""
+"""Every entry point rejects a saved model with missing, misshapen or non-finite weights."""
 
 import json
 import shutil
@@ -62,18 +62,18 @@ def saved(tmp_path_factory):
         ),
     ],
 )
-def test_saved_model_that_lost_weights_is_refused_by_every_door(kind, lost, named, saved, tmp_path):
+def test_every_entry_point_refuses_a_model_with_missing_weights(kind, lost, named, saved, tmp_path):
     directory = shutil.copytree(saved / kind, tmp_path / "model")
     PointCloudProcessor(num_points=48).save_pretrained(directory)
     without(directory, *lost)
     own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
-    for door in (
+    for load in (
         AutoModelForPointCloudClassification.from_pretrained,
         own.from_pretrained,
         lambda place: pipeline("point-cloud-classification", model=str(place)),
     ):
         with pytest.raises(ValueError, match=named):
-            door(directory)
+            load(directory)
 
 
 @pytest.mark.usefixtures("libraries_as_they_were")
@@ -82,12 +82,12 @@ def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
     PointCloudProcessor(num_points=60).save_pretrained(directory)
     without(directory, "act.blocks.layers.")
     file = Path(__file__).parents[1] / "files" / "chair.ply"
-    told = CliRunner().invoke(app, ["predict", str(file), "--model", str(directory)])
-    assert told.exit_code == 1 and isinstance(told.exception, SystemExit) and not told.stdout
-    assert "lacks act.blocks.layers.0" in told.stderr and "Traceback" not in told.stderr
+    result = CliRunner().invoke(app, ["predict", str(file), "--model", str(directory)])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit) and not result.stdout
+    assert "lacks act.blocks.layers.0" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_base_model_refuses_what_lost_its_weights(saved, tmp_path):
+def test_base_model_with_missing_weights_is_refused(saved, tmp_path):
     directory = shutil.copytree(saved / "act", tmp_path / "model")
     without(directory, "act.blocks.layers.")
     with pytest.raises(ValueError, match=r"lacks act\.blocks|lacks blocks"):
@@ -98,7 +98,7 @@ def test_base_model_refuses_what_lost_its_weights(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "field", "value"), [("act", "hidden_size", 384), ("any2point", "head_widths", [99])])
-def test_a_config_that_asks_for_other_shapes_is_refused_before_weights_are_made(
+def test_a_config_with_other_shapes_is_refused_before_weights_are_allocated(
     kind, field, value, saved, tmp_path, monkeypatch
 ):
     directory = shutil.copytree(saved / kind, tmp_path / "model")
@@ -106,12 +106,12 @@ def test_a_config_that_asks_for_other_shapes_is_refused_before_weights_are_made(
     (directory / "config.json").write_text(json.dumps(config | {field: value}))
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda *words, **named: pytest.fail("weights are made"))
     own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
-    for door in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
+    for load in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
         with pytest.raises(ValueError, match=r"the weights do not have the shapes .* has \[.*\] instead of \["):
-            door(directory)
+            load(directory)
 
 
-def test_new_heads_and_parts_that_are_switched_on_start_fresh(saved):
+def test_new_heads_and_modules_are_initialised(saved):
     student = saved / "act"
     changed = ActForPointCloudClassification.from_pretrained(
         student, num_labels=7, ignore_mismatched_sizes=True, side_network=True
@@ -119,7 +119,7 @@ def test_new_heads_and_parts_that_are_switched_on_start_fresh(saved):
     assert changed(tiny_act.clouds()).logits.shape[-1] == 7 and changed.act.side is not None
 
 
-def test_talking_model_that_lost_weights_is_refused(chat_parts, tmp_path):  # noqa: F811
+def test_chat_model_with_missing_weights_is_refused(chat_parts, tmp_path):  # noqa: F811
     model = built(chat_parts)
     model.store_parts()
     model.save_pretrained(tmp_path)
@@ -128,7 +128,7 @@ def test_talking_model_that_lost_weights_is_refused(chat_parts, tmp_path):  # no
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
 
 
-def test_layers_around_others_do_not_hide_lost_weights(tmp_path):
+def test_missing_weights_inside_wrappers_are_found(tmp_path):
     chat_model(text_lora=None, qformer_lora=None).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks language_model\..*base_layer"):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path, text_lora={"r": 2})
@@ -151,7 +151,7 @@ def test_layers_around_others_do_not_hide_lost_weights(tmp_path):
         ),
     ],
 )
-def test_every_tensor_of_an_adapter_is_accounted_for(change, named, saved, tmp_path):
+def test_missing_and_unexpected_tensors_of_an_adapter_are_named(change, named, saved, tmp_path):
     directory = shutil.copytree(saved / "adapter", tmp_path / "model")
     stored = load_file(directory / "adapter_model.safetensors")
     change(stored)
@@ -192,17 +192,17 @@ def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
         AutoModelForPointCloudClassification.from_pretrained(directory)
 
 
-# Doors of an adapter's directory.
+# Loading an adapter's directory.
 
 
-def test_adapter_takes_a_new_label_set(saved):
-    door = AutoModelForPointCloudClassification.from_pretrained
+def test_adapter_can_be_loaded_with_new_labels(saved):
+    load = AutoModelForPointCloudClassification.from_pretrained
     with pytest.raises(RuntimeError, match=r"has shape \(3, 16\), expected \(7, 16\).*ignore_mismatched_sizes=True"):
-        door(saved / "adapter", num_labels=7)
-    opened, info = door(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
+        load(saved / "adapter", num_labels=7)
+    opened, info = load(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
     assert answers(opened).shape == (3, 7) and opened.config.num_labels == 7
     assert all("classifier" in name for name, *_ in info["mismatched_keys"]) and info["mismatched_keys"]
-    kept = door(saved / "adapter")
+    kept = load(saved / "adapter")
     for name, tensor in kept.any2point.state_dict().items():
         if "original_module" in name:  # what PEFT keeps of the model before it was trained
             continue
@@ -215,13 +215,13 @@ def test_unknown_arguments_are_type_errors(kind, saved):
         AutoModelForPointCloudClassification.from_pretrained(saved / kind, foo=1)
 
 
-def test_talking_model_refuses_unknown_arguments(chat_parts, tmp_path):  # noqa: F811
+def test_chat_model_refuses_unknown_arguments(chat_parts, tmp_path):  # noqa: F811
     built(chat_parts).save_pretrained(tmp_path)
     with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path, foo=1)
 
 
-def test_final_norm_that_an_encoder_lacks_is_missed(tmp_path):
+def test_missing_final_norm_of_an_encoder_is_named(tmp_path):
     directory = shutil.copytree(saved_encoder("beit"), tmp_path / "beit")
     without(directory, "pooler.layernorm.")
     with pytest.raises(ValueError, match=r"lacks weights .*pooler\.layernorm\.bias, pooler\.layernorm\.weight"):

@@ -1,4 +1,4 @@
-"""Places, neighbours and statistics are the same under autocast, and where TF32 is allowed for matrix products."""
+"""Positions, neighbours and statistics do not change under autocast or TF32 matrix products."""
 
 from contextlib import nullcontext
 
@@ -94,7 +94,7 @@ WORK = {
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_work_on_places_is_the_same_in_every_mode(work, mode):
+def test_geometry_is_the_same_in_every_mode(work, mode):
     expected = WORK[work]()
     with mode():
         found = WORK[work]()
@@ -115,8 +115,8 @@ def test_rounded_products_are_rounded():
 @models
 @pytest.mark.parametrize("mode", [*MODES, "bfloat16 model"])
 @torch.no_grad()
-def test_a_segmentation_model_reads_the_same_places_in_every_mode(model_class, mode, monkeypatch):
-    """The head's own reading of places: what it interpolates, and where a point lies among its tokens."""
+def test_a_segmentation_model_interpolates_in_full_precision(model_class, mode, monkeypatch):
+    """Check the inputs and positions that the head interpolates."""
     from hf_any3d.modeling.act import ActForSemanticSegmentation, modeling_act_segmentation
     from hf_any3d.modeling.any2point import modeling_segmentation
 

@@ -1,4 +1,4 @@
-"""What becomes of pretrained parts: left out of what is saved as long as they are what they were, else stored."""
+"""Pretrained parts are not saved if unchanged, and stored with the model otherwise."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def lora_of(model):
 
 @torch.no_grad()
 def answers(model):
-    """What a model of any kind makes of a fixed input."""
+    """Predictions of a model of any kind for a fixed input."""
     model.eval()
     if isinstance(model, MiniGPT3DForConditionalGeneration):
         return model(ids([2, *CLOUD, 5, 6]), points=chat_clouds(40)).logits
@@ -181,14 +181,14 @@ def test_trainer_saves_an_encoder_that_trains(tmp_path):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("door", ["peft", "auto"])
-def test_adapter_on_a_changed_encoder_brings_the_encoder(change, door, tmp_path):
+@pytest.mark.parametrize("entry_point", ["peft", "auto"])
+def test_adapter_on_a_changed_encoder_is_saved_with_the_encoder(change, entry_point, tmp_path):
     base = CHANGES[change](tiny_model("bert"))
     adapted = get_peft_model(base, GuidedAdapterConfig(r=4, init_weights=False)).eval()
     expected = answers(adapted.get_base_model())
     adapted.save_pretrained(tmp_path)
     opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
-    if door == "auto":
+    if entry_point == "auto":
         opened.save_pretrained(tmp_path / "again")
         opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")
     same(answers(opened), expected)
@@ -215,7 +215,7 @@ def test_checksum_of_files_and_of_tensors_name_the_same_encoder(tmp_path):
     PeftModel.from_pretrained(base, tmp_path)
 
 
-def test_adapter_that_is_merged_for_the_time_being_is_not_saved_twice(tmp_path):
+def test_temporarily_merged_adapter_is_not_saved_twice(tmp_path):
     model = tiny_model("bert")
     adapted = get_peft_model(model, lora_of(model)).eval()
     expected = answers(adapted.get_base_model())
@@ -228,7 +228,7 @@ def test_adapter_that_is_merged_for_the_time_being_is_not_saved_twice(tmp_path):
     same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")), expected)
 
 
-def test_changed_part_of_a_talking_model_is_saved_with_it(chat_parts, tmp_path):  # noqa: F811
+def test_changed_part_of_a_chat_model_is_saved_with_it(chat_parts, tmp_path):  # noqa: F811
     model = built(chat_parts)
     before = answers(model)
     for parameter in model.language_model.parameters():
@@ -247,7 +247,7 @@ def test_changed_part_of_a_talking_model_is_saved_with_it(chat_parts, tmp_path):
 
 def test_changed_part_that_is_quantized_is_refused(tmp_path):
     model = tiny_model("bert")
-    model.any2point.encoder.hf_quantizer = object()  # what tells transformers that a model has few bits
+    model.any2point.encoder.hf_quantizer = object()  # marks a model as quantized for transformers
     model.save_pretrained(tmp_path / "model")
     trained_in_place(model)
     with pytest.raises(ValueError, match="quantized encoder are no longer those of .*cannot be stored"):
@@ -266,7 +266,7 @@ def test_zero_shot_model_finds_its_text_tower_after_its_encoder_changed(tmp_path
 # Where parts are found.
 
 
-def test_relative_path_of_an_encoder_is_found_from_everywhere(tmp_path, monkeypatch):
+def test_relative_path_of_an_encoder_is_recorded_as_absolute(tmp_path, monkeypatch):
     shutil.copytree(saved_encoder("bert"), tmp_path / "here" / "encoder")
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -278,7 +278,7 @@ def test_relative_path_of_an_encoder_is_found_from_everywhere(tmp_path, monkeypa
     same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "here" / "model")), expected)
 
 
-def test_relative_path_that_was_recorded_counts_from_the_model_too(tmp_path, monkeypatch):
+def test_recorded_relative_path_is_also_resolved_from_the_model(tmp_path, monkeypatch):
     shutil.copytree(saved_encoder("bert"), tmp_path / "model" / "parts" / "bert")
     model = tiny_model("bert")
     model.config.encoder_name_or_path = "parts/bert"
@@ -291,7 +291,7 @@ def test_relative_path_that_was_recorded_counts_from_the_model_too(tmp_path, mon
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")
 
 
-def test_adapter_beside_an_encoder_is_refused(tmp_path):
+def test_encoder_repository_with_an_adapter_is_refused(tmp_path):
     encoder = AutoModel.from_pretrained(saved_encoder("bert"))
     encoder.save_pretrained(tmp_path)
     get_peft_model(encoder, LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(tmp_path)
@@ -300,7 +300,7 @@ def test_adapter_beside_an_encoder_is_refused(tmp_path):
         tiny_model(str(tmp_path))
 
 
-def test_adapter_beside_the_base_of_an_adapter_is_refused(tmp_path):
+def test_base_repository_with_an_adapter_is_refused(tmp_path):
     tiny_act.tiny_act(ActModel).save_pretrained(tmp_path / "home")
     model = ActForPointCloudClassification.from_pretrained(tmp_path / "home", num_labels=3)
     get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path / "adapter")
@@ -312,7 +312,7 @@ def test_adapter_beside_the_base_of_an_adapter_is_refused(tmp_path):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
 
 
-def test_part_beside_an_adapter_is_opened_without_the_adapter(tmp_path):
+def test_part_stored_with_an_adapter_is_loaded_without_it(tmp_path):
     base = tiny_act.tiny_act(ActForPointCloudClassification)
     adapted = get_peft_model(base, LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
     adapted.save_pretrained(tmp_path)
@@ -324,7 +324,7 @@ def test_part_beside_an_adapter_is_opened_without_the_adapter(tmp_path):
 # The record.
 
 
-def test_checksum_names_tensors_whatever_files_hold_them(tmp_path):
+def test_checksum_of_tensors_does_not_depend_on_files(tmp_path):
     model = tiny_act.tiny_act(ActModel)
     checksum = tensors_checksum(own_state(model))
     assert checksum.startswith("tensors-sha256:") and len(checksum) == 79

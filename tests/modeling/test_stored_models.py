@@ -1,7 +1,7 @@
-"""Models that earlier versions saved open, with the answers that they gave then.
+"""Models saved by earlier versions load, with the same predictions.
 
-`stored_models/` holds them as they were written; only their paths are filled in. `answers.safetensors` is what they
-answered.
+`stored_models/` holds them as they were saved, except for paths, which are filled in. `answers.safetensors` has their
+predictions.
 """
 
 import shutil
@@ -36,7 +36,7 @@ def home(tmp_path_factory):
 
 
 def answer(name: str, directory: Path) -> torch.Tensor:
-    """What the model of a name, as it lies in a directory, makes of a fixed input."""
+    """Load a model from a directory and return its predictions for a fixed input."""
     with torch.no_grad():
         if name == "minigpt3d":
             model = AutoModelForPointCloudTextToText.from_pretrained(directory)
@@ -49,18 +49,18 @@ def answer(name: str, directory: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS))
-def test_saved_models_open_with_the_answers_they_gave(home, name):
+def test_stored_models_load_with_their_predictions(home, name):
     assert ANSWERS[name].std() > 0.1
     torch.testing.assert_close(answer(name, home / name), ANSWERS[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS))
-def test_saved_models_are_saved_and_opened_again_alike(home, name, tmp_path):
-    door = {"minigpt3d": AutoModelForPointCloudTextToText, "autoencoder": AutoModelForPointCloudReconstruction}
-    model = door.get(name, AutoModelForPointCloudClassification).from_pretrained(home / name)
+def test_stored_models_can_be_saved_and_loaded_again(home, name, tmp_path):
+    classes = {"minigpt3d": AutoModelForPointCloudTextToText, "autoencoder": AutoModelForPointCloudReconstruction}
+    model = classes.get(name, AutoModelForPointCloudClassification).from_pretrained(home / name)
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(answer(name, tmp_path), ANSWERS[name], rtol=1e-4, atol=1e-5)
-    # Nothing that is kept elsewhere became part of the model.
+    # Parts that are kept elsewhere are still not stored with the model.
     weights = list(tmp_path.rglob("*.safetensors"))
     assert sum(file.stat().st_size for file in weights) <= 1.1 * sum(
         file.stat().st_size for file in (home / name).rglob("*.safetensors")

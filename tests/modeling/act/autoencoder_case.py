@@ -59,7 +59,7 @@ class AutoencoderCase:
         return torch.from_numpy(-np.log(-np.log(uniform))).float()
 
     def our_name(self, original: str) -> str:
-        """What a tensor of the released program is called here."""
+        """Our name of a tensor of the released program."""
         (name,) = rename_tensors({original: torch.empty(0)}, AUTOENCODER)
         return name
 
@@ -70,13 +70,13 @@ class AutoencoderCase:
             name = self.our_name(original)
             gradient = gradients.get(name.replace(".deep_", "."))
             if gradient is not None:
-                # The first layer's prompts stand in front of those of the other layers.
-                of_prompts = gradient[1:] if ".deep_" in name else gradient[:1]
-                norms[original] = (of_prompts if name.startswith("prompts.") else gradient).double().norm().item()
+                # The prompts of the first layer precede those of the other layers.
+                grad_prompts = gradient[1:] if ".deep_" in name else gradient[:1]
+                norms[original] = (grad_prompts if name.startswith("prompts.") else gradient).double().norm().item()
         return norms
 
     def build(self, **changes: Any) -> ActAutoencoder:
-        """Our model under the case's weights."""
+        """Build our model with the case's weights."""
         arguments, teacher = self.manifest["constructor_args"], teacher_of(self.original)
         tensors = convert_act_state_dict("dvae", self.original)
         settings: dict[str, Any] = {
@@ -100,12 +100,12 @@ class AutoencoderCase:
         model = ActAutoencoder(ActAutoencoderConfig(**settings | changes))
         report = model.load_state_dict(tensors, strict=False)
         assert not report.unexpected_keys
-        # What reads words or images is in no released checkpoint.
+        # Embeddings of words and images are in no released checkpoint.
         assert all(re.search(r"^encoder\..*(embeddings|pooler)", name) for name in report.missing_keys)
         return model.eval()
 
     def stored(self, key: str, ours: torch.Tensor) -> torch.Tensor:
-        """Our tensor at the places that the case keeps."""
+        """Select the entries of our tensor that the case stores."""
         how = self.manifest["subsample"].get(key)
         if how is None:
             return ours

@@ -18,13 +18,13 @@ from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
 from tests.modeling.act.reference_case import RELEASED, ReferenceCase
 
-# The released ViT without its patch embedding, which nothing reads.
+# The released ViT without its patch embedding, which is not used.
 _VIT_B = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "layer_norm_eps": 1e-6}
 _SMALL_IMAGE = {"image_size": 32, "patch_size": 16}
 # Names of parameters in the released program's manifest that our model does not have.
 NEVER_READ = {"ACT_encoder.lm_head.weight", "ACT_encoder.lm_head.bias"}
 FEATURE_HEAD = "feature_head."
-# Parts of the foreign encoder that nothing reads, and the released checkpoints leave out.
+# Unused modules of the frozen encoder, which released checkpoints do not contain.
 NEVER_STORED = ("autoencoder.encoder.embeddings.", "autoencoder.encoder.pooler.")
 
 
@@ -55,7 +55,7 @@ class PretrainingCase(ReferenceCase):
         return torch.from_numpy(-np.log(-np.log(uniform))).float()
 
     def build(self, **changes: Any) -> ActForPreTraining:
-        """Our model under the converted weights, all of them."""
+        """Build our model with all converted weights."""
         state = convert_act_state_dict("pretrain", self.original)
         student = self.manifest["constructor_args"]["transformer_config"]
         teacher = self.manifest["constructor_args"]["dvae_config"]
@@ -80,7 +80,7 @@ class PretrainingCase(ReferenceCase):
             teacher_in_training_mode=True,
             **RELEASED | changes,
         )
-        # Every weight that something reads is loaded behind this.
+        # All weights that are used are loaded below.
         with no_init_weights():
             model = ActForPreTraining(config, ActAutoencoder(autoencoder_config))
         report = model.load_state_dict(state, strict=False)
@@ -90,7 +90,7 @@ class PretrainingCase(ReferenceCase):
 
 
 class Stages:
-    """Records what passes through the stages that the cases store, by the cases' names."""
+    """Record the intermediate tensors that the cases store, by the cases' names."""
 
     def __init__(self, model: ActForPreTraining):
         self.seen: dict[str, torch.Tensor] = {}
@@ -103,7 +103,7 @@ class Stages:
 
     def _watch(self, module: nn.Module, name: str) -> None:
         def keep(_: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            # The last pass counts, as in the cases: the decoder runs a second time for the class token.
+            # Keep the last pass, as in the cases: the decoder runs a second time for the class token.
             self.seen[name] = output.detach()
 
         module.register_forward_hook(keep)

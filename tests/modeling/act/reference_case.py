@@ -15,7 +15,7 @@ from hf_any3d.conversions.act import convert_act_state_dict
 from tests.reference.fill import fill, points
 
 FOLDER = Path(__file__).parents[2] / "reference"
-# What the released programs did, and a sound model would not.
+# Quirks of the released programs.
 RELEASED = {"sampling_min_squared_norm": 1e-3}
 
 
@@ -41,7 +41,7 @@ class ReferenceCase:
         return {name: torch.from_numpy(fill(name, *spec)) for name, spec in shapes.items()}
 
     def load(self, model: nn.Module, original: dict[str, torch.Tensor] | None = None) -> nn.Module:
-        """Our model under the converted weights, all of them."""
+        """Load all converted weights into our model."""
         model.load_state_dict(convert_act_state_dict(self.kind, original or self.original), strict=True)
         return model.eval()
 
@@ -62,7 +62,7 @@ class ReferenceCase:
         return self.manifest["state_dict"]
 
     def error(self, key: str, ours: torch.Tensor) -> float:
-        """The largest difference from a stored tensor, in shares of its largest value."""
+        """Largest difference from a stored tensor, relative to its largest value."""
         expected = self.expected[key]
         if key in self.manifest["subsample"]:
             how = self.manifest["subsample"][key]
@@ -75,7 +75,7 @@ class ReferenceCase:
     def differing_norms(self, key: str, model: nn.Module) -> dict[str, tuple[float, float]]:
         """Gradient norms after a backward pass that are not within 1 % of the stored ones: ours and those, by name.
 
-        Norms that are no more than rounding count for nothing.
+        Norms that are only rounding noise are ignored.
         """
         expected = self.manifest[f"{key}.grad_norms"]
         own = {name: parameter.grad for name, parameter in model.named_parameters()}

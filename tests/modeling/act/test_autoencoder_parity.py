@@ -15,7 +15,7 @@ LOSS = 1e-5
 
 @pytest.fixture(scope="module", params=CASES)
 def built(request):
-    """A case and its model; one at a time, they are large."""
+    """A case and its model, one at a time, as they are large."""
     case = AutoencoderCase(request.param)
     return case, case.build()
 
@@ -32,7 +32,7 @@ def opened(built):
 
 
 def observe(model, case, path):
-    """Run a path of the case and give everything that the case may have stored of it."""
+    """Run a path of the case and return all tensors that the case may have stored."""
     settings = case.manifest["paths"][path]
     seen, hooks = {}, []
 
@@ -73,7 +73,7 @@ def assert_as_stored(case, seen, keys):
 
 @pytest.mark.slow
 def test_every_stored_tensor_of_every_path(opened, monkeypatch):
-    # Whole sequences, so that layers give what they make of prompts, too.
+    # Full sequences, so that layer outputs include the prompts.
     monkeypatch.setattr(prompted_teacher, "beside_attended_rows", lambda encoder: nullcontext(False))
     case, model = opened
     left = {key for key in case.expected if key.partition(".")[0] in ("eval", "train") and ".step." not in key}
@@ -111,7 +111,7 @@ def test_training_step_has_the_stored_losses_and_gradients(opened):
         torch.testing.assert_close(ours, case.expected[key], rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_parameters_train_and_the_same_stay_frozen(opened):
+def test_the_same_parameters_are_trained_and_frozen(opened):
     case, model = opened
     sizes = {n: torch.Size(shape).numel() for n, (shape, _) in case.manifest["state_dict"].items()}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -125,7 +125,7 @@ def test_the_same_parameters_train_and_the_same_stay_frozen(opened):
         assert sum(p.numel() for p in read) == sum(sizes[name] for name in case.manifest["frozen"])
 
 
-def test_teacher_features_are_those_that_a_student_was_given(opened):
+def test_teacher_features_are_the_released_targets(opened):
     case, model = opened
     stored = [key for key in case.expected if "tokenizer_features" in key]
     assert len(stored) == (1 if model.encoder is None else 2)

@@ -1,4 +1,4 @@
-"""Our classifier against stored runs of the released program, stage by stage."""
+"""Our classifier against stored runs of the released program, tensor by tensor."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_patches_are_those_of_the_original(run):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_every_stored_stage_agrees(run, mode):
+def test_every_stored_tensor_agrees(run, mode):
     case, found, _, _ = run
     stored = {key.removeprefix(f"{mode}.") for key in case.expected if key.startswith(f"{mode}.")}
     stored -= {"grad_norms", "logits_linear", "logits_side"}
@@ -77,7 +77,7 @@ def test_gradient_norms_agree(run):
 
 
 @pytest.mark.parametrize(("variant", "changes"), [("linear", {"head_widths": ()}), ("side", {"side_network": True})])
-def test_other_variants_answer_as_the_original(variant, changes):
+def test_other_variants_match_the_original(variant, changes):
     case = ReferenceCase("act_cls", "cls")
     manifest = case.manifest
     own = {k: v for k, v in case.original.items() if k not in manifest[f"missing_state_{variant}"]}

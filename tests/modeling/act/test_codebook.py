@@ -15,15 +15,15 @@ def setting():
     return Codebook(12, 5), torch.randn(2, 7, 12, requires_grad=True)
 
 
-def test_soft_codes_are_the_mixture_of_torchs_gumbel_softmax(setting):
+def test_soft_codes_match_torchs_gumbel_softmax(setting):
     codebook, logits = setting
     torch.manual_seed(3)
     noise = -torch.empty_like(logits).exponential_().log()
     torch.manual_seed(3)
-    shares = torch.nn.functional.gumbel_softmax(logits, tau=0.7)
+    probabilities = torch.nn.functional.gumbel_softmax(logits, tau=0.7)
     codes, token_ids = codebook(logits, 0.7, noise=noise)
-    torch.testing.assert_close(codes, shares @ codebook.weight)
-    assert torch.equal(token_ids, shares.argmax(dim=-1))
+    torch.testing.assert_close(codes, probabilities @ codebook.weight)
+    assert torch.equal(token_ids, probabilities.argmax(dim=-1))
 
 
 def test_a_hard_code_is_a_row_with_the_gradient_of_the_mixture(setting):
@@ -32,30 +32,30 @@ def test_a_hard_code_is_a_row_with_the_gradient_of_the_mixture(setting):
     torch.testing.assert_close(codes, codebook.weight[token_ids])
     weights = torch.randn_like(codes)
     soft, _ = codebook(logits, 0.7)
-    hard_gradient, of_codebook = torch.autograd.grad((codes * weights).sum(), (logits, codebook.weight))
+    hard_gradient, codebook_gradient = torch.autograd.grad((codes * weights).sum(), (logits, codebook.weight))
     (soft_gradient,) = torch.autograd.grad((soft * weights).sum(), logits)
     torch.testing.assert_close(hard_gradient, soft_gradient)
-    expected = torch.zeros_like(of_codebook).index_add_(0, token_ids.flatten(), weights.flatten(0, 1))
-    torch.testing.assert_close(of_codebook, expected)
+    expected = torch.zeros_like(codebook_gradient).index_add_(0, token_ids.flatten(), weights.flatten(0, 1))
+    torch.testing.assert_close(codebook_gradient, expected)
     with torch.no_grad():
         assert torch.equal(codebook(logits, 0.7, hard=True)[0], codebook.weight[token_ids])
 
 
-def test_noise_is_gumbels():
+def test_noise_follows_the_gumbel_distribution():
     noise = gumbel_noise(torch.zeros(200_000), torch.Generator().manual_seed(0))
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_noise_for_logits_in_half_precision_is_gumbels_too(dtype):
+def test_noise_for_half_precision_logits_follows_the_gumbel_distribution(dtype):
     noise = gumbel_noise(torch.zeros(200_000, dtype=dtype), torch.Generator().manual_seed(0))
     assert torch.equal(noise, gumbel_noise(torch.zeros(200_000), torch.Generator().manual_seed(0)))
-    assert noise.max() > 10, "a quarter of a million draws reach far"
+    assert noise.max() > 10, "the tail is cut off"
 
 
 @pytest.mark.parametrize("precision", ["bfloat16 model", "autocast"])
-def test_codes_are_drawn_in_half_precision_as_in_full(setting, precision):
+def test_half_precision_draws_the_same_codes(setting, precision):
     codebook, _ = setting
     logits = torch.randn(4, 64, 12, generator=torch.Generator().manual_seed(1)).bfloat16()
     noise = gumbel_noise(logits, torch.Generator().manual_seed(2))
@@ -68,7 +68,7 @@ def test_codes_are_drawn_in_half_precision_as_in_full(setting, precision):
     assert_nearly_equal(codes, expected, 0.01)
 
 
-def test_uniform_codes_cost_nothing_and_one_code_much():
+def test_uniform_codes_have_no_loss_and_a_single_code_a_large_one():
     assert uniform_code_loss(torch.zeros(2, 7, 12)).item() == pytest.approx(0, abs=1e-6)
     one = torch.zeros(2, 7, 12)
     one[..., 3] = 20
@@ -85,7 +85,7 @@ def test_the_loss_is_the_divergence_from_the_mean_posterior(setting):
     torch.testing.assert_close(*gradients)
 
 
-def test_schedules_refuse_what_is_below_zero():
+def test_schedules_reject_negative_numbers():
     from hf_any3d.modeling.act import gumbel_temperature, kl_weight
 
     assert gumbel_temperature(5, steps=10, start=2.0, end=1.0) == pytest.approx(1.5)

@@ -1,4 +1,4 @@
-"""What the configuration refuses, and what it derives."""
+"""Checks and derived values of the configuration."""
 
 import pytest
 
@@ -15,12 +15,12 @@ from hf_any3d.modeling.act import ActConfig
         ({"category_parts": [[0], [1]], "category_names": ["mug"]}, "expected 2 names"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ActConfig(**settings)
 
 
-def test_a_config_survives_its_file(tmp_path):
+def test_a_saved_config_is_equal(tmp_path):
     config = ActConfig(num_groups=16, sampling_min_squared_norm=1e-3, head_widths=(), category_parts=[[0, 1], [2]])
     config.save_pretrained(tmp_path)
     again = ActConfig.from_pretrained(tmp_path)
@@ -28,5 +28,5 @@ def test_a_config_survives_its_file(tmp_path):
     assert again.num_categories == 2 and again.min_points == 32
 
 
-def test_the_sound_behaviour_is_the_default():
+def test_defaults_have_no_quirks_of_released_programs():
     assert ActConfig().sampling_min_squared_norm is None

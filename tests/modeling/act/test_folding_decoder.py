@@ -10,7 +10,7 @@ from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 
 
 def plain(decoder, tokens):
-    """The same with one row for every fine point, as the paper writes it."""
+    """Compute the same with one row for every fine point, as in the paper."""
     batch, groups, width = tokens.shape
     coarse = decoder.coarse(tokens).view(batch * groups, -1, 3)
     points = coarse.shape[1] * 4
@@ -25,7 +25,7 @@ def plain(decoder, tokens):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("part", [1 << 18, 200], ids=["one part", "many parts"])
-def test_points_gradients_and_statistics_are_those_of_plain_modules(training, part, monkeypatch):
+def test_points_gradients_and_statistics_match_plain_modules(training, part, monkeypatch):
     monkeypatch.setattr(normed_linear, "_PART_CPU", part)
     torch.manual_seed(0)
     decoder = FoldingDecoder(12, 16, 20, 24).train(training)
@@ -44,5 +44,5 @@ def test_points_gradients_and_statistics_are_those_of_plain_modules(training, pa
     others = torch.autograd.grad((expected[1] * weights).sum(), [tokens, *other.parameters()])
     for name, gradient, wanted in zip(names, gradients, others, strict=True):
         if training and name in ("lift.bias", "widen.bias"):
-            continue  # a norm takes them out again
+            continue  # cancelled by a norm
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=name)

@@ -9,15 +9,15 @@ from hf_any3d.modeling.act.group_norms import normed_edge_maximum, normed_tokens
 
 
 def plain(graph, tokens, neighbors):
-    """The same with one row for every edge, as the paper writes it."""
-    features, heard = graph.input(tokens), []
+    """Compute the same with one row for every edge, as in the paper."""
+    features, outputs = graph.input(tokens), []
     for layer in graph.layers:
         ends = torch.stack([cloud[index] for cloud, index in zip(features, neighbors, strict=True)])
         own = features.unsqueeze(2).expand_as(ends)
         edges = layer.linear(torch.cat([ends - own, own], dim=-1)).permute(0, 3, 1, 2)
         features = nn.functional.leaky_relu(layer.norm(edges), 0.2).amax(dim=-1).transpose(1, 2)
-        heard.append(features)
-    rows = graph.output(torch.cat(heard, dim=-1)).transpose(1, 2)
+        outputs.append(features)
+    rows = graph.output(torch.cat(outputs, dim=-1)).transpose(1, 2)
     return nn.functional.leaky_relu(graph.norm(rows), 0.2).transpose(1, 2)
 
 
@@ -31,7 +31,7 @@ def graph():
     return graph
 
 
-def test_outputs_and_gradients_are_those_of_plain_modules(graph):
+def test_outputs_and_gradients_match_plain_modules(graph):
     tokens, centers = torch.randn(3, 20, 12, requires_grad=True), torch.rand(3, 20, 3)
     neighbors = graph.neighbors_of(centers)
     ours, expected = graph(tokens, neighbors), plain(graph, tokens, neighbors)
@@ -42,7 +42,7 @@ def test_outputs_and_gradients_are_those_of_plain_modules(graph):
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
 
 
-def test_statistics_survive_a_mean_far_from_zero():
+def test_statistics_are_accurate_for_a_mean_far_from_zero():
     torch.manual_seed(0)
     terms, neighbors = torch.randn(2, 10, 16) + 1000, torch.randint(10, (2, 10, 4))
     gain, shift = torch.ones(8), torch.zeros(8)
@@ -63,7 +63,7 @@ def test_the_first_neighbor_is_the_token_itself(graph):
     assert torch.equal(neighbors[..., 0], torch.arange(9).expand(2, -1))
 
 
-def test_less_is_kept_for_the_backward_pass_than_for_every_edge(graph):
+def test_backward_pass_keeps_less_than_one_row_per_edge(graph):
     tokens, centers = torch.randn(2, 64, 12, requires_grad=True), torch.rand(2, 64, 3)
     neighbors = graph.neighbors_of(centers)
 

@@ -15,7 +15,7 @@ def test_every_cloud_hides_the_same_number(kind, num_masked):
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_a_generator_decides_the_mask(kind):
+def test_the_generator_determines_the_mask(kind):
     first, again, other = (MASKS[kind](CENTERS, 7, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -34,7 +34,7 @@ def test_block_masks_hide_the_patches_nearest_to_their_seed():
         assert far[hidden].max() < far[~hidden].min()
 
 
-def test_equally_far_patches_are_hidden_in_their_order():
+def test_ties_are_hidden_in_order():
     assert torch.equal(block_mask(torch.zeros(1, 5, 3), 2), torch.tensor([[True, True, False, False, False]]))
 
 

@@ -285,7 +285,7 @@ def test_training_resumes_from_a_checkpoint(tmp_path):
         ({"class_token_loss": True, "use_class_token": False}, "expected a class token"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ActConfig(**settings)
 

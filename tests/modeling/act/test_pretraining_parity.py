@@ -1,4 +1,4 @@
-"""Our pretraining step against stored steps of the released program, stage by stage."""
+"""Our pretraining step against stored steps of the released program, tensor by tensor."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def run(request):
 
 
 @pytest.mark.parametrize("path", TOLERANCE)
-def test_every_stored_stage_agrees(run, path):
+def test_every_stored_tensor_agrees(run, path):
     case, ours = run
     stored = {key for key in case.expected if key.startswith(path)} - {f"{path}loss", f"{path}grad_norms"}
     assert {f"{path}teacher_target_masked", f"{path}teacher_target_all"} <= stored <= ours.keys()
@@ -58,7 +58,7 @@ def test_losses_agree(run, path):
 
 
 @pytest.mark.parametrize("path", ["eval.", "train."])
-def test_there_are_guesses_by_way_of_the_class_token_where_its_loss_counts(run, path):
+def test_class_token_predictions_exist_only_with_their_loss(run, path):
     case, ours = run
     counts = case.manifest["constructor_args"]["transformer_config"]["cls_loss"]
     assert (f"{path}student_pred_global" in case.expected) == counts
@@ -83,7 +83,7 @@ def test_the_same_parameters_train(run):
     assert still == {name for name in trained if name.startswith(FEATURE_HEAD)}
 
 
-def test_parameters_are_as_many(run):
+def test_parameter_counts_agree(run):
     case, ours = run
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     released = sum(

@@ -1,4 +1,4 @@
-"""Our segmentation models against stored runs of the released programs, stage by stage."""
+"""Our segmentation models against stored runs of the released programs, tensor by tensor."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def run(request):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_every_stored_stage_agrees(run, mode):
+def test_every_stored_tensor_agrees(run, mode):
     case, found, _ = run
     stored = {key.removeprefix(f"{mode}.") for key in case.expected if key.startswith(f"{mode}.")} - {"grad_norms"}
     assert stored == set(found[mode])

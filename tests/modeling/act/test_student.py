@@ -1,4 +1,4 @@
-"""What holds for the point transformer and every model with a head on it."""
+"""The point transformer and all models with a head on it."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def answer(model: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
     return output.logits if "logits" in output else output.last_hidden_state
 
 
-def test_output_says_where_every_token_is():
+def test_output_contains_the_position_of_every_token():
     model, points = tiny_act(ActModel), clouds()
     output = model(points)
     assert output.last_hidden_state.shape == (2, 13, 24) and output.pooler_output.shape == (2, 48)
@@ -64,7 +64,7 @@ def test_a_model_without_class_token_pools_points_only():
 
 
 @pytest.mark.parametrize("model_class", [ActModel, *HEADS])
-def test_a_saved_model_answers_the_same_through_its_auto_class(tmp_path, model_class):
+def test_a_saved_model_predicts_the_same_through_its_auto_class(tmp_path, model_class):
     model = tiny_act(model_class)
     model.save_pretrained(tmp_path)
     auto = HEADS.get(model_class, AutoModel)
@@ -76,7 +76,7 @@ def test_a_saved_model_answers_the_same_through_its_auto_class(tmp_path, model_c
 
 
 @pytest.mark.parametrize("model_class", [ActModel, *HEADS])
-def test_an_answer_does_not_depend_on_the_other_clouds_of_a_batch(model_class):
+def test_predictions_do_not_depend_on_the_other_clouds_of_a_batch(model_class):
     model, inputs = tiny_act(model_class), inputs_of(model_class, 3)
     together = answer(model, **inputs)
     for cloud in range(3):
@@ -101,14 +101,14 @@ def test_checkpointing_gives_the_same_gradients(model_class):
 
 
 @pytest.mark.parametrize("model_class", HEADS)
-def test_every_parameter_learns(model_class):
+def test_every_parameter_gets_a_gradient(model_class):
     model = tiny_act(model_class, drop_path_rate=0.0).train()
     model(**inputs_of(model_class)).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize("model_class", HEADS)
-def test_half_precision_runs_and_answers_alike(model_class):
+def test_half_precision_predictions_are_close(model_class):
     inputs = inputs_of(model_class)
     full, half = tiny_act(model_class), tiny_act(model_class).bfloat16()
     expected, found = answer(full, **inputs), answer(half, **inputs)
@@ -118,14 +118,14 @@ def test_half_precision_runs_and_answers_alike(model_class):
 
 
 @pytest.mark.parametrize("model_class", HEADS)
-def test_eager_attention_answers_as_sdpa(model_class):
+def test_eager_attention_matches_sdpa(model_class):
     model, inputs = tiny_act(model_class), inputs_of(model_class)
     expected = answer(model, **inputs)
     model.set_attn_implementation("eager")
     torch.testing.assert_close(answer(model, **inputs), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_colours_count():
+def test_colours_affect_predictions():
     model = tiny_act(ActForPointCloudClassification, in_channels=6)
     points = clouds(channels=6)
     other = torch.cat([points[..., :3], points[..., 3:].flip(2)], dim=-1)
@@ -143,7 +143,7 @@ def test_points_of_another_shape_are_refused(points, message):
 
 
 def test_a_pretrained_student_leaves_only_the_heads_to_be_initialised(tmp_path):
-    """As a model for pretraining stores it: the student below `act.`, and what pretraining alone needs."""
+    """A pretraining checkpoint has the student under `act.`, and weights of pretraining only."""
 
     class Pretraining(ActForPointCloudClassification):
         def __init__(self, config):
@@ -164,7 +164,7 @@ def test_a_pretrained_student_leaves_only_the_heads_to_be_initialised(tmp_path):
         assert ("class_token.token" in own) == (model_class in (ActModel, ActForPointCloudClassification))
 
 
-def test_weights_begin_as_the_released_programs_begin():
+def test_initial_weights_are_as_in_the_released_programs():
     torch.manual_seed(0)
     model = ActForPointCloudClassification(ActConfig(**(SMALL | {"hidden_size": 192, "head_widths": (256,)})))
     weight = model.act.blocks.layers[0].mlp.fc1.weight
@@ -177,7 +177,7 @@ def test_weights_begin_as_the_released_programs_begin():
     assert not segmenter.segmenter.from_points.bias.any()
 
 
-def test_a_segmenter_leaves_the_config_that_it_was_given_alone():
+def test_a_segmenter_does_not_change_its_config_argument():
     config = ActConfig(**SMALL)
     assert ActForSemanticSegmentation(config).config.use_class_token is False
     assert config.use_class_token is True

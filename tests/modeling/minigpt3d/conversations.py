@@ -1,4 +1,4 @@
-"""Prompts of the stored runs as token ids, one a character, as their toy tokenizer makes them."""
+"""Prompts of the stored runs as token ids, one per character, as in their toy tokenizer."""
 
 from __future__ import annotations
 

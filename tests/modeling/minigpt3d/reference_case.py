@@ -22,9 +22,9 @@ class ReferenceCase:
     """Reads `tests/reference/minigpt3d_{name}.json` and `.safetensors`.
 
     Args:
-        name: Of the case.
-        prefix: What the names of its tensors lack in front, where it is a run of one part.
-        left_out: Pattern of names that a stage of the case has no tensors for.
+        name: Name of the case.
+        prefix: Prefix to add to its tensor names, if it is a run of a submodel.
+        left_out: Pattern of names for which the case has no tensors.
     """
 
     def __init__(self, name: str, prefix: str = "", left_out: str = "$"):
@@ -44,18 +44,18 @@ class ReferenceCase:
         )
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """What of the state lies below a module, under that module's own names."""
+        """The state of a submodule, under its own names."""
         return {name.removeprefix(prefix): value for name, value in self.state.items() if name.startswith(prefix)}
 
     def load_into(self, module: nn.Module, prefix: str = "") -> nn.Module:
-        """Give a module, built on the meta device too, all of its tensors, and no others."""
+        """Load exactly its tensors into a module, which may be on the meta device."""
         part = self.part(prefix)
         names = names_in(module, part)
         module.load_state_dict({names[name]: tensor for name, tensor in part.items()}, assign=True)
         return module.eval()
 
     def difference(self, key: str, ours: torch.Tensor, where: torch.Tensor | None = None) -> float:
-        """How far our complete tensor is at most from the stored part of theirs; `where` picks rows of that part."""
+        """Largest difference of our full tensor from the stored entries of theirs; `where` selects rows of these."""
         steps = self.manifest["subsampling"].get(key, [1] * ours.ndim)
         ours = ours[tuple(slice(None, None, step) for step in steps)]
         assert ours.shape == self[key].shape

@@ -1,4 +1,4 @@
-"""The whole model in the sizes of the stored runs: real widths, few layers, a tiny language model."""
+"""The full model in the sizes of the stored runs: real widths, few layers, a tiny language model."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def released_model(
 ) -> MiniGPT3DForConditionalGeneration:
     with torch.device("meta"):
         model = MiniGPT3DForConditionalGeneration(released_config(case, **changes), point_encoder)
-    # The tables of the rotary positions are in no state dict.
+    # The rotary position tables are not in the state dict.
     model.language_model.model.rotary_emb = type(model.language_model.model.rotary_emb)(model.config.text_config)
     return case.load_into(model)

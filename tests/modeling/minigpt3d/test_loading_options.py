@@ -1,4 +1,4 @@
-"""Precision, attention, devices and bits: however a model is opened, it answers."""
+"""Loading options: precision, attention, devices and quantization."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_tok
 
 @pytest.fixture(scope="module")
 def model() -> MiniGPT3DForConditionalGeneration:
-    """LoRA that has an effect, and weights that tell clouds apart."""
+    """A model whose LoRA has an effect and whose weights separate clouds."""
     model = tiny_model(use_query_experts=True)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -39,8 +39,8 @@ def saved(model, tmp_path_factory) -> str:
 @torch.no_grad()
 def logits(model):
     points = [cloud.to(model.device) for cloud in clouds(40, 30)]
-    told = model(**{name: value.to(model.device) for name, value in BATCH.items()}, points=points).logits
-    return told[BATCH["attention_mask"] == 1].float().cpu()
+    logits = model(**{name: value.to(model.device) for name, value in BATCH.items()}, points=points).logits
+    return logits[BATCH["attention_mask"] == 1].float().cpu()
 
 
 @torch.no_grad()
@@ -58,14 +58,14 @@ def test_attention_is_the_same_however_it_is_computed(model, saved, implementati
 
 
 @torch.no_grad()
-def test_half_precision_answers_from_a_batch_as_each_alone(saved, model):
+def test_half_precision_generates_the_same_from_cached_features(saved, model):
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(saved, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in opened.parameters()} == {torch.bfloat16}
     assert torch.nn.functional.cosine_similarity(logits(opened), logits(model)).min() > 0.98
-    told = answers(opened)
+    expected = answers(opened)
     features = opened.get_point_features(clouds(40, 30))
     assert features.dtype == torch.bfloat16
-    assert torch.equal(opened.generate(**BATCH, point_features=features, **GREEDY)[:, 8:], told)
+    assert torch.equal(opened.generate(**BATCH, point_features=features, **GREEDY)[:, 8:], expected)
     beams = opened.generate(**BATCH, points=clouds(40, 30), num_beams=2, **GREEDY)
     assert beams.shape == (2, 14)
 
@@ -78,8 +78,8 @@ def test_device_map_places_the_whole_model(saved, model, device_map):
     torch.testing.assert_close(logits(opened), logits(model), rtol=1e-4, atol=1e-4)
 
 
-def test_parts_may_lie_in_different_places(saved, model, tmp_path):
-    """What one processor shows of several: the language model comes from disk, layer by layer."""
+def test_submodels_may_be_on_different_devices(saved, model, tmp_path):
+    """Tested on one device: the language model is loaded from disk, layer by layer."""
     places = {"point_encoder": "cpu", "bridge": "cpu", "language_model": "disk"}
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(saved, device_map=places, offload_folder=tmp_path)
     assert opened.hf_device_map == places
@@ -111,7 +111,7 @@ def parts(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_language_model_in_few_bits_answers_and_trains(parts, bits, tmp_path):
+def test_quantized_language_model_generates_and_trains(parts, bits, tmp_path):
     pytest.importorskip("bitsandbytes")
     config = tiny_config().to_dict()
     others = {name: config[name] for name in ("qformer_config", "text_lora", "qformer_lora", "point_token_id")}
@@ -131,7 +131,7 @@ def test_language_model_in_few_bits_answers_and_trains(parts, bits, tmp_path):
     small(**BATCH, points=clouds(40, 30), labels=labels).loss.backward()
     gradients = [small.get_parameter(name).grad for name in names]
     assert all(gradient is not None for gradient in gradients)
-    # The first halves of LoRA wait for the second ones, which begin as zeros.
+    # LoRA's A gets no gradient while B is zero.
     assert sum(bool(gradient.any()) for gradient in gradients) > len(gradients) / 3
     small.save_pretrained(tmp_path)
     again = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BITS[bits]())

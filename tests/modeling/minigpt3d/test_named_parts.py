@@ -1,4 +1,4 @@
-"""Models that name their public parts: what is saved, and what is opened around it."""
+"""Saving and loading models whose pretrained parts are kept elsewhere."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def answers(model: MiniGPT3DForConditionalGeneration) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stage", [1, 3, 4])
-def test_what_parts_hold_is_not_saved_and_comes_back(folder, tmp_path, stage):
+def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, stage):
     model = built(folder, stage)
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
@@ -72,7 +72,7 @@ def test_loading_options_reach_all_parts(folder, tmp_path):
     assert halves.config.router_top_k == 1 and answers(halves).dtype == torch.bfloat16
 
 
-def test_a_model_of_shards_opens_alike(folder, tmp_path):
+def test_a_sharded_model_loads_the_same(folder, tmp_path):
     model = built(folder)
     model.save_pretrained(tmp_path, max_shard_size="8KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
@@ -89,7 +89,7 @@ def test_parts_with_other_weights_are_refused(folder, tmp_path):
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "model")
 
 
-def test_parts_may_lie_elsewhere_by_now(folder, tmp_path):
+def test_parts_may_have_moved(folder, tmp_path):
     for part in PARTS:
         shutil.copytree(folder / part, tmp_path / "first" / part)
     model = built(tmp_path / "first")
@@ -113,7 +113,7 @@ def test_parts_may_lie_elsewhere_by_now(folder, tmp_path):
         ),
     ],
 )
-def test_every_tensor_is_accounted_for(folder, tmp_path, change, text):
+def test_missing_unexpected_and_misshapen_tensors_are_named(folder, tmp_path, change, text):
     built(folder).save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     change(stored)
@@ -132,13 +132,13 @@ def test_a_part_that_lacks_weights_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["store", "merge"])
-def test_a_model_may_be_stored_whole(folder, tmp_path, change):
+def test_a_model_may_be_stored_in_full(folder, tmp_path, change):
     model = with_lora(built(folder))
     before = answers(model)
     if change == "store":
         model.store_parts()
     else:
-        merge_lora(model)  # after which the weights are no part's any more
+        merge_lora(model)  # changes the weights of the parts
     model.save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
     assert json.loads((tmp_path / "config.json").read_text())["parts"] is None
@@ -160,7 +160,7 @@ def test_parts_that_are_models_are_stored(folder, tmp_path):
     assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
 
 
-def test_a_small_repository_of_queries_and_q_former_serves_as_well(folder, tmp_path):
+def test_a_repository_of_queries_and_q_former_only_can_be_used(folder, tmp_path):
     QueriesAndQFormer.from_pretrained(folder / "qformer").save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < (folder / "qformer" / "model.safetensors").stat().st_size
     model = build_from_parts(folder / "point_encoder", tmp_path, folder / "language_model", **CONFIG)

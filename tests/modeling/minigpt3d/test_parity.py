@@ -1,4 +1,4 @@
-"""The whole model against a stored run of the released one."""
+"""The full model against a stored run of the released one."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_greedy_answers_are_the_released_ones(released, case, point_tokens):
     prompt = "<s>[INST] <PC><PointCloudHere></PC> <s>[INST] {} [/INST]"
     batch = prompt_batch([prompt.format(question) for question in case.manifest["input"]["generate"]["questions"]])
     assert torch.equal(batch["attention_mask"], case["generate.attention_mask"].long())
-    told = released.generate(
+    output = released.generate(
         **batch,
         point_features=features,
         max_new_tokens=8,
@@ -68,5 +68,5 @@ def test_greedy_answers_are_the_released_ones(released, case, point_tokens):
         output_logits=True,
     )
     prompted = batch["input_ids"].shape[1]
-    assert torch.equal(told.sequences[:, prompted:], case["generate.tokens"].long())
-    assert case.difference("generate.step_logits", torch.stack(told.logits, dim=1)) < 1e-4
+    assert torch.equal(output.sequences[:, prompted:], case["generate.tokens"].long())
+    assert case.difference("generate.step_logits", torch.stack(output.logits, dim=1)) < 1e-4

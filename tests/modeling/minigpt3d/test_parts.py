@@ -27,16 +27,16 @@ def blip2() -> Blip2ForConditionalGeneration:
 
 def test_parts_are_opened_from_their_repositories(tmp_path):
     torch.manual_seed(0)
-    source, asking = tiny_model(text_lora=None, qformer_lora=None), blip2()
+    source, released = tiny_model(text_lora=None, qformer_lora=None), blip2()
     source.point_encoder.save_pretrained(tmp_path / "eyes")
     source.language_model.save_pretrained(tmp_path / "words")
-    asking.save_pretrained(tmp_path / "blip2")
+    released.save_pretrained(tmp_path / "blip2")
     names = (tmp_path / "eyes", tmp_path / "blip2", tmp_path / "words")
     model = build_from_parts(*names, point_token_id=POINT_TOKEN, **CONFIG, **LORA)
 
     for queries in model.bridge.experts.queries:
-        assert torch.equal(queries, asking.query_tokens[0])
-    ours, theirs = model.bridge.qformer.encoder.layer[0], asking.qformer.encoder.layer[0]
+        assert torch.equal(queries, released.query_tokens[0])
+    ours, theirs = model.bridge.qformer.encoder.layer[0], released.qformer.encoder.layer[0]
     assert torch.equal(ours.attention.attention.query.base_layer.weight, theirs.attention.attention.query.weight)
     assert torch.equal(ours.output_query.LayerNorm.weight, theirs.output_query.LayerNorm.weight)
     assert model.config.qformer_config.hidden_dropout_prob == 0.0
@@ -47,7 +47,7 @@ def test_parts_are_opened_from_their_repositories(tmp_path):
     assert torch.equal(model(words).logits, source(words).logits)
 
 
-def test_the_q_former_may_start_fresh():
+def test_the_q_former_may_be_untrained():
     source = tiny_model(text_lora=None, qformer_lora=None)
     config = CONFIG | {"qformer_config": tiny_config().qformer_config, "num_query_tokens": PLACES}
     model = build_from_parts(source.point_encoder, None, source.language_model, point_token_id=POINT_TOKEN, **config)

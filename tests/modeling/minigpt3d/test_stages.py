@@ -41,7 +41,7 @@ def test_stages_train_as_many_parameters_as_published(full_size):
     assert sum(parameter.numel() for parameter in full_size.parameters()) == 2_954_367_240
 
 
-def test_a_model_of_all_stages_stores_what_was_trained_and_nothing_else(full_size):
+def test_a_model_of_all_stages_stores_only_trained_parameters(full_size):
     set_stage(full_size, 4)
     full_size.config.parts = {
         part: {"name_or_path": "a/repository"} for part in ("point_encoder", "qformer", "language_model")
@@ -56,8 +56,8 @@ def our_names(names: list[str]) -> list[str]:
     return [next(iter(convert_minigpt3d_state_dict({name: torch.zeros(1, 1, 1)}))) for name in names]
 
 
-class Handed(nn.Module):
-    """In place of a point encoder: gives what it is given."""
+class IdentityEncoder(nn.Module):
+    """Stub of a point encoder that returns its input."""
 
     def forward(self, points, return_dict=True):
         return type("Output", (), {"last_hidden_state": points})
@@ -70,14 +70,14 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
     if stage == 1:  # whose run had no LoRA in its Q-Former yet
         changes["qformer_lora"] = None
         case = ReferenceCase("train", left_out="Qformer.*lora")
-    model = released_model(case, Handed(), **changes)
+    model = released_model(case, IdentityEncoder(), **changes)
     set_stage(model, stage)
     decayed, others = (group["params"] for group in weight_decay_groups(model))
-    told = case.manifest["stages"][stored]
+    recorded = case.manifest["stages"][stored]
     parameters = dict(model.named_parameters())
     for key, names, ours in (
-        ("weight_decay", told["weight_decay"], decayed),
-        ("no_weight_decay", told["no_weight_decay"], others),
+        ("weight_decay", recorded["weight_decay"], decayed),
+        ("no_weight_decay", recorded["no_weight_decay"], others),
     ):
         theirs = [parameters[name] for name in our_names(names)]
         assert {id(parameter) for parameter in theirs} == {id(parameter) for parameter in ours}, key
@@ -94,13 +94,13 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
         loss.backward()
         if step == 0:
             for key in ("weight_decay", "no_weight_decay"):
-                norms = torch.stack([parameters[name].grad.norm() for name in our_names(told[key])])
+                norms = torch.stack([parameters[name].grad.norm() for name in our_names(recorded[key])])
                 torch.testing.assert_close(norms, case[f"{stored}.grad_norm_{key}"], rtol=1e-3, atol=1e-6)
         optimizer.step()
     torch.testing.assert_close(torch.tensor(losses), case[f"{stored}.losses"], rtol=0, atol=1e-3)
 
 
-def test_a_stage_is_kept_and_put_back(tmp_path):
+def test_tensors_of_a_stage_are_saved_and_loaded(tmp_path):
     trained, fresh = tiny_model(seed=1), tiny_model(seed=2)
     kept = stage_tensors(trained, 3)
     load_stage_tensors(fresh, 3, kept)
@@ -111,20 +111,20 @@ def test_a_stage_is_kept_and_put_back(tmp_path):
 def test_tensors_of_another_stage_are_refused_by_name():
     model = tiny_model()
     kept = stage_tensors(model, 1)
-    spoilt = {
+    invalid = {
         name: tensor.new_zeros(1) if name == "bridge.point_mlp.layers.0.bias" else tensor
         for name, tensor in kept.items()
         if name != "bridge.point_mlp.layers.1.bias"
     }
-    told = (
+    message = (
         "bridge.point_mlp.layers.1.bias is missing; extra is not trained in stage 1; "
         r"bridge.point_mlp.layers.0.bias has shape \(1,\), expected"
     )
-    with pytest.raises(ValueError, match=told):
-        load_stage_tensors(model, 1, spoilt | {"extra": torch.zeros(1)})
+    with pytest.raises(ValueError, match=message):
+        load_stage_tensors(model, 1, invalid | {"extra": torch.zeros(1)})
 
 
-def test_experts_are_used_in_the_fourth_stage_alone():
+def test_experts_are_used_only_in_the_fourth_stage():
     model = tiny_model()
     used = []
     for stage in (1, 2, 3, 4, 3):
@@ -134,13 +134,13 @@ def test_experts_are_used_in_the_fourth_stage_alone():
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes", "told"),
+    ("stage", "changes", "message"),
     [
         (5, {}, "stage=5; expected one of 1, 2, 3, 4"),
-        (2, {"text_lora": None}, "text_lora=None; stage 2 trains it"),
-        (3, {"qformer_lora": None}, "qformer_lora=None; stage 3 trains it"),
+        (2, {"text_lora": None}, "text_lora=None, but stage 2 trains it"),
+        (3, {"qformer_lora": None}, "qformer_lora=None, but stage 3 trains it"),
     ],
 )
-def test_stages_that_cannot_be_are_refused(stage, changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_stages_are_refused(stage, changes, message):
+    with pytest.raises(ValueError, match=message):
         set_stage(tiny_model(**changes), stage)

@@ -1,4 +1,4 @@
-"""What drops and what is at rest while MiniGPT-3D trains, as published; and the one accident that has a switch."""
+"""Dropout and weight decay while MiniGPT-3D trains, as published, and the released dropout at inference."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ DROPPING = {
 }
 
 
-def test_the_q_former_is_at_rest_and_its_lora_is_not():
+def test_only_the_lora_of_the_q_former_has_dropout_in_training():
     dropping = tiny_config().qformer_config.to_dict() | {
         "hidden_dropout_prob": 0.5,
         "attention_probs_dropout_prob": 0.5,
@@ -31,7 +31,7 @@ def test_the_q_former_is_at_rest_and_its_lora_is_not():
     assert not any(module.training for module in model.eval().modules())
 
 
-def test_dropout_at_inference_is_off_unless_asked_for(caplog):
+def test_dropout_at_inference_is_off_by_default(caplog):
     points = torch.stack(clouds(40))
     sound = with_lora(tiny_model(**DROPPING))
     assert torch.equal(sound.get_point_features(points), sound.get_point_features(points))
@@ -43,7 +43,7 @@ def test_dropout_at_inference_is_off_unless_asked_for(caplog):
 
 
 @pytest.mark.parametrize("stage", [1, 2, 4])
-def test_the_trainers_rule_of_decay_is_the_published_one(stage):
+def test_the_trainer_decays_the_published_parameters(stage):
     model = tiny_model()
     set_stage(model, stage)
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -52,10 +52,10 @@ def test_the_trainers_rule_of_decay_is_the_published_one(stage):
     assert decaying == decayed and not decaying & others
 
 
-def test_experts_that_nobody_asked_decay_and_move_on():
+def test_unselected_experts_get_weight_decay():
     model = with_lora(tiny_model(router_top_k=1))
     set_stage(model, 4)
-    model.bridge.experts.router.requires_grad_(False)  # so that the same set is asked twice
+    model.bridge.experts.router.requires_grad_(False)  # so that the same set is selected twice
     model.train()
     optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.5), lr=0.1)
     before = [queries.detach().clone() for queries in model.bridge.experts.queries]
@@ -64,9 +64,9 @@ def test_experts_that_nobody_asked_decay_and_move_on():
         optimizer.zero_grad()
         out = model(prompt, points=points, labels=prompt.masked_fill(prompt == POINT_TOKEN, -100))
         out.loss.backward()
-        asked = int(out.router_logits.argmax())
+        selected = int(out.router_logits.argmax())
         optimizer.step()
     for number, (old, queries) in enumerate(zip(before, model.bridge.experts.queries, strict=True)):
-        if number != asked:
+        if number != selected:
             assert queries.grad is not None and not queries.grad.any()
             torch.testing.assert_close(queries.detach(), old * (1 - 0.1 * 0.5) ** 2)

@@ -55,6 +55,6 @@ def tiny_model(text: str = "normed_phi", *, seed: int = 0, **changes) -> MiniGPT
 
 
 def clouds(*counts: int, seed: int = 0) -> list[torch.Tensor]:
-    """Clouds with as many points as asked for."""
+    """Clouds with the given numbers of points."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(count, 6, generator=generator) for count in counts]

@@ -1,4 +1,4 @@
-"""The blocks against torch's own transformer layer, and what is added on the way."""
+"""Transformer blocks against torch's own layer; positions and drop path."""
 
 import pytest
 import torch

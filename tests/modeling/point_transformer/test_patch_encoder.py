@@ -19,7 +19,7 @@ def made(in_channels: int = 3, **changes) -> PatchEncoder:
 
 
 def written_out(encoder: PatchEncoder, patches: torch.Tensor) -> torch.Tensor:
-    """Layer by layer, with the joined rows laid out."""
+    """Run layer by layer, with the joined rows materialised."""
 
     def norm(layer: nn.BatchNorm1d, rows: torch.Tensor) -> torch.Tensor:
         return layer(rows.flatten(0, -2)).view_as(rows)
@@ -43,7 +43,7 @@ def _parts(request, monkeypatch):
 @pytest.mark.parametrize("channels", [3, 6])
 def test_fused_training_matches_the_plain_modules(channels, bias, _parts):
     ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
-    patches = patches_of(channels).double() + 5  # a mean that outweighs the spread
+    patches = patches_of(channels).double() + 5  # a mean larger than the deviation
     assert ours._can_train_fused(patches)
     found, expected = ours(patches), written_out(plain, patches)
     torch.testing.assert_close(found, expected)
@@ -56,13 +56,13 @@ def test_fused_training_matches_the_plain_modules(channels, bias, _parts):
         torch.testing.assert_close(buffer, other)
 
 
-def test_only_layers_before_a_norm_go_without_bias():
+def test_only_layers_before_a_norm_have_no_bias():
     encoder = made(bias=False)
     layers = {name: layer.bias is not None for name, layer in encoder.named_children() if isinstance(layer, nn.Linear)}
     assert layers == {"lift": False, "widen": True, "join": False, "out": True}
 
 
-def test_operators_tell_compilers_their_shapes():
+def test_operators_have_fake_kernels_and_schemas():
     encoder, patches = made().train(), patches_of(3).flatten(0, 1)
     weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
     weights += [encoder.join.weight, encoder.join_norm.weight, encoder.join_norm.bias]
@@ -87,7 +87,7 @@ def test_only_one_row_for_each_point_is_kept_in_training():
     assert sum(kept.values()) < 4 * rows * (16 + 3) * 1.3
 
 
-def test_synchronised_norms_and_adapters_are_asked_themselves():
+def test_training_is_not_fused_with_replaced_layers_or_autocast():
     encoder, patches = made().train(), patches_of(3)
     encoder.widen = nn.Sequential(encoder.widen)
     assert not encoder._can_train_fused(patches)
@@ -99,7 +99,7 @@ def test_synchronised_norms_and_adapters_are_asked_themselves():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("channels", [3, 6])
-def test_numbers_gradients_and_statistics_are_those_of_the_formula(channels, training, bias):
+def test_outputs_gradients_and_statistics_match_the_formula(channels, training, bias):
     ours, plain = made(channels, bias=bias).train(training), made(channels, bias=bias).train(training)
     patches, same = patches_of(channels).requires_grad_(), patches_of(channels).requires_grad_()
     found, expected = ours(patches), written_out(plain, same)
@@ -120,7 +120,7 @@ def test_the_order_of_points_in_a_patch_does_not_matter():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_last_layer_brings_what_is_pooled_to_the_width(training):
+def test_a_final_layer_maps_pooled_features_to_the_width(training):
     encoder = made(pooled_width=10).train(training)
     patches = torch.rand(2, 3, 5, 3)
     with torch.no_grad():

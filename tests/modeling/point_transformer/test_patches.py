@@ -1,4 +1,4 @@
-"""Patches: what they hold, and what is refused."""
+"""Contents of patches and errors."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_a_patch_holds_the_nearest_points_relative_to_its_center():
             torch.testing.assert_close(patches.points[cloud, number], points[cloud, near])
 
 
-def test_further_channels_stay_as_they_are():
+def test_further_channels_are_unchanged():
     points = clouds(6)
     patches = group_patches(points, 8, 5)
     assert torch.equal(patches.neighborhoods[..., :3], group_patches(points[..., :3], 8, 5).neighborhoods)
@@ -35,7 +35,7 @@ def test_points_near_the_origin_are_skipped_on_request_only():
     points[:, 20:] *= 0.01
     sound, released = (group_patches(points, 25, 4, limit).center_index for limit in (None, 1e-3))
     assert sound[0].unique().numel() == 25
-    # With all candidates taken the released kernel repeats the first.
+    # Once all candidates are taken, the released kernel repeats the first.
     assert set(released[0].tolist()) <= set(range(20)) and released[0].unique().numel() == 20
 
 
