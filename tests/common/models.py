@@ -1,10 +1,10 @@
-"""Tiny models of every registered class, with inputs, labels, and answers of order one.
+"""Tiny models of every registered class, with inputs, labels, and outputs of order one.
 
 `CASES` has one entry for every model class that `hf_any3d.registration` names. The common suites are driven by it, so
 that a new model is covered as soon as it is registered; a registered class without a builder fails at import.
 
-Random weights of a tiny model give logits of 0.002, beside which no tolerance bites. `settle` therefore measures the
-statistics of norms on varied clouds and scales the last layer, so that answers differ by about one between clouds.
+Random weights of a tiny model give logits of 0.002, too small for the tests' tolerances. `settle` therefore measures the
+statistics of norms on varied clouds and scales the last layer, so that outputs differ by about one between clouds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests import tiny_act, tiny_autoencoders, tiny_encoders, tiny_text_towers
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 
 ENCODER = "vit"
-"""The encoder inside models that have one; its final norm is a place where dtypes meet."""
+"""Encoder family of models that have one; it has a final norm, where dtypes may mix."""
 POINTS = 48
 LABELS = 3
 PARTS = 5
@@ -65,13 +65,13 @@ class Case:
 
     Args:
         model_class: The class.
-        build: Makes a model; takes settings of its config.
-        inputs: From a number of rows and a seed to keyword arguments of `forward`, without labels.
-        labels: The same for keyword arguments that ask for a loss.
-        answer: Name of the output that counts.
-        last_layer: Path of the layer that `settle` scales; None where a norm comes last.
-        still_settings: Settings that switch off all that training draws by chance.
-        owns_encoder: Whether a frozen encoder is inside.
+        build: Function that builds a model; takes config settings.
+        inputs: Function of a batch size and a seed that returns arguments of `forward`, without labels.
+        labels: The same for the arguments that a loss requires.
+        answer: Name of the output to compare.
+        last_layer: Path of the layer that `settle` scales; None if the last layer is a norm.
+        still_settings: Settings that switch off all randomness in training.
+        owns_encoder: Whether the model has a frozen encoder.
     """
 
     model_class: type[PreTrainedModel]
@@ -89,13 +89,13 @@ class Case:
         return self.model_class.__name__
 
     def tiny(self, **settings: Any) -> PreTrainedModel:
-        """A model in eval mode whose answers are of order one."""
+        """A model in eval mode whose outputs are of order one."""
         model = self.build(**settings)
         settle(model, self)
         return model.eval()
 
     def still(self, **settings: Any) -> PreTrainedModel:
-        """The same without dropout and drop path, so that training mode gives equal answers twice."""
+        """The same without dropout and drop path, so that training mode is deterministic."""
         return self.tiny(**((self.still_settings or {}) | settings))
 
     def batch(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
@@ -103,21 +103,21 @@ class Case:
         return self.inputs(rows, seed)
 
     def labelled(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
-        """Inputs with all that a loss needs.
+        """Inputs with all arguments for a loss.
 
         Raises:
-            ValueError: If the model gives no loss.
+            ValueError: If the model returns no loss.
         """
         if self.labels is None:
-            raise ValueError(f"{self.name} gives no loss; use `loss_of`")
+            raise ValueError(f"{self.name} returns no loss; use `loss_of`")
         return self.inputs(rows, seed) | self.labels(rows)
 
     def answer_of(self, output: Any) -> torch.Tensor:
-        """The output that counts."""
+        """The output to compare."""
         return output[self.answer]
 
     def loss_of(self, model: PreTrainedModel, rows: int = 3, seed: int = 2) -> torch.Tensor:
-        """A scalar to differentiate: the model's loss, or a fixed random projection of its answer."""
+        """A scalar to differentiate: the model's loss, or a fixed random projection of its output."""
         if self.labels is not None:
             return model(**self.labelled(rows, seed)).loss
         answer = self.answer_of(model(**self.batch(rows, seed))).float()
@@ -127,7 +127,7 @@ class Case:
 
 @torch.no_grad()
 def settle(model: PreTrainedModel, case: Case) -> None:
-    """Measure norms on varied inputs and scale the last layer, so that answers are of order one."""
+    """Measure norms on varied inputs and scale the last layer, so that outputs are of order one."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if norms:
         momenta = [norm.momentum for norm in norms]
@@ -155,7 +155,7 @@ def settle(model: PreTrainedModel, case: Case) -> None:
 
 @torch.no_grad()
 def spread_weights(model: nn.Module, seed: int = 3) -> None:
-    """Draw all weights anew so that every layer keeps the scale of what it reads; norms and biases differ, too."""
+    """Draw new weights so that every layer keeps the scale of its input; norms and biases vary too."""
     generator = torch.Generator().manual_seed(seed)
     norms = {
         id(parameter)

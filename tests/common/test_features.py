@@ -1,4 +1,4 @@
-"""The PointCloud feature held to what `datasets` asks of its own Image and Mesh features."""
+"""The PointCloud feature under the tests that `datasets` has for its Image and Mesh features."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def dataset(values, feature=None, name="cloud"):
 
 @pytest.fixture
 def loose(tmp_path):
-    """A column of files that lie on this machine: one alone, and one with materials beside it."""
+    """A column of local files: one alone, and one with material files."""
     for name in ("chair_points.ply", "screwdriver.obj", "screwdriver.mtl"):
         (tmp_path / "loose").mkdir(exist_ok=True)
         (tmp_path / "loose" / name).write_bytes((FILES / name).read_bytes())
@@ -109,7 +109,7 @@ def test_every_form_goes_into_every_layout_and_nulls_stay_nulls(layout, form):
     assert set(take(undecoded[0]["cloud"])) == {"bytes", "path"}
 
 
-def test_a_feature_travels_through_yaml_json_pickle_and_equality():
+def test_a_feature_survives_yaml_json_and_pickle():
     for feature in (PointCloud(), PointCloud(decode=False), PointCloud(format="npz")):
         features = Features({"cloud": feature, "more": List(feature)})
         assert Features.from_dict(json.loads(json.dumps(features.to_dict()))) == features
@@ -128,7 +128,7 @@ def test_a_file_inside_a_tar_archive_is_read_from_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_map_hands_out_decoded_clouds_and_takes_every_form_back(batched):
+def test_map_decodes_clouds_and_encodes_every_form(batched):
     rows = dataset([points(5), triangle(), None])
 
     def count(row):
@@ -334,7 +334,7 @@ def test_what_is_pushed_holds_the_files_in_every_layout(layout, hub, tmp_path):
         assert_same(take(second["cloud"]), full_cloud())
 
 
-def test_decoded_clouds_are_encoded_again_as_they_are():
+def test_decoded_clouds_are_encoded_unchanged():
     feature = PointCloud(format="npz")
     for cloud in (full_cloud(), triangle(), PointCloudData(points() + 1e7)):
         decoded = feature.decode_example(feature.encode_example(cloud))
@@ -342,7 +342,7 @@ def test_decoded_clouds_are_encoded_again_as_they_are():
         assert_same(again, PointCloudData(**decoded))
 
 
-def test_values_that_are_no_clouds_are_refused_in_every_layout():
+def test_invalid_values_are_refused_in_every_layout():
     for value in (1.5, object(), io.StringIO("x"), {"mesh": 1}, np.zeros((2, 2)), "a.docx"):
         with pytest.raises((TypeError, ValueError)):
             PointCloud().encode_example(value)

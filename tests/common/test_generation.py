@@ -1,4 +1,4 @@
-"""What MiniGPT-3D's answers are held to: the promises that transformers' users of `generate` take for granted."""
+"""Behaviour of `generate` that users of transformers rely on, for MiniGPT-3D."""
 
 import copy
 
@@ -11,7 +11,7 @@ from tests.common.refusals import asking
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN
 
 NEVER = 10_000
-"""An id that no token has, so that nothing ends before its time."""
+"""An id that no token has, so that generation does not end early."""
 PAD, LENGTH = 0, 7
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -34,7 +34,7 @@ def answers(model, inputs, **settings):
 
 
 def by_hand(model, inputs, count: int = LENGTH) -> torch.Tensor:
-    """The likeliest tokens, one forward pass over everything each."""
+    """The most likely tokens, with one full forward pass for each."""
     ids = inputs["input_ids"]
     for _ in range(count):
         with torch.no_grad():
@@ -43,7 +43,7 @@ def by_hand(model, inputs, count: int = LENGTH) -> torch.Tensor:
     return ids
 
 
-def test_greedy_answers_are_the_likeliest_tokens_one_by_one(model):
+def test_greedy_answers_are_the_most_likely_tokens(model):
     inputs = prompts()
     expected = by_hand(model, inputs)
     made = answers(model, inputs)
@@ -59,7 +59,7 @@ def test_the_cache_changes_no_answer(model):
     assert torch.equal(answers(model, inputs, use_cache=False), answers(model, inputs, use_cache=True))
 
 
-def test_one_seed_draws_one_sample(model):
+def test_sampling_is_deterministic_for_a_seed(model):
     inputs = prompts()
     first, again, other = (answers(model, inputs, do_sample=True, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -86,7 +86,7 @@ def test_several_samples_of_a_prompt_differ_and_keep_their_clouds(model):
     assert torch.equal(greedy, single)
 
 
-def test_beams_find_what_is_at_least_as_likely(model):
+def test_beams_find_answers_at_least_as_likely(model):
     inputs = prompts()
 
     def likelihood(ids):
@@ -124,7 +124,7 @@ def test_padding_on_the_left_and_neighbours_change_no_answer(model, beams):
         assert torch.equal(answers(model, row, num_beams=beams)[0, -LENGTH:], together[number])
 
 
-def test_features_and_embeddings_stand_in_for_clouds(model):
+def test_features_and_embeddings_replace_clouds(model):
     inputs = prompts()
     expected = answers(model, inputs)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_features_and_embeddings_stand_in_for_clouds(model):
     assert torch.equal(answers(model, from_embeds), expected[:, -LENGTH:])
 
 
-def test_a_prompt_without_a_cloud_is_answered_and_a_cloud_without_a_place_is_not(model):
+def test_a_cloud_needs_placeholders_in_the_prompt(model):
     words = {"input_ids": torch.randint(2, 24, (2, 5), generator=torch.Generator().manual_seed(0))}
     assert answers(model, words).shape == (2, 5 + LENGTH)
     with pytest.raises(ValueError, match=r"input_ids has 0 places for point tokens .*; expected 6"):
@@ -147,7 +147,7 @@ def test_a_prompt_without_a_cloud_is_answered_and_a_cloud_without_a_place_is_not
         model(inputs_embeds=torch.zeros(2, 5, 16), points=prompts(2)["points"])
 
 
-def test_an_answer_ends_at_its_end_and_others_go_on(model):
+def test_each_answer_of_a_batch_ends_at_its_own_end(model):
     inputs = prompts()
     whole = answers(model, inputs)[:, -LENGTH:]
     end = int(whole[0, 2])
@@ -159,7 +159,7 @@ def test_an_answer_ends_at_its_end_and_others_go_on(model):
         assert torch.equal(row[:stop], expected[:stop]) and (row[stop:] == PAD).all()
 
 
-def test_a_stopping_rule_is_asked_after_every_token(model):
+def test_stopping_criteria_are_called_after_every_token(model):
     class AfterThree(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
             return torch.full((len(input_ids),), input_ids.shape[1] >= prompt + 3)
@@ -171,7 +171,7 @@ def test_a_stopping_rule_is_asked_after_every_token(model):
     )
 
 
-def test_tokens_are_streamed_as_they_fall(model):
+def test_tokens_are_streamed(model):
     class Seen(TextStreamer):
         def __init__(self):
             self.tokens, self.ended = [], 0
@@ -188,7 +188,7 @@ def test_tokens_are_streamed_as_they_fall(model):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["words alone", "another cloud"])
-def test_a_conversation_goes_on_from_its_cache(model, again):
+def test_a_conversation_continues_from_its_cache(model, again):
     first = prompts(1)
     with torch.no_grad():
         told = model.generate(**first, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
@@ -237,7 +237,7 @@ def test_a_cache_of_fixed_size_gives_the_same_answer(model):
 
 
 @pytest.mark.parametrize("helper", ["itself", "language model"])
-def test_a_helper_may_draft_the_answer(model, helper):
+def test_an_assistant_model_may_draft_the_answer(model, helper):
     drafting = copy.deepcopy(model if helper == "itself" else model.language_model)
     with asking("assisted generation", "MiniGPT3DForConditionalGeneration") as answered:
         made = answers(model, prompts(1), assistant_model=drafting)
@@ -245,20 +245,20 @@ def test_a_helper_may_draft_the_answer(model, helper):
         assert torch.equal(made, answers(model, prompts(1)))
 
 
-def test_a_prompt_may_draft_its_own_answer(model):
+def test_prompt_lookup_may_draft_the_answer(model):
     with asking("prompt lookup", "MiniGPT3DForConditionalGeneration") as answered:
         made = answers(model, prompts(1), prompt_lookup_num_tokens=2)
     if answered:
         assert torch.equal(made, answers(model, prompts(1)))
 
 
-def test_an_unknown_word_is_refused(model):
+def test_unknown_arguments_are_refused(model):
     with pytest.raises((TypeError, ValueError), match="pionts"):
         answers(model, prompts(1) | {"pionts": torch.zeros(1, 3, 6)})
 
 
 @pytest.mark.parametrize("text", ["llama", "gpt2"])
-def test_other_language_models_answer_alike_alone_and_padded(text):
+def test_other_language_models_are_not_affected_by_padding(text):
     model = minigpt3d(text=text).eval()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = NEVER, PAD
     rows = [prompts(1, seed) for seed in (1, 2)]

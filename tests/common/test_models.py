@@ -82,14 +82,14 @@ def test_every_registered_class_has_a_builder():
 
 
 @over_cases
-def test_tiny_answers_are_of_order_one_and_tell_inputs_apart(case):
+def test_tiny_outputs_are_of_order_one_and_differ_between_inputs(case):
     made = expected_of(case).float()
     assert 0.3 < made.std() < 5
     assert (made[0] - made[1]).abs().max() > 0.05 and (made[0] - made[2]).abs().max() > 0.05
 
 
 @over_cases
-def test_a_saved_model_comes_back_equal_bit_for_bit(case, saved):
+def test_a_saved_model_is_loaded_bit_for_bit(case, saved):
     again = case.model_class.from_pretrained(saved(case))
     assert torch.equal(answer(case, again), expected_of(case))
     ours, theirs = _built(case.name)[0].state_dict(), again.state_dict()
@@ -99,7 +99,7 @@ def test_a_saved_model_comes_back_equal_bit_for_bit(case, saved):
 
 @over_cases
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_a_model_runs_saves_and_opens_in_half_precision(case, dtype, saved, tmp_path):
+def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_path):
     opened = case.model_class.from_pretrained(saved(case), dtype=dtype)
     made = answer(case, opened)
     assert opened.dtype == dtype
@@ -112,14 +112,14 @@ def test_a_model_runs_saves_and_opens_in_half_precision(case, dtype, saved, tmp_
 
 
 @over_cases
-def test_shards_hold_the_model(case, tmp_path):
+def test_sharded_models_load(case, tmp_path):
     fresh(case).save_pretrained(tmp_path, max_shard_size="9KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert torch.equal(answer(case, case.model_class.from_pretrained(tmp_path)), expected_of(case))
 
 
 @over_cases
-def test_hidden_states_are_what_enters_and_leaves_the_layers(case):
+def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     model = fresh(case)
     output = model(**case.batch(), output_hidden_states=True)
     depth = _depth(model)
@@ -142,7 +142,7 @@ def _depth(model: PreTrainedModel) -> int:
 
 
 @over_cases
-def test_attention_weights_are_shares_by_eager_attention_and_refused_by_others(case):
+def test_only_eager_attention_returns_attention_weights(case):
     model = fresh(case)
     with pytest.raises(ValueError, match=r"attn_implementation='sdpa', which returns no attention weights"):
         model(**case.batch(), output_attentions=True)
@@ -156,13 +156,13 @@ def test_attention_weights_are_shares_by_eager_attention_and_refused_by_others(c
 
 
 @over_cases
-def test_eager_attention_answers_as_sdpa_does(case, saved):
+def test_eager_attention_matches_sdpa(case, saved):
     eager = case.model_class.from_pretrained(saved(case), attn_implementation="eager")
     assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
 
 
 @over_cases
-def test_a_tuple_comes_back_where_no_dictionary_is_wanted(case):
+def test_return_dict_false_returns_a_tuple(case):
     model = fresh(case)
     inputs = case.batch() if case.labels is None else case.labelled()
     whole = model(**inputs)
@@ -191,7 +191,7 @@ def test_an_unknown_keyword_is_named(case):
 
 
 @over_cases
-def test_keywords_that_libraries_pass_as_none_mean_nothing(case):
+def test_unknown_keywords_that_are_none_are_ignored(case):
     given = dict.fromkeys(("inputs_embeds", "task_ids", "token_type_ids"))
     assert torch.equal(answer_with(case, given), expected_of(case))
 
@@ -203,7 +203,7 @@ def answer_with(case: Case, more: dict) -> torch.Tensor:
 
 @over_cases
 @pytest.mark.parametrize("where", ["cpu", "disk", "map"])
-def test_offloaded_weights_give_the_same_answer(case, where, tmp_path):
+def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     model = fresh(case)
     cpu = torch.device("cpu")
     if where == "cpu":
@@ -222,13 +222,13 @@ def test_offloaded_weights_give_the_same_answer(case, where, tmp_path):
 
 
 @over_cases
-def test_a_model_opens_on_the_device_that_is_named(case, saved):
+def test_a_model_loads_on_the_given_device(case, saved):
     opened = case.model_class.from_pretrained(saved(case), device_map="cpu")
     assert torch.equal(answer(case, opened), expected_of(case))
 
 
 @over_cases
-def test_a_model_opens_with_some_of_its_weights_left_on_disk(case, saved, tmp_path):
+def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path):
     children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
     places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
     places |= {name: "cpu" for name, _ in fresh(case).named_parameters(recurse=False)}
@@ -268,7 +268,7 @@ def test_checkpointing_changes_no_gradient(case, reentrant):
 
 
 @over_cases
-def test_the_first_layer_learns_below_reentrant_checkpoints_though_nothing_in_front_of_it_does(case):
+def test_an_adapter_in_the_first_layer_trains_with_reentrant_checkpoints(case):
     found = []
     for saves in (False, True):
         model = fresh(case).requires_grad_(False)
@@ -300,7 +300,7 @@ def test_checkpointing_recomputes_layers_and_can_leave_some(case):
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that checkpointing is about."""
+    """The layers that support checkpointing."""
     core = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
     if hasattr(model, "language_model"):
         return list(model.language_model.get_submodule("model.layers"))
@@ -340,7 +340,7 @@ def unused_of(case: Case) -> set[str]:
 
 
 @over_cases
-def test_two_runs_are_equal_and_so_are_two_training_steps_of_one_seed(case):
+def test_runs_and_seeded_training_steps_are_deterministic(case):
     model = fresh(case)
     assert torch.equal(answer(case, model), answer(case, model))
     first, second = (gradients_of(case, fresh(case)) for _ in range(2))
@@ -348,7 +348,7 @@ def test_two_runs_are_equal_and_so_are_two_training_steps_of_one_seed(case):
 
 
 @over_cases
-def test_a_copy_answers_alike_and_is_no_view(case):
+def test_a_copy_is_equal_and_independent(case):
     model = fresh(case)
     twin = copy.deepcopy(model)
     with torch.no_grad():
@@ -358,7 +358,7 @@ def test_a_copy_answers_alike_and_is_no_view(case):
 
 
 @over_cases
-def test_a_row_answers_as_it_does_in_a_batch(case):
+def test_outputs_do_not_depend_on_the_rest_of_the_batch(case):
     model = fresh(case)
     batch = case.batch(4)
     with torch.no_grad():
@@ -375,7 +375,7 @@ def test_a_row_answers_as_it_does_in_a_batch(case):
 
 
 @over_cases
-def test_a_config_comes_back_as_it_was(case, tmp_path):
+def test_a_saved_config_is_equal(case, tmp_path):
     config = _built(case.name)[0].config
     config.save_pretrained(tmp_path)
     again = AutoConfig.from_pretrained(tmp_path)
@@ -396,7 +396,7 @@ def test_weights_share_memory_only_where_they_are_tied(case):
 
 
 @over_cases
-def test_words_can_be_added_where_there_are_words(case):
+def test_the_vocabulary_of_language_models_can_be_resized(case):
     model = fresh(case)
     with asking("resize_token_embeddings", case.name) as answered:
         model.resize_token_embeddings(30)
@@ -408,7 +408,7 @@ def test_words_can_be_added_where_there_are_words(case):
 
 
 @over_cases
-def test_other_labels_take_a_new_head_and_keep_the_rest(case, saved):
+def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
     if not hasattr(_built(case.name)[0], "classifier") and not hasattr(_built(case.name)[0], "segmenter"):
         return
     more = {"num_labels": 7}
@@ -430,7 +430,7 @@ def test_other_labels_take_a_new_head_and_keep_the_rest(case, saved):
 
 
 @over_cases
-def test_a_head_opens_as_its_base_model_and_the_base_model_under_a_head(case, saved):
+def test_weights_load_with_and_without_a_head(case, saved):
     model = _built(case.name)[0]
     if not head_of(case):
         return
@@ -443,7 +443,7 @@ def test_a_head_opens_as_its_base_model_and_the_base_model_under_a_head(case, sa
 
 
 @over_cases
-def test_noise_on_tokens_reaches_training_and_nothing_else(case):
+def test_neftune_noise_affects_training_only(case):
     model = fresh(case)
     handle = activate_neftune(model, 5.0)
     assert torch.equal(answer(case, model), expected_of(case))

@@ -1,4 +1,4 @@
-"""What classifiers and segmenters make of labels: the losses of `problem_type`, as transformers has them."""
+"""Losses of classification and segmentation models by `problem_type`, as in transformers."""
 
 import gc
 
@@ -37,7 +37,7 @@ over_classifiers = pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case:
 
 @over_classifiers
 @pytest.mark.parametrize("problem", LOSSES)
-def test_the_loss_is_that_of_the_problem(case, problem):
+def test_the_loss_matches_the_problem_type(case, problem):
     model = fresh(case)
     model.config.problem_type = problem
     labels = FITTING[problem]
@@ -48,14 +48,14 @@ def test_the_loss_is_that_of_the_problem(case, problem):
 
 
 @over_classifiers
-def test_mixed_clouds_are_learned_by_the_shares_of_their_classes(case):
+def test_soft_labels_of_mixed_clouds_are_supported(case):
     shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0], [0.2, 0.2, 0.6]])
     loss = fresh(case)(**case.batch(), labels=shares).loss
     torch.testing.assert_close(loss, nn.functional.cross_entropy(expected_of(case), shares), rtol=1e-5, atol=0)
 
 
 @over_classifiers
-def test_one_label_is_a_number_to_be_guessed(case):
+def test_a_single_label_is_a_regression(case):
     model = case.still(num_labels=1).train()
     numbers = torch.tensor([0.5, -1.0, 2.0])
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def test_one_label_is_a_number_to_be_guessed(case):
         (None, torch.zeros(3, 2), r"shape \(3, 2\).*class numbers \(3,\) or shares \(3, 3\)"),
     ],
 )
-def test_labels_that_do_not_fit_the_problem_are_refused(case, problem, labels, message):
+def test_labels_of_another_problem_type_are_refused(case, problem, labels, message):
     model = fresh(case)
     model.config.problem_type = problem
     with pytest.raises(ValueError, match=message):

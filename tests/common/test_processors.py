@@ -1,4 +1,4 @@
-"""What every registered processor must do, whatever it prepares: one sweep over the registry.
+"""Requirements on every registered processor: one sweep over the registry.
 
 A processor joins by being registered; `BUILDERS` says how a small one is made and what it is asked.
 """
@@ -89,34 +89,34 @@ def test_every_registered_processor_is_swept():
 
 
 @ALL
-def test_saved_processor_opens_by_every_door_and_answers_the_same(kind, tmp_path):
+def test_saved_processor_loads_through_every_entry_point(kind, tmp_path):
     case = BUILDERS[kind]
     processor = case.build()
     processor.save_pretrained(tmp_path)
     expected = case.call(processor, clouds())
-    for door in (kind, *case.auto_classes):
-        opened = door.from_pretrained(tmp_path)
-        assert type(opened) is kind and opened.to_dict() == processor.to_dict(), door
-        assert equal(case.call(opened, clouds()), expected), door
+    for loader in (kind, *case.auto_classes):
+        opened = loader.from_pretrained(tmp_path)
+        assert type(opened) is kind and opened.to_dict() == processor.to_dict(), loader
+        assert equal(case.call(opened, clouds()), expected), loader
     opened.save_pretrained(tmp_path / "again")
     for file in tmp_path.glob("*processor_config.json"):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 @ALL
-def test_settings_given_at_loading_go_before_the_saved_ones_and_are_recorded(kind, tmp_path):
+def test_settings_given_at_loading_override_the_saved_ones(kind, tmp_path):
     case = BUILDERS[kind]
     name, value = case.override
     case.build().save_pretrained(tmp_path)
-    for door in (kind, *case.auto_classes):
-        opened = door.from_pretrained(tmp_path, **{name: value})
-        assert getattr(opened, name) == value, door
-        opened.save_pretrained(tmp_path / door.__name__)
-        assert getattr(kind.from_pretrained(tmp_path / door.__name__), name) == value
+    for loader in (kind, *case.auto_classes):
+        opened = loader.from_pretrained(tmp_path, **{name: value})
+        assert getattr(opened, name) == value, loader
+        opened.save_pretrained(tmp_path / loader.__name__)
+        assert getattr(kind.from_pretrained(tmp_path / loader.__name__), name) == value
 
 
 @ALL
-def test_a_cloud_is_prepared_the_same_alone_and_among_others(kind):
+def test_clouds_are_prepared_independently_of_the_batch(kind):
     case = BUILDERS[kind]
     processor, given = case.build(), clouds()
     together = case.call(processor, given)["points"]
@@ -175,10 +175,10 @@ def test_unknown_arguments_are_refused(kind, tmp_path):
 def test_bad_clouds_are_refused_before_they_reach_a_model(kind):
     case = BUILDERS[kind]
     processor, cloud = case.build(), clouds(1)[0]
-    for number, told in ((np.nan, "finite|NaN"), (np.inf, "finite|infinite")):
+    for number, message in ((np.nan, "finite|NaN"), (np.inf, "finite|infinite")):
         bad = cloud.copy()
         bad[3, 1] = number
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             case.call(processor, bad)
     with pytest.raises(ValueError, match="at least"):
         case.call(processor, cloud[:2])
@@ -187,17 +187,17 @@ def test_bad_clouds_are_refused_before_they_reach_a_model(kind):
 
 
 @ALL
-def test_copies_and_pickles_answer_the_same(kind):
+def test_copies_and_pickles_are_equal(kind):
     case = BUILDERS[kind]
     processor = case.build()
     expected = case.call(processor, clouds())
-    # What a test has pickled itself is no stranger's file.
+    # The test's own pickle is trusted.
     for twin in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
         assert equal(case.call(twin, clouds()), expected) and twin.to_dict() == processor.to_dict()
 
 
 @ALL
-def test_what_comes_out_is_what_models_take(kind):
+def test_outputs_are_valid_model_inputs(kind):
     case = BUILDERS[kind]
     processor = case.build()
     assert set(case.call(processor, clouds())) <= set(processor.model_input_names)
@@ -206,7 +206,7 @@ def test_what_comes_out_is_what_models_take(kind):
 
 
 @ALL
-def test_inputs_are_left_as_they_are(kind):
+def test_inputs_are_not_modified(kind):
     case = BUILDERS[kind]
     given = clouds()
     case.call(case.build(), given)
@@ -225,7 +225,7 @@ SIDES = pytest.mark.parametrize("side", ["left", "right"])
 
 
 @SIDES
-def test_padding_stands_on_the_side_asked_for_and_is_masked(side):
+def test_padding_is_on_the_requested_side_and_masked(side):
     processor = _chat()
     batch = _ask(processor, clouds(), padding_side=side)
     alone = [processor(f"<PointCloudHere> {TEMPLATE_TEXT}{'?' * n}", cloud) for n, cloud in enumerate(clouds())]
@@ -251,7 +251,7 @@ def test_chat_template_and_written_prompt_are_the_same():
     assert torch.equal(two["input_ids"], ours["input_ids"].repeat(2, 1))
 
 
-def test_decoding_gives_back_what_was_written():
+def test_decoding_returns_the_encoded_text():
     processor = _chat()
     ids = processor.tokenizer(["A lamp.### and more", " Yes. "], add_special_tokens=False)["input_ids"]
     assert processor.batch_decode(ids) == ["A lamp.### and more", " Yes. "]

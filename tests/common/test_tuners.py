@@ -1,4 +1,4 @@
-"""What PEFT's common tests ask of a method, asked of ours and of stock methods on every registered model class.
+"""PEFT's common tests, applied to our methods and to stock methods on every registered model class.
 
 The tiny models answer in numbers of order one, and every comparison is in standard deviations of the answers.
 """
@@ -75,18 +75,18 @@ def state_of(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def own_names(model: torch.nn.Module) -> list[str]:
-    """Names of parameters that an adapter brought."""
+    """Names of parameters that an adapter added."""
     prefix = model.base_model.prefix
     return [name for name, _ in model.named_parameters() if prefix in name or ".modules_to_save." in name]
 
 
-def test_every_method_of_ours_is_asked():
+def test_every_own_method_is_covered():
     assert registered_here() == set(OURS)
 
 
 @pytest.mark.filterwarnings("ignore:this adapter leaves out")
 @pytest.mark.parametrize(("case", "method"), PAIRS, ids=[pair(*both) for both in PAIRS])
-def test_adapter_trains_alone_and_comes_back_equal(case, method, tmp_path):
+def test_only_the_adapter_trains_and_loads_equal(case, method, tmp_path):
     base = base_of(case)
     bare = answer_of(case, base)
     frozen = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -120,7 +120,7 @@ def test_adapter_trains_alone_and_comes_back_equal(case, method, tmp_path):
 
 @ON_SEQUENCE
 @BY_ALL
-def test_unloading_gives_the_bare_model_back(case, method):
+def test_unloading_restores_the_base_model(case, method):
     model = adapted(case, method)
     with asking(UNLOAD, method) as answered:
         unloaded = model.unload()
@@ -135,7 +135,7 @@ def test_unloading_gives_the_bare_model_back(case, method):
 
 @BY_OURS_AND_LORA
 @pytest.mark.parametrize("case", [case for case in CASES if fits(case, "BITFIT")], ids=lambda case: case.name)
-def test_directory_opens_as_a_model_of_its_own(case, method, tmp_path):
+def test_adapter_directory_loads_as_a_model(case, method, tmp_path):
     if not fits(case, method):
         return
     model = trained(case, method)
@@ -151,7 +151,7 @@ def test_directory_opens_as_a_model_of_its_own(case, method, tmp_path):
 
 @ON_SEQUENCE
 @BY_ALL
-def test_adapters_live_beside_each_other(case, method, tmp_path):
+def test_several_adapters_coexist(case, method, tmp_path):
     first, second = trained(case, method, seed=1), trained(case, method, seed=5)
     answers = [answer_of(case, model) for model in (first, second)]
     apart(*answers)
@@ -182,7 +182,7 @@ def test_adapters_live_beside_each_other(case, method, tmp_path):
 
 @ON_SEQUENCE
 @BY_ALL
-def test_merging_keeps_the_answers(case, method):
+def test_merging_keeps_the_outputs(case, method):
     # What PEFT trains in full beside it is merged for some methods only, see UNLOAD.
     full = {} if refusal_of(UNLOAD, method) is None else {"modules_to_save": None}
     model = trained(case, method, **full)
@@ -236,7 +236,7 @@ def test_one_config_fits_several_models(method):
 
 @BY_OURS_AND_LORA
 @ON_SEQUENCE
-def test_counts_and_status_tell_what_trains(case, method):
+def test_counts_and_status_report_trained_parameters(case, method):
     model = adapted(case, method)
     own = [p for p in model.parameters() if p.requires_grad]
     trains, everything = model.get_nb_trainable_parameters()
@@ -374,7 +374,7 @@ def test_adapter_of_one_base_is_refused_on_another(case, method, tmp_path):
 
 
 @BY_OURS_AND_LORA
-def test_one_adapter_runs_for_the_whole_batch(method):
+def test_one_adapter_runs_for_the_full_batch(method):
     case = SEQUENCE[0]
     # Of modules that are trained in full PEFT runs several on one batch only where they are linear.
     model = adapted(case, method, **({} if method in OURS else {"modules_to_save": None, "init_lora_weights": False}))

@@ -34,7 +34,7 @@ OURS: dict[str, Callable[..., PeftConfig]] = {
     "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": functools.partial(PromptTokensConfig, num_prompts=3),
 }
-"""By the name that PEFT knows each under; starts that change something, and nothing drawn by chance in training."""
+"""By PEFT's name of the method; initial weights have an effect, and training is deterministic."""
 
 
 def registered_here() -> set[str]:
@@ -118,7 +118,7 @@ _BUILT: dict[str, PreTrainedModel] = {}
 
 
 def base_of(case: Case) -> PreTrainedModel:
-    """A tiny model of a class, equal each time, without anything drawn by chance in training."""
+    """A tiny model of a class, always the same and deterministic in training."""
     if case.name not in _BUILT:
         # MiniGPT-3D without LoRA of its own, beside which PEFT leaves what trained as it was.
         bare = {"text_lora": None, "qformer_lora": None} if case.name.startswith("MiniGPT3D") else {}
@@ -134,7 +134,7 @@ def adapted(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftMode
 
 
 def trained(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftModel:
-    """The same after a step that is large enough to see, in eval mode."""
+    """The same after one large training step, in eval mode."""
     model = adapted(case, method, seed, **settings)
     step(case, model, seed)
     return model
@@ -155,5 +155,5 @@ def step(case: Case, model: nn.Module, seed: int = 1) -> None:
 
 @torch.no_grad()
 def answer_of(case: Case, model: nn.Module) -> torch.Tensor:
-    """What the model answers to the case's batch, in float32."""
+    """The model's output for the case's batch, in float32."""
     return case.answer_of(model.eval()(**case.batch())).float()
