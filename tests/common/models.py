@@ -3,8 +3,8 @@
 `CASES` has one entry for every model class that `hf_any3d.registration` names. The common suites are driven by it, so
 that a new model is covered as soon as it is registered; a registered class without a builder fails at import.
 
-Random weights of a tiny model give logits of 0.002, too small for the tests' tolerances. `settle` therefore measures the
-statistics of norms on varied clouds and scales the last layer, so that outputs differ by about one between clouds.
+Random weights of a tiny model give logits of 0.002, too small for the tests' tolerances. `settle` therefore measures
+the statistics of norms on varied clouds and scales the last layer, so that outputs differ by about one between clouds.
 """
 
 from __future__ import annotations
