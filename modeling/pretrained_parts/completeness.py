@@ -97,7 +97,10 @@ def refuse_other_shapes(
         if expected.get(name, shape) != shape
     ]
     if wrong:
-        raise ValueError(f"{folder}: the weights are not of the shapes that its config asks for: {listed(wrong)}")
+        raise ValueError(
+            f"{folder}: size mismatch between the weights and the config: {listed(wrong)}; with "
+            "ignore_mismatched_sizes=True these weights start fresh"
+        )
 
 
 def _fields(config_class: type[PreTrainedConfig]) -> set[str]:
