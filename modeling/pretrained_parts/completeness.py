@@ -97,7 +97,10 @@ def refuse_other_shapes(
         if expected.get(name, shape) != shape
     ]
     if mismatched:
-        raise ValueError(f"{folder}: the weights do not have the shapes that its config defines: {listed(mismatched)}")
+        raise ValueError(
+            f"{folder}: size mismatch between the weights and the config: {listed(mismatched)}; with "
+            "ignore_mismatched_sizes=True these weights are newly initialized"
+        )
 
 
 def _fields(config_class: type[PreTrainedConfig]) -> set[str]:

@@ -318,3 +318,10 @@ def test_help_lists_the_variants():
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
     assert all(variant in text for variant in VARIANTS)
+
+
+def test_variants_have_the_published_accuracies():
+    published = {"clip": (91.9, 94.3), "dinov2": (87.7, 93.2), "imagebind": (87.0, 92.7)}
+    for encoder, (scan, modelnet) in published.items():
+        assert VARIANTS[f"{encoder}-scan"].accuracy == scan
+        assert VARIANTS[f"{encoder}-modelnet"].accuracy == modelnet

@@ -232,7 +232,8 @@ def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
 @pytest.mark.parametrize("missing", ["point_encoder", "qformer", "language_model"])
 def test_a_missing_part_is_named(run, parts, tmp_path, missing):
     given = {part: name for part, name in parts.items() if part != missing}
-    with pytest.raises(ValueError, match=f"--{missing} is not given"):
+    other = "none for a fresh one" if missing == "qformer" else "--model_name_or_path"
+    with pytest.raises(ValueError, match=f"--{missing} is not given; expected a name or directory, or {other}"):
         run(1, tmp_path, **given)
 
 

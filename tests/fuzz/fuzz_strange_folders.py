@@ -83,7 +83,8 @@ class StrangeFolders(Target):
 
     def attempt(self, case: dict, folder: Path) -> None:  # noqa: D102
         (folder / "outside").mkdir()
-        np.save(folder / "outside" / "secret.npy", points() + 1000)
+        secret = points() + 1000
+        np.save(folder / "outside" / "secret.npy", secret)
         root = os.fsencode(folder / "scans")
         os.mkdir(root)
         for place, kind, content in case["entries"]:
@@ -100,7 +101,7 @@ class StrangeFolders(Target):
         rows = folders.load(folder / "scans", drop_labels=case["drop_labels"], streaming=True)
         for split in rows.values():
             for row in split:
-                assert np.abs(row["points"]).max() < 500, "read from outside of the folder"
+                assert not np.array_equal(row["points"], secret), "read from outside of the folder"
                 str(row["file"]).encode()
 
     def check_refusal(self, error: BaseException, case: dict, folder: Path) -> None:  # noqa: D102

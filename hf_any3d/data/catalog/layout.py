@@ -57,9 +57,15 @@ def check_link(path: Path, root: Path) -> None:
         root: the folder, which may be a link itself.
 
     Raises:
-        ValueError: such a link.
+        ValueError: such a link, or one that leads back to itself.
     """
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    if not path.is_symlink():
+        return
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link that leads back to itself") from None
+    if not target.is_relative_to(root.resolve()):
         raise ValueError(
             f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder; put what it "
             "leads to there, or pass follow_links=True"
@@ -88,7 +94,7 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
         for name in folders:
-            _check_name(name, root)
+            check_name(name, root)
             path = Path(folder, name)
             if path.is_symlink():
                 if not follow_links:
@@ -100,7 +106,7 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
             if suffix in suffixes and name not in besides:
-                _check_name(name, root)
+                check_name(name, root)
                 if not follow_links:
                     check_link(Path(folder, name), root)
                 found.append((*parts, name))
@@ -111,7 +117,12 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_
     return Tree(found, dict(others), leaves)
 
 
-def _check_name(name: str, root: Path) -> None:
+def check_name(name: str, root: Path) -> None:
+    """Refuse a name of a file or folder below `root` that cannot be written as text.
+
+    Raises:
+        ValueError: such a name.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Features
 
-from hf_any3d.data.catalog.layout import check_link
+from hf_any3d.data.catalog.layout import check_link, check_name
 from hf_any3d.data.files import ReadLimits
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -31,7 +31,8 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         ValueError: a file that cannot be read, lacks `file_name`, has other columns than the others, names a file
             outside its own folder, or one that is named already; files of several types; a link that leads outside.
     """
-    files = [path for name in METADATA_NAMES for path in root.rglob(name) if not _is_hidden(path, root)]
+    # A pattern with a wildcard: a plain name would pass over a link that leads nowhere.
+    files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not _is_hidden(path, root)]
     files = [path for path in files if not path.is_dir()]
     files.sort(key=lambda path: (len(path.parts), path))  # from the outermost inwards
     if not files:
@@ -41,6 +42,7 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         raise ValueError(f"{root}: there are {names}; expected metadata files of one type")
     tables, seen = [], {}
     for path in files:
+        check_name(path.relative_to(root).as_posix(), root)
         if not follow_links:
             check_link(path, root)
         table = _read(path)

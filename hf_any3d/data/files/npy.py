@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 
+from hf_any3d.messages import printable
+
 from .columns import by_name, by_number
 from .errors import PointCloudError
 from .point_cloud import PointCloudData
@@ -63,7 +65,7 @@ def parse_array(data: bytes) -> np.ndarray:
             shape, by_columns, dtype = _HEADERS[version](file)
     # The header is a Python literal; a damaged one can fail anywhere in numpy's or Python's parser.
     except Exception as error:
-        raise PointCloudError(f"no sound .npy header ({type(error).__name__}: {str(error)[:80]})") from None
+        raise PointCloudError(f"no sound .npy header ({type(error).__name__}: {printable(str(error)[:80])})") from None
     if dtype.hasobject:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     if dtype.subdtype is not None:

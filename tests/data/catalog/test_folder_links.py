@@ -57,6 +57,24 @@ def test_a_link_to_a_folder_above_it_is_refused(outside):
             folder.load(root, follow_links=follow)
 
 
+@pytest.mark.parametrize("name", ["cup/b.npy", "metadata.csv"])
+def test_a_link_that_leads_back_to_itself_is_refused(name, outside):
+    root = outside.parent / "scans"
+    (root / name).symlink_to((root / name).name)
+    with pytest.raises(ValueError, match=f"scans: {name} is a link that leads back to itself"):
+        folder.load(root)
+
+
+def test_metadata_in_a_folder_whose_name_is_no_text_is_refused_in_words_that_can_be_printed(outside):
+    root = os.fsencode(outside.parent / "scans")
+    os.mkdir(root + b"/\xff")
+    with open(root + b"/\xff/metadata.csv", "w") as file:
+        file.write("1,2,3\n")
+    with pytest.raises(ValueError, match=r"scans: the name '.udcff/metadata.csv' is no UTF-8") as refusal:
+        folder.load(outside.parent / "scans")
+    str(refusal.value).encode()
+
+
 @pytest.mark.parametrize("name", [b"\xff\xe9.npy", b"t\xfcr/a.npy"])
 def test_a_name_that_is_no_utf8_is_shown(name, outside):
     root = os.fsencode(outside.parent / "scans")
