@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import PointCloudError
-from .source import Source
-from .tables import listed
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.tables import listed
 
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))

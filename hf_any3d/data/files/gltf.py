@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from .columns import usable_colors, usable_normals
-from .errors import PointCloudError
-from .gltf_buffers import Document, open_document
-from .point_cloud import PointCloudData
-from .source import Source
+from hf_any3d.data.files.columns import usable_colors, usable_normals
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.gltf_buffers import Document, open_document
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import Source
 
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
 # A node may show a mesh again for a few bytes, and each costs time however few points it has.

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, fields
 
-from .errors import PointCloudError
+from hf_any3d.data.files.errors import PointCloudError
 
 VARIABLE = "ANY3D_READ_LIMITS"
 """Environment variable with limits for all reading, such as `points=300000000,expansion=100`."""

@@ -1,6 +1,6 @@
 """LZF decompression, as binary_compressed PCD files need it."""
 
-from .errors import PointCloudError
+from hf_any3d.data.files.errors import PointCloudError
 
 # A reference of three bytes gives at most 264, the best that LZF can do.
 MAX_RATIO = 88

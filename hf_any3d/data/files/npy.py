@@ -5,13 +5,12 @@ import warnings
 
 import numpy as np
 
+from hf_any3d.data.files.columns import by_name, by_number
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.tables import listed
 from hf_any3d.messages import printable
-
-from .columns import by_name, by_number
-from .errors import PointCloudError
-from .point_cloud import PointCloudData
-from .source import Source
-from .tables import listed
 
 _MAX_DIMENSIONS = 32  # numpy itself can hold 64
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

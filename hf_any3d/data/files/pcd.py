@@ -5,12 +5,12 @@ from math import prod
 
 import numpy as np
 
-from . import lzf
-from .columns import by_name
-from .errors import PointCloudError
-from .point_cloud import PointCloudData
-from .source import Source
-from .tables import count_of, listed, normalized_lines, numbers, shorten
+from hf_any3d.data.files import lzf
+from hf_any3d.data.files.columns import by_name
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.tables import count_of, listed, normalized_lines, numbers, shorten
 
 _MAX_FIELDS = 4096
 _KINDS = {"F": "f", "I": "i", "U": "u"}

@@ -4,8 +4,8 @@ import struct
 import sys
 from collections.abc import Callable
 
-from .errors import PointCloudError
-from .pickle_arrays import Unfinished, call, find_name
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
 
 _LONGEST_NAME = 200
 _HASH_MODULUS = sys.hash_info.modulus

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from .columns import by_name, usable_colors
-from .errors import PointCloudError
-from .ply_elements import Element, read_ascii, read_binary
-from .point_cloud import PointCloudData
-from .source import Source
-from .surface import count_triangles, fan_triangles
-from .tables import count_of, integers, listed, shorten
+from hf_any3d.data.files.columns import by_name, usable_colors
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.ply_elements import Element, read_ascii, read_binary
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.surface import count_triangles, fan_triangles
+from hf_any3d.data.files.tables import count_of, integers, listed, shorten
 
 _TYPES = {
     "char": "i1",

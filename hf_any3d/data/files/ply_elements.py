@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import PointCloudError
-from .tables import blocks_of_lines, integers, normalized_lines, numbers, shorten
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.tables import blocks_of_lines, integers, normalized_lines, numbers, shorten
 
 _MAX_PROPERTIES = 4096
 _CODES = {"i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}

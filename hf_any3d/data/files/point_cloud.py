@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import PointCloudError
-from .surface import draw_on_surface
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.surface import draw_on_surface
 
 # float32 keeps 24 bits. Where coordinates are this many times larger than the extent of the cloud (map projections,
 # in metres from the equator), too few bits are left for the shape, so a float64 offset is split off.

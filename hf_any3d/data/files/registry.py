@@ -6,10 +6,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import PointCloudError, PointCloudFileError
-from .limits import ReadLimits
-from .point_cloud import PointCloudData
-from .source import open_source
+from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.limits import ReadLimits
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import open_source
 
 # File type -> module of this package; the module has `read(source: Source) -> PointCloudData`.
 READERS = {

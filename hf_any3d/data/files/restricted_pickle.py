@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import PointCloudError, PointCloudFileError
-from .limits import ReadLimits
-from .pickle_machine import PickleMachine
+from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.limits import ReadLimits
+from hf_any3d.data.files.pickle_machine import PickleMachine
 
 MAX_OPCODES = 3_000_000
 MAX_CONTAINERS = 200_000

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import PointCloudError, PointCloudFileError
-from .limits import ReadLimits
+from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.limits import ReadLimits
 
 _MAX_REFERENCES = 256
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .errors import PointCloudError
+from hf_any3d.data.files.errors import PointCloudError
 
 
 def draw_on_surface(

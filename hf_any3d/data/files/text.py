@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 
-from .columns import by_name, by_number
-from .errors import PointCloudError
-from .point_cloud import PointCloudData
-from .source import Source
-from .tables import first_data_line, normalized_lines, numbers, reject_binary
+from hf_any3d.data.files.columns import by_name, by_number
+from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.tables import first_data_line, normalized_lines, numbers, reject_binary
 
 _NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 
