@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import torch
 
-from hf_any3d.conversions.renaming import Names, rename_tensors
-from hf_any3d.conversions.shapes import as_vector
+from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.renaming import Names, as_vector, rename_tensors
+from hf_any3d.conversions.saving import new_directory
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 
 _PREPROCESSOR = r"modality_preprocessors\.audio\."
 _BLOCK = r"modality_trunks\.audio\.blocks\.(?P<layer>\d+)\."
@@ -52,3 +57,34 @@ def _by_head(name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
     if len(row) % heads:
         raise ValueError(f"{name} has {len(row)} channels; expected a multiple of {heads} heads")
     return row.reshape(heads, 1, -1)
+
+
+def convert_imagebind_audio(
+    checkpoint: str | os.PathLike, output: str | os.PathLike, *, config: ImageBindAudioConfig | None = None
+) -> dict[str, Any]:
+    """Convert the audio trunk of `imagebind_huge.pth`; the other senses are left out.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to make.
+        config: Sizes; those of `imagebind_huge` when left out.
+
+    Returns:
+        Facts by name: `output`, `parameters`.
+
+    Raises:
+        ValueError: The checkpoint cannot be read or does not fit.
+        FileNotFoundError: No such checkpoint.
+        FileExistsError: `output` exists and is not empty.
+    """
+    with new_directory(output) as directory:
+        original = read_checkpoint(checkpoint)
+        model = ImageBindAudioModel(config or ImageBindAudioConfig())
+        try:
+            state = convert_state_dict(original, model.config.num_attention_heads)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint}: {error}") from error
+        account(checkpoint, state, model.state_dict())
+        model.load_state_dict(state)
+        model.save_pretrained(directory)
+    return {"output": os.fspath(output), "parameters": model.num_parameters()}

@@ -104,7 +104,7 @@ from tests.mutation.mutants import ROOT, find_mutants
 from tests.mutation.running import try_mutants
 mutants = find_mutants(ROOT / "modeling/point_ops/cells.py")
 returns = [m for m in mutants if m.kind == "return None"][:1]
-other = [m for m in find_mutants(ROOT / "conversions/shapes.py") if m.kind == "return None"][:1]
+other = [m for m in find_mutants(ROOT / "conversions/renaming.py") if m.kind == "return None"][:1]
 name = f"modeling/point_ops/cells.py::{{returns[0].function}}"
 rows = [{{"test": "{test}", "seconds": 1.0, "passed": True, "entered": [name]}}]
 for row in try_mutants(returns + other, rows, 0):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.converting.directory import new_directory
+from hf_any3d.conversions.saving import new_directory
 from hf_any3d.whole_files import claim, temporary_path, whole_file, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]

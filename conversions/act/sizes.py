@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.shapes import count_of, size_of
+from hf_any3d.conversions.renaming import count_of, size_of
 
 _State = Mapping[str, torch.Tensor]
 

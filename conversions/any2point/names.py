@@ -9,7 +9,7 @@ import torch
 
 from hf_any3d.conversions.any2point.variants import BLOCK, MODEL, Names, Variant
 from hf_any3d.conversions.checkpoints import check_finite, listed
-from hf_any3d.conversions.shapes import as_linear, as_vector, split_rows, stack
+from hf_any3d.conversions.renaming import as_linear, as_vector, split_rows, stack
 
 _STAGE = r"patch_embed\.EncP\.LGA_list\.(?P<stage>\d)\.linear2\.(?P<block>\d)\."
 _OUR_STAGE = MODEL + "point_tokenizer.stages.{stage}.blocks.{block}."

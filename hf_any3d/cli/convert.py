@@ -55,7 +55,7 @@ def any2point(
         from hf_any3d.registration import register
 
         register()
-        from hf_any3d.converting import convert_any2point
+        from hf_any3d.conversions import convert_any2point
 
         facts = convert_any2point(
             checkpoint, variant, output, encoder=encoder, revision=revision, store_encoder=store_encoder
@@ -74,7 +74,7 @@ def imagebind_audio(checkpoint: Annotated[Path, _CHECKPOINT], output: Annotated[
         from hf_any3d.registration import register
 
         register()
-        from hf_any3d.converting import convert_imagebind_audio
+        from hf_any3d.conversions import convert_imagebind_audio
 
         facts = convert_imagebind_audio(checkpoint, output)
     say(f"{facts['output']}: {facts['parameters']:,} parameters")
@@ -131,7 +131,7 @@ def act(
         from hf_any3d.registration import register
 
         register()
-        from hf_any3d.converting import convert_act
+        from hf_any3d.conversions import convert_act
 
         facts = convert_act(
             checkpoint,

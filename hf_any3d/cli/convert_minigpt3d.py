@@ -67,7 +67,7 @@ def minigpt3d(
     """
     with told_in_one_line():
         converting = _converting()
-        facts = converting.convert_minigpt3d(
+        facts = conversions.convert_minigpt3d(
             output,
             point_encoder=point_encoder,
             qformer=qformer,
@@ -102,7 +102,7 @@ def minigpt3d_parts(
     """Convert what MiniGPT-3D is trained from, each part into a directory of its own."""
     with told_in_one_line():
         converting = _converting()
-        facts = converting.convert_minigpt3d_parts(
+        facts = conversions.convert_minigpt3d_parts(
             output,
             point_encoder=point_encoder,
             qformer=qformer,
@@ -120,6 +120,6 @@ def _converting() -> Any:
     from hf_any3d.registration import register
 
     register()
-    from hf_any3d import converting
+    from hf_any3d import conversions
 
     return converting

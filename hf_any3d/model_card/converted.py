@@ -22,9 +22,9 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.whole_files import write_text
 
 if TYPE_CHECKING:
-    from hf_any3d.converting.act_datasets import TrainedOn
-    from hf_any3d.converting.minigpt3d_stages import StageFile
-    from hf_any3d.converting.minigpt3d_whole import Whole
+    from hf_any3d.conversions.act.datasets import TrainedOn
+    from hf_any3d.conversions.minigpt3d.assembly import Whole
+    from hf_any3d.conversions.minigpt3d.stages import StageFile
 
 # What only released programs do.
 _ANY2POINT_ACCIDENTS = (
@@ -179,7 +179,7 @@ def write_minigpt3d_card(directory: Path, title: str, whole: Whole, dtype: str) 
         whole: The model, whose numbers are not looked at.
         dtype: What fractions are stored in.
     """
-    from hf_any3d.converting.minigpt3d_stages import STAGES
+    from hf_any3d.conversions.minigpt3d.stages import STAGES
 
     config, files = whole.model.config, whole.files
     sources = [_source(name, part.files) for name, part in zip(_MINIGPT3D_PARTS, whole.parts, strict=True)]
@@ -263,7 +263,7 @@ def _source(what: str, files: Sequence[Path]) -> str:
 
 
 def _state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:
-    from hf_any3d.converting.minigpt3d_stages import STAGES
+    from hf_any3d.conversions.minigpt3d.stages import STAGES
 
     last = files[-1].stage
     left = f"stage {'I' * config.stage}" if last == 3 else STAGES[last]

@@ -17,7 +17,7 @@ from hf_any3d.data.benchmarks import conversion
 from hf_any3d.data.benchmarks.publishing import push_point_dataset
 from hf_any3d.evaluating import PROTOCOLS, answer_question, judge_answers
 from hf_any3d.whole_files import write_json
-from tests.converting.doors import DOORS
+from tests.conversions.doors import DOORS
 from tests.data.benchmarks.toy import COUNTS, load_toy, write_tree
 from tests.data.benchmarks.toy import cloud as toy_cloud
 from tests.examples.conftest import tiny_shapes

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.converting.doors import DOORS
+from tests.conversions.doors import DOORS
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target, canary
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("modeling", "conversions", "hf_any3d/converting", "hf_any3d/tuners", "hf_any3d/training")
+FOLDERS = ("modeling", "conversions", "hf_any3d/tuners", "hf_any3d/training")
 
 _COMPARISONS = {
     ast.Lt: ast.LtE,

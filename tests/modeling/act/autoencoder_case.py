@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from hf_any3d.conversions.act import convert_act_state_dict, teacher_of
-from hf_any3d.conversions.act.autoencoder_names import AUTOENCODER
+from hf_any3d.conversions.act.names import AUTOENCODER
 from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from tests.reference.fill import fill, points

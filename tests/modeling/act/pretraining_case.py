@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import convert_act_state_dict
-from hf_any3d.conversions.act.pretraining_names import PRETRAINING
+from hf_any3d.conversions.act.names import PRETRAINING
 from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
 from tests.modeling.act.reference_case import RELEASED, ReferenceCase

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_any3d.conversions.minigpt3d import convert_minigpt3d_state_dict
+from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.modeling.minigpt3d import names_in
 from tests.reference.fill import fill
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.conversions.minigpt3d import convert_minigpt3d_state_dict
+from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,

@@ -1,0 +1,183 @@
+"""Tensors of the original MiniGPT-3D files under our names, whatever stage or part a file is of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from hf_any3d.conversions.act.names import STUDENT
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, join_rows, rename_tensors, size_of, under
+
+_LAYER = r"(transformer\.h|model\.layers)\.(?P<layer>\d+)\."
+_TO = "model.layers.{layer}."
+# Microsoft's first layout (`Wqkv`), that of transformers 4.36 (`query_key_value`), and today's (`q_proj` and so on).
+PHI: Names = {
+    r"(transformer\.embd\.wte|model\.embed_tokens)\.": "model.embed_tokens.",
+    _LAYER + r".*(rotary_emb|inner_attn|inner_cross_attn)\.": None,  # tables that are computed anew
+    _LAYER + r"mixer\.Wqkv\.": _TO + "self_attn.stacked.",
+    _LAYER + r"mixer\.out_proj\.": _TO + "self_attn.dense.",
+    _LAYER + r"ln\.": _TO + "input_layernorm.",
+    _LAYER: _TO,
+    r"(lm_head\.ln|model\.final_layernorm)\.": "model.final_layernorm.",
+    r"lm_head\.(linear\.)?": "lm_head.",
+}
+_THIRDS = ("q_proj", "k_proj", "v_proj")
+
+
+def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_heads: int) -> dict[str, torch.Tensor]:
+    """Rename Phi's tensors, and bring queries, keys and values into one layer, head by head.
+
+    The norms that the language model of MiniGPT-3D has and Phi has not are added, without effect on what they norm
+    but that it is normed.
+
+    Args:
+        original: Of any of the three layouts.
+        num_attention_heads: Of the model.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part, two to the same, or one of queries, keys and values is
+            missing or cannot be cut into heads.
+    """
+    state = rename_tensors(original, PHI)
+    fused: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        layer, _, kind = name.rpartition(".")
+        part = layer.rpartition(".")[2]
+        if part == "stacked":
+            fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(name, tensor, num_attention_heads)
+        elif part == _THIRDS[0]:
+            parts = [f"{layer.removesuffix(part)}{third}.{kind}" for third in _THIRDS]
+            if missing := [third for third in parts if third not in state]:
+                raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
+            stacked = join_rows(parts, [state[third] for third in parts])
+            fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(name, stacked, num_attention_heads)
+        elif part not in _THIRDS:
+            fused[name] = tensor
+    return _with_norms(fused, num_attention_heads)
+
+
+def _by_head(name: str, stacked: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows `(query | key | value, head, channel)` in the order `(head, query | key | value, channel)`."""
+    if not stacked.ndim or len(stacked) % (3 * heads):
+        raise ValueError(
+            f"{name} has shape {tuple(stacked.shape)}; expected rows in a multiple of 3 times {heads} heads"
+        )
+    return stacked.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def _with_norms(state: dict[str, torch.Tensor], heads: int) -> dict[str, torch.Tensor]:
+    complete = dict(state)
+    for name in state:
+        if match := re.fullmatch(r"(model\.layers\.\d+\.)input_layernorm\.weight", name):
+            layer, width = match[1], size_of(state, name)
+            added = {f"{layer}post_layernorm.weight": torch.ones(width)}
+            for part in ("q", "k"):
+                added |= {
+                    f"{layer}self_attn.{part}_layernorm.weight": torch.ones(width // heads),
+                    f"{layer}self_attn.{part}_layernorm.bias": torch.zeros(width // heads),
+                }
+            # Where a file has one of them it has to have all; those that it lacks are then told to be missing.
+            if not added.keys() & state.keys():
+                complete |= added
+    return complete
+
+
+# The Q-Former of BLIP-2, of which only the path of the queries serves.
+QFORMER: Names = {
+    r"bert\.embeddings\.LayerNorm\.": "layernorm.",
+    r"bert\.embeddings\.|bert\.encoder\.layer\.\d+\.(intermediate|output)\.|cls\.": None,
+    r"bert\.encoder\.layer\.(?P<layer>\d+)\.attention\.self\.": "encoder.layer.{layer}.attention.attention.",
+    r"bert\.encoder\.layer\.(?P<layer>\d+)\.crossattention\.self\.": "encoder.layer.{layer}.crossattention.attention.",
+    r"bert\.encoder\.": "encoder.",
+}
+MINIGPT3D: Names = {
+    **under("point_encoder.", "point_encoder.", {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}),
+    r"point_2_Qformer_proj\.0\.": "bridge.point_mlp.layers.0.",
+    r"point_2_Qformer_proj\.2\.": "bridge.point_mlp.layers.1.",
+    r"point_2_Qformer_proj\.4\.": "bridge.point_mlp.layers.2.",
+    r"point_2_Qformer_proj\.": "bridge.point_mlp.layers.0.",
+    **under("Qformer.", "bridge.qformer.", QFORMER),
+    r"query_expert_dict\.": "bridge.experts.queries.",
+    r"query_router\.": "bridge.experts.router.",
+    r"llama_proj\.": "bridge.projector.fc1.",
+    r"llama_proj2\.": "bridge.projector.fc2.",
+    r"llama_model\.base_model\.model\.": "language_model.",
+    # Of the model of images that training starts from.
+    r"(visual_encoder|ln_vision)\.": None,
+}
+# The whole file of a BLIP-2 model: its eyes, the layers that its language model is spoken to with, and heads of its
+# first stage are of no use here.
+BLIP2: Names = {
+    r"query_tokens$": "query_tokens",
+    **under("Qformer.", "qformer.", QFORMER),
+    r"(visual_encoder|ln_vision|(t5|opt|llm)_(proj|model)|vision_proj|text_proj|itm_head)\.|temp$": None,
+}
+# Names that a file can have for one and the same tensor, and the one that counts.
+ALIASES = {"query_tokens": "query_expert_dict.0", "pc_encoder.": "point_encoder."}
+
+
+def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring the tensors of a released file to the names and shapes of `MiniGPT3DForConditionalGeneration`.
+
+    Args:
+        original: Of any stage's file, or of a whole model.
+
+    Returns:
+        The tensors without doubles and without what the model has no use for. A layer with a LoRA has the names that
+        it has without one; `hf_any3d.modeling.minigpt3d.names_in` knows those that it has with one.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part, or two that should be one differ.
+    """
+    renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
+    return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
+
+
+def convert_blip2_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring Q-Former and queries of a BLIP-2 file of LAVIS to the names of transformers' BLIP-2.
+
+    Args:
+        original: The whole file; of what it holds besides, known names are left out.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part.
+    """
+    return rename_tensors(original, BLIP2)
+
+
+def convert_point_encoder_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring the tensors of the point encoder's own file to the names and shapes of `ActModel`.
+
+    Args:
+        original: Without any prefix.
+
+    Raises:
+        ValueError: If a tensor belongs to no known part.
+    """
+    own = "point_encoder."
+    converted = convert_minigpt3d_state_dict({own + name: tensor for name, tensor in original.items()})
+    return {name.removeprefix(own): tensor for name, tensor in converted.items()}
+
+
+def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    kept: dict[str, torch.Tensor] = {}
+    for name, tensor in original.items():
+        for alias, counts in ALIASES.items():
+            if name.startswith(alias):
+                name = counts + name.removeprefix(alias)
+        first = kept.setdefault(name, tensor)
+        if first is not tensor and (first.dtype != tensor.dtype or not torch.equal(first, tensor)):
+            raise ValueError(f"{name}: the file holds it twice, with different values")
+    return kept
+
+
+def _reshaped(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if ".class_token." in name:
+        return as_vector(name, tensor)
+    if ".queries." in name:
+        if tensor.ndim != 3 or len(tensor) != 1:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected (1, queries, channels)")
+        return tensor[0]
+    return as_linear(name, tensor) if ".patch_encoder." in name else tensor

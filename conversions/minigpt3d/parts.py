@@ -1,0 +1,252 @@
+"""The pretrained parts of MiniGPT-3D, each from its own file: config and tensors under our names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.conversions.checkpoints import account, check_finite, read_checkpoint, read_json, read_weights
+from hf_any3d.conversions.minigpt3d.names import (
+    convert_blip2_state_dict,
+    convert_phi_state_dict,
+    convert_point_encoder_state_dict,
+)
+from hf_any3d.conversions.minigpt3d.sizes import point_encoder_sizes, qformer_sizes
+from hf_any3d.conversions.renaming import size_of
+from hf_any3d.conversions.saving import save_weights
+from hf_any3d.modeling.act import ActConfig, ActModel
+from hf_any3d.modeling.encoders.sources import record_source, resolve_encoder
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
+from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
+
+_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "layer_norm_eps",
+    "post_norm_eps",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attention_dropout",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_parameters",
+    "rope_scaling",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+# Microsoft's first names.
+_FIRST = {
+    "n_embd": "hidden_size",
+    "n_inner": "intermediate_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_head_kv": "num_key_value_heads",
+    "n_positions": "max_position_embeddings",
+    "activation_function": "hidden_act",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "attn_pdrop": "attention_dropout",
+}
+_KNOWN = ("phi", "phi-msft", "normed_phi")
+
+
+def normed_phi_config(file: Path) -> NormedPhiConfig:
+    """Read a `config.json` of Phi.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is no JSON object, of another model, or of one that cannot have the added norms.
+    """
+    given = read_json(file)
+    if given.get("model_type") not in _KNOWN:
+        raise ValueError(
+            f"{file}: model_type={given.get('model_type')!r}; expected one of {', '.join(map(repr, _KNOWN))}"
+        )
+    settings = {_FIRST.get(name, name): value for name, value in given.items() if value is not None}
+    try:
+        if "rotary_dim" in settings and "n_embd" in given:
+            width = settings["hidden_size"] // settings["num_attention_heads"]
+            settings["partial_rotary_factor"] = settings["rotary_dim"] / width
+        if "n_embd" in given:
+            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
+        return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
+    except KeyError as error:
+        raise ValueError(f"{file}: lacks {error}") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+@dataclass
+class Part:
+    """A part of the model, not built.
+
+    Args:
+        source: The file or directory that it came from.
+        files: All files of it whose numbers went in.
+        architecture: Name of its class.
+        config: Its configuration.
+        state: Its tensors, of which those that files hold are read when they are needed.
+        is_converted: Whether it opens as it is, so that a model can name it instead of storing it.
+    """
+
+    source: Path
+    files: list[Path]
+    architecture: str
+    config: PreTrainedConfig
+    state: dict[str, torch.Tensor]
+    is_converted: bool = False
+
+    def save(self, directory: Path, dtype: torch.dtype) -> None:
+        """Write what `from_pretrained` opens."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_weights(directory, self.architecture, self.config, self.state, dtype)
+
+
+def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, group_size: int | None = None) -> Part:
+    """Read the point encoder's own file, `point_model.pth`, for `AutoModel`.
+
+    Args:
+        file: The file.
+        num_groups: Patches of a cloud; published: 512.
+        group_size: Points of a patch; published: 32.
+
+    Raises:
+        ValueError: The file cannot be read, or its tensors are not all those of a point encoder.
+        FileNotFoundError: No such file.
+    """
+    with told_of(file):
+        state = convert_point_encoder_state_dict(read_checkpoint(file, ("base_model",)))
+        settings: dict[str, Any] = point_encoder_sizes(state)
+        settings |= {"num_groups": num_groups} if num_groups else {}
+        settings |= {"group_size": group_size} if group_size else {}
+        published = MiniGPT3DConfig().point_config.to_dict()
+        config = ActConfig(**published | settings)
+    return accounted(file, [Path(file)], ActModel, config, state)
+
+
+def read_qformer(file: str | os.PathLike) -> Part:
+    """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`.
+
+    Raises:
+        ValueError: The file cannot be read, or what it holds of a Q-Former is not all of one.
+        FileNotFoundError: No such file.
+    """
+    with told_of(file):
+        state = convert_blip2_state_dict(read_checkpoint(file, ("model",)))
+        asking = Blip2QFormerConfig(**qformer_sizes(state))
+        count = size_of(state, "query_tokens", 1) if "query_tokens" in state else Blip2Config().num_query_tokens
+        # BLIP-2 takes what the Q-Former attends to for the width of its eyes, which are left out.
+        seen = {"hidden_size": asking.encoder_hidden_size}
+        config = Blip2Config(vision_config=seen, qformer_config=asking.to_dict(), num_query_tokens=count)
+    return accounted(file, [Path(file)], QueriesAndQFormer, config, state)
+
+
+def read_language_model(directory: str | os.PathLike) -> Part:
+    """Read Phi-2 in any of its three layouts, for `AutoModelForCausalLM`.
+
+    Args:
+        directory: With `config.json` and weights.
+
+    Raises:
+        ValueError: A file cannot be read, or the tensors are not all those of the model that config.json describes.
+        FileNotFoundError: A file is missing.
+    """
+    directory = Path(directory)
+    config = normed_phi_config(directory / "config.json")
+    original, files = read_weights(directory)
+    with told_of(directory):
+        state = convert_phi_state_dict(original, config.num_attention_heads)
+    return accounted(directory, files, NormedPhiForCausalLM, config, state)
+
+
+@contextmanager
+def told_of(source: str | os.PathLike) -> Iterator[None]:
+    """Name a file in errors about what is in it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error
+
+
+def accounted(
+    source: str | os.PathLike,
+    files: list[Path],
+    kind: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    state: dict[str, torch.Tensor],
+) -> Part:
+    """Make a part of tensors that are exactly those of a model.
+
+    Args:
+        source: What it came from, for messages.
+        files: All files of it.
+        kind: Class of the model.
+        config: Its configuration.
+        state: The tensors.
+
+    Raises:
+        ValueError: If tensors are missing, left over or of another shape.
+    """
+    with torch.device("meta"):
+        expected = kind(config).state_dict()
+    account(source, state, expected)
+    return Part(Path(source), files, kind.__name__, config, state)
+
+
+_KINDS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "point_encoder": (ActConfig, ActModel),
+    "qformer": (Blip2Config, QueriesAndQFormer),
+    "language_model": (NormedPhiConfig, NormedPhiForCausalLM),
+}
+
+
+def read_converted(part: str, source: str | os.PathLike) -> Part | None:
+    """Read a directory that `convert_minigpt3d_parts` made, or one of a model of the same kind.
+
+    Args:
+        part: "point_encoder", "qformer" or "language_model".
+        source: What was given for it.
+
+    Returns:
+        The part; None where `source` is something else, such as a file of the authors.
+
+    Raises:
+        ValueError: A file cannot be read, or tensors are missing, left over or of another shape.
+        FileNotFoundError: A file is missing.
+    """
+    directory, (config_class, kind) = Path(source), _KINDS[part]
+    file = directory / "config.json"
+    if not file.is_file() or read_json(file).get("model_type") != config_class.model_type:
+        return None
+    with told_of(directory):
+        config = config_class.from_pretrained(directory)
+    state, files = read_weights(directory)
+    others = kind._keys_to_ignore_on_load_unexpected or []
+    state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in others)}
+    with told_of(directory):
+        check_finite(state)
+    found = accounted(directory, files, kind, config, state)
+    found.is_converted = True
+    return found
+
+
+def whereabouts(part: Part) -> dict[str, Any]:
+    """Where a converted part lies, as `MiniGPT3DConfig.parts` has it."""
+    source = resolve_encoder(part.source.absolute())
+    return record_source(source.name, source).to_dict()

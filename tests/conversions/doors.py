@@ -1,0 +1,120 @@
+"""Every converter with a small checkpoint of the authors, for tests of what none of them may take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.conversions import (
+    convert_act,
+    convert_any2point,
+    convert_imagebind_audio,
+    convert_minigpt3d,
+    convert_minigpt3d_parts,
+)
+from tests.chat.tiny_tokenizers import character_tokenizer
+from tests.conversions.act_originals import Original
+from tests.conversions.minigpt3d_originals import Originals
+from tests.conversions.originals import SmallCase, content, small_variant
+from tests.conversions.test_imagebind_audio import original as imagebind_original
+from tests.tiny_encoders import tiny_config
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way from a file of the authors to a directory of ours.
+
+    Args:
+        content: What the authors' program would have put into the file.
+        state: Where in it the tensors are; "" for a file that is nothing but tensors.
+        convert: Converts the file at the first path into the second, with whatever lies in the third.
+        prepare: Fills that third directory.
+    """
+
+    content: Callable[[], dict[str, Any]]
+    state: str
+    convert: Callable[[Path, Path, Path], Any]
+    prepare: Callable[[Path], None] = lambda directory: None
+
+
+@cache
+def _case() -> SmallCase:
+    return SmallCase("any2point_clip_scan")
+
+
+@cache
+def _originals() -> Originals:
+    return Originals()
+
+
+def _any2point(checkpoint: Path, output: Path, others: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "clip-scan", small_variant(VARIANTS["clip-scan"]))
+        convert_any2point(checkpoint, "clip-scan", output, encoder=others)
+
+
+def _act(case: str) -> Door:
+    def convert(checkpoint: Path, output: Path, others: Path) -> None:
+        convert_act(checkpoint, Original(case).kind, output)
+
+    kind = Original(case).kind
+    state = "model_state_dict" if kind in ("partseg", "semseg") else "base_model"
+    return Door(lambda: Original(case).content(), state, convert)
+
+
+def _imagebind(checkpoint: Path, output: Path, others: Path) -> None:
+    convert_imagebind_audio(checkpoint, output, config=tiny_config("imagebind_audio"))
+
+
+def _part(part: str) -> Callable[[Path, Path, Path], None]:
+    def convert(checkpoint: Path, output: Path, others: Path) -> None:
+        convert_minigpt3d_parts(output, **{part: checkpoint})
+
+    return convert
+
+
+def _phi(checkpoint: Path, output: Path, others: Path) -> None:
+    shutil.copyfile(checkpoint, others / "pytorch_model.bin")
+    convert_minigpt3d_parts(output, language_model=others)
+
+
+def _prepare_phi(directory: Path) -> None:
+    (directory / "config.json").write_text(json.dumps(_originals().phi_config()))
+    character_tokenizer().save_pretrained(directory)
+
+
+def _stage(checkpoint: Path, output: Path, others: Path) -> None:
+    parts = {
+        "point_encoder": others / "point_model.pth",
+        "qformer": others / "blip2.pth",
+        "language_model": others / "Phi_2",
+    }
+    convert_minigpt3d(output, checkpoint=checkpoint, **parts)
+
+
+DOORS = {
+    "any2point": Door(
+        lambda: content(_case()), "model", _any2point, lambda folder: _case().base().save_pretrained(folder)
+    ),
+    "act-cls": _act("cls"),
+    "act-dvae": _act("dvae_clip_deep"),
+    "act-pretrain": _act("pretrain"),
+    "act-partseg": _act("partseg"),
+    "imagebind-audio": Door(
+        lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))}, "model", _imagebind
+    ),
+    "point-encoder": Door(lambda: _originals().point_encoder(), "base_model", _part("point_encoder")),
+    "qformer": Door(lambda: _originals().blip2(), "model", _part("qformer")),
+    "phi": Door(lambda: {"model": dict(_originals().phi())}, "model", _phi, _prepare_phi),
+    "minigpt3d-stage": Door(
+        lambda: _originals().stage(3), "model", _stage, lambda folder: _originals().write(folder) and None
+    ),
+}

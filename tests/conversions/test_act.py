@@ -1,0 +1,453 @@
+"""Released ACT checkpoints, in small, through the command line and back."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModel, pipeline
+from typer.testing import CliRunner
+
+from hf_any3d import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation, PointCloudProcessor
+from hf_any3d.cli import app
+from hf_any3d.conversions.act import convert as converting
+from hf_any3d.data.catalog import shapenetpart
+from hf_any3d.modeling import act
+from tests.conversions.act_originals import KINDS, PROMPTS, TEACHER_WIDTH, Original
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+OPENERS = {
+    "cls": AutoModelForPointCloudClassification,
+    "partseg": AutoModelForPointCloudSegmentation,
+    "semseg": AutoModelForPointCloudSegmentation,
+    "dvae": act.ActAutoencoder,
+    "pretrain": act.ActForPreTraining,
+}
+TAUGHT = ["dvae", "dvae_bert", "dvae_clip", "pretrain"]
+UNREAD = ("embeddings.", "pooler.")
+
+
+class Setting:
+    """A small checkpoint on disk."""
+
+    def __init__(self, case, directory, **options):
+        self.original = Original(case, **options)
+        self.kind, self.directory = self.original.kind, directory
+        self.checkpoint, self.output = directory / "original.pth", directory / "out"
+        torch.save(self.original.content(), self.checkpoint)
+
+    def with_teacher(self, change=lambda encoder: None):
+        """Put the public encoder beside the checkpoint; returns the words that name it."""
+        encoder = self.original.public_teacher()
+        change(encoder)
+        encoder.save_pretrained(self.directory / "teacher")
+        return "--teacher", self.directory / "teacher"
+
+    def altered(self, change):
+        """Write the checkpoint anew with other tensors."""
+        state = dict(self.original.state)
+        change(state)
+        torch.save(self.original.content(state), self.checkpoint)
+
+    def convert(self, *words, kind=None, checkpoint=None):
+        words = ["act", checkpoint or self.checkpoint, "--kind", kind or self.kind, "--output", self.output, *words]
+        result = CliRunner().invoke(app, ["convert", *map(str, words)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    def opened(self, *words):
+        """The converted model, opened as anybody would."""
+        code, out, err = self.convert(*words)
+        assert code == 0, err
+        return OPENERS[self.kind].from_pretrained(self.output)
+
+    def processor(self):
+        """That of the converted directory."""
+        assert self.convert()[0] == 0
+        return PointCloudProcessor.from_pretrained(self.output)
+
+    def refused(self, *words, **settings):
+        """What the command says when it refuses; nothing may be left behind."""
+        before = sorted(self.directory.rglob("*"))
+        code, out, err = self.convert(*words, **settings)
+        assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, err
+        assert sorted(self.directory.rglob("*")) == before
+        return err
+
+
+def config_of(model):
+    """The configuration of the autoencoder in a model, or the model's own."""
+    return getattr(model, "autoencoder", model).config
+
+
+def differing(model, expected):
+    """Tensors of a model that are not the expected ones, what embeds words and images left out."""
+    state = model.state_dict()
+    names = {name for name in state if not name.rpartition("encoder.")[2].startswith(UNREAD)}
+    assert names == expected.keys()
+    return [name for name in names if not torch.equal(state[name], expected[name])]
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path):
+    setting = Setting(case, tmp_path)
+    model = setting.opened()
+    assert not differing(model, setting.original.converted)
+    assert not model.training
+    assert sorted(path.name for path in setting.output.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+@pytest.mark.parametrize("variant", ["linear", "side"])
+def test_other_protocols_of_fine_tuning_are_told_by_their_tensors(variant, tmp_path):
+    setting = Setting("cls", tmp_path, variant=variant)
+    model = setting.opened()
+    assert not differing(model, setting.original.converted)
+    assert list(model.config.head_widths) == ([] if variant == "linear" else [24, 24])
+    assert model.config.side_network == (variant == "side")
+
+
+@pytest.mark.parametrize("case", TAUGHT)
+def test_named_teacher_is_compared_and_left_out(case, tmp_path):
+    setting = Setting(case, tmp_path)
+    kept = setting.opened()
+    kept_size = (setting.output / "model.safetensors").stat().st_size
+    shutil.rmtree(setting.output)
+    model = setting.opened(*setting.with_teacher())
+    assert not differing(model, setting.original.converted)
+    config = config_of(model)
+    assert config.encoder_name_or_path == str(tmp_path / "teacher") and config.encoder_checksum.startswith(
+        "tensors-sha256:"
+    )
+    frozen = sum(tensor.numel() for tensor in setting.original.frozen.values())
+    left_out = kept_size - (setting.output / "model.safetensors").stat().st_size
+    assert left_out > 4 * frozen > 0, "four bytes a number, and some for the names"
+    assert config_of(kept).encoder_name_or_path is None
+    assert config_of(kept).encoder_config.layer_norm_eps == config.encoder_config.layer_norm_eps
+
+
+@pytest.mark.parametrize("case", TAUGHT)
+def test_stored_teacher_makes_a_directory_that_needs_no_other(case, tmp_path):
+    setting = Setting(case, tmp_path)
+    words = setting.with_teacher()
+    assert setting.convert("--store-encoder", *words)[0] == 0
+    shutil.rmtree(tmp_path / "teacher")
+    model = OPENERS[setting.kind].from_pretrained(setting.output)
+    assert not differing(model, setting.original.converted)
+    public = setting.original.public_teacher()
+    public = getattr(public, "vision_model", public)
+    encoder = getattr(model, "autoencoder", model).encoder
+    # Embeddings, which the checkpoint lacks, are the teacher's own.
+    assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in public.state_dict().items())
+
+
+def test_public_teacher_is_pinned(tmp_path, hub):
+    setting = Setting("dvae_clip", tmp_path)
+    setting.original.public_teacher().push_to_hub("openai/clip-vit-base-patch16-small")
+    model = setting.opened("--teacher", "openai/clip-vit-base-patch16-small")
+    assert len(model.config.encoder_revision) == 40
+    card = (setting.output / "README.md").read_text()
+    assert "base_model: openai/clip-vit-base-patch16-small" in card and "checked against a checksum" in card
+
+
+def test_teacher_may_have_more_layers_than_the_checkpoint(tmp_path):
+    setting = Setting("dvae_bert", tmp_path)
+    encoder = setting.original.public_teacher()
+    deeper = AutoModel.from_config(type(encoder.config)(**encoder.config.to_dict() | {"num_hidden_layers": 4}))
+    deeper.load_state_dict(encoder.state_dict(), strict=False)
+    deeper.save_pretrained(tmp_path / "teacher")
+    model = setting.opened("--teacher", tmp_path / "teacher")
+    assert model.config.encoder_config.num_hidden_layers == 2
+    assert not differing(model, setting.original.converted)
+
+
+@pytest.mark.parametrize(
+    ("case", "flags"),
+    [
+        ("dvae", {"position_injection": "every_layer", "prompt_depth": "deep", "attention_axis": "tokens"}),
+        ("dvae_shallow", {"prompt_depth": "shallow", "num_prompts": PROMPTS}),
+        ("dvae_bert", {"position_injection": "input", "use_input_norm": False, "teacher_dropout": True}),
+        ("dvae_clip", {"attention_axis": "tokens", "use_input_norm": True}),
+        ("dvae_clip_deep", {"attention_axis": "batch"}),
+        ("dvae_plain", {"encoder_config": None, "group_size": 32}),
+    ],
+)
+def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path):
+    setting = Setting(case, tmp_path)
+    config = setting.opened().config
+    flags = flags | {"sampling_min_squared_norm": 1e-3, "noise_in_eval": True}
+    assert {name: getattr(config, name) for name in flags} == flags
+    card = (setting.output / "README.md").read_text()
+    sound = act.ActAutoencoderConfig()
+    sizes = ("prompt_depth", "num_prompts", "encoder_config", "group_size")
+    accidents = {n: v for n, v in flags.items() if n not in sizes and v != getattr(sound, n)}
+    assert all(f"`{name}={value!r}`" in card for name, value in accidents.items())
+    assert ("depend on the other clouds" in card) == (case == "dvae_clip_deep")
+    if teacher := config.encoder_config:
+        assert (teacher.hidden_size, teacher.num_attention_heads) == (TEACHER_WIDTH, 2)
+        assert teacher.layer_norm_eps == {"bert": 1e-12, "clip_vision_model": 1e-5, "vit": 1e-6}[teacher.model_type]
+
+
+def test_pretraining_goes_on_as_the_program_did(tmp_path):
+    config = Setting("pretrain_cls", tmp_path).opened().config
+    expected = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
+    expected |= {"class_token_loss": True, "decoder_num_hidden_layers": 2, "sampling_min_squared_norm": 1e-3}
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert config.autoencoder_config.noise_in_eval
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`noisy_targets=True`" in card and "`ACT_encoder.lm_head`, which nothing reads, is left out" in card
+
+
+def test_student_of_pretraining_opens_as_a_base_model_for_fine_tuning(tmp_path):
+    setting = Setting("pretrain", tmp_path)
+    assert setting.convert()[0] == 0
+    model = act.ActForPointCloudClassification.from_pretrained(setting.output, num_labels=3)
+    student = {name: t for name, t in setting.original.converted.items() if name.startswith("act.")}
+    state = model.state_dict()
+    assert student and all(torch.equal(tensor, state[name]) for name, tensor in student.items())
+
+
+def test_classifier_answers_by_name(tmp_path):
+    setting = Setting("cls", tmp_path)
+    assert setting.convert()[0] == 0
+    classify = pipeline("point-cloud-classification", model=str(setting.output))
+    answers = classify(setting.original.points[0].numpy(), top_k=20)
+    assert {answer["label"] for answer in answers} >= {"bag", "sofa", "toilet"} and len(answers) == 15
+    card = (setting.output / "README.md").read_text()
+    assert "15 labels of ScanObjectNN" in card and "88.21 %" in card and "sha256:" in card
+    assert "original.pth" in card and str(tmp_path) not in card
+
+
+def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
+    cloud = torch.rand(3000, 3).numpy() * 5 + 3
+    prepared = Setting("cls", tmp_path).processor()([cloud])["points"]
+    assert prepared.shape == (1, 2048, 3)
+    assert prepared.min() > 3 and prepared.max() > 7.9, "clouds of ScanObjectNN keep their size and place"
+    shutil.rmtree(tmp_path / "out")
+    processor = Setting("cls_modelnet", tmp_path).processor()
+    prepared = processor([cloud])["points"]
+    assert prepared.shape == (1, 1024, 3)
+    assert 0.9 < prepared.norm(dim=-1).max() <= 1, "the whole cloud reaches to the unit sphere"
+    assert prepared[:, 1:].square().sum(dim=-1).min() > 1e-3
+    assert (processor.sampling, processor.extent) == ("farthest", "all")
+    shutil.rmtree(tmp_path / "out")
+    processor = Setting("semseg", tmp_path).processor()
+    assert (processor.block_size, processor.up_axis, processor.scale) == (1.0, "z", None)
+
+
+def test_parts_and_rooms_have_the_names_of_their_data_sets(tmp_path):
+    config = Setting("partseg", tmp_path).opened().config
+    assert list(config.id2label.values()) == list(shapenetpart.PART_NAMES)
+    assert config.category_names[:3] == ["Airplane", "Bag", "Cap"] and config.category_parts[2] == [6, 7]
+    segment = pipeline("point-cloud-segmentation", model=str(tmp_path / "out"))
+    answer = segment(torch.rand(2048, 3).numpy(), category="Mug")
+    assert {segment["label"] for segment in answer["segments"]} <= {"Mug handle", "Mug cup"}
+    shutil.rmtree(tmp_path / "out")
+    config = Setting("semseg", tmp_path).opened().config
+    assert config.id2label[0] == "ceiling" and config.id2label[12] == "clutter"
+
+
+def test_labels_of_other_data_sets_have_numbers(tmp_path):
+    setting = Setting("cls_modelnet", tmp_path)
+    assert setting.opened().config.id2label[0] == "airplane"
+    shutil.rmtree(setting.output)
+    assert setting.opened("--dataset", "none").config.id2label[0] == "LABEL_0"
+    assert "dataset='modelnet41'; expected one of scanobjectnn, modelnet40, none for kind cls" in refused_again(
+        setting, "--dataset", "modelnet41"
+    )
+    assert "dataset='scanobjectnn' has 15 labels, but the checkpoint 40" in setting.refused(
+        "--dataset", "scanobjectnn"
+    )
+
+
+def refused_again(setting, *words):
+    shutil.rmtree(setting.output)
+    return setting.refused(*words)
+
+
+def test_what_has_no_shape_may_be_given(tmp_path):
+    setting = Setting("cls_modelnet", tmp_path)
+    words = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
+    config = setting.opened(*words).config
+    assert (config.num_groups, config.group_size, config.num_attention_heads) == (32, 16, 4)
+    assert json.loads((setting.output / "preprocessor_config.json").read_text())["num_points"] == 512
+    shutil.rmtree(setting.output)
+    assert "hidden_size=64 is no multiple of 3; give --num-attention-heads" in setting.refused(
+        "--num-attention-heads", 3
+    )
+    setting = Setting("dvae_plain", tmp_path)
+    assert "group_size=16; the decoder makes 32 points" in setting.refused("--group-size", 16)
+
+
+def test_bare_names_and_half_precision_do(tmp_path):
+    setting = Setting("cls", tmp_path)
+    half = {name: t.half() if t.is_floating_point() else t for name, t in setting.original.state.items()}
+    torch.save({"base_model": half}, setting.checkpoint, _use_new_zipfile_serialization=False)
+    model = setting.opened()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.act.norm.weight, half["norm.weight"].float())
+
+
+@pytest.mark.parametrize("case", ["cls", "partseg", "dvae", "pretrain"])
+def test_left_over_tensors_are_listed(case, tmp_path):
+    setting = Setting(case, tmp_path)
+    setting.altered(lambda state: state.update(zzz=torch.ones(2), **{"extra.bias": torch.ones(2)}))
+    err = setting.refused()
+    assert "original.pth: the checkpoint holds tensors that belong to no known part: extra.bias, zzz" in err
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "told"),
+    [
+        ("cls", "blocks.blocks.12.norm1.bias", "missing: act.blocks.layers.12.attention.proj.bias, "),
+        ("dvae", "visual_embed.0.1.mlp.fc3.bias", "no known part: visual_embed.0.1.mlp.fc3.bias"),
+        ("dvae_bert", "visual_embed.0.layer.1.extra.bias", "left over: encoder.encoder.layer.1.extra.bias"),
+        ("pretrain", "dvae_tokenizer.decoder.mlp.6.bias", "left over: autoencoder.decoder.coarse.6.bias"),
+    ],
+)
+def test_left_over_tensors_of_known_parts_are_listed(case, name, told, tmp_path):
+    setting = Setting(case, tmp_path)
+    setting.altered(lambda state: state.update({name: torch.ones(7)}))
+    assert told in setting.refused()
+
+
+@pytest.mark.parametrize(
+    ("case", "names", "told"),
+    [
+        ("cls", ["cls_pos", "blocks.blocks.3.mlp.fc2.bias"], "act.blocks.layers.3.mlp.fc2.bias, act.class_token.posi"),
+        ("cls", ["encoder.first_conv.1.num_batches_tracked"], "act.patch_encoder.lift_norm.num_batches_tracked"),
+        ("cls", ["norm.weight"], "lacks tensors: norm.weight"),
+        ("partseg", ["bns1_cls.running_var"], "segmenter.norm.running_var"),
+        ("partseg", ["convs1_cls.weight"], "lacks tensors: segmenter.joined.weight"),
+        ("dvae", ["visual_embed.0.1.attn.qkv.bias"], "encoder.layers.1.attention.k_proj.bias, "),
+        ("dvae", ["visual_embed.1.bias"], "encoder.layernorm.bias"),
+        ("dvae_clip", ["visual_embed.0.weight"], "encoder.pre_layrnorm.weight"),
+        ("dvae_plain", ["dgcnn_2.layer3.1.bias"], "graph_decoder.layers.2.norm.bias"),
+        ("dvae", ["codebook"], "no ACT checkpoint of kind dvae"),
+        ("pretrain", ["mask_token", "proj_head.bias"], "missing: mask_token, prediction_head.bias"),
+    ],
+)
+def test_missing_tensors_are_listed(case, names, told, tmp_path):
+    setting = Setting(case, tmp_path)
+    setting.altered(lambda state: [state.pop(name) for name in names])
+    assert told in setting.refused()
+
+
+def test_tensors_of_another_shape_are_told(tmp_path):
+    setting = Setting("semseg", tmp_path)
+    setting.altered(lambda state: state.update({"convs3_cls.bias": torch.ones(12)}))
+    assert "of another shape: segmenter.head.out.bias is (12,), expected (13,)" in setting.refused()
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "told"),
+    [
+        ("cls", "dvae", "this is not a discrete autoencoder (stage I) but a classifier; give --kind cls"),
+        ("pretrain", "dvae", "but a student with its frozen autoencoder (stage II); give --kind pretrain"),
+        ("semseg", "partseg", "but a semantic segmentation model; give --kind semseg"),
+        ("dvae_plain", "act", "kind='act'; expected one of pretrain, dvae, cls, partseg, semseg"),
+    ],
+)
+def test_checkpoint_of_another_kind_says_which(case, kind, told, tmp_path):
+    err = Setting(case, tmp_path).refused(kind=kind)
+    assert "original.pth: " in err and told in err
+
+
+@pytest.mark.parametrize("case", TAUGHT)
+def test_teacher_with_other_weights_is_refused(case, tmp_path):
+    setting = Setting(case, tmp_path)
+
+    def change(encoder):
+        weights = [p for n, p in encoder.named_parameters() if ("layer" in n and "text" not in n and p.ndim == 2)]
+        with torch.no_grad():
+            weights[-1][3, 5] += 1e-3
+
+    err = setting.refused(*setting.with_teacher(change))
+    assert "its frozen layers are not those of encoder" in err and "1 of " in err and "by --teacher" in err
+
+
+def test_teacher_of_another_size_or_family_is_refused(tmp_path):
+    bert = Setting("dvae_bert", tmp_path).with_teacher()
+    clip = Setting("dvae_clip", tmp_path)
+    assert "tower='vision' does not fit" in clip.refused(*bert)
+    vit = Setting("dvae_shallow", tmp_path)
+    assert "num_layers=3; expected 1 to 2, what " in vit.refused(*bert)
+    vit.altered(lambda state: [state.pop(name) for name in list(state) if name.startswith("visual_embed.0.2.")])
+    assert "missing: encoder.layer.0.attention.output.LayerNorm.bias, " in vit.refused(*bert)
+    plain = Setting("dvae_plain", tmp_path)
+    assert "original.pth: teacher=" in plain.refused(*bert) and "the checkpoint holds none" in plain.refused(*bert)
+
+
+def test_teacher_with_another_activation_is_refused(tmp_path):
+    setting = Setting("dvae", tmp_path)
+    words = setting.with_teacher(lambda encoder: setattr(encoder.config, "hidden_act", "relu"))
+    told = "whose teacher is a ViT or DeiT: it has hidden_act='relu', expected 'gelu'"
+    assert told in setting.refused(*words)
+
+
+def test_teacher_whose_heads_are_unknown_has_to_be_named(tmp_path):
+    setting = Setting("dvae_shallow", tmp_path)
+    narrow = {
+        name: tensor[..., :100] if "visual_embed" in name and "mlp.fc1.weight" in name else tensor
+        for name, tensor in setting.original.state.items()
+    }
+    setting.altered(lambda state: state.update(narrow))
+    assert "its teacher has 100 channels, no multiple of 64" in setting.refused()
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch ran-code",)
+
+
+def test_pickled_objects_are_refused_and_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    setting = Setting("cls", tmp_path)
+    torch.save(setting.original.content() | {"config": Payload()}, setting.checkpoint)
+    err = setting.refused()
+    assert "original.pth: not a checkpoint of tensors and plain values" in err and "system" in err
+    assert not (tmp_path / "ran-code").exists()
+
+
+@pytest.mark.parametrize("content", [{"model": {"a": torch.ones(1)}}, {"optimizer": {"lr": 1.0}}, [torch.ones(2)], {}])
+def test_files_without_a_state_dict_are_told(content, tmp_path):
+    setting = Setting("cls", tmp_path)
+    torch.save(content, setting.checkpoint)
+    assert "no state dict; expected one under 'base_model' or 'model_state_dict', found" in setting.refused()
+
+
+def test_wrong_words_are_told(tmp_path):
+    setting = Setting("cls", tmp_path)
+    assert "missing.pth: no such file" in setting.refused(checkpoint=tmp_path / "missing.pth")
+    setting.checkpoint.write_bytes(setting.checkpoint.read_bytes()[:5000])
+    assert "original.pth: damaged" in setting.refused()
+    setting.output.mkdir()
+    (setting.output / "notes.txt").write_text("mine")
+    assert "exists already and is not empty" in setting.refused()
+
+
+def test_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
+    setting = Setting("cls", tmp_path)
+
+    def interrupt(directory, *rest):
+        assert (directory / "model.safetensors").is_file(), "the card is the last of the files"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(converting, "write_act_card", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        converting.convert_act(setting.checkpoint, "cls", setting.output)
+    assert [path.name for path in tmp_path.iterdir()] == ["original.pth"]
+
+
+def test_help_lists_kinds_and_options():
+    result = CliRunner().invoke(app, ["convert", "act", "--help"], terminal_width=200)
+    text = " ".join(result.stdout.split())
+    assert result.exit_code == 0
+    assert all(word in text for word in ("dvae", "pretrain", "partseg", "--teacher", "--store-encoder", "--dataset"))

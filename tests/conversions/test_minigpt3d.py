@@ -1,0 +1,243 @@
+"""MiniGPT-3D's files, in small, into directories that from_pretrained opens."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from typer.testing import CliRunner
+
+from hf_any3d import AutoModelForPointCloudTextToText
+from hf_any3d.chat import PUBLISHED_GENERATION
+from hf_any3d.cli import app
+from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
+from hf_any3d.conversions import convert_minigpt3d, convert_minigpt3d_parts
+from hf_any3d.modeling.minigpt3d import build_from_parts, names_in, set_stage, stage_names
+from tests.conversions.minigpt3d_originals import Originals, options
+
+QUESTION = [{"role": "user", "content": [{"type": "point_cloud"}, {"type": "text", "text": "What is this?"}]}]
+
+
+@pytest.fixture(scope="module")
+def originals():
+    return Originals()
+
+
+@pytest.fixture(scope="module")
+def words(originals, tmp_path_factory):
+    """All parts, and stages III and IV."""
+    return originals.write(tmp_path_factory.mktemp("originals") / "all", 3, 4)
+
+
+@pytest.fixture(scope="module")
+def released(words, tmp_path_factory):
+    """The directory of the whole."""
+    output = tmp_path_factory.mktemp("converted") / "minigpt3d"
+    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(words), "--output", str(output)])
+    assert result.exit_code == 0, result.stderr
+    assert "stage_3.pth: stage II or III" in result.output and "stage_4.pth: stage IV" in result.output
+    assert "training begins" not in result.output
+    return output
+
+
+@pytest.fixture(scope="module")
+def model(released):
+    return AutoModelForPointCloudTextToText.from_pretrained(released)
+
+
+def parts_of(words):
+    return {name: words[name] for name in ("point_encoder", "qformer", "language_model")}
+
+
+def test_every_tensor_of_the_released_program_is_in_the_model(originals, model):
+    expected = convert_minigpt3d_state_dict(originals.state)
+    added = {name for name in expected if name.endswith(("q_layernorm.bias", "k_layernorm.bias"))}
+    names, own = names_in(model, expected), model.state_dict()
+    assert set(names.values()) == own.keys()
+    for name, tensor in expected.items():
+        if name in added:  # which Phi has not, and no stage trains
+            tensor = torch.zeros_like(tensor)
+        assert torch.equal(own[names[name]], tensor), name
+    assert model.config.use_query_experts and model.config.router == "sparse" and model.config.stage == 4
+
+
+def test_model_and_processor_answer_together(released, model):
+    processor = AutoProcessor.from_pretrained(released)
+    cloud = np.random.default_rng(0).random((300, 6), dtype=np.float32)
+    batch = processor.apply_chat_template(
+        QUESTION, point_clouds=[cloud], tokenize=True, chat_template="evaluation", return_tensors="pt"
+    )
+    assert (batch["input_ids"] == model.config.point_token_id).sum() == model.config.num_query_tokens == 6
+    answer = model.generate(**batch, max_new_tokens=3, do_sample=False)
+    assert answer.shape[1] == batch["input_ids"].shape[1] + 3
+    assert processor.hide_inner_bos and set(processor.chat_template) == {"default", "training", "evaluation", "demo"}
+
+
+def test_start_and_end_tokens_are_those_of_the_tokenizer(released, model):
+    assert json.loads((released / "config.json").read_text())["text_config"]["bos_token_id"] == 128
+    generation = model.generation_config
+    assert (generation.eos_token_id, generation.pad_token_id) == (128, 128)
+    assert {name: getattr(generation, name) for name in PUBLISHED_GENERATION["demo"]} == PUBLISHED_GENERATION["demo"]
+
+
+def test_card_names_licence_files_and_what_differs(released):
+    card = ModelCard.load(released / "README.md")
+    assert card.data.license == "cc-by-nc-sa-4.0" and card.data.pipeline_tag == "point-cloud-text-to-text"
+    for told in ("stage IV left it", "`stage_3.pth` (sha256:", "`model.safetensors` (sha256:", "hide_inner_bos=True"):
+        assert told in card.text
+
+
+def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, words, tmp_path):
+    given = parts_of(words) | {"checkpoint": words["checkpoint"]}
+    facts = convert_minigpt3d(tmp_path / "out", **given)
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    assert facts["fresh"] == ["bridge.experts.queries", "bridge.experts.router"]
+    assert not model.config.use_query_experts and len(model.bridge.experts.queries) == 8
+    first, *others = model.bridge.experts.queries
+    assert torch.equal(first, originals.state["query_tokens"][0])
+    for queries in others:
+        assert torch.equal(queries, originals.blip2_queries[0])
+    assert len(set_stage(model, 4)) == 12
+
+
+@pytest.mark.parametrize("stages", [(0,), (0, 1)])
+def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
+    words = originals.write(tmp_path / "in", *stages)
+    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(words), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    model, state = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out"), originals.state
+    assert torch.equal(model.bridge.projector.fc1.weight, state["llama_proj.weight"])
+    layer = model.language_model.model.layers[0]
+    before = "llama_model.base_model.model.model.layers.0."
+    assert torch.equal(layer.post_layernorm.weight, state[before + "post_layernorm.weight"])
+    lora = layer.self_attn.query_key_value.lora_B["default"].weight
+    assert torch.equal(lora, state[before + "self_attn.query_key_value.lora_B.default.weight"])
+    # Without effect, as training begins it.
+    query = model.bridge.qformer.encoder.layer[0].attention.attention.query
+    assert query.lora_A["default"].weight.abs().min() > 0 and not query.lora_B["default"].weight.any()
+    trained = torch.equal(model.bridge.point_mlp.layers[0].weight, state["point_2_Qformer_proj.0.weight"])
+    assert trained == (1 in stages)
+    assert ("bridge.point_mlp" in result.output.split("no file has")[1]) != trained
+    warned = "**Nothing of it was trained on point clouds yet**" in (tmp_path / "out" / "README.md").read_text()
+    assert warned != trained
+    for queries in model.bridge.experts.queries:
+        assert torch.equal(queries, originals.blip2_queries[0])
+    assert len(stage_names(model, 2)) > len(stage_names(model, 1)) == 4
+
+
+def test_parts_open_by_themselves_and_build_a_model(originals, words, tmp_path):
+    given = parts_of(words)
+    command = [
+        "convert",
+        "minigpt3d-parts",
+        *options(given),
+        "--num-groups",
+        "16",
+        "--output",
+        str(tmp_path / "parts"),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    folders = {name: tmp_path / "parts" / name for name in given}
+    for name, folder in folders.items():
+        assert str(folder) in result.output, name
+    encoder = AutoModel.from_pretrained(folders["point_encoder"])
+    assert (encoder.config.num_groups, encoder.config.group_size) == (16, 32)
+    assert encoder(torch.rand(1, 64, 6)).last_hidden_state.shape == (1, 17, 64)
+    phi = AutoModelForCausalLM.from_pretrained(folders["language_model"])
+    assert torch.equal(phi.lm_head.weight, originals.phi()["lm_head.weight"])
+    assert phi.generation_config.eos_token_id == 128
+    assert AutoTokenizer.from_pretrained(folders["language_model"])("ab")["input_ids"] == [97, 98]
+    model = build_from_parts(*folders.values())
+    assert torch.equal(model.bridge.experts.queries[7], originals.blip2_queries[0])
+    theirs = originals.state["Qformer.bert.encoder.layer.1.output_query.dense.weight"]
+    assert torch.equal(model.bridge.qformer.encoder.layer[1].output_query.dense.weight, theirs)
+
+
+@pytest.fixture(scope="module")
+def folders(words, tmp_path_factory):
+    """The directories of the parts."""
+    output = tmp_path_factory.mktemp("parts") / "parts"
+    convert_minigpt3d_parts(output, **parts_of(words))
+    return {name: output / name for name in parts_of(words)}
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])
+def test_converted_parts_are_named_or_stored(words, folders, released, model, tmp_path, store):
+    command = ["convert", "minigpt3d", *options(words | folders), *["--store-parts"] * store]
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    own = opened.state_dict()
+    assert own.keys() == model.state_dict().keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out", released)]
+    card = (tmp_path / "out" / "README.md").read_text()
+    if store:
+        assert opened.config.parts is None and sizes[0] == sizes[1] and "Not stored here" not in card
+    else:
+        assert sizes[0] < sizes[1] / 3 and "Not stored here: point encoder, qformer, language model." in card
+        assert f"point encoder: in {folders['point_encoder']}, which has to stay there" in result.output
+        assert set(opened.config.parts) == set(folders)
+        assert all(recorded["checksum"].startswith("tensors-sha256:") for recorded in opened.config.parts.values())
+
+
+def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, words, folders, tmp_path):
+    torch.save(originals.stage(0), tmp_path / "start.pth")
+    facts = convert_minigpt3d(tmp_path / "out", **folders, checkpoint=tmp_path / "start.pth")
+    assert set(facts["named"]) == {"point_encoder", "qformer"}
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    name = "model.layers.0.post_layernorm.weight"
+    theirs = originals.state["llama_model.base_model.model." + name]
+    assert torch.equal(model.language_model.get_parameter(name), theirs)
+    set_stage(model, 1)
+    model.save_pretrained(tmp_path / "stage1")
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "stage1")
+    assert torch.equal(model.language_model.get_parameter(name), theirs)
+
+
+def test_stage_two_is_told_by_the_user(words, folders, tmp_path):
+    first = folders | {"checkpoint": words["checkpoint"]}
+    convert_minigpt3d(tmp_path / "out", **first, stage=2)
+    assert AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").config.stage == 2
+    assert "as stage II left it" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"stage=2; .*stage_4\.pth holds stage IV, and only 2 and 3 look alike"):
+        convert_minigpt3d(tmp_path / "other", **words, stage=2)
+    with pytest.raises(ValueError, match="point_encoder: is converted, with patches of its own"):
+        convert_minigpt3d(tmp_path / "other", **first, num_groups=8)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_are_stored_as_asked_for(words, model, tmp_path, dtype):
+    convert_minigpt3d(tmp_path / "out", **words, dtype=dtype)
+    stored = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    for (name, ours), whole in zip(stored.state_dict().items(), model.state_dict().values(), strict=True):
+        assert ours.dtype == (getattr(torch, dtype) if whole.is_floating_point() else torch.int64), name
+        assert torch.equal(ours, whole.to(ours.dtype)), name
+
+
+def test_large_models_are_stored_in_several_files(words, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_any3d.conversions.saving._SHARD", 400_000)
+    convert_minigpt3d(tmp_path / "out", **words)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 3
+    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_frozen_copies_in_half_precision_are_the_encoder_still(originals, words, tmp_path):
+    content = originals.stage(3)
+    halved = {n: t.half() for n, t in content["model"].items() if n.startswith("point_encoder.") and "blocks" in n}
+    torch.save(content | {"model": content["model"] | halved}, tmp_path / "stage_3.pth")
+    convert_minigpt3d(tmp_path / "out", **parts_of(words), checkpoint=tmp_path / "stage_3.pth")
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
+    weight = originals.state["pc_encoder.blocks.blocks.0.attn.qkv.weight"]
+    assert torch.equal(model.point_encoder.blocks.layers[0].attention.qkv.weight, weight)
+
+
+def test_no_part_is_told(tmp_path):
+    with pytest.raises(ValueError, match="no part is given; give --point-encoder, --qformer or --language-model"):
+        convert_minigpt3d_parts(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,247 @@
+"""Checkpoints that were repacked, damaged or made by strangers, at every converter."""
+
+import re
+import shutil
+import zipfile
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hf_any3d.cli import app
+from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint
+from tests.conversions.doors import DOORS
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*depend on the other clouds of a batch:UserWarning"),
+    pytest.mark.usefixtures("libraries_as_they_were"),
+]
+
+
+def repacked(path, method=zipfile.ZIP_DEFLATED, change=lambda name, data: data):
+    """Write the members of a checkpoint into a new zip, as `zip -r` or a file manager does."""
+    other = path.with_name("repacked.pth")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w", method) as new:
+        for member in old.infolist():
+            new.writestr(member.filename, change(member.filename, old.read(member)))
+    return other
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.manual_seed(0)
+    state = {"a": torch.randn(40, 50), "b": torch.randn(30), "c": torch.arange(3), "d": torch.randn(2, 3).half()}
+    torch.save({"model": state, "epoch": 3}, path)
+    return path
+
+
+def assert_same(read, path):
+    expected = torch.load(path, weights_only=True)["model"]
+    assert read.keys() == expected.keys()
+    assert all(torch.equal(read[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], ids=["deflated", "stored"])
+def test_repacked_checkpoints_are_read_with_their_own_numbers(saved, method):
+    assert_same(read_checkpoint(repacked(saved, method)), saved)
+
+
+def test_checkpoints_stored_as_torch_saves_them_are_mapped_and_others_are_not(saved, monkeypatch):
+    mapped = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *words, **named: mapped.append(named["mmap"]) or load(*words, **named))
+    read_checkpoint(saved)
+    assert mapped[-1] is True
+    read_checkpoint(repacked(saved))
+    assert mapped[-1] is False
+
+
+def test_a_member_that_is_cut_short_is_named(saved):
+    short = repacked(saved, zipfile.ZIP_STORED, lambda name, data: data[:64] if name.endswith("data/0") else data)
+    with pytest.raises(ValueError, match=r"repacked.pth: damaged, its member 'checkpoint/data/0' has 64 bytes"):
+        read_checkpoint(short)
+    deflated = repacked(saved, change=lambda name, data: data[:64] if name.endswith("data/0") else data)
+    with pytest.raises(ValueError, match="repacked.pth: damaged"):
+        read_checkpoint(deflated)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], ids=["deflated", "stored"])
+def test_a_member_with_a_wrong_checksum_is_named(saved, method):
+    path = repacked(saved, method)
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("checkpoint/data/1")
+    data = bytearray(path.read_bytes())
+    data[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"repacked.pth: damaged, its member 'checkpoint/data/1' cannot be read"):
+        read_checkpoint(path)
+
+
+def test_files_that_unpack_to_many_times_their_size_are_refused(saved, monkeypatch):
+    monkeypatch.setattr("hf_any3d.conversions.checkpoints._ALWAYS_READ", 2**20)
+    torch.save({"model": {"a": torch.zeros(10**6)}}, saved)
+    assert len(read_checkpoint(saved)["a"]) == 10**6
+    with pytest.raises(ValueError, match="claim to unpack to 4,00"):
+        read_checkpoint(repacked(saved))
+
+
+def test_tensors_may_share_numbers_but_not_without_end(saved):
+    weight = torch.randn(100, 100)
+    torch.save({"model": {"tied": weight, "to": weight, "view": weight[:2]}}, saved)
+    assert torch.equal(read_checkpoint(saved)["to"], weight)
+    torch.save({"model": {str(number): weight for number in range(50)}}, saved)
+    with pytest.raises(ValueError, match="tensors claim 2,000,000 bytes, but 40,000 are stored"):
+        read_checkpoint(saved)
+
+
+def test_files_of_torchs_first_format_are_read(saved):
+    state = torch.load(saved, weights_only=True)
+    torch.save(state, saved, _use_new_zipfile_serialization=False)
+    assert_same(read_checkpoint(saved), saved)
+
+
+STRANGE = {
+    # what is done to a tensor, what is told
+    "sparse": (lambda tensor: tensor.to_sparse(), "is torch.sparse_coo"),
+    "csr": (lambda tensor: tensor.reshape(len(tensor), -1).to_sparse_csr(), "is torch.sparse_csr"),
+    "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "is torch.qint8"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "is torch.complex64"),
+    "eight bits": (lambda tensor: tensor.to(torch.float8_e4m3fn), "is torch.float8_e4m3fn"),
+    "expanded": (lambda tensor: torch.zeros(1).expand(10**12), "claims 1,000,000,000,000 numbers"),
+    "without numbers": (lambda tensor: tensor.to("meta"), "no numbers"),
+}
+MISFITS = {
+    "whole numbers": (lambda tensor: tensor.to(torch.int64), "of another type"),
+    "NaN": (lambda tensor: torch.full_like(tensor, torch.nan), "NaN or infinite numbers in 1 tensors"),
+    "infinite": (lambda tensor: torch.cat([tensor[:-1], tensor[-1:] / 0]), "NaN or infinite numbers in 1 tensors"),
+    "too large": (lambda tensor: torch.full_like(tensor, 1e300, dtype=torch.float64), "NaN or infinite numbers in 1"),
+    "one number": (lambda tensor: tensor.flatten()[0].clone(), "shape|expected"),
+    "nothing": (lambda tensor: tensor[:0], "shape|expected"),
+    "one row less": (lambda tensor: tensor[1:].clone(), "shape|expected"),
+    "flat": (lambda tensor: torch.cat([tensor.flatten(), tensor.flatten()]), "shape|expected|differ"),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), STRANGE.values(), ids=STRANGE)
+def test_tensors_that_are_no_plain_arrays_are_named(saved, change, told):
+    torch.save({"model": {"fine": torch.ones(3), "strange": change(torch.randn(4, 5))}}, saved)
+    with pytest.raises(ValueError, match=f"checkpoint.pth: not all tensors are plain arrays.* strange.*{told}"):
+        read_checkpoint(saved)
+
+
+def test_the_largest_numbers_of_float32_are_finite(saved):
+    bounds = torch.finfo(torch.float32)
+    state = {"a": torch.tensor([bounds.min, bounds.max]), "b": torch.tensor([bounds.max]).double()}
+    torch.save(state, saved)
+    check_finite(read_checkpoint(saved))
+    torch.save(state | {"b": torch.tensor([bounds.max]).double() * 1.001}, saved)
+    with pytest.raises(ValueError, match="NaN or infinite numbers in 1 tensors: b"):
+        check_finite(read_checkpoint(saved))
+
+
+@pytest.mark.parametrize(
+    ("count", "ending"), [(1, "n0"), (20, "n19"), (21, "n19 and 1 more"), (30, "n19 and 10 more")]
+)
+def test_many_names_are_told_by_the_first_and_a_count(count, ending):
+    assert listed([f"n{number}" for number in range(count)]).endswith(ending)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """For each door a directory with what it needs beside the checkpoint."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            DOORS[name].prepare(made[name])
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_tensors_that_do_not_fit_or_are_not_finite_are_told_by_every_converter(door, folders, tmp_path):
+    opened, others = DOORS[door], folders(door)
+    original = opened.content()
+    state = original[opened.state]
+    names = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim > 1]
+    # Of files with more than the converter keeps, a tensor that it does.
+    kept = [name for name in names if not re.match(r"(module\.)?(t5|ln_vision|ACT_encoder\.lm_head)", name)]
+    name = kept[len(kept) // 2]
+    for kind, (change, told) in MISFITS.items():
+        torch.save(original | {opened.state: state | {name: change(state[name])}}, tmp_path / "original.pth")
+        with pytest.raises(ValueError, match=told) as caught:
+            opened.convert(tmp_path / "original.pth", tmp_path / "out", others)
+        text = str(caught.value)
+        assert "\n" not in text and len(text) < 2000, kind
+        assert name.removeprefix("module.") in text or kind not in ("NaN", "infinite", "too large"), text
+        assert not (tmp_path / "out").exists()
+
+
+def test_layers_with_gaps_do_not_make_a_model_of_a_billion_layers(folders, tmp_path):
+    for door in ("act-cls", "point-encoder", "qformer"):
+        opened = DOORS[door]
+        original = opened.content()
+        state = {}
+        for name, tensor in original[opened.state].items():
+            state[re.sub(r"(blocks\.|layer\.)0\.", r"\g<1>999999999.", name)] = tensor
+        torch.save(original | {opened.state: state}, tmp_path / "original.pth")
+        with pytest.raises(ValueError, match="lacks tensors: those of number 0 of 1000000000"):
+            opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(door))
+
+
+def test_kernels_that_read_several_points_are_refused(folders, tmp_path):
+    for door in ("act-cls", "point-encoder"):
+        opened = DOORS[door]
+        original = opened.content()
+        state = original[opened.state]
+        name = next(name for name in state if name.endswith("encoder.first_conv.0.weight"))
+        torch.save(original | {opened.state: state | {name: state[name].repeat(1, 1, 2)}}, tmp_path / "original.pth")
+        with pytest.raises(ValueError, match="a kernel of size 1"):
+            opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(door))
+
+
+def test_names_of_a_checkpoint_are_short_texts(saved):
+    torch.save({"model": {"a": torch.ones(1), "b" * 501: torch.ones(1)}}, saved)
+    with pytest.raises(ValueError, match="names of tensors are text of up to 500 characters; found one of 501"):
+        read_checkpoint(saved)
+    torch.save({"model": {"a": torch.ones(1), 3: torch.ones(1)}}, saved)
+    with pytest.raises(ValueError, match="found a int"):
+        read_checkpoint(saved)
+
+
+def test_a_full_disk_is_told_in_one_line(folders, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*words, **named):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    opened = DOORS["act-cls"]
+    torch.save(opened.content(), tmp_path / "original.pth")
+    words = ["act", tmp_path / "original.pth", "--kind", "cls", "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, ["convert", *map(str, words)])
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: ") and "No space left on device" in result.stderr
+    assert str(tmp_path / "out") in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["original.pth"]
+
+
+def test_parts_that_were_converted_are_looked_at_again(folders, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    opened, folder = DOORS["minigpt3d-stage"], folders("minigpt3d-stage")
+    torch.save(opened.content(), tmp_path / "stage.pth")
+    torch.save(DOORS["point-encoder"].content(), tmp_path / "point_model.pth")
+    DOORS["point-encoder"].convert(tmp_path / "point_model.pth", tmp_path / "part", folder)
+    state = load_file(tmp_path / "part" / "point_encoder" / "model.safetensors")
+    state["norm.bias"][0] = torch.nan
+    save_file(state, tmp_path / "part" / "point_encoder" / "model.safetensors", {"format": "pt"})
+    others = tmp_path / "others"
+    shutil.copytree(folder, others)
+    (others / "point_model.pth").unlink()
+    shutil.move(tmp_path / "part" / "point_encoder", others / "point_model.pth")
+    with pytest.raises(ValueError, match="NaN or infinite numbers in 1 tensors: norm.bias"):
+        opened.convert(tmp_path / "stage.pth", tmp_path / "out", others)
