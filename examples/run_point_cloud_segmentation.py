@@ -27,7 +27,7 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data.parts import parts_of_categories
+from hf_any3d.data.catalog.parts import parts_of_categories
 from hf_any3d.training import point_models, program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.point_models import PointModelArguments

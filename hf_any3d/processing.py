@@ -188,7 +188,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         return [_whole("seed", one, 0) for one in seed]
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
-        from hf_any3d.data.resampling import new_generator, resample_index
+        from hf_any3d.data.point_arrays import new_generator, resample_index
 
         generator = new_generator(seed)
         if cloud.is_mesh:
@@ -243,7 +243,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         return candidates[index[0].numpy()]
 
     def _normalize(self, xyz: np.ndarray) -> np.ndarray:
-        from hf_any3d.data.normalization import largest_norm, mean_point
+        from hf_any3d.data.point_arrays import largest_norm, mean_point
 
         if self.scale is not None and (xyz == xyz[0]).all():
             raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")

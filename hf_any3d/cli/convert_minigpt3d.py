@@ -66,7 +66,7 @@ def minigpt3d(
     AutoModelForPointCloudTextToText.
     """
     with told_in_one_line():
-        converting = _converting()
+        conversions = _conversions()
         facts = conversions.convert_minigpt3d(
             output,
             point_encoder=point_encoder,
@@ -101,7 +101,7 @@ def minigpt3d_parts(
 ) -> None:
     """Convert what MiniGPT-3D is trained from, each part into a directory of its own."""
     with told_in_one_line():
-        converting = _converting()
+        conversions = _conversions()
         facts = conversions.convert_minigpt3d_parts(
             output,
             point_encoder=point_encoder,
@@ -115,11 +115,11 @@ def minigpt3d_parts(
         say(f"{output / part}: {parameters:,} parameters")
 
 
-def _converting() -> Any:
+def _conversions() -> Any:
     quieten_libraries()
     from hf_any3d.registration import register
 
     register()
     from hf_any3d import conversions
 
-    return converting
+    return conversions

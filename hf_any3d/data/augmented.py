@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from hf_any3d.data.arrow_rows import ArrowRows
-from hf_any3d.data.channels import stack_channels
+from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.data.transforms import Transform
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hf_any3d.data.resampling import resample_index
+from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.transforms import AXES
 
 _DRAWS = 10

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.data.resampling import resample_index
+from hf_any3d.data.point_arrays import resample_index
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hf_any3d.data.channels import stack_channels
-from hf_any3d.data.resampling import new_generator, resample_index
+from hf_any3d.data.point_arrays import new_generator, resample_index, stack_channels
 from hf_any3d.data.transforms import Transform
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 

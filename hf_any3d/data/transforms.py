@@ -14,8 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from hf_any3d.data.normalization import largest_norm, mean_point
-from hf_any3d.data.resampling import new_generator, resample_index
+from hf_any3d.data.point_arrays import largest_norm, mean_point, new_generator, resample_index
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 AXES = {"x": 0, "y": 1, "z": 2}

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from hf_any3d.data.few_shot import draw_fold
+from hf_any3d.data.splits import draw_fold
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import json_mapping
 from hf_any3d.training.report import TEST_CHOOSES

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.conversions import (
     convert_act,
     convert_any2point,
@@ -20,6 +19,7 @@ from hf_any3d.conversions import (
     convert_minigpt3d,
     convert_minigpt3d_parts,
 )
+from hf_any3d.conversions.any2point import VARIANTS
 from tests.chat.tiny_tokenizers import character_tokenizer
 from tests.conversions.act_originals import Original
 from tests.conversions.minigpt3d_originals import Originals

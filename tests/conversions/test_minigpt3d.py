@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.cli import app
-from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.conversions import convert_minigpt3d, convert_minigpt3d_parts
+from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.modeling.minigpt3d import build_from_parts, names_in, set_stage, stage_names
 from tests.conversions.minigpt3d_originals import Originals, options
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.cli import app
-from hf_any3d.conversions.minigpt3d.stages import StageFile, check_order
 from hf_any3d.conversions import convert_minigpt3d
+from hf_any3d.conversions.minigpt3d.stages import StageFile, check_order
 from tests.chat.tiny_tokenizers import byte_tokenizer, character_tokenizer
 from tests.conversions.minigpt3d_originals import Originals, options
 

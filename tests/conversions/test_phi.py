@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PhiConfig, PhiForCausalLM
 
-from hf_any3d.conversions.minigpt3d.names import convert_phi_state_dict
 from hf_any3d.conversions import convert_minigpt3d_parts
+from hf_any3d.conversions.minigpt3d.names import convert_phi_state_dict
 
 HEADS = 3
 SIZES = {"vocab_size": 20, "hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 2}

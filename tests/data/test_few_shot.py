@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
-from hf_any3d.data.few_shot import draw_fold
+from hf_any3d.data.splits import draw_fold
 
 NAMES = [f"class {i}" for i in range(6)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data import CenterAndScale
-from hf_any3d.data.normalization import largest_norm, mean_point
+from hf_any3d.data.point_arrays import largest_norm, mean_point
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data.parts import CATEGORIES, PARTS, assemble, part_names, parts_of_categories
+from hf_any3d.data.catalog.parts import CATEGORIES, PARTS, assemble, part_names, parts_of_categories
 
 
 def test_every_category_lists_its_parts():

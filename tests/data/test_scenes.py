@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data.scenes import RoomObject, compose_room
+from hf_any3d.data.catalog.rooms import RoomObject, compose_room
 
 
 @pytest.fixture

@@ -1,12 +1,224 @@
 """Objects with true parts over several categories, assembled in code when they are loaded."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import trimesh
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
-from hf_any3d.data.parts import CATEGORIES, assemble, part_names
+from hf_any3d.data.files import PointCloudData
+
+Part = tuple[str, trimesh.Trimesh]
+Uniform = Callable[[float, float], float]
+
+
+def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
+    """A round or rectangular top on four legs or on a pedestal."""
+    height, width, depth, thick = uniform(0.6, 1.0), uniform(0.8, 1.8), uniform(0.6, 1.0), uniform(0.03, 0.08)
+    round_top, pedestal = choose(2) == 1, choose(2) == 1
+    depth = width if round_top else depth
+    top = _cylinder(width / 2, thick, height) if round_top else _box((width, thick, depth), height)
+    if pedestal:
+        return [
+            ("top", top),
+            ("legs", _cylinder(uniform(0.03, 0.1), height, 0.0)),
+            ("legs", _cylinder(uniform(0.2, 0.35), 0.04, 0.0)),
+        ]
+    reach = 0.32 if round_top else 0.45
+    return [("top", top), *_legs(height, reach * width, reach * depth, uniform(0.025, 0.06))]
+
+
+def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
+    """A seat, a back, and four legs or a pedestal."""
+    height, width, thick = uniform(0.38, 0.55), uniform(0.38, 0.55), uniform(0.03, 0.09)
+    back, base = uniform(0.35, 0.65), height + uniform(0.0, 0.12)
+    lean = trimesh.transformations.rotation_matrix(-uniform(0.0, 0.25), [1, 0, 0], [0, base, -width / 2])
+    rest = _box((width * uniform(0.8, 1.0), back, 0.04), base, (0, -width / 2)).apply_transform(lean)
+    parts = [("seat", _box((width, thick, width), height)), ("back", rest)]
+    if choose(3) == 0:
+        foot = _cylinder(width * uniform(0.4, 0.55), 0.03, 0.0)
+        return [*parts, ("legs", _cylinder(0.03, height, 0.0)), ("legs", foot)]
+    return [*parts, *_legs(height, 0.45 * width, 0.45 * width, uniform(0.02, 0.045))]
+
+
+def lamp(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
+    """A foot, a pole, and a shade that opens downwards, held by a cross at its upper rim."""
+    height, foot = uniform(0.4, 1.6), uniform(0.1, 0.22)
+    wide, shade = foot * uniform(1.0, 1.9), uniform(0.15, 0.35)
+    narrow = wide * uniform(0.4, 0.95)
+    base = _cylinder(foot, uniform(0.02, 0.08), 0.0) if choose(2) else _box((2 * foot, uniform(0.02, 0.08), 2 * foot))
+    cover = _revolved([(wide, height - shade), (narrow, height)])
+    thick = uniform(0.008, 0.025)
+    cross = [_box(size, height - 0.01) for size in ((2 * narrow, 0.01, 0.01), (0.01, 0.01, 2 * narrow))]
+    pole = _cylinder(thick, height, 0.0)
+    return [("foot", base), ("pole", pole), ("shade", cover), *(("shade", bar) for bar in cross)]
+
+
+def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
+    """An open body and a handle, a half ring or a square one."""
+    height, low = uniform(0.08, 0.14), uniform(0.03, 0.05)
+    high, tube = low * uniform(0.9, 1.25), uniform(0.004, 0.008)
+    body = _revolved([(0.0, 0.0), (low, 0.0), (high, height)])
+    ring = height * uniform(0.25, 0.38)
+    middle = (low + high) / 2 - tube
+    if choose(2):
+        angles = np.linspace(0, 2 * np.pi, 9)
+        handle = trimesh.creation.revolve(
+            np.stack([ring + tube * np.cos(angles), tube * np.sin(angles)], axis=1), angle=np.pi, sections=24
+        )
+        # The half ring stands in the plane of x and y, its ends on the body.
+        handle.vertices = handle.vertices[:, [1, 0, 2]] + [middle, height / 2, 0]
+        return [("body", body), ("handle", handle)]
+    reach = ring * uniform(0.7, 1.1)
+    bars = [
+        _box((reach, 2 * tube, 2 * tube), height / 2 + side * ring - tube, (middle + reach / 2, 0)) for side in (-1, 1)
+    ]
+    upright = _box((2 * tube, 2 * ring, 2 * tube), height / 2 - ring, (middle + reach, 0))
+    return [("body", body), *(("handle", piece) for piece in (*bars, upright))]
+
+
+def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
+    """A body, a shoulder with neck, and a cap."""
+    radius, height = uniform(0.03, 0.06), uniform(0.12, 0.24)
+    neck, rise, shoulder = radius * uniform(0.25, 0.5), uniform(0.03, 0.09), uniform(0.01, 0.05)
+    top = height + shoulder + rise
+    waist = radius * (uniform(0.75, 0.95) if choose(2) else 1.0)
+    body = _revolved([(0.0, 0.0), (radius, 0.0), (waist, height / 2), (radius, height)])
+    cap = _cylinder(neck * uniform(1.1, 1.5), uniform(0.012, 0.03), top)
+    return [
+        ("body", body),
+        ("neck", _revolved([(radius, height), (neck, height + shoulder), (neck, top)])),
+        ("cap", cap),
+    ]
+
+
+def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
+    """A body along x, wings, and a tail of fin and stabilisers."""
+    length, radius = uniform(1.6, 2.4), uniform(0.1, 0.16)
+    rise = 0.5 + (radius * uniform(0.4, 0.9)) * (1 if choose(2) else -1)
+    hull = _revolved([(0.0, 0.0), (radius, 0.2), (radius, length * 0.75), (radius * 0.3, length), (0.0, length)])
+    hull.vertices = hull.vertices[:, [1, 0, 2]] + [-length / 2, 0.5, 0]
+    span, chord = uniform(1.6, 2.4), uniform(0.25, 0.45)
+    sweep = uniform(0.0, 0.4)
+    wings = _swept(span, chord, sweep, rise, -0.1 * length)
+    tail = length / 2 - 0.15
+    stabilizer = _swept(span * uniform(0.3, 0.42), chord * 0.6, sweep, 0.5 + radius * 0.3, tail)
+    fin = _box((chord * 0.6, uniform(0.25, 0.45), 0.02), 0.5, (tail, 0))
+    return [("body", hull), ("wings", wings), ("tail", stabilizer), ("tail", fin)]
+
+
+CATEGORIES: dict[str, Callable[[Uniform, Callable[[int], int]], list[Part]]] = {
+    "bottle": bottle,
+    "chair": chair,
+    "lamp": lamp,
+    "mug": mug,
+    "plane": plane,
+    "table": table,
+}
+"""Category -> function that draws one object of it as parts."""
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "bottle": ("body", "neck", "cap"),
+    "chair": ("seat", "back", "legs"),
+    "lamp": ("foot", "pole", "shade"),
+    "mug": ("body", "handle"),
+    "plane": ("body", "wings", "tail"),
+    "table": ("top", "legs"),
+}
+"""Category -> its parts."""
+
+
+def part_names(categories: Sequence[str]) -> list[str]:
+    """Names of the parts of several categories, such as "chair back", in the order of their label numbers."""
+    return [f"{category} {part}" for category in categories for part in PARTS[category]]
+
+
+def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
+    """Tell from names such as "chair back" which parts each category has.
+
+    Args:
+        parts: names of the parts of all categories, in the order of their label numbers.
+        categories: names of the categories.
+
+    Returns:
+        For each category the numbers of its parts; None where a name begins with no category, or a category has none.
+    """
+    found: list[list[int]] = [[] for _ in categories]
+    for number, part in enumerate(parts):
+        owners = [category for category in categories if part.startswith(f"{category} ")]
+        if not owners:
+            return None
+        found[categories.index(max(owners, key=len))].append(number)
+    return found if all(found) else None
+
+
+def assemble(
+    category: str, num_points: int, generator: np.random.Generator, *, fewest: int = 16
+) -> tuple[np.ndarray, list[str]]:
+    """Draw one object and sample its surface by area.
+
+    Args:
+        category: a key of `CATEGORIES`.
+        num_points: points to draw.
+        generator: numpy's random generator.
+        fewest: every part gets at least so many points, however thin it is.
+
+    Returns:
+        Points (num_points, 3) float32, turned at random about the vertical axis and in random order, and the name of
+        each point's part.
+
+    Raises:
+        ValueError: an unknown category, or too few points.
+    """
+    if category not in CATEGORIES:
+        raise ValueError(f"category is {category!r}; expected one of {', '.join(CATEGORIES)}")
+    names = PARTS[category]
+    if num_points < fewest * len(names):
+        raise ValueError(f"num_points is {num_points}; expected at least {fewest * len(names)}")
+    drawn = CATEGORIES[category](generator.uniform, lambda n: int(generator.integers(n)))
+    meshes = {name: trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]) for name in names}
+    areas = np.array([meshes[name].area for name in names])
+    counts = fewest + np.floor((num_points - fewest * len(names)) * areas / areas.sum()).astype(int)
+    counts[areas.argmax()] += num_points - counts.sum()
+    points = [
+        PointCloudData(mesh.vertices, faces=mesh.faces).sample_surface(int(count), generator).points
+        for mesh, count in zip(meshes.values(), counts, strict=True)
+    ]
+    order = generator.permutation(num_points)
+    angle = generator.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    turned = np.concatenate(points)[order] @ turn.T
+    labels = np.repeat(np.arange(len(names)), counts)[order]
+    return turned.astype(np.float32), [names[label] for label in labels]
+
+
+def _box(size: Sequence[float], bottom: float = 0.0, place: Sequence[float] = (0.0, 0.0)) -> trimesh.Trimesh:
+    box = trimesh.creation.box(size)
+    return box.apply_translation([place[0], bottom + size[1] / 2, place[1]])
+
+
+def _cylinder(radius: float, height: float, bottom: float) -> trimesh.Trimesh:
+    return _revolved([(0.0, bottom), (radius, bottom), (radius, bottom + height), (0.0, bottom + height)])
+
+
+def _revolved(profile: Sequence[tuple[float, float]]) -> trimesh.Trimesh:
+    """A profile of (radius, height) turned about y."""
+    mesh = trimesh.creation.revolve(np.array(profile), sections=24)
+    mesh.vertices = mesh.vertices[:, [1, 2, 0]]
+    return mesh
+
+
+def _legs(height: float, x: float, z: float, thick: float) -> list[Part]:
+    return [("legs", _box((thick, height, thick), 0.0, (a * x, b * z))) for a in (-1, 1) for b in (-1, 1)]
+
+
+def _swept(span: float, chord: float, sweep: float, height: float, front: float) -> trimesh.Trimesh:
+    """A flat wing across x, its tips set back."""
+    wing = trimesh.creation.box((chord, 0.02, span)).subdivide()
+    wing.vertices[:, 0] += sweep * np.abs(wing.vertices[:, 2])
+    return wing.apply_translation([front + chord / 2, height, 0])
+
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,7 +244,7 @@ def load(
         validation_objects: objects of the validation split.
         test_objects: objects of the test split.
         num_points: points of an object.
-        categories: some of `hf_any3d.data.parts.CATEGORIES`; None takes all.
+        categories: some of `hf_any3d.data.catalog.parts.CATEGORIES`; None takes all.
         seed: draws proportions and points.
 
     Raises:

@@ -5,8 +5,8 @@ import pytest
 from datasets import Array2D, ClassLabel
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.parts import PARTS
-from hf_any3d.data.scenes import TYPICAL_SIZES
+from hf_any3d.data.catalog.parts import PARTS
+from hf_any3d.data.catalog.rooms import TYPICAL_SIZES
 
 ROOMS = {"train_rooms": 3, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024}
 OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}

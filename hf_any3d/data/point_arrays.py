@@ -1,0 +1,94 @@
+"""Which points of a cloud to keep when a model asks for another number than there are."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+
+def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
+    """Join `points` and further columns of a row, such as colours and normals, along the channels.
+
+    Args:
+        row: columns as arrays, tensors or nested lists; `points` is (num_points, 3 or more).
+        extra_columns: columns (num_points, c) appended in this order; colours stored as integers go from 0..255 to
+            [0, 1].
+
+    Returns:
+        (num_points, channels) float32, xyz first.
+
+    Raises:
+        ValueError: a column that is missing, has another shape or another number of points.
+    """
+    columns: list[np.ndarray] = []
+    for name in ("points", *extra_columns):
+        if name not in row:
+            raise ValueError(f"no column {name!r}; there are {', '.join(map(str, row)) or 'none'}")
+        values = np.asarray(row[name])
+        least = 3 if name == "points" else 1
+        if values.ndim != 2 or values.shape[1] < least or len(values) == 0:
+            raise ValueError(f"{name} has shape {values.shape}; expected (num_points >= 1, channels >= {least})")
+        if columns and len(values) != len(columns[0]):
+            raise ValueError(f"{name} has {len(values)} rows; points has {len(columns[0])}")
+        if name == "colors" and values.dtype.kind in "iu":
+            values = values / np.float32(255)
+        columns.append(values.astype(np.float32, copy=False))
+    return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+
+
+def mean_point(axes: np.ndarray) -> np.ndarray:
+    """The mean of the points of a cloud.
+
+    Args:
+        axes: (3, num_points), x, y and z one after the other.
+
+    Returns:
+        (3, 1) float64, to the last bit the mean of an array (num_points, 3), whose points numpy adds one by one.
+    """
+    return np.cumsum(axes, axis=1, dtype=np.float64)[:, -1:] / axes.shape[1]
+
+
+def largest_norm(axes: np.ndarray) -> np.floating:
+    """The largest distance of a point from the origin, of the type of `axes` (3, num_points)."""
+    squares = axes * axes
+    return np.sqrt((squares[0] + squares[1] + squares[2]).max())
+
+
+def new_generator(seed: int | None = None) -> np.random.Generator:
+    """A numpy generator that is governed by torch's seed unless a seed is given.
+
+    Trainer and `torch.utils.data.DataLoader` seed torch, in every worker differently and anew each epoch, but not
+    always numpy. Drawing the seed from torch makes augmentation repeatable and gives no two workers the same stream.
+
+    Args:
+        seed: a fixed seed; None draws one from torch's global generator.
+    """
+    return np.random.default_rng(int(torch.randint(2**63 - 1, ())) if seed is None else seed)
+
+
+def resample_index(num_available: int, num_points: int, generator: np.random.Generator | None = None) -> np.ndarray:
+    """Indices of `num_points` points out of `num_available`, each used as evenly as possible.
+
+    No point is repeated before all have been taken once.
+
+    Args:
+        num_available: points in the cloud, at least 1.
+        num_points: points wanted, at least 1.
+        generator: draws which points; None takes the first ones in their order, from the start again when they run
+            out.
+
+    Returns:
+        (num_points,) int64.
+
+    Raises:
+        ValueError: a cloud without points, or fewer than one point wanted.
+    """
+    if num_available < 1:
+        raise ValueError("a cloud without points cannot be resampled; expected at least 1 point")
+    if num_points < 1:
+        raise ValueError(f"num_points is {num_points}; expected at least 1")
+    if generator is None:
+        return np.arange(num_points, dtype=np.int64) % num_available
+    rounds, rest = divmod(num_points, num_available)
+    whole = np.tile(np.arange(num_available, dtype=np.int64), rounds)
+    return np.concatenate([whole, generator.choice(num_available, rest, replace=False)])  # (num_points,)
