@@ -9,7 +9,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.data.catalog.pointllm_splits import COMPLEX, FILTERED, TEST
+from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
 from hf_any3d.evaluating import ClassNameJudge
 from tests.examples.conftest import imported_beside_others
 

@@ -13,8 +13,8 @@ import torch
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
-from hf_any3d.data.benchmarks import conversion
-from hf_any3d.data.benchmarks.publishing import push_point_dataset
+from hf_any3d.data.conversion import converting as conversion
+from hf_any3d.data.conversion.publishing import push_point_dataset
 from hf_any3d.evaluating import PROTOCOLS, answer_question, judge_answers
 from hf_any3d.whole_files import write_json
 from tests.conversions.doors import DOORS

@@ -11,8 +11,6 @@ import h5py
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hf_any3d.data.benchmarks import conversion, loading
-from hf_any3d.data.benchmarks.statistics import SplitStatistics
 from hf_any3d.data.catalog import (
     folder as folders,
 )
@@ -26,6 +24,9 @@ from hf_any3d.data.catalog import (
     shapenet55,
     shapenetpart,
 )
+from hf_any3d.data.conversion import converting as conversion
+from hf_any3d.data.conversion import loading
+from hf_any3d.data.conversion.statistics import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 from tests.data.catalog.test_folder_metadata import ROWS
 from tests.data.catalog.test_folder_metadata import write as write_metadata

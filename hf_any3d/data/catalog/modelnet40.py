@@ -6,8 +6,8 @@ from pathlib import Path
 
 from datasets import Array2D, DatasetDict, Features
 
-from hf_any3d.data.benchmarks import Benchmark, Licence, load_benchmark
 from hf_any3d.data.catalog import modelnet40_layouts
+from hf_any3d.data.conversion import Benchmark, Licence, load_benchmark
 
 LAYOUTS = ("txt", "h5", "pickle", "off")
 PLACES = {
@@ -90,7 +90,7 @@ def load(
         num_points: for "off", points to draw on each surface, 10,000 by default; for "pickle", which cache to take,
             8192 by default. Other layouts have their number.
         seed: for "off", draws the points, for each model on its own.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
 
     Raises:
         ValueError: an unknown layout, a number of points that it does not have, another number of clouds than

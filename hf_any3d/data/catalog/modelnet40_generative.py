@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from datasets import DatasetDict, Features, List, Value
 
-from hf_any3d.data.benchmarks import Benchmark, load_benchmark
-from hf_any3d.data.benchmarks.rows import checked_row
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.data.catalog.modelnet40_layouts import pickle_source
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
 from hf_any3d.data.catalog.pointllm_clouds import NUM_POINTS, cloud_features
+from hf_any3d.data.conversion import Benchmark, load_benchmark
+from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 
 FILE = "modelnet40_test_8192pts_fps.dat"
@@ -48,7 +48,7 @@ def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conv
     Args:
         data_dir: the folder with the file, or one above it. The file is a pickle and read without Python's unpickler.
         question: 0 for "What is this?", 1 for "This is an object of ", which ends with a blank.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
 
     Raises:
         ValueError: another question, another number of clouds than published, or a file that cannot be read.

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Value
 
-from hf_any3d.data.benchmarks import Benchmark, SplitSource
-from hf_any3d.data.benchmarks.arrays import read_table
-from hf_any3d.data.benchmarks.hdf5_rows import hdf5_source
-from hf_any3d.data.benchmarks.lists import read_lines
+from hf_any3d.data.conversion import Benchmark, SplitSource
+from hf_any3d.data.conversion.arrays import read_lines, read_table
+from hf_any3d.data.conversion.hdf5_rows import hdf5_source
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict
 
-from hf_any3d.data.benchmarks.rows import checked_row
+from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.npy import parse_array
 

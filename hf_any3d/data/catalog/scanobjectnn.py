@@ -5,8 +5,8 @@ import os
 import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List
 
-from hf_any3d.data.benchmarks import Benchmark, Licence, load_benchmark
-from hf_any3d.data.benchmarks.hdf5_rows import hdf5_source
+from hf_any3d.data.conversion import Benchmark, Licence, load_benchmark
+from hf_any3d.data.conversion.hdf5_rows import hdf5_source
 
 FILES = {
     "obj_bg": ("main_split", "objectdataset"),
@@ -84,7 +84,7 @@ def load(
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
         masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
             That makes rows of segmentation: a batch for classification cannot have both.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
 
     Raises:
         ValueError: an unknown variant, another number of clouds than published, or masks of files that have none.

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from datasets import Array2D, DatasetDict, Features, Value
 
-from hf_any3d.data.benchmarks import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.benchmarks.arrays import read_npy
-from hf_any3d.data.benchmarks.lists import read_lines
+from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.conversion.arrays import read_lines, read_npy
 
 TAXONOMY = {
     "02691156": "airplane",
@@ -137,7 +136,7 @@ def load(data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **
         data_dir: the folder with `shapenet_pc` and the folders of lists, or the one above `ShapeNet55-34`.
         split_set: "55", all categories in both splits; "34", the same 34 categories in both; or "21", a test split of
             the other categories.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
 
     Raises:
         ValueError: an unknown set, another number of clouds than published, or a list that names something else.

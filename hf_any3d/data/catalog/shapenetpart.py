@@ -8,9 +8,8 @@ from pathlib import Path
 
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
-from hf_any3d.data.benchmarks import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.benchmarks.arrays import read_table
-from hf_any3d.data.benchmarks.lists import read_lines
+from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.conversion.arrays import read_lines, read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.tables import integers
 
@@ -112,7 +111,7 @@ def load(data_dir: str | os.PathLike | None = None, *, normals: bool = True, **c
     Args:
         data_dir: the folder named in the layout, or the one above it.
         normals: read the column `normals`.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.benchmarks.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
 
     Raises:
         ValueError: another number of clouds than published, categories in another order, a line that is no point, or

@@ -5,12 +5,62 @@ from math import prod
 
 import numpy as np
 
-from hf_any3d.data.files import lzf
 from hf_any3d.data.files.columns import by_name
 from hf_any3d.data.files.errors import PointCloudError
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import Source
 from hf_any3d.data.files.tables import count_of, listed, normalized_lines, numbers, shorten
+
+# A reference of three bytes gives at most 264, the best that LZF can do.
+MAX_RATIO = 88
+
+
+def decompress(data: bytes, size: int) -> bytearray:
+    """Undo LZF compression.
+
+    A control byte below 32 is followed by that many plain bytes plus one. Others refer back: three bits are the
+    length minus two (seven means that a byte to be added follows), the other five and the next byte the distance
+    minus one.
+
+    Args:
+        data: the compressed bytes.
+        size: how many bytes they must give.
+
+    Returns:
+        `size` bytes.
+
+    Raises:
+        PointCloudError: if the data is damaged or gives another number of bytes.
+    """
+    if size > len(data) * MAX_RATIO:
+        raise PointCloudError(f"{len(data)} compressed bytes cannot give {size}")
+    out = bytearray()
+    at, stop = 0, len(data)
+    while at < stop and len(out) <= size:
+        control = data[at]
+        at += 1
+        if control < 32:
+            out += data[at : at + control + 1]
+            at += control + 1
+            continue
+        length = control >> 5
+        if length == 7 and at < stop:
+            length += data[at]
+            at += 1
+        if at >= stop:
+            break
+        start = len(out) - ((control & 31) << 8) - data[at] - 1
+        at += 1
+        length += 2
+        if start < 0:
+            raise PointCloudError("the compressed data refers to bytes before its start")
+        piece = out[start : start + length]
+        # A reference may overlap what it writes; then the piece repeats.
+        out += piece if len(piece) == length else (piece * (length // len(piece) + 1))[:length]
+    if len(out) != size or at != stop:
+        raise PointCloudError(f"the compressed data does not give the declared {size} bytes; the file may be cut off")
+    return out
+
 
 _MAX_FIELDS = 4096
 _KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -151,7 +201,7 @@ def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count
         raise PointCloudError(
             f"the compressed data gives {sizes[1]} bytes; {count} points need {count * row.itemsize}"
         )
-    data = lzf.decompress(body[8 : 8 + sizes[0]], sizes[1])
+    data = decompress(body[8 : 8 + sizes[0]], sizes[1])
     # Compressed files store field after field.
     starts = dict(zip(row.names, (count * row.fields[key][1] for key in row.names), strict=True))
     return {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}

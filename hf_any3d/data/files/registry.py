@@ -11,6 +11,40 @@ from hf_any3d.data.files.limits import ReadLimits
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import open_source
 
+_STARTS = (
+    (b"ply\n", "ply"),
+    (b"ply\r", "ply"),
+    (b"\x93NUMPY", "npy"),
+    (b"PK\x03\x04", "npz"),
+    (b"glTF", "glb"),
+    (b"LASF", "las"),
+    (b"# .PCD", "pcd"),
+    (b"VERSION", "pcd"),
+    (b"OFF", "off"),
+    (b"solid ", "stl"),
+)
+
+
+def file_type_of(data: bytes) -> str | None:
+    """Tell the type of a file from its first bytes.
+
+    Text without a mark of its own (.obj, .xyz, .pts, .txt, .csv, .gltf) cannot be told.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        A type that `read_point_cloud` takes, or None.
+    """
+    for start, file_type in _STARTS:
+        if data.startswith(start):
+            return file_type
+    # Binary STL has a free header of 80 bytes, then the number of triangles, 50 bytes each.
+    if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):
+        return "stl"
+    return None
+
+
 # File type -> module of this package; the module has `read(source: Source) -> PointCloudData`.
 READERS = {
     "csv": "text",

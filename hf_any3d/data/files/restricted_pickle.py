@@ -2,14 +2,280 @@
 
 import mmap
 import os
-from collections.abc import Collection
+import struct
+import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
 from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.limits import ReadLimits
-from hf_any3d.data.files.pickle_machine import PickleMachine
+from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
+
+_LONGEST_NAME = 200
+_HASH_MODULUS = sys.hash_info.modulus
+_SHORT = 256  # bytes up to this length are copied, so that they can be keys
+
+
+class PickleMachine:
+    """Run the instructions of a pickle.
+
+    Args:
+        data: the whole file.
+        max_opcodes: instructions to run before giving up.
+    """
+
+    def __init__(self, data: memoryview, max_opcodes: int):
+        self._data = data
+        self._at = 0
+        self._max_opcodes = max_opcodes
+        self._stack: list = []
+        self._marked: list[list] = []  # stacks that marks have set aside
+        self._memo: dict[int, object] = {}
+        self._made = 0  # characters of text and bytes that calls have made
+
+    def run(self) -> object:
+        """Give the value that the pickle describes.
+
+        Raises:
+            PointCloudError: an instruction that is not admitted, or a damaged file.
+        """
+        for _ in range(self._max_opcodes):
+            code = self._bytes(1)[0]
+            if code == ord("."):
+                value = self._pop()
+                if self._stack or self._marked:
+                    raise PointCloudError("ends with values left over; the file is damaged")
+                return value
+            instruction = _INSTRUCTIONS.get(code)
+            if instruction is None:
+                raise PointCloudError(
+                    f"byte {self._at - 1} is the instruction {chr(code)!r}, which is refused; admitted is what numpy "
+                    "arrays and plain containers need, in protocol 1 to 5"
+                )
+            instruction(self)
+        raise PointCloudError(f"more than {self._max_opcodes} instructions")
+
+    def _bytes(self, count: int) -> memoryview:
+        end = self._at + count
+        if end > len(self._data):
+            raise PointCloudError(
+                f"byte {self._at}: {count} bytes are declared and {len(self._data) - self._at} are left; "
+                "the file may be cut off"
+            )
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece
+
+    def _number(self, form: str) -> int | float:
+        return struct.unpack(form, self._bytes(struct.calcsize(form)))[0]
+
+    def _line(self) -> str:
+        piece = bytes(self._data[self._at : self._at + _LONGEST_NAME])
+        length = piece.find(b"\n")
+        if length < 0:
+            raise PointCloudError(f"byte {self._at}: a name without an end")
+        self._at += length + 1
+        return piece[:length].decode("latin1")
+
+    def _pop(self) -> object:
+        if not self._stack:
+            raise PointCloudError(f"byte {self._at}: takes a value that is not there; the file is damaged")
+        value = self._stack.pop()
+        if isinstance(value, Unfinished):
+            raise PointCloudError("uses an array before it is complete")
+        return value
+
+    def _pop_marked(self) -> list:
+        if not self._marked:
+            raise PointCloudError(f"byte {self._at}: takes values up to a mark that is not there; the file is damaged")
+        values, self._stack = self._stack, self._marked.pop()
+        if any(isinstance(value, Unfinished) for value in values):
+            raise PointCloudError("uses an array before it is complete")
+        return values
+
+    def _top(self, kind: type) -> object:
+        if not self._stack or not isinstance(self._stack[-1], kind):
+            raise PointCloudError(f"byte {self._at}: expected a {kind.__name__} to work on; the file is damaged")
+        return self._stack[-1]
+
+    def _mark(self) -> None:
+        self._marked.append(self._stack)
+        self._stack = []
+
+    def _frame(self) -> None:
+        self._number("<Q")  # frames only help to read ahead
+
+    def _protocol(self) -> None:
+        version = self._number("<B")
+        if version > 5:
+            raise PointCloudError(f"protocol {version}; expected 1 to 5")
+
+    def _long(self) -> None:
+        raw = self._bytes(self._number("<B"))
+        if len(raw) > 16:
+            raise PointCloudError(f"a number of {len(raw)} bytes; expected at most 16")
+        self._stack.append(int.from_bytes(raw, "little", signed=True))
+
+    def _push_text(self, form: str) -> None:
+        try:
+            self._stack.append(str(self._bytes(self._number(form)), "utf-8", "surrogatepass"))
+        except UnicodeDecodeError as error:
+            raise PointCloudError(f"text that is no UTF-8 ({error.reason})") from None
+
+    def _push_bytes(self, form: str) -> None:
+        piece = self._bytes(self._number(form))
+        self._stack.append(bytes(piece) if len(piece) <= _SHORT else piece)
+
+    def _push_old_string(self, form: str) -> None:
+        count = self._number(form)
+        if count < 0:
+            raise PointCloudError(f"a string of {count} bytes")
+        piece = self._bytes(count)
+        self._stack.append(str(piece, "latin1") if len(piece) <= _SHORT else piece)
+
+    def _push_tuple(self, count: int) -> None:
+        values = [self._pop() for _ in range(count)]
+        self._stack.append(tuple(reversed(values)))
+
+    def _push_marked(self, kind: type) -> None:
+        values = self._pop_marked()
+        self._stack.append(kind(values))
+
+    def _append(self) -> None:
+        value = self._pop()
+        self._top(list).append(value)
+
+    def _extend(self) -> None:
+        values = self._pop_marked()
+        self._top(list).extend(values)
+
+    def _set_item(self) -> None:
+        value = self._pop()
+        key = self._pop()
+        _store(self._top(dict), [key, value])
+
+    def _set_items(self) -> None:
+        values = self._pop_marked()
+        _store(self._top(dict), values)
+
+    def _push_dict(self) -> None:
+        made: dict = {}
+        _store(made, self._pop_marked())
+        self._stack.append(made)
+
+    def _put(self, key: int) -> None:
+        if not self._stack:
+            raise PointCloudError(f"byte {self._at}: notes a value that is not there; the file is damaged")
+        value = self._stack[-1]
+        if isinstance(value, Unfinished):
+            value.memo_keys.append(key)
+        self._memo[key] = value
+
+    def _get(self, key: int) -> None:
+        if key not in self._memo:
+            raise PointCloudError(f"byte {self._at}: refers to value {key}, which was not noted; the file is damaged")
+        value = self._memo[key]
+        if isinstance(value, Unfinished):
+            raise PointCloudError("uses an array before it is complete")
+        self._stack.append(value)
+
+    def _global(self) -> None:
+        module = self._line()
+        self._stack.append(find_name(module, self._line()))
+
+    def _stack_global(self) -> None:
+        name, module = self._pop(), self._pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise PointCloudError("asks for something whose name is no text")
+        self._stack.append(find_name(module, name))
+
+    def _reduce(self) -> None:
+        arguments = self._pop()
+        value = call(self._pop(), arguments)
+        if isinstance(value, (bytes, str)):  # those of a type of fixed length among them
+            self._made += len(value)
+            if self._made > len(self._data):
+                raise PointCloudError("makes more bytes out of text than the file holds")
+        self._stack.append(value)
+
+    def _build(self) -> None:
+        state = self._pop()
+        unfinished = self._top(Unfinished)
+        try:
+            value = unfinished.finish(state)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise PointCloudError(str(error)) from None
+        self._stack[-1] = value
+        for key in unfinished.memo_keys:
+            if self._memo[key] is unfinished:
+                self._memo[key] = value
+
+
+def _store(target: dict, values: list) -> None:
+    if len(values) % 2:
+        raise PointCloudError("a dict with a key that has no value; the file is damaged")
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if type(key) is int:
+            # Multiples of the modulus all have the hash 0, which makes each one take as long as all before it.
+            if not -_HASH_MODULUS < key < _HASH_MODULUS:
+                raise PointCloudError("a dict with a number as key that is too large; expected at most 60 bits")
+        elif type(key) not in (str, bytes):
+            raise PointCloudError(f"a dict with a key of type {type(key).__name__}; expected text or a whole number")
+        target[key] = value
+
+
+_Machine = Callable[[PickleMachine], object]
+_PLAIN: dict[str, _Machine] = {
+    "\x80": PickleMachine._protocol,
+    "\x95": PickleMachine._frame,
+    "(": PickleMachine._mark,
+    "0": PickleMachine._pop,
+    "1": PickleMachine._pop_marked,
+    "N": lambda machine: machine._stack.append(None),
+    "\x88": lambda machine: machine._stack.append(True),
+    "\x89": lambda machine: machine._stack.append(False),
+    "\x8a": PickleMachine._long,
+    "]": lambda machine: machine._stack.append([]),
+    "l": lambda machine: machine._push_marked(list),
+    "a": PickleMachine._append,
+    "e": PickleMachine._extend,
+    "t": lambda machine: machine._push_marked(tuple),
+    "}": lambda machine: machine._stack.append({}),
+    "d": PickleMachine._push_dict,
+    "s": PickleMachine._set_item,
+    "u": PickleMachine._set_items,
+    "\x94": lambda machine: machine._put(len(machine._memo)),
+    "c": PickleMachine._global,
+    "\x93": PickleMachine._stack_global,
+    "R": PickleMachine._reduce,
+    "b": PickleMachine._build,
+}
+_TUPLES = {")": 0, "\x85": 1, "\x86": 2, "\x87": 3}
+_NUMBERS = {"J": "<i", "K": "<B", "M": "<H", "G": ">d"}
+_TEXTS = {"X": "<I", "\x8c": "<B", "\x8d": "<Q"}
+_BYTES = {"B": "<I", "C": "<B", "\x8e": "<Q", "\x96": "<Q"}
+_OLD_STRINGS = {"T": "<i", "U": "<B"}
+_PUTS = {"q": "<B", "r": "<I"}
+_GETS = {"h": "<B", "j": "<I"}
+
+
+def _instructions() -> dict[int, _Machine]:
+    """Every admitted instruction by its byte, as pickletools lists them."""
+    table = dict(_PLAIN)
+    table |= {code: lambda m, count=count: m._push_tuple(count) for code, count in _TUPLES.items()}
+    table |= {code: lambda m, form=form: m._stack.append(m._number(form)) for code, form in _NUMBERS.items()}
+    table |= {code: lambda m, form=form: m._push_text(form) for code, form in _TEXTS.items()}
+    table |= {code: lambda m, form=form: m._push_bytes(form) for code, form in _BYTES.items()}
+    table |= {code: lambda m, form=form: m._push_old_string(form) for code, form in _OLD_STRINGS.items()}
+    table |= {code: lambda m, form=form: m._put(m._number(form)) for code, form in _PUTS.items()}
+    table |= {code: lambda m, form=form: m._get(m._number(form)) for code, form in _GETS.items()}
+    return {ord(code): instruction for code, instruction in table.items()}
+
+
+_INSTRUCTIONS = _instructions()
+
 
 MAX_OPCODES = 3_000_000
 MAX_CONTAINERS = 200_000

@@ -3,8 +3,8 @@ import tracemalloc
 
 import pytest
 
-from hf_any3d.data.benchmarks import json_entries
-from hf_any3d.data.benchmarks.json_entries import read_entry, scan_entries
+from hf_any3d.data.catalog import pointllm_annotations as json_entries
+from hf_any3d.data.catalog.pointllm_annotations import read_entry, scan_entries
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value, load_dataset
 
 from hf_any3d.data import load_point_dataset, push_point_dataset
-from hf_any3d.data.benchmarks.card import card_metadata, card_text
-from hf_any3d.data.benchmarks.statistics import SplitStatistics
+from hf_any3d.data.conversion.publishing import card_metadata, card_text
+from hf_any3d.data.conversion.statistics import SplitStatistics
 from tests.data.benchmarks.toy import COUNTS, cloud, load_toy, write_tree
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Features, List, Value
 
-from hf_any3d.data.benchmarks.rows import checked_row
+from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError
 
 FEATURES = Features(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, Features, Value
 
-from hf_any3d.data.benchmarks import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
 from hf_any3d.data.files import read_point_cloud
 
 COUNTS = {"train": 12, "test": 4}

@@ -6,11 +6,11 @@ from datasets import Array2D, IterableDataset, List, Value
 from datasets.distributed import split_dataset_by_node
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.benchmarks import loading
-from hf_any3d.data.benchmarks.card import card_text
-from hf_any3d.data.catalog import pointllm_splits
+from hf_any3d.data.catalog import objaverse_captions as pointllm_splits
 from hf_any3d.data.catalog.objaverse_captions import BENCHMARK
 from hf_any3d.data.catalog.pointllm_annotations import to_messages
+from hf_any3d.data.conversion import loading
+from hf_any3d.data.conversion.publishing import card_text
 from tests.data.catalog.pointllm_trees import (
     BROKEN,
     COMPLEX,
@@ -276,8 +276,8 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
 
 
 def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
-    from hf_any3d.data.benchmarks import conversion
     from hf_any3d.data.catalog import objaverse_captions
+    from hf_any3d.data.conversion import converting as conversion
 
     opened = []
 
@@ -297,7 +297,7 @@ def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
 
 
 def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
-    from hf_any3d.data.benchmarks import conversion
+    from hf_any3d.data.conversion import converting as conversion
 
     monkeypatch.setattr(conversion, "SHARD_BYTES", 100)
     load(tree, splits=["train"], streaming=True)

@@ -4,7 +4,8 @@ from datasets import Array2D, load_dataset
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data import push_point_dataset
-from hf_any3d.data.catalog import s3dis, s3dis_rooms
+from hf_any3d.data.catalog import s3dis
+from hf_any3d.data.catalog import s3dis as s3dis_rooms
 from tests.data.catalog.s3dis_trees import CLASSES, PIECES, ROOMS, room_table, write_annotations, write_arrays
 
 TRAIN, TEST = ["Area_1_office_2", "Area_1_office_10", "Area_3_hallway_1"], ["Area_5_WC_1", "Area_5_hallway_6"]

@@ -8,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, ply_elements, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, read_point_cloud
+from hf_any3d.data.files import ply as ply_elements
 from hf_any3d.data.files.limits import FREE_BYTES
 from hf_any3d.data.files.restricted_pickle import read_pickle
 
@@ -243,7 +244,7 @@ def test_a_compressed_pcd_that_unpacks_to_much_more_is_refused_before_it_is_unpa
     count = (1 + 264 * 600_000) // 12
     header = f"VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH {count}\nHEIGHT 1\nDATA binary_compressed\n"
     content = header.encode() + struct.pack("<II", len(references), 12 * count) + references
-    monkeypatch.setattr("hf_any3d.data.files.lzf.decompress", None)
+    monkeypatch.setattr("hf_any3d.data.files.pcd.decompress", None)
     with pytest.raises(PointCloudFileError, match=r"some\.pcd: \d+ bytes expand to \d+; at most 32 times"):
         reading(("some.pcd", content))
 

@@ -3,7 +3,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.errors import PointCloudError
-from hf_any3d.data.files.lzf import decompress
+from hf_any3d.data.files.pcd import decompress
 
 from .builders import lzf, pcd
 

@@ -10,9 +10,8 @@ from typing import Any
 from datasets import Features
 from tqdm.auto import tqdm
 
-from hf_any3d.data.benchmarks.journal import ShardRecord, ShardSums, finished_shards, record_path
-from hf_any3d.data.benchmarks.rows import checked_row
-from hf_any3d.data.benchmarks.shards import ShardWriter
+from hf_any3d.data.conversion.journal import ShardRecord, ShardSums, finished_shards, record_path
+from hf_any3d.data.conversion.shards import ShardWriter, checked_row
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.whole_files import write_json
 
