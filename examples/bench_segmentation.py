@@ -31,13 +31,13 @@ from tqdm.auto import tqdm
 from training_runs import kept_run, leave_results, machine, over_seeds, percent
 from transformers import AutoModel, pipeline, set_seed
 
+from hf_any3d.evaluation import segmentation as scores
+from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.label_colors import label_colors
 from hf_any3d.modeling.encoders.sources import resolve_encoder
 from hf_any3d.training import program
-from hf_any3d.training import segmentation_scores as scores
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.report import count_parameters
-from hf_any3d.training.scores import overall_accuracy
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 from hf_any3d.visualization import plot_point_clouds
 from hf_any3d.whole_files import write_text

@@ -10,7 +10,7 @@ from chat_judging import CAPTION, PUBLISHED
 from chat_shapes import STAGES, shapes
 from shape_conversations import described
 
-from hf_any3d.evaluating import ClassNameJudge, read_results
+from hf_any3d.evaluation import ClassNameJudge, read_results
 from hf_any3d.visualization import plot_point_clouds
 
 LINE = 34

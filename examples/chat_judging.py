@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from hf_any3d.chat import clean_question, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS
-from hf_any3d.evaluating import (
+from hf_any3d.evaluation import (
     PROTOCOLS,
     ClassNameJudge,
     Protocol,
@@ -25,7 +25,7 @@ from hf_any3d.evaluating import (
     judge_answers,
     judged_name,
 )
-from hf_any3d.evaluating.answering import Generate, colored_cloud
+from hf_any3d.evaluation.answering import Generate, colored_cloud
 
 BATCH_SIZE = 48
 GREEDY = {"max_new_tokens": 60, "do_sample": False}

@@ -23,6 +23,11 @@ from transformers import Trainer, pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.evaluation.reconstruction import (
+    CompareWithClouds,
+    ComputeReconstructionMetrics,
+    judge_reconstruction,
+)
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.reconstruction_views import write_reconstructions
 from hf_any3d.training import program
@@ -38,11 +43,6 @@ from hf_any3d.training.pretraining_settings import (
     build_processor,
     load_splits,
     pretraining_rows,
-)
-from hf_any3d.training.reconstruction_metrics import (
-    CompareWithClouds,
-    ComputeReconstructionMetrics,
-    judge_reconstruction,
 )
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.scheduled_arguments import ScheduledArguments

@@ -28,6 +28,12 @@ from transformers import Trainer, default_data_collator
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.catalog.parts import parts_of_categories
+from hf_any3d.evaluation.segmentation import (
+    ComputePartMetrics,
+    LabelPoints,
+    compute_semantic_metrics,
+    judge_segmentation,
+)
 from hf_any3d.training import point_models, program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.point_models import PointModelArguments
@@ -35,8 +41,6 @@ from hf_any3d.training.point_rows import BlockRows, CropRows
 from hf_any3d.training.point_weights import WeightedPointLoss, class_weights
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.segmentation_judging import judge_segmentation
-from hf_any3d.training.segmentation_metrics import ComputePartMetrics, LabelPoints, compute_semantic_metrics
 from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import Any2PointForZeroShotPointCloudClassification, PointCloudProcessor
+from hf_any3d.evaluation.zero_shot import CompareWithClasses, ComputeZeroShotMetrics, judge_zero_shot
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
@@ -29,7 +30,6 @@ from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
-from hf_any3d.training.zero_shot_judging import CompareWithClasses, ComputeZeroShotMetrics, judge_zero_shot
 
 logger = logging.getLogger(__name__)
 # Rows of held-out classes that the training and validation splits had.

@@ -16,7 +16,7 @@ from hf_any3d.cli.quiet import quieten_libraries
 from hf_any3d.messages import opened, say, say_json
 
 if TYPE_CHECKING:
-    from hf_any3d.evaluating import Judge
+    from hf_any3d.evaluation import Judge
 
 _URL = "https://api.openai.com/v1"
 
@@ -110,8 +110,8 @@ def evaluate_minigpt3d(
     Interrupted runs go on where they stopped. Answers are kept, so that another judge can look at them later.
     """
     with told_in_one_line():
-        from hf_any3d.evaluating import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
-        from hf_any3d.evaluating.opening import open_model
+        from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
+        from hf_any3d.evaluation.running import open_model
 
         protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
         prompts = _prompts(judge_prompt or [])
@@ -148,8 +148,8 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 
 def _prompts(given: list[str]) -> dict[str, str]:
-    from hf_any3d.evaluating.judge_prompts import check_prompt
-    from hf_any3d.evaluating.protocols import KINDS
+    from hf_any3d.evaluation.llm_judge.prompts import check_prompt
+    from hf_any3d.evaluation.questions import KINDS
 
     prompts = {}
     for text in given:
@@ -176,7 +176,7 @@ def _judge(
     device: str | None,
     classes: tuple[str, ...],
 ) -> Judge | None:
-    from hf_any3d.evaluating import ClassNameJudge, EndpointJudge, LanguageModelJudge
+    from hf_any3d.evaluation import ClassNameJudge, EndpointJudge, LanguageModelJudge
 
     needs_name = kind in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
     if needs_name != (name is not None):

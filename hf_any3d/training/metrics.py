@@ -5,7 +5,7 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
-from hf_any3d.training import scores
+from hf_any3d.evaluation import classification as scores
 
 _INPUTS = """
 Args:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from hf_any3d.training.segmentation_scores import IGNORED
+from hf_any3d.evaluation.segmentation import IGNORED
 
 
 def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) -> torch.Tensor:

@@ -2,8 +2,7 @@ from itertools import combinations, permutations
 
 import pytest
 
-from hf_any3d.evaluating.bleu import bleu
-from hf_any3d.evaluating.rouge import rouge
+from hf_any3d.evaluation.caption_metrics import bleu, rouge
 from tests.evaluating.cases import CASES
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 
-from hf_any3d.evaluating import (
+from hf_any3d.evaluation import (
     PROTOCOLS,
     ClassNameJudge,
     EndpointJudge,

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from hf_any3d.evaluating import caption_metrics
-from hf_any3d.evaluating.meteor import MetricUnavailableError, meteor_by, open_meteor
+from hf_any3d.evaluation import caption_metrics
+from hf_any3d.evaluation.caption_metrics import MetricUnavailableError, meteor_by, open_meteor
 
 nltk = pytest.importorskip("nltk")
 

@@ -10,7 +10,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
-from hf_any3d.evaluating import ClassNameJudge
+from hf_any3d.evaluation import ClassNameJudge
 from tests.examples.conftest import imported_beside_others
 
 RED, WHITE, GREEN, BROWN = (200, 30, 30), (245, 245, 245), (60, 125, 50), (110, 70, 45)

@@ -13,13 +13,13 @@ import torch
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
-from hf_any3d.data.conversion import converting as conversion
+from hf_any3d.data.conversion import convert as conversion
 from hf_any3d.data.conversion.publishing import push_point_dataset
-from hf_any3d.evaluating import PROTOCOLS, answer_question, judge_answers
+from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
 from hf_any3d.whole_files import write_json
 from tests.conversions.doors import DOORS
-from tests.data.benchmarks.toy import COUNTS, load_toy, write_tree
-from tests.data.benchmarks.toy import cloud as toy_cloud
+from tests.data.conversion.toy import COUNTS, load_toy, write_tree
+from tests.data.conversion.toy import cloud as toy_cloud
 from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
 from tests.faults.killing import ALL, MODES, fill, points, report, run_child
@@ -164,7 +164,7 @@ class Counting:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_any3d.evaluating.judging.SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.judging.SECONDS_BETWEEN_SAVES", -1.0)
     protocol = next(protocol for protocol in PROTOCOLS.values() if protocol.kind == "same")
     cloud = Array2D((4, 3), "float32")
     features = Features(points=cloud, colors=cloud, object_id=Value("string"), caption=Value("string"))

@@ -24,7 +24,7 @@ from hf_any3d.data.catalog import (
     shapenet55,
     shapenetpart,
 )
-from hf_any3d.data.conversion import converting as conversion
+from hf_any3d.data.conversion import convert as conversion
 from hf_any3d.data.conversion import loading
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative

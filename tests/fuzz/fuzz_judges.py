@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from hf_any3d.evaluating import EndpointJudge, JudgeError, judge_answers
+from hf_any3d.evaluation import EndpointJudge, JudgeError, judge_answers
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target
 

@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 from transformers import EvalPrediction
 
+from hf_any3d.evaluation.classification import (
+    class_accuracies,
+    confusion_matrix,
+    mean_class_accuracy,
+    overall_accuracy,
+)
 from hf_any3d.training.metrics import (
     ConfusionMatrix,
     MeanClassAccuracy,
     OverallAccuracy,
     compute_classification_metrics,
 )
-from hf_any3d.training.scores import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 
 
 @pytest.fixture

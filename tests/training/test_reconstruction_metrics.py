@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_any3d.training.reconstruction_metrics import CompareWithClouds, ComputeReconstructionMetrics, category_means
+from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics, category_means
 
 
 def test_clouds_are_measured_each_for_itself():

@@ -6,16 +6,14 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_any3d.training.segmentation_metrics import (
+from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
     MeanIoU,
     PartIoU,
-    compute_semantic_metrics,
-)
-from hf_any3d.training.segmentation_scores import (
     category_miou,
     class_ious,
+    compute_semantic_metrics,
     instance_miou,
     mean_iou,
     part_ious,

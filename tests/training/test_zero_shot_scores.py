@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.training.zero_shot_scores import p_value, zero_shot_scores
+from hf_any3d.evaluation.zero_shot import p_value, zero_shot_scores
 
 # Four classes, of which 1 and 3 are unseen.
 LABELS = np.array([0, 0, 2, 1, 1, 3, 3])

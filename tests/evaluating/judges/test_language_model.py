@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_any3d.evaluating import LanguageModelJudge, judge_answers
+from hf_any3d.evaluation import LanguageModelJudge, judge_answers
 from hf_any3d.modeling.encoders.checksums import weights_checksum
 from tests.chat.tiny_tokenizers import byte_tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,53 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
-from hf_any3d.evaluating.protocols import Protocol
-from hf_any3d.evaluating.result_files import continued
+from hf_any3d.evaluation.questions import Protocol
 from hf_any3d.whole_files import write_json
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a file `{"prompt": …, "results": [{"object_id", …}]}`, ours or one of the published programs.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It holds something else, or an object twice.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    results = stored.get("results") if isinstance(stored, dict) else None
+    if not isinstance(results, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("object_id"), (str, int)) for entry in results
+    ):
+        raise ValueError(f'{path}: expected {{"prompt": …, "results": […]}} with an object_id in each result')
+    if len({entry["object_id"] for entry in results}) < len(results):
+        raise ValueError(f"{path}: an object_id is there twice; expected each object once")
+    return stored
+
+
+def continued(path: Path, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results that an earlier run of the same kind left in a file; none where there is no file.
+
+    Args:
+        path: The file.
+        header: What must be the same for results to be of the same kind.
+
+    Raises:
+        ValueError: The file is of another kind; says what differs.
+    """
+    if not path.is_file():
+        return []
+    stored = read_results(path)
+    wanted = json.loads(json.dumps(dict(header)))
+    for key, value in wanted.items():
+        if stored.get(key) != value:
+            raise ValueError(
+                f"{path}: was made with {key} {stored.get(key)!r}, now it is {value!r}; expected the same or another "
+                "folder"
+            )
+    return stored["results"]
+
 
 Generate = Callable[[Sequence[np.ndarray], str, Mapping[str, Any]], Sequence[str]]
 """Clouds (points, 6), x, y, z as stored and colours from 0 to 1, a question and settings in; an answer each out."""

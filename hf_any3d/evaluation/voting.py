@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.training.judging import Judgement, accuracy_by_class
+from hf_any3d.evaluation.classification import Judgement, accuracy_by_class
 from hf_any3d.training.metrics import compute_classification_metrics
-from hf_any3d.training.rows import ProcessedDataset
 
 SUFFIX = "_voting"
 
 
-def vote_logits(trainer: Trainer, rows: ProcessedDataset, votes: int) -> tuple[np.ndarray, np.ndarray | None]:
+class AugmentedRows(Protocol):
+    """Rows that differ from epoch to epoch."""
+
+    epoch: int
+
+    def __getitem__(self, number: int) -> Any:
+        """One row as the model takes it, in this epoch."""
+
+
+def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean logits over copies of each cloud.
 
     Args:
@@ -43,7 +52,7 @@ def vote_logits(trainer: Trainer, rows: ProcessedDataset, votes: int) -> tuple[n
 
 
 def judge_by_voting(
-    trainer: Trainer, splits: Mapping[str, ProcessedDataset], classes: Sequence[str], votes: int
+    trainer: Trainer, splits: Mapping[str, AugmentedRows], classes: Sequence[str], votes: int
 ) -> Judgement:
     """Judge the trainer's model on splits by votes, and print what comes out.
 

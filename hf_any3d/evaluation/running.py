@@ -7,15 +7,47 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
-from hf_any3d.evaluating.answering import BATCH_SIZE, Generate, answer_question
-from hf_any3d.evaluating.caption_metrics import caption_metrics
-from hf_any3d.evaluating.judges import Judge
-from hf_any3d.evaluating.judging import judge_answers, judged_name
-from hf_any3d.evaluating.protocols import PROTOCOLS, Protocol
-from hf_any3d.evaluating.result_files import read_results
+from hf_any3d.evaluation.answering import BATCH_SIZE, Generate, answer_question, read_results
+from hf_any3d.evaluation.caption_metrics import caption_metrics
+from hf_any3d.evaluation.llm_judge import Judge
+from hf_any3d.evaluation.llm_judge.judging import judge_answers, judged_name
+from hf_any3d.evaluation.questions import PROTOCOLS, Protocol
+from hf_any3d.modeling.encoders.checksums import weights_checksum
 from hf_any3d.whole_files import Claim, claim, write_json
+
+TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
+
+
+def open_model(name: str, revision: str | None = None, device: Any = None) -> tuple[Generate, dict[str, Any]]:
+    """Open a model as a function that answers questions with the published prompt, and say which one it is.
+
+    Args:
+        name: Directory or hub name.
+        revision: Branch, tag or commit.
+        device: Where it runs; the fastest place by default.
+
+    Returns:
+        The function, and `model` and `revision`: the commit, or the checksum of a directory's weights.
+
+    Raises:
+        OSError: It cannot be had.
+    """
+    from transformers import pipeline
+
+    from hf_any3d.registration import register
+
+    register()
+    answer = pipeline(TASK, model=name, revision=revision, device=device)
+
+    def generate(clouds: Sequence[np.ndarray], question: str, settings: Mapping[str, Any]) -> list[str]:
+        told = answer(list(clouds), text=question, chat_template=TEMPLATE, batch_size=len(clouds), **settings)
+        return [texts[0]["generated_text"] for texts in told]
+
+    commit = getattr(answer.model.config, "_commit_hash", None)
+    return generate, {"model": name, "revision": commit or weights_checksum(Path(name))}
 
 
 def answer_protocols(

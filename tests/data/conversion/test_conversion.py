@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.conversion import converting as conversion
+from hf_any3d.data.conversion import convert as conversion
 from hf_any3d.data.conversion import journal
 from hf_any3d.data.conversion import journal as checksums
-from tests.data.benchmarks.toy import COUNTS, cloud, load_toy, write_tree
+from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -87,7 +87,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_
 import time
 from pathlib import Path
 from hf_any3d.data.conversion import checksums, conversion, journal
-from tests.data.benchmarks import toy
+from tests.data.conversion import toy
 conversion.SHARD_BYTES = 300
 written = conversion.ShardWriter.add
 def slow(shard, row):

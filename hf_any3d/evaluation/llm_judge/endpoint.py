@@ -15,8 +15,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hf_any3d.evaluating.judges.base import JudgeError
-from hf_any3d.evaluating.replies import whole_text
+from hf_any3d.evaluation.llm_judge.base import JudgeError
+from hf_any3d.evaluation.llm_judge.replies import whole_text
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}

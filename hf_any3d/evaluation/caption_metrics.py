@@ -1,0 +1,283 @@
+"""Metrics of captions that need no judge."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.encoders.sources import EncoderSource, resolve_encoder
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, open_text_tower, text_tower_settings
+from hf_any3d.training.captions import embed_texts
+
+# The third order has shares of 0.33, not of a third: so the published figures were made.
+_SHARES = {1: 1.0, 2: 0.5, 3: 0.33, 4: 0.25}
+_INSTEAD_OF_NONE = 0.1
+
+
+def bleu(text: str, reference: str) -> dict[str, float]:
+    """BLEU-1 to BLEU-4 of a text against one reference, from 0 to 1.
+
+    Words stand between blanks and are compared as written. An order without a match counts as a tenth of a match;
+    a text without one common word has 0 throughout.
+
+    Returns:
+        "bleu-1" to "bleu-4".
+
+    Source: Papineni et al., "BLEU"; first smoothing of Chen and Cherry, "A Systematic Comparison of Smoothing
+    Techniques for Sentence-Level BLEU". Numbers equal `sentence_bleu` of nltk 3.8.1 with `method1`.
+    """
+    words, expected = text.split(), reference.split()
+    matches = [_matches(words, expected, order) for order in _SHARES]
+    if not matches[0][0]:
+        return {f"bleu-{order}": 0.0 for order in _SHARES}
+    brevity = 1.0 if len(words) > len(expected) else math.exp(1 - len(expected) / len(words))
+    logs = [math.log((common or _INSTEAD_OF_NONE) / count) for common, count in matches]
+    return {f"bleu-{order}": brevity * math.exp(share * sum(logs[:order])) for order, share in _SHARES.items()}
+
+
+def _matches(words: Sequence[str], expected: Sequence[str], order: int) -> tuple[int, int]:
+    """How many runs of words the reference has too, each as often as there, and how many there are, at least one."""
+    own, there = (Counter(zip(*(some[start:] for start in range(order)), strict=False)) for some in (words, expected))
+    return (own & there).total(), max(1, own.total())
+
+
+Meteor = Callable[[str, str], float]
+
+
+class MetricUnavailableError(ImportError):
+    """What a metric is made with is not on this machine."""
+
+
+def open_meteor() -> tuple[Meteor, str]:
+    """METEOR as a function of a text and its reference, from 0 to 1, and what it was made with.
+
+    Raises:
+        MetricUnavailableError: nltk or its WordNet is missing; says how to get it.
+    """
+    try:
+        import nltk
+        from nltk.corpus import wordnet
+    except ImportError as error:
+        raise MetricUnavailableError(f"METEOR is not available: {error}; pip install nltk") from None
+    try:
+        wordnet.ensure_loaded()
+    except LookupError:
+        raise MetricUnavailableError(
+            "METEOR is not available: nltk has no WordNet here; python -m nltk.downloader wordnet"
+        ) from None
+    return meteor_by(wordnet), f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
+
+
+def meteor_by(wordnet: Any) -> Meteor:
+    """METEOR with a source of synonyms, nltk's reader of WordNet or one with its `synsets`.
+
+    Words stand between blanks, as in the published figures; they match in small letters, by their stems, and as
+    synonyms.
+
+    Source: Banerjee and Lavie, "METEOR"; nltk's `meteor_score`.
+    """
+    from nltk.translate.meteor_score import meteor_score
+
+    def meteor(text: str, reference: str) -> float:
+        return float(meteor_score([reference.split()], text.split(), wordnet=wordnet))
+
+    return meteor
+
+
+def rouge(text: str, reference: str) -> dict[str, float]:
+    """F of ROUGE-1, ROUGE-2 and ROUGE-L of a text against one reference, from 0 to 1.
+
+    Sentences end at full stops and words at blanks; words are compared as written, and each counts once however often
+    it stands there. ROUGE-L takes together the longest common subsequences of all pairs of sentences. A text that is
+    empty, or all full stops, has 0.
+
+    Returns:
+        "rouge-1", "rouge-2" and "rouge-l".
+
+    Source: Lin, "ROUGE"; numbers equal those of the package `rouge` 1.0.1, which differ from those of `rouge-score`:
+    that one stems words and counts them as often as they stand there.
+    """
+    own, there = _sentences(text), _sentences(reference)
+    if not own or not there:
+        return {"rouge-1": 0.0, "rouge-2": 0.0, "rouge-l": 0.0}
+    words, expected = sum(own, []), sum(there, [])
+    scores = {}
+    for order in (1, 2):
+        runs, wanted = _runs(words, order), _runs(expected, order)
+        scores[f"rouge-{order}"] = _f(len(runs & wanted), len(runs), len(wanted))
+    common = {word for wanted in there for some in own for word in _common_subsequence(wanted, some)}
+    scores["rouge-l"] = _f(len(common), len(set(words)), len(set(expected)))
+    return scores
+
+
+def _sentences(text: str) -> list[list[str]]:
+    # Nothing but blanks between two full stops is a sentence of one empty word.
+    return [sentence.split() or [""] for sentence in text.split(".") if sentence]
+
+
+def _runs(words: Sequence[str], order: int) -> set[tuple[str, ...]]:
+    return set(zip(*(words[start:] for start in range(order)), strict=False))
+
+
+def _f(common: int, count: int, expected: int) -> float:
+    precision = common / count if count else 0.0
+    recall = common / expected if expected else 0.0
+    return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """A longest common subsequence; of several the one that the published counting finds."""
+    lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for row, word in enumerate(first, start=1):
+        for column, other in enumerate(second, start=1):
+            if word == other:
+                lengths[row][column] = lengths[row - 1][column - 1] + 1
+            else:
+                lengths[row][column] = max(lengths[row - 1][column], lengths[row][column - 1])
+    found: list[str] = []
+    row, column = len(first), len(second)
+    while row and column:
+        if first[row - 1] == second[column - 1]:
+            row, column = row - 1, column - 1
+            found.append(first[row])
+        elif lengths[row - 1][column] > lengths[row][column - 1]:
+            row -= 1
+        else:
+            column -= 1
+    return found
+
+
+SENTENCE_BERT = "sentence-transformers/all-mpnet-base-v2"
+SIMCSE = "princeton-nlp/sup-simcse-roberta-large"
+
+Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+
+
+def open_sentence_encoder(name: str = SENTENCE_BERT, revision: str | None = None) -> tuple[Similarity, str]:
+    """Cosines by a sentence encoder, whose own files say how words become a sentence.
+
+    Args:
+        name: Directory or hub name; published figures are made with the default.
+        revision: Branch, tag or commit.
+
+    Returns:
+        From texts and as many references to their cosines, -1 to 1; and which weights these are.
+
+    Raises:
+        OSError: It cannot be had.
+        ValueError: It is no sentence encoder.
+    """
+    source = resolve_encoder(name, revision)
+    place = str(source.path if source.revision is None else source.name)
+    encoder = PretrainedPart(place, source.revision, source.checksum)
+    pooling = text_tower_settings(name, source.revision)["text_pooling"]
+    config = Any2PointConfig(parts={"encoder": encoder.to_dict()}, text_pooling=pooling)
+    return _cosines(open_text_tower(config)), _name_and_revision(source)
+
+
+def open_simcse(name: str = SIMCSE, revision: str | None = None) -> tuple[Similarity, str]:
+    """Cosines of the pooler's outputs, as SimCSE was trained; see `open_sentence_encoder`.
+
+    Raises:
+        OSError: It cannot be had.
+        ValueError: It has no trained pooler or no tokenizer.
+    """
+    source = resolve_encoder(name, revision)
+    config = AutoConfig.from_pretrained(source.path)
+    model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(key for key in report["missing_keys"]):
+        raise ValueError(f"{source.name}: lacks {', '.join(missing[:8])}; expected a trained encoder with its pooler")
+    # With its commit, since only the weights were brought here so far.
+    place = source.path if source.revision is None else source.name
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=source.revision or "main")
+    behind_padding = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    places = config.max_position_embeddings - (config.pad_token_id + 1 if behind_padding else 0)
+    family = TextTowerFamily(
+        name="SimCSE",
+        model_types=(config.model_type,),
+        model_class=None,
+        text_config=lambda config: config,
+        width=lambda config: config.hidden_size,
+        features=_pooler_output,
+        max_length=lambda config: places,
+    )
+    return _cosines(TextTower(model, tokenizer, family)), _name_and_revision(source)
+
+
+def _pooler_output(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
+    return model(**inputs).pooler_output
+
+
+def _cosines(tower: TextTower) -> Similarity:
+    def cosines(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        return (embed_texts(tower, texts) * embed_texts(tower, references)).sum(axis=1)
+
+    return cosines
+
+
+def _name_and_revision(source: EncoderSource) -> str:
+    return f"{source.name} at {source.revision or source.file_checksum}"
+
+
+_COUNTED = {"bleu": "words between blanks, smoothed as nltk's method1", "rouge": "counted as by rouge 1.0.1"}
+
+
+def caption_metrics(
+    results: Sequence[Mapping[str, Any]], sentence_encoder: str | None = SENTENCE_BERT, simcse: str | None = SIMCSE
+) -> dict[str, dict[str, Any]]:
+    """Means over answers, times 100: BLEU, ROUGE, METEOR, and cosines of Sentence-BERT and SimCSE.
+
+    Metrics by models are no figures of the published table unless the models are those it was made with, so each says
+    what it was made with. One that cannot be had here says why, and the others are made nonetheless.
+
+    Args:
+        results: Answers, with `ground_truth`, the caption, and `model_output`; an empty one counts as "##".
+        sentence_encoder: Directory or hub name for the cosines of Sentence-BERT; None leaves them out.
+        simcse: The same for SimCSE.
+
+    Returns:
+        For each metric `score` and `made_with`, or `not_available`. Scores are None for no answers.
+
+    Raises:
+        ValueError: A ground truth is no text or empty.
+    """
+    pairs = []
+    for entry in results:
+        if not isinstance(entry["ground_truth"], str) or not entry["ground_truth"].strip():
+            raise ValueError(f"{entry['object_id']}: ground_truth is {entry['ground_truth']!r}; expected a caption")
+        pairs.append((entry["model_output"].strip() or "##", entry["ground_truth"]))
+    scores: dict[str, list[float]] = {}
+    for pair in pairs:
+        for name, score in (bleu(*pair) | rouge(*pair)).items():
+            scores.setdefault(name, []).append(score)
+    told = {name: _told(values, _COUNTED[name.partition("-")[0]]) for name, values in scores.items()}
+
+    try:
+        meteor, made_with = open_meteor()
+        told["meteor"] = _told([meteor(*pair) for pair in pairs], made_with)
+    except MetricUnavailableError as error:
+        told["meteor"] = {"not_available": str(error)}
+    texts, captions = ([pair[side] for pair in pairs] for side in (0, 1))
+    openers = {"sentence-bert": (open_sentence_encoder, sentence_encoder), "simcse": (open_simcse, simcse)}
+    for name, (opener, encoder) in openers.items():
+        if encoder is None or not pairs:
+            continue
+        try:
+            cosines, made_with = opener(encoder)
+        except (OSError, ValueError) as error:
+            told[name] = {"not_available": f"{encoder}: {str(error).strip()}"}
+        else:
+            told[name] = _told(cosines(texts, captions).tolist(), made_with)
+    return told
+
+
+def _told(scores: Sequence[float], made_with: str) -> dict[str, Any]:
+    return {"score": 100 * sum(scores) / len(scores) if scores else None, "made_with": made_with}
