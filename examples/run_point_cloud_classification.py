@@ -23,11 +23,10 @@ from transformers import Trainer
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import judge_splits
+from hf_any3d.evaluation.classification import compute_classification_metrics, judge_splits
 from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.metrics import compute_classification_metrics
 from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
 from hf_any3d.training.protocol import (
     ProtocolArguments,

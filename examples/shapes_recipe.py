@@ -18,8 +18,8 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
+from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.training.metrics import compute_classification_metrics
 from hf_any3d.tuners import GuidedAdapterConfig
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

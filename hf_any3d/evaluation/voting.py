@@ -10,8 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.evaluation.classification import Judgement, accuracy_by_class
-from hf_any3d.training.metrics import compute_classification_metrics
+from hf_any3d.evaluation.classification import Judgement, accuracy_by_class, compute_classification_metrics
 
 SUFFIX = "_voting"
 

@@ -10,11 +10,10 @@ from datasets import ClassLabel, Dataset
 
 from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import Judgement, judge_splits
+from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_splits
 from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.messages import opened
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.metrics import compute_classification_metrics
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
 from hf_any3d.training.rows import evaluation_rows
 from hf_any3d.training.settings import DataArguments, PointTrainingArguments

@@ -6,16 +6,14 @@ import pytest
 from transformers import EvalPrediction
 
 from hf_any3d.evaluation.classification import (
-    class_accuracies,
-    confusion_matrix,
-    mean_class_accuracy,
-    overall_accuracy,
-)
-from hf_any3d.training.metrics import (
     ConfusionMatrix,
     MeanClassAccuracy,
     OverallAccuracy,
+    class_accuracies,
     compute_classification_metrics,
+    confusion_matrix,
+    mean_class_accuracy,
+    overall_accuracy,
 )
 
 

@@ -6,7 +6,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
-from hf_any3d.training.metrics import compute_classification_metrics
+from hf_any3d.evaluation.classification import compute_classification_metrics
 
 
 class PooledMlp(torch.nn.Module):
