@@ -16,7 +16,7 @@ from torch import nn
 from transformers import set_seed
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.training.protocols import set_trainable
+from hf_any3d.training.protocol import set_trainable
 
 HEAD = {name: recipe.MODEL[name] for name in ("head_widths", "head_dropout", "pooling")}
 """Settings of the model that the wrapped encoder has, too."""

@@ -24,18 +24,18 @@ from hf_any3d import PointCloudProcessor, load_point_dataset
 from hf_any3d.data import validation_split
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.autoencoder_settings import TeacherArguments, build_autoencoder
-from hf_any3d.training.distillation_settings import StudentArguments
+from hf_any3d.training.arguments import merge, parse_arguments, read_settings
 from hf_any3d.training.linear_probe import LinearProbe
-from hf_any3d.training.pretraining_settings import (
+from hf_any3d.training.pretraining import (
     PretrainingDataArguments,
+    StudentArguments,
+    TeacherArguments,
     UnlabelledRows,
+    build_autoencoder,
     build_processor,
     load_splits,
 )
 from hf_any3d.training.report import RunReport, peak_memory
-from hf_any3d.training.settings_file import merge, read_settings
 from hf_any3d.whole_files import write_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"

@@ -32,20 +32,18 @@ from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.reconstruction_views import write_reconstructions
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.autoencoder_settings import (
+from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
-    TeacherArguments,
-    build_autoencoder,
-)
-from hf_any3d.training.pretraining_settings import (
     PretrainingDataArguments,
+    TeacherArguments,
     UnlabelledRows,
+    build_autoencoder,
     build_processor,
     load_splits,
     pretraining_rows,
 )
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.scheduled_arguments import ScheduledArguments
+from hf_any3d.training.schedules import ScheduledArguments
 
 logger = logging.getLogger(__name__)
 PICTURE = "reconstructions.html"

@@ -23,22 +23,19 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.distillation_settings import (
+from hf_any3d.training.linear_probe import ProbeCallback, judge_pretraining
+from hf_any3d.training.pretraining import (
     DistillationTrainingArguments,
+    PretrainingDataArguments,
     ProbeArguments,
     StudentArguments,
-    build_probe,
-)
-from hf_any3d.training.linear_probe import ProbeCallback, judge_pretraining
-from hf_any3d.training.pretraining_settings import (
-    PretrainingDataArguments,
     UnlabelledRows,
+    build_probe,
     build_processor,
     load_splits,
     pretraining_rows,
 )
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.trainer_report import encoder_facts
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters, encoder_facts
 
 logger = logging.getLogger(__name__)
 

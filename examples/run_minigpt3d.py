@@ -26,16 +26,18 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.conversation_rows import ConversationCollator, ConversationRows
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training.stage_models import (
+from hf_any3d.training.minigpt3d_stages import (
+    ConversationArguments,
+    StageArguments,
+    StageTrainer,
+    StageTrainingArguments,
     check_checkpoint,
     halve_frozen,
     open_for_stage,
     trained_groups,
     warn_of_local_parts,
 )
-from hf_any3d.training.stage_settings import ConversationArguments, StageArguments, StageTrainingArguments
-from hf_any3d.training.stage_trainer import StageTrainer
+from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,10 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.training import autoencoder_settings, distillation_settings, point_models, settings, stage_settings
+from hf_any3d.training import minigpt3d_stages as stage_settings
+from hf_any3d.training import point_models, settings
+from hf_any3d.training import pretraining as autoencoder_settings
+from hf_any3d.training import pretraining as distillation_settings
 
 # A default that is changed on purpose is changed here too; the value comes from the paper or the released program.
 STORED = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))

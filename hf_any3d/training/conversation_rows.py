@@ -2,16 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.released_texts import training_messages
 from hf_any3d.data.arrow_rows import ArrowRows
 from hf_any3d.data.inputs import ATTRIBUTES
+
+
+class MixedBatches(Sampler[list[int]]):
+    """Batches of row numbers of concatenated datasets.
+
+    For each batch one dataset is drawn. Its rows come in passes, shuffled anew for each, without the incomplete last
+    batch. All that is random follows from the seed and the batch's number alone, so a run that goes on from any
+    step sees the batches that it would have seen. Processes share the draw of the dataset and part its rows.
+
+    Args:
+        lengths: Rows of each dataset.
+        batch_sizes: For each dataset, rows of a batch in each process.
+        ratios: How often each is drawn, in relation to the others.
+        batches: How many batches there are.
+        seed: Governs all that is random.
+        rank: Number of this process.
+        processes: How many there are.
+
+    Raises:
+        ValueError: Another number of sizes or ratios than of datasets, one that is not positive, or a dataset with
+            fewer rows than a batch.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_sizes: Sequence[int],
+        ratios: Sequence[float],
+        batches: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        for name, values in (("batch_sizes", batch_sizes), ("ratios", ratios)):
+            if len(values) != len(lengths):
+                raise ValueError(f"{name} are {list(values)}; expected {len(lengths)}, one for each dataset")
+            if any(not value > 0 for value in values):
+                raise ValueError(f"{name} are {list(values)}; expected each above 0")
+        for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
+            if length < size * processes:
+                raise ValueError(
+                    f"dataset {number} has {length} rows; expected a batch of {size * processes} at least"
+                )
+        self.lengths, self.batch_sizes, self.ratios = list(lengths), list(batch_sizes), list(ratios)
+        self.batches, self.seed, self.rank, self.processes = batches, seed, rank, processes
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        starts = np.cumsum([0, *self.lengths])
+        seen = [0] * len(self.lengths)
+        orders: dict[int, tuple[int, np.ndarray]] = {}
+        for number in self.draws():
+            size = self.batch_sizes[number] * self.processes
+            turn, place = divmod(seen[number], self.lengths[number] // size)
+            seen[number] += 1
+            if orders.get(number, (-1,))[0] != turn:
+                generator = np.random.default_rng((self.seed, 1 + number, turn))
+                orders[number] = turn, generator.permutation(self.lengths[number])
+            batch = orders[number][1][place * size : (place + 1) * size]
+            yield (starts[number] + batch[self.rank :: self.processes]).tolist()
+
+    def draws(self) -> list[int]:
+        """The dataset of each batch; fewer batches draw the beginning of what more batches draw."""
+        borders = np.cumsum(self.ratios) / np.sum(self.ratios)
+        drawn = np.random.default_rng((self.seed, 0)).random(self.batches)
+        return np.minimum(np.searchsorted(borders, drawn, side="right"), len(borders) - 1).tolist()
+
 
 _TURNS = "conversations"
 

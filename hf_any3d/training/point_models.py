@@ -22,7 +22,7 @@ from hf_any3d.modeling.any2point import (
 )
 from hf_any3d.training import program
 from hf_any3d.training.adapters import build_peft_config
-from hf_any3d.training.protocols import PROTOCOLS, set_trainable
+from hf_any3d.training.protocol import PROTOCOLS, set_trainable
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 
 CLASSES, PARTS, SCENES = "classification", "part segmentation", "semantic segmentation"

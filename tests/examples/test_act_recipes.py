@@ -13,10 +13,15 @@ from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.autoencoder_settings import AutoencoderTrainingArguments, TeacherArguments
-from hf_any3d.training.distillation_settings import DistillationTrainingArguments, ProbeArguments, StudentArguments
 from hf_any3d.training.point_models import PointModelArguments
-from hf_any3d.training.pretraining_settings import PretrainingDataArguments
+from hf_any3d.training.pretraining import (
+    AutoencoderTrainingArguments,
+    DistillationTrainingArguments,
+    PretrainingDataArguments,
+    ProbeArguments,
+    StudentArguments,
+    TeacherArguments,
+)
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 from tests.examples.conftest import EXAMPLES, load_program, words_of

@@ -22,7 +22,7 @@ import torch
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator, load_point_dataset
 from hf_any3d.data.arrow_rows import ArrowRows
-from hf_any3d.training.streamed_rows import streamed_training_rows
+from hf_any3d.training.rows import streamed_training_rows
 
 def own_memory():
     # What the process allocated; pages of memory-mapped files, which the system takes back at will, do not count.

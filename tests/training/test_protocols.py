@@ -5,8 +5,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, ActModel
-from hf_any3d.training.protocols import PROTOCOLS, set_trainable
-from hf_any3d.training.weight_decay import decaying_parameters
+from hf_any3d.training.protocol import PROTOCOLS, set_trainable
+from hf_any3d.training.trainer import decaying_parameters
 from tests.modeling.act.reference_case import ReferenceCase
 from tests.tiny_act import clouds, tiny_act
 

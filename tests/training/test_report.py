@@ -10,8 +10,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters, package_versions
-from hf_any3d.training.trainer_report import adapter_facts, encoder_facts
+from hf_any3d.training.report import (
+    RunReport,
+    Stopwatch,
+    adapter_facts,
+    count_parameters,
+    encoder_facts,
+    package_versions,
+)
 from hf_any3d.tuners import encoder_linear_pattern
 from tests.tiny_encoders import tiny_model
 

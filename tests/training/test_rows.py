@@ -15,8 +15,7 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.transforms import TRANSFORMS
 from hf_any3d.training.captions import CaptionedDataset
 from hf_any3d.training.point_rows import CropRows
-from hf_any3d.training.rows import EpochCallback, evaluation_rows, training_rows
-from hf_any3d.training.streamed_rows import streamed_training_rows
+from hf_any3d.training.rows import EpochCallback, evaluation_rows, streamed_training_rows, training_rows
 from tests.tiny_encoders import tiny_model
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from hf_any3d.training.scheduled_arguments import ScheduledArguments
+from hf_any3d.training.schedules import ScheduledArguments
 
 
 class Listener(nn.Module):

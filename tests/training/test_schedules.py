@@ -9,9 +9,8 @@ import pytest
 import torch
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
+from hf_any3d.training.minigpt3d_stages import StageTrainer, StageTrainingArguments
 from hf_any3d.training.schedules import EpochCosine, StepCosine
-from hf_any3d.training.stage_settings import StageTrainingArguments
-from hf_any3d.training.stage_trainer import StageTrainer
 
 CASES = json.loads((Path(__file__).parents[1] / "reference" / "minigpt3d_text.json").read_text(encoding="utf-8"))
 # Peak, floor, warm-up, epochs and steps of an epoch of MiniGPT-3D's four stages.

@@ -5,8 +5,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
-from hf_any3d.training.stage_models import halve_frozen, open_for_stage, trained_groups
-from hf_any3d.training.stage_settings import StageArguments
+from hf_any3d.training.minigpt3d_stages import StageArguments, halve_frozen, open_for_stage, trained_groups
 from tests.closeness import assert_nearly_equal
 from tests.examples.minigpt3d_runs import CONFIG, tiny_text, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator, load_point_dataset
-from hf_any3d.training.streamed_rows import StreamedRows, streamed_training_rows
+from hf_any3d.training.rows import StreamedRows, streamed_training_rows
 from tests.tiny_encoders import tiny_model
 
 NUM_CLOUDS = 70
@@ -26,7 +26,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator, load_point_dataset
-from hf_any3d.training.streamed_rows import streamed_training_rows
+from hf_any3d.training.rows import streamed_training_rows
 
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 cases, store, rank = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -14,8 +14,7 @@ from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudC
 from hf_any3d.modeling.any2point.guided_adapter import LayerGate
 from hf_any3d.modeling.heads import ClassToken
 from hf_any3d.training.settings import PointTrainingArguments
-from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.training.weight_decay import decaying_parameters, parameter_groups
+from hf_any3d.training.trainer import PointTrainer, decaying_parameters, parameter_groups
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.common.models import CASES
 from tests.modeling.any2point.reference_case import FOLDER

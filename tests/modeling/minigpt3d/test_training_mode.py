@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.minigpt3d import set_stage, weight_decay_groups
-from hf_any3d.training.weight_decay import decaying_parameters
+from hf_any3d.training.trainer import decaying_parameters
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
 from tests.modeling.minigpt3d.tiny_model import POINT_TOKEN, clouds, tiny_config, tiny_model
 

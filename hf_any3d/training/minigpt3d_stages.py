@@ -1,0 +1,415 @@
+"""The stock Trainer on conversations of several kinds, counted in steps."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers.trainer_utils import seed_worker
+
+from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
+from hf_any3d.modeling.minigpt3d import (
+    MiniGPT3DConfig,
+    MiniGPT3DForConditionalGeneration,
+    build_from_parts,
+    held_names,
+    set_stage,
+)
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
+from hf_any3d.modeling.minigpt3d.stages import STAGES
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.conversation_rows import MixedBatches
+from hf_any3d.training.schedules import StepCosine
+from hf_any3d.training.settings import PointTrainingArguments
+from hf_any3d.training.trainer import PointTrainer
+
+CONVERSATIONS = {1: ["brief"], 2: ["brief"], 3: ["detailed", "single_round", "multi_round"]}
+CONVERSATIONS[4] = CONVERSATIONS[3]
+"""Stage -> conversations that it was published with."""
+SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_round": (3, 4)}
+"""Conversations -> published ratio and batch size."""
+PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
+
+
+@dataclass
+class StageArguments:
+    """Which stage is trained, and from what."""
+
+    stage: int = field(default=0, metadata={"help": "Stage of training, 1 to 4."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model of the stage before: its output directory or repository."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that model."})
+    point_encoder: str | None = field(
+        default=None, metadata={"help": "Instead of a model, its parts: hub name or directory of a point encoder."}
+    )
+    point_encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
+    qformer: str | None = field(
+        default=None, metadata={"help": "The same of a BLIP-2 model; none for a fresh Q-Former."}
+    )
+    qformer_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
+    language_model: str | None = field(
+        default=None, metadata={"help": "The same of a causal language model, with its tokenizer."}
+    )
+    language_model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "JSON object with fields of MiniGPT3DConfig, for a model from parts."}
+    )
+    processor_config: dict | str | None = field(
+        default=None,
+        metadata={"help": f"JSON object with settings of the processor: {', '.join(PROCESSOR_SETTINGS)}."},
+    )
+    quantization_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: opens the language model "
+            "in fewer bits. LoRA, norms and all else stay as they are."
+        },
+    )
+    frozen_in_half: bool = field(
+        default=False,
+        metadata={"help": "Keep the language model's frozen matrices in the precision of --bf16 or --fp16."},
+    )
+    store_parts: bool = field(
+        default=False, metadata={"help": "Store the public parts with the model instead of naming them."}
+    )
+
+    def __post_init__(self):
+        for name in ("model_config", "processor_config", "quantization_config"):
+            setattr(self, name, json_mapping(getattr(self, name), name))
+        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
+            raise ValueError(
+                f"--processor_config has {unknown[0]!r}; expected some of {', '.join(PROCESSOR_SETTINGS)}"
+            )
+        if self.stage not in STAGES:
+            raise ValueError(f"--stage {self.stage}; expected one of {', '.join(map(str, STAGES))}")
+        given = [part for part in PARTS if getattr(self, part) is not None]
+        if self.model_name_or_path is not None and given:
+            raise ValueError(f"--model_name_or_path and --{given[0]}; expected a model or its parts")
+        if self.model_name_or_path is not None and self.model_config:
+            raise ValueError("--model_config with --model_name_or_path; expected it with --point_encoder and others")
+        if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
+            other = "none for a fresh one" if missing[0] == "qformer" else "--model_name_or_path"
+            raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
+
+
+@dataclass
+class ConversationArguments:
+    """What is talked about."""
+
+    dataset_name: str = field(
+        default="objaverse_captions", metadata={"help": "Name in the catalogue, whose `which` picks conversations."}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Where the files of the dataset lie."})
+    dataset_options: dict | str | None = field(
+        default=None, metadata={"help": "JSON object with further options of the dataset, such as verify."}
+    )
+    conversations: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Conversations to train on, each batch on one kind of them: brief, detailed, single_round, "
+            "multi_round or complex. By default those that the stage was published with."
+        },
+    )
+    data_ratios: list[float] | None = field(
+        default=None, metadata={"help": "How often each kind is drawn, in relation to the others."}
+    )
+    batch_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Rows of a batch of each kind, on each device."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many of each kind."})
+    max_eval_samples: int = field(
+        default=200, metadata={"help": "Judge on the first so many rows of the validation split; 0 for none."}
+    )
+    num_points: int = field(default=8192, metadata={"help": "Points of a cloud, for a model from parts."})
+    sampling: str = field(
+        default="random", metadata={"help": "How larger clouds are reduced to them: random, farthest or first."}
+    )
+
+    def __post_init__(self):
+        self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
+        if self.dataset_options.get("streaming"):
+            raise ValueError("--dataset_options has streaming; expected rows that can be drawn in any order")
+
+    def choose(self, stage: int) -> None:
+        """Fill in what a stage was published with, where nothing is said.
+
+        Raises:
+            ValueError: A number of ratios or batch sizes that is not that of the kinds, or one of them not positive.
+        """
+        self.conversations = self.conversations or CONVERSATIONS[stage]
+        published = [SIZES.get(kind, (1, 9)) for kind in self.conversations]
+        for name, place in (("data_ratios", 0), ("batch_sizes", 1)):
+            values = getattr(self, name) or [pair[place] for pair in published]
+            if len(values) != len(self.conversations) or any(not value > 0 for value in values):
+                raise ValueError(
+                    f"--{name} {' '.join(map(str, values))}; expected {len(self.conversations)} numbers above 0, for "
+                    f"{', '.join(self.conversations)}"
+                )
+            setattr(self, name, values)
+
+
+@dataclass
+class StageTrainingArguments(PointTrainingArguments):
+    """Trainer's own arguments, with defaults for these stages; a run is counted in steps."""
+
+    eval_strategy: str = field(default="no")
+    save_strategy: str = field(default="steps")
+    load_best_model_at_end: bool = field(default=False)
+    metric_for_best_model: str | None = field(default=None)
+    prediction_loss_only: bool = field(default=True)
+    per_device_eval_batch_size: int = field(default=8)
+    learning_rate: float = field(default=3e-5)
+    weight_decay_on: str = field(default="matrices")
+    max_grad_norm: float = field(default=0.0)
+    seed: int = field(default=42)
+    step_cosine: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object with settings of StepCosine (warmup_steps, warmup_lr, min_lr, epochs) instead of "
+            "lr_scheduler_type; the steps of its epochs are --max_steps together."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_steps < 1:
+            raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since the data has no end")
+        self.step_cosine = json_mapping(self.step_cosine, "step_cosine") or None
+        if self.step_cosine is not None:
+            known = {setting.name for setting in fields(StepCosine)} - {"steps_per_epoch"}
+            if unknown := sorted(set(self.step_cosine) - known):
+                raise ValueError(f"--step_cosine has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+            settings = {"epochs": 1, **self.step_cosine}
+            if self.max_steps % settings["epochs"]:
+                raise ValueError(f"--max_steps {self.max_steps}; expected a multiple of {settings['epochs']} epochs")
+            steps = self.max_steps // settings["epochs"]
+            schedule = StepCosine(**settings, steps_per_epoch=steps)
+            self.step_cosine = {name: value for name, value in asdict(schedule).items() if name != "steps_per_epoch"}
+
+    @property
+    def schedule_facts(self) -> dict[str, Any]:
+        """What a report tells of `step_cosine`."""
+        return {} if self.step_cosine is None else {"lr_scheduler": "step_cosine", "step_cosine": self.step_cosine}
+
+    @property
+    def step_schedule(self) -> StepCosine | None:
+        """The schedule that `step_cosine` tells, if it tells one."""
+        if self.step_cosine is None:
+            return None
+        return StepCosine(**self.step_cosine, steps_per_epoch=self.max_steps // self.step_cosine["epochs"])
+
+
+PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
+    "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},
+    "qformer_lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]},
+}
+"""LoRA of models from parts, where nothing else is said."""
+
+logger = logging.getLogger(__name__)
+
+
+def open_for_stage(
+    arguments: StageArguments, num_points: int, sampling: str = "random"
+) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+    """Open the model of the stage before, or build one from parts, ready for the stage.
+
+    Args:
+        arguments: Say which.
+        num_points: Points of a cloud, for a model from parts.
+        sampling: How larger clouds are reduced to them, see `PointCloudProcessor`.
+
+    Raises:
+        ValueError: If the model was last in another stage than the one before.
+    """
+    if arguments.model_name_or_path is not None:
+        model, processor = _opened(arguments)
+    else:
+        model, processor = _built(arguments, num_points, sampling)
+    for name, value in arguments.processor_config.items():
+        setattr(processor, name, value)
+    if arguments.store_parts:
+        model.store_parts()
+    set_stage(model, arguments.stage)
+    return model, processor
+
+
+def _opened(arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+    name, revision = arguments.model_name_or_path, arguments.model_revision
+    hub = {} if revision is None else {"revision": revision}
+    config = MiniGPT3DConfig.from_pretrained(name, **hub)
+    check_stage_order(config.stage, arguments.stage, name)
+    model = MiniGPT3DForConditionalGeneration.from_pretrained(
+        name, config=config, dtype=torch.float32, **hub, **_quantized(arguments)
+    )
+    return model, MiniGPT3DProcessor.from_pretrained(name, **hub)
+
+
+def _quantized(arguments: StageArguments) -> dict[str, BitsAndBytesConfig]:
+    settings = arguments.quantization_config
+    return {"quantization_config": BitsAndBytesConfig(**settings)} if settings else {}
+
+
+def check_checkpoint(checkpoint: str | None, stage: int) -> None:
+    """Refuse to go on from a checkpoint of another stage.
+
+    Raises:
+        ValueError: It is of another stage.
+    """
+    if checkpoint is None:
+        return
+    before = MiniGPT3DConfig.from_pretrained(checkpoint).stage
+    if before != stage:
+        raise ValueError(
+            f"{checkpoint} is of stage {before}; expected one of stage {stage}, another --output_dir, or "
+            "--resume_from_checkpoint false"
+        )
+
+
+def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> None:
+    """Keep the matrices of the language model that don't train in half precision, for training with autocast.
+
+    Raises:
+        ValueError: If the language model is stored with the model, where halves would take the place of its weights.
+    """
+    if "language_model" not in (model.config.parts or {}):
+        raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
+    for parameter in model.language_model.parameters():
+        if parameter.is_floating_point() and parameter.ndim > 1 and not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
+def check_stage_order(before: int | None, stage: int, name: str) -> None:
+    """Refuse a model that is not of the stage before; warn where its stage is not recorded.
+
+    Args:
+        before: The stage that the model was last in, `MiniGPT3DConfig.stage`.
+        stage: The stage that is to follow.
+        name: Of the model, for messages.
+    """
+    if before is None and stage > 1:
+        logger.warning(
+            "%s does not say which stage it was trained in; stage %d follows stage %d", name, stage, stage - 1
+        )
+    elif (before or 0) != stage - 1:
+        expected = f"a model of stage {stage - 1}" if stage > 1 else "one that no stage has trained, or parts"
+        raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
+
+
+def _built(
+    arguments: StageArguments, num_points: int, sampling: str
+) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+    revisions = {part: getattr(arguments, f"{part}_revision") for part in PARTS}
+    tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, revision=revisions["language_model"] or "main")
+    # Behind all tokens; for Phi-2 the released one.
+    config = {**PUBLISHED_LORA, "point_token_id": len(tokenizer), **arguments.model_config}
+    qformer = None if arguments.qformer.lower() == "none" else arguments.qformer
+    model = build_from_parts(
+        arguments.point_encoder,
+        qformer,
+        arguments.language_model,
+        torch.float32,
+        revisions=revisions,
+        **_quantized(arguments),
+        **config,
+    )
+    points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points, "sampling": sampling})
+    return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
+
+
+def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
+    """Say which parts of a model that is to be shared only this machine can find."""
+    for part, recorded in (parts or {}).items():
+        if os.path.isdir(recorded["name_or_path"]):
+            logger.warning(
+                "the %s is named as the directory %s, which others do not have; name a repository, or --store_parts",
+                part,
+                recorded["name_or_path"],
+            )
+
+
+def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
+    """How many parameters of each part train."""
+    groups: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            first, second, *_ = name.split(".")
+            part = f"{first} {second}" if first == "bridge" else first
+            kind = (
+                " LoRA" if ".lora_" in name else " norms" if first == "language_model" or second == "qformer" else ""
+            )
+            groups[part.replace("_", " ") + kind] += parameter.numel()
+    return dict(groups)
+
+
+class StageTrainer(PointTrainer):
+    """A Trainer whose batches `MixedBatches` draws, and that knows `step_cosine`.
+
+    Args:
+        *args: As Trainer has them; the training dataset is made of `kinds`.
+        kinds: Rows of each kind of conversations.
+        batch_sizes: Rows of a batch of each kind, on each device.
+        ratios: How often each kind is drawn, in relation to the others.
+        **kwargs: As Trainer has them.
+    """
+
+    args: StageTrainingArguments
+
+    def __init__(self, *args, kinds: Sequence[Dataset], batch_sizes: Sequence[int], ratios: Sequence[float], **kwargs):
+        super().__init__(*args, train_dataset=ConcatDataset(kinds), **kwargs)
+        self.kinds, self.batch_sizes, self.ratios = list(kinds), list(batch_sizes), list(ratios)
+        self.batches()  # says at once what cannot be drawn
+
+    def batches(self) -> MixedBatches:
+        """The batches of the whole run on this process."""
+        return MixedBatches(
+            [len(rows) for rows in self.kinds],
+            self.batch_sizes,
+            self.ratios,
+            self.args.max_steps * self.args.gradient_accumulation_steps,
+            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            self.args.process_index,
+            self.args.world_size,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of the whole run; not parted among processes once more, since each draws its own rows."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches(),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=partial(
+                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+            ),
+        )
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # A checkpoint lacks what the public parts hold, of which the stock Trainer warns; and it warns only where a
+        # checkpoint lacks anything else.
+        lacking = set(load_result.missing_keys) - held_names(self.model)
+        if wrong := sorted(lacking.union(load_result.unexpected_keys)):
+            raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the learning rate."""
+        schedule = self.args.step_schedule
+        if self.lr_scheduler is not None or schedule is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
