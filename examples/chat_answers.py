@@ -11,7 +11,7 @@ from chat_shapes import STAGES, shapes
 from shape_conversations import described
 
 from hf_any3d.evaluation import ClassNameJudge, read_results
-from hf_any3d.visualization import plot_point_clouds
+from hf_any3d.visualization.figures import plot_point_clouds
 
 LINE = 34
 DESCRIBED = ("proportion", "upper", "lower")

@@ -3,7 +3,7 @@
     python examples/plot_masked_reconstructions.py outputs/act_pretraining examples/data/chair.ply --output masked.html
 
 The student guesses features; the autoencoder's decoder makes points of them, see
-`hf_any3d.masked_reconstruction.reconstruct_masked`.
+`hf_any3d.visualization.reconstruction.reconstruct_masked`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from hf_any3d.cli.predict import find_files
-from hf_any3d.masked_reconstruction import reconstruct_masked, write_masked_reconstructions
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions
 
 
 def main(arguments: list[str] | None = None) -> None:

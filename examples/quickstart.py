@@ -26,7 +26,7 @@ from transformers import pipeline
 
 import hf_any3d  # registers the models and the pipeline
 from hf_any3d import PointCloudProcessor, load_point_dataset
-from hf_any3d.visualization import plot_point_clouds
+from hf_any3d.visualization.figures import plot_point_clouds
 
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE / "benchmarks" / "results" / "learning.json"

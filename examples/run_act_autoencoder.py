@@ -29,7 +29,6 @@ from hf_any3d.evaluation.reconstruction import (
     judge_reconstruction,
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
-from hf_any3d.reconstruction_views import write_reconstructions
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.pretraining import (
@@ -44,6 +43,7 @@ from hf_any3d.training.pretraining import (
 )
 from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.schedules import ScheduledArguments
+from hf_any3d.visualization.reconstruction import write_reconstructions
 
 logger = logging.getLogger(__name__)
 PICTURE = "reconstructions.html"

@@ -7,11 +7,16 @@ they are wrapped here, act on our models only, and are held by tests.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from inspect import signature
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,7 +44,6 @@ from hf_any3d.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.late_import import when_imported
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -78,9 +82,52 @@ from hf_any3d.pipelines import (
     ZeroShotPointCloudClassificationPipeline,
 )
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.tuners.loading import load_adapter_into
+from hf_any3d.tuners.loading import check_base, left_out_modules, load_adapter_into
 from hf_any3d.tuners.part_lora import inject_lora
-from hf_any3d.tuners.sharing import check_base, left_out_modules
+
+
+def when_imported(name: str, then: Callable[[], None]) -> None:
+    """Call `then` as soon as a module is imported: now if it is, else right after its code has run.
+
+    Args:
+        name: the full name of the module.
+        then: what to do; at that time the packages that hold the module may not be complete.
+    """
+    if name in sys.modules:
+        then()
+    else:
+        sys.meta_path.insert(0, _Watcher(name, then))
+
+
+class _Watcher(MetaPathFinder):
+    """Finds one module as the other finders do, and adds a call to the end of its loading."""
+
+    def __init__(self, name: str, then: Callable[[], None]):
+        self.name, self.then, self.is_looking = name, then, False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name or self.is_looking:
+            return None
+        self.is_looking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.is_looking = False
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def load_and_call(module: ModuleType) -> None:
+            load(module)
+            if self in sys.meta_path:  # once, even when the module is loaded again
+                sys.meta_path.remove(self)
+                self.then()
+
+        spec.loader.exec_module = load_and_call
+        return spec
+
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d import feature_map
-from hf_any3d.feature_map import project_features, same_class_share, write_feature_map
-from hf_any3d.label_colors import hex_color, label_colors
+from hf_any3d.visualization import feature_map
+from hf_any3d.visualization.feature_map import project_features, same_class_share, write_feature_map
+from hf_any3d.visualization.label_colors import hex_color, label_colors
 
 LABELS = np.repeat(np.arange(3), 20)
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hf_any3d.late_import import when_imported
+from hf_any3d.registration import when_imported
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.masked_reconstruction import reconstruct_masked, write_masked_reconstructions
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.point_ops import chamfer_distance
+from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 

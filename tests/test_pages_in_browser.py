@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d.feature_map import write_feature_map
-from hf_any3d.web_page import write_clouds_page, write_point_cloud_page
+from hf_any3d.visualization.feature_map import write_feature_map
+from hf_any3d.visualization.web_page import write_clouds_page, write_point_cloud_page
 
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.reconstruction_views import write_reconstructions
+from hf_any3d.visualization.reconstruction import write_reconstructions
 
 
 def answer(seed):

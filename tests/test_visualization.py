@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.image import imread
 
-from hf_any3d.visualization import plot_point_clouds
+from hf_any3d.visualization.figures import plot_point_clouds
 
 
 def painted_columns(path, share):

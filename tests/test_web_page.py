@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d.label_colors import label_colors
-from hf_any3d.web_page import MOST_POINTS, write_clouds_page, write_point_cloud_page
+from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.visualization.web_page import MOST_POINTS, write_clouds_page, write_point_cloud_page
 
 
 def decoded(page, name, kind):

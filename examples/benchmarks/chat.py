@@ -28,7 +28,7 @@ from _chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
 from transformers import Pipeline
 
 from hf_any3d import ChatSession
-from hf_any3d.chat.streaming import AnswerStreamer
+from hf_any3d.chat.generation import AnswerStreamer
 
 KINDS = ("batches", "parts", "tokens", "turns", "training")
 FOLLOW_UPS = ("What color is it?", "What is it made of?", "Who would use it, and where?")

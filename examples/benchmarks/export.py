@@ -29,7 +29,7 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.exporting import FORMATS, export_file
+from hf_any3d.export import FORMATS, export_file
 from hf_any3d.whole_files import write_json
 
 CLASSES = 18

@@ -1,6 +1,6 @@
 """Talking about point clouds: prompts, processor, answers and conversations."""
 
-from hf_any3d.chat.generation_settings import PUBLISHED_GENERATION
+from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.chat.prompt import Prompt
 from hf_any3d.chat.released_texts import (

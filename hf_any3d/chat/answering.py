@@ -19,10 +19,9 @@ from transformers import (
 )
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-from hf_any3d.chat.forbidding import NeverSaid
+from hf_any3d.chat.generation import EndMarkReached, NeverSaid
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.prompt import Prompt
-from hf_any3d.chat.stopping import EndMarkReached
 
 # Clouds whose tokens are kept.
 KEPT = 64

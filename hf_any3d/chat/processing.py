@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -12,11 +13,45 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_any3d.chat.messages import as_conversations, fold_system, take_clouds
 from hf_any3d.chat.prompt import IGNORED, Prompt, pad_prompts
-from hf_any3d.chat.segments import cut
-from hf_any3d.chat.templates import END_MARK, check_templates, published_templates
+from hf_any3d.chat.templates import END_MARK, PLACE_MARK, check_templates, published_templates
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
+
+
+class Segment(NamedTuple):
+    """A piece of a prompt.
+
+    Attributes:
+        text: What it says.
+        is_place: Whether it is the place of a cloud.
+        is_answer: Whether it is the model's to write.
+    """
+
+    text: str
+    is_place: bool
+    is_answer: bool
+
+
+def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[Segment]:
+    """Cut a prompt at places of clouds and where answers begin and end.
+
+    Args:
+        text: The prompt.
+        answers: First character of each answer and the one behind it.
+    """
+    spans = [(start, min(stop, len(text))) for start, stop in answers]
+    places = [match.span() for match in re.finditer(re.escape(PLACE_MARK), text)]
+    borders = sorted({0, len(text), *(border for span in (*spans, *places) for border in span)})
+    return [
+        Segment(
+            text[start:stop],
+            any(place == (start, stop) for place in places),
+            any(first <= start < last for first, last in spans),
+        )
+        for start, stop in pairwise(borders)
+    ]
+
 
 RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}
 """Arguments of the `PointCloudProcessor` of the released model: coloured clouds, black where colours are missing."""

@@ -10,9 +10,8 @@ import torch
 from transformers import DynamicCache
 
 from hf_any3d.chat.answering import Answerer
+from hf_any3d.chat.generation import AnswerStreamer, Cancelled
 from hf_any3d.chat.messages import take_clouds
-from hf_any3d.chat.stopping import Cancelled
-from hf_any3d.chat.streaming import AnswerStreamer
 
 
 class ChatSession:

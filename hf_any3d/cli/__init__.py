@@ -12,7 +12,7 @@ import typer
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.demo import demo
-from hf_any3d.cli.evaluation import evaluation
+from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict

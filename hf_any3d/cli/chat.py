@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.failures import tell, told_in_one_line
-from hf_any3d.cli.opening import open_chat
-from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.cli.common import open_chat, quieten_libraries, tell, told_in_one_line
 from hf_any3d.messages import opened, printable, say
 
 HELP = "/open FILE talks about another cloud, /restart begins anew, /quit leaves; Ctrl-C stops an answer."

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.failures import told_in_one_line
-from hf_any3d.cli.opening import open_chat
+from hf_any3d.cli.common import open_chat, told_in_one_line
 from hf_any3d.messages import say
 
 

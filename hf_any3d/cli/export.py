@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.failures import told_in_one_line
-from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.cli.common import quieten_libraries, told_in_one_line
 from hf_any3d.messages import opened, say
 
 
@@ -31,7 +30,7 @@ def export(
 
         register()
         from hf_any3d.auto import AutoModelForPointCloudClassification
-        from hf_any3d.exporting import export_file
+        from hf_any3d.export import export_file
         from hf_any3d.processing import PointCloudProcessor
 
         with opened(model):

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.failures import told_in_one_line
-from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.cli.common import quieten_libraries, told_in_one_line
 from hf_any3d.messages import opened, say, say_json
 
 

@@ -9,9 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.failures import tell, told_in_one_line
-from hf_any3d.cli.opening import open_pipeline
-from hf_any3d.cli.quiet import quieten_libraries
+from hf_any3d.cli.common import open_pipeline, quieten_libraries, tell, told_in_one_line
 from hf_any3d.messages import opened, printable, say, say_json
 
 # From this many files on a progress bar is shown.

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.failures import told_in_one_line
-from hf_any3d.cli.opening import open_pipeline
+from hf_any3d.cli.common import open_pipeline, quieten_libraries, told_in_one_line
 from hf_any3d.cli.predict import find_files
-from hf_any3d.cli.quiet import quieten_libraries
 from hf_any3d.messages import opened, printable, say, say_json
 
 _FILES, _VIEWS = (".ply", ".obj", ".npz"), (".html", ".png")
@@ -70,7 +68,7 @@ def _answers(
 
 def _write(output: Path, ending: str, answers: list[dict[str, Any]], names: list[str]) -> None:
     if ending in _VIEWS:
-        from hf_any3d.reconstruction_views import write_reconstructions
+        from hf_any3d.visualization.reconstruction import write_reconstructions
 
         write_reconstructions(output, answers, names)
     else:

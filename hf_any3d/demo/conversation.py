@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.chat import ChatSession
-from hf_any3d.chat.stopping import Cancelled
+from hf_any3d.chat.generation import Cancelled
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.demo.sliders import CONTEXT
 from hf_any3d.demo.uploads import read_upload

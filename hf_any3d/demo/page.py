@@ -14,7 +14,7 @@ from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.examples import ExampleShapes
 from hf_any3d.demo.sliders import SLIDERS, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
-from hf_any3d.web_page import clouds_page
+from hf_any3d.visualization.web_page import clouds_page
 
 # Uploads are deleted when they are this old, in seconds.
 UPLOADS_KEPT = 3600

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_any3d.chat.generation_settings import PUBLISHED_GENERATION
+from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
 
 KINDS = ("class", "same", "caption")

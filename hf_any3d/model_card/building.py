@@ -17,7 +17,7 @@ from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.training.report import TEST_CHOOSES, RunReport, package_versions
-from hf_any3d.tuners.sharing import left_out_modules
+from hf_any3d.tuners.loading import left_out_modules
 
 _CARD = """\
 # {title}

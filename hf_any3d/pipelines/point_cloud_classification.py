@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
-from hf_any3d.pipelines.inputs import stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, stem_of
 
 _FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(dim=-1),

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
-from hf_any3d.pipelines.inputs import stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):

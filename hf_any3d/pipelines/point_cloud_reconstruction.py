@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.label_colors import label_colors
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
-from hf_any3d.pipelines.inputs import stem_of
-from hf_any3d.reconstruction_views import write_reconstructions
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of
+from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.visualization.reconstruction import write_reconstructions
 
 FORMATS = ("ply", "html")
 FILES, VIEWS = ("ply", "obj", "npz"), ("html", "png")

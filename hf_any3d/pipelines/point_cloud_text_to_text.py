@@ -12,8 +12,7 @@ from transformers import GenerationConfig
 from hf_any3d.chat.answering import GENERATION_KEYS, Answerer
 from hf_any3d.chat.messages import is_conversation
 from hf_any3d.chat.prompt import Prompt
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown
-from hf_any3d.pipelines.inputs import Clouds, as_clouds
+from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown
 
 QUESTION = "What is this?"
 

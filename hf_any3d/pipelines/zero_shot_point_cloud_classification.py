@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
-from hf_any3d.pipelines.inputs import stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, stem_of
 
 # Sets of labels whose vectors are kept.
 KEPT = 32

@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.config_checks import check_sizes
 from hf_any3d.modeling.pretrained_parts.completeness import listed
 from hf_any3d.tuners.layers_config import check_patterns
+from hf_any3d.tuners.targets import encoder_owner, trainable_module_names
+
+
+def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
+    """Names of the modules beside what is pretrained that are not saved with an adapter.
+
+    With none left out, what is pretrained and the adapter together make the model. Otherwise the adapter is worth
+    nothing without the very base model that it was trained on.
+    """
+    base = model.get_base_model()
+    owner = encoder_owner(base)
+    modules = {**dict(base.named_children()), **dict(owner.named_children())}
+    # PEFT's wrapper around a module that is trained in full keeps one copy for each adapter.
+    return [
+        name
+        for name in trainable_module_names(base)
+        if adapter_name not in getattr(modules[name], "modules_to_save", ())
+    ]
+
+
+def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -> None:
+    """Compare a base model with the one that an adapter was trained on.
+
+    Args:
+        model: The base model at hand.
+        recorded: The config.json beside the adapter.
+        adapter: Name of the adapter's repository, for messages.
+
+    Raises:
+        EncoderMismatchError: If what is pretrained has different weights. Other differences give a warning.
+    """
+    model.check_adapter_base(recorded, adapter)
+    config = model.config
+    own = {field.name for field in dataclasses.fields(type(config))}
+    own -= {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    different = [
+        f"{name}={getattr(config, name)!r}, the adapter was trained with {recorded[name]!r}"
+        for name in sorted(own & recorded.keys())
+        if not name.startswith(model._settings_without_effect_on_adapters)
+        and _plain(getattr(config, name)) != recorded[name]
+    ]
+    if different:
+        warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
 
 # Ranks and the like, by the names that PEFT's methods have for them.
 _WIDTHS = ("r", "num_virtual_tokens", "num_prompts", "oft_block_size", "boft_block_size", "n_frequency", "adapter_len")

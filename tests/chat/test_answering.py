@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_any3d.chat.forbidding import NeverSaid
+from hf_any3d.chat.generation import NeverSaid
 from tests.chat.talking_models import cloud, talking_pipeline
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_any3d.chat.streaming import AnswerStreamer
+from hf_any3d.chat.generation import AnswerStreamer
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
-from hf_any3d.demo.embedded import FOLDER
-from hf_any3d.demo.examples import ExampleShapes
+from hf_any3d.demo.examples import FOLDER, ExampleShapes
 from hf_any3d.demo.page import DemoPage
 from hf_any3d.demo.sliders import SLIDERS, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE

@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.cli import app
-from hf_any3d.exporting import export_file
-from hf_any3d.exporting.formats import FORMATS, Format
+from hf_any3d.export import export_file
+from hf_any3d.export.exported_files import FORMATS, Format
 from tests.tiny_encoders import adapted_model, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.exporting import export_onnx
+from hf_any3d.export import export_onnx
 from tests.exporting.cases import CASES, other_clouds, trained
 from tests.tiny_encoders import clouds, tiny_model
 

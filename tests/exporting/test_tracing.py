@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d import Any2PointForPointCloudClassification
-from hf_any3d.exporting import export_program
+from hf_any3d.export import export_program
 from tests.tiny_encoders import tiny_model, tiny_scene_model
 
 

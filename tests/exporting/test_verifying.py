@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from hf_any3d.exporting.verifying import compare
+from hf_any3d.export.verifying import compare
 from tests.tiny_encoders import adapted_model
 
 

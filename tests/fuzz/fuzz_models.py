@@ -21,7 +21,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.cli.opening import open_chat, open_pipeline
+from hf_any3d.cli.common import open_chat, open_pipeline
 from hf_any3d.messages import one_line, opened
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.act import ActForPointCloudClassification

@@ -9,8 +9,8 @@ from transformers import pipeline
 
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.label_colors import label_colors
 from hf_any3d.pipelines import PointCloudSegmentationPipeline
+from hf_any3d.visualization.label_colors import label_colors
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from hf_any3d.confusion import plot_confusion_matrix
+from hf_any3d.visualization.confusion import plot_confusion_matrix
 
 MATRIX = np.array([[7, 1, 0], [2, 5, 0], [0, 0, 9]])
 LABELS = ["chair", "table & bench", "<lamp>"]

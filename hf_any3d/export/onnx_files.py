@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.exporting.replacing import replaced_when_complete
-from hf_any3d.exporting.tracing import classifier_of, trace_classifier
-from hf_any3d.exporting.verifying import Runner
+from hf_any3d.export.tracing import classifier_of, trace_classifier
+from hf_any3d.export.verifying import Runner, replaced_when_complete
 
 # The first one with an operator for GELU.
 OPSET = 20

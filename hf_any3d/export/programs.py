@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from hf_any3d.exporting.replacing import replaced_when_complete
-from hf_any3d.exporting.tracing import trace_classifier
-from hf_any3d.exporting.verifying import Runner
+from hf_any3d.export.tracing import trace_classifier
+from hf_any3d.export.verifying import Runner, replaced_when_complete
 
 
 def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> ExportedProgram:

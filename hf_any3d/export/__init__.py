@@ -4,9 +4,8 @@ Sampling, neighbours, projection, frozen layers and adapters are all inside the 
 clouds of any number of points.
 """
 
-from hf_any3d.exporting.exported_files import ExportedFile, export_file
-from hf_any3d.exporting.formats import FORMATS
-from hf_any3d.exporting.onnx_files import export_onnx
-from hf_any3d.exporting.programs import export_program
+from hf_any3d.export.exported_files import FORMATS, ExportedFile, export_file
+from hf_any3d.export.onnx_files import export_onnx
+from hf_any3d.export.programs import export_program
 
 __all__ = ["FORMATS", "ExportedFile", "export_file", "export_onnx", "export_program"]

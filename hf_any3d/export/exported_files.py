@@ -5,17 +5,40 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hf_any3d.exporting.formats import FORMATS
-from hf_any3d.exporting.replacing import replaced_when_complete
-from hf_any3d.exporting.tracing import classifier_of
-from hf_any3d.exporting.verifying import compare
+from hf_any3d.export.onnx_files import export_onnx, open_onnx
+from hf_any3d.export.programs import export_program, open_program
+from hf_any3d.export.tracing import classifier_of
+from hf_any3d.export.verifying import Runner, compare, replaced_when_complete
 from hf_any3d.processing import PointCloudProcessor
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of exported file.
+
+    Args:
+        write: From a classifier and a path to a file.
+        open: From that file to a function from points to logits.
+        packages: What the file was made with, beside torch.
+    """
+
+    write: Callable[[nn.Module, Path], object]
+    open: Callable[[Path], Runner]
+    packages: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "onnx": Format(export_onnx, open_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "pt2": Format(export_program, open_program),
+}
+
 
 _SETTINGS_VERSION = 1
 

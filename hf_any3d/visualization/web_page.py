@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.label_colors import hex_color, label_colors
-from hf_any3d.page_parts import PAGE_BEGIN, PAGE_END, script_value
+from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.whole_files import write_text
+
+# For templates of `str.format`: what stands before the rules of the style, and behind the last function of the script.
+PAGE_BEGIN = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+"""
+PAGE_END = """onresize = draw;
+// A frame that is shown later than it was made gets its size without an event.
+new ResizeObserver(() => requestAnimationFrame(draw)).observe(canvas);
+draw();
+</script>
+</html>
+"""
+
+
+def script_value(value: object) -> str:
+    """A value of a script as text; what a name or a title says cannot end the script."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
 
 # Beyond this a page turns slowly; a random part shows the same.
 MOST_POINTS = 200_000
