@@ -29,7 +29,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.modeling.heads import ClassificationHead
+from hf_any3d.modeling.layers.heads import ClassificationHead
 
 
 class TokenizerAlone(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
-from hf_any3d.modeling.point_labels import point_loss
+from hf_any3d.modeling.layers.tasks import point_loss
 
 
 class PointNet(nn.Module):

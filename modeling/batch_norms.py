@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_any3d.modeling.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
 def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from transformers import EvalPrediction, Trainer
 
 from hf_any3d.data.blocks import merge_blocks
 from hf_any3d.evaluation.classification import confusion_matrix, overall_accuracy
-from hf_any3d.modeling.point_labels import part_mask
+from hf_any3d.modeling.layers.tasks import part_mask
 
 IGNORED = -100
 """Label of points that do not count."""

@@ -14,7 +14,7 @@ from transformers.pipelines.base import ChunkPipeline
 from hf_any3d.data.blocks import merge_blocks, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.modeling.point_labels import part_mask
+from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of
 from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.web_page import write_point_cloud_page

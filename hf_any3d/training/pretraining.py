@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
-from hf_any3d.modeling.act.schedules import gumbel_temperature, kl_weight
+from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program

@@ -1,5 +1,6 @@
 """ACT (arXiv 2212.08320): autoencoders as cross-modal teachers."""
 
+from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act import (
@@ -11,7 +12,6 @@ from hf_any3d.modeling.act.modeling_act import (
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.modeling.act.modeling_act_pretraining import ActForPreTraining, ActForPreTrainingOutput
 from hf_any3d.modeling.act.modeling_act_segmentation import ActForPartSegmentation, ActForSemanticSegmentation
-from hf_any3d.modeling.act.schedules import gumbel_temperature, kl_weight
 
 __all__ = [
     "ActAutoencoder",

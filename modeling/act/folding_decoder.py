@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act.normed_linear import normed_linear
-from hf_any3d.modeling.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 # Corners of the grid around every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))

@@ -18,7 +18,7 @@ from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act import ActModel, ActPreTrainedModel, Encoded
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
 from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.forward_contract import honours_contract
+from hf_any3d.modeling.layers.forward_contract import honours_contract
 from hf_any3d.modeling.point_ops import gather_points
 from hf_any3d.modeling.point_transformer import Patches, PointBlocks
 

@@ -10,14 +10,14 @@ from torch import nn
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.modeling_act import ActModel, ActOutput, ActPreTrainedModel
 from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.heads import ClassificationHead, HeadNorm, in_precision_of
-from hf_any3d.modeling.point_labels import check_category_parts
-from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from hf_any3d.modeling.point_segmentation import (
+from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm, in_precision_of
+from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,
     SemanticSegmentationMixin,
+    check_category_parts,
     refuse_problem_type,
 )
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
 
 
 class TokenPropagation(nn.Module):

@@ -7,10 +7,13 @@ products.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.geometry import Links, Membership
+from hf_any3d.modeling.point_ops import scatter_max
 
 
 def as_table(rows: torch.Tensor) -> torch.Tensor:
@@ -83,3 +86,83 @@ def pair_products(
     product = view_rows.flatten(1, 2) @ voxel_rows.transpose(-1, -2)
     flat = members.row * voxel_rows.shape[1] + voxels.row  # (batch, views, tokens)
     return product.view(batch, views, -1).gather(2, flat)
+
+
+def widened_mean(
+    tokens: torch.Tensor, gathered: torch.Tensor, weight: torch.Tensor, members: Membership
+) -> torch.Tensor:
+    """Mean of the tokens of each cell plus a linear map of what was gathered there, `(batch, views, rows, hidden)`.
+
+    Args:
+        tokens: `(batch, tokens, hidden)`.
+        gathered: `(batch, views, rows, width)`, means over the cells.
+        weight: `(views, width + 1, hidden)`, transposed, with the bias as the last row.
+        members: Cells of the tokens.
+    """
+    gathered = nn.functional.pad(gathered, (0, 1), value=1.0)
+    if torch.compiler.is_compiling():
+        return pool_mean(tokens, members) + gathered @ weight
+    return _WidenedMean.apply(tokens, gathered.to(tokens.dtype), weight.to(tokens.dtype), members)
+
+
+class _WidenedMean(torch.autograd.Function):
+    """The same for the views one after the other; neither of the summands has rows of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: torch.Tensor, gathered: torch.Tensor, weight: torch.Tensor, members: Membership
+    ) -> torch.Tensor:
+        narrow = gathered.transpose(0, 1).flatten(1, 2)  # (views, batch * rows, width + 1)
+        table = sum_in_cells(tokens, members.links, members.links.shares)
+        table.view(*narrow.shape[:2], -1).baddbmm_(narrow, weight)
+        ctx.save_for_backward(narrow, weight)
+        ctx.members = members
+        return from_table(table, members)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        narrow, weight = ctx.saved_tensors
+        links = ctx.members.links
+        table = as_table(gradient)
+        of_tokens = sum_over_views(table, links, links.shares)
+        of_rows = table.view(*narrow.shape[:2], -1)
+        # As a product of the transposed: with the few columns of `gathered` on the right it takes twice as long.
+        of_narrow = (weight @ of_rows.transpose(1, 2)).transpose(1, 2)  # (views, batch * rows, width + 1)
+        of_weight = narrow.transpose(1, 2) @ of_rows
+        of_gathered = of_narrow.unflatten(1, (len(gradient), -1)).transpose(0, 1)
+        return of_tokens.view(len(gradient), -1, table.shape[1]), of_gathered, of_weight, None
+
+
+def pool_voxels(tokens: torch.Tensor, voxels: Membership) -> torch.Tensor:
+    """Maximum plus mean of the tokens `(batch, tokens, hidden)` of each voxel, `(batch, 1, voxels, hidden)`.
+
+    Centres that were sampled far apart are nearly all alone in their voxels, where maximum and mean are the token.
+    """
+    # Other devices would have to wait for the number of the others, and compilers know no sizes that depend on data.
+    if torch.compiler.is_compiling() or tokens.device.type != "cpu":
+        maximum = scatter_max(tokens, voxels.row.squeeze(1), voxels.pool.shape[2])
+        return maximum.unsqueeze(1) + pool_mean(tokens, voxels)
+    table = _SumWhereAlone.apply(tokens, voxels)
+    crowd = voxels.crowd
+    if len(crowd.tokens):
+        several = tokens.flatten(0, 1).index_select(0, crowd.tokens)
+        maximum = scatter_max(several.unsqueeze(0), crowd.cell.unsqueeze(0), len(crowd.rows))
+        table = table.index_add(0, crowd.rows, maximum.squeeze(0))
+    return from_table(table, voxels)
+
+
+class _SumWhereAlone(torch.autograd.Function):
+    """Mean of each voxel, and the token once more where it is alone: `(voxels, hidden)`, all clouds end to end."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, voxels: Membership) -> torch.Tensor:
+        links = voxels.links
+        ctx.links, ctx.shape = links, tokens.shape
+        return sum_in_cells(tokens, links, links.shares + (links.shares == 1))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        links = ctx.links
+        return sum_over_views(gradient, links, links.shares + (links.shares == 1)).view(ctx.shape), None

@@ -13,11 +13,10 @@ from torch import nn
 
 from hf_any3d.modeling.any2point.cell_attention import attend_in_cells
 from hf_any3d.modeling.any2point.cell_norm import CellNorm
-from hf_any3d.modeling.any2point.cell_rows import widened_mean
+from hf_any3d.modeling.any2point.cell_sums import pool_voxels, widened_mean
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership
 from hf_any3d.modeling.any2point.view_ensemble import view_ensemble
-from hf_any3d.modeling.any2point.voxel_rows import pool_voxels
-from hf_any3d.modeling.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max
 
 

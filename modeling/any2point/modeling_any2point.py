@@ -19,8 +19,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.geometry import Geometry
-from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
-from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer
+from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer, PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import Projection, normalize_centers, project
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import (
@@ -33,11 +32,16 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.forward_contract import AttentionRecorder, attention_kinds, honours_contract, requested_outputs
-from hf_any3d.modeling.heads import ClassificationHead, ClassToken, pool
-from hf_any3d.modeling.point_classification import PointCloudClassificationMixin
+from hf_any3d.modeling.layers.forward_contract import (
+    AttentionRecorder,
+    PointTokensMixin,
+    attention_kinds,
+    honours_contract,
+    requested_outputs,
+)
+from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, pool
+from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
-from hf_any3d.modeling.point_tokens import PointTokensMixin
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.modeling_any2point import Any2PointOutput, Any2PointWithHead
 from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
-from hf_any3d.modeling.point_labels import check_category_parts
-from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from hf_any3d.modeling.point_segmentation import (
+from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,
     SemanticSegmentationMixin,
+    check_category_parts,
     refuse_problem_type,
 )
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
 
 
 class PointPropagation(nn.Module):

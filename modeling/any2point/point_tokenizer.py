@@ -1,16 +1,200 @@
-"""The point tokenizer: a light Point-PN that turns a cloud into tokens with centres."""
+"""What every tokenizer of point clouds shares: its output, its checks, the norm behind it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.any2point.residual_blocks import ResidualBlock, train_as_one, trains_as_one
-from hf_any3d.modeling.any2point.tokenizer import PointLevel, PointTokens, Tokenizer
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
+from hf_any3d.modeling.any2point.pooled_blocks import Kept
+from hf_any3d.modeling.any2point.pooled_blocks_backward import pooled_blocks
+from hf_any3d.modeling.batch_norms import is_plain_training, update_running_statistics
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import flatten_index
+from hf_any3d.modeling.point_transformer import PatchEncoder
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers with batch norms around a residual sum, applied to every point alone."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.reduce = nn.Linear(width, hidden)
+        self.reduce_norm = nn.BatchNorm1d(hidden)
+        self.expand = nn.Linear(hidden, width)
+        self.expand_norm = nn.BatchNorm1d(width)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map `(rows, width)` to `(rows, width)`."""
+        # In place: these tensors, one row for every neighbour, are large.
+        hidden = self.reduce_norm(self.reduce(rows)).relu_()
+        return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
+
+
+def trains_as_one(blocks: Iterable[ResidualBlock], hoods: Neighborhoods) -> bool:
+    """Whether `train_as_one` computes what these blocks would: training, in full precision, of unchanged modules."""
+    features = hoods.features
+    if torch.is_autocast_enabled(features.device.type) or hoods.offsets.requires_grad:
+        return False
+    return all(
+        is_plain_training(linear, norm)
+        for block in blocks
+        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm))
+    )
+
+
+def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
+    """Train a stage's blocks on its rows and pool them: `(centers, width)`; running statistics move on."""
+    weights, eps = [], []
+    for block in blocks:
+        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm)):
+            weights += [linear.weight, linear.bias, norm.weight, norm.bias]
+            eps.append(norm.eps)
+    pooled, _, *rest = pooled_blocks(
+        hoods.features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
+    )
+    for block, kept in zip(blocks, Kept.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
+        update_running_statistics(
+            block.reduce_norm, block.reduce.bias, kept.reduce_mean, kept.reduce_variance, hoods.count
+        )
+        update_running_statistics(
+            block.expand_norm, block.expand.bias, kept.expand_mean, kept.expand_variance, hoods.count
+        )
+    return pooled
+
+
+@dataclass
+class PointLevel:
+    """What a tokenizer makes of points on its way to tokens.
+
+    Args:
+        features: `(batch, places, width)`.
+        centers: `(batch, places, 3)`, in the units of the input; None where the places are the input points.
+    """
+
+    features: torch.Tensor
+    centers: torch.Tensor | None = None
+
+
+@dataclass
+class PointTokens:
+    """Tokens of a batch of clouds.
+
+    Args:
+        tokens: `(batch, tokens, hidden)`.
+        centers: `(batch, tokens, 3)`, in the units of the input.
+        index: `(batch, tokens)`, which input point each centre is.
+        levels: What came before the tokens, fine to coarse; empty unless it was asked for.
+    """
+
+    tokens: torch.Tensor
+    centers: torch.Tensor
+    index: torch.Tensor
+    levels: tuple[PointLevel, ...] = ()
+
+
+class Tokenizer(nn.Module):
+    """Turns points into tokens with centres; a subclass says how, in `tokenize`.
+
+    Args:
+        config: The model's configuration.
+        hidden_size: Channels of a token.
+
+    Attributes:
+        level_widths: Channels of each of `PointTokens.levels`.
+    """
+
+    level_widths: tuple[int, ...] = ()
+
+    def __init__(self, config: Any2PointConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        # Max-pooled tokens share a large mean, beside which they hardly differ; an encoder expects them spread around
+        # zero like words or patches. A norm over tokens takes that mean out, a norm over channels would not.
+        self.token_norm = None if config.token_scale is None else nn.BatchNorm1d(hidden_size)
+
+    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
+        """Tokens of checked points `(batch, points, in_channels)`, with `levels` where they are asked for."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it makes tokens")
+
+    def forward(self, points: torch.Tensor, with_levels: bool = False) -> PointTokens:
+        """Check points `(batch, points, in_channels)` and tokenize them.
+
+        Args:
+            points: xyz first.
+            with_levels: Give what came before the tokens, too.
+
+        Raises:
+            ValueError: If the shape is another or a cloud has fewer points than `config.min_points`.
+        """
+        check_points(points, self.config)
+        made = self.tokenize(points, with_levels)
+        if self.token_norm is not None:
+            made.tokens = self.token_norm(made.tokens.flatten(0, 1)).view_as(made.tokens)
+        return made
+
+
+def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
+    """Refuse points that a tokenizer cannot read.
+
+    Raises:
+        ValueError: If the shape is not `(batch, points, in_channels)` or the points are too few.
+    """
+    if points.ndim != 3 or points.shape[-1] != config.in_channels:
+        raise ValueError(
+            f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
+            "the last axis is config.in_channels"
+        )
+    if points.shape[1] < config.min_points:
+        raise ValueError(
+            f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
+            f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
+        )
+
+
+class PatchTokenizer(Tokenizer):
+    """Turns points into tokens in one step: a mini-PointNet reads the neighbours of each centre, an MLP its place.
+
+    Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
+    and better where shapes are few; the released Any2Point programs do not have it (Point-BERT, Sec. 3.1).
+
+    Raises:
+        ValueError: If a cloud has fewer points than there are tokens or neighbours.
+    """
+
+    def __init__(self, config: Any2PointConfig, hidden_size: int):
+        super().__init__(config, hidden_size)
+        width = config.tokenizer_width or 192
+        self.level_widths = (width,)
+        self.local = PatchEncoder(config.in_channels, hidden_size, (width // 2, width, width), bias=False)
+        self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
+
+    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
+        """Tokenize `(batch, points, in_channels)`; see the class."""
+        config = self.config
+        xyz = points[..., :3].contiguous()
+        index = farthest_point_sample(
+            xyz,
+            config.num_tokens,
+            min_squared_norm=config.sampling_min_squared_norm,
+            tie_rule=config.sampling_tie_rule,
+        )
+        centers = gather_points(xyz, index)  # (batch, tokens, 3)
+        near = knn(centers, xyz, config.tokenizer_neighbors)  # (batch, tokens, k)
+        neighbors = group(points, near)  # (batch, tokens, k, channels)
+        offsets = neighbors[..., :3] - centers.unsqueeze(2)
+        patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
+        place = self.place(centers.to(self.place[0].weight.dtype))
+        if not with_levels:
+            return PointTokens(self.local(patches) + place, centers, index)
+        of_points = self.local.point_features(patches)  # (batch, tokens, k, width)
+        # A point is what the patches that hold it make of it, on average; one that no patch holds is nothing.
+        seen = scatter_mean(of_points.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
+        return PointTokens(self.local.pool(of_points) + place, centers, index, (PointLevel(seen),))
 
 
 class PointTokenizer(Tokenizer):

@@ -10,15 +10,22 @@ from hf_any3d.modeling.encoders.attended_rows import (
 )
 from hf_any3d.modeling.encoders.frozen_encoder import (
     FrozenEncoderMixin,
+    LayerStack,
     build_encoder,
     encoder_settings,
     freeze,
     load_encoder,
     open_encoder,
+    unfreeze,
 )
-from hf_any3d.modeling.encoders.layer_stack import LayerStack
-from hf_any3d.modeling.encoders.line_convolution import convolve_on_line
-from hf_any3d.modeling.encoders.position_table import PositionTable
+from hf_any3d.modeling.encoders.positions import (
+    LayerPass,
+    PositionTable,
+    TokenPlaces,
+    bidirectional_inputs,
+    convolve_on_line,
+    hidden_of,
+)
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
     UnsupportedEncoder,
@@ -31,8 +38,6 @@ from hf_any3d.modeling.encoders.registry import (
     register_family,
     select_tower,
 )
-from hf_any3d.modeling.encoders.token_places import LayerPass, TokenPlaces, bidirectional_inputs, hidden_of
-from hf_any3d.modeling.encoders.unfreezing import unfreeze
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, encoder_loading, own_modules
 
 __all__ = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +15,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from hf_any3d.modeling.encoders.layer_stack import LayerStack
 from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.encoders.sources import open_recorded, record_source, resolve_encoder
@@ -24,6 +25,30 @@ from hf_any3d.modeling.pretrained_parts import (
     remember_weights,
     set_quantization,
 )
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """Where a model's pretrained layers are and what an adapter has to know of them.
+
+    Args:
+        layers: The layers; some may stand in adapters already.
+        path: Their name within the module that owns them.
+        branch: Path from a layer to the module whose output is the feed-forward branch.
+        hidden_size: Channels of a token.
+        views: Kinds of cells that the layers' tokens are told of; 0 where adapters never hear where tokens are.
+        pretrained: Names of the owner's children that no adaptation trains in full.
+        attention_axis: What attention runs over, "tokens" of a cloud or the clouds of a "batch".
+    """
+
+    layers: nn.ModuleList
+    path: str
+    branch: str
+    hidden_size: int
+    views: int
+    pretrained: tuple[str, ...]
+    attention_axis: str = "tokens"
+
 
 # Marks the modules that are the encoder's own.
 FROZEN = "_belongs_to_frozen_encoder"
@@ -296,3 +321,42 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         return sorted(
             name for name, each in encoder.named_parameters() if not getattr(each, "_is_hf_initialized", False)
         )
+
+
+def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
+    """Let the encoder's parameters train that `probe` depends on, and have them stored with the model.
+
+    A pretrained checkpoint holds more than a model reads of it, such as the embeddings of words. To count that as
+    trained would be wrong, and training in several processes refuses parameters that never get a gradient.
+
+    Args:
+        model: A model with a frozen encoder, with or without a head.
+        probe: Runs the model on any input and gives its output.
+
+    Returns:
+        Names of those parameters in the encoder.
+
+    Raises:
+        ValueError: If there are adapters in the encoder, or its weights are quantized.
+    """
+    owner = getattr(model, model.base_model_prefix, model)
+    encoder = owner.encoder
+    if strangers := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
+        raise ValueError(f"the encoder holds adapters ({', '.join(strangers)}); merge or unload them first")
+    named = dict(encoder.named_parameters())
+    if quantized := [name for name, parameter in named.items() if not parameter.is_floating_point()]:
+        raise ValueError(f"the encoder's {quantized[0]} is {named[quantized[0]].dtype}; expected floating point")
+    mode = model.training
+    model.eval()
+    encoder.requires_grad_(True)
+    with torch.enable_grad():
+        reached = torch.autograd.grad(probe().sum(), list(named.values()), allow_unused=True)
+    trained = [name for name, gradient in zip(named, reached, strict=True) if gradient is not None]
+    for name in named.keys() - set(trained):
+        named[name].requires_grad_(False)
+    owner._encoder_trains = True
+    for module in model.modules():
+        if isinstance(module, FrozenEncoderMixin):
+            module.config.change_part("encoder", stored=True, checksum=None, subfolder=None)
+    model.train(mode)
+    return trained

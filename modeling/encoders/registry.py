@@ -14,9 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.position_table import PositionTable
-from hf_any3d.modeling.encoders.token_places import LayerPass, bidirectional_inputs
-from hf_any3d.modeling.forward_contract import onloaded
+from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs
+from hf_any3d.modeling.layers.forward_contract import onloaded
 
 Tower = Literal["text", "vision", "audio"]
 # A path inside a model, the same for the whole family or depending on the config.

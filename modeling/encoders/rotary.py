@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.modeling.encoders.token_places import LayerPass
+from hf_any3d.modeling.encoders.positions import LayerPass
 
 
 class HeadRotation:

@@ -14,9 +14,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_any3d.modeling.forward_contract import AttentionRecorder, honours_contract, requested_outputs
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
-from hf_any3d.modeling.point_tokens import PointTokensMixin
+from hf_any3d.modeling.layers.forward_contract import (
+    AttentionRecorder,
+    PointTokensMixin,
+    honours_contract,
+    requested_outputs,
+)
 
 
 class ImageBindAudioEmbeddings(nn.Module):

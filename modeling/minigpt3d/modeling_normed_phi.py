@@ -20,7 +20,7 @@ from transformers.models.phi.modeling_phi import (
     eager_attention_forward,
 )
 
-from hf_any3d.modeling.forward_contract import rejects_unknown_keywords
+from hf_any3d.modeling.layers.forward_contract import rejects_unknown_keywords
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
 

@@ -17,8 +17,7 @@ from hf_any3d.modeling.point_ops.grouping import (
     in_full_precision,
     refuse_out_of_range,
 )
-from hf_any3d.modeling.point_ops.interpolation import three_nearest_interpolate
-from hf_any3d.modeling.point_ops.neighbors import knn
+from hf_any3d.modeling.point_ops.neighbors import knn, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.pooling import cell_counts, scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
 

@@ -1,14 +1,18 @@
 """Record, save and load pretrained parts whose weights are kept elsewhere."""
 
 from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterLoadingMixin, adapter_subfolder
-from hf_any3d.modeling.pretrained_parts.bits import is_quantized, set_quantization
+from hf_any3d.modeling.pretrained_parts.completeness import (
+    encoder_loading,
+    is_quantized,
+    set_quantization,
+    single_device,
+)
 from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
     PretrainedPartsMixin,
     remember_weights,
     remembered_weights,
 )
-from hf_any3d.modeling.pretrained_parts.placing import encoder_loading, single_device
 from hf_any3d.modeling.pretrained_parts.record import (
     EncoderConfigMixin,
     PartsConfigMixin,

@@ -21,10 +21,10 @@ from hf_any3d.modeling.pretrained_parts.completeness import (
     check_arguments,
     class_of_saved,
     refuse_non_finite,
+    single_device,
     without_transformers_arguments,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
-from hf_any3d.modeling.pretrained_parts.placing import single_device
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):

@@ -13,6 +13,63 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.pretrained_parts.tensors import not_finite
 
+
+def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]:
+    """Return `from_pretrained` arguments of an encoder for those of the full model.
+
+    Args:
+        device_map: A device, its name, "auto" for the fastest one, or a dictionary that names one device; None for the
+            CPU. The encoder's layers are called one by one on outputs of the rest of the model, so all have to be on
+            one device.
+        quantization_config: A quantization config of transformers; None for full weights.
+
+    Raises:
+        ValueError: If the dictionary names several devices.
+    """
+    loading = {} if quantization_config is None else {"quantization_config": quantization_config}
+    return loading if device_map is None else loading | {"device_map": {"": single_device(device_map)}}
+
+
+def single_device(device_map: Any) -> Any:
+    """Return the device that a `device_map` names, see `encoder_loading`.
+
+    Raises:
+        ValueError: If a dictionary names several devices.
+    """
+    if isinstance(device_map, dict):
+        devices = set(device_map.values())
+        if len(devices) != 1:
+            raise ValueError(f"device_map={device_map}; expected one device for the whole model")
+        return devices.pop()
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return device_map
+
+
+def is_quantized(part: PreTrainedModel) -> bool:
+    """Whether a pretrained part was loaded quantized."""
+    return getattr(part, "hf_quantizer", None) is not None
+
+
+def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
+    """Let a quantized part pass on gradients, and remove the quantization from its config.
+
+    Args:
+        part: The pretrained part; unchanged if it is not quantized.
+        stored_quantized: Whether its checkpoint is quantized; the config then keeps the setting.
+    """
+    if not is_quantized(part):
+        return
+    if not stored_quantized:
+        # A loading option, not a property of the weights: the stored ones are not quantized.
+        del part.config.quantization_config
+    for module in part.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # In eval mode on a CPU, 4-bit layers of bitsandbytes pack their weights and then pass no gradient. Frozen
+            # layers may be in eval mode while layers before them are trained.
+            module.support_avx512bf16_for_cpu = False
+
+
 # Arguments that auto classes and pipelines pass on, or that have no effect here.
 _WITHOUT_EFFECT = {
     *("_commit_hash", "_from_auto", "_from_pipeline", "_fast_init", "adapter_kwargs", "adapter_name", "code_revision"),

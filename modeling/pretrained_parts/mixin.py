@@ -12,8 +12,12 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.pretrained_parts.bits import is_quantized
-from hf_any3d.modeling.pretrained_parts.completeness import refuse_lost_weights, refuse_non_finite, refuse_other_shapes
+from hf_any3d.modeling.pretrained_parts.completeness import (
+    is_quantized,
+    refuse_lost_weights,
+    refuse_non_finite,
+    refuse_other_shapes,
+)
 from hf_any3d.modeling.pretrained_parts.tensors import (
     Fingerprint,
     OwnTensor,

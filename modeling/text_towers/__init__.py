@@ -1,10 +1,15 @@
 """Text encoders that are aligned with an encoder which reads points: texts in, unit vectors of the same space out."""
 
-from hf_any3d.modeling.text_towers import families as _families  # noqa: F401  registers the families
-from hf_any3d.modeling.text_towers.opening import open_text_tower, own_projection, text_tower_settings
-from hf_any3d.modeling.text_towers.prompts import HYPOTHESIS_TEMPLATES, embed_labels, fill_templates
 from hf_any3d.modeling.text_towers.registry import TextTowerFamily, find_text_tower, text_tower_families
-from hf_any3d.modeling.text_towers.tower import TextTower
+from hf_any3d.modeling.text_towers.tower import (
+    HYPOTHESIS_TEMPLATES,
+    TextTower,
+    embed_labels,
+    fill_templates,
+    open_text_tower,
+    own_projection,
+    text_tower_settings,
+)
 
 __all__ = [
     "HYPOTHESIS_TEMPLATES",

@@ -8,8 +8,12 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from hf_any3d.modeling.encoders import sources
-from hf_any3d.modeling.encoders.checksums import weights_checksum
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, OfflinePackage
+from hf_any3d.modeling.encoders.sources import (
+    EncoderMismatchError,
+    EncoderUnavailableError,
+    OfflinePackage,
+    weights_checksum,
+)
 from tests.examples.conftest import load_program
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
-from hf_any3d.modeling.forward_contract import onloaded
-from hf_any3d.modeling.heads import ClassificationHead, HeadNorm
-from hf_any3d.modeling.point_labels import mean_cross_entropy
+from hf_any3d.modeling.layers.forward_contract import onloaded
+from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.layers.tasks import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
 from tests.tiny_act import clouds, tiny_act
 

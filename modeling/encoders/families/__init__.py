@@ -1,12 +1,3 @@
-"""The supported encoders, one file for each way in which they tell places."""
+"""The supported encoders, one file for each kind of position information; importing a file registers its families."""
 
-from hf_any3d.modeling.encoders.families import (  # noqa: F401  each registers its families
-    audio,
-    refused,
-    relative_text,
-    relative_vision,
-    rotary_text,
-    speech,
-    text,
-    vision,
-)
+from hf_any3d.modeling.encoders.families import audio, refused, relative_text, text, vision  # noqa: F401

@@ -2,11 +2,73 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from collections.abc import Iterator
+from typing import Any
 
-from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, SINUSOID_LINE, line, plane
-from hf_any3d.modeling.encoders.position_table import PositionTable
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, SINUSOID_LINE, free_line, line, plane
+from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
+from hf_any3d.modeling.layers.forward_contract import onloaded
+
+_KIND = "convolution, on a line"
+_REACHED = "the encoder's convolution over the tokens along each view's line, mean over the views"
+
+
+def _norm_in_front(config: PreTrainedConfig) -> str | None:
+    return None if _is_stable(config) else "encoder.layer_norm"
+
+
+def _norm_behind(config: PreTrainedConfig) -> str | None:
+    return "encoder.layer_norm" if _is_stable(config) else None
+
+
+def _is_stable(config: PreTrainedConfig) -> bool:
+    return getattr(config, "do_stable_layer_norm", False)
+
+
+def _convolution(model: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
+    return model.encoder.pos_conv_embed(frames)
+
+
+def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    attention = call.layers[0].attention
+    bias = line_bias(call.places, attention.rel_attn_embed, attention._relative_positions_bucket)
+    bias = bias.flatten(0, 1).to(call.hidden_states.dtype)  # (batch * heads, queries, keys)
+    for layer in call.layers:
+        # Its attention reads the weights of these four instead of calling them.
+        attention = layer.attention
+        with onloaded(attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+            yield {"position_bias": bias}
+
+
+for name, model_type, inputs in (
+    ("wav2vec 2.0", "wav2vec2", bidirectional_inputs),
+    ("HuBERT", "hubert", bidirectional_inputs),
+    ("Data2Vec audio", "data2vec-audio", bidirectional_inputs),
+    ("UniSpeech", "unispeech", bidirectional_inputs),
+    ("UniSpeech-SAT", "unispeech-sat", bidirectional_inputs),
+    ("WavLM", "wavlm", _wavlm_inputs),
+):
+    gated = inputs is _wavlm_inputs
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            tower="audio",
+            layers="encoder.layers",
+            branch="feed_forward",
+            positions=free_line,
+            kind=f"{_KIND}; relative bias" if gated else _KIND,
+            reached=f"{_REACHED}; bias of each pair at the distance of their places" if gated else _REACHED,
+            final_norm=_norm_behind,
+            input_norm=_norm_in_front,
+            layer_inputs=inputs,
+            line_convolution=_convolution,
+        )
+    )
 
 
 def _ast_positions(model: PreTrainedModel) -> PositionTable:

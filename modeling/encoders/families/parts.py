@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.position_table import PositionTable
+from hf_any3d.modeling.encoders.positions import PositionTable
 
 LEARNED_LINE = {"kind": "learned, on a line"}
 LEARNED_PLANE = {"kind": "learned, on a grid"}

@@ -11,11 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from hf_any3d.modeling.encoders.families.parts import free_line, line, narrow_embeddings
-from hf_any3d.modeling.encoders.position_table import PositionTable
+from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
-from hf_any3d.modeling.encoders.relative_bias import line_bias
-from hf_any3d.modeling.encoders.token_places import LayerPass
-from hf_any3d.modeling.forward_contract import onloaded
+from hf_any3d.modeling.layers.forward_contract import onloaded
 
 _REACHED = "bias of each pair at the distance of their places, between whole distances, mean over the views"
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
-from hf_any3d.modeling.act.prompted_teacher import Prompts
+from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
 from hf_any3d.modeling.encoders.sources import EncoderMismatchError
 from hf_any3d.modeling.point_transformer import group_patches
 from tests.closeness import assert_same_gradients

@@ -5,7 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hf_any3d.modeling.act import gumbel_temperature, kl_weight, prompted_teacher
+from hf_any3d.modeling.act import gumbel_temperature, kl_weight
+from hf_any3d.modeling.act import modeling_act_autoencoder as prompted_teacher
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.modeling.point_ops import chamfer_distance
 from tests.modeling.act.autoencoder_case import CASES, AutoencoderCase

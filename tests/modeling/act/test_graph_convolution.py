@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act.graph_convolution import GraphConvolution
 from hf_any3d.modeling.act.group_norms import normed_edge_maximum, normed_tokens
+from hf_any3d.modeling.act.modeling_act_autoencoder import GraphConvolution
 
 
 def plain(graph, tokens, neighbors):

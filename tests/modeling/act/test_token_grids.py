@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.act.token_grids import GRIDS, TokenGrids
+from hf_any3d.modeling.act.modeling_act import GRIDS, TokenGrids
 from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
 
 

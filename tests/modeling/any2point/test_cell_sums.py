@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point.cell_rows import widened_mean
-from hf_any3d.modeling.any2point.cell_sums import as_table, from_table, pool_mean, spread
+from hf_any3d.modeling.any2point.cell_sums import as_table, from_table, pool_mean, pool_voxels, spread, widened_mean
 from hf_any3d.modeling.any2point.geometry import membership
 from hf_any3d.modeling.any2point.view_ensemble import view_ensemble, view_voxel_cosine
-from hf_any3d.modeling.any2point.voxel_rows import pool_voxels
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 5, 4
 

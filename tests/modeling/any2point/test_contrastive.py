@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from hf_any3d.modeling.any2point.contrastive import contrastive_loss, right_pairs
+from hf_any3d.modeling.any2point.modeling_zero_shot import contrastive_loss, right_pairs
 
 
 def test_pairs_that_all_differ_have_clips_loss():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.patch_tokenizer import PatchTokenizer
+from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer
 
 SMALL = {"tokenizer": "patch", "num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 16}
 

@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling.any2point import neighborhoods
 from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.any2point.residual_blocks import ResidualBlock, train_as_one, trains_as_one
+from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock, train_as_one, trains_as_one
 from hf_any3d.modeling.pooling_rows import largest as find_largest
 
 WIDTH, HIDDEN, POINTS, CENTERS, K = 12, 5, 20, 9, 6

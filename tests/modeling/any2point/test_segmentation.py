@@ -12,7 +12,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.modeling.point_labels import part_mask
+from hf_any3d.modeling.layers.tasks import part_mask
 from tests.closeness import assert_nearly_equal
 from tests.tiny_encoders import clouds, is_taken_out_again, tiny_model, tiny_part_model, tiny_scene_model
 

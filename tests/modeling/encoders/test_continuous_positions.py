@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, convolve_on_line, encoder_families
 from hf_any3d.modeling.encoders.families.vision import _dinov3_inputs
-from hf_any3d.modeling.encoders.relative_bias import Addend, line_bias, plane_bias
+from hf_any3d.modeling.encoders.positions import Addend, line_bias, plane_bias
 from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config, tiny_model
 

@@ -11,13 +11,14 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from transformers import AutoModel, BertConfig, BertModel
 
 from hf_any3d.modeling.encoders import sources
-from hf_any3d.modeling.encoders.checksums import tensors_checksum_in, weights_checksum
 from hf_any3d.modeling.encoders.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
     OfflinePackage,
     resolve_encoder,
+    tensors_checksum_in,
     verify_checksum,
+    weights_checksum,
 )
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import nearest_pairs as nearest_pairs_module
-from hf_any3d.modeling.point_ops.nearest_pairs import nearest_pairs
+from hf_any3d.modeling.point_ops import chamfer as nearest_pairs_module
+from hf_any3d.modeling.point_ops.chamfer import nearest_pairs
 
 SHAPES = [(1, 1, 1), (300, 32, 32), (7, 8, 128), (2, 129, 130), (2, 40, 700), (1, 900, 800)]
 

@@ -1,0 +1,1 @@
+"""Pictures and self-contained pages of point clouds, predictions, features and reconstructions."""

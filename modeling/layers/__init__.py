@@ -1,0 +1,1 @@
+"""What models share: heads, task mixins, and the checks of their `forward`."""
