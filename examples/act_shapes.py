@@ -22,6 +22,7 @@ from transformers import set_seed
 
 from hf_any3d import PointCloudProcessor, load_point_dataset
 from hf_any3d.data import validation_split
+from hf_any3d.model_card.run_report import RunReport, peak_memory
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.point_ops import reconstruction_scores
 from hf_any3d.training.arguments import merge, parse_arguments, read_settings
@@ -35,7 +36,6 @@ from hf_any3d.training.pretraining import (
     build_processor,
     load_splits,
 )
-from hf_any3d.training.report import RunReport, peak_memory
 from hf_any3d.whole_files import write_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"

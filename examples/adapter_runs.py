@@ -24,7 +24,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
-from hf_any3d.training.report import count_parameters, peak_memory
+from hf_any3d.model_card.run_report import count_parameters, peak_memory
 
 WARM_UP = 5
 """Steps that are not timed."""

@@ -20,8 +20,8 @@ from shape_tree import all_facts, write_tree
 from training_runs import kept_run, write_text
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.training.arguments import read_settings
-from hf_any3d.training.report import peak_memory
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 STAGES = (1, 2, 3, 4)

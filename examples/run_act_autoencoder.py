@@ -28,6 +28,7 @@ from hf_any3d.evaluation.reconstruction import (
     ComputeReconstructionMetrics,
     judge_reconstruction,
 )
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
@@ -41,7 +42,6 @@ from hf_any3d.training.pretraining import (
     load_splits,
     pretraining_rows,
 )
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.schedules import ScheduledArguments
 from hf_any3d.visualization.reconstruction import write_reconstructions
 

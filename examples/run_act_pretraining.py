@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
@@ -35,7 +36,7 @@ from hf_any3d.training.pretraining import (
     load_splits,
     pretraining_rows,
 )
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters, encoder_facts
+from hf_any3d.training.report import encoder_facts
 
 logger = logging.getLogger(__name__)
 

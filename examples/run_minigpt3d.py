@@ -22,6 +22,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_any3d.chat import MiniGPT3DProcessor
 from hf_any3d.data import load_point_dataset
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
@@ -37,7 +38,6 @@ from hf_any3d.training.minigpt3d_stages import (
     trained_groups,
     warn_of_local_parts,
 )
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import compute_classification_metrics, judge_splits
 from hf_any3d.evaluation.voting import judge_by_voting
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
@@ -36,7 +37,6 @@ from hf_any3d.training.protocol import (
     protocol_facts,
     voting_rows,
 )
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import evaluation_rows
 from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 

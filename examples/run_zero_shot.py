@@ -22,12 +22,12 @@ from transformers import Trainer, default_data_collator
 
 from hf_any3d import Any2PointForZeroShotPointCloudClassification, PointCloudProcessor
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, ComputeZeroShotMetrics, judge_zero_shot
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
-from hf_any3d.training.report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 

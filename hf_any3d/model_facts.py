@@ -10,10 +10,10 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
+from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
-from hf_any3d.training.report import count_parameters
 
 # Under which configs tell how many tokens a cloud becomes.
 _TOKENS = ("num_query_tokens", "num_tokens", "num_groups")

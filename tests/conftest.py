@@ -114,7 +114,7 @@ def hub() -> LocalHub:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """A headless browser; tests that want one are skipped where there is none."""
-    from tests.browser import headless_browser
+    from tests.visualization.browser import headless_browser
 
     with headless_browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser

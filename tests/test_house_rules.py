@@ -73,13 +73,6 @@ def test_models_import_only_the_base_and_themselves(file):
     assert strangers(file.read_text(encoding="utf-8"), packages, ("hf_any3d.modeling",)) == []
 
 
-@pytest.mark.parametrize("file", files_of("conversions"), ids=relative)
-def test_conversions_import_models_but_nothing_above(file):
-    packages = _FOR_MODELS | {"safetensors", "huggingface_hub"}
-    own = ("hf_any3d.modeling", "hf_any3d.conversions")
-    assert strangers(file.read_text(encoding="utf-8"), packages, own) == []
-
-
 @pytest.mark.parametrize("file", files_of("hf_any3d", "modeling", "conversions", "examples"), ids=relative)
 def test_nothing_is_unpickled(file):
     assert unsafe_calls(file.read_text(encoding="utf-8")) == []

@@ -4,9 +4,9 @@ import pytest
 from peft import get_peft_model
 
 from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
-from hf_any3d.training.report import count_parameters
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hf_any3d import PointCloudProcessor, encoder_linear_pattern, trainable_module_names
-from tests.test_cli import FILES, build, run
+from tests.cli.test_cli import FILES, build, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 

@@ -16,8 +16,8 @@ from hf_any3d.conversions.act import convert_act_state_dict, sizes, teacher_of
 from hf_any3d.conversions.act.datasets import UNLABELLED, TrainedOn, choose_dataset
 from hf_any3d.conversions.act.teacher import kept_teacher, named_teacher, released_settings, unread_tensors
 from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.model_cards import write_act_card
 from hf_any3d.conversions.saving import new_directory
-from hf_any3d.model_card.converted import write_act_card
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,

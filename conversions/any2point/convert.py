@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.model_cards import write_any2point_card
 from hf_any3d.conversions.saving import check_frozen, new_directory
-from hf_any3d.model_card.converted import write_any2point_card
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
 from hf_any3d.processing import PointCloudProcessor

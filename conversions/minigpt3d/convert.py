@@ -20,8 +20,8 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_qformer,
 )
 from hf_any3d.conversions.minigpt3d.stages import STAGES, read_stage
+from hf_any3d.conversions.model_cards import write_minigpt3d_card
 from hf_any3d.conversions.saving import new_directory, save_weights
-from hf_any3d.model_card.converted import write_minigpt3d_card
 
 FILES = (
     "tokenizer.json",

@@ -5,7 +5,7 @@ Names are imported when first used, since `datasets` takes seconds to import.
 
 from importlib import import_module
 
-_HOMES = {
+_PUBLIC = {
     "AugmentedDataset": "augmented",
     "CenterAndScale": "transforms",
     "Compose": "transforms",
@@ -20,24 +20,24 @@ _HOMES = {
     "RandomSubsample": "transforms",
     "Shuffle": "transforms",
     "build_transform": "transforms",
-    "draw_fold": "few_shot",
+    "draw_fold": "splits",
     "embed_files": "file_columns",
     "files_to_points": "file_columns",
     "load_point_dataset": "catalog",
     "merge_blocks": "blocks",
     "points_to_files": "file_columns",
-    "push_point_dataset": "benchmarks.publishing",
+    "push_point_dataset": "conversion.publishing",
     "split_into_blocks": "blocks",
-    "validation_split": "validation",
+    "validation_split": "splits",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_any3d.markdown import code, inline, literal, one_line
+from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.systems import SystemWords, describe_system, hub_name
 from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
-from hf_any3d.training.report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.tuners.loading import left_out_modules
 
 _CARD = """\

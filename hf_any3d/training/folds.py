@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.whole_files import write_json
 
 SUMMARY = "few_shot.json"

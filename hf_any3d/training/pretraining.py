@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
@@ -17,7 +18,6 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import json_mapping
 from hf_any3d.training.linear_probe import LinearProbe
 from hf_any3d.training.protocol import FROM_DATA
-from hf_any3d.training.report import TEST_CHOOSES
 from hf_any3d.training.rows import ProcessedDataset, training_transform
 from hf_any3d.training.settings import DataArguments, PointTrainingArguments
 

@@ -21,12 +21,13 @@ from transformers import Trainer, set_seed
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.messages import one_line
 from hf_any3d.model_card import Subject, build_model_card, keep_model_card
+from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.model_card.systems import hub_name
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config, drop_attention
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.report import RunReport, Stopwatch, report_run
+from hf_any3d.training.report import report_run
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer

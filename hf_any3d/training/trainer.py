@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
-from hf_any3d.training.report import RunReport
 from hf_any3d.training.settings import PointTrainingArguments
 
 # Vectors here, (1, 1, hidden) in the released programs, whose rule spares vectors.

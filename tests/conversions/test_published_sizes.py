@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.conversions.any2point import VARIANTS
-from hf_any3d.training.report import count_parameters
+from hf_any3d.model_card.run_report import count_parameters
 from tests.modeling.any2point.reference_case import ReferenceCase
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.act import ActAutoencoder
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.report import RunReport
 from tests.examples.act_runs import AUTOENCODER, assert_equal_weights, losses_of
 from tests.examples.conftest import load_program, words_of
 

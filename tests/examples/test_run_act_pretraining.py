@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_any3d import ActForPointCloudClassification, ActForPreTraining, ActModel
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT, assert_equal_weights, losses_of
 from tests.examples.conftest import EXAMPLES, load_program, words_of
 

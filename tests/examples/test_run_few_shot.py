@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 from tests.examples.conftest import SMALL, load_program, words_of
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.minigpt3d import STAGES, stage_names, trained_names
-from hf_any3d.training.report import RunReport
 from tests.data.catalog.pointllm_trees import TRAIN, cloud
 from tests.examples.act_runs import assert_equal_weights, losses_of
 from tests.examples.conftest import EXAMPLES, load_program, words_of

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.cli import app
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 from tests.examples.conftest import SMALL, load_program, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModel, pipeline
 
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 from tests.examples.conftest import imported_beside_others, load_program
 from tests.tiny_encoders import saved_encoder
 from tests.tiny_text_towers import write_text_files

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 from tests.examples.conftest import EXAMPLES, load_program
 
 LITTLE = {

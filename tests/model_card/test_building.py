@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.model_card import Subject, build_model_card
-from hf_any3d.training.report import RunReport
+from hf_any3d.model_card.run_report import RunReport
 
 REPORT = RunReport(
     data={"name": "me/scans", "rows": {"train": 10, "validation": 3}, "augmentation": [], "on_hub": True},

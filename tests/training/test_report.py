@@ -9,15 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, adapter_facts, count_parameters, package_versions
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.report import (
-    RunReport,
-    Stopwatch,
-    adapter_facts,
-    count_parameters,
-    encoder_facts,
-    package_versions,
-)
+from hf_any3d.training.report import encoder_facts
 from hf_any3d.tuners import encoder_linear_pattern
 from tests.tiny_encoders import tiny_model
 
@@ -32,7 +26,7 @@ def test_shared_weights_count_once():
 def test_peak_memory_is_what_the_process_held_at_most_in_bytes():
     # A process of its own: the one of the tests has held more before than is held here.
     program = """
-        from hf_any3d.training.report import peak_memory
+        from hf_any3d.model_card.run_report import peak_memory
         before = peak_memory()["process"]
         held = bytearray(b"x") * 600_000_000
         del held

@@ -17,8 +17,8 @@ from hf_any3d.evaluation import (
     judge_protocols,
     verdict_on,
 )
-from tests.evaluating.cases import CASES
-from tests.evaluating.endpoints import LocalEndpoint
+from tests.evaluation.cases import CASES
+from tests.evaluation.endpoints import LocalEndpoint
 from tests.faults.killing import held_by_another
 
 CLASSES = ["car", "glass box", "tv stand"]

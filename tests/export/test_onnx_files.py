@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_any3d.export import export_onnx
-from tests.exporting.cases import CASES, other_clouds, trained
+from tests.export.cases import CASES, other_clouds, trained
 from tests.tiny_encoders import clouds, tiny_model
 
 onnx = pytest.importorskip("onnx")

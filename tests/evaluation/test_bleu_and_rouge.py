@@ -3,7 +3,7 @@ from itertools import combinations, permutations
 import pytest
 
 from hf_any3d.evaluation.caption_metrics import bleu, rouge
-from tests.evaluating.cases import CASES
+from tests.evaluation.cases import CASES
 
 
 @pytest.mark.parametrize("case", CASES["metrics"], ids=lambda case: case["model_output"] or "empty")

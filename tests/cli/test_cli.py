@@ -25,7 +25,7 @@ from tests.tiny_encoders import saved_encoder, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
-FILES = Path(__file__).parent / "files"
+FILES = Path(__file__).parents[1] / "files"
 LABELS = ["bottle", "chair", "lamp"]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from hf_any3d.evaluation.llm_judge.replies import read_class, read_same, read_score
-from tests.evaluating.cases import CASES
+from tests.evaluation.cases import CASES
 
 PARSING = CASES["judge_parsing"]
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.cli import app
-from tests.exporting.cases import other_clouds, trained
+from tests.export.cases import other_clouds, trained
 
 pytestmark = pytest.mark.slow
 _ASK = """
