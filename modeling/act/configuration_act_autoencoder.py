@@ -8,9 +8,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
-from hf_any3d.modeling.act.group_norms import NUM_GROUPS
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SHARE, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {

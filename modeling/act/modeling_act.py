@@ -17,8 +17,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
-from hf_any3d.modeling.any2point.geometry import Geometry, Membership, membership
-from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
+from hf_any3d.modeling.any2point.virtual_projection import Geometry, Membership, membership, normalize_centers
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
