@@ -69,7 +69,7 @@ class ActForPreTraining(ActPreTrainedModel):
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
 
-    card_info = CardInfo("act", "features", opens="ActModel")
+    card_info = CardInfo("features", opens="ActModel")
 
     def __init__(self, config: ActConfig, autoencoder: ActAutoencoder | None = None):
         super().__init__(config)

@@ -150,7 +150,7 @@ class ActSegmenter(ActPreTrainedModel):
 class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
     """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
-    card_info = CardInfo("act", "semantic_segmentation")
+    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -167,7 +167,7 @@ class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
         ValueError: If `category_parts` is missing or names a part that is not among the labels.
     """
 
-    card_info = CardInfo("act", "part_segmentation")
+    card_info = CardInfo("part_segmentation")
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
