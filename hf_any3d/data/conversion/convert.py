@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Features
 from tqdm.auto import tqdm
 
+from hf_any3d.data.conversion.description import SplitSource
 from hf_any3d.data.conversion.journal import ShardRecord, ShardSums, finished_shards, record_path
 from hf_any3d.data.conversion.shards import ShardWriter, checked_row
 from hf_any3d.data.files import PointCloudError
@@ -19,31 +19,6 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 128 << 20
 """A shard is closed when its rows, uncompressed, reach this size."""
-
-
-@dataclass(frozen=True)
-class SplitSource:
-    """Where the rows of a split come from.
-
-    Attributes:
-        units: what is read at a time, in the order of the rows: paths, ranges of rows, names.
-        read: gives the rows of a unit. What is wrong with the unit alone is a PointCloudError or FileNotFoundError,
-            which `on_error="skip"` passes over.
-        files: the published files that the rows depend on; their sizes and times tell whether a cache is up to date.
-        num_rows: how many rows there are, where that is known before reading.
-        describe: names a unit in errors.
-        missing: files of units that are known not to be there; an error before anything is read, or left out with
-            `on_error="skip"`.
-        digest: tells, like `files`, whether a cache is up to date, where there are too many files to list.
-    """
-
-    units: Sequence[Any]
-    read: Callable[[Any], Iterable[Mapping[str, object]]]
-    files: Sequence[Path]
-    num_rows: int | None = None
-    describe: Callable[[Any], str] = str
-    missing: Sequence[Path] = ()
-    digest: str = ""
 
 
 def convert_split(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.conversion.convert import SplitSource
+from hf_any3d.data.conversion.description import SplitSource
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
 
