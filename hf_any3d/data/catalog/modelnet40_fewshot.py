@@ -13,9 +13,9 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from datasets.table import InMemoryTable
 
 from hf_any3d.data.catalog import modelnet40
-from hf_any3d.data.catalog.modelnet40_layouts import points_and_normals
+from hf_any3d.data.catalog.modelnet40 import points_and_normals
 from hf_any3d.data.conversion import Benchmark, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_table
+from hf_any3d.data.conversion.reading import read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.restricted_pickle import read_pickle
 

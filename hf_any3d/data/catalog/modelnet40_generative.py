@@ -8,9 +8,9 @@ import numpy as np
 from datasets import DatasetDict, Features, List, Value
 
 from hf_any3d.data.catalog import modelnet40
-from hf_any3d.data.catalog.modelnet40_layouts import pickle_source
+from hf_any3d.data.catalog.modelnet40 import pickle_source
+from hf_any3d.data.catalog.objaverse_captions import NUM_POINTS, cloud_features
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
-from hf_any3d.data.catalog.pointllm_clouds import NUM_POINTS, cloud_features
 from hf_any3d.data.conversion import Benchmark, load_benchmark
 from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError

@@ -12,10 +12,10 @@ from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import parse_table, read_npy
+from hf_any3d.data.conversion.reading import parse_table, read_npy
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.source import open_source
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List
 
 from hf_any3d.data.conversion import Benchmark, Licence, load_benchmark
-from hf_any3d.data.conversion.hdf5_rows import hdf5_source
+from hf_any3d.data.conversion.reading import hdf5_source
 
 FILES = {
     "obj_bg": ("main_split", "objectdataset"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Array2D, DatasetDict, Features, Value
 
 from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines, read_npy
+from hf_any3d.data.conversion.reading import read_lines, read_npy
 
 TAXONOMY = {
     "02691156": "airplane",

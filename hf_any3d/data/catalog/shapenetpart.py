@@ -9,9 +9,9 @@ from pathlib import Path
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
 from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines, read_table
+from hf_any3d.data.conversion.reading import read_lines, read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 
 SYNSETS = {
     "02691156": "Airplane",

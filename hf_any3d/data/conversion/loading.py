@@ -13,11 +13,11 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
-from hf_any3d.data.conversion.convert import convert_split, stamp_of
-from hf_any3d.data.conversion.description import Benchmark, SplitSource
+from hf_any3d.atomic_files import not_written, read_json, remove_temporaries, write_json
+from hf_any3d.data.conversion.dataset_info import Benchmark, SplitSource
 from hf_any3d.data.conversion.journal import ShardRecord, ShardSums, verify_checksums
+from hf_any3d.data.conversion.shards import convert_split, stamp_of
 from hf_any3d.data.conversion.statistics import SplitStatistics
-from hf_any3d.whole_files import not_written, read_json, remove_temporaries, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from hf_any3d.data.conversion.description import OPEN_LICENCES
+from hf_any3d.data.conversion.dataset_info import OPEN_LICENCES
 from hf_any3d.data.conversion.loading import FORMAT_VERSION
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs

@@ -9,7 +9,7 @@ import pytest
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import CATALOG
-from hf_any3d.data.conversion.description import OPEN_LICENCES
+from hf_any3d.data.conversion.dataset_info import OPEN_LICENCES
 
 MODULES = {name: import_module(f"hf_any3d.data.catalog.{module}") for name, module in CATALOG.items()}
 BENCHMARKS = {name: module for name, module in MODULES.items() if hasattr(module, "BENCHMARK")}

@@ -277,7 +277,7 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
 
 def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
     from hf_any3d.data.catalog import objaverse_captions
-    from hf_any3d.data.conversion import convert as conversion
+    from hf_any3d.data.conversion import shards as conversion
 
     opened = []
 
@@ -297,7 +297,7 @@ def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
 
 
 def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
-    from hf_any3d.data.conversion import convert as conversion
+    from hf_any3d.data.conversion import shards as conversion
 
     monkeypatch.setattr(conversion, "SHARD_BYTES", 100)
     load(tree, splits=["train"], streaming=True)

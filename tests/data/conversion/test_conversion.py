@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.conversion import convert as conversion
 from hf_any3d.data.conversion import journal
 from hf_any3d.data.conversion import journal as checksums
+from hf_any3d.data.conversion import shards as conversion
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
