@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, Value
 
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import hdf5_source, read_lines, read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
@@ -29,11 +29,11 @@ def is_there(layout: str, folder: Path) -> bool:
     return next(folder.glob(_MARKS[layout]), None) is not None
 
 
-def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[str, SplitSource]:
+def _text_sources(dataset: PublishedDataset, folder: Path, *, normals: bool) -> dict[str, SplitSource]:
     lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
     names_file = folder / "modelnet40_shape_names.txt"
-    benchmark.require([names_file, *lists.values()], folder)
-    check_class_names(benchmark, names_file)
+    dataset.require([names_file, *lists.values()], folder)
+    check_class_names(dataset, names_file)
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         table = read_table(path, columns=6)
@@ -44,7 +44,7 @@ def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[
         models = read_lines(file)
         for number, model in enumerate(models, 1):
             # The class is what stands before the last underscore: flower_pot_0001.
-            if model.rpartition("_")[0] not in benchmark.class_names or "/" in model:
+            if model.rpartition("_")[0] not in dataset.class_names or "/" in model:
                 raise ValueError(f"{file}: line {number} is {model[:60]!r}; expected a class and a number, chair_0001")
         paths = [folder / model.rpartition("_")[0] / f"{model}.txt" for model in models]
         missing = [path for path in paths if not path.is_file()]
@@ -53,19 +53,19 @@ def _text_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[
     return sources
 
 
-def check_class_names(benchmark: Benchmark, path: Path) -> None:
+def check_class_names(dataset: PublishedDataset, path: Path) -> None:
     """Refuse a list of class names that are not the published ones: its line numbers are the labels."""
     found = read_lines(path)
-    if tuple(found) != benchmark.class_names:
-        pairs = zip(found, benchmark.class_names, strict=False)
-        number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(benchmark.class_names)))
+    if tuple(found) != dataset.class_names:
+        pairs = zip(found, dataset.class_names, strict=False)
+        number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(dataset.class_names)))
         seen = found[number] if number < len(found) else "missing"
-        wanted = benchmark.class_names[number] if number < len(benchmark.class_names) else "nothing"
+        wanted = dataset.class_names[number] if number < len(dataset.class_names) else "nothing"
         raise ValueError(f"{path}: class {number} is {seen}; expected {wanted}")
 
 
 def _mesh_sources(
-    benchmark: Benchmark, folder: Path, *, normals: bool, num_points: int, seed: int
+    dataset: PublishedDataset, folder: Path, *, normals: bool, num_points: int, seed: int
 ) -> dict[str, SplitSource]:
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         mesh = read_point_cloud(path)
@@ -80,14 +80,14 @@ def _mesh_sources(
 
     sources = {}
     for split in SPLITS:
-        files = [path for name in benchmark.class_names for path in sorted((folder / name / split).glob("*.off"))]
+        files = [path for name in dataset.class_names for path in sorted((folder / name / split).glob("*.off"))]
         if not files:
-            raise benchmark.not_found(f"{folder}: no meshes in the folders {split} of the classes")
+            raise dataset.not_found(f"{folder}: no meshes in the folders {split} of the classes")
         sources[split] = SplitSource(files, read, files, num_rows=len(files))
     return sources
 
 
-def _hdf5_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[str, SplitSource]:
+def _hdf5_sources(dataset: PublishedDataset, folder: Path, *, normals: bool) -> dict[str, SplitSource]:
     columns = {"data": "points", "label": "label"}
     if normals:
         columns["normal"] = "normals"
@@ -95,14 +95,16 @@ def _hdf5_sources(benchmark: Benchmark, folder: Path, *, normals: bool) -> dict[
     for split in SPLITS:
         found = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
         numbered = range(max(found, default=0) + 1)
-        benchmark.require([folder / f"ply_data_{split}{number}.h5" for number in numbered], folder)
+        dataset.require([folder / f"ply_data_{split}{number}.h5" for number in numbered], folder)
         sources[split] = hdf5_source([found[number] for number in numbered], columns)
     return sources
 
 
-def _pickle_sources(benchmark: Benchmark, folder: Path, *, normals: bool, num_points: int) -> dict[str, SplitSource]:
+def _pickle_sources(
+    dataset: PublishedDataset, folder: Path, *, normals: bool, num_points: int
+) -> dict[str, SplitSource]:
     files = {split: folder / f"modelnet40_{split}_{num_points}pts_fps.dat" for split in SPLITS}
-    benchmark.require(files.values(), folder)
+    dataset.require(files.values(), folder)
     return {split: pickle_source(file) for split, file in files.items()}
 
 
@@ -152,7 +154,7 @@ SOURCES: dict[str, Callable[..., dict[str, SplitSource]]] = {
     "pickle": _pickle_sources,
     "off": _mesh_sources,
 }
-"""Layout -> where the rows of each split come from, given the benchmark, the folder and the options."""
+"""Layout -> where the rows of each split come from, given the dataset, the folder and the options."""
 
 
 LAYOUTS = ("txt", "h5", "pickle", "off")
@@ -189,7 +191,7 @@ TREE = """  modelnet40_normal_resampled/                                        
   modelnet40_ply_hdf5_2048/ply_data_train0.h5, ..., ply_data_test1.h5      layout "h5"
   ModelNet40/airplane/train/airplane_0001.off, ...                         layout "off\""""
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="modelnet40",
     description="ModelNet40: 12,311 CAD models of 40 classes, as points on their surfaces.",
     homepage="https://modelnet.cs.princeton.edu/",
@@ -236,7 +238,7 @@ def load(
         num_points: for "off", points to draw on each surface, 10,000 by default; for "pickle", which cache to take,
             8192 by default. Other layouts have their number.
         seed: for "off", draws the points, for each model on its own.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: an unknown layout, a number of points that it does not have, another number of clouds than
@@ -247,7 +249,7 @@ def load(
     """
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)} or None")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     layout, folder = find_layout(root, LAYOUTS if layout is None else (layout,))
     if num_points is not None and (layout in ("txt", "h5") or num_points < 1):
         raise ValueError(
@@ -258,14 +260,14 @@ def load(
         options["num_points"] = num_points or {"off": 10_000, "pickle": 8192}[layout]
     if layout == "off":
         options["seed"] = seed
-    sources = SOURCES[layout](BENCHMARK, folder, **options)
+    sources = SOURCES[layout](DATASET, folder, **options)
     points = {"txt": None, "h5": 2048}.get(layout, num_points or options.get("num_points"))
     names = ("points", "normals") if normals else ("points",)
     features = Features({name: Array2D((points, 3), "float32") for name in names})
-    features["label"] = BENCHMARK.class_label()
+    features["label"] = DATASET.class_label()
     if layout in ("txt", "off"):
         features["file"] = FILE
-    return load_benchmark(BENCHMARK, folder, sources, features, variant=layout, options=options, **conversion)
+    return load_published(DATASET, folder, sources, features, variant=layout, options=options, **conversion)
 
 
 def find_layout(root: Path, layouts: Iterable[str], places: Mapping[str, Iterable[str]] = PLACES) -> tuple[str, Path]:
@@ -283,4 +285,4 @@ def find_layout(root: Path, layouts: Iterable[str], places: Mapping[str, Iterabl
         for folder in (root, *(root / place for place in places[layout])):
             if is_there(layout, folder):
                 return layout, folder
-    raise BENCHMARK.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
+    raise DATASET.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")

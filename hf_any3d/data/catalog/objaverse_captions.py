@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import read_lines
 from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
@@ -163,14 +163,14 @@ class PointLLMSplits:
     """Find the annotations of each split.
 
     Args:
-        benchmark: says where the files are to be had.
+        dataset: says where the files are to be had.
         folder: of the annotation files.
         root: the folder given, for errors.
         verify: compare lengths with the published ones and refuse objects with two captions.
     """
 
-    def __init__(self, benchmark: Benchmark, folder: Path, root: Path, verify: bool):
-        self._benchmark, self._folder, self._root, self._verify = benchmark, folder, root, verify
+    def __init__(self, dataset: PublishedDataset, folder: Path, root: Path, verify: bool):
+        self._dataset, self._folder, self._root, self._verify = dataset, folder, root, verify
         self._entries = cache(self._read)
 
     def choose(
@@ -238,7 +238,7 @@ class PointLLMSplits:
             needed.add(VALIDATION_IDS)  # among all objects, these are the reserved ones
         if "validation" in files:
             needed.add(TEST)
-        self._benchmark.require([self._folder / name for name in sorted(needed)], self._root)
+        self._dataset.require([self._folder / name for name in sorted(needed)], self._root)
         return files
 
     def _is_there(self, name: str) -> bool:
@@ -305,7 +305,7 @@ BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a
 CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
 ANNOTATIONS = ("anno_data", "data/anno_data", "")
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="objaverse_captions",
     description=(
         "PointLLM's data on Objaverse: 660 thousand objects as coloured clouds of 8,192 points with a brief caption "
@@ -372,7 +372,7 @@ def load(
         limit: at most so many rows of each split, the first ones.
         streaming: read each cloud from its own file when its row comes. Only the texts are converted then; otherwise
             the clouds are copied to Parquet, 196 kB each.
-        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_benchmark`. `verify` also
+        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_published`. `verify` also
             compares the lengths of the annotation files with the published ones and refuses objects named twice.
 
     Raises:
@@ -392,14 +392,14 @@ def load(
     ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
     if ids is not None and not ids:
         raise ValueError("ids is empty; expected None or some objects")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     clouds = find_clouds([root / place for place in CLOUDS])
     if clouds is None:
-        raise BENCHMARK.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
+        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
     folders = [root / place for place in ANNOTATIONS]
     folder = next((place for place in folders if next(place.glob("PointLLM_*.json"), None)), folders[0])
 
-    files = PointLLMSplits(BENCHMARK, folder, root, verify=conversion.get("verify", True))
+    files = PointLLMSplits(DATASET, folder, root, verify=conversion.get("verify", True))
     unwanted = BROKEN_COLORS if colors else frozenset()
     chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], wanted, unwanted, ids)
     chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
@@ -421,8 +421,8 @@ def load(
         "ids": ids and hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
         "limit": limit,
     }
-    rows = load_benchmark(
-        BENCHMARK,
+    rows = load_published(
+        DATASET,
         root,
         {split: _source(path, some, clouds, streaming) for split, (path, some) in chosen.items()},
         columns if streaming else Features({**clouds_columns, **columns}),

@@ -1,11 +1,11 @@
-"""Arrays out of the files of benchmarks, without guessing what their columns mean."""
+"""Read names, arrays and tables from the files of published datasets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.conversion.dataset_info import SplitSource
+from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
 from hf_any3d.data.files.npy import parse_array

@@ -12,8 +12,8 @@ from datasets.arrow_writer import ParquetWriter
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import not_written, publish, temporary_path, write_json
-from hf_any3d.data.conversion.dataset_info import SplitSource
 from hf_any3d.data.conversion.journal import ShardRecord, ShardSums, finished_shards, record_path, sha256_of
+from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from hf_any3d.data.files import PointCloudError
 

@@ -7,7 +7,7 @@ from datasets.distributed import split_dataset_by_node
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import objaverse_captions as pointllm_splits
-from hf_any3d.data.catalog.objaverse_captions import BENCHMARK
+from hf_any3d.data.catalog.objaverse_captions import DATASET
 from hf_any3d.data.catalog.pointllm_annotations import to_messages
 from hf_any3d.data.conversion import loading
 from hf_any3d.data.conversion.publishing import card_text
@@ -70,7 +70,7 @@ def test_brief_rows_have_the_cloud_the_conversation_and_the_caption(tree, load, 
             "conversations": List({"from": Value("string"), "value": Value("string")}),
             "caption": Value("string"),
         }
-        assert splits[split].info.homepage == BENCHMARK.homepage and splits[split].info.license.startswith("other: ")
+        assert splits[split].info.homepage == DATASET.homepage and splits[split].info.license.startswith("other: ")
 
 
 def test_minigpt_lists_the_reserved_objects_and_has_their_captions_among_all(tmp_path, load):

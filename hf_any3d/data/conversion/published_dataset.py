@@ -1,4 +1,4 @@
-"""What is known of a published benchmark before any of its files is read."""
+"""What is known of a published dataset before any of its files is read."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PublishedDataset:
     """A published dataset.
 
     Attributes:
