@@ -21,10 +21,10 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
+from hf_any3d.atomic_files import write_text
 from hf_any3d.markdown import one_line
 from hf_any3d.model_card.building import Subject, adapter_facts, build_model_card
 from hf_any3d.model_card.run_report import RunReport, count_parameters, package_versions
-from hf_any3d.whole_files import write_text
 
 logger = logging.get_logger(__name__)
 

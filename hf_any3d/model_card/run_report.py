@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.whole_files import write_json
+from hf_any3d.atomic_files import write_json
 
 TEST_CHOOSES = "the test split itself"
 """What a report says of the validation split where the weights were chosen by the test split."""

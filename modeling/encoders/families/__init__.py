@@ -3,7 +3,7 @@
 Importing this package registers all of them.
 """
 
-from hf_any3d.modeling.encoders.families import audio, text, vision
+from hf_any3d.modeling.encoders.families import audio, text, vision  # noqa: F401  each registers its families
 from hf_any3d.modeling.encoders.registry import refuse_encoders
 
 refuse_encoders(
