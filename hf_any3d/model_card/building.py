@@ -341,6 +341,6 @@ def _limits(config: PreTrainedConfig) -> str:
     flags = ", ".join(code(flag) for flag in dependent)
     return (
         f"\n**Predictions depend on the other clouds of a batch**: {flags} reproduce a released program. Evaluate "
-        "with batches of one cloud or with a shuffled test set, and report which: in a test set sorted by class, other "
-        "clouds of the same class make a prediction easier.\n"
+        "with batches of one cloud or with a shuffled test set, and report which: in a test set sorted by class, "
+        "other clouds of the same class make a prediction easier.\n"
     )

@@ -18,6 +18,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, set_seed
 
+from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.messages import one_line
 from hf_any3d.model_card import Subject, build_model_card
@@ -31,7 +32,6 @@ from hf_any3d.training.report import report_run
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.whole_files import claim, release_claims, remove_temporaries
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.config_checks import check_sizes
-from hf_any3d.modeling.pretrained_parts.completeness import listed
+from hf_any3d.modeling.pretrained_parts.loading_checks import listed
 from hf_any3d.tuners.layers_config import check_patterns
 from hf_any3d.tuners.targets import encoder_owner, trainable_module_names
 

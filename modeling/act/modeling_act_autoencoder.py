@@ -19,7 +19,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
-from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
+from hf_any3d.modeling.act.configuration_act import ActAutoencoderConfig
 from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 from hf_any3d.modeling.act.group_norms import NUM_GROUPS, SLOPE, normed_edge_maximum, normed_tokens
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
