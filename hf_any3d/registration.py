@@ -71,7 +71,6 @@ from hf_any3d.modeling.minigpt3d import (
     NormedPhiForCausalLM,
     NormedPhiModel,
 )
-from hf_any3d.modeling.minigpt3d.lora import LoraMixin
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.pipelines import (
     PointCloudClassificationPipeline,
@@ -82,8 +81,7 @@ from hf_any3d.pipelines import (
     ZeroShotPointCloudClassificationPipeline,
 )
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.tuners.loading import check_base, left_out_modules, load_adapter_into
-from hf_any3d.tuners.part_lora import inject_lora
+from hf_any3d.tuners.saved_adapters import check_base, left_out_modules, load_adapter_into
 
 
 def when_imported(name: str, then: Callable[[], None]) -> None:
@@ -196,7 +194,6 @@ def register() -> None:
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
     AdapterLoadingMixin.load_adapter_into = staticmethod(load_adapter_into)
-    LoraMixin.inject_lora = staticmethod(inject_lora)
     _save_our_config_beside_adapters()
     _check_bases_of_our_adapters()
     _open_our_adapter_repositories()

@@ -112,7 +112,9 @@ def test_merging_is_refused_with_the_way_out():
 
 def test_attention_over_the_batch_is_refused():
     base = tiny_model(attention_axis="batch")
-    with pytest.raises(ValueError, match="attention_axis='batch': no token would see a prompt; expected 'tokens'"):
+    with pytest.raises(
+        ValueError, match="attention_axis='batch': tokens could not attend to prompts; expected 'tokens'"
+    ):
         get_peft_model(base, PromptTokensConfig())
 
 
