@@ -29,7 +29,7 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, reset_lora
 from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin
 
 
@@ -140,7 +140,7 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
-class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
+class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
 
     `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
@@ -178,9 +178,9 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
         if config.qformer_lora is not None:
-            self.inject_lora(self.bridge.qformer, config.qformer_lora)
+            inject_lora(self.bridge.qformer, config.qformer_lora)
         if config.text_lora is not None:
-            self.inject_lora(self.language_model, config.text_lora)
+            inject_lora(self.language_model, config.text_lora)
         self.point_encoder.requires_grad_(False)
         self.post_init()
 

@@ -3,8 +3,8 @@
 import pytest
 from peft import IA3Config, LoraConfig
 
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_patterns
 from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig
-from hf_any3d.tuners.layers_config import check_patterns
 
 PLAIN = [
     r".*encoder\.layer\.\d+",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from peft import PeftConfig
 
-from hf_any3d.tuners.layers_config import check_patterns
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_patterns
 from hf_any3d.tuners.peft_type import BITFIT
 
 
