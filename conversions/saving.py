@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from hf_any3d.atomic_files import claim, remove_temporaries, temporary_path
 from hf_any3d.conversions.checkpoints import account, listed
-from hf_any3d.whole_files import claim, remove_temporaries, temporary_path
 
 # What is in memory at a time beside what the tensors themselves take, which is little where files are read in place.
 _SHARD = "1GB"

@@ -163,7 +163,7 @@ def _write_card_of_run(original: Callable) -> Callable:
         if not isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, CardMixin):
             original(self, *args, **kwargs)
             return
-        from hf_any3d.model_card.doors import write_trainer_card
+        from hf_any3d.model_card.saving import write_trainer_card
 
         given = signature(original).bind(self, *args, **kwargs).arguments
         write_trainer_card(**{"trainer" if name == "self" else name: value for name, value in given.items()})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.modeling.encoders.sources import OFFLINE_PACKAGES
+from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folder at the root of the checkout, and the name under which it is installed.

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import listed
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import listed
 
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))

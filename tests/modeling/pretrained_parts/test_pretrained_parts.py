@@ -22,9 +22,9 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_named_parts import built

@@ -16,7 +16,7 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
-from hf_any3d.modeling.pretrained_parts.completeness import (
+from hf_any3d.modeling.pretrained_parts.loading_checks import (
     check_arguments,
     class_of_saved,
     refuse_non_finite,

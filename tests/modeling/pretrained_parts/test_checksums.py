@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hf_any3d.modeling.encoders.sources import weight_entry, weight_files, weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weight_entry, weight_files, weights_checksum
 
 
 def sha256(content: bytes) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.source import PointCloudError
 
 _DELIMITERS = bytes.maketrans(b",;\t", b"   ")
 _FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_any3d.atomic_files import claim, temporary_path, whole_file, write_json, write_text
 from hf_any3d.conversions.saving import new_directory
-from hf_any3d.whole_files import claim, temporary_path, whole_file, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +79,7 @@ def killed_while(code):
     return child.pid
 
 
-OPEN = "import importlib.util as u, sys, time; s = u.spec_from_file_location('w', 'hf_any3d/whole_files.py'); "
+OPEN = "import importlib.util as u, sys, time; s = u.spec_from_file_location('w', 'hf_any3d/atomic_files.py'); "
 OPEN += "w = u.module_from_spec(s); sys.modules['w'] = w; s.loader.exec_module(w); "
 WAIT = "print('here', flush=True); time.sleep(60)"
 

@@ -10,8 +10,8 @@ import torch
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoModel, BertConfig, BertModel
 
-from hf_any3d.modeling.encoders import sources
-from hf_any3d.modeling.encoders.sources import (
+from hf_any3d.modeling.pretrained_parts import sources
+from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
     OfflinePackage,

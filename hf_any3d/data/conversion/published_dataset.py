@@ -1,9 +1,10 @@
-"""What is known of a published benchmark before any of its files is read."""
+"""What is known of a published dataset before any of its files is read."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel
 
@@ -48,7 +49,7 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PublishedDataset:
     """A published dataset.
 
     Attributes:
@@ -118,3 +119,28 @@ def _listed(missing: list[Path], root: Path) -> str:
     names = [path.relative_to(root).as_posix() for path in missing[:5]]
     rest = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
     return f"missing {', '.join(names)}{rest}"
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """Where the rows of a split come from.
+
+    Attributes:
+        units: what is read at a time, in the order of the rows: paths, ranges of rows, names.
+        read: gives the rows of a unit. What is wrong with the unit alone is a PointCloudError or FileNotFoundError,
+            which `on_error="skip"` passes over.
+        files: the published files that the rows depend on; their sizes and times tell whether a cache is up to date.
+        num_rows: how many rows there are, where that is known before reading.
+        describe: names a unit in errors.
+        missing: files of units that are known not to be there; an error before anything is read, or left out with
+            `on_error="skip"`.
+        digest: tells, like `files`, whether a cache is up to date, where there are too many files to list.
+    """
+
+    units: Sequence[Any]
+    read: Callable[[Any], Iterable[Mapping[str, object]]]
+    files: Sequence[Path]
+    num_rows: int | None = None
+    describe: Callable[[Any], str] = str
+    missing: Sequence[Path] = ()
+    digest: str = ""

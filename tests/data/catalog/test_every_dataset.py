@@ -1,4 +1,4 @@
-"""What holds for every benchmark of the catalogue, whichever are added."""
+"""What holds for every dataset of the catalogue, whichever are added."""
 
 import inspect
 from importlib import import_module
@@ -9,16 +9,16 @@ import pytest
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import CATALOG
-from hf_any3d.data.conversion.description import OPEN_LICENCES
+from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
 
 MODULES = {name: import_module(f"hf_any3d.data.catalog.{module}") for name, module in CATALOG.items()}
-BENCHMARKS = {name: module for name, module in MODULES.items() if hasattr(module, "BENCHMARK")}
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md"
+DATASETS = {name: module for name, module in MODULES.items() if hasattr(module, "DATASET")}
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_it_is_described(name):
-    described = BENCHMARKS[name].BENCHMARK
+    described = DATASETS[name].DATASET
     assert described.name == name and described.description.endswith(".")
     assert described.homepage.startswith("https://") and "https://" in described.origin
     assert described.citation.startswith("@") and described.citation.count("{") == described.citation.count("}")
@@ -28,17 +28,17 @@ def test_it_is_described(name):
     assert all(line.startswith("  ") for line in described.layout.splitlines())
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_its_loader_passes_on_the_options_that_all_have(name):
-    parameters = list(inspect.signature(BENCHMARKS[name].load).parameters.values())
+    parameters = list(inspect.signature(DATASETS[name].load).parameters.values())
     assert parameters[0].name == "data_dir" and parameters[0].default is None
     assert parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
     assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters[1:-1])
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_without_its_files_it_says_where_to_get_them_and_how_to_lay_them_out(name, tmp_path, cache_dir):
-    described = BENCHMARKS[name].BENCHMARK
+    described = DATASETS[name].DATASET
     for data_dir, kind in ((None, ValueError), (tmp_path, FileNotFoundError), (tmp_path / "no", FileNotFoundError)):
         with pytest.raises(kind) as error:
             load_point_dataset(name, data_dir=data_dir, cache_dir=cache_dir)
@@ -57,6 +57,6 @@ def test_the_example_of_how_to_add_one_works(tmp_path, cache_dir):
         names["load"](tmp_path, cache_dir=cache_dir)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_it_is_in_the_document(name):
     assert f"| `{name}` |" in DOCUMENT.read_text(encoding="utf-8")
