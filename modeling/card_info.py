@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,17 @@ class CardInfo:
 
     task: str
     opens: str | None = None
+
+
+_card_writers: list[Callable[[Any, str | os.PathLike, str | None], None]] = []
+
+
+def set_card_writer(writer: Callable[[Any, str | os.PathLike, str | None], None]) -> None:
+    """Set the function that writes model cards: `(model, directory, repository or None)`.
+
+    Cards belong to the library around the models, which registers its function here.
+    """
+    _card_writers[:] = [writer]
 
 
 @dataclass(frozen=True)
@@ -74,9 +88,19 @@ class CardMixin:
     """
 
     card_info: ClassVar[CardInfo]
-    # (model, directory, repository name or None). Set by
-    # `hf_any3d.registration`: cards need huggingface_hub, which models do not import.
-    write_card: ClassVar[Callable[[Any, str | os.PathLike, str | None], Any]]
+
+    def write_card(
+        self, directory: str | os.PathLike, repository: str | None = None, wrapper: PeftModel | None = None
+    ) -> None:
+        """Write the model card, with the function given to `set_card_writer`; without one, do nothing.
+
+        Args:
+            directory: Where `README.md` is written.
+            repository: Name of the hub repository, if the directory is about to be pushed.
+            wrapper: The PeftModel around this model, if an adapter is saved.
+        """
+        if _card_writers:
+            _card_writers[-1](self if wrapper is None else wrapper, directory, repository)
 
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
@@ -91,11 +115,11 @@ class CardMixin:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
-            self.write_card(self, save_directory, None)
+            self.write_card(save_directory)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put the repository's card here, or its empty template where there is none.
-        self.write_card(self, working_dir, repo_id)
+        self.write_card(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 

@@ -1,18 +1,14 @@
-"""Base configurations of this package's PEFT methods, their names in PEFT's enum, and checks of untrusted patterns."""
+"""Base configurations of this package's PEFT methods, and their names in PEFT's enum."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from peft import PeftConfig, PeftType
 
 from hf_any3d.modeling.config_checks import LAYERS, Ranges, check_numbers
-
-_MAX_PATTERN_LENGTH = 10_000
-_MAX_REPEATS = 4
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_patterns
 
 
 def extend_peft_type(name: str) -> PeftType:
@@ -75,52 +71,3 @@ class EncoderLayersConfig(EncoderTunerConfig):
         check_numbers(self, self.ranges)
         if self.target_modules is not None and self.layers_to_transform is not None:
             raise ValueError("give target_modules or layers_to_transform, not both")
-
-
-def check_patterns(config: PeftConfig) -> None:
-    """Check that the regular expressions of a PEFT configuration can be matched quickly.
-
-    Adapters may be untrusted, and PEFT matches their expressions against the name of every module.
-
-    Raises:
-        ValueError: If an expression is invalid, repeats a group that contains repeats or choices, or has many repeats.
-    """
-    patterns = [getattr(config, name, None) for name in ("target_modules", "exclude_modules", "layers_pattern")]
-    for name in ("rank_pattern", "alpha_pattern"):
-        given = getattr(config, name, None)
-        patterns += list(given) if isinstance(given, Mapping) else []
-    for name in ("modules_to_save", "layers_pattern"):
-        given = getattr(config, name, None)
-        # PEFT matches each name as an expression too, with anything before and after it.
-        patterns += [f".*{entry}.*" for entry in given] if isinstance(given, (list, tuple, set)) else []
-    for pattern in patterns:
-        if isinstance(pattern, str):
-            _check_pattern(pattern)
-
-
-def _check_pattern(pattern: str) -> None:
-    shown = pattern if len(pattern) <= 100 else f"{pattern[:97]}..."
-    if len(pattern) > _MAX_PATTERN_LENGTH:
-        raise ValueError(f"pattern {shown!r}: {len(pattern):,} characters; expected at most {_MAX_PATTERN_LENGTH:,}")
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"pattern {shown!r}: not a regular expression ({error})") from error
-    # For the matching time, escaped characters and sets count as one character.
-    plain = re.sub(r"\\.", "a", pattern)
-    plain = re.sub(r"\[\^?\]?[^\]]*\]", "a", plain)
-    if re.search(r"\\[1-9]|\(\?P=|\(\?\(", pattern):
-        raise ValueError(f"pattern {shown!r}: refers back to a group; expected a plain expression")
-    if len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > _MAX_REPEATS:
-        raise ValueError(f"pattern {shown!r}: repeats more than {_MAX_REPEATS} times; name the modules instead")
-    while match := re.search(
-        r"\((\?(:|=|!|<=|<!|>|P<\w+>|[a-zA-Z-]+:?))?(?P<inside>[^()]*)\)(?P<again>[*+{]?)", plain
-    ):
-        inside, again = match["inside"], match["again"]
-        if again and re.search(r"[*+{|?]", inside):
-            raise ValueError(f"pattern {shown!r}: repeats a group that has repeats or choices in it")
-        plain = (
-            plain[: match.start()]
-            + ("a*" if re.search(r"[*+{|?]", inside) else "a")
-            + plain[match.end("inside") + 1 :]
-        )

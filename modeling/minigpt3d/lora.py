@@ -10,38 +10,34 @@ layers are PEFT's own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
-if TYPE_CHECKING:
-    from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
-
-# Default of `target_modules`.
-TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[NormedPhiConfig.model_type] = ["query_key_value", "dense"]
-
-
-def inject_lora(part: nn.Module, settings: Mapping[str, Any]) -> None:
+def inject_lora(submodel: nn.Module, settings: Mapping[str, Any]) -> None:
     """Add LoRA layers to a submodel, in place.
 
     Args:
-        part: The submodel.
+        submodel: Language model or Q-Former.
         settings: Arguments of `peft.LoraConfig`.
     """
-    inject_adapter_in_model(LoraConfig(**settings), part)
+    inject_adapter_in_model(LoraConfig(**settings), submodel)
 
 
-def merge_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditionalGeneration:
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     """Merge LoRA into the weights of its layers, in place: equal answers, faster, from plain layers.
 
+    Args:
+        model: A `MiniGPT3DForConditionalGeneration`.
+
     Returns:
-        The model, with no LoRA in its config. It is saved with all weights, since those of its parts have changed.
+        The model. Its config has no LoRA any more, and it is saved with all weights, since they no longer are those
+        of its pretrained parts.
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):

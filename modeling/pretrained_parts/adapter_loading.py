@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +24,7 @@ from hf_any3d.modeling.pretrained_parts.loading_checks import (
     without_transformers_arguments,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.stored_adapters import load_adapter_into
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
@@ -35,9 +35,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     define what is pretrained, where it comes from and how it is identified.
     """
 
-    # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Set by
-    # `hf_any3d.registration`, as models do not import PEFT.
-    load_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
     # Prefixes of config fields that do not affect what an adapter does.
     _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` applies to the full model, or only to its pretrained weights.
@@ -135,7 +132,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
         given = {key: value for key, value in hub.items() if value is not None}
-        info = cls.load_adapter_into(model, name, given, ignore_mismatched_sizes)
+        info = load_adapter_into(model, name, given, ignore_mismatched_sizes)
         model._hf_peft_config_loaded = True
         refuse_non_finite(model, name)
         model.name_or_path = name

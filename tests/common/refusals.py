@@ -264,7 +264,7 @@ refuse(
     "prompts",
     _pairs(("PROMPT_TUNING", "P_TUNING"), ("MiniGPT3DForConditionalGeneration",)),
     ValueError,
-    "in place of input_ids, which say where clouds stand",
+    "in place of input_ids, which mark the places of clouds",
     "PEFT hands on embeddings without input_ids, so that clouds would be left out in silence",
 )
 refuse(

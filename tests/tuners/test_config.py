@@ -11,8 +11,9 @@ import pytest
 from peft import IA3Config, LoraConfig, PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_patterns
 from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig
-from hf_any3d.tuners.config import check_patterns, extend_peft_type
+from hf_any3d.tuners.config import extend_peft_type
 from hf_any3d.tuners.guided_adapter import GuidedAdapterModel
 from hf_any3d.tuners.guided_adapter.config import GUIDED_ADAPTER
 
