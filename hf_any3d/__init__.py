@@ -10,10 +10,11 @@ import sys
 from pathlib import Path as _Path
 from typing import Any
 
-if not (_Path(__file__).parent / "modeling").is_dir():
+_models = _Path(__file__).parent / "modeling"
+if not _models.is_dir():
     raise ImportError(
-        f"{_Path(__file__).parent / 'modeling'} is no link to a folder: this checkout was made without symbolic links; "
-        "run `git config core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
+        f"{_models} is no link to a folder: this checkout was made without symbolic links; run `git config "
+        "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
 
 __version__ = "0.1.0"
