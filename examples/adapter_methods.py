@@ -17,7 +17,7 @@ from torch import nn
 from transformers import set_seed
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.training.adapters import build_peft_config
+from hf_any3d.training.models import build_peft_config
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,7 @@ from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.settings import AdapterArguments, ModelArguments
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.label_colors import label_colors
 

@@ -36,7 +36,7 @@ from hf_any3d.training.pretraining import (
     load_splits,
     pretraining_rows,
 )
-from hf_any3d.training.report import encoder_facts
+from hf_any3d.training.program import encoder_facts
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from hf_any3d.evaluation.classification import compute_classification_metrics, j
 from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import CLASSES, PointModelArguments, build_model
 from hf_any3d.training.protocol import (
     ProtocolArguments,
     apply_protocol,
@@ -38,7 +38,6 @@ from hf_any3d.training.protocol import (
     voting_rows,
 )
 from hf_any3d.training.rows import evaluation_rows
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -35,12 +35,12 @@ from hf_any3d.evaluation.segmentation import (
     judge_segmentation,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training import point_models, program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import PointModelArguments
-from hf_any3d.training.point_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
+from hf_any3d.training import models as point_models
+from hf_any3d.training import program
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
+from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,16 @@ from hf_any3d.evaluation.zero_shot import CompareWithClasses, ComputeZeroShotMet
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
+from hf_any3d.training.arguments import (
+    AdapterArguments,
+    DataArguments,
+    ModelArguments,
+    PointTrainingArguments,
+    parse_arguments,
+)
+from hf_any3d.training.caption_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 
 logger = logging.getLogger(__name__)
 # Rows of held-out classes that the training and validation splits had.

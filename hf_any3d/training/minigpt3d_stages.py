@@ -26,10 +26,9 @@ from hf_any3d.modeling.minigpt3d import (
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import PointTrainingArguments, json_mapping
 from hf_any3d.training.conversation_rows import MixedBatches
 from hf_any3d.training.schedules import StepCosine
-from hf_any3d.training.settings import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 
 CONVERSATIONS = {1: ["brief"], 2: ["brief"], 3: ["detailed", "single_round", "multi_round"]}

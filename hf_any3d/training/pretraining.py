@@ -15,11 +15,10 @@ from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, json_mapping
 from hf_any3d.training.linear_probe import LinearProbe
 from hf_any3d.training.protocol import FROM_DATA
 from hf_any3d.training.rows import ProcessedDataset, training_transform
-from hf_any3d.training.settings import DataArguments, PointTrainingArguments
 
 
 @dataclass

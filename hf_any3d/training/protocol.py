@@ -15,9 +15,8 @@ from hf_any3d.data.splits import draw_fold
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import DataArguments, json_mapping
 from hf_any3d.training.rows import ProcessedDataset, training_rows
-from hf_any3d.training.settings import DataArguments
 
 # What trains within the base model, by regular expression; all around it, the head, trains anyway.
 _IN_BASE = {

@@ -12,8 +12,8 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import PointModelArguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
     DistillationTrainingArguments,
@@ -23,7 +23,6 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
 )
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 from tests.examples.conftest import EXAMPLES, load_program, words_of
 
 FOLDER = EXAMPLES / "recipes"

@@ -5,7 +5,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from hf_any3d.training.adapters import drop_attention
+from hf_any3d.training.models import drop_attention
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.tiny_encoders import LAYERS, clouds, tiny_model
 
