@@ -34,9 +34,9 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
     UnlabelledRows,
     build_autoencoder,
-    build_processor,
     load_splits,
 )
+from hf_any3d.training.protocol import build_processor
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
@@ -143,7 +143,7 @@ def autoencoder(
     """The first stage: how test clouds are rebuilt before and behind it."""
     file = _arguments_file(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
     teacher, data = parse_arguments((TeacherArguments, PretrainingDataArguments), [file], others_in_file=True)
-    processor = build_processor(data)
+    processor = build_processor(data, data.processor_config)
     rows = UnlabelledRows(load_splits(data)[0]["test"], processor)
     set_seed(seed)
     before = rebuilding(build_autoencoder(teacher), rows)
@@ -159,7 +159,7 @@ def pretraining(
     own = {"seed": seed, "autoencoder": str(place / "autoencoder")}
     file = _arguments_file(place / stage, recipe_of(stage, changes) | own)
     student, data = parse_arguments((StudentArguments, PretrainingDataArguments), [file], others_in_file=True)
-    splits, processor = load_splits(data)[0], build_processor(data)
+    splits, processor = load_splits(data)[0], build_processor(data, data.processor_config)
     probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
     set_seed(seed)
     fresh = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
@@ -265,7 +265,7 @@ def draw(place: Path, path: Path, clouds: int) -> Path:
 
 def _read_data(place: Path) -> tuple[DatasetDict, PointCloudProcessor]:
     data = parse_arguments((PretrainingDataArguments,), [str(place / "arguments.json")], others_in_file=True)[0]
-    return load_splits(data)[0], build_processor(data)
+    return load_splits(data)[0], build_processor(data, data.processor_config)
 
 
 def _start(arm: str, place: Path) -> dict[str, Any]:

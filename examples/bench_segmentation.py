@@ -102,7 +102,7 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
         segmentation.SegmentationTrainingArguments,
     )
     _, data, _, arguments = parse_arguments(kinds, [arguments_file(task, seed, folder)])
-    checkpoint = program.begin(arguments, logging.getLogger(__name__))
+    checkpoint = program.start_run(arguments, logging.getLogger(__name__))
     splits, _ = program.load_splits(data)
     learned = segmentation.find_task(splits["train"])
     processor = segmentation.build_processor(data, learned)

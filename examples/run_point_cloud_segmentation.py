@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         SegmentationTrainingArguments,
     )
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         scores = judge(trainer, splits, processor, task, data.scene_votes)
     blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
     blocks |= {"scene_votes": data.scene_votes} if data.scene_votes > 1 else {}
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,
