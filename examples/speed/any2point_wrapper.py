@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _saved_bytes import saved_bytes, storages
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel
 
+from examples.speed._saved_bytes import saved_bytes, storages
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.encoders import freeze

@@ -16,15 +16,23 @@ import itertools
 from datetime import date
 from typing import Any
 
-import _examples  # noqa: F401
 import numpy as np
-import shapes_recipe as recipe
 import torch
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from training_runs import every_run, fit, leave_results, machine, over_seeds, percent, recipe_settings, runs_parser
 
+from examples import quickstart
+from examples.studies.runs import (
+    every_run,
+    fit,
+    leave_results,
+    machine,
+    over_seeds,
+    percent,
+    recipe_settings,
+    runs_parser,
+)
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import load_point_dataset
 
@@ -65,8 +73,8 @@ CHANGES = ("sorted_shuffled", "sorted_single", "shuffled_shuffled")
 def build(arm: str, seed: int, names: list[str], encoder: str) -> nn.Module:
     """The wrap of an arm with its adapters, which have no gates, as published."""
     _, model, adapter = ARMS[arm]
-    wrapper = recipe.build_wrapper(seed, names, encoder, **PUBLISHED, **model)
-    return recipe.add_adapter(wrapper, seed, **NO_GATE, **adapter)
+    wrapper = quickstart.build_wrapper(seed, names, encoder, **PUBLISHED, **model)
+    return quickstart.add_adapter(wrapper, seed, **NO_GATE, **adapter)
 
 
 @torch.no_grad()
@@ -118,7 +126,7 @@ def train_once(arm: str, seed: int, splits: DatasetDict, options: argparse.Names
     model = build(arm, seed, splits["train"].features["label"].names, options.encoder)
     folder = options.output_dir / "trainer"
     trainer, cost = fit(model, seed, splits["train"], folder, num_train_epochs=options.epochs)
-    test = recipe.plain_rows(splits["test"])[:]
+    test = quickstart.plain_rows(splits["test"])[:]
     points = torch.as_tensor(np.asarray(test["points"]), device=trainer.args.device)
     measured = measure(trainer.model, points, np.asarray(test["label"]), options.batch_size)
     return {"accuracy": measured["shuffled"], **measured, **cost, "rows": len(points)}
@@ -129,8 +137,8 @@ def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     _, model, adapter = ARMS[arm]
     return recipe_settings(
         {"num_train_epochs": options.epochs},
-        model={**recipe.MODEL, **PUBLISHED, **model},
-        adapter={**recipe.ADAPTER, **NO_GATE, **adapter},
+        model={**quickstart.MODEL, **PUBLISHED, **model},
+        adapter={**quickstart.ADAPTER, **NO_GATE, **adapter},
         encoder=options.encoder,
         test={"batch_size": options.batch_size, "shuffles": SHUFFLES},
     )
@@ -152,7 +160,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/sound_and_faithful", ARMS)
-    parser.add_argument("--encoder", default=recipe.ENCODER, help="a text encoder with a table of positions")
+    parser.add_argument("--encoder", default=quickstart.ENCODER, help="a text encoder with a table of positions")
     parser.add_argument("--epochs", type=float, default=12.0)
     parser.add_argument("--batch-size", type=int, default=16, help="clouds of a test batch; as in training by default")
     return parser.parse_args(arguments)
@@ -161,7 +169,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train and test what the command line asks for, print and store the table."""
     options = parse(arguments)
-    recipe.use_threads(options.threads)
+    quickstart.use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     splits = load_point_dataset("shapes")
     runs = every_run(

@@ -18,12 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _examples  # noqa: F401  lets the others of this folder be imported
 import torch
-from _act_transcription import pretraining_loss
-from _saved_bytes import saved_bytes, storages
 from transformers import AutoConfig
 
+from examples.speed._act_transcription import pretraining_loss
+from examples.speed._saved_bytes import saved_bytes, storages
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
 from hf_any3d.modeling.act.masking import random_mask
 from hf_any3d.modeling.point_transformer.blocks import DropPath

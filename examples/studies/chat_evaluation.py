@@ -1,4 +1,4 @@
-"""What a stage's model says about shapes that it has not seen, and whether it says it because of the cloud."""
+"""Evaluate the answers of a stage's model about unseen shapes, and whether they depend on the cloud."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
-from shape_conversations import COLOR_QUESTION, DETAILED_QUESTIONS, named_color, reference_captions
-from shape_facts import ShapeFacts
-from shape_tree import object_id
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from examples.studies.shape_conversations import (
+    COLOR_QUESTION,
+    DETAILED_QUESTIONS,
+    named_color,
+    object_id,
+    reference_captions,
+)
+from examples.studies.shape_facts import ShapeFacts
 from hf_any3d.chat import clean_question, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS
 from hf_any3d.evaluation import (
@@ -34,13 +39,13 @@ PUBLISHED = tuple(
     Protocol(name, question, "shapes", "class", _SAMPLED)
     for name, question in zip(("instruction", "completion"), CLASSIFICATION_QUESTIONS, strict=True)
 )
-"""The published questions, answered as published: two beams, sampling at a low temperature."""
+"""The published questions with the published generation: two beams, sampling at a low temperature."""
 CAPTION = Protocol("caption", DETAILED_QUESTIONS[0], "shapes", "caption", GREEDY)
 METRICS = ("bleu-1", "bleu-4", "rouge-1", "rouge-l")
 
 
-def judged_rows(test: Dataset, facts: Sequence[ShapeFacts]) -> Dataset:
-    """Test shapes as the protocols take them: `object_id`, `points`, `colors` from 0 to 1, `label`, `caption`."""
+def evaluation_rows(test: Dataset, facts: Sequence[ShapeFacts]) -> Dataset:
+    """Build test rows for the protocols: `object_id`, `points`, `colors` from 0 to 1, `label`, `caption`."""
     test = test.with_format("numpy")
     names = test.features["label"].names
     rows = Dataset.from_dict(
@@ -55,67 +60,69 @@ def judged_rows(test: Dataset, facts: Sequence[ShapeFacts]) -> Dataset:
     return rows.cast_column("label", ClassLabel(names=names)).with_format("numpy")
 
 
-def asker(pipe: Any, template: str) -> Generate:
-    """A model as the protocols ask it, with a template of its processor."""
+def answer_function(pipe: Any, template: str) -> Generate:
+    """Return the function that protocols call for answers, with a template of the model's processor."""
 
     def generate(clouds: Sequence[np.ndarray], question: str, settings: Mapping[str, Any]) -> list[str]:
-        # Questions are cleaned as those that the model was trained with.
-        asked = clean_question(question) if template == "training" else question
-        told = pipe(list(clouds), text=asked, chat_template=template, batch_size=len(clouds), **settings)
-        return [texts[0]["generated_text"] for texts in told]
+        # Questions are cleaned like those in training.
+        text = clean_question(question) if template == "training" else question
+        answers = pipe(list(clouds), text=text, chat_template=template, batch_size=len(clouds), **settings)
+        return [texts[0]["generated_text"] for texts in answers]
 
     return generate
 
 
-def judge_stage(
+def evaluate_stage(
     model_dir: Path, rows: Dataset, facts: Sequence[ShapeFacts], folder: Path, seed: int
 ) -> dict[str, Any]:
-    """Ask a stage's model about test shapes.
+    """Evaluate a stage's model on test shapes.
 
     Args:
-        model_dir: The model with its processor.
-        rows: As `judged_rows` makes them.
-        facts: What is true of each.
-        folder: Answers go here.
-        seed: Governs sampling and noise.
+        model_dir: Directory of the model and its processor.
+        rows: Result of `evaluation_rows`.
+        facts: Facts about each.
+        folder: Where answers are stored.
+        seed: Seed of sampling and noise.
 
     Returns:
-        `instruction` and `completion`, and the same with `_evaluation`, the share that names the class; `color`, that
-        names the main colour; caption metrics; the controls; `experts`, how often each was chosen.
+        `instruction` and `completion`, also with the suffix `_evaluation`: shares of answers that name the class;
+        `color`: share that names the main color; caption metrics; the controls; `experts`: share of the clouds that
+        each is chosen for.
     """
     pipe = pipeline("point-cloud-text-to-text", model=str(model_dir), device="cpu")
-    ask = asker(pipe, "training")
+    ask = answer_function(pipe, "training")
     about = {"model": str(model_dir), "revision": None}
     judge = ClassNameJudge(rows.features["label"].names)
-    told: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for template, suffix in (("training", ""), ("evaluation", "_evaluation")):
         for protocol in PUBLISHED:
             path = folder / f"{protocol.name}{suffix}.json"
-            answers = answer_question(rows, protocol, asker(pipe, template), path, about, None, BATCH_SIZE, seed)
+            answers = answer_question(
+                rows, protocol, answer_function(pipe, template), path, about, None, BATCH_SIZE, seed
+            )
             judged = judge_answers(answers, "class", judge, judged_name(path, judge), protocol.class_names(rows))
-            told[f"{protocol.name}{suffix}"] = sum(
-                entry["score"] for entry in judged["results"] if entry["is_valid"]
-            ) / len(rows)
+            right = sum(entry["score"] for entry in judged["results"] if entry["is_valid"])
+            scores[f"{protocol.name}{suffix}"] = right / len(rows)
     clouds = [colored_cloud(row) for row in rows]
     colors = [named_color(text) for text in _greedy(ask, clouds, COLOR_QUESTION)]
-    told["color"] = _mean(color == one.color for color, one in zip(colors, facts, strict=True))
+    scores["color"] = _mean(color == one.color for color, one in zip(colors, facts, strict=True))
     captions = answer_question(rows, CAPTION, ask, folder / "caption.json", about, None, BATCH_SIZE, seed)
     metrics = caption_metrics(captions["results"], None, None)
-    told |= {name: metrics[name]["score"] / 100 for name in METRICS}
-    told |= controls(ask, clouds, rows, judge, seed)
-    told["experts"] = expert_use(pipe, clouds)
-    return told
+    scores |= {name: metrics[name]["score"] / 100 for name in METRICS}
+    scores |= controls(ask, clouds, rows, judge, seed)
+    scores["experts"] = expert_use(pipe, clouds)
+    return scores
 
 
 def controls(
     ask: Generate, clouds: Sequence[np.ndarray], rows: Dataset, judge: ClassNameJudge, seed: int
 ) -> dict[str, float]:
-    """Greedy answers to "What is this?" with the right cloud and with wrong ones.
+    """Compare greedy answers to "What is this?" for the right cloud and for wrong ones.
 
     Returns:
-        `greedy`, the share of answers that name the class; `swapped_cloud` and `swapped_own`, with the cloud of a
-        shape of another class in place of the own one, the shares that name the class of that cloud and the own;
-        `black`, without colours; `noise`, the share with random points and colours.
+        `greedy`: share of answers that name the class; `swapped_cloud` and `swapped_own`: shares that name the class
+        of the shown cloud and of the shape itself, when a cloud of another class is shown; `black`: share without
+        colors; `noise`: share with random points and colors.
     """
     labels = np.asarray(rows["label"])
     random = np.random.default_rng(seed)
@@ -134,13 +141,13 @@ def controls(
 
 
 def partners_of(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """For each shape the number of one of another class, `(shapes,)`."""
+    """Choose a shape of another class for each shape, as indices `(shapes,)`."""
     return np.array([random.choice(np.flatnonzero(labels != label)) for label in labels])
 
 
 @torch.no_grad()
 def expert_use(pipe: Any, clouds: Sequence[np.ndarray]) -> list[float] | None:
-    """Share of the clouds that each set of queries is chosen for; None where there is no choice."""
+    """Compute the share of the clouds that each query expert is chosen for; None without a sparse router."""
     model = pipe.model
     if not model.config.use_query_experts or model.config.router != "sparse":
         return None
@@ -151,22 +158,22 @@ def expert_use(pipe: Any, clouds: Sequence[np.ndarray]) -> list[float] | None:
 
 
 @torch.no_grad()
-def words_alone(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> dict[str, float]:
-    """What a language model reaches that was never told of clouds, and so says the same of every shape.
+def evaluate_language_model(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> dict[str, float]:
+    """Evaluate the language model without clouds, which gives the same answer for every shape.
 
     Returns:
-        `instruction`, `color` and caption metrics, as `judge_stage` has them.
+        `instruction`, `color` and caption metrics, as in `evaluate_stage`.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(language).eval(), AutoTokenizer.from_pretrained(language)
 
-    def say(question: str) -> str:
+    def answer(question: str) -> str:
         prompt = f"{tokenizer.bos_token}[INST] <PC></PC> {clean_question(question)}  [/INST]"
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        told = model.generate(ids, attention_mask=torch.ones_like(ids), **GREEDY)
-        return released_evaluation_answer(tokenizer.decode(told[0, ids.shape[1] :]))
+        generated = model.generate(ids, attention_mask=torch.ones_like(ids), **GREEDY)
+        return released_evaluation_answer(tokenizer.decode(generated[0, ids.shape[1] :]))
 
-    kind = _named(ClassNameJudge(rows.features["label"].names), [say(CLASSIFICATION_QUESTIONS[0])])
-    color, caption = named_color(say(COLOR_QUESTION)), say(CAPTION.question)
+    kind = _named(ClassNameJudge(rows.features["label"].names), [answer(CLASSIFICATION_QUESTIONS[0])])
+    color, caption = named_color(answer(COLOR_QUESTION)), answer(CAPTION.question)
     captions = caption_metrics([item | {"model_output": caption} for item in CAPTION.items(rows)], None, None)
     return {
         "instruction": _mean(np.asarray(rows["label"]) == kind),
@@ -185,7 +192,7 @@ def _greedy(ask: Generate, clouds: Sequence[np.ndarray], question: str) -> list[
 
 
 def _named(judge: ClassNameJudge, texts: Sequence[str]) -> np.ndarray:
-    """Numbers of the classes that texts name first, -1 for none."""
+    """Return the number of the class that each text names first, -1 for none."""
     return np.array([int(judge(text).split("#")[0]) for text in texts])
 
 

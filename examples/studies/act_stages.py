@@ -1,25 +1,21 @@
-"""The stages of ACT on the embedded shapes: each runs its program by its recipe and says what came out."""
+"""The stages of ACT on the embedded shapes: each runs its program by its recipe and returns the results."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import run_act_autoencoder
-import run_act_pretraining
-import run_few_shot
-import run_point_cloud_classification
 import torch
 from datasets import DatasetDict
 from torch import nn
-from training_runs import kept_run
 from transformers import set_seed
 
+from examples import run_act_autoencoder, run_act_pretraining, run_few_shot, run_point_cloud_classification
+from examples.studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 from hf_any3d import PointCloudProcessor, load_point_dataset
 from hf_any3d.data import validation_split
 from hf_any3d.model_card.run_report import RunReport, peak_memory
@@ -36,46 +32,43 @@ from hf_any3d.training.pretraining import (
     build_processor,
     load_splits,
 )
-from hf_any3d.whole_files import write_text
 
-RECIPES = Path(__file__).resolve().parent / "recipes"
 ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "scratch": ("from scratch", None),
     "none": ("no teacher", {"teacher": "none", "teacher_layers": None}),
     "random": ("random teacher", {"random_teacher": True}),
     "pretrained": ("pretrained teacher", {}),
 }
-"""What a student starts from: title, and what of the first stage's recipe is changed; None without pretraining."""
+"""Pretraining of a student: title, and changes of the first stage's recipe; None without pretraining."""
 WAYS = {"few_5": 5, "few_10": 10, "few_5_frozen": 5, "few_10_frozen": 10}
-"""Few-shot stages: the number of classes."""
+"""Number of classes of the few-shot stages."""
 FROZEN = dict.fromkeys(("few_5_frozen", "few_10_frozen"), {"tuning": "mlp-3", "learning_rate": 3e-3})
-"""What those change in the recipe that leave the student as it is and train the head alone (the paper's MLP-3)."""
+"""Changes of the recipe for stages that train the head alone and keep the student frozen (the paper's MLP-3)."""
 MEAN_OF = ("few_5", "few_10")
-"""Those whose mean stands for few-shot."""
+"""The stages whose mean is reported as few-shot accuracy."""
 SHOT = 10
 PRETRAINING = ("autoencoder", "pretraining")
 TARGETS = "targets"
-"""Not a stage of training: what an autoencoder's inner features know."""
+"""Not a training stage: probes of an autoencoder's inner features."""
 PARTS = ("codes", "teacher", "targets")
-"""Whose features: the chosen codes, what the teacher makes of them, what the student guesses."""
+"""Probed features: the chosen codes, the teacher's output for them, the targets of the student."""
 TUNING = ("few_5", "few_10", "full", *FROZEN)
 Changes = Mapping[str, Mapping[str, Any]]
-"""What is changed in the recipes: of a stage by its name, of all fine-tuning as "tuning", of every stage as "data"."""
+"""Changes of the recipes: of a stage by its name, of all fine-tuning as "tuning", of every stage as "data"."""
 NO_CHANGES: Changes = {}
 
 
 def recipe_of(stage: str, changes: Changes = NO_CHANGES) -> dict[str, Any]:
-    """Read the settings of a stage, but for the teacher and what an earlier stage left."""
+    """Read the settings of a stage, without the teacher and the results of earlier stages."""
     settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
     settings |= FROZEN.get(stage, {}) | changes.get("data", {})
     return settings | changes.get("tuning" if stage in TUNING else stage, {})
 
 
 def write_validation_cut(folder: Path) -> dict[str, Any]:
-    """Carve a validation part from the training shapes, by whole groups of near-duplicates.
+    """Split a validation part off the training shapes, by whole groups of near-duplicates, and write both as files.
 
-    Its shapes take the place of the test split in the files that are written, so that every program reports on them,
-    and nothing learns from them. The test split is left out.
+    In these files the validation part replaces the test split, so that every program evaluates on it.
 
     Returns:
         Settings that make a program read these files.
@@ -88,18 +81,18 @@ def write_validation_cut(folder: Path) -> dict[str, Any]:
 
 
 def stages_of(arm: str) -> tuple[str, ...]:
-    """What an arm goes through, in order."""
+    """Return the stages of an arm, in order."""
     if ARMS[arm][1] is not None:
         return (*PRETRAINING, TARGETS, *TUNING)
-    # There is nothing in an untrained student that could be frozen.
+    # Freezing an untrained student makes no sense.
     return tuple(stage for stage in TUNING if stage not in FROZEN)
 
 
-def deciding_settings(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
-    """Collect all that decides a stage's result beside the seed, as JSON would give it back."""
+def settings_of(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Collect everything but the seed that affects a stage's result, as JSON reads it back."""
     earlier = [name for name in stages_of(arm) if name in PRETRAINING and name != stage]
     earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
-    # Asked of the trained autoencoder, and trains nothing.
+    # Targets are probed in the trained autoencoder, without further training.
     trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
     settings: dict[str, Any] = {name: recipe_of(name, changes) for name in trained} | {"changes": ARMS[arm][1]}
     if stage in WAYS:
@@ -110,29 +103,28 @@ def deciding_settings(arm: str, stage: str, folds: int, changes: Changes = NO_CH
 def run_stage(
     arm: str, stage: str, seed: int, folder: Path, folds: int, changes: Changes = NO_CHANGES, name: str = ""
 ) -> dict[str, Any]:
-    """Run one stage, kept as `folder/runs/<arm>-<seed>-<stage><name>.json`; stages before it must have been run.
+    """Run one stage, stored as `folder/runs/<arm>-<seed>-<stage><name>.json`, after the stages before it.
 
     Args:
         arm: One of `ARMS`.
         stage: One of `stages_of(arm)`.
-        seed: Of weights, order of the rows, augmentation and few-shot folds.
-        folder: Holds the runs of all arms and seeds.
-        folds: Few-shot folds.
-        changes: What is changed in the recipes.
-        name: Tells runs of one stage with other changes apart.
+        seed: Seed of weights, row order, augmentation and few-shot folds.
+        folder: Folder for the runs of all arms and seeds.
+        folds: Number of few-shot folds.
+        changes: Changes of the recipes.
+        name: Suffix for runs of the same stage with other changes.
 
     Returns:
-        What came out, and `seconds`, `cpu_seconds` and `peak_memory` (bytes that the process held at most so far).
+        The results, with `seconds`, `cpu_seconds` and `peak_memory` (peak bytes of the process so far).
     """
-    settings, place = deciding_settings(arm, stage, folds, changes), folder / f"{arm}-{seed}"
+    settings, place = settings_of(arm, stage, folds, changes), folder / f"{arm}-{seed}"
 
     def run() -> dict[str, Any]:
-        _forget_other(place / stage, settings)
-        start, cpu_start = time.perf_counter(), time.process_time()
-        result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds, changes)
-        took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+        reset_if_changed(place / stage, settings)
+        with stopwatch() as spent:
+            result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds, changes)
         about = {"arm": arm, "stage": stage, "seed": seed}
-        return {**about, **result, **took, "peak_memory": peak_memory().get("process")}
+        return {**about, **result, **spent, "peak_memory": peak_memory().get("process")}
 
     return kept_run(folder / "runs" / f"{arm}-{seed}-{stage}{name}.json", settings, run)
 
@@ -140,24 +132,24 @@ def run_stage(
 def autoencoder(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
-    """The first stage: how test clouds are rebuilt before and behind it."""
-    file = _arguments_file(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
+    """Run the first stage; measures how test clouds are reconstructed before and after it."""
+    file = write_arguments(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
     teacher, data = parse_arguments((TeacherArguments, PretrainingDataArguments), [file], others_in_file=True)
     processor = build_processor(data)
     rows = UnlabelledRows(load_splits(data)[0]["test"], processor)
     set_seed(seed)
-    before = rebuilding(build_autoencoder(teacher), rows)
+    before = reconstruction(build_autoencoder(teacher), rows)
     report = run_act_autoencoder.main([file])
-    after = rebuilding(ActAutoencoder.from_pretrained(place / stage), rows)
+    after = reconstruction(ActAutoencoder.from_pretrained(place / stage), rows)
     return {"before": before, "after": after, **_facts(report)}
 
 
 def pretraining(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
-    """The second stage: what a linear machine learns from the student's features before and behind it."""
+    """Run the second stage; measures a linear probe of the student's features before and after it."""
     own = {"seed": seed, "autoencoder": str(place / "autoencoder")}
-    file = _arguments_file(place / stage, recipe_of(stage, changes) | own)
+    file = write_arguments(place / stage, recipe_of(stage, changes) | own)
     student, data = parse_arguments((StudentArguments, PretrainingDataArguments), [file], others_in_file=True)
     splits, processor = load_splits(data)[0], build_processor(data)
     probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
@@ -170,7 +162,7 @@ def pretraining(
 
 
 def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
-    """What a linear machine learns from an autoencoder's inner features of whole clouds; how alike targets are."""
+    """Probe an autoencoder's inner features of whole clouds, and measure how similar its targets are."""
     model = ActAutoencoder.from_pretrained(place / "autoencoder").eval()
     splits, processor = _read_data(place / "autoencoder")
     probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
@@ -183,7 +175,7 @@ def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: C
 
 
 class InnerFeatures(nn.Module):
-    """For a probe: largest and mean features of an autoencoder's tokens.
+    """Gives a probe the maximum and mean of an autoencoder's token features.
 
     Args:
         model: The autoencoder.
@@ -196,7 +188,7 @@ class InnerFeatures(nn.Module):
 
     @torch.no_grad()
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
-        """`(batch, features)` of clouds `(batch, points, 3)`."""
+        """Compute features `(batch, features)` of clouds `(batch, points, 3)`."""
         if self.part == "codes":
             patches = self.model.patch(points)
             tokens, _ = self.model.codebook(self.model.score_codes(patches), hard=True)  # (batch, groups, hidden)
@@ -208,22 +200,22 @@ class InnerFeatures(nn.Module):
 def few_shot(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
-    """Fine-tuning on few rows of few classes, fold by fold; models are not kept."""
-    # Other folds under another seed.
+    """Fine-tune on few rows of few classes, fold by fold; models are not stored."""
+    # Another seed draws other folds.
     own = merge(_start(arm, place), {"seed": seed, "few_shot": {"seed": seed}, "save_strategy": "no"})
     settings = merge(recipe_of(stage, changes), own)
     words = ["--draw", "--way", str(WAYS[stage]), "--shot", str(SHOT), "--folds", str(folds)]
-    # The folds' folders stay beside the file, so that a series that was cut goes on.
+    # Kept until all folds are done, so that an interrupted series resumes.
     runs = place / stage / "folds"
-    result = run_few_shot.main([_arguments_file(place / stage, settings), *words, "--output_dir", str(runs)])
+    result = run_few_shot.main([write_arguments(place / stage, settings), *words, "--output_dir", str(runs)])
     shutil.rmtree(runs)
     accuracies = [fold["test"]["accuracy"] for fold in result["folds"]]
     return {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
 
 
 def full(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
-    """Fine-tuning on all classes and all training rows."""
-    file = _arguments_file(place / stage, merge(recipe_of(stage, changes), _start(arm, place) | {"seed": seed}))
+    """Fine-tune on all classes and all training rows."""
+    file = write_arguments(place / stage, merge(recipe_of(stage, changes), _start(arm, place) | {"seed": seed}))
     report = run_point_cloud_classification.main([file])
     return {name: report.metrics["test"][name] for name in ("accuracy", "mean_class_accuracy")} | _facts(report)
 
@@ -237,12 +229,12 @@ _RUN: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 @torch.no_grad()
-def rebuilding(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, float]:
-    """How clouds are rebuilt from one code a patch.
+def reconstruction(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, float]:
+    """Measure how well clouds are reconstructed from one code per patch.
 
     Returns:
-        `patches`: Chamfer distance (L1) of patches, coarse and fine points together, which is what is trained;
-        `chamfer_l1`: of whole clouds; `codes`: how many different ones are used.
+        `patches`: the training loss, the Chamfer distance (L1) of patches, coarse and fine points together;
+        `chamfer_l1`: the distance of whole clouds; `codes`: the number of different codes in use.
     """
     model.eval()
     totals, codes = np.zeros(2), set()
@@ -257,7 +249,7 @@ def rebuilding(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, float]:
 
 
 def draw(place: Path, path: Path, clouds: int) -> Path:
-    """Test clouds beside what an autoencoder of `run_stage` makes of them."""
+    """Draw test clouds beside their reconstructions by an autoencoder of `run_stage`."""
     splits, processor = _read_data(place)
     run_act_autoencoder.draw(ActAutoencoder.from_pretrained(place), splits["test"], processor, clouds, path)
     return path
@@ -276,17 +268,3 @@ def _start(arm: str, place: Path) -> dict[str, Any]:
 def _facts(report: RunReport) -> dict[str, Any]:
     resumed = report.training["resumed_from"] is not None
     return {"trained_parameters": report.trained_parameters, "resumed": resumed}
-
-
-def _arguments_file(folder: Path, settings: dict[str, Any]) -> str:
-    quiet = {"disable_tqdm": True, "report_to": "none", "output_dir": str(folder)}
-    write_text(folder / "arguments.json", json.dumps(settings | quiet, indent=1))
-    return str(folder / "arguments.json")
-
-
-def _forget_other(folder: Path, settings: dict[str, Any]) -> None:
-    """Begin anew what was begun by other settings."""
-    path = folder / "settings.json"
-    if folder.exists() and (not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings):
-        shutil.rmtree(folder)
-    write_text(path, json.dumps(settings))

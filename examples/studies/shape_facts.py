@@ -1,10 +1,11 @@
-"""What can be said of a coloured cloud without asking anybody: its colours, where they are, and its proportions."""
+"""Facts computed from colored clouds: their colors, where these are, and their proportions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from datasets import Dataset
 
 PALETTE = (
     ("black", (18, 18, 18)), ("gray", (80, 80, 80)), ("gray", (128, 128, 128)), ("gray", (175, 175, 175)),
@@ -14,12 +15,12 @@ PALETTE = (
     ("pink", (230, 150, 175)), ("brown", (70, 45, 30)), ("brown", (115, 75, 45)), ("brown", (160, 110, 70)),
     ("beige", (215, 195, 160)), ("beige", (190, 165, 135)),
 )  # fmt: skip
-"""Names of colours, each with some red, green and blue from 0 to 255 that it stands for."""
+"""Names of colors, each with red, green and blue from 0 to 255; a name can occur several times."""
 
 COLORS = tuple(dict.fromkeys(name for name, _ in PALETTE))
 PROPORTIONS = ("tall", "flat", "thin", "long", "compact")
 SHARE_OF_A_PART = 0.1
-"""Share of the points from which on a colour counts as a part."""
+"""Smallest share of the points at which a color counts as a part."""
 
 _DOMINATES, _VANISHES = 1.6, 0.3
 _D65 = np.array([0.95047, 1.0, 1.08883])
@@ -30,11 +31,11 @@ _TO_XYZ = np.array(
 
 @dataclass(frozen=True)
 class Part:
-    """The points of one colour.
+    """The points of one color.
 
     Attributes:
         color: One of `COLORS`.
-        share: Of all points.
+        share: Its share of all points.
     """
 
     color: str
@@ -43,13 +44,13 @@ class Part:
 
 @dataclass(frozen=True)
 class ShapeFacts:
-    """What is true of a shape.
+    """The facts about a shape.
 
     Attributes:
         label: Its class.
-        parts: Its colours with a share of at least `SHARE_OF_A_PART`, the largest first; the largest in any case.
-        upper: The most frequent colour of its upper third, by height.
-        lower: That of its lower third.
+        parts: Its colors with a share of at least `SHARE_OF_A_PART`, the largest first; always at least one.
+        upper: The most frequent color of its upper third, by height.
+        lower: The most frequent color of its lower third.
         proportion: One of `PROPORTIONS`.
     """
 
@@ -61,12 +62,12 @@ class ShapeFacts:
 
     @property
     def color(self) -> str:
-        """The most frequent colour."""
+        """The most frequent color."""
         return self.parts[0].color
 
 
 def facts_of(points: np.ndarray, colors: np.ndarray, label: str) -> ShapeFacts:
-    """Look at a cloud.
+    """Compute the facts about a cloud.
 
     Args:
         points: `(points, 3)`, y up.
@@ -85,8 +86,14 @@ def facts_of(points: np.ndarray, colors: np.ndarray, label: str) -> ShapeFacts:
     )
 
 
+def all_facts(rows: Dataset) -> list[ShapeFacts]:
+    """Compute the facts about each of the embedded shapes."""
+    names, rows = rows.features["label"].names, rows.with_format("numpy")
+    return [facts_of(row["points"], row["colors"], names[row["label"]]) for row in rows]
+
+
 def color_names(colors: np.ndarray) -> np.ndarray:
-    """Numbers in `COLORS` of the nearest named colours, `(points,)`; nearest in CIE Lab, as eyes see it."""
+    """Find the nearest named color of each point in CIE Lab, as indices `(points,)` into `COLORS`."""
     anchors = _lab(np.array([color for _, color in PALETTE]))  # (anchors, 3)
     distances = ((_lab(colors)[:, None] - anchors) ** 2).sum(axis=-1)  # (points, anchors)
     numbers = np.array([COLORS.index(name) for name, _ in PALETTE])
@@ -94,10 +101,10 @@ def color_names(colors: np.ndarray) -> np.ndarray:
 
 
 def proportion_of(points: np.ndarray) -> str:
-    """The word for the extents of `(points, 3)`, y up.
+    """Describe the extents of `(points, 3)`, y up, by one word.
 
     Flat: height is at most 0.3 times each of the others. Thin: width or depth is. Tall: height is at least 1.6 times
-    each of the others. Long: width or depth is. Else compact. Flat goes before thin, thin before tall.
+    each of the others. Long: width or depth is. Otherwise compact. Flat is checked before thin, thin before tall.
     """
     width, height, depth = np.ptp(points, axis=0)
     if height <= _VANISHES * min(width, depth):
@@ -119,7 +126,7 @@ def _parts(names: np.ndarray) -> tuple[Part, ...]:
 
 
 def _lab(colors: np.ndarray) -> np.ndarray:
-    """CIE Lab of sRGB colours `(colors, 3)` from 0 to 255."""
+    """Convert sRGB colors `(colors, 3)` from 0 to 255 to CIE Lab."""
     values = np.asarray(colors, np.float64) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     ratios = linear @ _TO_XYZ.T / _D65

@@ -1,16 +1,16 @@
-"""What does ACT's pretraining give on the embedded shapes, and does it matter who teaches? Three seeds, all stages.
+"""What does ACT's pretraining achieve on the embedded shapes, and does the teacher matter? Three seeds, all stages.
 
-    python examples/bench_act.py
-    python examples/bench_act.py --arms scratch pretrained --seeds 0
-    python examples/bench_act.py --choose
+    python -m examples.studies.act
+    python -m examples.studies.act --arms scratch pretrained --seeds 0
+    python -m examples.studies.act --choose
 
-Every arm goes through the programs of both stages, of few-shot and of full fine-tuning by the recipes
-`recipes/shapes_act_*.yaml`; the arms differ in the teacher alone. Every stage is stored when it ends, and one that is
-there already, made by the same recipes, is not repeated; one that was cut goes on from its last checkpoint or fold.
+Every arm runs the programs of both stages, of few-shot and of full fine-tuning by the recipes
+`recipes/shapes_act_*.yaml`; the arms differ in the teacher alone. Every stage is stored when it ends and is not
+repeated with the same recipes; an interrupted one resumes from its last checkpoint or fold.
 
 With `--choose`, settings are compared on a validation part of the training shapes, and the test shapes are not read.
-The rule stands before the runs: the settings with the highest few-shot accuracy, as the mean of students from scratch
-and pretrained ones, so that the choice favors neither.
+The rule was fixed before the runs: the settings with the highest few-shot accuracy, as the mean of students from
+scratch and pretrained ones, so that the choice favors neither.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
-from act_shapes import (
+from tqdm.auto import tqdm
+
+from examples.studies.act_stages import (
     ARMS,
     FROZEN,
     MEAN_OF,
@@ -41,8 +42,7 @@ from act_shapes import (
     stages_of,
     write_validation_cut,
 )
-from tqdm.auto import tqdm
-from training_runs import leave_results, machine, over_seeds, percent, runs_parser
+from examples.studies.runs import machine, over_seeds, percent, runs_parser, use_threads, write_results
 
 WHEN = ("before", "after")
 STAGES = (*PRETRAINING, TARGETS, *TUNING)
@@ -55,18 +55,18 @@ CANDIDATES: dict[str, Changes] = {
     "fine-tuning: turned, half the learning rate": {"tuning": _TURNED | {"learning_rate": 1e-3}},
     "first stage: a KL term of 0.05": {"autoencoder": {"kl_weight_end": 0.05}},
 }
-"""Settings that `--choose` compares: those in question when the recipes were written."""
+"""Settings that `--choose` compares."""
 Runs = list[dict[str, Any]]
 
 
-def of(runs: Runs, arm: str, stage: str) -> Runs:
-    """The runs of an arm's stage, by seed."""
+def runs_of(runs: Runs, arm: str, stage: str) -> Runs:
+    """Return the runs of an arm's stage, ordered by seed."""
     return sorted((run for run in runs if (run["arm"], run["stage"]) == (arm, stage)), key=lambda run: run["seed"])
 
 
 def pretraining_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """What both stages of an arm gave, over its seeds."""
-    first, second = (of(runs, arm, stage) for stage in PRETRAINING)
+    """Average the results of both stages of an arm over its seeds."""
+    first, second = (runs_of(runs, arm, stage) for stage in PRETRAINING)
     flat = [{f"{name}_{when}": run[when][name] for when in WHEN for name in run[when]} for run in first]
     return {
         "arm": arm,
@@ -77,14 +77,14 @@ def pretraining_row(runs: Runs, arm: str) -> dict[str, Any]:
 
 
 def targets_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """What the autoencoders of an arm know inside, over its seeds."""
-    return {"arm": arm, **over_seeds(of(runs, arm, TARGETS), (*PARTS, "constant"))}
+    """Average the probes of an arm's autoencoders over its seeds."""
+    return {"arm": arm, **over_seeds(runs_of(runs, arm, TARGETS), (*PARTS, "constant"))}
 
 
 def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """How an arm's students learn classes, over its seeds, and beside those from scratch with the same seeds."""
+    """Average the accuracies of an arm's students over its seeds, also relative to students from scratch."""
     row: dict[str, Any] = {"arm": arm, "title": ARMS[arm][0]}
-    compared = {stage: [of(runs, who, stage) for who in (arm, "scratch")] for stage in TUNING}
+    compared = {stage: [runs_of(runs, who, stage) for who in (arm, "scratch")] for stage in TUNING}
     compared["few"] = [mean_of_ways(runs, who) for who in (arm, "scratch")]
     for stage, (own, scratch) in compared.items():
         if own:
@@ -95,17 +95,17 @@ def tuning_row(runs: Runs, arm: str) -> dict[str, Any]:
 
 
 def mean_of_ways(runs: Runs, arm: str) -> Runs:
-    """Few-shot accuracy of each seed that has all settings, as their mean."""
+    """Compute the mean few-shot accuracy of each seed that has all few-shot stages."""
     found: dict[int, list[float]] = {}
     for stage in MEAN_OF:
-        for run in of(runs, arm, stage):
+        for run in runs_of(runs, arm, stage):
             found.setdefault(run["seed"], []).append(run["accuracy"])
-    whole = {seed: values for seed, values in found.items() if len(values) == len(MEAN_OF)}
-    return [{"seed": seed, "accuracy": float(np.mean(values))} for seed, values in whole.items()]
+    complete = {seed: values for seed, values in found.items() if len(values) == len(MEAN_OF)}
+    return [{"seed": seed, "accuracy": float(np.mean(values))} for seed, values in complete.items()]
 
 
 def gain(own: Runs, scratch: Runs, name: str) -> dict[str, float]:
-    """`<name>_gain`: accuracy above the students from scratch with the same seeds, and its deviation."""
+    """Compute `<name>_gain`, the accuracy above students from scratch with the same seeds, and its deviation."""
     others = {run["seed"]: run["accuracy"] for run in scratch}
     gains = [{"gain": run["accuracy"] - others[run["seed"]]} for run in own if run["seed"] in others]
     if not gains:
@@ -115,16 +115,16 @@ def gain(own: Runs, scratch: Runs, name: str) -> dict[str, float]:
 
 
 def cost_row(runs: Runs, arm: str) -> dict[str, Any]:
-    """What an arm's stages took, mean over its seeds."""
+    """Average the cost of an arm's stages over its seeds."""
     row: dict[str, Any] = {"arm": arm}
     for stage in stages_of(arm):
-        if own := of(runs, arm, stage):
+        if own := runs_of(runs, arm, stage):
             row[stage] = {name: over_seeds(own, (name,))[name] for name in COSTS}
     return row
 
 
-def summarise(runs: Runs, arms: Iterable[str], folds: int) -> dict[str, Any]:
-    """Figures of all arms over their seeds."""
+def summarize(runs: Runs, arms: Iterable[str], folds: int) -> dict[str, Any]:
+    """Collect the figures of all arms over their seeds."""
     arms = list(arms)
     peaks = [run["peak_memory"] for run in runs if run["peak_memory"]]
     return {
@@ -133,8 +133,8 @@ def summarise(runs: Runs, arms: Iterable[str], folds: int) -> dict[str, Any]:
         "folds": folds,
         "seeds": sorted({run["seed"] for run in runs}),
         "settings": {stage: recipe_of(stage) for stage in (*PRETRAINING, *TUNING)},
-        "pretraining": [pretraining_row(runs, arm) for arm in arms if of(runs, arm, "pretraining")],
-        "targets": [targets_row(runs, arm) for arm in arms if of(runs, arm, TARGETS)],
+        "pretraining": [pretraining_row(runs, arm) for arm in arms if runs_of(runs, arm, "pretraining")],
+        "targets": [targets_row(runs, arm) for arm in arms if runs_of(runs, arm, TARGETS)],
         "tuning": [tuning_row(runs, arm) for arm in arms],
         "costs": [cost_row(runs, arm) for arm in arms],
         "peak_memory": max(peaks, default=None),
@@ -143,24 +143,24 @@ def summarise(runs: Runs, arms: Iterable[str], folds: int) -> dict[str, Any]:
 
 
 def plain(row: Mapping[str, Any], name: str, form: str) -> str:
-    """A figure with its deviation, `0.121 ± 0.002`."""
+    """Format a figure with its deviation, `0.121 ± 0.002`."""
     return f"{row[name]:{form}} ± {row[f'{name}_std']:{form}}"
 
 
 def share(row: Mapping[str, Any], name: str) -> str:
-    """An accuracy in percent, where there are such runs."""
+    """Format an accuracy in percent, or a dash where there are no such runs."""
     return percent(row, name) if name in row else "–"
 
 
 def gained(row: Mapping[str, Any], name: str) -> str:
-    """Percentage points above scratch, where there are such runs."""
+    """Format percentage points above scratch, or a dash where there are no such runs."""
     if f"{name}_gain" not in row:
         return "–"
     return f"{100 * row[f'{name}_gain']:+.1f} ± {100 * row[f'{name}_gain_std']:.1f}"
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary as Markdown."""
+    """Format the summary as Markdown."""
     codes = summary["settings"]["autoencoder"]["model_config"]["num_codes"]
     lines = []
     if summary["pretraining"]:
@@ -198,7 +198,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def choose(seed: int, folder: Path, folds: int) -> str:
-    """Run every candidate on the validation part; a table, the highest few-shot accuracy first."""
+    """Run every candidate on the validation part and print a table; returns the best candidate."""
     data = {"data": write_validation_cut(folder / "data")}
     rows = []
     for number, (title, own) in enumerate(tqdm(CANDIDATES.items(), desc="candidates")):
@@ -219,25 +219,24 @@ def choose(seed: int, folder: Path, folds: int) -> str:
         cells = [f"{100 * row[name]:.1f}" for name in ("scratch", "pretrained", "mean")]
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    leave_results(folder, "act_shapes_choice", {"seed": seed, "folds": folds, "rows": rows}, text)
+    write_results(folder, "act_shapes_choice", {"seed": seed, "folds": folds, "rows": rows}, text)
     return rows[0]["title"]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/act_shapes", ARMS)
-    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to run of them")
-    parser.add_argument("--choose", action="store_true", help="compare settings on a validation part, and no more")
-    parser.add_argument("--folds", type=int, default=5, help="few-shot folds of a seed")
-    parser.add_argument("--clouds", type=int, default=6, help="rebuilt clouds in the picture")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="which stages to run")
+    parser.add_argument("--choose", action="store_true", help="only compare settings on a validation part")
+    parser.add_argument("--folds", type=int, default=5, help="few-shot folds per seed")
+    parser.add_argument("--clouds", type=int, default=6, help="reconstructed clouds in the picture")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for; print, store and draw what came out."""
+    """Run the study; print, store and draw its results."""
     options = parse(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     folder: Path = options.output_dir
     if options.choose:
@@ -249,8 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
     for seed, arm, stage in tqdm(todo, desc="stages"):
         runs.append(run_stage(arm, stage, seed, folder, options.folds))
         tqdm.write(f"{arm}, seed {seed}, {stage}: {runs[-1]['cpu_seconds']:.0f} CPU seconds")
-    summary = summarise(runs, options.arms, options.folds)
-    leave_results(folder, "act_shapes", summary, table(summary))
+    summary = summarize(runs, options.arms, options.folds)
+    write_results(folder, "act_shapes", summary, table(summary))
     for run in [run for run in runs if run["stage"] == "autoencoder"][:1]:
         place = folder / f"{run['arm']}-{run['seed']}" / "autoencoder"
         draw(place, folder / "act_reconstructions.png", options.clouds)

@@ -1,4 +1,4 @@
-"""One run of `compare_adapters.py`: train, measure, judge and store, in a fresh process, so that peaks are its own."""
+"""One run of the study of adapters, in a fresh process, so that its peak memory is its own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
-import shapes_recipe as recipe
 import torch
 import transformers
-from act_adapter_methods import build_act
-from adapter_methods import build
-from benchmarks._saved_bytes import saved_bytes, storages
 from datasets import DatasetDict, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from examples import quickstart
+from examples.speed._saved_bytes import saved_bytes, storages
+from examples.studies.adapter_methods import build_adapted, build_adapted_act
+from examples.studies.runs import evaluate, stopwatch
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.model_card.run_report import count_parameters, peak_memory
 
@@ -32,19 +32,19 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides the result of a run.
+    """Everything that affects the result of a run.
 
     Args:
         method: Name of a method or an ablation.
-        seed: Of the run.
-        encoder_learning_rate: Of what trains inside the encoder; for "linear", of the linear layer.
-        on_validation: Leave a part of the training rows out and report on it, instead of on the test split.
+        seed: Seed of the run.
+        encoder_learning_rate: Learning rate inside the encoder; for "linear", of the linear layer.
+        on_validation: Hold out a part of the training rows and evaluate on it instead of the test split.
         dataset: Name for `load_point_dataset`.
         encoder: Name or directory of the pretrained encoder.
-        model: Changes of the recipe's model, for all methods.
-        training: Changes of the recipe's training, for all methods.
-        threads: Of torch.
-        base: Name or directory of a pretrained point transformer, in the place of a wrapped encoder.
+        model: Changes of the quickstart's model, for all methods.
+        training: Changes of the quickstart's training, for all methods.
+        threads: Threads of torch.
+        base: Name or directory of a pretrained point transformer to adapt instead of an encoder.
     """
 
     method: str
@@ -60,7 +60,7 @@ class Run:
 
 
 class StepClock(TrainerCallback):
-    """Seconds of each optimisation step on its batch, which is loaded already."""
+    """Measures the seconds of each optimization step, without loading its batch."""
 
     def __init__(self) -> None:
         self.wall: list[float] = []
@@ -76,7 +76,7 @@ class StepClock(TrainerCallback):
         self.cpu.append(time.process_time() - self._began[1])
 
     def medians(self) -> dict[str, float]:
-        """Median seconds of the steps after the first ones."""
+        """Return median seconds of the steps after the first ones."""
         first = min(WARM_UP, len(self.wall) - 1)
         return {
             "step_seconds": statistics.median(self.wall[first:]),
@@ -85,11 +85,11 @@ class StepClock(TrainerCallback):
 
 
 def in_fresh_process(run: Run) -> dict[str, Any]:
-    """Do a run in a process of its own and return what it found."""
+    """Do a run in its own process and return its result."""
     fork = "forkserver" in get_all_start_methods()
     context = get_context("forkserver" if fork else "spawn")
     if fork:
-        # Imported once, in a process that does nothing else; every run is a fresh copy of it.
+        # Imported once, in a server process; every run is a fresh copy of it.
         context.set_forkserver_preload(["datasets", "peft", "transformers", "hf_any3d.training.report"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(train_and_measure, run).result()
@@ -101,40 +101,36 @@ def train_and_measure(run: Run) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     disable_progress_bars()
-    splits, report_on = prepare(run)
+    splits, split = prepare(run)
     names = splits["train"].features["label"].names
     before = peak_memory()
     model = build_model(run, names)
     with tempfile.TemporaryDirectory() as directory:
         clock, trainer = StepClock(), make_trainer(run, model, splits, Path(directory) / "trainer")
         trainer.add_callback(clock)
-        start = time.perf_counter(), time.process_time()
-        training = trainer.train()
-        seconds = time.perf_counter() - start[0], time.process_time() - start[1]
+        with stopwatch() as spent:
+            training = trainer.train()
         peak = peak_memory()
-        metrics = recipe.evaluate(trainer, splits[report_on])
+        metrics = evaluate(trainer, splits[split])
         stored = stored_bytes(model, Path(directory) / "model")
     return {
-        "accuracy": metrics["eval_accuracy"],
-        "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
-        "loss": metrics["eval_loss"],
+        **metrics,
         "train_loss": training.training_loss,
         "trained_parameters": count_parameters(model)[0],
         "encoder_parameters": sum(p.numel() for _, p in own_parameters(model)),
         **clock.medians(),
-        "seconds": seconds[0],
-        "cpu_seconds": seconds[1],
+        **spent,
         "peak_memory": peak.get("process"),
         "training_memory": peak["process"] - before["process"] if "process" in peak else None,
         "saved_activations": activation_bytes(model, splits, trainer.args.train_batch_size),
         "stored_bytes": stored,
         "train_rows": len(splits["train"]),
-        "rows": len(splits[report_on]),
+        "rows": len(splits[split]),
     }
 
 
 def prepare(run: Run) -> tuple[DatasetDict, str]:
-    """The splits of a run, and the name of the one that it reports on."""
+    """Load the splits of a run; returns them with the name of the split to evaluate on."""
     splits = load_point_dataset(run.dataset)
     if not run.on_validation:
         return splits, "test"
@@ -143,22 +139,22 @@ def prepare(run: Run) -> tuple[DatasetDict, str]:
 
 
 def build_model(run: Run, names: list[str]) -> nn.Module:
-    """The model that a run trains."""
+    """Build the model that a run trains."""
     if run.base is not None:
-        return build_act(run.method, run.seed, names, run.base, run.model)
-    return build(run.method, run.seed, names, run.encoder, run.model)
+        return build_adapted_act(run.method, run.seed, names, run.base, run.model)
+    return build_adapted(run.method, run.seed, names, run.encoder, run.model)
 
 
 def own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What trains inside the encoder or the point transformer, by name."""
+    """Return the trained parameters inside the encoder or the point transformer, with their names."""
     inside = re.compile(r"\.encoder\.|(^|\.)act\.")
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad and inside.search(name)]
 
 
 def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Path) -> Trainer:
-    """The recipe's `Trainer`, with a learning rate of its own for what trains inside the encoder."""
-    arguments = recipe.training_arguments(directory, run.seed, disable_tqdm=True, **run.training)
-    trainer = recipe.build_trainer(model, arguments, splits["train"])
+    """Build the quickstart's `Trainer` with another learning rate inside the encoder."""
+    arguments = quickstart.training_arguments(directory, run.seed, disable_tqdm=True, **run.training)
+    trainer = quickstart.build_trainer(model, arguments, splits["train"])
     trainer.remove_callback(PrinterCallback)
     own = {name for name, _ in own_parameters(model)}
     if run.method == "linear":
@@ -182,14 +178,14 @@ def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Pat
 
 
 def stored_bytes(model: nn.Module, directory: Path) -> int:
-    """Bytes of all that `save_pretrained` writes."""
+    """Return the size of everything that `save_pretrained` writes."""
     model.save_pretrained(directory)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def activation_bytes(model: nn.Module, splits: DatasetDict, batch_size: int) -> int:
-    """What one training step on a batch keeps for its backward pass, parameters left out."""
-    rows = recipe.plain_rows(splits["train"])
+    """Measure what a training step on a batch saves for its backward pass, without parameters."""
+    rows = quickstart.plain_rows(splits["train"])
     batch = PointCloudCollator()([rows[number] for number in range(min(batch_size, len(rows)))])
     model.train()
     return saved_bytes(lambda: model(**batch).loss, storages(model))

@@ -19,18 +19,26 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import _examples  # noqa: F401
-import shapes_recipe as recipe
 import torch
 import transformers
-from _rotary_geometry import offsets_told
-from _rotary_pretraining import PRETRAINING, pretrained_encoder
-from bench_learn import random_encoder, replace_encoder
 from datasets import DatasetDict
 from torch import nn
-from training_runs import every_run, fit, leave_results, machine, over_seeds, percent, recipe_settings, runs_parser
 from transformers import AutoModel
 
+from examples import quickstart
+from examples.studies.learning import random_encoder, replace_encoder
+from examples.studies.rotary_pretraining import PRETRAINING, pretrained_encoder
+from examples.studies.rotary_views import offsets_told
+from examples.studies.runs import (
+    every_run,
+    fit,
+    leave_results,
+    machine,
+    over_seeds,
+    percent,
+    recipe_settings,
+    runs_parser,
+)
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.encoders import LayerPass
 from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
@@ -94,7 +102,7 @@ def at_one_place(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
     """The recipe's wrap around the small rotary encoder, as the arm wants it."""
-    wrapper = recipe.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule)
+    wrapper = quickstart.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule)
     if not arm.pretrained:
         wrapper = replace_encoder(wrapper, random_encoder, seed)
     model = wrapper.any2point
@@ -102,7 +110,7 @@ def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
         model.family = dataclasses.replace(model.family, layer_inputs=at_one_place)
     if arm.blind:
         model.point_tokenizer.place[-1] = Nowhere(model.config.encoder_config.hidden_size)
-    return recipe.add_adapter(wrapper, seed, **adapter_of(arm))
+    return quickstart.add_adapter(wrapper, seed, **adapter_of(arm))
 
 
 def adapter_of(arm: Arm) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def train_once(name: str, seed: int, splits: DatasetDict, options: argparse.Name
     """Train one arm with one seed and measure it on the test split."""
     model = build(ARMS[name], seed, splits["train"].features["label"].names, options.output_dir / "encoder")
     trainer, cost = fit(model, seed, splits["train"], options.output_dir / "trainer", num_train_epochs=options.epochs)
-    metrics = recipe.evaluate(trainer, splits["test"])
+    metrics = quickstart.evaluate(trainer, splits["test"])
     figures = {"accuracy": "eval_accuracy", "mean_class_accuracy": "eval_mean_class_accuracy", "loss": "eval_loss"}
     return {**{ours: metrics[theirs] for ours, theirs in figures.items()}, **cost, "rows": len(splits["test"])}
 
@@ -124,8 +132,8 @@ def settings_of(name: str, options: argparse.Namespace, stamp: dict[str, Any]) -
     arm = ARMS[name]
     return recipe_settings(
         {"num_train_epochs": options.epochs},
-        model={**recipe.MODEL, **MODEL},
-        adapter={**recipe.ADAPTER, **adapter_of(arm)},
+        model={**quickstart.MODEL, **MODEL},
+        adapter={**quickstart.ADAPTER, **adapter_of(arm)},
         arm=dataclasses.asdict(arm),
         encoder=stamp,
     )
@@ -182,7 +190,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Pretrain, train and test what the command line asks for, print and store the tables."""
     options = parse(arguments)
-    recipe.use_threads(options.threads)
+    quickstart.use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     made = pretrained_encoder(options.output_dir / "encoder", {**PRETRAINING, "steps": options.pretraining_steps})
@@ -202,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine(), "pretraining": made}
     encoder = AutoModel.from_pretrained(options.output_dir / "encoder")
     rules = dict.fromkeys(arm.rule for arm in ARMS.values())
-    tokens = recipe.MODEL["num_tokens"]
+    tokens = quickstart.MODEL["num_tokens"]
     about["offsets_told"] = {rule: offsets_told(encoder, rule, splits["test"], tokens) for rule in rules}
     summary = {**about, "rows": rows, "runs": runs}
     leave_results(options.output_dir, "rotary_views", summary, report(summary))

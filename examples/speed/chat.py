@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 import transformers
-from _chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
 from transformers import Pipeline
 
+from examples.speed._chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
 from hf_any3d import ChatSession
 from hf_any3d.chat.generation import AnswerStreamer
 

@@ -1,19 +1,17 @@
-"""Do the wraps learn to segment? Trains every arm on parts and on rooms with several seeds, tables and draws them.
+"""Do Any2Point models learn to segment? Trains every arm on parts and on rooms with several seeds.
 
-    python examples/bench_segmentation.py
-    python examples/bench_segmentation.py --tasks rooms --arms pretrained --seeds 0
+    python -m examples.studies.segmentation
+    python -m examples.studies.segmentation --tasks rooms --arms pretrained --seeds 0
 
 The settings are those of `recipes/parts.yaml` and `recipes/rooms.yaml`; the arms differ in the model alone. Validation
-objects and rooms choose the epoch, the test split is looked at once. Every run is stored when it ends, and a run that
-is there already, made by the same recipe, is not repeated; one that was cut goes on from its last epoch.
+objects and rooms choose the epoch; the test split is evaluated once. Every run is stored when it ends and is not
+repeated with the same settings; an interrupted run resumes from its last epoch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import partial
@@ -21,36 +19,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import run_point_cloud_segmentation as segmentation
+import torch
 import transformers
 import yaml
-from bench_learn import random_encoder
 from datasets import Dataset, DatasetDict
-from pointnet import PointNetSegmenter
+from torch import nn
 from tqdm.auto import tqdm
-from training_runs import kept_run, leave_results, machine, over_seeds, percent
 from transformers import AutoModel, pipeline, set_seed
+from transformers.modeling_outputs import TokenClassifierOutput
 
+from examples import run_point_cloud_segmentation as segmentation
+from examples.quickstart import point_layer
+from examples.studies.learning import random_encoder
+from examples.studies.runs import (
+    RECIPES,
+    kept_run,
+    machine,
+    over_seeds,
+    percent,
+    runs_parser,
+    stopwatch,
+    write_arguments,
+    write_results,
+)
 from hf_any3d.evaluation import segmentation as scores
 from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.encoders.sources import resolve_encoder
+from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.label_colors import label_colors
-from hf_any3d.whole_files import write_text
 
-RECIPES = Path(__file__).resolve().parent / "recipes"
 TASKS = {"parts": ("instance_miou", "category_miou", "accuracy"), "rooms": ("mean_iou", "accuracy")}
-"""What is learned: its metrics, the main one first."""
+"""Metrics of each task, the main one first."""
 ARMS = {
     "pointnet": "PointNet from scratch",
     "random": "wrap, random encoder",
     "pretrained": "wrap, pretrained encoder",
 }
-"""What is trained: its title."""
+"""Titles of the trained models."""
 METRICS = {
     "instance_miou": "instance mIoU",
     "category_miou": "category mIoU",
@@ -59,21 +69,69 @@ METRICS = {
 }
 
 
+class PointNetSegmenter(nn.Module):
+    """PointNet for segmentation: combines each point's own features with the maximum over all points and the category.
+
+    `forward` has the arguments of this package's segmentation models, so that the same program trains it.
+
+    Args:
+        num_labels: Number of classes or parts.
+        num_categories: Number of object categories in the input; 0 for scenes.
+        widths: Channels of the layers before the maximum; the output of the first is each point's own features.
+        head_width: Channels of the hidden layer of the head.
+        dropout: Dropout before the last layer.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        num_categories: int = 0,
+        widths: tuple[int, ...] = (64, 128, 256),
+        head_width: int = 128,
+        dropout: float = 0.2,
+    ):
+        super().__init__()
+        self.first = point_layer(3, widths[0])
+        pairs = zip(widths, widths[1:], strict=False)
+        self.further = nn.Sequential(*(point_layer(inner, outer) for inner, outer in pairs))
+        self.from_point = nn.Linear(widths[0], head_width, bias=False)
+        self.from_cloud = nn.Linear(widths[-1], head_width, bias=False)
+        self.from_category = nn.Embedding(max(num_categories, 1), head_width)
+        self.head = nn.Sequential(nn.BatchNorm1d(head_width), nn.ReLU(), point_layer(head_width, head_width))
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(head_width, num_labels)
+
+    def forward(
+        self, points: torch.Tensor, category: torch.Tensor | None = None, labels: torch.Tensor | None = None
+    ) -> TokenClassifierOutput:
+        """Classify every point.
+
+        Args:
+            points: `(batch, points, 3)`.
+            category: `(batch,)` category numbers of objects.
+            labels: `(batch, points)` class numbers; with them the mean cross-entropy is returned as `loss`.
+        """
+        shape = points.shape[:2]
+        own = self.first(points.flatten(0, 1))  # (batch * points, width)
+        whole = self.from_cloud(self.further(own).unflatten(0, shape).amax(dim=1))  # (batch, width)
+        numbers = torch.zeros(shape[0], dtype=torch.long, device=points.device) if category is None else category
+        whole = (whole + self.from_category(numbers)).repeat_interleave(shape[1], dim=0)
+        logits = self.out(self.dropout(self.head(self.from_point(own) + whole))).unflatten(0, shape)
+        return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
+
+
 def settings_of(task: str) -> dict[str, Any]:
-    """The recipe."""
+    """Read the recipe of a task."""
     return yaml.safe_load((RECIPES / f"{task}.yaml").read_text(encoding="utf-8"))
 
 
 def arguments_file(task: str, seed: int, folder: Path, **changes: Any) -> str:
-    """A file with the recipe for one run."""
-    quiet = {"disable_tqdm": True, "report_to": "none", "save_total_limit": 1}
-    settings = {**settings_of(task), **quiet, "output_dir": str(folder), "seed": seed, **changes}
-    write_text(folder / "arguments.json", json.dumps(settings))
-    return str(folder / "arguments.json")
+    """Write the arguments of one run."""
+    return write_arguments(folder, settings_of(task) | {"save_total_limit": 1, "seed": seed} | changes)
 
 
 def train_wrap(task: str, seed: int, folder: Path, **changes: Any) -> dict[str, Any]:
-    """The training program, as anybody would run it."""
+    """Train by the training program."""
     report = segmentation.main([arguments_file(task, seed, folder, **changes)])
     return {
         **report.metrics["test"],
@@ -85,7 +143,7 @@ def train_wrap(task: str, seed: int, folder: Path, **changes: Any) -> dict[str, 
 
 
 def train_random(task: str, seed: int, folder: Path) -> dict[str, Any]:
-    """The same around an encoder of random numbers, kept where a checkpoint can find it again."""
+    """Train the same model around an encoder with random weights, stored for resumed runs."""
     place = folder / "encoder"
     if not place.exists():
         set_seed(1000 + seed)
@@ -95,7 +153,7 @@ def train_random(task: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
-    """A PointNet with the data, augmentation, schedule and judge of the wraps."""
+    """Train a PointNet with the same data, augmentation, schedule and evaluation."""
     kinds = (
         ModelArguments,
         segmentation.SegmentationDataArguments,
@@ -124,15 +182,14 @@ TRAIN = {"pointnet": train_pointnet, "random": train_random, "pretrained": train
 
 
 def run_once(task: str, arm: str, seed: int, folder: Path) -> dict[str, Any]:
-    """One run and what it took; of a run that was cut, its last piece."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    result = TRAIN[arm](task, seed, folder)
-    took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
-    return {"task": task, "arm": arm, "seed": seed, **result, **took}
+    """Do one run and measure it; of a resumed run only the last piece is measured."""
+    with stopwatch() as spent:
+        result = TRAIN[arm](task, seed, folder)
+    return {"task": task, "arm": arm, "seed": seed, **result, **spent}
 
 
 def load_task(task: str) -> tuple[DatasetDict, segmentation.Task]:
-    """The recipe's data and what they teach."""
+    """Load the data of a recipe; returns them with the task that they define."""
     kinds = (segmentation.SegmentationDataArguments,)
     own = {name: value for name, value in settings_of(task).items() if name in kinds[0].__dataclass_fields__}
     splits, _ = program.load_splits(kinds[0](**own))
@@ -140,7 +197,7 @@ def load_task(task: str) -> tuple[DatasetDict, segmentation.Task]:
 
 
 def majority(task: str) -> dict[str, float]:
-    """Always the most frequent class of the training points, or of parts, that of the category."""
+    """Compute the metrics of always answering the most frequent class, for parts that of the category."""
     splits, learned = load_task(task)
     counts: dict[int, np.ndarray] = {}
     for row in splits["train"]:
@@ -148,30 +205,30 @@ def majority(task: str) -> dict[str, float]:
         counts[row.get("label", 0)] = counts.get(row.get("label", 0), 0) + counted
     truth = [np.asarray(row["labels"]) for row in splits["test"]]
     categories = splits["test"]["label"] if learned.has_parts else [0] * len(truth)
-    said = [np.full(len(labels), counts[c].argmax()) for labels, c in zip(truth, categories, strict=True)]
-    matrix = scores.point_confusion(np.concatenate(said), np.concatenate(truth), len(learned.names))
+    answers = [np.full(len(labels), counts[c].argmax()) for labels, c in zip(truth, categories, strict=True)]
+    matrix = scores.point_confusion(np.concatenate(answers), np.concatenate(truth), len(learned.names))
     found = {"accuracy": overall_accuracy(matrix), "seconds": 0.0, "cpu_seconds": 0.0, "trained_parameters": 0}
     if not learned.has_parts:
         return {**found, "mean_iou": scores.mean_iou(matrix)}
-    ious = scores.part_ious(said, truth, categories, learned.category_parts)
+    ious = scores.part_ious(answers, truth, categories, learned.category_parts)
     return {**found, "instance_miou": scores.instance_miou(ious), "category_miou": scores.category_miou(ious)}
 
 
 def figures_of(runs: list[dict[str, Any]], names: Iterable[str]) -> dict[str, float]:
-    """`over_seeds`, without the spread that a single run does not have."""
+    """Return `over_seeds` without deviations where there is a single run."""
     figures = over_seeds(runs, names)
     return figures if len(runs) > 1 else {name: value for name, value in figures.items() if not name.endswith("_std")}
 
 
-def summarise(task: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation of every arm over its seeds, and of every class's IoU."""
+def summarize(task: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compute mean and sample standard deviation of every arm over its seeds, also of the IoU of classes."""
     rows = [{"arm": "majority", "title": "majority", "runs": 1, **majority(task)}]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         own = [run for run in runs if run["arm"] == arm]
-        # The time of a run that was cut is that of its last piece only.
-        whole = [run for run in own if not run["resumed"]] or own
+        # Resumed runs have the time of their last piece only.
+        complete = [run for run in own if not run["resumed"]] or own
         figures = figures_of(own, (*TASKS[task], "trained_parameters"))
-        figures |= figures_of(whole, ("seconds", "cpu_seconds"))
+        figures |= figures_of(complete, ("seconds", "cpu_seconds"))
         classes = [run["class_ious"] for run in own]
         rows.append({"arm": arm, "title": ARMS[arm], "runs": len(own), **figures})
         rows[-1]["class_ious"] = figures_of(classes, classes[0])
@@ -179,7 +236,7 @@ def summarise(task: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(task: str, rows: list[Mapping[str, Any]]) -> str:
-    """Figures and class by class IoU as Markdown."""
+    """Format figures and the IoU of each class as Markdown."""
     names = TASKS[task]
     lines = [
         f"| model | parameters trained | CPU seconds | {', % | '.join(METRICS[name] for name in names)}, % |",
@@ -196,7 +253,7 @@ def table(task: str, rows: list[Mapping[str, Any]]) -> str:
 
 
 def draw(task: str, model: Path, path: Path) -> Path:
-    """Test rooms, or an object of each category, as they are and as a trained model sees them."""
+    """Draw test rooms, or an object of each category, with true labels and with those of a trained model."""
     splits, learned = load_task(task)
     rows: Dataset = splits["test"]
     count = len(learned.categories) if learned.has_parts else 4
@@ -205,31 +262,28 @@ def draw(task: str, model: Path, path: Path) -> Path:
     palette = label_colors(len(learned.names))
     clouds, titles = [], []
     for row, answer in zip(shown, answers, strict=True):
-        for what, labels in (("truth", np.asarray(row["labels"])), ("said", answer["labels"])):
-            # Parts share the colours of the first few labels: only those of one object need to be told apart.
+        for what, labels in (("truth", np.asarray(row["labels"])), ("model", answer["labels"])):
+            # Parts use the colors of the first few labels: only those of one object must differ.
             first = min(learned.category_parts[row["label"]]) if learned.has_parts else 0
             clouds.append(np.column_stack([row["points"], palette[labels - first]]))
             name = learned.categories[row["label"]] if learned.has_parts else f"room {len(titles) // 2 + 1}"
             right = 100 * np.mean(labels == np.asarray(row["labels"]))
             titles.append(f"{name}, truth" if what == "truth" else f"{name}, {right:.0f} % right")
     legend = None if learned.has_parts else dict(zip(learned.names, palette, strict=True))
-    heading = f"Unseen {task}: truth beside what a wrapped sentence encoder says"
+    heading = f"Unseen {task}: truth beside the labels of a wrapped sentence encoder"
     view = {"columns": 6} if learned.has_parts else {"columns": 4, "elevation": 40.0, "zoom": 1.05, "cell": 2.8}
     return plot_point_clouds(clouds, path, titles=titles, heading=heading, legend=legend, **view)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/segmentation"), help="all results go here")
+    parser = runs_parser(__doc__, "outputs/segmentation", ARMS, with_threads=False)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to train")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for; print, store and draw what came out."""
+    """Run the study; print, store and draw its results."""
     options = parse(arguments)
     transformers.logging.set_verbosity_error()
     folder: Path = options.output_dir
@@ -242,11 +296,11 @@ def main(arguments: list[str] | None = None) -> None:
             run = partial(run_once, task, arm, seed, folder / name)
             runs.append(kept_run(folder / "runs" / f"{name}.json", settings_of(task), run))
             tqdm.write(f"{name}: {percent(runs[-1], TASKS[task][0])} % in {runs[-1]['cpu_seconds']:.0f} CPU seconds")
-        summary[task] = summarise(task, runs)
+        summary[task] = summarize(task, runs)
         text += f"## {task}\n\n{table(task, summary[task]['rows'])}\n"
         if "pretrained" in options.arms:
             draw(task, folder / f"{task}-pretrained-{options.seeds[0]}", folder / f"segmentation_{task}.png")
-    leave_results(folder, "segmentation", summary, text)
+    write_results(folder, "segmentation", summary, text)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import _examples  # noqa: F401
 import torch
 from peft import get_peft_model
-from shapes_recipe import ADAPTER, MODEL
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from examples.quickstart import ADAPTER, MODEL
 from hf_any3d import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,

@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 import torch
-from _chat_model import PRESETS, QUESTION, build_model, random_clouds
-from _saved_bytes import saved_bytes, storages
 
+from examples.speed._chat_model import PRESETS, QUESTION, build_model, random_clouds
+from examples.speed._saved_bytes import saved_bytes, storages
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
 
 TOKENS = 160

@@ -1,4 +1,4 @@
-"""A tokenizer and a small language model made from what is said about the training shapes, without their clouds."""
+"""Train a tokenizer and a small language model on conversations about the training shapes, without their clouds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from random import Random
 from typing import Any
 
 import torch
-from shape_conversations import BRIEF_QUESTIONS, Conversation, annotation
-from shape_facts import COLORS, ShapeFacts
-from shape_tree import conversations_about
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import trange
 from transformers import PreTrainedTokenizerFast, set_seed
 
+from examples.studies.shape_conversations import BRIEF_QUESTIONS, Conversation, annotation, conversations_about
+from examples.studies.shape_facts import COLORS, ShapeFacts
 from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
 from hf_any3d.chat import END_MARK, Prompt, training_messages
 from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM
@@ -39,7 +38,7 @@ TRAINING: dict[str, Any] = {"vocabulary": 600, "steps": 600, "batch_size": 32, "
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes with merges, such as Phi's; one token is start, end and padding."""
+    """Train a byte-level BPE tokenizer like Phi's; one token is start, end and padding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -51,10 +50,10 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=START, pad_token=START)
 
 
-def made_up_facts(facts: Sequence[ShapeFacts], random: Random) -> ShapeFacts:
-    """A shape that need not exist: class, proportions and sizes of parts each of another one, any colours.
+def invented_facts(facts: Sequence[ShapeFacts], random: Random) -> ShapeFacts:
+    """Combine class, proportions and part sizes of different shapes with any colors.
 
-    What goes together in real shapes would spare a model to read; it would say "gray" of nearly everything.
+    With real shapes a model could guess colors without reading them: nearly everything is gray.
     """
     label, sizes, proportion = (random.choice(facts) for _ in range(3))
     colors = random.sample(COLORS, len(sizes.parts))
@@ -67,50 +66,50 @@ def made_up_facts(facts: Sequence[ShapeFacts], random: Random) -> ShapeFacts:
     )
 
 
-def said(facts: Sequence[ShapeFacts], seed: int) -> Iterator[tuple[ShapeFacts, Conversation]]:
-    """Endless conversations about made up shapes, and the facts that they are about."""
+def conversations(facts: Sequence[ShapeFacts], seed: int) -> Iterator[tuple[ShapeFacts, Conversation]]:
+    """Yield conversations about invented shapes without end, with the facts that they are about."""
     random = Random(seed)
     while True:
-        one = made_up_facts(facts, random)
+        one = invented_facts(facts, random)
         yield one, random.choice(conversations_about(one, random))
 
 
 class WordsForClouds:
-    """Prompts in which the places of clouds are empty, or hold words that describe the shape.
+    """Batches of prompts with a description of the shape, or nothing, in place of the cloud.
 
-    Phi-2 has read enough to answer by what stands before a question. A model this small learns that here.
+    Phi-2 can use the context of a question without such training; a model this small must learn it.
 
     Args:
-        processor: Makes prompts.
-        facts: Of the training shapes.
-        seed: Governs what is said.
+        processor: Builds prompts.
+        facts: Facts about the training shapes.
+        seed: Seed of the conversations.
     """
 
     def __init__(self, processor: MiniGPT3DProcessor, facts: Sequence[ShapeFacts], seed: int):
         self.processor, self.random = processor, Random(seed)
-        self.said = said(facts, seed)
+        self.conversations = conversations(facts, seed)
 
     def batch(self, size: int) -> dict[str, torch.Tensor]:
-        """Token ids, mask and labels, the ids of answers and -100 elsewhere, `(size, tokens)` each."""
+        """Return token ids, mask and labels, `(size, tokens)` each; labels are -100 outside of answers."""
         return dict(self.processor.pad([self._row() for _ in range(size)], padding_side="right", return_labels=True))
 
     def _row(self) -> Prompt:
-        facts, conversation = next(self.said)
+        facts, conversation = next(self.conversations)
         messages = training_messages(annotation("a", conversation)["conversations"])
         template = self.random.choice(TEMPLATES) if len(messages) == 2 else "training"
-        (whole,) = self.processor.prompts([messages[:1]], template, read=False)
+        (full,) = self.processor.prompts([messages[:1]], template, read=False)
         *_, answer = messages[1]["content"]
         if template == "training":
-            (whole,) = self.processor.prompts([messages], template, read=False, for_training=True)
+            (full,) = self.processor.prompts([messages], template, read=False, for_training=True)
         else:
-            whole.add(self._ids(answer["text"] + END_MARK), is_answer=True)
-        place = whole.input_ids.index(self.processor.point_token_id)
+            full.add(self._ids(answer["text"] + END_MARK), is_answer=True)
+        place = full.input_ids.index(self.processor.point_token_id)
         prompt = Prompt()
-        prompt.add(whole.input_ids[:place])
+        prompt.add(full.input_ids[:place])
         prompt.add(self._ids(self._description(facts)))
-        prompt.input_ids += whole.input_ids[place + 1 :]
-        prompt.attention_mask += whole.attention_mask[place + 1 :]
-        prompt.labels += whole.labels[place + 1 :]
+        prompt.input_ids += full.input_ids[place + 1 :]
+        prompt.attention_mask += full.attention_mask[place + 1 :]
+        prompt.labels += full.labels[place + 1 :]
         return prompt
 
     def _ids(self, text: str) -> list[int]:
@@ -128,35 +127,33 @@ class WordsForClouds:
 
 
 def texts_for_tokenizer(facts: Sequence[ShapeFacts], seed: int, count: int = 2000) -> list[str]:
-    """Questions, answers and marks of prompts, as they are and in small letters."""
+    """Collect questions, answers and the marks of prompts, as they are and in lower case."""
     texts = [f"[INST] <PC></PC> [/INST]{END_MARK}", "<s>[INST] ", *BRIEF_QUESTIONS]
-    for _, conversation in islice(said(facts, seed), count):
+    for _, conversation in islice(conversations(facts, seed), count):
         texts += [text for turn in conversation.turns for text in turn]
     return texts + [text.lower() for text in texts]
 
 
-def train_language(facts: Sequence[ShapeFacts], seed: int, folder: Path, **changes: Any) -> dict[str, Any]:
-    """Make tokenizer and language model, and save both.
+def train_language(facts: Sequence[ShapeFacts], seed: int, folder: Path) -> dict[str, Any]:
+    """Train tokenizer and language model, and save both.
 
     Args:
-        facts: Of the training shapes.
-        seed: Of weights and of what is said.
+        facts: Facts about the training shapes.
+        seed: Seed of weights and conversations.
         folder: Where both are saved.
-        **changes: Of `TRAINING` and `LANGUAGE`.
     """
-    training = {name: changes.pop(name, value) for name, value in TRAINING.items()}
-    tokenizer = train_tokenizer(texts_for_tokenizer(facts, seed), training["vocabulary"])
+    tokenizer = train_tokenizer(texts_for_tokenizer(facts, seed), TRAINING["vocabulary"])
     set_seed(seed)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model = NormedPhiForCausalLM(NormedPhiConfig(vocab_size=len(tokenizer), **ids, **{**LANGUAGE, **changes}))
+    model = NormedPhiForCausalLM(NormedPhiConfig(vocab_size=len(tokenizer), **ids, **LANGUAGE))
     processor = MiniGPT3DProcessor(PointCloudProcessor(), tokenizer, num_query_tokens=1, point_token_id=len(tokenizer))
-    words = WordsForClouds(processor, facts, seed)
-    rate = training["learning_rate"]
+    texts = WordsForClouds(processor, facts, seed)
+    rate = TRAINING["learning_rate"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=training["steps"], pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=TRAINING["steps"], pct_start=0.1)
     losses = []
-    for _ in trange(training["steps"], desc="language model"):
-        loss = model(**words.batch(training["batch_size"])).loss
+    for _ in trange(TRAINING["steps"], desc="language model"):
+        loss = model(**texts.batch(TRAINING["batch_size"])).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
