@@ -1,10 +1,10 @@
-"""How far norms' running statistics are from those of all patches where the mini-PointNet reads visible ones alone.
+"""How do batch norm statistics change when the mini-PointNet of ACT encodes visible patches alone?
 
-    python examples/benchmarks/act_visible_only.py
+    python -m examples.studies.act_visible_only
 
-On the embedded shapes, scaled and shifted as in pretraining, with the published cut and mask ratio and fresh weights.
-Fine-tuning starts from these statistics and reads all patches. Means and deviations are compared in units of the
-deviations over all patches, mean over channels; what is left where all patches are read is the noise of batches.
+Fine-tuning starts from these running statistics and encodes all patches. They are measured on the embedded shapes,
+scaled and shifted as in pretraining, with the published patches and mask ratio and fresh weights. Differences of means
+and deviations are in units of the deviations over all patches, averaged over channels; the row "all" is batch noise.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ GROUPS, SIZE, RATIO = 64, 32, 0.8
 
 
 def augmented(clouds: torch.Tensor) -> torch.Tensor:
-    """Clouds `(batch, points, 3)` scaled by 2/3 to 3/2 and shifted by up to 0.2 along each axis."""
+    """Scale clouds `(batch, points, 3)` by 2/3 to 3/2 and shift them by up to 0.2 along each axis."""
     scale = torch.empty(len(clouds), 1, 3).uniform_(2 / 3, 3 / 2)
     return clouds * scale + torch.empty(len(clouds), 1, 3).uniform_(-0.2, 0.2)
 
 
 def running(encoder: PatchEncoder) -> torch.Tensor:
-    """Running means and deviations of both norms, `(2, channels)`."""
+    """Return running means and deviations of both norms, `(2, channels)`."""
     norms = encoder.lift_norm, encoder.join_norm
     means, variances = (torch.cat([getattr(n, name) for n in norms]) for name in ("running_mean", "running_var"))
     return torch.stack([means, variances.sqrt()])
 
 
 @torch.no_grad()
-def apart(mask_type: str | None, clouds: torch.Tensor, seed: int, batch: int, passes: int) -> float:
-    """How far statistics gathered under a mask (None: from all patches) are from those over all patches at once."""
+def distance(mask_type: str | None, clouds: torch.Tensor, seed: int, batch: int, passes: int) -> float:
+    """Measure how far statistics under a mask (None: of all patches) are from those over all clouds at once."""
     torch.manual_seed(seed)
     encoder = PatchEncoder(3, 384).train()
     for number in range(passes):
@@ -46,7 +46,7 @@ def apart(mask_type: str | None, clouds: torch.Tensor, seed: int, batch: int, pa
         if mask_type is not None:
             visible, _ = split_by_mask(MASKS[mask_type](patches.centers, int(RATIO * GROUPS)))
             rows = gather_points(rows.flatten(2), visible).view(batch, -1, SIZE, 3)
-        # Every pass has the same weight in the end.
+        # Gives every pass the same weight.
         encoder.lift_norm.momentum = encoder.join_norm.momentum = 1 / (number + 1)
         encoder(rows)
     found = running(encoder)
@@ -67,7 +67,7 @@ def main() -> None:
     print("| patches read | distance from the statistics of all, in deviations |")
     print("|---|---|")
     for mask_type in (None, *MASKS):
-        found = [apart(mask_type, clouds, s, arguments.batch, arguments.passes) for s in range(arguments.seeds)]
+        found = [distance(mask_type, clouds, s, arguments.batch, arguments.passes) for s in range(arguments.seeds)]
         print(f"| {mask_type or 'all'} | {statistics.mean(found):.4f} ± {statistics.stdev(found):.4f} |")
 
 

@@ -90,19 +90,18 @@ def evaluate_stage(
         each is chosen for.
     """
     pipe = pipeline("point-cloud-text-to-text", model=str(model_dir), device="cpu")
-    ask = answer_function(pipe, "training")
     about = {"model": str(model_dir), "revision": None}
     judge = ClassNameJudge(rows.features["label"].names)
     scores: dict[str, Any] = {}
     for template, suffix in (("training", ""), ("evaluation", "_evaluation")):
         for protocol in PUBLISHED:
             path = folder / f"{protocol.name}{suffix}.json"
-            answers = answer_question(
-                rows, protocol, answer_function(pipe, template), path, about, None, BATCH_SIZE, seed
-            )
+            ask = answer_function(pipe, template)
+            answers = answer_question(rows, protocol, ask, path, about, None, BATCH_SIZE, seed)
             judged = judge_answers(answers, "class", judge, judged_name(path, judge), protocol.class_names(rows))
             right = sum(entry["score"] for entry in judged["results"] if entry["is_valid"])
             scores[f"{protocol.name}{suffix}"] = right / len(rows)
+    ask = answer_function(pipe, "training")
     clouds = [colored_cloud(row) for row in rows]
     colors = [named_color(text) for text in _greedy(ask, clouds, COLOR_QUESTION)]
     scores["color"] = _mean(color == one.color for color, one in zip(colors, facts, strict=True))

@@ -1,9 +1,8 @@
-"""A small rotary text encoder, briefly pretrained on text that every machine has, since weights can't be fetched.
+"""Pretrain a small rotary text encoder on text that every machine has.
 
-The text is the documentation inside Python's own standard library: the docstrings of its modules, which come with
-every interpreter under the PSF licence. A ModernBERT of a few layers learns to fill in masked bytes of it. Turning by
-places is all that it knows of order, so the loss is also taken with every byte at one place: the difference is what
-it reads from its rotations. The encoder is made once and kept.
+The text is the docstrings of Python's standard library, which come with every interpreter under the PSF license. A
+ModernBERT of a few layers learns to fill in masked bytes. Rotations are its only source of order, so the loss is also
+computed with every byte at one place: the difference is what the model learns from rotations.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import os
 import platform
 import shutil
 import sysconfig
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import ModernBertConfig, ModernBertForMaskedLM, set_seed
 
+from examples.studies.runs import stopwatch
 from hf_any3d.whole_files import write_text
 
 PAD, MASK, FIRST_BYTE = 0, 1, 2
@@ -34,11 +33,11 @@ IGNORED = -100
 PRETRAINING: dict[str, Any] = {
     "hidden_size": 192,
     "num_hidden_layers": 4,
-    # As many heads as views, so that heads can be shared out evenly.
+    # As many heads as views, so that each view gets one.
     "num_attention_heads": 6,
     "intermediate_size": 384,
     "rope_theta": 10000.0,
-    # ModernBERT's own 0.02 is meant for wider layers and learns slowly here.
+    # ModernBERT's default 0.02 is meant for wider layers and learns slowly here.
     "initializer_range": 0.06,
     "length": 64,
     "batch_size": 16,
@@ -48,7 +47,7 @@ PRETRAINING: dict[str, Any] = {
     "held_out_rows": 512,
     "seed": 0,
 }
-"""Everything that decides the encoder beside the text and the libraries."""
+"""Everything that affects the encoder next to the text and the libraries."""
 
 REPORT = "pretraining.json"
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"}
@@ -56,10 +55,10 @@ _HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDe
 
 
 def library_docstrings(root: Path | None = None) -> list[str]:
-    """The docstrings of all modules under a folder, one text a module that has any, by name of its file.
+    """Collect the docstrings of all modules in a folder, one text per module, in the order of file names.
 
     Args:
-        root: where the sources are; the standard library by default.
+        root: Folder of the sources; the standard library by default.
     """
     root, texts = root or Path(sysconfig.get_path("stdlib")), []
     for path in sorted(root.rglob("*.py")):
@@ -73,26 +72,26 @@ def library_docstrings(root: Path | None = None) -> list[str]:
 
 
 def byte_rows(texts: list[str], length: int) -> torch.Tensor:
-    """The bytes of all texts end to end, `(rows, length)`, as numbers of tokens."""
+    """Concatenate the bytes of all texts and cut them into rows `(rows, length)` of token numbers."""
     data = np.frombuffer("\n\n".join(texts).encode(), dtype=np.uint8).astype(np.int64) + FIRST_BYTE
     return torch.from_numpy(data[: len(data) // length * length].reshape(-1, length))
 
 
 def mask_tokens(tokens: torch.Tensor, share: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hide a share of the tokens; their labels are what stood there, all others are ignored."""
+    """Mask a share of the tokens; returns masked tokens and labels, which ignore all other tokens."""
     hidden = torch.rand(tokens.shape, generator=generator) < share
     return tokens.masked_fill(hidden, MASK), tokens.masked_fill(~hidden, IGNORED)
 
 
 @torch.no_grad()
 def masked_loss(model: nn.Module, rows: torch.Tensor, share: float, with_places: bool = True) -> float:
-    """Cross-entropy of masked bytes in nats; without places, all bytes of a row stand at the same one.
+    """Compute the cross-entropy of masked bytes in nats.
 
     Args:
-        model: a masked language model.
+        model: A masked language model.
         rows: `(rows, length)`.
-        share: how many are masked.
-        with_places: let every byte stand where it does.
+        share: Share of masked bytes.
+        with_places: Whether each byte has its own position; otherwise all bytes of a row have the same one.
     """
     model.eval()
     length = rows.shape[1]
@@ -108,13 +107,13 @@ def masked_loss(model: nn.Module, rows: torch.Tensor, share: float, with_places:
 
 
 def frequency_loss(train: torch.Tensor, rows: torch.Tensor) -> float:
-    """Cross-entropy in nats of rows for one who knows how frequent each byte is, and nothing of its neighbours."""
+    """Compute the cross-entropy in nats of a model that predicts each byte by its frequency alone."""
     counts = torch.bincount(train.flatten(), minlength=256 + FIRST_BYTE).float() + 1
     return float(-(counts / counts.sum()).log()[rows].mean())
 
 
 def new_model(settings: dict[str, Any]) -> ModernBertForMaskedLM:
-    """The untrained encoder with its head for masked bytes; every layer sees the whole row."""
+    """Build the untrained encoder with its head for masked bytes; every layer attends to the complete row."""
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range")
     rope = {"rope_type": "default", "rope_theta": settings["rope_theta"]}
     config = ModernBertConfig(
@@ -130,7 +129,7 @@ def new_model(settings: dict[str, Any]) -> ModernBertForMaskedLM:
 
 
 def train(model: nn.Module, rows: torch.Tensor, settings: dict[str, Any]) -> None:
-    """Fill in masked bytes of rows `(rows, length)` drawn at random."""
+    """Train on masked bytes of random rows of `(rows, length)`."""
     model.train()
     steps, generator = settings["steps"], torch.Generator().manual_seed(settings["seed"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98))
@@ -150,14 +149,14 @@ def train(model: nn.Module, rows: torch.Tensor, settings: dict[str, Any]) -> Non
 
 
 def pretrained_encoder(folder: Path, settings: dict[str, Any] = PRETRAINING) -> dict[str, Any]:
-    """Make the encoder in `folder`, unless it is there already, made of the same text by the same settings.
+    """Pretrain the encoder in `folder`, unless it was already pretrained on the same text with the same settings.
 
     Args:
-        folder: where the encoder is kept, as `save_pretrained` writes it.
-        settings: see `PRETRAINING`.
+        folder: Where the encoder is saved.
+        settings: See `PRETRAINING`.
 
     Returns:
-        The report beside it: stamp, losses on held-out text before and after, cost.
+        The report that is stored with it: stamp, losses on held-out text before and after, cost.
     """
     texts = library_docstrings()
     stamp = {
@@ -177,17 +176,17 @@ def pretrained_encoder(folder: Path, settings: dict[str, Any] = PRETRAINING) -> 
     made["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     made["loss_of_frequencies"] = frequency_loss(rows, held_out)
     made["loss_before"] = masked_loss(model, held_out, share)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    train(model, rows, settings)
-    made |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+    with stopwatch() as spent:
+        train(model, rows, settings)
+    made |= spent
     made["loss_after"] = masked_loss(model, held_out, share)
     made["loss_after_at_one_place"] = masked_loss(model, held_out, share, with_places=False)
-    _put(model.model, made, folder)
+    _save(model.model, made, folder)
     return made
 
 
-def _put(encoder: nn.Module, made: dict[str, Any], folder: Path) -> None:
-    """Write encoder and report beside the folder, then rename: a folder is there whole or not at all."""
+def _save(encoder: nn.Module, made: dict[str, Any], folder: Path) -> None:
+    """Write encoder and report to a temporary folder and rename it, so that `folder` is never incomplete."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     encoder.save_pretrained(temporary)
     write_text(temporary / REPORT, json.dumps(made, indent=1))

@@ -1,13 +1,13 @@
 """Which way to combine the views of a rotary encoder is best? Each is trained on the embedded shapes.
 
-    python examples/benchmarks/rotary_views.py
+    python -m examples.studies.rotary_views
 
-No weights of a rotary encoder come with this project, so a small one is pretrained here first, on text that every
-machine has (see `_rotary_pretraining.py`), and kept. Then it is wrapped, frozen, with each of the rules of
-`Any2PointConfig.rotary_views`, beside two controls: without any turning, and with random weights. All of that twice:
-with the recipe's tokenizer, which knows where its tokens are, and with a blind one, which does not, so that places
-reach the model through rotations alone. Every run is kept when it ends and not repeated. Beside this stands what can
-be said of each rule without training (see `_rotary_geometry.py`).
+This project has no weights of a rotary encoder, so a small one is pretrained first, on text that every machine has
+(see `rotary_pretraining.py`), and stored. A model is built around it, frozen, with each rule of
+`Any2PointConfig.rotary_views`, next to two controls: without rotation, and with random weights. All of this twice:
+with the quickstart's tokenizer, which uses the centers of its tokens, and with a blind one, which does not, so that
+places reach the model through rotations alone. Every run is stored when it ends and is not repeated.
+`recovered_offsets` compares the rules without any training.
 """
 
 from __future__ import annotations
@@ -19,46 +19,55 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from examples import quickstart
 from examples.studies.learning import random_encoder, replace_encoder
 from examples.studies.rotary_pretraining import PRETRAINING, pretrained_encoder
-from examples.studies.rotary_views import offsets_told
 from examples.studies.runs import (
+    evaluate,
     every_run,
     fit,
-    leave_results,
     machine,
     over_seeds,
     percent,
-    recipe_settings,
     runs_parser,
+    training_settings,
+    use_threads,
+    write_results,
 )
 from hf_any3d.data import load_point_dataset
-from hf_any3d.modeling.encoders import LayerPass
-from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
+from hf_any3d.modeling.encoders import LayerPass, find_family
+from hf_any3d.modeling.encoders.rotary import combine_views, rotary_line_inputs
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
 
-# Gates would let little of the frozen layers in at the start, and it is they that are compared.
+# Gates would hide most of the frozen layers at the start, which are what is compared.
 NO_GATE = {"gate": None}
-# Norming tokens to the spread of learned positions means nothing here: there are none. Fewer neighbours are for speed.
+# There are no learned positions whose spread could scale the tokens. Fewer neighbors are for speed.
 MODEL: dict[str, Any] = {"token_scale": None, "tokenizer_neighbors": 16}
+
+
+# Pairs of tokens in each cloud.
+PAIRS = 400
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What is trained.
+    """A trained model.
 
     Args:
-        title: name in the table.
-        rule: how views are combined.
-        turned: whether queries and keys are turned at all.
-        pretrained: whether the encoder has learned from text.
-        blind: keep the tokenizer from knowing the centres of its tokens, and the adapters from guidance by them.
+        title: Name in the table.
+        rule: How views are combined.
+        turned: Whether queries and keys are rotated at all.
+        pretrained: Whether the encoder is pretrained.
+        blind: Whether tokenizer and adapters work without the centers of the tokens.
     """
 
     title: str
@@ -82,26 +91,26 @@ ARMS = {
 }
 
 
-class Nowhere(nn.Module):
-    """Zeros in place of what a tokenizer says about the place of a token."""
+class NoPlace(nn.Module):
+    """Replaces a tokenizer's embedding of centers by zeros."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
         self.hidden_size = hidden_size
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`(..., width)` to zeros `(..., hidden)`."""
+        """Map `(..., width)` to zeros `(..., hidden)`."""
         return hidden.new_zeros(*hidden.shape[:-1], self.hidden_size)
 
 
 def at_one_place(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """Inputs of rotary layers when all tokens stand at one place: nothing is turned against anything else."""
+    """Compute the inputs of rotary layers with all tokens at one place, so that nothing is rotated."""
     places = dataclasses.replace(call.places, entry=torch.zeros_like(call.places.entry))
     return rotary_line_inputs(dataclasses.replace(call, places=places))
 
 
 def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
-    """The recipe's wrap around the small rotary encoder, as the arm wants it."""
+    """Build the quickstart's model around the small rotary encoder, changed by the arm."""
     wrapper = quickstart.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule)
     if not arm.pretrained:
         wrapper = replace_encoder(wrapper, random_encoder, seed)
@@ -109,28 +118,55 @@ def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
     if not arm.turned:
         model.family = dataclasses.replace(model.family, layer_inputs=at_one_place)
     if arm.blind:
-        model.point_tokenizer.place[-1] = Nowhere(model.config.encoder_config.hidden_size)
+        model.point_tokenizer.place[-1] = NoPlace(model.config.encoder_config.hidden_size)
     return quickstart.add_adapter(wrapper, seed, **adapter_of(arm))
 
 
 def adapter_of(arm: Arm) -> dict[str, Any]:
-    """Changed settings of the adapter: no gates, and no guidance for a blind wrap."""
+    """Return changed settings of the adapter: no gates, and no guidance for blind arms."""
     return {**NO_GATE, "aggregation_scale": 0.0} if arm.blind else NO_GATE
 
 
+@torch.no_grad()
+def recovered_offsets(encoder: PreTrainedModel, rule: str, rows: Dataset, num_tokens: int) -> float:
+    """Compute the share of the variance of offsets between tokens that a linear map recovers from rotations.
+
+    Attention of a rotary encoder depends on two tokens' places through the cosines and sines of the angles between
+    them, in each head and frequency. A least squares map from these to the offset `(x, y, z)` is fitted on every other
+    cloud and evaluated on the rest. 1 means that all of the offset is recovered; 1/3, one direction of three.
+
+    Args:
+        encoder: A ModernBERT; only its frequencies matter.
+        rule: One of `Any2PointConfig.rotary_views`.
+        rows: Clouds.
+        num_tokens: Tokens of a cloud.
+    """
+    config = Any2PointConfig(encoder_config=encoder.config, num_tokens=num_tokens, rotary_views=rule)
+    points = torch.as_tensor(np.asarray(rows["points"]), dtype=torch.float32)
+    centers = normalize_centers(gather_points(points, farthest_point_sample(points, num_tokens)))
+    places = project(centers, find_family(encoder.config).positions(encoder), config).places.entry[:, :, 1:]
+    angles = places.unsqueeze(-1) * encoder.rotary_emb.full_attention_inv_freq
+    angles = combine_views(angles, rule, encoder.config.num_attention_heads)[..., 0, :]  # (clouds, heads, tokens, f)
+    first, second = torch.randint(num_tokens, (2, PAIRS), generator=torch.Generator().manual_seed(0))
+    turned = (angles[:, :, first] - angles[:, :, second]).transpose(1, 2).flatten(2)  # (clouds, pairs, heads * f)
+    seen = torch.cat([turned.cos(), turned.sin(), torch.ones_like(turned[..., :1])], dim=-1).double()
+    offsets = (centers[:, first] - centers[:, second]).double()  # (clouds, pairs, 3)
+    fit = torch.linalg.lstsq(seen[::2].flatten(0, 1), offsets[::2].flatten(0, 1), driver="gelsd").solution
+    left = offsets[1::2].flatten(0, 1) - seen[1::2].flatten(0, 1) @ fit
+    return float(1 - left.square().sum() / offsets[1::2].square().sum())
+
+
 def train_once(name: str, seed: int, splits: DatasetDict, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one arm with one seed and measure it on the test split."""
+    """Train one arm with one seed and evaluate it on the test split."""
     model = build(ARMS[name], seed, splits["train"].features["label"].names, options.output_dir / "encoder")
     trainer, cost = fit(model, seed, splits["train"], options.output_dir / "trainer", num_train_epochs=options.epochs)
-    metrics = quickstart.evaluate(trainer, splits["test"])
-    figures = {"accuracy": "eval_accuracy", "mean_class_accuracy": "eval_mean_class_accuracy", "loss": "eval_loss"}
-    return {**{ours: metrics[theirs] for ours, theirs in figures.items()}, **cost, "rows": len(splits["test"])}
+    return {**evaluate(trainer, splits["test"]), **cost, "rows": len(splits["test"])}
 
 
 def settings_of(name: str, options: argparse.Namespace, stamp: dict[str, Any]) -> dict[str, Any]:
-    """What decides the result of a run beside its seed."""
+    """Collect everything but the seed that affects the result of an arm."""
     arm = ARMS[name]
-    return recipe_settings(
+    return training_settings(
         {"num_train_epochs": options.epochs},
         model={**quickstart.MODEL, **MODEL},
         adapter={**quickstart.ADAPTER, **adapter_of(arm)},
@@ -140,7 +176,7 @@ def settings_of(name: str, options: argparse.Namespace, stamp: dict[str, Any]) -
 
 
 def table(rows: list[dict[str, Any]], blind: bool) -> str:
-    """Results with one of the tokenizers as a Markdown table."""
+    """Format the results with one of the tokenizers as a Markdown table."""
     lines = [
         "| views combined by | CPU seconds | test accuracy, % | class accuracy, % | test loss |",
         "|---|---|---|---|---|",
@@ -153,14 +189,14 @@ def table(rows: list[dict[str, Any]], blind: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told_table(told: dict[str, float]) -> str:
-    """What rotations tell of offsets, by rule, as a Markdown table."""
-    lines = ["| views combined by | offsets between tokens that rotations tell, % of variance |", "|---|---|"]
-    return "\n".join(lines + [f"| `{rule}` | {100 * share:.0f} |" for rule, share in told.items()]) + "\n"
+def offsets_table(shares: dict[str, float]) -> str:
+    """Format the recovered offsets of each rule as a Markdown table."""
+    lines = ["| views combined by | offsets between tokens recovered from rotations, % of variance |", "|---|---|"]
+    return "\n".join(lines + [f"| `{rule}` | {100 * share:.0f} |" for rule, share in shares.items()]) + "\n"
 
 
 def report(summary: dict[str, Any]) -> str:
-    """Everything measured as Markdown."""
+    """Format all results as Markdown."""
     pretraining, rows = summary["pretraining"], summary["rows"]
     losses = (
         "before {loss_before:.2f}, after {loss_after:.2f}, with all bytes at one place {loss_after_at_one_place:.2f}"
@@ -170,8 +206,8 @@ def report(summary: dict[str, Any]) -> str:
             f"Pretraining: {pretraining['stamp']['text']}, {pretraining['bytes']:,} bytes, "
             f"{pretraining['cpu_seconds']:.0f} CPU seconds. Loss of masked bytes of held-out modules in nats: "
             f"{losses.format(**pretraining)}, by frequencies alone {pretraining['loss_of_frequencies']:.2f}.\n",
-            told_table(summary["offsets_told"]),
-            "Tokenizer that knows where its tokens are:\n",
+            offsets_table(summary["recovered_offsets"]),
+            "Tokenizer with centers:\n",
             table(rows, blind=False),
             "Blind tokenizer and no guidance:\n",
             table(rows, blind=True),
@@ -188,9 +224,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Pretrain, train and test what the command line asks for, print and store the tables."""
+    """Run the study; print and store its tables."""
     options = parse(arguments)
-    quickstart.use_threads(options.threads)
+    use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     made = pretrained_encoder(options.output_dir / "encoder", {**PRETRAINING, "steps": options.pretraining_steps})
@@ -211,9 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
     encoder = AutoModel.from_pretrained(options.output_dir / "encoder")
     rules = dict.fromkeys(arm.rule for arm in ARMS.values())
     tokens = quickstart.MODEL["num_tokens"]
-    about["offsets_told"] = {rule: offsets_told(encoder, rule, splits["test"], tokens) for rule in rules}
+    about["recovered_offsets"] = {rule: recovered_offsets(encoder, rule, splits["test"], tokens) for rule in rules}
     summary = {**about, "rows": rows, "runs": runs}
-    leave_results(options.output_dir, "rotary_views", summary, report(summary))
+    write_results(options.output_dir, "rotary_views", summary, report(summary))
 
 
 if __name__ == "__main__":

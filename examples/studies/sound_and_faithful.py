@@ -1,12 +1,12 @@
-"""What attention across the batch does to accuracy: sound and faithful wraps, tested in batches of several orders.
+"""What does attention across the batch do to accuracy? Sound and faithful models, tested in several batch orders.
 
-    python examples/benchmarks/sound_and_faithful.py
+    python -m examples.studies.sound_and_faithful
 
-The released CLIP programs let their frozen attention run over the clouds of a batch, so a prediction depends on who
-else is in it; their test sets are read in order, class by class. Three wraps around the same encoder are trained on
+In the released CLIP programs the frozen attention runs over the clouds of a batch, so a prediction depends on the
+other clouds; their test sets are read in order, class by class. Three models around the same encoder are trained on
 the embedded shapes: the sound one; the same with attention over the batch; and the faithful one with the accidents of
 the released ScanObjectNN program. Each is tested on clouds sorted by class, shuffled, and one by one. Every run is
-kept when it ends and not repeated.
+stored when it ends and is not repeated.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from examples import quickstart
 from examples.studies.runs import (
     every_run,
     fit,
-    leave_results,
     machine,
     over_seeds,
     percent,
-    recipe_settings,
     runs_parser,
+    training_settings,
+    use_threads,
+    write_results,
 )
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import load_point_dataset
@@ -41,7 +42,7 @@ PUBLISHED: dict[str, Any] = {
     "tokenizer": "point_pn",
     **{name: RELEASED.model[name] for name in ("pooling", "head_bias", "line_direction")},
 }
-"""What all wraps take over from the released program; sizes stay those of the recipe."""
+"""Settings of the released program in all three models; sizes are those of the quickstart."""
 
 ACCIDENTS = (
     "attention_axis",
@@ -51,7 +52,10 @@ ACCIDENTS = (
     "sampling_min_squared_norm",
     "sampling_tie_rule",
 )
-"""What only the faithful wrap takes over. Not `offset_eps` of 0: it divides by zero on the flat sides of furniture."""
+"""Settings of the released program in the faithful model alone.
+
+`offset_eps` of 0 is left out: it divides by zero on the flat sides of furniture.
+"""
 
 ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sound": ("sound", {}, {}),
@@ -62,7 +66,7 @@ ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"count_empty_cells": RELEASED.adapter["count_empty_cells"]},
     ),
 }
-"""What is trained: title, settings of the model, settings of the adapter."""
+"""Title, model settings and adapter settings of each trained model."""
 
 NO_GATE = {"gate": None}
 SHUFFLES = 5
@@ -71,7 +75,7 @@ CHANGES = ("sorted_shuffled", "sorted_single", "shuffled_shuffled")
 
 
 def build(arm: str, seed: int, names: list[str], encoder: str) -> nn.Module:
-    """The wrap of an arm with its adapters, which have no gates, as published."""
+    """Build the model of an arm with adapters without gates, as published."""
     _, model, adapter = ARMS[arm]
     wrapper = quickstart.build_wrapper(seed, names, encoder, **PUBLISHED, **model)
     return quickstart.add_adapter(wrapper, seed, **NO_GATE, **adapter)
@@ -79,13 +83,13 @@ def build(arm: str, seed: int, names: list[str], encoder: str) -> nn.Module:
 
 @torch.no_grad()
 def predict(model: nn.Module, points: torch.Tensor, order: np.ndarray, batch_size: int) -> np.ndarray:
-    """Class of every cloud, in the order of `points`, when they come in batches of another order.
+    """Predict the class of every cloud in batches of another order; the result is in the order of `points`.
 
     Args:
-        model: a classifier.
+        model: A classifier.
         points: `(clouds, points, 3)`.
-        order: `(clouds,)`, which cloud comes when.
-        batch_size: clouds of a batch.
+        order: `(clouds,)` indices, the order of the clouds in batches.
+        batch_size: Clouds of a batch.
     """
     model.eval()
     found = np.empty(len(points), dtype=np.int64)
@@ -96,13 +100,13 @@ def predict(model: nn.Module, points: torch.Tensor, order: np.ndarray, batch_siz
 
 
 def measure(model: nn.Module, points: torch.Tensor, labels: np.ndarray, batch_size: int) -> dict[str, float]:
-    """Accuracy in each order, and the share of clouds whose class changes from one order to another.
+    """Compute the accuracy in each order, and the share of clouds whose prediction changes between orders.
 
     Args:
-        model: a trained classifier.
+        model: A trained classifier.
         points: `(clouds, points, 3)`.
         labels: `(clouds,)`.
-        batch_size: clouds of a batch where they don't come one by one.
+        batch_size: Clouds of a batch, except one by one.
     """
     by_class = np.argsort(labels, kind="stable")
     sorted_ = predict(model, points, by_class, batch_size)
@@ -122,7 +126,7 @@ def measure(model: nn.Module, points: torch.Tensor, labels: np.ndarray, batch_si
 
 
 def train_once(arm: str, seed: int, splits: DatasetDict, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one wrap with one seed and measure it; `accuracy` is that of shuffled batches."""
+    """Train one model with one seed and evaluate it; `accuracy` is that of shuffled batches."""
     model = build(arm, seed, splits["train"].features["label"].names, options.encoder)
     folder = options.output_dir / "trainer"
     trainer, cost = fit(model, seed, splits["train"], folder, num_train_epochs=options.epochs)
@@ -133,9 +137,9 @@ def train_once(arm: str, seed: int, splits: DatasetDict, options: argparse.Names
 
 
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What decides the result of a run beside its seed."""
+    """Collect everything but the seed that affects the result of an arm."""
     _, model, adapter = ARMS[arm]
-    return recipe_settings(
+    return training_settings(
         {"num_train_epochs": options.epochs},
         model={**quickstart.MODEL, **PUBLISHED, **model},
         adapter={**quickstart.ADAPTER, **NO_GATE, **adapter},
@@ -145,7 +149,7 @@ def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Accuracies and changes of every wrap as a Markdown table."""
+    """Format accuracies and changes of every model as a Markdown table."""
     lines = [
         "| wrap | CPU seconds | sorted by class, % | shuffled, % | one by one, % "
         "| changes sorted → shuffled, % | sorted → one by one, % | from shuffle to shuffle, % |",
@@ -167,9 +171,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train and test what the command line asks for, print and store the table."""
+    """Run the study; print and store its table."""
     options = parse(arguments)
-    quickstart.use_threads(options.threads)
+    use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     splits = load_point_dataset("shapes")
     runs = every_run(
@@ -186,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **figures})
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine()}
     summary = {**about, "settings": settings_of("sound", options), "rows": rows, "runs": runs}
-    leave_results(options.output_dir, "sound_and_faithful", summary, table(rows))
+    write_results(options.output_dir, "sound_and_faithful", summary, table(rows))
 
 
 if __name__ == "__main__":
