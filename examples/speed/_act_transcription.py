@@ -1,9 +1,9 @@
-"""A pretraining step of ACT written down as the method is described, for the benchmark to compare with.
+"""A pretraining step of ACT, written as the method is described, for the benchmark to compare with.
 
 Channels come before points, layers on points are 1x1 convolutions, the maximum of a patch is repeated for each of its
 points, every edge of a graph is a row, a code is a one-hot row times the codebook, attention is a matrix of weights,
-prompts go through every layer, and losses are summed over clouds one by one. It reads the weights of an
-`ActForPreTraining` and writes the gradients there, so that both can be compared number by number.
+prompts go through every layer, and losses are summed over clouds one by one. It uses the parameters of an
+`ActForPreTraining`, so that gradients can be compared number by number.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from hf_any3d.modeling.point_transformer import PatchEncoder, PointBlock
 def pretraining_loss(
     model: ActForPreTraining, points: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The loss of `model(points, mask, noise)` with a cosine loss and prompts for every layer of the teacher.
+    """Compute the loss of `model(points, mask, noise)` with a cosine loss and prompts for every layer of the teacher.
 
     Args:
-        model: Has the weights.
+        model: Model whose weights are used.
         points: `(batch, points, 3)`.
         mask: `(batch, groups)`, True where hidden.
         noise: `(batch, groups, codes)`, Gumbel noise of the targets.
@@ -43,7 +43,7 @@ def pretraining_loss(
 
 
 def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Neighbourhoods `(batch, groups, neighbors, 3)` and centres `(batch, groups, 3)`."""
+    """Compute neighborhoods `(batch, groups, neighbors, 3)` and centers `(batch, groups, 3)`."""
     batch, count, _ = points.shape
     clouds = torch.arange(batch, device=points.device)
     far = points.new_full((batch, count), 1e10)
@@ -61,25 +61,25 @@ def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tupl
 
 
 def patch_tokens(encoder: PatchEncoder, neighborhoods: torch.Tensor) -> torch.Tensor:
-    """The mini-PointNet, `(batch, groups, width)`."""
+    """Run the mini-PointNet; returns `(batch, groups, width)`."""
     batch, groups, size, _ = neighborhoods.shape
     rows = neighborhoods.reshape(batch * groups, size, 3).transpose(2, 1)  # (batch * groups, 3, neighbors)
     rows = convolution(encoder.widen, F.relu(encoder.lift_norm(convolution(encoder.lift, rows))))
-    whole = rows.max(dim=2, keepdim=True).values
-    rows = torch.cat([whole.expand(-1, -1, size), rows], dim=1)
+    pooled = rows.max(dim=2, keepdim=True).values
+    rows = torch.cat([pooled.expand(-1, -1, size), rows], dim=1)
     rows = convolution(encoder.out, F.relu(encoder.join_norm(convolution(encoder.join, rows))))
     return rows.max(dim=2).values.reshape(batch, groups, -1)
 
 
 def convolution(linear: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
-    """A linear layer as a 1x1 convolution over `(batch, channels, places)`."""
+    """Apply a linear layer as a 1x1 convolution over `(batch, channels, places)`."""
     return F.conv1d(rows, linear.weight.unsqueeze(-1), linear.bias)
 
 
 def student_predictions(
     model: ActForPreTraining, neighborhoods: torch.Tensor, centers: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Guesses of the hidden patches, `(batch, masked, width)`."""
+    """Predict the features of masked patches, `(batch, masked, width)`."""
     act = model.act
     batch = len(centers)
     tokens = patch_tokens(act.patch_encoder, neighborhoods)
@@ -100,7 +100,7 @@ def student_predictions(
 
 
 def run_block(block: PointBlock, tokens: torch.Tensor) -> torch.Tensor:
-    """A pre-norm block on `(batch, tokens, width)`."""
+    """Run a pre-norm block on `(batch, tokens, width)`."""
     attention = block.attention
     batch, count, width = tokens.shape
     heads = attention.qkv(block.norm1(tokens)).reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -114,7 +114,7 @@ def run_block(block: PointBlock, tokens: torch.Tensor) -> torch.Tensor:
 def teacher_features(
     model: ActForPreTraining, neighborhoods: torch.Tensor, centers: torch.Tensor, noise: torch.Tensor | None
 ) -> torch.Tensor:
-    """What the autoencoder makes of all patches, `(batch, groups, width)`."""
+    """Compute the autoencoder's features of all patches, `(batch, groups, width)`."""
     autoencoder = model.autoencoder
     tokens = patch_tokens(autoencoder.patch_encoder, neighborhoods)
     logits = graph_convolution(autoencoder.graph_encoder, tokens, centers)
@@ -127,7 +127,7 @@ def teacher_features(
 
 
 def run_teacher(model: ActForPreTraining, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The foreign encoder over prompts and tokens, `(batch, groups, teacher width)` without the prompts."""
+    """Run the teacher over prompts and tokens; returns `(batch, groups, teacher width)` without the prompts."""
     autoencoder, config = model.autoencoder, model.autoencoder.config
     encoder, prompts, batch = autoencoder.encoder, autoencoder.prompts, len(tokens)
     family, count = find_family(encoder.config), prompts.tokens.shape[1]
@@ -148,7 +148,7 @@ def run_teacher(model: ActForPreTraining, tokens: torch.Tensor, positions: torch
 
 
 def graph_convolution(graph: GraphConvolution, tokens: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """Edge convolutions over the 4 nearest centres, `(batch, groups, width)`."""
+    """Run edge convolutions over the 4 nearest centers; returns `(batch, groups, width)`."""
     tokens = convolution(graph.input, tokens.transpose(1, 2))  # (batch, channels, groups)
     nearest = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").topk(4, largest=False).indices
     outputs = []

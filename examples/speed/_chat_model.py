@@ -1,4 +1,4 @@
-"""MiniGPT-3D models of several sizes with random weights, for benchmarks, and what is asked of them."""
+"""MiniGPT-3D models of several sizes with random weights, and inputs for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _language_model(width: int, layers: int, heads: int) -> dict[str, Any]:
     return {"model_type": "normed_phi", "num_hidden_layers": layers, "num_attention_heads": heads, **sizes}
 
 
-# Point encoder, Q-Former, projector and vocabulary have the released sizes but for "tiny", which is for tests.
+# Except in "tiny", which is for tests, point encoder, Q-Former, projector and vocabulary have the released sizes.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "point_config": {
@@ -50,13 +50,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build_model(preset: str) -> MiniGPT3DForConditionalGeneration:
-    """A model with random weights and the released LoRA."""
+    """Build a model with random weights and the released LoRA."""
     torch.manual_seed(0)
     return MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(**PRESETS[preset], **LORA)).eval()
 
 
 def build_pipeline(preset: str) -> Pipeline:
-    """The model with a tokenizer for its vocabulary."""
+    """Build a pipeline of the model with a tokenizer for its vocabulary."""
     model = build_model(preset)
     text = model.config.text_config
     tokenizer = word_tokenizer(text.vocab_size, text.eos_token_id)
@@ -66,7 +66,7 @@ def build_pipeline(preset: str) -> Pipeline:
 
 
 def word_tokenizer(size: int, end: int) -> PreTrainedTokenizerFast:
-    """Each id has a word or a letter of its own, so that any answer is read again as the tokens it was made of."""
+    """Build a tokenizer with one word or letter per id, so that any answer is tokenized back to the same ids."""
     letters = [chr(number) for number in range(128)]
     names = [*letters, *(f" w{number}" for number in range(len(letters), size))]
     names[end] = "<|endoftext|>"
@@ -78,6 +78,6 @@ def word_tokenizer(size: int, end: int) -> PreTrainedTokenizerFast:
 
 
 def random_clouds(count: int, points: int) -> list[np.ndarray]:
-    """Coloured clouds, each `(points, 6)`, no two alike."""
+    """Generate colored clouds, each `(points, 6)`."""
     generator = np.random.default_rng(0)
     return [generator.random((points, 6), dtype=np.float32) for _ in range(count)]

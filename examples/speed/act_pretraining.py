@@ -1,11 +1,10 @@
-"""Time and memory of an ACT pretraining step against a plain transcription of the method, in one process.
+"""Compare time and memory of an ACT pretraining step with a plain transcription of the method.
 
-    python examples/benchmarks/act_pretraining.py --preset published --output act_pretraining.json
+    python -m examples.speed.act_pretraining --preset published --output act_pretraining.json
 
-Forward and backward in float32 on the same clouds, masks and weights. First both have to give the same loss and the
-same gradients; then they take turns. Beside wall time stands the processor's time for this process, with which other
-work on the machine interferes less. Saved bytes are what autograd keeps for the backward pass, every storage counted
-once, parameters left out.
+Both run forward and backward in float32 on the same clouds, masks and weights, in turns in one process, after a check
+that losses and gradients are the same. Processor times depend less on other work on the machine than wall times. Saved
+bytes are what autograd saves for the backward pass, without parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,14 @@ import torch
 from transformers import AutoConfig
 
 from examples.speed._act_transcription import pretraining_loss
-from examples.speed._saved_bytes import saved_bytes, storages
+from examples.speed._measure import Spent, saved_bytes, storages, timed_in_turns
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
 from hf_any3d.modeling.act.masking import random_mask
 from hf_any3d.modeling.point_transformer.blocks import DropPath
 from hf_any3d.whole_files import write_json
 
 TRANSCRIPTION = "transcription"
-# What the released program does: all patches go through the student's mini-PointNet, the teacher is in training mode.
+# In the released program the student's mini-PointNet encodes all patches and the teacher is in training mode.
 RELEASED = {"encode_visible_only": False, "teacher_in_training_mode": True}
 SOUND = {"encode_visible_only": True, "teacher_in_training_mode": False}
 # Teacher, autoencoder, student.
@@ -54,7 +52,7 @@ _UNREAD = {"image_size": 32, "vocab_size": 8, "max_position_embeddings": 8}
 
 
 def build(preset: str) -> ActForPreTraining:
-    """A model of random weights, in training mode."""
+    """Build a model with random weights, in training mode."""
     teacher, autoencoder, student = PRESETS[preset]
     settings = {name: value for name, value in (_UNREAD | teacher).items() if name != "model_type"}
     encoder_config = AutoConfig.for_model(teacher["model_type"], **settings)
@@ -64,14 +62,14 @@ def build(preset: str) -> ActForPreTraining:
 
 
 def choose(model: ActForPreTraining, settings: dict[str, Any]) -> None:
-    """Switch fields of the config that are read when the model runs."""
+    """Set fields of the config that are read when the model runs."""
     for name, value in settings.items():
         setattr(model.config, name, value)
     model.train()
 
 
-def without_chance(model: ActForPreTraining) -> ActForPreTraining:
-    """The same model, a copy, without dropout and drop path."""
+def without_dropout(model: ActForPreTraining) -> ActForPreTraining:
+    """Copy a model without dropout and drop path."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -82,12 +80,12 @@ def without_chance(model: ActForPreTraining) -> ActForPreTraining:
 
 
 def largest_difference(model: ActForPreTraining, points: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
-    """How far loss and gradients of both are apart, relative to the loss and to the largest gradient of each tensor.
+    """Compare loss and gradients of both, relative to the loss and to the largest gradient of each tensor.
 
     Raises:
-        AssertionError: If they are not the same step: losses beyond 1e-5, gradients beyond 1e-2.
+        AssertionError: They are not the same step: losses differ by over 1e-5 or gradients by over 1e-2.
     """
-    model = without_chance(model)
+    model = without_dropout(model)
     choose(model, RELEASED)
     noise = torch.zeros(*mask.shape, model.autoencoder.config.num_codes).exponential_().log_().neg_()
     results = []
@@ -99,16 +97,16 @@ def largest_difference(model: ActForPreTraining, points: torch.Tensor, mask: tor
         results.append((loss.item(), gradients))
     (loss, gradients), (our_loss, our_gradients) = results
     assert gradients.keys() == our_gradients.keys()
-    # Biases in front of a batch norm: their gradient is zero but for rounding.
+    # Leaves out biases before a batch norm, whose gradient is zero except for rounding.
     largest = max(gradient.norm() for gradient in gradients.values())
-    apart = {
+    differences = {
         name: ((gradient - our_gradients[name]).abs().max() / gradient.abs().max()).item()
         for name, gradient in gradients.items()
         if gradient.norm() > 1e-4 * largest
     }
-    worst = max(apart.values())
+    worst = max(differences.values())
     relative = abs(loss - our_loss) / abs(loss)
-    assert relative < 1e-5 and worst < 1e-2, (relative, max(apart, key=apart.get), worst)
+    assert relative < 1e-5 and worst < 1e-2, (relative, max(differences, key=differences.get), worst)
     return {"loss": relative, "gradients": worst}
 
 
@@ -123,10 +121,10 @@ def measure(preset: str, batch: int, points: int, rounds: int) -> dict[str, Any]
     mask = random_mask(torch.zeros(batch, groups, 3), int(model.config.mask_ratio * groups))
     difference = largest_difference(model, clouds, mask)
 
-    def ours(of: ActForPreTraining, settings: dict[str, Any]) -> Callable[[], torch.Tensor]:
+    def ours(own: ActForPreTraining, settings: dict[str, Any]) -> Callable[[], torch.Tensor]:
         def step() -> torch.Tensor:
-            choose(of, settings)
-            return of(clouds, mask).loss
+            choose(own, settings)
+            return own(clouds, mask).loss
 
         return step
 
@@ -141,17 +139,14 @@ def measure(preset: str, batch: int, points: int, rounds: int) -> dict[str, Any]
         "ours, teacher in bfloat16": ours(half, SOUND),
     }
     parameters = storages(model, half)
-    kept = {name: saved_bytes(step, parameters) for name, step in steps.items()}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    # The first round warms up.
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            for of in (model, half):
-                of.zero_grad()
-            wall, processor = time.perf_counter(), time.process_time()
-            step().backward()
-            spent = time.perf_counter() - wall, time.process_time() - processor
-            seconds[name] += [spent] * (number > 0)
+    saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
+
+    def clear_gradients() -> None:
+        model.zero_grad()
+        half.zero_grad()
+
+    passes = {name: lambda step=step: step().backward() for name, step in steps.items()}
+    spent = timed_in_turns(passes, rounds, before=clear_gradients)
     return {
         "preset": preset,
         "batch": batch,
@@ -160,24 +155,22 @@ def measure(preset: str, batch: int, points: int, rounds: int) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "difference": difference,
-        "rows": {name: _row(seconds[name], seconds[TRANSCRIPTION], kept[name], kept, batch) for name in steps},
+        "rows": {name: _row(name, spent, saved, batch) for name in steps},
     }
 
 
-def _row(
-    spent: list[tuple[float, float]], plain: list[tuple[float, float]], saved: int, kept: dict[str, int], batch: int
-) -> dict[str, float]:
-    wall, processor = (statistics.median(column) for column in zip(*spent, strict=True))
-    # Round by round, so that what else the machine does meets both.
-    ratios = [theirs[1] / own[1] for theirs, own in zip(plain, spent, strict=True)]
+def _row(name: str, spent: dict[str, list[Spent]], saved: dict[str, int], batch: int) -> dict[str, float]:
+    wall, processor = (statistics.median(column) for column in zip(*spent[name], strict=True))
+    # Ratios within a round, so that other work on the machine affects both.
+    ratios = [theirs.cpu / own.cpu for theirs, own in zip(spent[TRANSCRIPTION], spent[name], strict=True)]
     return {
         "processor_ms_per_cloud": 1000 * processor / batch,
         "wall_ms_per_cloud": 1000 * wall / batch,
         "times_faster": statistics.median(ratios),
         "times_faster_least": min(ratios),
         "times_faster_most": max(ratios),
-        "saved_MB_per_cloud": saved / batch / 1e6,
-        "times_fewer_bytes": kept[TRANSCRIPTION] / saved,
+        "saved_MB_per_cloud": saved[name] / batch / 1e6,
+        "times_fewer_bytes": saved[TRANSCRIPTION] / saved[name],
     }
 
 
@@ -192,9 +185,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     result = measure(arguments.preset, arguments.batch, arguments.points, arguments.rounds)
-    apart = result["difference"]
+    difference = result["difference"]
     print(f"{result['preset']}, batch {result['batch']}, {result['points']} points, {result['threads']} thread(s)")
-    print(f"the same step: loss to {apart['loss']:.1e}, gradients to {apart['gradients']:.1e}")
+    print(f"the same step: loss to {difference['loss']:.1e}, gradients to {difference['gradients']:.1e}")
     print(
         "| forward + backward | processor ms a cloud | wall ms | times faster (least, most) | saved MB | times fewer |"
     )

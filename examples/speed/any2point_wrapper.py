@@ -1,10 +1,10 @@
-"""Time and memory of an Any2Point training step against the bare frozen layers on the same tokens, in one process.
+"""Compare time and memory of an Any2Point training step with the bare frozen layers on as many tokens.
 
-    python examples/benchmarks/any2point_wrapper.py --preset clip-scan --output wrapper.json
+    python -m examples.speed.any2point_wrapper --preset clip-scan --output wrapper.json
 
-Both sides run forward and backward in float32 on sequences of the same length; gradients reach the tokens in both.
-They take turns, and what counts is the processor's time for this process, so that other work on the machine matters
-little. Saved bytes are what autograd keeps for the backward pass, parameters left out.
+All run forward and backward in float32, in turns in one process; gradients reach the tokens in all of them. Times are
+processor times of this process, which depend little on other work on the machine. Saved bytes are what autograd saves
+for the backward pass, without parameters.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel
 
-from examples.speed._saved_bytes import saved_bytes, storages
+from examples.speed._measure import saved_bytes, storages, timed_in_turns
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.encoders import freeze
@@ -35,20 +33,9 @@ PRESETS: dict[str, tuple[dict, dict, dict]] = {
         {},
     ),
     "clip-text": (CLIP_SCAN.encoder, dict(num_labels=18), {}),
-    # The released configuration, its accidents included: the frozen layers attend over the clouds of the batch.
+    # The released configuration with its accidents: the frozen layers attend over the clouds of the batch.
     "clip-scan": (CLIP_SCAN.encoder, CLIP_SCAN.model, CLIP_SCAN.adapter),
 }
-
-
-def median_seconds(steps: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of forward and backward; all steps take turns in every round."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats + 1):
-        for name, step in steps.items():
-            start = time.process_time()
-            step().backward()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(of_step[1:]) for name, of_step in seconds.items()}
 
 
 def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | None, repeats: int) -> dict:
@@ -60,7 +47,7 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
     encoder = AutoModel.from_config(config)
     chosen = dict(model_settings) | ({} if neighbors is None else {"tokenizer_neighbors": neighbors})
     config = Any2PointConfig(encoder_config=encoder.config, num_tokens=tokens, **chosen)
-    # A copy from before anything of ours is in them.
+    # Copied before adapters are added.
     bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
     model = Any2PointForPointCloudClassification(config, freeze(encoder))
     base = model.any2point
@@ -85,8 +72,9 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
 
     steps = {"bare layers": bare, "tokenizer": tokenizer, "whole model": wrapped}
     parameters = storages(adapted, *layers)
-    kept = {name: saved_bytes(step, parameters) for name, step in steps.items()}
-    seconds = median_seconds(steps, repeats)
+    saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
+    spent = timed_in_turns({name: lambda step=step: step().backward() for name, step in steps.items()}, repeats)
+    seconds = {name: statistics.median(one.cpu for one in times) for name, times in spent.items()}
     return {
         "preset": preset,
         "batch": batch,
@@ -98,9 +86,9 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
         "rows": {
             name: {
                 "ms_per_cloud": 1000 * seconds[name] / batch,
-                "saved_MB_per_cloud": kept[name] / batch / 1e6,
+                "saved_MB_per_cloud": saved[name] / batch / 1e6,
                 "times_bare_time": seconds[name] / seconds["bare layers"],
-                "times_bare_memory": kept[name] / kept["bare layers"],
+                "times_bare_memory": saved[name] / saved["bare layers"],
             }
             for name in steps
         },
@@ -113,7 +101,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--points", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--neighbors", type=int, help="points in a neighbourhood; the preset's own by default")
+    parser.add_argument("--neighbors", type=int, help="points per neighborhood; by default as in the preset")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")

@@ -1,11 +1,11 @@
-"""Time and memory of the Chamfer distance against the usual form, all distances by torch.cdist and their minima.
+"""Compare the Chamfer distance with its usual form: all distances by torch.cdist, and their minima.
 
-    python examples/benchmarks/chamfer.py --output chamfer.json
+    python -m examples.speed.chamfer --output chamfer.json
 
-Sides take turns in one process on one thread. Saved bytes are what autograd keeps for the backward pass beside the two
-clouds; peak bytes are the most that a forward and backward pass holds at a time. For evaluation, without gradients, a
-kd-tree for each cloud is a third side. Errors are relative, against the definition in double precision, for clouds of
-edge 1 about the origin and at (10, 10, 10).
+Both take turns in one process on one thread; without gradients, a kd-tree of each cloud is compared too. Saved bytes
+are what autograd saves for the backward pass next to the two clouds; peak bytes are the most memory in use during
+forward and backward. Errors are relative to the definition in double precision, for clouds of edge 1 around the
+origin and around (10, 10, 10).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from examples.speed._measure import saved_bytes, timed_in_turns
 from hf_any3d.modeling.point_ops import chamfer_distance
 from hf_any3d.whole_files import write_json
 
@@ -43,43 +43,19 @@ def by_trees(x: Tensor, y: Tensor) -> Tensor:
 
 
 def exactly(x: Tensor, y: Tensor) -> float:
-    """The definition in double precision, cloud by cloud."""
-    total = 0.0
-    for one, other in zip(x.double().split(1), y.double().split(1), strict=True):
-        there = torch.cat(
-            [
-                torch.cdist(rows, other, compute_mode="donot_use_mm_for_euclid_dist").amin(2)
-                for rows in one.split(1024, dim=1)
-            ],
-            dim=1,
-        )
-        back = torch.cat(
-            [
-                torch.cdist(rows, one, compute_mode="donot_use_mm_for_euclid_dist").amin(2)
-                for rows in other.split(1024, dim=1)
-            ],
-            dim=1,
-        )
-        total += float(there.mean() + back.mean()) / 2
-    return total / len(x)
+    """Compute the definition in double precision, cloud by cloud."""
 
+    def nearest(one: Tensor, other: Tensor) -> Tensor:
+        parts = one.split(1024, dim=1)
+        exact = [torch.cdist(part, other, compute_mode="donot_use_mm_for_euclid_dist").amin(2) for part in parts]
+        return torch.cat(exact, dim=1).mean()
 
-def saved_bytes(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> int:
-    """What autograd keeps beside the clouds, every storage counted once."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        measure(x, y)
-    clouds = {cloud.untyped_storage().data_ptr() for cloud in (x, y)}
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in clouds)
+    pairs = zip(x.double().split(1), y.double().split(1), strict=True)
+    return sum(float(nearest(one, other) + nearest(other, one)) / 2 for one, other in pairs) / len(x)
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """The most that torch holds at a time during a step, beyond what it held before."""
+    """Measure the most memory that torch allocates during a step, beyond what was in use before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
     changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -91,36 +67,26 @@ def peak_bytes(step: Callable[[], None]) -> int:
 
 
 def measure(shape: tuple[int, int, int], repeats: int) -> dict:
-    """Seconds, bytes and errors of all sides for one shape."""
+    """Measure times, bytes and errors of all sides for one shape."""
     batch, rows, columns = shape
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(batch, rows, 3, generator=generator) - 0.5).requires_grad_()
     y = torch.rand(batch, columns, 3, generator=generator) - 0.5
     sides = {"usual": usual, "ours": chamfer_distance}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in (*sides, "usual, no gradient")}
-    seconds |= {"ours, no gradient": [], "kd-trees": []}
-
-    def note(name: str, step: Callable[[], object]) -> None:
-        wall, processor = time.perf_counter(), time.process_time()
-        step()
-        seconds[name].append((time.process_time() - processor, time.perf_counter() - wall))
-
-    for _ in range(repeats + 1):
-        # Turn by turn, so that a busy moment of the machine hits all.
-        for name, side in sides.items():
-            note(name, lambda side=side: side(x, y).backward())
-            with torch.no_grad():
-                note(f"{name}, no gradient", lambda side=side: side(x, y))
-        note("kd-trees", lambda: by_trees(x.detach(), y))
+    steps = {name: lambda side=side: side(x, y).backward() for name, side in sides.items()}
+    steps |= {f"{name}, no gradient": torch.no_grad()(lambda side=side: side(x, y)) for name, side in sides.items()}
+    steps["kd-trees"] = lambda: by_trees(x.detach(), y)
+    spent = timed_in_turns(steps, repeats)
     near, far = (x.detach(), y), (x.detach() + 10, y + 10)
     truth = {pair: exactly(*pair) for pair in (near, far)}
     result = {"shape": shape, "sides": {}}
-    for name, times in seconds.items():
-        processor, wall = (1000 * statistics.median(column) for column in zip(*times[1:], strict=True))
+    for name, times in spent.items():
+        wall, processor = (1000 * statistics.median(column) for column in zip(*times, strict=True))
         result["sides"][name] = {"processor_ms": processor, "wall_ms": wall}
+    clouds = {cloud.untyped_storage().data_ptr() for cloud in (x, y)}
     for name, side in sides.items():
         result["sides"][name] |= {
-            "saved_bytes": saved_bytes(side, x, y),
+            "saved_bytes": saved_bytes(lambda side=side: side(x, y), clouds),
             "peak_bytes": peak_bytes(lambda side=side: side(x, y).backward()),
             "error": abs(float(side(*near)) / truth[near] - 1),
             "error_far": abs(float(side(*far)) / truth[far] - 1),
@@ -147,7 +113,7 @@ def table(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each side")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
     parser.add_argument("--largest", type=int, default=1 << 30, help="leave out batches with more distances")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()

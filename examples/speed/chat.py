@@ -1,10 +1,10 @@
-"""Speed of captions, conversations and training steps of MiniGPT-3D with random weights, in one process.
+"""Time captions, conversations and training steps of MiniGPT-3D with random weights.
 
-    python examples/benchmarks/chat.py --preset small --output chat.json
+    python -m examples.speed.chat --preset small --output chat.json
 
-Sides of a comparison take turns. What counts most is the processor's time for this process, so that other work on the
-machine matters little; "times" is the median over rounds of a side's processor time against that of the first side in
-the same round. Memory of training steps is measured in processes of their own.
+Sides of a comparison take turns in one process. Processor times of this process depend little on other work on the
+machine; "times" is a side's processor time relative to the first side in the same round, as median over rounds.
+Training steps run in separate processes, to measure their memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +26,10 @@ import transformers
 from transformers import Pipeline
 
 from examples.speed._chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
+from examples.speed._measure import Spent, timed
 from hf_any3d import ChatSession
 from hf_any3d.chat.generation import AnswerStreamer
+from hf_any3d.whole_files import write_json
 
 KINDS = ("batches", "parts", "tokens", "turns", "training")
 FOLLOW_UPS = ("What color is it?", "What is it made of?", "Who would use it, and where?")
@@ -36,12 +37,12 @@ FOLLOW_UPS = ("What color is it?", "What is it made of?", "Who would use it, and
 
 @dataclass
 class Comparison:
-    """What is measured.
+    """Sides to compare.
 
     Attributes:
         title: What the sides do.
-        sides: What each does, by name.
-        prepare: What comes before a side, unmeasured, by the same names; what it gives is handed to the side.
+        sides: Function of each side, by name.
+        prepare: Functions to call before a side, by the same names; not timed, the result is the side's argument.
         tokens: Tokens that a side generates.
     """
 
@@ -50,36 +51,33 @@ class Comparison:
     prepare: dict[str, Callable[[], Any]] = field(default_factory=dict)
     tokens: int | None = None
 
-    def run(self, name: str) -> tuple[Any, float, float]:
-        """What a side gives, and the wall and processor seconds that it takes."""
-        given = self.prepare[name]() if name in self.prepare else None
-        wall, processor = time.perf_counter(), time.process_time()
-        told = self.sides[name](given)
-        return told, time.perf_counter() - wall, time.process_time() - processor
+    def run(self, name: str) -> Any:
+        """Prepare and call a side."""
+        return self.sides[name](self.prepare[name]() if name in self.prepare else None)
 
     def measure(self, rounds: int) -> list[dict[str, Any]]:
-        """Let the sides take turns; the first round is not counted."""
-        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in self.sides}
-        for _ in range(rounds + 1):
-            for name in self.sides:
-                spent[name].append(self.run(name)[1:])
-        first = next(iter(spent.values()))[1:]
+        """Time the sides in turns."""
+        spent: dict[str, list[Spent]] = {name: [] for name in self.sides}
+        for number in range(rounds + 1):  # the first round warms up
+            for name, side in self.sides.items():
+                given = self.prepare[name]() if name in self.prepare else None
+                spent[name] += [timed(lambda side=side, given=given: side(given))] * (number > 0)
+        first = next(iter(spent.values()))
         rows = []
-        for name, rounds_of in spent.items():
-            walls, processors = zip(*rounds_of[1:], strict=True)
-            times = [own / other for own, (_, other) in zip(processors, first, strict=True)]
-            row = {"comparison": self.title, "side": name, "wall_s": statistics.median(walls)}
-            row |= {"cpu_s": statistics.median(processors), "times": statistics.median(times)}
+        for name, own in spent.items():
+            times = [one.cpu / other.cpu for one, other in zip(own, first, strict=True)]
+            row = {"comparison": self.title, "side": name, "wall_s": statistics.median(one.wall for one in own)}
+            row |= {"cpu_s": statistics.median(one.cpu for one in own), "times": statistics.median(times)}
             rows.append(row | ({} if self.tokens is None else {"tokens_per_cpu_s": self.tokens / row["cpu_s"]}))
         return rows
 
 
 class Chats:
-    """The comparisons around one pipeline.
+    """The comparisons with one pipeline.
 
     Args:
         pipe: The pipeline.
-        batch: Clouds of a batch.
+        batch: Clouds per batch.
         new_tokens: Tokens of each answer.
     """
 
@@ -91,17 +89,17 @@ class Chats:
 
     @staticmethod
     def exactly(tokens: int) -> dict[str, Any]:
-        """Settings for answers of so many tokens."""
+        """Return settings for answers of exactly that many tokens."""
         return {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
 
     @staticmethod
     def question(cloud: Any) -> dict[str, Any]:
-        """The first message of a conversation."""
+        """Build the first message of a conversation."""
         content = [{"type": "point_cloud", "point_cloud": cloud}, {"type": "text", "text": QUESTION}]
         return {"role": "user", "content": content}
 
     def batches(self) -> Comparison:
-        """Many clouds, one by one and together; none was read before."""
+        """Compare captions of several clouds one by one and in a batch, without cached clouds."""
 
         def loop(_: Any) -> Any:
             return [self.pipe(cloud, text=QUESTION, **self.settings) for cloud in self.clouds]
@@ -115,7 +113,7 @@ class Chats:
 
     @torch.no_grad()
     def parts(self) -> Comparison:
-        """What of a caption is spent before the language model."""
+        """Compare the parts of the model in one caption."""
         model, prompt = self.pipe.model, self.prompts[0]
         points = torch.from_numpy(prompt.points[0])[None]
         seen = model.encode(points)
@@ -131,7 +129,7 @@ class Chats:
 
     @torch.no_grad()
     def tokens(self, batch: int) -> Comparison:
-        """Answers about clouds against the bare language model on as many tokens of text."""
+        """Compare answers about clouds with the bare language model on as many tokens of text."""
         model, processor = self.pipe.model, self.pipe.processor
         prompts = self.prompts[:batch]
         features = model.get_point_features(torch.stack([torch.from_numpy(one.points[0]) for one in prompts]))
@@ -139,7 +137,7 @@ class Chats:
         bare = model.language_model
         ids = torch.randint(processor.point_token_id, (batch, len(prompts[0].input_ids)))
         text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        # What the model's own configuration of generation asks for, asked of the bare one too.
+        # Both use the same generation config.
         bare.generation_config = model.generation_config
 
         def about(**further: Any) -> torch.Tensor:
@@ -153,7 +151,7 @@ class Chats:
         return Comparison(f"{batch} answers, {ids.shape[1]} tokens read", sides, tokens=batch * self.new_tokens)
 
     def turns(self, last: int) -> Comparison:
-        """The last turn of a conversation, by how much of it is kept."""
+        """Compare the last turn of a conversation by what is cached of it."""
         messages = [*self.session_of_three().messages, {"role": "user", "content": FOLLOW_UPS[-1]}]
         ending = self.exactly(last)
 
@@ -175,14 +173,14 @@ class Chats:
         return Comparison(title, sides, {"session": self.session_of_three}, last)
 
     def session_of_three(self) -> ChatSession:
-        """A conversation with three answers."""
+        """Hold a conversation with three answers."""
         session = ChatSession(self.pipe, self.clouds[0], **self.settings)
         for text in (QUESTION, *FOLLOW_UPS[:-1]):
             session.ask(text)
         return session
 
     def comparisons(self, kinds: Sequence[str]) -> list[Comparison]:
-        """Those of some kinds, of `KINDS`."""
+        """Build the comparisons of some of `KINDS`."""
         sizes = dict.fromkeys((1, len(self.clouds)))
         makers: dict[str, Callable[[], list[Comparison]]] = {
             "batches": lambda: [self.batches()],
@@ -194,27 +192,24 @@ class Chats:
 
 
 def chat_rows(preset: str, kinds: Sequence[str], batch: int, new_tokens: int, rounds: int) -> list[dict[str, Any]]:
-    """Every side of the comparisons, measured in this process."""
+    """Measure every side of the comparisons in this process."""
     chats = Chats(build_pipeline(preset), batch, new_tokens)
     return [row for comparison in chats.comparisons(kinds) for row in comparison.measure(rounds)]
 
 
 def training_rows(preset: str, batch: int, threads: int) -> list[dict[str, Any]]:
-    """A training step with and without checkpointing, each in a fresh process."""
+    """Measure a training step with and without checkpointing, each in a new process."""
+    program = [sys.executable, "-m", "examples.speed._chat_training"]
+    program += ["--preset", preset, "--batch", str(batch), "--threads", str(threads)]
     rows = []
-    for checkpointing in (False, True):
-        program = [sys.executable, str(Path(__file__).with_name("_chat_training.py"))]
-        words = ["--preset", preset, "--batch", str(batch), "--threads", str(threads)]
-        told = subprocess.run(
-            [*program, *words, *(["--checkpointing"] if checkpointing else [])],
-            **{"check": True, "capture_output": True, "text": True},
-        )
-        rows.append(json.loads(told.stdout.splitlines()[-1]))
+    for options in ([], ["--checkpointing"]):
+        done = subprocess.run([*program, *options], check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     lines = ["| | | wall s | CPU s | times | tokens / CPU s |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
         speed = f"{row['tokens_per_cpu_s']:.1f}" if "tokens_per_cpu_s" in row else "–"
@@ -232,7 +227,7 @@ def table(result: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="what is measured; by default all")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="what to measure; all by default")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
@@ -249,9 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     result["training"] = training_rows(chosen.preset, chosen.batch, chosen.threads) if training else []
     print(table(result))
     if chosen.output is not None:
-        unfinished = chosen.output.with_name(chosen.output.name + ".part")
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
-        unfinished.replace(chosen.output)
+        write_json(chosen.output, result)
 
 
 if __name__ == "__main__":

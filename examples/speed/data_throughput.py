@@ -1,9 +1,9 @@
-"""Time the reading of training batches: Parquet through `hf_any3d` against plain npy files and nested lists.
+"""Compare reading training batches from Parquet through `hf_any3d` with plain npy files and nested lists.
 
-Clouds are cut to 1,024 points, centred, scaled, augmented and stacked in every way alike; the ways take turns, pass by
-pass, so that a busy moment of the machine hits them all. CPU time counts the worker processes too:
+    python -m examples.speed.data_throughput --clouds 2048 --output data_throughput.json
 
-    python examples/benchmarks/data_throughput.py --clouds 2048 --output data_throughput.json
+In all of them clouds are cut to 1,024 points, centered, scaled, augmented and stacked. They take turns, pass by pass,
+so that other work on the machine affects all alike. CPU time includes worker processes.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NUM_SHARDS = 4
 
 
 class NpyFiles(torch.utils.data.Dataset):
-    """The dataset that is usually written by hand: one file a cloud."""
+    """The dataset that is usually written by hand: one file per cloud."""
 
     def __init__(self, folder: Path, transform: Compose):
         self.files = sorted(folder.glob("*.npy"))
@@ -47,7 +47,7 @@ class NpyFiles(torch.utils.data.Dataset):
 
 
 class NestedLists(torch.utils.data.Dataset):
-    """A column of lists of lists, as `datasets` makes it of arrays when it is told no type."""
+    """A column of nested lists, which `datasets` makes of arrays without a declared type."""
 
     def __init__(self, dataset: Dataset, transform: Compose):
         self.dataset, self.transform = dataset, transform
@@ -61,7 +61,7 @@ class NestedLists(torch.utils.data.Dataset):
 
 
 def build(folder: Path, num_clouds: int, num_points: int) -> dict[str, Callable[[], Iterable]]:
-    """Write the clouds in each form; gives, by name, what reads them."""
+    """Write the clouds in each form; returns what reads them, by name."""
     generator = np.random.default_rng(0)
     clouds = [generator.standard_normal((num_points, 3)).astype(np.float32) for _ in range(num_clouds)]
     for kind in ("npy", "parquet", "lists"):
@@ -74,7 +74,7 @@ def build(folder: Path, num_clouds: int, num_points: int) -> dict[str, Callable[
     for shard in range(NUM_SHARDS):
         name = f"train-{shard:05d}-of-{NUM_SHARDS:05d}.parquet"
         dataset.shard(NUM_SHARDS, shard).to_parquet(folder / "parquet" / name)
-    few = min(num_clouds, 128)  # lists are so slow that a part of them tells enough
+    few = min(num_clouds, 128)  # lists are so slow that a part is enough
     features = Features({"points": List(List(Value("float32"))), "label": Value("int64")})
     lists = Dataset.from_dict({name: values[:few] for name, values in rows.items()}, features=features)
 
@@ -92,7 +92,7 @@ def build(folder: Path, num_clouds: int, num_points: int) -> dict[str, Callable[
 
 
 def read_all(rows: torch.utils.data.Dataset, workers: int, batch_size: int) -> tuple[int, float, float]:
-    """One pass; gives clouds, wall seconds, and CPU seconds of this process and its workers."""
+    """Read all rows once; returns clouds, wall seconds, and CPU seconds of this process and its workers."""
     shuffle = not isinstance(rows, torch.utils.data.IterableDataset)
     loader = DataLoader(rows, batch_size, shuffle=shuffle, num_workers=workers, collate_fn=PointCloudCollator())
     begin, before = time.perf_counter(), cpu_seconds()
@@ -104,7 +104,7 @@ def read_all(rows: torch.utils.data.Dataset, workers: int, batch_size: int) -> t
 
 
 def cpu_seconds() -> float:
-    """Of this process and of the workers that have ended."""
+    """Return the CPU seconds of this process and of the workers that have ended."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
@@ -112,10 +112,10 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    """Measure, print a table and write it."""
+    """Measure; print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clouds", type=int, default=2048)
-    parser.add_argument("--points", type=int, default=2048, help="stored a cloud, at least 1024")
+    parser.add_argument("--points", type=int, default=2048, help="stored points per cloud, at least 1024")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--passes", type=int, default=3)

@@ -1,10 +1,10 @@
-"""Time exported files against PyTorch in eager mode, on the quickstart's kind of model, and compare their answers.
+"""Time exported files and PyTorch in eager mode on a model like the quickstart's, and compare their predictions.
 
-    python examples/benchmarks/export.py
-    python examples/benchmarks/export.py --model outputs/quickstart/model --output export.json
+    python -m examples.speed.export
+    python -m examples.speed.export --model outputs/quickstart/model --output export.json
 
-All take turns in one process, on one thread. What counts is the processor's time for this process, so that other work
-on the machine matters little.
+All take turns in one process, on one thread. Times are processor times of this process, which depend little on other
+work on the machine.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from examples.quickstart import ADAPTER, MODEL
+from examples.speed._measure import timed_in_turns
 from hf_any3d import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
@@ -38,7 +39,7 @@ Side = Callable[[Tensor], Tensor]
 
 
 def build_quickstart_like() -> nn.Module:
-    """The quickstart's model with random weights, for which nothing has to be fetched."""
+    """Build the quickstart's model with random weights, without downloads."""
     settings = dict(MODEL)
     size = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "vocab_size": 8}
     torch.manual_seed(0)
@@ -48,19 +49,14 @@ def build_quickstart_like() -> nn.Module:
     return get_peft_model(model, GuidedAdapterConfig(**ADAPTER)).eval()
 
 
-def timed(sides: dict[str, Side], points: Tensor, repeats: int) -> dict[str, float]:
-    """Median processor milliseconds a cloud; all sides take turns in every round."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats + 1):
-        for name, side in sides.items():
-            begin = time.process_time()
-            side(points)
-            seconds[name].append(time.process_time() - begin)
-    return {name: 1000 * statistics.median(of_side[1:]) / len(points) for name, of_side in seconds.items()}
+def milliseconds(sides: dict[str, Side], points: Tensor, repeats: int) -> dict[str, float]:
+    """Measure median processor milliseconds per cloud."""
+    spent = timed_in_turns({name: lambda side=side: side(points) for name, side in sides.items()}, repeats)
+    return {name: 1000 * statistics.median(one.cpu for one in times) / len(points) for name, times in spent.items()}
 
 
 def agreement(eager: Side, other: Side, clouds: int) -> dict[str, float]:
-    """How far logits differ over random clouds of many sizes, and how many labels do."""
+    """Compare logits and predicted labels on random clouds of many sizes."""
     generator = torch.Generator().manual_seed(1)
     worst, labels = 0.0, 0
     for number in range(clouds):
@@ -79,30 +75,30 @@ def measure(model: nn.Module, formats: list[str], repeats: int, clouds: int) -> 
             return model(points=points).logits
 
     sides: dict[str, Side] = {"eager": eager}
-    told: dict = {"formats": {}, "ms_per_cloud": {}}
+    result: dict = {"formats": {}, "ms_per_cloud": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in formats:
             begin = time.process_time()
             made = export_file(model, Path(folder) / f"model.{name}", name)
             spent = time.process_time() - begin
             sides[name] = FORMATS[name].open(made.path)
-            told["formats"][name] = {"MB": made.bytes / 1e6, "export_cpu_seconds": spent}
-            told["formats"][name] |= agreement(eager, sides[name], clouds)
+            result["formats"][name] = {"MB": made.bytes / 1e6, "export_cpu_seconds": spent}
+            result["formats"][name] |= agreement(eager, sides[name], clouds)
         generator = torch.Generator().manual_seed(0)
         for batch in BATCHES:
             points = torch.rand(batch, POINTS, 3, generator=generator) * 2 - 1
-            told["ms_per_cloud"][batch] = timed(sides, points, repeats)
-    return told
+            result["ms_per_cloud"][batch] = milliseconds(sides, points, repeats)
+    return result
 
 
-def table(told: dict) -> str:
-    """Markdown, a row for each side."""
+def table(result: dict) -> str:
+    """Format as Markdown, a row for each side."""
     heads = " | ".join(f"batch {batch}, ms a cloud" for batch in BATCHES)
     lines = [f"| runs by | {heads} | file, MB | export, CPU s | worst difference | labels that differ |"]
     lines.append("|---" * (len(BATCHES) + 5) + "|")
-    for name in told["ms_per_cloud"][BATCHES[0]]:
-        times = " | ".join(f"{told['ms_per_cloud'][batch][name]:.2f}" for batch in BATCHES)
-        facts = told["formats"].get(name)
+    for name in result["ms_per_cloud"][BATCHES[0]]:
+        times = " | ".join(f"{result['ms_per_cloud'][batch][name]:.2f}" for batch in BATCHES)
+        facts = result["formats"].get(name)
         rest = (
             "– | – | – | –"
             if facts is None
@@ -115,10 +111,10 @@ def table(told: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a saved classifier; by default one like the quickstart's")
+    parser.add_argument("--model", help="saved classifier; by default one like the quickstart's")
     parser.add_argument("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS))
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--clouds", type=int, default=200, help="random clouds to compare answers on")
+    parser.add_argument("--clouds", type=int, default=200, help="random clouds for comparing predictions")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -126,10 +122,10 @@ def main(arguments: list[str] | None = None) -> None:
         model = build_quickstart_like()
     else:
         model = AutoModelForPointCloudClassification.from_pretrained(chosen.model)
-    told = measure(model, chosen.formats, chosen.repeats, chosen.clouds)
-    print(table(told))
+    result = measure(model, chosen.formats, chosen.repeats, chosen.clouds)
+    print(table(result))
     if chosen.output is not None:
-        write_json(chosen.output, told)
+        write_json(chosen.output, result)
 
 
 if __name__ == "__main__":

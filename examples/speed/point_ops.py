@@ -1,14 +1,13 @@
-"""Time farthest point sampling and nearest neighbours against the loops that papers usually ship.
+"""Compare farthest point sampling and nearest neighbors with the loops of the released programs of many papers.
 
-Both sides run in one process, turn by turn, on one thread, and their indices are compared:
+    python -m examples.speed.point_ops --output point_ops.json
 
-    python examples/benchmarks/point_ops.py --output point_ops.json
+Both take turns in one process on one thread, and their indices are compared.
 """
 
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from examples.speed._measure import timed_in_turns
 from hf_any3d.modeling.point_ops import farthest_point_sample, knn
 from hf_any3d.whole_files import write_json
 
@@ -49,21 +49,14 @@ def usual_neighbors(query: Tensor, points: Tensor, k: int) -> Tensor:
 
 
 def compare(usual: Callable[[], Tensor], ours: Callable[[], Tensor], repeats: int) -> tuple[float, float, Tensor]:
-    """Median milliseconds of both sides, and for every row of the result whether the same indices stand in it."""
-    expected, found = usual(), ours()
-    seconds = {usual: [], ours: []}
-    for _ in range(repeats):
-        # Turn by turn, so that a busy moment of the machine hits both.
-        for side, times in seconds.items():
-            begin = time.perf_counter()
-            side()
-            times.append(time.perf_counter() - begin)
-    same = (expected.sort(-1).values == found.sort(-1).values).all(-1)
-    return *(1000 * statistics.median(times) for times in seconds.values()), same
+    """Measure median milliseconds of both, and whether each row of their results has the same indices."""
+    same = (usual().sort(-1).values == ours().sort(-1).values).all(-1)
+    spent = timed_in_turns({"usual": usual, "ours": ours}, repeats)
+    return *(1000 * statistics.median(one.wall for one in times) for times in spent.values()), same
 
 
 def measure(repeats: int, largest: int) -> list[dict]:
-    """Rows of the table, for clouds of up to `largest` points in a batch."""
+    """Measure the rows of the table, for batches of up to `largest` points."""
     generator = torch.Generator().manual_seed(0)
     rows = []
 
@@ -86,7 +79,7 @@ def measure(repeats: int, largest: int) -> list[dict]:
         if batch * count <= largest:
             points = torch.rand(batch, count, 3, generator=generator)
             usual, ours = (partial(side, points[:, :queries], points, K) for side in (usual_neighbors, knn))
-            add(f"{K} nearest neighbours", f"{batch}×{count}, {queries} queries", usual, ours)
+            add(f"{K} nearest neighbors", f"{batch}×{count}, {queries} queries", usual, ours)
     return rows
 
 
@@ -102,7 +95,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each side")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
     parser.add_argument("--largest", type=int, default=16 * 8192, help="leave out batches with more points")
     parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
-from examples.speed._saved_bytes import saved_bytes, storages
+from examples.speed._measure import saved_bytes, storages
 from examples.studies.adapter_methods import build_adapted, build_adapted_act
 from examples.studies.runs import evaluate, stopwatch
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
