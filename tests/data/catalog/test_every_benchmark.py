@@ -13,7 +13,7 @@ from hf_any3d.data.conversion.description import OPEN_LICENCES
 
 MODULES = {name: import_module(f"hf_any3d.data.catalog.{module}") for name, module in CATALOG.items()}
 BENCHMARKS = {name: module for name, module in MODULES.items() if hasattr(module, "BENCHMARK")}
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -1,25 +1,19 @@
-"""The reading benchmark: every way gives every cloud, cut and augmented alike."""
+"""The benchmark of data: all ways read all clouds, cut and augmented alike."""
 
 import json
 
-import pytest
 import torch
 
-from tests.examples.conftest import load_program
+from examples.speed import data_throughput
 
 
-@pytest.fixture(scope="module")
-def bench():
-    return load_program("benchmarks/data_throughput")
-
-
-def test_every_way_reads_every_cloud_and_is_reported(bench, tmp_path, monkeypatch, capsys):
+def test_every_way_reads_every_cloud_and_is_reported(tmp_path, monkeypatch, capsys):
     output = tmp_path / "report.json"
     options = ["--clouds", "20", "--points", "1100", "--workers", "0", "--passes", "1", "--output", str(output)]
     monkeypatch.setattr("sys.argv", ["data_throughput.py", *options])
     threads = torch.get_num_threads()
     try:
-        bench.main()
+        data_throughput.main()
     finally:
         torch.set_num_threads(threads)
     measured = json.loads(output.read_text())["measured"]
@@ -28,10 +22,10 @@ def test_every_way_reads_every_cloud_and_is_reported(bench, tmp_path, monkeypatc
     assert capsys.readouterr().out.count("clouds/s") == 5
 
 
-def test_all_ways_give_the_same_clouds_in_size_and_place(bench, tmp_path):
-    ways = bench.build(tmp_path, 9, 1100)
+def test_all_ways_give_centered_clouds_of_unit_size(tmp_path):
+    ways = data_throughput.build(tmp_path, 9, 1100)
     for rows in ways.values():
-        clouds, wall, cpu = bench.read_all(rows, 0, batch_size=4)
+        clouds, wall, cpu = data_throughput.read_all(rows, 0, batch_size=4)
         assert clouds == 9 and wall > 0 and cpu >= 0
         for row in rows:
             distance = torch.as_tensor(row["points"]).norm(dim=1).max()
