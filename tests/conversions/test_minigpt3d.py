@@ -85,7 +85,7 @@ def test_start_and_end_tokens_are_those_of_the_tokenizer(released, model):
 def test_card_names_licence_files_and_what_differs(released):
     card = ModelCard.load(released / "README.md")
     assert card.data.license == "cc-by-nc-sa-4.0" and card.data.pipeline_tag == "point-cloud-text-to-text"
-    for told in ("stage IV left it", "`stage_3.pth` (sha256:", "`model.safetensors` (sha256:", "hide_inner_bos=True"):
+    for told in ("is the result of stage IV", "`stage_3.pth` (sha256:", "`model.safetensors` (sha256:", "hide_inner_bos=True"):
         assert told in card.text
 
 
@@ -120,7 +120,7 @@ def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     trained = torch.equal(model.bridge.point_mlp.layers[0].weight, state["point_2_Qformer_proj.0.weight"])
     assert trained == (1 in stages)
     assert ("bridge.point_mlp" in result.output.split("no file has")[1]) != trained
-    warned = "**Nothing of it was trained on point clouds yet**" in (tmp_path / "out" / "README.md").read_text()
+    warned = "**It has not been trained on point clouds yet**" in (tmp_path / "out" / "README.md").read_text()
     assert warned != trained
     for queries in model.bridge.experts.queries:
         assert torch.equal(queries, originals.blip2_queries[0])
@@ -202,7 +202,7 @@ def test_stage_two_is_told_by_the_user(words, folders, tmp_path):
     first = folders | {"checkpoint": words["checkpoint"]}
     convert_minigpt3d(tmp_path / "out", **first, stage=2)
     assert AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").config.stage == 2
-    assert "as stage II left it" in (tmp_path / "out" / "README.md").read_text()
+    assert "is the result of stage II" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ValueError, match=r"stage=2; .*stage_4\.pth holds stage IV, and only 2 and 3 look alike"):
         convert_minigpt3d(tmp_path / "other", **words, stage=2)
     with pytest.raises(ValueError, match="point_encoder: is converted, with patches of its own"):
