@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from hf_any3d.atomic_files import claim, remove_temporaries, temporary_path
 from hf_any3d.conversions.checkpoints import account, listed
-from hf_any3d.whole_files import claim, remove_temporaries, temporary_path
 
 # The copy of a shard is what writing needs in memory next to the tensors, which are often memory-mapped.
 _SHARD = "1GB"

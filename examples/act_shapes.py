@@ -21,6 +21,7 @@ from training_runs import kept_run
 from transformers import set_seed
 
 from hf_any3d import PointCloudProcessor, load_point_dataset
+from hf_any3d.atomic_files import write_text
 from hf_any3d.data import validation_split
 from hf_any3d.model_card.run_report import RunReport, peak_memory
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
@@ -36,7 +37,6 @@ from hf_any3d.training.pretraining import (
     build_processor,
     load_splits,
 )
-from hf_any3d.whole_files import write_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {

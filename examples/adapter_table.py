@@ -9,7 +9,7 @@ from typing import Any
 from act_adapter_methods import ACT_METHODS
 from adapter_methods import find_method
 
-from hf_any3d.whole_files import whole_file
+from hf_any3d.atomic_files import whole_file
 
 _AVERAGED = (
     "accuracy",

@@ -31,16 +31,16 @@ from tqdm.auto import tqdm
 from training_runs import kept_run, leave_results, machine, over_seeds, percent
 from transformers import AutoModel, pipeline, set_seed
 
+from hf_any3d.atomic_files import write_text
 from hf_any3d.evaluation import segmentation as scores
 from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.encoders.sources import resolve_encoder
+from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.settings import AdapterArguments, ModelArguments
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.label_colors import label_colors
-from hf_any3d.whole_files import write_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 TASKS = {"parts": ("instance_miou", "category_miou", "accuracy"), "rooms": ("mean_iou", "accuracy")}

@@ -28,7 +28,7 @@ from shapes_recipe import ADAPTER, AUGMENTATION, ENCODER, MODEL, use_threads
 from training_runs import leave_results
 
 from hf_any3d import load_point_dataset
-from hf_any3d.whole_files import write_text
+from hf_any3d.atomic_files import write_text
 
 HELD_OUT = 5
 # Decides the order of the classes that draws are cut from.

@@ -23,8 +23,7 @@ from shape_conversations import (
 from shape_facts import ShapeFacts, facts_of
 from training_runs import write_text
 
-from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
-from hf_any3d.data.catalog.pointllm_clouds import NUM_POINTS, cloud_path
+from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, NUM_POINTS, TEST, cloud_path
 
 BRIEF_OF_A_SHAPE, DETAILED_OF_A_SHAPE, SINGLE_OF_A_SHAPE, MULTI_OF_A_SHAPE = 2, 1, 3, 1
 """How many conversations of each kind a training shape has."""

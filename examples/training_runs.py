@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from hf_any3d.whole_files import write_text
+from hf_any3d.atomic_files import write_text
 
 
 def fit(

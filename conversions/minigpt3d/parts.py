@@ -28,9 +28,9 @@ from hf_any3d.conversions.minigpt3d.sizes import point_encoder_sizes, qformer_si
 from hf_any3d.conversions.renaming import size_of
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
-from hf_any3d.modeling.encoders.sources import record_source, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
-from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
+from hf_any3d.modeling.minigpt3d.named_parts import QueriesAndQFormer
+from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
 
 _FIELDS = (
     "vocab_size",

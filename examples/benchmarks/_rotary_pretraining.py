@@ -27,7 +27,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import ModernBertConfig, ModernBertForMaskedLM, set_seed
 
-from hf_any3d.whole_files import write_text
+from hf_any3d.atomic_files import write_text
 
 PAD, MASK, FIRST_BYTE = 0, 1, 2
 IGNORED = -100

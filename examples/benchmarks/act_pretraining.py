@@ -25,9 +25,9 @@ from _saved_bytes import saved_bytes, storages
 from transformers import AutoConfig
 
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
+from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.act.masking import random_mask
 from hf_any3d.modeling.point_transformer.blocks import DropPath
-from hf_any3d.whole_files import write_json
 
 TRANSCRIPTION = "transcription"
 # What the released program does: all patches go through the student's mini-PointNet, the teacher is in training mode.

@@ -269,9 +269,9 @@ def _prompts(given: list[str]) -> dict[str, str]:
 
 
 def _classes() -> tuple[str, ...]:
-    from hf_any3d.data.catalog.modelnet40_generative import BENCHMARK
+    from hf_any3d.data.catalog.modelnet40_generative import DATASET
 
-    return BENCHMARK.class_names
+    return DATASET.class_names
 
 
 def _judge_answers(

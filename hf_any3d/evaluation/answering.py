@@ -12,9 +12,9 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from hf_any3d.atomic_files import write_json
 from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
 from hf_any3d.evaluation.questions import Protocol
-from hf_any3d.whole_files import write_json
 
 
 def read_results(path: Path) -> dict[str, Any]:

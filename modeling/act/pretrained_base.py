@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from transformers.utils import find_adapter_config_file, logging
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -22,6 +21,7 @@ from hf_any3d.modeling.pretrained_parts import (
     tensors_checksum,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 FOLDER = "base"

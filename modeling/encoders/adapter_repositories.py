@@ -17,7 +17,6 @@ from hf_any3d.modeling.encoders.frozen_encoder import (
     load_encoder,
     open_encoder,
 )
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, open_recorded
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
     adapter_subfolder,
@@ -26,6 +25,7 @@ from hf_any3d.modeling.pretrained_parts import (
     own_state,
     tensors_checksum,
 )
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, open_recorded
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing
 
 FOLDER = "encoder"

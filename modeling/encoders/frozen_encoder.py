@@ -17,7 +17,6 @@ from transformers.utils import logging
 
 from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
-from hf_any3d.modeling.encoders.sources import open_recorded, record_source, resolve_encoder
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     is_quantized,
@@ -25,6 +24,7 @@ from hf_any3d.modeling.pretrained_parts import (
     remember_weights,
     set_quantization,
 )
+from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
 
 
 @dataclass(frozen=True)

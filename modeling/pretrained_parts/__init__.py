@@ -1,7 +1,7 @@
 """Record, save and load pretrained parts whose weights are kept elsewhere."""
 
-from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterLoadingMixin, adapter_subfolder
-from hf_any3d.modeling.pretrained_parts.completeness import (
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin, adapter_subfolder
+from hf_any3d.modeling.pretrained_parts.loading_checks import (
     encoder_loading,
     is_quantized,
     set_quantization,

@@ -13,10 +13,10 @@ import torch
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
-from hf_any3d.data.conversion import convert as conversion
+from hf_any3d.atomic_files import write_json
+from hf_any3d.data.conversion import shards as conversion
 from hf_any3d.data.conversion.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
-from hf_any3d.whole_files import write_json
 from tests.conversions.doors import DOORS
 from tests.data.conversion.toy import COUNTS, load_toy, write_tree
 from tests.data.conversion.toy import cloud as toy_cloud

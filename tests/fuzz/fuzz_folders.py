@@ -24,8 +24,8 @@ from hf_any3d.data.catalog import (
     shapenet55,
     shapenetpart,
 )
-from hf_any3d.data.conversion import convert as conversion
 from hf_any3d.data.conversion import loading
+from hf_any3d.data.conversion import shards as conversion
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 from tests.data.catalog.test_folder_metadata import ROWS

@@ -20,19 +20,21 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from hf_any3d.data.catalog.columns import with_class_labels
-from hf_any3d.data.catalog.layout import (
+from hf_any3d.data.catalog.folder_layout import (
+    FILE_NAME,
+    METADATA_NAMES,
     LabelledFile,
     by_split,
     find_labelled_files,
     labelled,
+    read_metadata,
     unlabelled,
     walk,
 )
-from hf_any3d.data.catalog.metadata_files import FILE_NAME, METADATA_NAMES, read_metadata
-from hf_any3d.data.cloud_rows import CloudColumns
+from hf_any3d.data.catalog.standard_columns import with_class_labels
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.files_to_points import CloudColumns
 
 COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".json", ".csv", ".jsonl", ".parquet"}
 """Endings of files that lie beside models and are no clouds themselves; others are mentioned when passed over."""

@@ -13,9 +13,9 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from datasets.table import InMemoryTable
 
 from hf_any3d.data.catalog import modelnet40
-from hf_any3d.data.catalog.modelnet40_layouts import points_and_normals
-from hf_any3d.data.conversion import Benchmark, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_table
+from hf_any3d.data.catalog.modelnet40 import points_and_normals
+from hf_any3d.data.conversion import PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.restricted_pickle import read_pickle
 
@@ -186,7 +186,7 @@ def _whole(value: object) -> int:
 WAYS, SHOTS, FOLDS = (5, 10), (10, 20), 10
 TEST_SHAPES = 20  # of each class
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="modelnet40_fewshot",
     description="Few-shot episodes of ModelNet40: some of its classes, a few shapes of each to learn from.",
     homepage="https://github.com/charusharma1991/SSL_PointClouds",
@@ -239,7 +239,7 @@ def load(
         fold: which of them, 0 to 9.
         normals: read the column `normals` too.
         modelnet_dir: for JSON, which only names the shapes: the folder of ModelNet40 in layout "txt".
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: an argument out of range; a fold of another content, or with another number of shapes.
@@ -250,16 +250,16 @@ def load(
     for name, value, least in (("way", way, 2), ("shot", shot, 1), ("fold", fold, 0)):
         if type(value) is not int or value < least:
             raise ValueError(f"{name} is {value!r}; expected a whole number from {least}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     variant = f"{way}way_{shot}shot"
     folder = next((f for f in (root / variant, root / "ModelNetFewshot" / variant) if f.is_dir()), root / variant)
     files, shapes = _fold(folder, fold, modelnet_dir)
-    sources, names = fold_sources(files, shapes, way, BENCHMARK.class_names)
+    sources, names = fold_sources(files, shapes, way, DATASET.class_names)
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["label"] = ClassLabel(names=names)
-    features["original_label"] = BENCHMARK.class_label()
+    features["original_label"] = DATASET.class_label()
     options = {"fold": fold, "normals": normals}
-    return load_benchmark(BENCHMARK, folder, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, folder, sources, features, variant=variant, options=options, **conversion)
 
 
 def _fold(
@@ -274,8 +274,8 @@ def _fold(
         if modelnet_dir is None:
             raise ValueError(f"modelnet_dir is None; expected ModelNet40 as text, of which {path} names shapes")
         _, clouds = modelnet40.find_layout(Path(modelnet_dir), ("txt",))
-        return [path], named_shapes(path, clouds, BENCHMARK.class_names)
+        return [path], named_shapes(path, clouds, DATASET.class_names)
     path = folder / f"{fold}.pkl"
     if path.is_file():
         return [path], pickled_shapes(path)
-    raise BENCHMARK.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet")
+    raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet")

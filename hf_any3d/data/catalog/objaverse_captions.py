@@ -1,27 +1,143 @@
 """Objaverse as PointLLM published it: coloured clouds with captions and conversations about them."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from datasets import DatasetDict, Features, IterableDatasetDict, List, Value
+from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
-from hf_any3d.data.catalog.pointllm_clouds import (
-    CloudAdder,
-    cloud_features,
-    cloud_path,
-    find_clouds,
-    read_cloud,
-    stamp_clouds,
-    stream_clouds,
-)
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines
-from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import read_lines
+from hf_any3d.data.conversion.shards import checked_row
+from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.npy import parse_array
+
+NUM_POINTS = 8192
+SUFFIX = f"_{NUM_POINTS}.npy"
+MOST_SHARDS = 256
+
+logger = logging.getLogger(__name__)
+
+
+def cloud_features(colors: bool) -> Features:
+    """The columns that clouds give."""
+    names = ("points", "colors") if colors else ("points",)
+    return Features({name: Array2D((NUM_POINTS, 3), "float32") for name in names})
+
+
+def cloud_path(folder: Path, object_id: str) -> Path:
+    """Where the cloud of an object lies."""
+    return folder / f"{object_id}{SUFFIX}"
+
+
+def find_clouds(folders: Iterable[Path]) -> Path | None:
+    """Give the first folder that has clouds; looks at no more of a folder than it must."""
+    for folder in folders:
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                if any(entry.name.endswith(SUFFIX) for entry in entries):
+                    return folder
+    return None
+
+
+def read_cloud(path: Path) -> dict[str, np.ndarray]:
+    """Read `points` and `colors`, each (8192, 3); colours are red, green and blue from 0 to 1.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PointCloudFileError: a damaged file, or an array of another shape; Python objects are refused.
+    """
+    try:
+        table = parse_array(path.read_bytes())
+        if table.shape != (NUM_POINTS, 6) or table.dtype.kind not in "fiu":
+            raise PointCloudError(
+                f"an array of shape {table.shape} and type {table.dtype}; expected ({NUM_POINTS}, 6) of numbers"
+            )
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+    return {"points": table[:, :3], "colors": table[:, 3:]}
+
+
+def stamp_clouds(folder: Path, object_ids: Iterable[str]) -> tuple[str, list[Path]]:
+    """Look whether clouds are there and have changed, without keeping a record of each.
+
+    Args:
+        folder: of the clouds.
+        object_ids: the objects wanted.
+
+    Returns:
+        A digest of the names, sizes and times of their files, and the files that are not there.
+    """
+    digest, missing = hashlib.sha256(), []
+    for object_id in object_ids:
+        try:
+            status = os.stat(f"{folder}/{object_id}{SUFFIX}")
+            digest.update(f"{object_id} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except FileNotFoundError:
+            missing.append(cloud_path(folder, object_id))
+    return digest.hexdigest(), missing
+
+
+@dataclass(frozen=True)
+class CloudAdder:
+    """Add the clouds to a batch of rows.
+
+    Attributes:
+        folder: of the clouds.
+        features: the columns of clouds that are wanted.
+        skip: leave out rows whose cloud cannot be read, with a warning, instead of stopping.
+    """
+
+    folder: Path
+    features: Features
+    skip: bool
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
+        """Give the batch with the columns of clouds, without the rows left out."""
+        kept, clouds = [], []
+        for number, object_id in enumerate(batch["object_id"]):
+            try:
+                clouds.append(self._cloud(str(object_id)))
+            except (PointCloudError, FileNotFoundError) as error:
+                if not self.skip:
+                    raise
+                logger.warning("left out %s", error)
+                continue
+            kept.append(number)
+        rows = {name: [values[number] for number in kept] for name, values in batch.items()}
+        return {**{name: [cloud[name] for cloud in clouds] for name in self.features}, **rows}
+
+    def _cloud(self, object_id: str) -> dict[str, object]:
+        path = cloud_path(self.folder, object_id)
+        cloud = read_cloud(path)
+        try:
+            return checked_row(cloud, self.features)
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict:
+    """Give rows with clouds that are read from their files when the row is; nothing is copied.
+
+    Args:
+        splits: rows with `object_id`.
+        adder: reads the clouds.
+    """
+    streams = {}
+    for split, rows in splits.items():
+        stream = rows.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(rows)))
+        features = Features({**adder.features, **rows.features})
+        streams[split] = stream.map(adder, batched=True, batch_size=1, features=features)
+        for name in ("description", "citation", "homepage", "license"):
+            setattr(streams[split].info, name, getattr(rows.info, name))
+    return IterableDatasetDict(streams)
+
 
 SPLITS = ("train", "validation", "test")
 
@@ -47,14 +163,14 @@ class PointLLMSplits:
     """Find the annotations of each split.
 
     Args:
-        benchmark: says where the files are to be had.
+        dataset: says where the files are to be had.
         folder: of the annotation files.
         root: the folder given, for errors.
         verify: compare lengths with the published ones and refuse objects with two captions.
     """
 
-    def __init__(self, benchmark: Benchmark, folder: Path, root: Path, verify: bool):
-        self._benchmark, self._folder, self._root, self._verify = benchmark, folder, root, verify
+    def __init__(self, dataset: PublishedDataset, folder: Path, root: Path, verify: bool):
+        self._dataset, self._folder, self._root, self._verify = dataset, folder, root, verify
         self._entries = cache(self._read)
 
     def choose(
@@ -122,7 +238,7 @@ class PointLLMSplits:
             needed.add(VALIDATION_IDS)  # among all objects, these are the reserved ones
         if "validation" in files:
             needed.add(TEST)
-        self._benchmark.require([self._folder / name for name in sorted(needed)], self._root)
+        self._dataset.require([self._folder / name for name in sorted(needed)], self._root)
         return files
 
     def _is_there(self, name: str) -> bool:
@@ -189,7 +305,7 @@ BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a
 CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
 ANNOTATIONS = ("anno_data", "data/anno_data", "")
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="objaverse_captions",
     description=(
         "PointLLM's data on Objaverse: 660 thousand objects as coloured clouds of 8,192 points with a brief caption "
@@ -256,7 +372,7 @@ def load(
         limit: at most so many rows of each split, the first ones.
         streaming: read each cloud from its own file when its row comes. Only the texts are converted then; otherwise
             the clouds are copied to Parquet, 196 kB each.
-        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_benchmark`. `verify` also
+        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_published`. `verify` also
             compares the lengths of the annotation files with the published ones and refuses objects named twice.
 
     Raises:
@@ -276,14 +392,14 @@ def load(
     ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
     if ids is not None and not ids:
         raise ValueError("ids is empty; expected None or some objects")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     clouds = find_clouds([root / place for place in CLOUDS])
     if clouds is None:
-        raise BENCHMARK.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
+        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
     folders = [root / place for place in ANNOTATIONS]
     folder = next((place for place in folders if next(place.glob("PointLLM_*.json"), None)), folders[0])
 
-    files = PointLLMSplits(BENCHMARK, folder, root, verify=conversion.get("verify", True))
+    files = PointLLMSplits(DATASET, folder, root, verify=conversion.get("verify", True))
     unwanted = BROKEN_COLORS if colors else frozenset()
     chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], wanted, unwanted, ids)
     chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
@@ -305,8 +421,8 @@ def load(
         "ids": ids and hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
         "limit": limit,
     }
-    rows = load_benchmark(
-        BENCHMARK,
+    rows = load_published(
+        DATASET,
         root,
         {split: _source(path, some, clouds, streaming) for split, (path, some) in chosen.items()},
         columns if streaming else Features({**clouds_columns, **columns}),

@@ -11,11 +11,11 @@ import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import parse_table, read_npy
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import parse_table, read_npy
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.source import open_source
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ for _area in AREAS:
     _COUNTS[f"area_{_area}"] = {"train": len(PUBLISHED_ROOMS) - _rooms, "test": _rooms}
     _COUNTS[f"area_{_area}_blocks"] = {"test": _rooms}
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="s3dis",
     description=(
         "S3DIS: 272 scanned rooms in six areas of three buildings, as coloured clouds in metres, z up, each point of "
@@ -282,7 +282,7 @@ def load(
         block_points: points of a block.
         block_overlap: share of a column's edge that it has in common with the next one.
         seed: draws which points of a column go together.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: an argument out of range; rooms that are not among the published ones; a piece with a line that is
@@ -300,7 +300,7 @@ def load(
         options = {"size": block_size, "points": block_points, "overlap": block_overlap, "seed": seed}
         # Wrong arguments are told here, not by the first room.
         split_into_blocks(np.zeros((1, 3)), block_points, block_size, block_overlap, up_axis=UP_AXIS)
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     name, store = _find(root, LAYOUTS if layout is None else (layout,))
     rooms = store.rooms()
     if conversion.get("verify", True):
@@ -340,7 +340,7 @@ def load(
     )
     variant = f"area_{test_area}" + ("" if block_size is None else "_blocks")
     options["layout"] = name
-    return load_benchmark(BENCHMARK, store.folder, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, store.folder, sources, features, variant=variant, options=options, **conversion)
 
 
 def _find(root: Path, layouts: Iterable[str]) -> tuple[str, ArrayRooms | AnnotatedRooms]:
@@ -349,7 +349,7 @@ def _find(root: Path, layouts: Iterable[str]) -> tuple[str, ArrayRooms | Annotat
             store = LAYOUTS[name](root / place)
             if store.rooms():
                 return name, store
-    raise BENCHMARK.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
+    raise DATASET.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
 
 
 def _source(

@@ -5,8 +5,8 @@ import os
 import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List
 
-from hf_any3d.data.conversion import Benchmark, Licence, load_benchmark
-from hf_any3d.data.conversion.hdf5_rows import hdf5_source
+from hf_any3d.data.conversion import Licence, PublishedDataset, load_published
+from hf_any3d.data.conversion.reading import hdf5_source
 
 FILES = {
     "obj_bg": ("main_split", "objectdataset"),
@@ -19,7 +19,7 @@ FILES = {
 SPLITS = {"train": "training", "test": "test"}
 NUM_POINTS = 2048
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="scanobjectnn",
     description=(
         "ScanObjectNN: 2,902 objects of 15 classes, cut out of scans of real rooms, as clouds of 2,048 points. "
@@ -84,7 +84,7 @@ def load(
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
         masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
             That makes rows of segmentation: a batch for classification cannot have both.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: an unknown variant, another number of clouds than published, or masks of files that have none.
@@ -95,21 +95,21 @@ def load(
     """
     if variant not in FILES:
         raise ValueError(f"variant is {variant!r}; expected one of {', '.join(FILES)}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     folder, name = FILES[variant]
     places = [root / above / folder for above in ("h5_files", "", "ScanObjectNN/h5_files")]
     place = next((place for place in places if place.is_dir()), places[0])
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
-    BENCHMARK.require(files.values(), root)
+    DATASET.require(files.values(), root)
 
-    features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": BENCHMARK.class_label()})
+    features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label()})
     columns = {"data": "points", "label": "label"}
     if masks:
         features["labels"] = List(ClassLabel(names=["background", "object"]))
         columns["mask"] = "labels"
     sources = {split: hdf5_source([file], columns, _row) for split, file in files.items()}
     options = {"masks": masks}
-    return load_benchmark(BENCHMARK, root, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, root, sources, features, variant=variant, options=options, **conversion)
 
 
 def _row(values: dict[str, np.ndarray]) -> dict[str, object]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from datasets import Array2D, DatasetDict, Features, Value
 
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines, read_npy
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import read_lines, read_npy
 
 TAXONOMY = {
     "02691156": "airplane",
@@ -81,7 +81,7 @@ PLACES = ("", "ShapeNet55-34", "ShapeNet55")
 NUM_POINTS = 8192
 _LINE = re.compile(r"(\d{8})-[\w-]+\.npy")
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="shapenet55",
     description=(
         "ShapeNet55: 52,470 models of the 55 categories of ShapeNetCore, as clouds of 8,192 points on their surfaces. "
@@ -136,7 +136,7 @@ def load(data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **
         data_dir: the folder with `shapenet_pc` and the folders of lists, or the one above `ShapeNet55-34`.
         split_set: "55", all categories in both splits; "34", the same 34 categories in both; or "21", a test split of
             the other categories.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: an unknown set, another number of clouds than published, or a list that names something else.
@@ -146,23 +146,23 @@ def load(data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **
     """
     if split_set not in LISTS:
         raise ValueError(f"split_set is {split_set!r}; expected one of {', '.join(LISTS)}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     folder = next((root / place for place in PLACES if (root / place / CLOUDS).is_dir()), root)
     lists = {split: folder / name for split, name in LISTS[split_set].items()}
-    BENCHMARK.require(lists.values(), folder)
+    DATASET.require(lists.values(), folder)
     if not (folder / CLOUDS).is_dir():
-        raise BENCHMARK.not_found(f"{folder}: no folder {CLOUDS}")
+        raise DATASET.not_found(f"{folder}: no folder {CLOUDS}")
     # One look at the folder, not one at each of fifty thousand files.
     there = {entry.name for entry in os.scandir(folder / CLOUDS)}
     features = Features(
         {
             "points": Array2D((NUM_POINTS, 3), "float32"),
-            "label": BENCHMARK.class_label(),
+            "label": DATASET.class_label(),
             "file": Value("string"),
         }
     )
     sources = {split: _source(file, folder / CLOUDS, there) for split, file in lists.items()}
-    return load_benchmark(BENCHMARK, folder, sources, features, variant=split_set, **conversion)
+    return load_published(DATASET, folder, sources, features, variant=split_set, **conversion)
 
 
 def _source(file: Path, clouds: Path, there: set[str]) -> SplitSource:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines, read_table
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import read_lines, read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 
 SYNSETS = {
     "02691156": "Airplane",
@@ -66,7 +66,7 @@ FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 _NAME = re.compile(r"shape_data/(\d{8})/([\w-]+)")
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="shapenetpart",
     description=(
         "ShapeNetPart: 16,881 objects of 16 categories as clouds with normals, each point with one of 50 parts; a "
@@ -111,7 +111,7 @@ def load(data_dir: str | os.PathLike | None = None, *, normals: bool = True, **c
     Args:
         data_dir: the folder named in the layout, or the one above it.
         normals: read the column `normals`.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: another number of clouds than published, categories in another order, a line that is no point, or
@@ -120,18 +120,18 @@ def load(data_dir: str | os.PathLike | None = None, *, normals: bool = True, **c
 
     Source: Yi et al., "A Scalable Active Framework for Region Annotation"; normals by Qi et al., "PointNet++".
     """
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     names = folder / "synsetoffset2category.txt"
     lists = {split: folder / "train_test_split" / f"shuffled_{name}_file_list.json" for split, name in SPLITS.items()}
-    BENCHMARK.require([names, *lists.values()], folder)
+    DATASET.require([names, *lists.values()], folder)
     _check_categories(names)
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["labels"] = List(ClassLabel(names=list(PART_NAMES)))
-    features["label"] = BENCHMARK.class_label()
+    features["label"] = DATASET.class_label()
     features["file"] = Value("string")
     sources = {split: _source(file, folder, names) for split, file in lists.items()}
-    return load_benchmark(BENCHMARK, folder, sources, features, options={"normals": normals}, **conversion)
+    return load_published(DATASET, folder, sources, features, options={"normals": normals}, **conversion)
 
 
 def _check_categories(path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hf_any3d.data.conversion.arrays import read_lines
-from hf_any3d.whole_files import read_json, write_json
+from hf_any3d.atomic_files import read_json, write_json
+from hf_any3d.data.conversion.reading import read_lines
 
 FILE_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")

@@ -1,4 +1,4 @@
-"""A benchmark as a DatasetDict: converted once, then opened from the cache."""
+"""A dataset as a DatasetDict: converted once, then opened from the cache."""
 
 import errno
 import hashlib
@@ -13,11 +13,11 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
-from hf_any3d.data.conversion.convert import SplitSource, convert_split, stamp_of
-from hf_any3d.data.conversion.description import Benchmark
+from hf_any3d.atomic_files import not_written, read_json, remove_temporaries, write_json
 from hf_any3d.data.conversion.journal import ShardRecord, ShardSums, verify_checksums
+from hf_any3d.data.conversion.published_dataset import PublishedDataset, SplitSource
+from hf_any3d.data.conversion.shards import convert_split, stamp_of
 from hf_any3d.data.conversion.statistics import SplitStatistics
-from hf_any3d.whole_files import not_written, read_json, remove_temporaries, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ FORMAT_VERSION = 1
 """Of the cache and of `meta/stats.json`; raised when either changes its form."""
 
 
-def load_benchmark(
-    benchmark: Benchmark,
+def load_published(
+    dataset: PublishedDataset,
     root: Path,
     sources: Mapping[str, SplitSource],
     features: Features,
@@ -38,7 +38,7 @@ def load_benchmark(
     on_error: str = "raise",
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """Convert the files of a benchmark to Parquet, unless that was done before, and open them.
+    """Convert the files of a dataset to Parquet, unless that was done before, and open them.
 
     The cache is keyed by the names, sizes and times of the files and by all that decides the rows. A conversion that
     was interrupted goes on with the first shard that is not complete. Several processes may call this at once: one
@@ -46,11 +46,11 @@ def load_benchmark(
     `ShardSums` for when shards are read to tell.
 
     Args:
-        benchmark: what is known of it.
+        dataset: what is known of it.
         root: the folder of its files.
         sources: where the rows of each split come from.
         features: the columns.
-        variant: a key of `benchmark.expected_counts`.
+        variant: a key of `dataset.expected_counts`.
         options: whatever else decides the rows, as plain values.
         cache_dir: where conversions are kept; None takes the folder `hf_any3d` in the cache of `datasets`.
         verify: check the number of clouds against the published one, and the files against SHA256SUMS where that
@@ -69,19 +69,19 @@ def load_benchmark(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    expected = benchmark.expected_counts.get(variant, {}) if verify else {}
-    what = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
+    expected = dataset.expected_counts.get(variant, {}) if verify else {}
+    what = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
     for split, source in sources.items():
         if on_error == "raise":
-            benchmark.require(source.missing, root)
+            dataset.require(source.missing, root)
         if source.num_rows is not None:
             _check_count(what, split, source.num_rows, expected.get(split), root)
 
     stamps = {split: [*stamp_of(source.files, root), source.digest] for split, source in sources.items()}
     decides = {
         "format_version": FORMAT_VERSION,
-        "name": benchmark.name,
-        "revision": benchmark.revision,
+        "name": dataset.name,
+        "revision": dataset.revision,
         "variant": variant,
         "options": dict(options or {}),
         "features": features.to_dict(),
@@ -89,7 +89,7 @@ def load_benchmark(
     text = json.dumps({**decides, "files": stamps}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     caches = Path(datasets.config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
-    folder = caches / benchmark.name / f"{variant}-{key}"
+    folder = caches / dataset.name / f"{variant}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         for part in ("data", "journal", "meta"):
@@ -112,10 +112,10 @@ def load_benchmark(
         sums.save()
         splits = _open(folder, records, streaming)
     for rows in splits.values():
-        rows.info.description = benchmark.description
-        rows.info.citation = benchmark.citation
-        rows.info.homepage = benchmark.homepage
-        rows.info.license = str(benchmark.licence)
+        rows.info.description = dataset.description
+        rows.info.citation = dataset.citation
+        rows.info.homepage = dataset.homepage
+        rows.info.license = str(dataset.licence)
     return splits
 
 

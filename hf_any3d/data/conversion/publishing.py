@@ -9,8 +9,8 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from hf_any3d.data.conversion.description import OPEN_LICENCES
 from hf_any3d.data.conversion.loading import FORMAT_VERSION
+from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.messages import printable
@@ -173,7 +173,7 @@ def push_point_dataset(
     splits and the number of clouds of each class.
 
     Args:
-        splits: rows with a column `points`; what is known of them is taken from their `info`, where the benchmarks of
+        splits: rows with a column `points`; what is known of them is taken from their `info`, where the datasets of
             the catalogue have put it.
         repo_id: `owner/name`.
         private: True makes a repository that only its owners see.

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.limits import ReadLimits
 from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
 
 _LONGEST_NAME = 200
 _HASH_MODULUS = sys.hash_info.modulus

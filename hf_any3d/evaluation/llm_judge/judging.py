@@ -12,11 +12,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hf_any3d.atomic_files import write_json
 from hf_any3d.evaluation.answering import continued, read_results
 from hf_any3d.evaluation.llm_judge.base import Judge
 from hf_any3d.evaluation.llm_judge.prompts import JUDGE_PROMPTS, check_prompt, fill_prompt, prompt_checksum
 from hf_any3d.evaluation.llm_judge.replies import INVALID, read_class, read_same, read_score, whole_text
-from hf_any3d.whole_files import write_json
 
 
 def verdict_on(

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_any3d.data.catalog.layout import find_labelled_files
+from hf_any3d.data.catalog.folder_layout import find_labelled_files
 
 
 def make(root, *names):

@@ -96,7 +96,7 @@ def test_a_fold_as_json_takes_its_shapes_from_modelnet40(write, load, tmp_path):
 
 
 def test_the_published_numbers_are_those_of_the_protocol_and_are_checked(write, load):
-    counts = modelnet40_fewshot.BENCHMARK.expected_counts
+    counts = modelnet40_fewshot.DATASET.expected_counts
     assert counts["5way_10shot"] == {"train": 50, "test": 100} and counts["10way_20shot"] == {
         "train": 200,
         "test": 200,

@@ -7,7 +7,7 @@ from datasets.distributed import split_dataset_by_node
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import objaverse_captions as pointllm_splits
-from hf_any3d.data.catalog.objaverse_captions import BENCHMARK
+from hf_any3d.data.catalog.objaverse_captions import DATASET
 from hf_any3d.data.catalog.pointllm_annotations import to_messages
 from hf_any3d.data.conversion import loading
 from hf_any3d.data.conversion.publishing import card_text
@@ -70,7 +70,7 @@ def test_brief_rows_have_the_cloud_the_conversation_and_the_caption(tree, load, 
             "conversations": List({"from": Value("string"), "value": Value("string")}),
             "caption": Value("string"),
         }
-        assert splits[split].info.homepage == BENCHMARK.homepage and splits[split].info.license.startswith("other: ")
+        assert splits[split].info.homepage == DATASET.homepage and splits[split].info.license.startswith("other: ")
 
 
 def test_minigpt_lists_the_reserved_objects_and_has_their_captions_among_all(tmp_path, load):
@@ -277,7 +277,7 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
 
 def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
     from hf_any3d.data.catalog import objaverse_captions
-    from hf_any3d.data.conversion import convert as conversion
+    from hf_any3d.data.conversion import shards as conversion
 
     opened = []
 
@@ -297,7 +297,7 @@ def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
 
 
 def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
-    from hf_any3d.data.conversion import convert as conversion
+    from hf_any3d.data.conversion import shards as conversion
 
     monkeypatch.setattr(conversion, "SHARD_BYTES", 100)
     load(tree, splits=["train"], streaming=True)

@@ -106,7 +106,7 @@ def test_the_published_rooms_are_272():
     assert len(set(rooms)) == 272 and list(rooms) == sorted(rooms)
     assert [sum(room.area == area for room in rooms) for area in range(1, 7)] == [44, 40, 23, 49, 68, 48]
     assert {"Area_2_auditorium_2", "Area_5_hallway_6", "Area_6_openspace_1"} <= set(map(str, rooms))
-    assert s3dis.BENCHMARK.expected_counts["area_5"] == {"train": 204, "test": 68}
+    assert s3dis.DATASET.expected_counts["area_5"] == {"train": 204, "test": 68}
     assert s3dis.CLASS_NAMES == tuple(CLASSES)
 
 

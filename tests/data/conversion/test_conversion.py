@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.conversion import convert as conversion
 from hf_any3d.data.conversion import journal
 from hf_any3d.data.conversion import journal as checksums
+from hf_any3d.data.conversion import shards as conversion
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,7 +42,7 @@ def assert_complete(splits):
             assert row["label"] == number % 3 and row["file"] == f"{split}/{number}.npy"
 
 
-def test_rows_are_those_of_the_files_with_what_is_known_of_the_benchmark(tree, cache_dir):
+def test_rows_are_those_of_the_files_with_what_is_known_of_the_dataset(tree, cache_dir):
     splits = load_toy(tree, cache_dir)
     assert_complete(splits)
     for rows in splits.values():

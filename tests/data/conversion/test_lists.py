@@ -1,6 +1,6 @@
 import pytest
 
-from hf_any3d.data.conversion.arrays import read_lines
+from hf_any3d.data.conversion.reading import read_lines
 from hf_any3d.data.files import PointCloudFileError
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, read_point_cloud
 from hf_any3d.data.files import ply as ply_elements
-from hf_any3d.data.files.limits import FREE_BYTES
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.files.source import FREE_BYTES
 
 from .builders import SQUARE, gltf, gltf_square, npy, ply
 from .seeds import SEEDS
