@@ -23,9 +23,9 @@ from hf_any3d.evaluation import (
     answer_question,
     caption_metrics,
     judge_answers,
-    judged_name,
+    verdicts_path,
 )
-from hf_any3d.evaluation.answering import Generate, colored_cloud
+from hf_any3d.evaluation.question_answering import Generate, colored_cloud
 
 BATCH_SIZE = 48
 GREEDY = {"max_new_tokens": 60, "do_sample": False}
@@ -92,7 +92,7 @@ def judge_stage(
         for protocol in PUBLISHED:
             path = folder / f"{protocol.name}{suffix}.json"
             answers = answer_question(rows, protocol, asker(pipe, template), path, about, None, BATCH_SIZE, seed)
-            judged = judge_answers(answers, "class", judge, judged_name(path, judge), protocol.class_names(rows))
+            judged = judge_answers(answers, "class", judge, verdicts_path(path, judge), protocol.class_names(rows))
             told[f"{protocol.name}{suffix}"] = sum(
                 entry["score"] for entry in judged["results"] if entry["is_valid"]
             ) / len(rows)

@@ -219,7 +219,7 @@ def evaluate_minigpt3d(
     """
     with one_line_errors():
         from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
-        from hf_any3d.evaluation.running import open_model
+        from hf_any3d.evaluation.chat_evaluation import open_model
 
         protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
         prompts = _prompts(judge_prompt or [])
@@ -257,7 +257,7 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 def _prompts(given: list[str]) -> dict[str, str]:
     from hf_any3d.evaluation.llm_judge.prompts import check_prompt
-    from hf_any3d.evaluation.questions import KINDS
+    from hf_any3d.evaluation.question_answering import KINDS
 
     prompts = {}
     for text in given:

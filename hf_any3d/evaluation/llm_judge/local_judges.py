@@ -1,4 +1,4 @@
-"""A judge that runs here: any causal language model of transformers."""
+"""Judges that run on this machine: a search for class names, and any causal language model of transformers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ VERSION = "1"
 
 
 class ClassNameJudge:
-    """Replies as judges do with the class that an answer names first, of several at one place with the longest.
+    """Replies with the class that an answer names first; of overlapping names the longest counts.
 
-    Names stand between borders of words, in either case; a blank in them may be blanks, a hyphen or an underscore.
-    Other words for a class, plurals among them, are not found, so figures are lower than a language model's: a bound
-    that needs no network, the same today and in ten years.
+    Names match complete words in either case; a space in them matches spaces, hyphens and underscores. Synonyms and
+    plurals are not found, so figures are lower than a language model's: a reproducible lower bound without a network.
 
     Args:
         classes: Names of the classes, in words.
 
     Raises:
-        ValueError: There are no names, or one is empty or there twice.
+        ValueError: There are no names, or one is empty or occurs twice.
     """
 
     name = "class names"
@@ -46,7 +45,7 @@ class ClassNameJudge:
         self.revisions = {VERSION}
 
     def __call__(self, text: str) -> str:
-        """The class that an answer names, as `number#class#reason`."""
+        """Return the class that an answer names, as `number#class#reason`."""
         found = self.pattern.search(text)
         if found is None:
             return "-1#NA#names no class"
@@ -58,18 +57,17 @@ DEFAULT_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
 
 
 class LanguageModelJudge:
-    """Generates replies with a language model, through its chat template where it has one.
+    """Generates replies with a language model, with its chat template if it has one.
 
-    It chooses the likeliest word by default, so that the same answers get the same verdicts; the published judges
-    sampled.
+    Decoding is greedy by default, so that verdicts are reproducible; the published judges sampled.
 
     Args:
         name: Directory or hub name.
         revision: Branch, tag or commit.
         settings: Settings of generation that differ from the default.
-        device: Where it runs; the fastest place by default.
-        dtype: Of its weights, such as "auto" or "bfloat16".
-        seed: Governs what is drawn, the same for each reply.
+        device: Device to run on; by default the fastest available.
+        dtype: Type of its weights, such as "auto" or "bfloat16".
+        seed: Random seed of each reply.
     """
 
     reads_prompt = True
@@ -95,10 +93,10 @@ class LanguageModelJudge:
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
-        """The model's reply to a prompt.
+        """Return the model's reply to a prompt.
 
         Raises:
-            ValueError: The prompt is longer than the model reads.
+            ValueError: Prompt and reply exceed the model's context.
         """
         if self.tokenizer.chat_template is not None:
             inputs = self.tokenizer.apply_chat_template(
@@ -106,17 +104,17 @@ class LanguageModelJudge:
             )
         else:
             inputs = self.tokenizer(text, return_tensors="pt")
-        read = inputs["input_ids"].shape[1]
+        length = inputs["input_ids"].shape[1]
         longest = getattr(self.model.config, "max_position_embeddings", None)
-        if longest is not None and read + self.settings["max_new_tokens"] > longest:
+        if longest is not None and length + self.settings["max_new_tokens"] > longest:
             raise ValueError(
-                f"judge {self.name}: {read} tokens of prompt and up to {self.settings['max_new_tokens']} of reply; "
+                f"judge {self.name}: {length} tokens of prompt and up to {self.settings['max_new_tokens']} of reply; "
                 f"expected at most {longest} together"
             )
         torch.manual_seed(self.seed)
-        passed = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed")}
-        masks = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
+        settings = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed")}
+        batch = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
-        tokens = self.model.generate(**masks, pad_token_id=pad, **passed)
-        return self.tokenizer.decode(tokens[0, read:], skip_special_tokens=True)
+        tokens = self.model.generate(**batch, pad_token_id=pad, **settings)
+        return self.tokenizer.decode(tokens[0, length:], skip_special_tokens=True)

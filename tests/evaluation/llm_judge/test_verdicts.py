@@ -12,10 +12,10 @@ from hf_any3d.evaluation import (
     EndpointJudge,
     JudgeError,
     answer_question,
-    figures,
+    compute_figures,
     judge_answers,
     judge_protocols,
-    verdict_on,
+    read_verdict,
 )
 from tests.evaluation.cases import CASES
 from tests.evaluation.endpoints import LocalEndpoint
@@ -104,7 +104,7 @@ def test_endpoint_that_drips_is_left_when_time_is_up():
         assert judge("?") == "T#yes"
     with LocalEndpoint((200, drip)) as endpoint:
         judge = EndpointJudge("judge", endpoint.url, timeout=0.3, attempts=1)
-        with pytest.raises(JudgeError, match="no whole reply in 0.3 seconds"):
+        with pytest.raises(JudgeError, match="no complete reply in 0.3 seconds"):
             judge("?")
 
 
@@ -159,7 +159,7 @@ def test_replies_that_are_no_completion_are_told(body):
     "reply", ["1" * 3_000_000, "1#" * 1_000_000, "#" * 3_000_000, "9#a" * 1_000_000 + "#", "T" * 4_000_000]
 )
 def test_long_replies_are_read_once(kind, reply):
-    verdict = verdict_on(kind, reply, {"object_id": "1", "ground_truth": 0}, CLASSES)
+    verdict = read_verdict(kind, reply, {"object_id": "1", "ground_truth": 0}, CLASSES)
     assert 0 <= verdict["score"] <= 100 or not verdict["is_valid"]
 
 
@@ -242,17 +242,17 @@ def test_the_longest_of_overlapping_names_is_found():
 
 def test_lucky_and_invalid_answers_are_counted_apart():
     verdicts = [{"score": score, "is_valid": valid} for score, valid in [(1, 1), (0, 1), (1, 0), (0, 0)]]
-    assert figures("class", verdicts) == {
+    assert compute_figures("class", verdicts) == {
         "accuracy": 50, "clean_accuracy": 50, "correct": 2, "lucky": 1, "total": 4, "invalid": 2,
     }  # fmt: skip
-    assert figures("caption", [{"score": -1, "is_valid": False}])["score"] is None
+    assert compute_figures("caption", [{"score": -1, "is_valid": False}])["score"] is None
     shares = [{"score": -1, "is_valid": False}, *({"score": score, "is_valid": True} for score in (40, 70))]
-    assert figures("caption", shares)["score"] == 55
+    assert compute_figures("caption", shares)["score"] == 55
 
 
 def test_random_classes_depend_on_seed_and_object_alone():
     draws = [
-        verdict_on("class", "?", {"object_id": str(n), "ground_truth": 0}, CLASSES, seed)["class"]
+        read_verdict("class", "?", {"object_id": str(n), "ground_truth": 0}, CLASSES, seed)["class"]
         for seed in (0, 0, 1)
         for n in range(30)
     ]
