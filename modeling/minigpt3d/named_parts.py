@@ -34,7 +34,7 @@ from hf_any3d.modeling.pretrained_parts import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading_checks import check_arguments, without_transformers_arguments
+from hf_any3d.modeling.pretrained_parts.loading_checks import apply_settings, dtype_named
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
@@ -206,13 +206,8 @@ class NamedPartsMixin(PretrainedPartsMixin):
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> Any:
-        overrides = without_transformers_arguments(overrides, "a model whose parts are kept elsewhere")
-        check_arguments(cls, config, overrides)
-        for key, value in overrides.items():
-            setattr(config, key, value)
-        dtype = dtype or torch_dtype or "auto"
-        if isinstance(dtype, str):
-            dtype = (config.dtype if dtype == "auto" else getattr(torch, dtype)) or torch.float32
+        apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
+        dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         model = cls._build_around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
