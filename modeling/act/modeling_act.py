@@ -25,7 +25,14 @@ from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership, membership
 from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.card_info import (
+    BUILD_FROM_ADAPTER,
+    STORED_HERE,
+    CardDescription,
+    CardInfo,
+    CardMixin,
+    CardSubject,
+)
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FROZEN
 from hf_any3d.modeling.layers.forward_contract import (
@@ -170,6 +177,32 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
                 module.training = False
         return self
 
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the point transformer, what it started from, its adapter and its teacher."""
+        start, teacher = subject.start, subject.encoder
+        what = f"A point transformer of {subject.config.num_hidden_layers} blocks reads patches of points"
+        if start:
+            what += f", started from {subject.show_name(start)}"
+        elif subject.is_trained:
+            what += ", started from random weights"
+        what += f", adapted by the PEFT method {subject.show_name(subject.method)}." if subject.method else "."
+        if teacher:
+            what += f" It learned to predict features from an autoencoder around {subject.show_name(teacher)}."
+        stored = STORED_HERE
+        if subject.method:
+            stored = "The frozen ones are loaded from where the config says and checked against a checksum."
+        elif teacher:
+            stored = f"The teacher's {subject.locate_encoder(teacher)}"
+        return CardDescription(
+            what=f"{what} Method: [ACT](https://arxiv.org/abs/2212.08320).",
+            stored=stored,
+            tags=("act",),
+            base_model=start,
+            relation="adapter" if subject.method else "finetune",
+            base_program=BUILD_FROM_ADAPTER,
+        )
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Use truncated normal weights and zero biases, as the released pretraining and segmentation do."""
@@ -304,7 +337,7 @@ class ActModel(ActPreTrainedModel):
         config: The configuration.
     """
 
-    card_info = CardInfo("act", "features", opens="ActModel")
+    card_info = CardInfo("features", opens="ActModel")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -461,7 +494,7 @@ class ActModel(ActPreTrainedModel):
 class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTrainedModel):
     """`ActModel` with a classification head."""
 
-    card_info = CardInfo("act", "classification")
+    card_info = CardInfo("classification")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -616,7 +649,7 @@ class ActSegmenter(ActPreTrainedModel):
 class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
     """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
-    card_info = CardInfo("act", "semantic_segmentation")
+    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -633,7 +666,7 @@ class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
         ValueError: If `category_parts` is missing or names a part that is not among the labels.
     """
 
-    card_info = CardInfo("act", "part_segmentation")
+    card_info = CardInfo("part_segmentation")
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
@@ -693,7 +726,7 @@ class ActForPreTraining(ActPreTrainedModel):
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
 
-    card_info = CardInfo("act", "features", opens="ActModel")
+    card_info = CardInfo("features", opens="ActModel")
 
     def __init__(self, config: ActConfig, autoencoder: ActAutoencoder | None = None):
         super().__init__(config)

@@ -2,7 +2,7 @@
 
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
-from hf_any3d.modeling.minigpt3d.lora import names_in
+from hf_any3d.modeling.minigpt3d.lora import merge_lora, names_in
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
     MiniGPT3DForConditionalGeneration,
     MiniGPT3DOutput,
@@ -33,6 +33,7 @@ __all__ = [
     "build_from_parts",
     "held_names",
     "load_stage_tensors",
+    "merge_lora",
     "names_in",
     "set_stage",
     "stage_names",

@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
@@ -29,7 +29,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, reset_lora
 from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin, adopt_qformer, cast_around, open_part
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
@@ -142,7 +142,7 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
-class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
+class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
 
     `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
@@ -155,7 +155,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         language_model: The same for `config.text_config`.
     """
 
-    card_info = CardInfo("minigpt3d", "conversation", opens="MiniGPT3DForConditionalGeneration")
+    card_info = CardInfo("conversation", opens="MiniGPT3DForConditionalGeneration")
     config_class = MiniGPT3DConfig
     config: MiniGPT3DConfig
     base_model_prefix = ""
@@ -180,11 +180,36 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
         if config.qformer_lora is not None:
-            self.inject_lora(self.bridge.qformer, config.qformer_lora)
+            inject_lora(self.bridge.qformer, config.qformer_lora)
         if config.text_lora is not None:
-            self.inject_lora(self.language_model, config.text_lora)
+            inject_lora(self.language_model, config.text_lora)
         self.point_encoder.requires_grad_(False)
         self.post_init()
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the pretrained parts, where they are stored, and the training stage."""
+        config = subject.config
+        recorded = {name: config.part(name) for name in config.parts or {}}
+        elsewhere = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
+        kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
+        encoder, language_model = (
+            subject.show_name(elsewhere[part]) if part in elsewhere else f"a {kind} model"
+            for part, kind in kinds.items()
+        )
+        stored = STORED_HERE
+        if elsewhere:
+            shown = ", ".join(map(subject.show_name, elsewhere.values()))
+            stored = f"The parts {shown} are loaded from where they are published and checked against checksums."
+        return CardDescription(
+            what=f"{encoder[0].upper()}{encoder[1:]} reads the points, a Q-Former with {config.num_query_tokens} "
+            f"queries extracts what matters, and {language_model} answers. Method: "
+            f"[MiniGPT-3D](https://arxiv.org/abs/2405.01413), after stage {config.stage} of 4 of its training.",
+            stored=stored,
+            tags=("minigpt3d",),
+            base_model=elsewhere.get("language_model"),
+            relation="adapter",
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +29,7 @@ from hf_any3d.modeling.pretrained_parts.loading_checks import (
 from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.stored_adapters import load_adapter_into
 from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 
 
@@ -41,9 +41,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     part that no repository holds, because it was changed or never saved, is stored in a folder next to the adapter.
     """
 
-    # (model, repository, hub arguments, ignore_mismatched_sizes) -> missing, unexpected, mismatched keys. Set by
-    # `hf_any3d.registration`, as models do not import PEFT.
-    load_adapter_into: ClassVar[Callable[[PreTrainedModel, str, dict[str, Any], bool], dict[str, list[Any]]]]
     # Name of the part that adapters are trained on, in the config and as a folder next to the adapter.
     _adapted_part: ClassVar[str]
     # Prefixes of config fields that do not affect what an adapter does.
@@ -273,7 +270,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
         given = {key: value for key, value in hub.items() if value is not None}
-        info = cls.load_adapter_into(model, name, given, ignore_mismatched_sizes)
+        info = load_adapter_into(model, name, given, ignore_mismatched_sizes)
         model._hf_peft_config_loaded = True
         refuse_non_finite(model, name)
         model.name_or_path = name

@@ -370,7 +370,7 @@ def test_teacher_with_other_weights_is_refused(case, tmp_path):
             weights[-1][3, 5] += 1e-3
 
     err = setting.refused(*setting.with_teacher(change))
-    assert "its frozen layers are not those of encoder" in err and "1 of " in err and "by --teacher" in err
+    assert "its frozen layers are not those of encoder" in err and "1 of " in err and "as --teacher" in err
 
 
 def test_teacher_of_another_size_or_family_is_refused(tmp_path):

@@ -107,9 +107,7 @@ def test_a_config_with_other_shapes_is_refused_before_weights_are_allocated(
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda *words, **named: pytest.fail("weights are made"))
     own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
     for load in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
-        with pytest.raises(
-            ValueError, match=r"size mismatch between the weights and the config: .* has \[.*\] instead of \["
-        ):
+        with pytest.raises(ValueError, match=r"size mismatch between .* and the config: .* has \[.*\] instead of"):
             load(directory)
 
 
