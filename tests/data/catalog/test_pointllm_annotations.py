@@ -3,7 +3,7 @@ import tracemalloc
 
 import pytest
 
-from hf_any3d.data.catalog import pointllm_annotations as json_entries
+from hf_any3d.data.catalog import pointllm_annotations
 from hf_any3d.data.catalog.pointllm_annotations import read_entry, scan_entries
 
 
@@ -24,8 +24,8 @@ VALUES = [{"a": "é\n", "b": [1, 2]}, 3, "☃ ] , [", [], None, {"deep": {"er": 
 @pytest.mark.parametrize("small", [False, True])
 def test_entries_are_those_of_the_array_and_found_again_by_their_bytes(write, monkeypatch, style, small):
     if small:  # letters of several bytes and entries lie across the borders of what is read at a time
-        monkeypatch.setattr(json_entries, "CHUNK_BYTES", 3)
-        monkeypatch.setattr(json_entries, "LONGEST_ENTRY", 60)
+        monkeypatch.setattr(pointllm_annotations, "CHUNK_BYTES", 3)
+        monkeypatch.setattr(pointllm_annotations, "LONGEST_ENTRY", 60)
     path = write(" \n" + json.dumps(VALUES, **style) + "\n ")
     entries = list(scan_entries(path))
     assert [entry.value for entry in entries] == VALUES
@@ -60,8 +60,8 @@ def test_damage_is_named_with_its_place(write, content, message):
 
 
 def test_memory_does_not_grow_with_the_file(write, monkeypatch):
-    monkeypatch.setattr(json_entries, "CHUNK_BYTES", 1 << 14)
-    monkeypatch.setattr(json_entries, "LONGEST_ENTRY", 1 << 14)
+    monkeypatch.setattr(pointllm_annotations, "CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(pointllm_annotations, "LONGEST_ENTRY", 1 << 14)
     path = write("[" + ", ".join([json.dumps({"text": "x" * 1000})] * 4000) + "]")
     tracemalloc.start()
     try:

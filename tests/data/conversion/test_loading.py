@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.conversion import journal
-from hf_any3d.data.conversion import journal as checksums
-from hf_any3d.data.conversion import shards as conversion
+from hf_any3d.data.conversion import journal, shards
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,7 +25,7 @@ def tree(tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of two or three clouds each."""
-    monkeypatch.setattr(conversion, "SHARD_BYTES", 300)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 300)
 
 
 def files_in(cache_dir, pattern="*"):
@@ -86,17 +84,17 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_
     program = f"""
 import time
 from pathlib import Path
-from hf_any3d.data.conversion import checksums, conversion, journal
+from hf_any3d.data.conversion import shards
 from tests.data.conversion import toy
-conversion.SHARD_BYTES = 300
-written = conversion.ShardWriter.add
+shards.SHARD_BYTES = 300
+written = shards.ShardWriter.add
 def slow(shard, row):
     written(shard, row)
     shard._writer.write_examples_on_file()
     if row["file"] == "train/8.npy":
         print("here", flush=True)
         time.sleep(60)
-conversion.ShardWriter.add = slow
+shards.ShardWriter.add = slow
 toy.load_toy(Path({str(tree)!r}), {cache_dir!r})
 """
     child = subprocess.Popen(
@@ -189,8 +187,8 @@ def test_shards_that_are_unchanged_are_not_read_again(tree, cache_dir, small_sha
     monkeypatch.undo()
     # Without the copy that rows are read from, the shards are read, and checked before.
     shutil.rmtree(next(Path(cache_dir).rglob("arrow")))
-    read = []
-    monkeypatch.setattr(journal, "sha256_of", lambda file: (read.append(file.name), checksums.sha256_of(file))[1])
+    read, sha256_of = [], journal.sha256_of
+    monkeypatch.setattr(journal, "sha256_of", lambda file: (read.append(file.name), sha256_of(file))[1])
     load_toy(tree, cache_dir)
     assert len(read) == len(files_in(cache_dir, "*.parquet")) > 4
 
