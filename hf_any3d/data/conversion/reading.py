@@ -12,59 +12,15 @@ from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary
 
-ROWS_AT_ONCE = 64
-
-
-def hdf5_source(
-    files: Sequence[Path],
-    columns: Mapping[str, str],
-    convert: Callable[[dict[str, np.ndarray]], Mapping[str, object]] = dict,
-) -> SplitSource:
-    """Read clouds from HDF5 files, one after the other.
-
-    Args:
-        files: the files, in the order of the rows.
-        columns: array in the files -> column of the rows; the first entry of each array belongs to the first cloud.
-        convert: makes a row of the dataset from the entries of one cloud.
-
-    Raises:
-        ImportError: h5py is not installed.
-        PointCloudFileError: a damaged file, a missing array, or arrays of different lengths.
-    """
-    units, total = [], 0
-    for file in files:
-        with open_hdf5(file, required=list(columns)) as arrays:
-            lengths = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items() if name in columns}
-        if len(set(lengths.values())) > 1:
-            text = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise PointCloudFileError(
-                f"{file}: arrays of different lengths: {text}; expected one entry a cloud in each"
-            )
-        count = next(iter(lengths.values()))
-        units += [(file, range(i, min(i + ROWS_AT_ONCE, count))) for i in range(0, count, ROWS_AT_ONCE)]
-        total += count
-
-    def read(unit: tuple[Path, range]) -> Iterator[Mapping[str, object]]:
-        file, rows = unit
-        with open_hdf5(file, required=list(columns)) as arrays:
-            values = {column: read_slice(arrays[name], rows, file) for name, column in columns.items()}
-        for i in range(len(rows)):
-            yield convert({column: value[i] for column, value in values.items()})
-
-    def describe(unit: tuple[Path, range]) -> str:
-        return f"{unit[0]} from row {unit[1].start}"
-
-    return SplitSource(units, read, files, num_rows=total, describe=describe)
-
-
 LONGEST_LINE = 1000
+HDF5_ROWS_AT_ONCE = 64
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a short text file, without those that are empty and without white space around them.
+    """Read the stripped, non-empty lines of a short text file.
 
     Raises:
-        PointCloudFileError: no such file, no text, or lines too long to be names.
+        PointCloudFileError: no such file, not text, or lines too long to be names.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -80,7 +36,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Read an array that numpy.save has written; nothing is unpickled.
+    """Read an array written by numpy.save; nothing is unpickled.
 
     Raises:
         PointCloudFileError: no such file, or a damaged one.
@@ -93,18 +49,60 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_table(path: Path, columns: int) -> np.ndarray:
-    """Read lines of numbers with spaces or commas between them, (lines, columns) float64.
+    """Read lines of numbers separated by spaces or commas as (lines, columns) float64.
 
     Raises:
-        PointCloudFileError: no such file, or a line that does not hold so many numbers; names the line.
+        PointCloudFileError: no such file, or a line with another number of columns; names the line.
     """
     return parse_table(open_source(path, "txt", ("txt",)).data, path, columns)
 
 
 def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
-    """Do what `read_table` does with bytes that were read from `path`."""
+    """Parse bytes read from `path` as `read_table` does."""
     try:
         reject_binary(data)
         return numbers(normalized_lines(data), columns=columns)
     except PointCloudError as error:
         raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def hdf5_source(
+    files: Sequence[Path],
+    columns: Mapping[str, str],
+    convert: Callable[[dict[str, np.ndarray]], Mapping[str, object]] = dict,
+) -> SplitSource:
+    """Read clouds from HDF5 files whose arrays have one entry per cloud.
+
+    Args:
+        files: the files, in the order of the rows.
+        columns: array in the files -> column of the rows.
+        convert: converts the entries of one cloud to a row of the dataset.
+
+    Raises:
+        ImportError: h5py is not installed.
+        PointCloudFileError: a damaged file, a missing array, or arrays of different lengths.
+    """
+    units, total = [], 0
+    for file in files:
+        with open_hdf5(file, required=list(columns)) as arrays:
+            lengths = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items() if name in columns}
+        if len(set(lengths.values())) > 1:
+            text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise PointCloudFileError(
+                f"{file}: arrays of different lengths: {text}; expected one entry a cloud in each"
+            )
+        count = next(iter(lengths.values()))
+        units += [(file, range(i, min(i + HDF5_ROWS_AT_ONCE, count))) for i in range(0, count, HDF5_ROWS_AT_ONCE)]
+        total += count
+
+    def read(unit: tuple[Path, range]) -> Iterator[Mapping[str, object]]:
+        file, rows = unit
+        with open_hdf5(file, required=list(columns)) as arrays:
+            values = {column: read_slice(arrays[name], rows, file) for name, column in columns.items()}
+        for i in range(len(rows)):
+            yield convert({column: value[i] for column, value in values.items()})
+
+    def describe(unit: tuple[Path, range]) -> str:
+        return f"{unit[0]} from row {unit[1].start}"
+
+    return SplitSource(units, read, files, num_rows=total, describe=describe)

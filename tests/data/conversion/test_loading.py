@@ -176,7 +176,7 @@ def test_a_byte_that_is_flipped_in_a_shard_is_noticed(tree, cache_dir, small_sha
     with caplog.at_level(logging.WARNING):
         load_toy(tree, cache_dir, again, streaming=streaming)
     assert again and "train/0.npy" not in again
-    assert "train-00001.parquet: SHA-256" in caplog.text and "so it is converted anew" in caplog.text
+    assert "train-00001.parquet: SHA-256" in caplog.text and "so it is converted again" in caplog.text
     assert_complete(load_toy(tree, cache_dir))
 
 
@@ -228,7 +228,7 @@ def test_sums_beside_the_data_are_checked(tree, cache_dir):
     right = hashlib.sha256((tree / "train" / "0.npy").read_bytes()).hexdigest()
     sums = tree / "SHA256SUMS"
     sums.write_text(f"{right}  train/0.npy\n{'0' * 64}  test/2.npy\n")
-    with pytest.raises(ValueError, match=rf"test/2\.npy: SHA-256 [0-9a-f]+; SHA256SUMS says {'0' * 64}"):
+    with pytest.raises(ValueError, match=rf"test/2\.npy: SHA-256 [0-9a-f]+; SHA256SUMS has {'0' * 64}"):
         load_toy(tree, cache_dir)
     sums.write_text(f"{right} *train/0.npy\n")
     assert_complete(load_toy(tree, cache_dir))
