@@ -137,3 +137,26 @@ class SplitSource:
     describe: Callable[[Any], str] = str
     missing: Sequence[Path] = ()
     digest: str = ""
+
+    @classmethod
+    def from_paths(
+        cls,
+        paths: Sequence[Path],
+        read: Callable[[Path], Iterable[Mapping[str, object]]],
+        lists: Iterable[Path] = (),
+    ) -> "SplitSource":
+        """Return the source of a split with one file per cloud, of which some may be missing.
+
+        Args:
+            paths: the file of each row.
+            read: yields the row of a file.
+            lists: the files that name them.
+        """
+        # One look at each folder, not one at each of fifty thousand files.
+        found: set[Path] = set()
+        for folder in {path.parent for path in paths}:
+            if folder.is_dir():
+                with os.scandir(folder) as entries:
+                    found.update(folder / entry.name for entry in entries if entry.is_file())
+        missing = [path for path in paths if path not in found]
+        return cls(paths, read, [*lists, *sorted(found.intersection(paths))], num_rows=len(paths), missing=missing)

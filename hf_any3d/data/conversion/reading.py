@@ -1,6 +1,7 @@
 """Read names, arrays and tables from the files of published datasets."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,34 @@ def read_lines(path: Path) -> list[str]:
     except FileNotFoundError:
         raise PointCloudFileError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise PointCloudFileError(f"{path}: no list of names; byte {error.start} is no UTF-8 text") from None
+        raise PointCloudFileError(f"{path}: no list of names; byte {error.start} is not UTF-8 text") from None
     lines = [line.strip() for line in text.splitlines()]
     for number, line in enumerate(lines, 1):
         if len(line) > LONGEST_LINE or "\0" in line:
             raise PointCloudFileError(f"{path}: line {number} is {line[:40]!r}…; expected a name")
     return [line for line in lines if line]
+
+
+def check_names(path: Path, expected: Sequence[str], what: str) -> None:
+    """Refuse a list of names other than the published one, since its line numbers are the labels.
+
+    Args:
+        path: the list.
+        expected: the published names.
+        what: what a line names, for the error.
+
+    Raises:
+        ValueError: another list; names the first difference.
+    """
+    found = [" ".join(line.split()) for line in read_lines(path)]
+    for number, (seen, wanted) in enumerate(zip_longest(found, expected)):
+        if seen != wanted:
+            raise ValueError(f"{path}: {what} {number} is {(seen or 'missing')[:60]}; expected {wanted or 'nothing'}")
+
+
+def find_folder(folders: Iterable[Path], pattern: str) -> Path | None:
+    """Return the first folder with a file or folder that matches a pattern."""
+    return next((folder for folder in folders if next(folder.glob(pattern), None) is not None), None)
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -225,14 +225,14 @@ def test_broken_json_is_named_with_its_place_and_never_skipped(tmp_path, load):
             load(root, on_error=on_error)
         text = str(error.value)
         place = int(text.split(f"{path}: byte ")[1].split(":")[0].replace(",", ""))
-        assert f"entry {path.read_bytes()[:place].count(b'object_id') - 1} is no sound JSON" in text
+        assert f"entry {path.read_bytes()[:place].count(b'object_id') - 1} is not valid JSON" in text
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (TRAIN[1], "../../secret", "object_id is '../../secret'; expected letters and digits"),
-        ('"conversations"', '"talks"', "conversations is missing; expected questions and answers in turn"),
+        ('"conversations"', '"talks"', "conversations is missing; expected alternating questions and answers"),
         ('"human"', '"system"', "turn 0 is from 'system'; expected human"),
         ('"<point>', '7, "x": "', "turn 0 has value 7; expected text"),
     ],

@@ -156,7 +156,7 @@ def test_prepared_arrays_are_taken_before_annotations(load, root):
         ("1 2 3 4 5 256\n", "a colour is 256.0; expected whole numbers from 0 to 255"),
         ("1 2 3 4 5 0.5\n", "a colour is 0.5"),
         ("1 2 inf 4 5 6\n", "point 0 has NaN or infinite coordinates"),
-        ("1e30 2 3 4 5 6\n", "reaches over 1e.30 m; expected at most 1000"),
+        ("1e30 2 3 4 5 6\n", "extends over 1e.30 m; expected at most 1000"),
         ("1 2 3 red 5 6\n", "line 1: 'red' is no number"),
         ("# nothing\n", "there are no points"),
         ("", "the file is empty"),
@@ -210,7 +210,7 @@ def test_arguments_out_of_range_are_refused(load, root):
 def test_rooms_go_to_private_repositories_with_all_their_columns(hub, load, root, tmp_path):
     write_arrays(root)
     splits = load()
-    with pytest.raises(ValueError, match="would be public, and their licence is .other: for research that is not"):
+    with pytest.raises(ValueError, match="would be public, and their licence is .other: for non-commercial research"):
         push_point_dataset(splits, "me/rooms-for-all")
     push_point_dataset(splits, "me/rooms", private=True)
     row = load_dataset("me/rooms", split="test", cache_dir=str(tmp_path / "other")).with_format("numpy")[1]
