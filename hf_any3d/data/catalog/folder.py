@@ -33,8 +33,8 @@ from hf_any3d.data.catalog.folder_layout import (
 )
 from hf_any3d.data.catalog.standard_columns import with_class_labels
 from hf_any3d.data.feature import PointCloud
+from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, supported_file_types
-from hf_any3d.data.files_to_points import CloudColumns
 
 logger = logging.getLogger(__name__)
 
