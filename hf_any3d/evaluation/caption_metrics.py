@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.encoders.sources import EncoderSource, resolve_encoder
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, resolve_encoder
 from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, open_text_tower, text_tower_settings
 from hf_any3d.training.captions import embed_texts
 

@@ -16,7 +16,7 @@ from hf_any3d.evaluation.caption_metrics import caption_metrics
 from hf_any3d.evaluation.llm_judge import Judge
 from hf_any3d.evaluation.llm_judge.judging import judge_answers, judged_name
 from hf_any3d.evaluation.questions import PROTOCOLS, Protocol
-from hf_any3d.modeling.encoders.sources import weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
 
 TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +21,18 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.minigpt3d.bridge import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import LoraMixin, lora_dropouts, reset_lora
-from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin
+from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, reset_lora
+from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin, adopt_qformer, cast_around, open_part
+from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
 
 
 def fill_placeholders(
@@ -140,7 +142,7 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
-class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, PreTrainedModel, GenerationMixin):
+class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
 
     `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
@@ -153,7 +155,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
         language_model: The same for `config.text_config`.
     """
 
-    card_info = CardInfo("minigpt3d", "conversation", opens="MiniGPT3DForConditionalGeneration")
+    card_info = CardInfo("conversation", opens="MiniGPT3DForConditionalGeneration")
     config_class = MiniGPT3DConfig
     config: MiniGPT3DConfig
     base_model_prefix = ""
@@ -178,11 +180,36 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
         if config.qformer_lora is not None:
-            self.inject_lora(self.bridge.qformer, config.qformer_lora)
+            inject_lora(self.bridge.qformer, config.qformer_lora)
         if config.text_lora is not None:
-            self.inject_lora(self.language_model, config.text_lora)
+            inject_lora(self.language_model, config.text_lora)
         self.point_encoder.requires_grad_(False)
         self.post_init()
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the pretrained parts, where they are stored, and the training stage."""
+        config = subject.config
+        recorded = {name: config.part(name) for name in config.parts or {}}
+        elsewhere = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
+        kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
+        encoder, language_model = (
+            subject.show_name(elsewhere[part]) if part in elsewhere else f"a {kind} model"
+            for part, kind in kinds.items()
+        )
+        stored = STORED_HERE
+        if elsewhere:
+            shown = ", ".join(map(subject.show_name, elsewhere.values()))
+            stored = f"The parts {shown} are loaded from where they are published and checked against checksums."
+        return CardDescription(
+            what=f"{encoder[0].upper()}{encoder[1:]} reads the points, a Q-Former with {config.num_query_tokens} "
+            f"queries extracts what matters, and {language_model} answers. Method: "
+            f"[MiniGPT-3D](https://arxiv.org/abs/2405.01413), after stage {config.stage} of 4 of its training.",
+            stored=stored,
+            tags=("minigpt3d",),
+            base_model=elsewhere.get("language_model"),
+            relation="adapter",
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -396,3 +423,68 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, LoraMixin, P
 
     def _point_encoder_trains(self) -> bool:
         return any(parameter.requires_grad for parameter in self.point_encoder.parameters())
+
+
+Part = str | os.PathLike | PreTrainedModel
+
+
+def build_from_parts(
+    point_encoder: Part,
+    qformer: Part | None,
+    language_model: Part,
+    dtype: torch.dtype | None = None,
+    *,
+    revisions: Mapping[str, str | None] | None = None,
+    quantization_config: Any = None,
+    **config: Any,
+) -> MiniGPT3DForConditionalGeneration:
+    """Build a model from pretrained parts, with randomly initialised modules between them.
+
+    Parts given by name are recorded in `config.parts`, with commit and checksum: the model is saved without them,
+    unless `store_parts()` is called.
+
+    Args:
+        point_encoder: A model that `AutoModel` loads, or its name or folder.
+        qformer: A BLIP-2 model, whose query tokens initialise every query set, or its name or folder; None for a
+            randomly initialised Q-Former.
+        language_model: A model that `AutoModelForCausalLM` loads, or its name or folder.
+        dtype: Dtype of the full model; by default that of the language model.
+        revisions: Branch, tag or commit of parts given by name, with keys such as "point_encoder".
+        quantization_config: Quantization of a language model given by name.
+        **config: Further fields of `MiniGPT3DConfig`. `num_query_tokens` is that of the BLIP-2 model.
+
+    Raises:
+        ValueError: If a part lacks weights.
+        OSError: If a part cannot be loaded.
+
+    Source: MiniGPT-3D, Sec. 3.3.
+    """
+    quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
+    named: dict[str, PretrainedPart] = {}
+
+    def opened(part: str, given: Part, **loading: Any) -> PreTrainedModel:
+        if isinstance(given, PreTrainedModel):
+            return given
+        recorded = PretrainedPart(os.fspath(given), (revisions or {}).get(part))
+        model, named[part] = open_part(part, recorded, dtype=dtype, **loading)
+        return model
+
+    encoder = opened("point_encoder", point_encoder)
+    text_model = opened("language_model", language_model, **quantized)
+    blip2 = None if qformer is None else opened("qformer", qformer)
+    settings = {"point_config": encoder.config, "text_config": text_model.config}
+    if blip2 is not None:
+        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        settings["qformer_config"] = blip2.qformer.config.to_dict() | no_dropout
+        settings["num_query_tokens"] = blip2.query_tokens.shape[1]
+    attention = {part: part.config._attn_implementation for part in (encoder, text_model)}
+    settings["parts"] = {part: recorded.to_dict() for part, recorded in named.items()} or None
+    model = MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(**settings | config), encoder, None, text_model)
+    for part, implementation in attention.items():
+        part.config._attn_implementation = implementation  # reset when the configs were nested
+    if blip2 is not None:
+        adopt_qformer(model, blip2)
+    model.generation_config = text_model.generation_config
+    cast_around(model, text_model.dtype if dtype is None else dtype)
+    model.remember_parts()
+    return model.eval()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.evaluation.running import open_model
-from hf_any3d.modeling.encoders.sources import weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
 from tests.chat.talking_models import cloud, talking_pipeline
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
-from hf_any3d.modeling.encoders.sources import weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
 from tests.chat.talking_models import talking_pipeline
 from tests.data.catalog import pointllm_trees
 from tests.data.catalog.test_modelnet40_generative import WORDS, write

@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 from transformers import BertConfig, BertModel
 
-from hf_any3d.modeling.encoders import sources
-from hf_any3d.modeling.encoders.sources import (
+from hf_any3d.modeling.pretrained_parts import sources
+from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
     OfflinePackage,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_any3d.modeling.encoders.sources import weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
 
 VERSION = "1"
 

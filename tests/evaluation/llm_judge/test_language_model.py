@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_any3d.evaluation import LanguageModelJudge, judge_answers
-from hf_any3d.modeling.encoders.sources import weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<judge>"

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
 from hf_any3d.modeling.minigpt3d import build_from_parts, held_names, set_stage, trained_names
-from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
-from hf_any3d.tuners.part_lora import merge_lora
+from hf_any3d.modeling.minigpt3d.lora import merge_lora
+from hf_any3d.modeling.minigpt3d.named_parts import QueriesAndQFormer
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
 from tests.modeling.minigpt3d.test_parts import CONFIG, LORA, blip2
 from tests.modeling.minigpt3d.tiny_model import POINT_TOKEN, clouds, tiny_model

@@ -1,8 +1,7 @@
-"""Where cards are written: when a model is saved or pushed, by its own method, by PEFT or by a Trainer.
+"""Write model cards when a model is saved or pushed, by its own method, by PEFT or by a Trainer.
 
-A card is written over when it is none of anybody's work: one that this package wrote and nobody has edited since (a
-comment at its end holds a digest of it), or an untouched template of huggingface_hub, PEFT or Trainer. Any other
-README.md stays as it is.
+An existing README.md is replaced only if it is a card of this package that has not been edited (a comment at its end
+holds a digest of it), or an untouched template of huggingface_hub, PEFT or Trainer.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +22,39 @@ from transformers.utils import logging
 
 from hf_any3d.atomic_files import write_text
 from hf_any3d.markdown import one_line
-from hf_any3d.model_card.building import Subject, adapter_facts, build_model_card
-from hf_any3d.model_card.run_report import RunReport, count_parameters, package_versions
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.run_report import RunReport, best_step, count_parameters, training_facts
+from hf_any3d.model_card.subject import Subject, adapter_facts
 
 logger = logging.get_logger(__name__)
 
 FILE = "README.md"
-_OF_TRAINER = "This model card has been generated automatically according to the information the Trainer had access to"
-_OF_TRANSFORMERS = (
+_TRAINER_TEMPLATE = (
+    "This model card has been generated automatically according to the information the Trainer had access to"
+)
+_TRANSFORMERS_TEMPLATE = (
     "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
     "automatically generated."
 )
 _MARK = re.compile(r"<!-- Written by hf_any3d \((\w+)\)[^>]*-->")
-_NOTE = "an edited card is never written over"
-_HEAD = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-# The hub's tools add tags, and write scores in a form of their own.
-_CHANGED_BY_TOOLS = ("tags", "model-index")
+_METADATA = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+# Metadata that the hub's tools edit: they add tags and reformat scores.
+_EDITED_BY_TOOLS = ("tags", "model-index")
 
 
 def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str | None = None) -> Path | None:
-    """Write the card of a model that has just been saved, unless somebody wrote one of their own.
+    """Write the card of a model that has just been saved, unless a user has written one.
 
     Args:
-        model: A model of ours, or a PEFT model around one.
+        model: A model of this package, or a PEFT model around one.
         directory: Where it was saved.
         name: Its repository; None for the directory itself.
 
     Returns:
-        The card, or None where one was kept.
+        Path of the card, or None if the user's card was kept.
 
     Raises:
-        ValueError: If the class of the model does not describe itself.
+        ValueError: If the class of the model has no `card_info` or no `describe_for_card`.
     """
     directory = Path(directory)
     shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))
@@ -61,24 +62,24 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
 
 
 def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
-    """Write a card, unless somebody wrote one of their own there.
+    """Write a card, unless the file holds one that a user has written.
 
-    Tags, licence, language and datasets that were there stay, where the card says nothing else.
+    Tags of a replaced card are kept; so are its licence, language and datasets, unless the new card sets them.
 
     Returns:
-        The path, or None where the card that is there was kept.
+        The path, or None if the user's card was kept.
     """
     path = Path(path)
     if path.is_file():
-        there = path.read_text(encoding="utf-8", errors="replace")
-        if not may_be_replaced(there):
-            logger.info("%s: somebody wrote or edited it; it is kept", path)
+        present = path.read_text(encoding="utf-8", errors="replace")
+        if not may_be_replaced(present):
+            logger.info("%s was written or edited by hand; it is kept", path)
             return None
-        _take_over(card, _split(there)[0])
+        _keep_metadata(card, _split(present)[0])
     return write_text(path, sign_card(str(card)))
 
 
-def _take_over(card: ModelCard, metadata: Mapping[str, Any]) -> None:
+def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
     tags = metadata.get("tags")
     if isinstance(tags, list):
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(one_line(tag) for tag in tags)]))
@@ -88,29 +89,21 @@ def _take_over(card: ModelCard, metadata: Mapping[str, Any]) -> None:
 
 
 def sign_card(text: str) -> str:
-    """A card with the mark by which `may_be_replaced` knows that nobody has edited it."""
+    """Append the digest by which `may_be_replaced` recognizes an unedited card."""
     text = _MARK.sub("", text).rstrip()
-    return f"{text}\n\n<!-- Written by hf_any3d ({_digest(*_split(text))}); {_NOTE}. -->\n"
+    return f"{text}\n\n<!-- Written by hf_any3d ({_digest(*_split(text))}); an edited card is never overwritten. -->\n"
 
 
 def may_be_replaced(text: str) -> bool:
-    """Whether a card is nobody's work: our own, as it was written, or an untouched template of another library."""
+    """Return whether a card is an unedited one of this package or an untouched template of another library."""
     metadata, body = _split(text)
     if not body.strip():
         return not set(metadata) - {"tags", "library_name", "base_model", "pipeline_tag"}
     if marked := _MARK.search(body):
         return marked[1] == _digest(metadata, _MARK.sub("", body))
-    if _OF_TRAINER in " ".join(body.split()):
+    if _TRAINER_TEMPLATE in " ".join(body.split()):
         return True
     return _is_template(body)
-
-
-def keep_model_card(trainer: Trainer, build: Callable[[], ModelCard]) -> None:
-    """Let `trainer.create_model_card()`, and with it `trainer.push_to_hub()`, write the card that `build` gives.
-
-    It is built when it is written: saving may find that a pretrained part has changed, and store it.
-    """
-    trainer.build_model_card = build
 
 
 def write_trainer_card(
@@ -125,19 +118,22 @@ def write_trainer_card(
     dataset: str | list[str] | None = None,
     dataset_args: str | list[str] | None = None,
 ) -> Path | None:
-    """Write the card of a trainer's model, with what the trainer knows of the run.
+    """Write the card of a trainer's model and its run; the arguments are those of `Trainer.create_model_card`.
+
+    A trainer with an attribute `build_model_card`, a function without arguments that returns a card, gets that card.
+    It is called when the card is written: saving may find that a pretrained part has changed, and store it.
 
     Args:
-        trainer: Holds a model of ours.
-        language: As `Trainer.create_model_card` has it, and so the others.
+        trainer: A trainer with a model of this package.
+        language: Language of the model's answers, as the hub writes it.
         license: Licence of the model, as the hub writes it.
-        tags: More tags.
-        model_name: Not heeded: the card is named after its repository.
-        finetuned_from: The base model, instead of the one that the config names.
-        tasks: More tags; the task is that of the model's class.
+        tags: Further tags.
+        model_name: Ignored: the card is named after its repository.
+        finetuned_from: The base model; the one that the config names by default.
+        tasks: Further tags; the task is that of the model's class.
         dataset_tags: Names of datasets on the hub.
-        dataset: What the model was trained on, in words.
-        dataset_args: More about the data, in words.
+        dataset: Description of the training data.
+        dataset_args: More about the data.
     """
     if not trainer.is_world_process_zero():
         return None
@@ -148,8 +144,7 @@ def write_trainer_card(
     else:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         name = trainer.hub_model_id or (path.parent.name if path.is_absolute() else os.fspath(path.parent))
-        report = report_of_trainer(trainer, _listed(dataset), _listed(dataset_args))
-        subject = Subject.from_model(model, report)
+        subject = Subject.from_model(model, report_of_trainer(trainer, _listed(dataset), _listed(dataset_args)))
         card = build_model_card(
             subject, name, license=getattr(trainer.args, "license", None), base_model=finetuned_from
         )
@@ -159,7 +154,7 @@ def write_trainer_card(
     more = [one_line(tag) for tag in _listed(tags) + _listed(tasks)]
     card.data.tags = list(dict.fromkeys([*card.data.tags, *more]))
     if (saved := save_card(card, path)) is None:
-        logger.warning("%s: somebody wrote or edited it; it is kept, and says nothing of this run", path)
+        logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
     return saved
 
 
@@ -168,25 +163,24 @@ def _listed(given: str | list[str] | None) -> list[str]:
 
 
 def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Sequence[str] = ()) -> RunReport:
-    """What a stock Trainer knows of its run.
+    """Report the run of a stock Trainer.
 
-    Losses of an evaluation with label smoothing, or by a function of the user's, are named so: they are not those of
-    the model.
+    Evaluation losses with label smoothing, or of the user's own function, are labelled so: they are not the model's.
 
     Args:
-        trainer: Holds a model of ours.
-        dataset: What it was trained on, where that is known.
-        options: More about that.
+        trainer: A trainer with a model of this package.
+        dataset: Description of the training data.
+        options: More about the data.
     """
-    arguments, state = trainer.args, trainer.state
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     inner = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     rows = {"train": trainer.train_dataset, "evaluation": trainer.eval_dataset}
     sizes = {split: len(some) for split, some in rows.items() if hasattr(some, "__len__")}
     name = ", ".join(dataset) or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
     trained, total = count_parameters(model)
-    selection, metrics = _last_evaluation(trainer)
-    smoothed = arguments.label_smoothing_factor and trainer.label_smoother is not None
+    selection = best_step(trainer)
+    metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
+    smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
     if "loss" in metrics and trainer.compute_loss_func is not None:
         metrics["loss (of the trainer's own function)"] = metrics.pop("loss")
     elif "loss" in metrics and smoothed and not getattr(trainer, "judges_by_plain_loss", False):
@@ -205,45 +199,27 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
         metrics={"evaluation": metrics} if metrics else {},
         class_accuracy={},
         selection=selection,
-        training={
-            "seed": arguments.seed,
-            "steps": state.global_step,
-            "epochs": state.epoch,
-            "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
-            "learning_rate": float(arguments.learning_rate),
-            "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-            "weight_decay": arguments.weight_decay,
-            "label_smoothing": arguments.label_smoothing_factor,
-            "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
-        },
-        versions=package_versions(),
+        training=training_facts(trainer),
         start={"model": start} if start else {},
     )
 
 
-def _last_evaluation(trainer: Trainer) -> tuple[dict[str, Any], dict[str, float]]:
-    """Which step's weights the model has, and what the evaluation of that very step found."""
-    arguments, state = trainer.args, trainer.state
-    step, selection = state.global_step, {}
-    if arguments.load_best_model_at_end and state.best_metric is not None:
-        step = state.best_global_step
-        metric = arguments.metric_for_best_model.removeprefix("eval_")
-        selection = {"metric": metric, "value": state.best_metric, "step": step}
+def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
     found: dict[str, float] = {}
     skipped = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time")
-    for entry in state.log_history:
+    for entry in trainer.state.log_history:
         if entry.get("step") == step:
             found |= {
                 key.removeprefix("eval_"): float(value)
                 for key, value in entry.items()
                 if key.startswith("eval_") and isinstance(value, (int, float)) and not key.endswith(skipped)
             }
-    return selection, found
+    return found
 
 
 def _split(text: str) -> tuple[dict[str, Any], str]:
-    """Metadata and body of a card; what cannot be read as metadata counts as body."""
-    head = _HEAD.match(text)
+    """Split a card into metadata and body; unreadable metadata is part of the body."""
+    head = _METADATA.match(text)
     if head is None:
         return {}, text
     try:
@@ -254,14 +230,14 @@ def _split(text: str) -> tuple[dict[str, Any], str]:
 
 
 def _digest(metadata: Mapping[str, Any], body: str) -> str:
-    kept = {key: value for key, value in metadata.items() if key not in _CHANGED_BY_TOOLS}
+    kept = {key: value for key, value in metadata.items() if key not in _EDITED_BY_TOOLS}
     whole = json.dumps([kept, "\n".join(body.split("\n")).strip().splitlines()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _is_template(body: str) -> bool:
-    """Whether a card has no line but those of the template that huggingface_hub, PEFT and transformers fill in."""
-    template = ModelCard.from_template(ModelCardData(), model_description=_OF_TRANSFORMERS).text
+    """Return whether all lines are from the template that huggingface_hub, PEFT and transformers fill in."""
+    template = ModelCard.from_template(ModelCardData(), model_description=_TRANSFORMERS_TEMPLATE).text
     known = {line.strip() for line in template.splitlines()}
     lines = (line.strip() for line in body.splitlines())
     return all(

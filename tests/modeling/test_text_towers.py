@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families, encoder_settings
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.text_towers import (
     embed_labels,
     fill_templates,

@@ -22,9 +22,9 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_named_parts import built
@@ -298,7 +298,7 @@ def test_encoder_repository_with_an_adapter_is_refused(tmp_path):
     encoder.save_pretrained(tmp_path)
     get_peft_model(encoder, LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(tmp_path)
     assert (tmp_path / "adapter_config.json").exists() and (tmp_path / "model.safetensors").exists()
-    with pytest.raises(ValueError, match="holds adapter_config.json, an adapter, beside the pretrained weights"):
+    with pytest.raises(ValueError, match="holds adapter_config.json, an adapter, with the pretrained weights"):
         tiny_model(str(tmp_path))
 
 

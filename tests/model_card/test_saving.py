@@ -1,4 +1,4 @@
-"""One card at every door: saving, pushing, PEFT, stock Trainer; and cards that people wrote stay theirs."""
+"""Cards of saving, pushing, PEFT and the stock Trainer; cards written by users are kept."""
 
 import re
 from dataclasses import replace
@@ -16,8 +16,9 @@ from hf_any3d import (
     PointCloudProcessor,
     encoder_linear_pattern,
 )
-from hf_any3d.model_card import Subject, build_model_card
-from hf_any3d.model_card.doors import may_be_replaced
+from hf_any3d.model_card import TASKS, Subject, build_model_card
+from hf_any3d.model_card.saving import may_be_replaced
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.registration import MODELS
 from tests.model_card.test_building import REPORT
 from tests.test_doors import lora_model
@@ -38,7 +39,7 @@ def encoder(hub):
 
 
 def check(card: ModelCard, task: str = "point-cloud-classification", base_model: str | None = None) -> None:
-    """What every card of ours must say."""
+    """Check what every card of this package contains."""
     data = card.data
     assert (data.library_name, data.pipeline_tag, data.get("base_model")) == ("transformers", task, base_model)
     assert {"hf_any3d", "point-cloud"} <= set(data.tags)
@@ -72,7 +73,7 @@ def test_saved_model_has_a_card(make, encoder, tmp_path):
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
-def test_pushed_model_has_a_card_that_finds_its_task(make, encoder, hub):
+def test_pipeline_finds_the_task_in_the_card_of_a_pushed_model(make, encoder, hub):
     name = f"me/pushed-{make.__name__.replace('_', '-')}"
     make(encoder).push_to_hub(name)
     PROCESSOR.push_to_hub(name)
@@ -84,7 +85,7 @@ def test_pushed_model_has_a_card_that_finds_its_task(make, encoder, hub):
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
-def test_push_while_saving_has_the_card_too(make, encoder, hub, tmp_path):
+def test_push_to_hub_while_saving_uploads_the_card(make, encoder, hub, tmp_path):
     name = f"saved-and-pushed-{make.__name__.replace('_', '-')}"
     if make is tiny_model:
         make(encoder).save_pretrained(tmp_path / name, push_to_hub=True, repo_id=f"me/{name}")
@@ -129,18 +130,18 @@ def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):
     check(ModelCard.load(tmp_path / "model" / "README.md"), base_model=encoder)
 
 
-def test_adapter_that_lacks_the_rest_of_its_model_says_so(encoder, tmp_path):
+def test_card_of_an_incomplete_adapter_names_what_is_left_out(encoder, tmp_path):
     base = tiny_model(encoder)
     model = get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base)))
     with pytest.warns(UserWarning, match="leaves out"):
         model.save_pretrained(tmp_path / "part")
     card = ModelCard.load(tmp_path / "part" / "README.md")
-    assert "does not make a model by itself: `point_tokenizer`" in card.text and "pipeline(" not in card.text
+    assert "is not a complete model: `point_tokenizer`" in card.text and "pipeline(" not in card.text
     assert card.data.pipeline_tag is None and card.data.base_model == encoder
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
-def test_card_of_a_changed_encoder_says_that_it_is_stored(make, encoder, tmp_path, monkeypatch):
+def test_card_of_a_changed_encoder_states_that_it_is_stored(make, encoder, tmp_path, monkeypatch):
     model = make(encoder)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     with torch.no_grad():
@@ -151,16 +152,16 @@ def test_card_of_a_changed_encoder_says_that_it_is_stored(make, encoder, tmp_pat
     assert f"An encoder that started as `{encoder}` and was changed" in card.text and "frozen" not in card.text
     assert (card.data.base_model, card.data.base_model_relation) == (encoder, "finetune")
     monkeypatch.chdir(tmp_path)
-    seen = {}
+    names = {}
     for block in re.findall(
         r"```python\n(.*?)```", card.text.replace('classify("chair.ply", top_k=3)', "None"), re.DOTALL
     ):
-        exec(block.partition("logits =")[0], seen)
+        exec(block.partition("logits =")[0], names)
     with torch.no_grad():
-        torch.testing.assert_close(seen["model"](clouds()).logits, model.eval()(points=clouds()).logits)
+        torch.testing.assert_close(names["model"](clouds()).logits, model.eval()(points=clouds()).logits)
 
 
-def test_directories_of_the_author_are_no_base_model(tmp_path):
+def test_local_directory_is_no_base_model(tmp_path):
     adapted_model("bert").save_pretrained(tmp_path / "saved")
     text = (tmp_path / "saved" / "README.md").read_text()
     check(ModelCard(text))
@@ -168,7 +169,7 @@ def test_directories_of_the_author_are_no_base_model(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_act(ActModel), tiny_autoencoder, lambda: tiny_autoencoder(None)])
-def test_other_systems_describe_themselves(make, tmp_path):
+def test_act_models_describe_themselves(make, tmp_path):
     model = make()
     model.save_pretrained(tmp_path / "saved")
     card = ModelCard.load(tmp_path / "saved" / "README.md")
@@ -180,19 +181,31 @@ def test_other_systems_describe_themselves(make, tmp_path):
 def test_every_registered_model_describes_itself():
     for config, (base, heads) in MODELS.items():
         for model in {base, *(model for models in heads.values() for model in models)}:
-            assert model.card_info.system and model.config_class is config
+            assert model.card_info.task in TASKS and model.config_class is config
+            assert vars(CardMixin)["describe_for_card"].__func__ is not model.describe_for_card.__func__
 
 
-def test_unknown_model_is_refused():
-    class Stranger(ActForPointCloudClassification):
+def test_model_without_a_description_is_refused():
+    class WithoutInfo(ActForPointCloudClassification):
         card_info = None
 
+    class WithoutDescription(CardMixin, BertModel):
+        card_info = CardInfo("features")
+
+    class WithoutMixin(BertModel):
+        card_info = CardInfo("features")
+
     config = tiny_act(ActForPointCloudClassification).config
-    with pytest.raises(ValueError, match="Stranger does not say"):
-        build_model_card(Subject(Stranger, config), "me/model")
+    for model, message in (
+        (WithoutInfo, "WithoutInfo cannot be described in a model card: card_info is None"),
+        (WithoutDescription, "WithoutDescription does not implement describe_for_card"),
+        (WithoutMixin, "WithoutMixin has no describe_for_card"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_model_card(Subject(model, config), "me/model")
 
 
-def test_models_of_others_keep_the_cards_of_their_libraries(tmp_path):
+def test_models_of_other_libraries_keep_their_cards(tmp_path):
     bert = BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
     bert.save_pretrained(tmp_path / "bert")
     assert not (tmp_path / "bert" / "README.md").exists()
@@ -204,7 +217,7 @@ OWN = "---\nlicense: mit\n---\n# Mine\n\nI wrote this.\n"
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
-def test_card_that_somebody_wrote_stays(make, encoder, hub, tmp_path):
+def test_card_written_by_a_user_is_kept(make, encoder, hub, tmp_path):
     directory = tmp_path / "model"
     directory.mkdir()
     (directory / "README.md").write_text(OWN)
@@ -220,7 +233,7 @@ def test_card_that_somebody_wrote_stays(make, encoder, hub, tmp_path):
     assert "I wrote this." in hub.content(name, "README.md").decode()
 
 
-def test_card_of_ours_is_renewed_until_somebody_edits_it(encoder, tmp_path):
+def test_generated_card_is_replaced_until_it_is_edited(encoder, tmp_path):
     model, path = tiny_model(encoder), tmp_path / "README.md"
     model.save_pretrained(tmp_path)
     model.config.id2label = {0: "chair", 1: "lamp", 2: "sofa"}
@@ -236,20 +249,20 @@ def test_card_of_ours_is_renewed_until_somebody_edits_it(encoder, tmp_path):
         assert path.read_text() == edited
 
 
-def test_card_that_the_hub_has_rewritten_is_still_ours(encoder, tmp_path):
+def test_card_reformatted_by_the_hub_may_be_replaced(encoder, tmp_path):
     tiny_model(encoder).save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     card.data.tags.append("more")
     assert may_be_replaced(str(card).replace("\n", "\r\n")) and may_be_replaced(str(card))
 
 
-def test_untouched_templates_are_nobodys_work():
+def test_untouched_templates_may_be_replaced():
     template = ModelCard.from_template(ModelCardData(library_name="peft", base_model=""))
     assert may_be_replaced(str(template)) and may_be_replaced("") and not may_be_replaced(OWN)
     assert not may_be_replaced(str(template).replace("[More Information Needed]", "Classifies stools.", 1))
 
 
-NASTY = [
+MALICIOUS = [
     "<img src=x onerror=alert(1)>",
     "[x](javascript:alert(1))",
     "a\n---\nlicense: evil\n---\n# b",
@@ -261,16 +274,21 @@ NASTY = [
 ]
 
 
-def test_names_that_others_chose_are_shown_as_letters(encoder, tmp_path):
-    model = tiny_model(encoder, num_labels=len(NASTY), id2label=dict(enumerate(NASTY)))
+def test_untrusted_names_are_escaped(encoder, tmp_path):
+    model = tiny_model(encoder, num_labels=len(MALICIOUS), id2label=dict(enumerate(MALICIOUS)))
     report = replace(
         REPORT,
-        data={"name": NASTY[2], "files": {"test": "/home/me/<b>.parquet"}, "augmentation": NASTY, "on_hub": False},
+        data={
+            "name": MALICIOUS[2],
+            "files": {"test": "/home/me/<b>.parquet"},
+            "augmentation": MALICIOUS,
+            "on_hub": False,
+        },
         metrics={"test": {"accuracy": 0.5, "loss": 1.0}},
-        class_accuracy={"test": dict.fromkeys(NASTY, 0.5)},
-        adapter={"method": "lora", "settings": {"target_modules": NASTY[0]}},
+        class_accuracy={"test": dict.fromkeys(MALICIOUS, 0.5)},
+        adapter={"method": "lora", "settings": {"target_modules": MALICIOUS[0]}},
     )
-    card = build_model_card(Subject.from_model(model, report), NASTY[2] + "/" + NASTY[1])
+    card = build_model_card(Subject.from_model(model, report), MALICIOUS[2] + "/" + MALICIOUS[1])
     text = str(card)
     read = ModelCard(text)
     assert read.data.to_dict().get("license") is None and read.data.eval_results[0].dataset_name == "<b>.parquet"
