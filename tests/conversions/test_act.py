@@ -378,7 +378,7 @@ def test_teacher_of_another_size_or_family_is_refused(tmp_path):
     clip = Setting("dvae_clip", tmp_path)
     assert "tower='vision' does not fit" in clip.refused(*bert)
     vit = Setting("dvae_shallow", tmp_path)
-    assert "num_layers=3; expected 1 to 2, what " in vit.refused(*bert)
+    assert "num_layers=3; expected 1 to 2, the number of " in vit.refused(*bert)
     vit.altered(lambda state: [state.pop(name) for name in list(state) if name.startswith("visual_embed.0.2.")])
     assert "missing: encoder.layer.0.attention.output.LayerNorm.bias, " in vit.refused(*bert)
     plain = Setting("dvae_plain", tmp_path)

@@ -3,7 +3,7 @@ import tracemalloc
 
 import pytest
 
-from hf_any3d.data.catalog import pointllm_annotations as json_entries
+from hf_any3d.data.catalog import pointllm_annotations
 from hf_any3d.data.catalog.pointllm_annotations import read_entry, scan_entries
 
 
@@ -24,8 +24,8 @@ VALUES = [{"a": "é\n", "b": [1, 2]}, 3, "☃ ] , [", [], None, {"deep": {"er": 
 @pytest.mark.parametrize("small", [False, True])
 def test_entries_are_those_of_the_array_and_found_again_by_their_bytes(write, monkeypatch, style, small):
     if small:  # letters of several bytes and entries lie across the borders of what is read at a time
-        monkeypatch.setattr(json_entries, "CHUNK_BYTES", 3)
-        monkeypatch.setattr(json_entries, "LONGEST_ENTRY", 60)
+        monkeypatch.setattr(pointllm_annotations, "CHUNK_BYTES", 3)
+        monkeypatch.setattr(pointllm_annotations, "LONGEST_ENTRY", 60)
     path = write(" \n" + json.dumps(VALUES, **style) + "\n ")
     entries = list(scan_entries(path))
     assert [entry.value for entry in entries] == VALUES
@@ -43,15 +43,15 @@ def test_an_empty_array_and_a_mark_of_the_byte_order_are_fine(write):
     [
         ("", "byte 0: starts with ''; expected"),
         ('{"a": 1}', "byte 0: starts with '{'; expected"),
-        ("[1 2]", "byte 3: '2' behind entry 0; expected a comma or ]"),
-        ("[1, ]", r"byte 4: entry 1 is no sound JSON \(Expecting value\)"),
-        ("[1, 2", "byte 5: '' behind entry 1"),
-        ('["é", {"a": tru}]', "byte 13: entry 1 is no sound JSON"),
-        ('["a", "b]', "byte 6: entry 1 is no sound JSON .Unterminated string"),
-        ("[1] 2", "byte 4: '2' behind the array"),
-        (b'["ab\xff"]', "byte 4 is no UTF-8 text"),
-        ("[" + "9" * 5000 + "]", "byte 1: entry 0 is no sound JSON"),
-        ("[" * 200_000, "entry 0 is no sound JSON"),
+        ("[1 2]", "byte 3: '2' after entry 0; expected a comma or ]"),
+        ("[1, ]", r"byte 4: entry 1 is not valid JSON \(Expecting value\)"),
+        ("[1, 2", "byte 5: '' after entry 1"),
+        ('["é", {"a": tru}]', "byte 13: entry 1 is not valid JSON"),
+        ('["a", "b]', "byte 6: entry 1 is not valid JSON .Unterminated string"),
+        ("[1] 2", "byte 4: '2' after the array"),
+        (b'["ab\xff"]', "byte 4 is not UTF-8 text"),
+        ("[" + "9" * 5000 + "]", "byte 1: entry 0 is not valid JSON"),
+        ("[" * 200_000, "entry 0 is not valid JSON"),
     ],
 )
 def test_damage_is_named_with_its_place(write, content, message):
@@ -60,8 +60,8 @@ def test_damage_is_named_with_its_place(write, content, message):
 
 
 def test_memory_does_not_grow_with_the_file(write, monkeypatch):
-    monkeypatch.setattr(json_entries, "CHUNK_BYTES", 1 << 14)
-    monkeypatch.setattr(json_entries, "LONGEST_ENTRY", 1 << 14)
+    monkeypatch.setattr(pointllm_annotations, "CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(pointllm_annotations, "LONGEST_ENTRY", 1 << 14)
     path = write("[" + ", ".join([json.dumps({"text": "x" * 1000})] * 4000) + "]")
     tracemalloc.start()
     try:

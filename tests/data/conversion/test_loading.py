@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.conversion import journal
-from hf_any3d.data.conversion import journal as checksums
-from hf_any3d.data.conversion import shards as conversion
+from hf_any3d.data.conversion import journal, shards
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,7 +25,7 @@ def tree(tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of two or three clouds each."""
-    monkeypatch.setattr(conversion, "SHARD_BYTES", 300)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 300)
 
 
 def files_in(cache_dir, pattern="*"):
@@ -86,17 +84,17 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_
     program = f"""
 import time
 from pathlib import Path
-from hf_any3d.data.conversion import checksums, conversion, journal
+from hf_any3d.data.conversion import shards
 from tests.data.conversion import toy
-conversion.SHARD_BYTES = 300
-written = conversion.ShardWriter.add
+shards.SHARD_BYTES = 300
+written = shards.ShardWriter.add
 def slow(shard, row):
     written(shard, row)
     shard._writer.write_examples_on_file()
     if row["file"] == "train/8.npy":
         print("here", flush=True)
         time.sleep(60)
-conversion.ShardWriter.add = slow
+shards.ShardWriter.add = slow
 toy.load_toy(Path({str(tree)!r}), {cache_dir!r})
 """
     child = subprocess.Popen(
@@ -178,7 +176,7 @@ def test_a_byte_that_is_flipped_in_a_shard_is_noticed(tree, cache_dir, small_sha
     with caplog.at_level(logging.WARNING):
         load_toy(tree, cache_dir, again, streaming=streaming)
     assert again and "train/0.npy" not in again
-    assert "train-00001.parquet: SHA-256" in caplog.text and "so it is converted anew" in caplog.text
+    assert "train-00001.parquet: SHA-256" in caplog.text and "so it is converted again" in caplog.text
     assert_complete(load_toy(tree, cache_dir))
 
 
@@ -189,8 +187,8 @@ def test_shards_that_are_unchanged_are_not_read_again(tree, cache_dir, small_sha
     monkeypatch.undo()
     # Without the copy that rows are read from, the shards are read, and checked before.
     shutil.rmtree(next(Path(cache_dir).rglob("arrow")))
-    read = []
-    monkeypatch.setattr(journal, "sha256_of", lambda file: (read.append(file.name), checksums.sha256_of(file))[1])
+    read, sha256_of = [], journal.sha256_of
+    monkeypatch.setattr(journal, "sha256_of", lambda file: (read.append(file.name), sha256_of(file))[1])
     load_toy(tree, cache_dir)
     assert len(read) == len(files_in(cache_dir, "*.parquet")) > 4
 
@@ -230,7 +228,7 @@ def test_sums_beside_the_data_are_checked(tree, cache_dir):
     right = hashlib.sha256((tree / "train" / "0.npy").read_bytes()).hexdigest()
     sums = tree / "SHA256SUMS"
     sums.write_text(f"{right}  train/0.npy\n{'0' * 64}  test/2.npy\n")
-    with pytest.raises(ValueError, match=rf"test/2\.npy: SHA-256 [0-9a-f]+; SHA256SUMS says {'0' * 64}"):
+    with pytest.raises(ValueError, match=rf"test/2\.npy: SHA-256 [0-9a-f]+; SHA256SUMS has {'0' * 64}"):
         load_toy(tree, cache_dir)
     sums.write_text(f"{right} *train/0.npy\n")
     assert_complete(load_toy(tree, cache_dir))

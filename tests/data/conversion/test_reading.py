@@ -12,7 +12,7 @@ def test_lines_come_without_white_space_and_empty_ones(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a\nb\xff", "byte 3 is no UTF-8 text"), (b"a\n" + b"b" * 2000, "line 2 is 'bbb"), (b"a\0", "line 1 is 'a")],
+    [(b"a\nb\xff", "byte 3 is not UTF-8 text"), (b"a\n" + b"b" * 2000, "line 2 is 'bbb"), (b"a\0", "line 1 is 'a")],
 )
 def test_what_is_no_list_is_named(tmp_path, content, message):
     path = tmp_path / "names.txt"
