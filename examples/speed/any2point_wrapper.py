@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModel
 
 from examples.speed._measure import saved_bytes, storages, timed_in_turns
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.encoders import freeze
-from hf_any3d.whole_files import write_json
 
 CLIP_SCAN = VARIANTS["clip-scan"]
 # Encoder, model, adapter.

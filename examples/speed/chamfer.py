@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from examples.speed._measure import saved_bytes, timed_in_turns
+from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.point_ops import chamfer_distance
-from hf_any3d.whole_files import write_json
 
 # batch, points of x, points of y
 SHAPES = [(4096, 32, 32), (4096, 8, 32), (32, 1024, 1024), (1, 8192, 8192)]

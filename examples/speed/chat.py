@@ -28,8 +28,8 @@ from transformers import Pipeline
 from examples.speed._chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
 from examples.speed._measure import Spent, timed
 from hf_any3d import ChatSession
+from hf_any3d.atomic_files import write_json
 from hf_any3d.chat.generation import AnswerStreamer
-from hf_any3d.whole_files import write_json
 
 KINDS = ("batches", "parts", "tokens", "turns", "training")
 FOLLOW_UPS = ("What color is it?", "What is it made of?", "Who would use it, and where?")

@@ -29,8 +29,8 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
+from hf_any3d.atomic_files import write_json
 from hf_any3d.export import FORMATS, export_file
-from hf_any3d.whole_files import write_json
 
 CLASSES = 18
 POINTS = 1024

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from examples.speed._measure import timed_in_turns
+from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.point_ops import farthest_point_sample, knn
-from hf_any3d.whole_files import write_json
 
 # batch, points, samples
 SAMPLING = [(1, 1024, 128), (16, 1024, 128), (16, 2048, 512), (16, 8192, 512)]

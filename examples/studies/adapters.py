@@ -32,7 +32,7 @@ from examples import quickstart
 from examples.studies.adapter_methods import ABLATIONS, ACT_METHODS, HEAD, METHODS, find_method
 from examples.studies.adapter_runs import Run, in_fresh_process
 from examples.studies.runs import kept_run, machine, runs_parser, write_results
-from hf_any3d.whole_files import whole_file
+from hf_any3d.atomic_files import whole_file
 
 MODEL = {"num_tokens": 16}
 """Changes of the quickstart's model: half the tokens, for speed."""

@@ -28,9 +28,9 @@ from hf_any3d.evaluation import (
     answer_question,
     caption_metrics,
     judge_answers,
-    judged_name,
+    verdicts_path,
 )
-from hf_any3d.evaluation.answering import Generate, colored_cloud
+from hf_any3d.evaluation.question_answering import Generate, colored_cloud
 
 BATCH_SIZE = 48
 GREEDY = {"max_new_tokens": 60, "do_sample": False}
@@ -98,7 +98,7 @@ def evaluate_stage(
             path = folder / f"{protocol.name}{suffix}.json"
             ask = answer_function(pipe, template)
             answers = answer_question(rows, protocol, ask, path, about, None, BATCH_SIZE, seed)
-            judged = judge_answers(answers, "class", judge, judged_name(path, judge), protocol.class_names(rows))
+            judged = judge_answers(answers, "class", judge, verdicts_path(path, judge), protocol.class_names(rows))
             right = sum(entry["score"] for entry in judged["results"] if entry["is_valid"])
             scores[f"{protocol.name}{suffix}"] = right / len(rows)
     ask = answer_function(pipe, "training")

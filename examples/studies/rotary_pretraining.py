@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from transformers import ModernBertConfig, ModernBertForMaskedLM, set_seed
 
 from examples.studies.runs import stopwatch
-from hf_any3d.whole_files import write_text
+from hf_any3d.atomic_files import write_text
 
 PAD, MASK, FIRST_BYTE = 0, 1, 2
 IGNORED = -100

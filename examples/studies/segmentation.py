@@ -45,8 +45,8 @@ from examples.studies.runs import (
 from hf_any3d.evaluation import segmentation as scores
 from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.encoders.sources import resolve_encoder
 from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.settings import AdapterArguments, ModelArguments

@@ -17,9 +17,8 @@ import numpy as np
 from datasets import Dataset
 
 from examples.studies.shape_facts import COLORS, PROPORTIONS, ShapeFacts, all_facts
-from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
-from hf_any3d.data.catalog.pointllm_clouds import NUM_POINTS, cloud_path
-from hf_any3d.whole_files import write_text
+from hf_any3d.atomic_files import write_text
+from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, NUM_POINTS, TEST, cloud_path
 
 NOUNS = {"clothing": "piece of clothing", "sanitary": "sanitary fixture", "storage": "storage unit"}
 """Names of shapes whose class name does not name a single shape."""

@@ -11,8 +11,8 @@ from torch import nn
 
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
-from hf_any3d.tuners.encoder_tuner import EncoderTuner
 from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
+from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 # Where transformers' attention modules keep the share, as a number or as a module.
 _NAMES = ("attention_dropout", "dropout")

@@ -20,7 +20,6 @@ from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,
     build_from_parts,
-    held_names,
     set_stage,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
@@ -399,7 +398,7 @@ class StageTrainer(PointTrainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # A checkpoint lacks what the public parts hold, of which the stock Trainer warns; and it warns only where a
         # checkpoint lacks anything else.
-        lacking = set(load_result.missing_keys) - held_names(self.model)
+        lacking = set(load_result.missing_keys) - self.model.names_stored_elsewhere()
         if wrong := sorted(lacking.union(load_result.unexpected_keys)):
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 

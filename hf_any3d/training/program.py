@@ -18,11 +18,12 @@ from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, set_seed
 
+from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.messages import one_line
-from hf_any3d.model_card import Subject, build_model_card, keep_model_card
+from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
-from hf_any3d.model_card.systems import hub_name
+from hf_any3d.model_card.subject import hub_name
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.adapters import build_peft_config, drop_attention
@@ -31,7 +32,6 @@ from hf_any3d.training.report import report_run
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.whole_files import claim, release_claims, remove_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -313,7 +313,7 @@ def leave_behind(
         subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
         return build_model_card(subject, name, license=trainer.args.license)
 
-    keep_model_card(trainer, card)
+    trainer.build_model_card = card  # built when it is written, see `write_trainer_card`
     # metrics.json comes behind the rest: it tells that the run is complete.
     if trainer.args.push_to_hub:
         trainer.report = report

@@ -8,8 +8,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, Trainer
 
-from hf_any3d.model_card.building import adapter_facts
 from hf_any3d.model_card.run_report import RunReport, peak_memory
+from hf_any3d.model_card.subject import adapter_facts
 from hf_any3d.training.settings import PointTrainingArguments
 
 _ENCODER = ("name_or_path", "revision", "checksum", "tower", "layers")

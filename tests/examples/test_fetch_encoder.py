@@ -8,8 +8,8 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from examples import fetch_encoder
-from hf_any3d.modeling.encoders import sources
-from hf_any3d.modeling.encoders.sources import (
+from hf_any3d.modeling.pretrained_parts import sources
+from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
     OfflinePackage,

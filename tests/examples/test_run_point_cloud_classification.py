@@ -102,7 +102,7 @@ def test_full_fine_tuning_is_stored_whole_and_says_what_it_started_from(run, tmp
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert (card.data.base_model, card.data.base_model_relation) == ("me/tiny-bert", "finetune")
     assert "started as `me/tiny-bert` and was changed in training" in card.text
-    assert "all of them lie in this repository" in card.text and "frozen" not in card.text
+    assert "all of them are stored in this repository" in card.text and "frozen" not in card.text
 
 
 def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):

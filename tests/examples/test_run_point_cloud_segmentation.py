@@ -158,9 +158,7 @@ def test_published_benchmarks_train_from_their_files(run, tmp_path, name):
 
 def test_classes_are_weighed_by_the_training_points(run, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        segmentation, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights)
-    )
+    monkeypatch.setattr(segmentation, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
     loss = WeightedPointLoss
     report = run("rooms", class_weighting=1.0, max_steps=1)
     labels = np.concatenate(load_point_dataset("rooms", split="train", **DATA["rooms"])["labels"])

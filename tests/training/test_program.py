@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from datasets import DatasetDict
 
+from hf_any3d.atomic_files import release_claims
 from hf_any3d.training.program import begin, check_processes, claim_output, data_facts, run_program
 from hf_any3d.training.settings import DataArguments, PointTrainingArguments
-from hf_any3d.whole_files import release_claims
 from tests.faults.killing import held_by_another
 
 ROOT = Path(__file__).resolve().parents[2]
