@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_any3d.data.transforms import Compose
-from hf_any3d.modeling.text_towers import TextTower, fill_templates
+from hf_any3d.modeling.text_towers import TextTower, embed_texts, fill_templates
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
 
@@ -23,7 +22,6 @@ CAPTION_TEMPLATES = (
     "this is a {}.",
     "{}",
 )
-_EMBEDDED_AT_ONCE = 512
 
 
 class CaptionedDataset(ProcessedDataset):
@@ -72,13 +70,6 @@ class CaptionedDataset(ProcessedDataset):
             # Apart from the generator of the points, so that texts change nothing in them.
             drawn = np.random.default_rng([self.seed, self.epoch, index, 1]).integers(len(own))
         return self.vectors[own[drawn]]
-
-
-def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
-    """Unit vectors `(texts, width)` of many texts, with a progress bar."""
-    starts = range(0, len(texts), _EMBEDDED_AT_ONCE)
-    bar = tqdm(starts, desc="texts", disable=len(starts) < 2)
-    return np.concatenate([tower.embed(texts[start : start + _EMBEDDED_AT_ONCE]).numpy() for start in bar])
 
 
 def readable(label: str) -> str:

@@ -20,7 +20,6 @@ from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,
     build_from_parts,
-    held_names,
     set_stage,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
@@ -392,7 +391,7 @@ class StageTrainer(PointTrainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Checkpoints do not contain the public parts, about which the stock Trainer would warn; anything else that is
         # missing is an error, not a warning.
-        lacking = set(load_result.missing_keys) - held_names(self.model)
+        lacking = set(load_result.missing_keys) - self.model.names_stored_elsewhere()
         if wrong := sorted(lacking.union(load_result.unexpected_keys)):
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 

@@ -23,7 +23,7 @@ from hf_any3d.modeling.config_checks import (
     Ranges,
     check_numbers,
 )
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin
+from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
 _AUTOENCODER_RANGES: Ranges = {
@@ -195,6 +195,11 @@ _TARGET_LAYERS = ("graph_decoder", "teacher")
 _TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
 
 
+def _as_tensors_checksum(value: str | None) -> str | None:
+    """Convert a checksum of earlier versions, which had the prefix of file checksums."""
+    return value and CHECKSUM_PREFIX + value.removeprefix(CHECKSUM_PREFIX).removeprefix("sha256:")
+
+
 class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
@@ -295,6 +300,9 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     restrict_to_category_parts: bool = False
 
     parts: dict[str, Any] | None = None
+    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
+    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.", migrate=_as_tensors_checksum)
 
     autoencoder_config: dict | PreTrainedConfig | None = None
     mask_ratio: float = 0.8
@@ -360,34 +368,3 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     def min_points(self) -> int:
         """Minimum number of points per cloud."""
         return max(self.num_groups, self.group_size)
-
-    @property
-    def base_name_or_path(self) -> str | None:
-        """Source of the weights that an adapter was trained with; None if they are stored with it."""
-        part = self.part("base")
-        return None if part.stored else part.name_or_path
-
-    @base_name_or_path.setter
-    def base_name_or_path(self, value: str | None) -> None:
-        self.change_part("base", name_or_path=value, stored=False)
-
-    @property
-    def base_revision(self) -> str | None:
-        """The commit of that repository."""
-        return self.part("base").revision
-
-    @base_revision.setter
-    def base_revision(self, value: str | None) -> None:
-        self.change_part("base", revision=value)
-
-    @property
-    def base_checksum(self) -> str | None:
-        """Checksum of those weights."""
-        return self.part("base").checksum
-
-    @base_checksum.setter
-    def base_checksum(self, value: str | None) -> None:
-        # Earlier versions used the prefix of file checksums.
-        if value is not None and not value.startswith(CHECKSUM_PREFIX):
-            value = CHECKSUM_PREFIX + value.removeprefix("sha256:")
-        self.change_part("base", checksum=value)

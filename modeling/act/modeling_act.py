@@ -1,4 +1,4 @@
-"""ACT's point transformer, with and without a classification head (arXiv 2212.08320, Sec. 3)."""
+"""ACT's point transformer, its heads for classification and segmentation, and its pretraining (arXiv 2212.08320)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +16,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.any2point.geometry import Geometry, Membership, membership
 from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
 from hf_any3d.modeling.card_info import (
@@ -34,7 +34,7 @@ from hf_any3d.modeling.card_info import (
     CardSubject,
 )
 from hf_any3d.modeling.encoders import LayerStack
-from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.encoders.loading import FROZEN
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -51,7 +51,16 @@ from hf_any3d.modeling.layers.tasks import (
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision, three_nearest_interpolate, voxel_cells
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
-from hf_any3d.modeling.pretrained_parts import own_modules
+from hf_any3d.modeling.pretrained_parts import (
+    AdapterLoadingMixin,
+    PretrainedPart,
+    absolute_name,
+    own_modules,
+    own_state,
+    tensors_checksum,
+)
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
+from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 GRIDS = 4
 
@@ -131,8 +140,12 @@ class Encoded(NamedTuple):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
-    """Base class of all models with ACT's point transformer: config and initialisation."""
+class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTrainedModel):
+    """Base class of all models with ACT's point transformer: config, initialisation, and loading under adapters.
+
+    The config stored with an adapter names the repository or directory that the pretrained transformer, the part
+    "base", was loaded from. Its checkpoint may hold more: a head, a decoder, the teacher.
+    """
 
     config_class = ActConfig
     config: ActConfig
@@ -151,6 +164,9 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     ]
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
+    _adapted_part = "base"
+    _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
+    _has_single_dtype = True
 
     def train(self, mode: bool = True) -> ActPreTrainedModel:
         """Set train mode, except for modules marked as frozen: their norms and drop path stay in eval mode."""
@@ -199,6 +215,119 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
             init.trunc_normal_(module.position, std=std)
         elif isinstance(module, ActModel) and module.side_alpha is not None:
             init.zeros_(module.side_alpha)
+
+    # Loading and saving under adapters; see `AdapterLoadingMixin`.
+
+    @property
+    def adapted_part(self) -> ActModel:
+        """The point transformer."""
+        return self.base_model
+
+    @classmethod
+    def open_part(cls, config: ActConfig, hub: dict[str, Any], **loading: Any) -> ActModel:
+        """Load the point transformer that the config names, in full precision, and check its weights."""
+        part = config.part("base")
+        pinned = {} if part.revision is None else {"revision": part.revision}
+        base = cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
+        if part.checksum is not None and (checksum := tensors_checksum(own_state(base))) != part.checksum:
+            raise EncoderMismatchError(
+                f"{part.name_or_path}: the pretrained weights have checksum {checksum}; expected {part.checksum}, "
+                "that of the weights that the adapter was trained with"
+            )
+        return base
+
+    @classmethod
+    def open_stored_part(
+        cls,
+        name: str,
+        config: ActConfig,
+        hub: dict[str, Any],
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        **_: Any,
+    ) -> ActModel:
+        """Load a point transformer from any checkpoint that contains one, in full precision.
+
+        Raises:
+            ValueError: If the checkpoint lacks weights of it, or also holds an adapter; if it should be quantized.
+        """
+        if quantization_config is not None:
+            raise ValueError(
+                "quantization_config: not supported for ACT; only frozen encoders of other modalities can be quantized"
+            )
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
+            raise ValueError(
+                f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
+            )
+        config = copy.deepcopy(config)
+        config.autoencoder_config = None
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        # Heads, a decoder or a class token of the checkpoint may be unused on purpose.
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            base, report = ActModel.from_pretrained(
+                name, config=config, dtype=torch.float32, output_loading_info=True, **hub
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+        if missing := sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]))):
+            raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
+        return base
+
+    @classmethod
+    def build_around(cls, part: ActModel, config: ActConfig) -> ActPreTrainedModel:
+        """Build the model around a point transformer."""
+        if issubclass(cls, ActModel):
+            return part
+        model = cls(config)
+        setattr(model, model.base_model_prefix, part)
+        return model
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
+        ours = own_state(self.adapted_part)
+        recorded = replace(self.config.part("base"), checksum=None)
+        opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
+        for part in (recorded, *opened):
+            if not part.is_elsewhere:
+                continue
+            config = self.config_to_store()
+            config.set_part("base", part)
+            try:
+                stored = own_state(self.open_part(config, {}))
+            except (OSError, ValueError, RuntimeError):
+                continue  # gone, or another model
+            if ours.keys() == stored.keys() and not differing(ours, stored):
+                return replace(part, checksum=tensors_checksum(stored))
+        return PretrainedPart()
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the point transformer as a checkpoint of its own, without a model card."""
+        config = self.config_to_store()
+        config.set_part("base", None)
+        base = ActModel(config)
+        base.load_state_dict(state)
+        PreTrainedModel.save_pretrained(base, folder)
+
+    def config_to_store(self) -> ActConfig:
+        """Return a copy of the config without the autoencoder, which only pretraining uses."""
+        config = super().config_to_store()
+        config.autoencoder_config = None
+        return config
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        opened = super()._from_full_repository(name, *args, **kwargs)
+        if name is not None and not kwargs.get("subfolder"):
+            model = opened[0] if isinstance(opened, tuple) else opened
+            commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
+            model._opened_from = PretrainedPart(absolute_name(name), commit)
+        return opened
 
 
 class ActModel(ActPreTrainedModel):

@@ -24,8 +24,8 @@ from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
 from hf_any3d.modeling.act.group_norms import NUM_GROUPS, SLOPE, normed_edge_maximum, normed_tokens
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.encoders import (
-    AdapterRepositoryMixin,
     EncoderFamily,
+    FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
     attended_rows,
@@ -300,7 +300,7 @@ class ActAutoencoderOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
+class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """Discrete autoencoder: points to codes, through a frozen teacher, and back to points.
 
     With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal

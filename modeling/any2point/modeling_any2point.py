@@ -30,7 +30,7 @@ from hf_any3d.modeling.card_info import (
     CardSubject,
 )
 from hf_any3d.modeling.encoders import (
-    AdapterRepositoryMixin,
+    FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
     bidirectional_inputs,
@@ -81,7 +81,7 @@ class Any2PointOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig

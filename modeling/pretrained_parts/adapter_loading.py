@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,32 +19,101 @@ from transformers.utils import (
 )
 
 from hf_any3d.modeling.pretrained_parts.loading_checks import (
-    check_arguments,
+    apply_settings,
     class_of_saved,
+    dtype_named,
+    is_quantized,
     refuse_non_finite,
     single_device,
-    without_transformers_arguments,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.stored_adapters import load_adapter_into
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
     """For models whose repositories may hold only a PEFT adapter and a config that names its pretrained weights.
 
-    `from_pretrained` then builds the model around the weights that the config names and loads the adapter and all that
-    was trained with it; a base class also loads the repository of a model with a head, without the head. Subclasses
-    define what is pretrained, where it comes from and how it is identified.
+    `from_pretrained` then builds the model around the pretrained part that the config names and loads the adapter and
+    all that was trained with it; a base class also loads the repository of a model with a head, without the head. A
+    part that no repository holds, because it was changed or never saved, is stored in a folder next to the adapter.
     """
 
+    # Name of the part that adapters are trained on, in the config and as a folder next to the adapter.
+    _adapted_part: ClassVar[str]
     # Prefixes of config fields that do not affect what an adapter does.
     _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` applies to the full model, or only to its pretrained weights.
     _has_single_dtype: ClassVar[bool] = False
 
+    # What each system defines.
+
+    @property
+    def adapted_part(self) -> PreTrainedModel:
+        """The pretrained part that adapters are trained on."""
+        raise NotImplementedError(f"{type(self).__name__} must define adapted_part")
+
+    @classmethod
+    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
+        """Load the pretrained part from the repository that the config names, and check its weights.
+
+        Args:
+            config: The model's config.
+            hub: `token`, `cache_dir` and the like.
+            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config`; any may be None.
+
+        Raises:
+            EncoderMismatchError: If the weights are not the recorded ones.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define open_part")
+
+    @classmethod
+    def open_stored_part(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Load the pretrained part from a folder next to an adapter, otherwise as `open_part` does."""
+        raise NotImplementedError(f"{cls.__name__} must define open_stored_part")
+
+    @classmethod
+    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build the model around its pretrained part; everything else is untrained."""
+        raise NotImplementedError(f"{cls.__name__} must define build_around")
+
+    @classmethod
+    def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
+        """Return the dtype in which `save_with_adapter` stored the part, the only one in which checksums compare."""
+        return torch.float32
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of the pretrained part, which is elsewhere if a repository has its present weights."""
+        raise NotImplementedError(f"{type(self).__name__} must define find_source")
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write the pretrained part for `open_stored_part`, with the weights `state`, without adapters."""
+        raise NotImplementedError(f"{type(self).__name__} must define save_part")
+
+    def config_to_store(self) -> PreTrainedConfig:
+        """Return a copy of the config to store with an adapter."""
+        return copy.deepcopy(self.config)
+
+    # What all share.
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """Load the recorded weights of the part again; see `PretrainedPartsMixin`."""
+        return own_state(self.open_part(self.config, {}))
+
     @classmethod
     def build_for_adapter(
-        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+        cls,
+        name: str,
+        config: PreTrainedConfig,
+        hub: dict[str, Any],
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
     ) -> PreTrainedModel:
         """Build the model of an adapter's repository, without the adapter.
 
@@ -50,13 +121,51 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             name: Directory or hub repository of the adapter.
             config: The config stored with it.
             hub: `revision`, `token`, `cache_dir` and the like.
-            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config`; any may be None.
-        """
-        raise NotImplementedError(f"{cls.__name__} must define build_for_adapter")
+            dtype: Dtype of the pretrained part.
+            attn_implementation: Its attention.
+            device_map: Its device.
+            quantization_config: Its quantization.
 
-    def save_with_adapter(self, directory: str | os.PathLike) -> None:
-        """Write all other files that a directory with an adapter needs to be loaded as a model."""
-        raise NotImplementedError(f"{type(self).__name__} supports no adapters")
+        Raises:
+            EncoderMismatchError: If the pretrained weights differ from those that the adapter was trained with.
+        """
+        loading = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "device_map": device_map,
+            "quantization_config": quantization_config,
+        }
+        recorded = config.part(cls._adapted_part)
+        if recorded.is_elsewhere:
+            hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+            return cls.build_around(cls.open_part(config, hub, **loading), config)
+        folder = recorded.subfolder or cls._adapted_part
+        place, found = adapter_subfolder(name, hub, folder)
+        stored_dtype = cls.stored_dtype(config)  # loading may change the config
+        model = cls.build_around(cls.open_stored_part(place, config, found, **loading), config)
+        checksum = model.checksum_in_memory(stored_dtype)
+        if recorded.checksum is not None and checksum not in (None, recorded.checksum):
+            raise EncoderMismatchError(
+                f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected {recorded.checksum}, "
+                "that of the weights that the adapter was trained with"
+            )
+        return model
+
+    def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
+        """Return the checksum of the part's tensors; None if it was loaded quantized or in another dtype."""
+        part = self.adapted_part
+        return None if is_quantized(part) or part.dtype != dtype else tensors_checksum(own_state(part))
+
+    def describe_weights(self, config: PreTrainedConfig) -> str | None:
+        """Return the checksum of the pretrained part in the kind that a config has; another text if they differ.
+
+        Args:
+            config: Config stored with an adapter.
+
+        Returns:
+            None if they cannot be compared.
+        """
+        return self.checksum_in_memory(self.stored_dtype(config))
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
         """Check that this model has the pretrained weights that an adapter was trained with.
@@ -68,7 +177,41 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         Raises:
             EncoderMismatchError: If the weights differ.
         """
-        raise NotImplementedError(f"{type(self).__name__} supports no adapters")
+        config = type(self.config).from_dict(recorded)
+        ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
+        if theirs.checksum is None or (found := self.describe_weights(config)) in (None, theirs.checksum):
+            return
+        source = f"the weights in {theirs.subfolder or self._adapted_part}/"
+        if theirs.is_elsewhere:
+            source = f"the weights of {theirs.name_or_path!r}"
+        raise EncoderMismatchError(
+            f"{adapter}: the adapter was trained with {source}, checksum {theirs.checksum}; the base model has "
+            f"{f'those of {ours.name_or_path!r}, ' if ours.is_elsewhere else ''}{found}. Other weights would change "
+            f"results silently. Load the base model with revision={theirs.revision!r}, or load the adapter's "
+            "repository with an auto class, which does so automatically"
+        )
+
+    def save_with_adapter(self, directory: str | os.PathLike) -> None:
+        """Write the config, and the pretrained part if no repository holds its weights.
+
+        Raises:
+            ValueError: If an adapter is temporarily merged into the part, or if the part has to be stored but was
+                loaded quantized.
+        """
+        name, part = self._adapted_part, self.adapted_part
+        refuse_merged_adapters(part)
+        source = self.find_source()
+        if not source.is_elsewhere:
+            if is_quantized(part):
+                raise ValueError(
+                    f"the {name} was loaded quantized; expected full weights to store next to the adapter"
+                )
+            state = own_state(part)
+            self.save_part(state, Path(directory) / name)
+            source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
+        config = self.config_to_store()
+        config.set_part(name, source)
+        config.save_pretrained(directory)
 
     def refuse_merged_adapters(self) -> None:
         """Raise an error if an adapter is temporarily merged into the weights.
@@ -110,16 +253,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> PreTrainedModel:
-        overrides = without_transformers_arguments(overrides, "a repository that holds an adapter")
         if not isinstance(config, PreTrainedConfig):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         config = copy.deepcopy(config)
-        check_arguments(cls, config, overrides)
-        for key, value in overrides.items():
-            setattr(config, key, value)
-        dtype = dtype or torch_dtype
-        if isinstance(dtype, str):
-            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        apply_settings(cls, config, overrides, "a repository that holds an adapter")
+        dtype = dtype_named(dtype or torch_dtype)
         model = class_of_saved(cls, config).build_for_adapter(
             name,
             config,

@@ -82,30 +82,34 @@ _NOT_SUPPORTED = {
 }
 
 
-def without_transformers_arguments(arguments: dict[str, Any], what: str) -> dict[str, Any]:
-    """Remove transformers' own arguments of `from_pretrained`; the rest are settings of the config.
+def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any], what: str) -> None:
+    """Set fields of a config from keyword arguments of `from_pretrained`; transformers' own ones are skipped.
 
     Args:
+        model_class: Class to load, for messages.
+        config: Its config, changed in place.
         arguments: Keyword arguments of the call.
         what: Description of what is loaded, for messages.
 
     Raises:
         ValueError: If an argument is not supported by this way of loading.
+        TypeError: As transformers raises for a complete model, if an argument is no field of the config.
     """
     given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
     if given:
         raise ValueError(f"{given[0]}={arguments[given[0]]!r}: not supported for {what}")
-    return {name: value for name, value in arguments.items() if name not in _WITHOUT_EFFECT | _NOT_SUPPORTED}
-
-
-def check_arguments(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any]) -> None:
-    """Raise an error for arguments that are not settings of the config.
-
-    Raises:
-        TypeError: As transformers raises for a complete model.
-    """
-    if unknown := sorted(name for name in arguments if not hasattr(config, name)):
+    settings = {name: value for name, value in arguments.items() if name not in _WITHOUT_EFFECT | _NOT_SUPPORTED}
+    if unknown := sorted(name for name in settings if not hasattr(config, name)):
         raise TypeError(f"{model_class.__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
+    for name, value in settings.items():
+        setattr(config, name, value)
+
+
+def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype of a name such as "bfloat16"; None for "auto"."""
+    if isinstance(dtype, str):
+        return None if dtype == "auto" else getattr(torch, dtype)
+    return dtype
 
 
 def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:

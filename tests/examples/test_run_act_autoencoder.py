@@ -7,25 +7,21 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from examples import run_act_autoencoder
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.act import ActAutoencoder
 from hf_any3d.processing import PointCloudProcessor
 from tests.examples.act_runs import AUTOENCODER, assert_equal_weights, losses_of
-from tests.examples.conftest import load_program, words_of
-
-
-@pytest.fixture(scope="module")
-def program():
-    return load_program("run_act_autoencoder")
+from tests.examples.conftest import words_of
 
 
 @pytest.fixture
-def run(program, tiny_encoder, tmp_path):
+def run(tiny_encoder, tmp_path):
     """Runs the program with small settings and others; gives the report."""
 
     def start(output_dir="run", **settings):
         own = {"teacher": tiny_encoder, "output_dir": str(tmp_path / output_dir)}
-        return program.main(words_of(AUTOENCODER | own | settings))
+        return run_act_autoencoder.main(words_of(AUTOENCODER | own | settings))
 
     return start
 

@@ -11,12 +11,13 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from examples import run_minigpt3d
 from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.minigpt3d import STAGES, stage_names, trained_names
 from tests.data.catalog.pointllm_trees import TRAIN, cloud
 from tests.examples.act_runs import assert_equal_weights, losses_of
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts, write_talks
 from tests.modeling.minigpt3d.tiny_model import PLACES, tiny_config
 
@@ -37,11 +38,10 @@ def parts(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def run(data):
     """Runs the program with small settings and others; gives the report."""
-    program = load_program("run_minigpt3d")
 
     def start(stage: int, output_dir: Path, **settings) -> RunReport:
         own = {"stage": stage, "data_dir": data, "output_dir": str(output_dir), "batch_sizes": BATCHES.get(stage, [1])}
-        return program.main(words_of(SHORT | own | settings))
+        return run_minigpt3d.main(words_of(SHORT | own | settings))
 
     return start
 

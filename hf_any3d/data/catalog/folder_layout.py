@@ -1,4 +1,4 @@
-"""Which split and class a file of a folder belongs to, from the names of the folders above it."""
+"""Find the point clouds of a folder with their splits and classes: from folder names and from metadata files."""
 
 import json
 import os
@@ -25,18 +25,21 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-"""Folder names that say a split -> the name of the split."""
+"""Folder name -> split."""
 
 LAYOUTS = "class/file, split/class/file or class/split/file, with splits named train, validation or test"
 
 
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+FILE_NAME = "file_name"
+
 Parts = tuple[str, ...]
-"""The names of the folders below the root that lead to a file, and its own."""
+"""Names of the folders from the root to a file, and its own."""
 
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file with its class, None where its place says none, and split."""
+    """A file with its class, or None, and its split."""
 
     path: Path
     label: str | None
@@ -45,11 +48,11 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class Tree:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-        found: the files wanted, in the order of their names.
-        others: how often each other ending was seen.
+        found: the matching files, in the order of their names.
+        others: number of other files by ending.
         leaves: the folders without folders in them.
     """
 
@@ -59,7 +62,7 @@ class Tree:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a link that leads outside of a folder, since whoever made the folder could name any file with it.
+    """Refuse a link that leads outside of a folder, since an untrusted folder could name any file with it.
 
     Args:
         path: a file or folder below `root`.
@@ -76,23 +79,23 @@ def check_link(path: Path, root: Path) -> None:
         raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link that leads back to itself") from None
     if not target.is_relative_to(root.resolve()):
         raise ValueError(
-            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder; put what it "
-            "leads to there, or pass follow_links=True"
+            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder; copy its target "
+            "there, or pass follow_links=True"
         )
 
 
-def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
-    """Look for files; hidden files and folders are passed over.
+def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
+    """Find files; hidden files and folders are ignored.
 
     Args:
         root: the folder.
-        suffixes: endings of the files wanted, in lower case with their dot.
-        besides: names of files that are not wanted whatever their ending.
+        suffixes: endings of the files to find, in lower case with their dot.
+        excluded: names of files to ignore whatever their ending.
         follow_links: follow links that lead outside of the folder too.
 
     Raises:
-        FileNotFoundError: no such folder, or none of the files wanted in it.
-        ValueError: a link that leads outside of the folder or to a folder above it, or a name that is no UTF-8.
+        FileNotFoundError: no such folder, or no such files in it.
+        ValueError: a link that leads outside of the folder or to a folder above it, or a name that is not UTF-8.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
@@ -114,7 +117,7 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_
             leaves.add(parts)
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
-            if suffix in suffixes and name not in besides:
+            if suffix in suffixes and name not in excluded:
                 check_name(name, root)
                 if not follow_links:
                     check_link(Path(folder, name), root)
@@ -127,43 +130,37 @@ def walk(root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_
 
 
 def check_name(name: str, root: Path) -> None:
-    """Refuse a name of a file or folder below `root` that cannot be written as text.
-
-    Raises:
-        ValueError: such a name.
-    """
+    """Raise ValueError for a name of a file or folder below `root` that cannot be written as text."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{root}: the name {ascii(name)} is no UTF-8; rename the file") from None
+        raise ValueError(f"{root}: the name {ascii(name)} is not UTF-8; rename the file") from None
 
 
 def find_labelled_files(
-    root: Path, suffixes: set[str], besides: Sequence[str] = (), *, follow_links: bool = False
+    root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False
 ) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
-    """Find the files of a folder and what their place in it says.
-
-    Hidden files and folders are passed over.
+    """Find the files of a folder, with splits and classes from folder names.
 
     Args:
-        root: the folder; see `LAYOUTS` for what it may look like.
-        suffixes: endings of the files wanted, in lower case with their dot.
-        besides: names of files that are not wanted whatever their ending.
-        follow_links: follow links that lead outside of the folder too.
+        root: the folder, in one of the `LAYOUTS`.
+        suffixes: as in `walk`.
+        excluded: as in `walk`.
+        follow_links: as in `walk`.
 
     Returns:
-        Files of each split in the order of their names, and how often each other ending was seen. Files directly in
+        Files of each split in the order of their names, and the number of other files by ending. Files directly in
         `root` have no class and count as others, unless there are only such.
 
     Raises:
-        FileNotFoundError: no such folder, or none of the files wanted in it.
-        ValueError: files at another depth, or a folder of a class without any file wanted.
+        FileNotFoundError: no such folder, or no such files in it.
+        ValueError: files at another depth, or a folder of a class without such files.
     """
-    tree = walk(root, suffixes, besides, follow_links=follow_links)
+    tree = walk(root, suffixes, excluded, follow_links=follow_links)
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
     for (name,) in set(tree.found) - set(nested if nested else tree.found):
-        others[Path(name).suffix.lower()] += 1  # beside the folders of classes lie lists and notes, not clouds
+        others[Path(name).suffix.lower()] += 1  # files next to the folders of classes are lists and notes, not clouds
     found = nested or tree.found
     full = {parts[:-1] for parts in found}
     empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(found[0]) - 1]
@@ -174,10 +171,10 @@ def find_labelled_files(
 
 
 def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
-    """Tell the split and class of files from the folders they lie in.
+    """Return files with split and class from their folders.
 
     Raises:
-        ValueError: they fit no layout that says a class.
+        ValueError: they match no layout with classes.
     """
     depths = {len(parts) for parts in found}
     if depths == {2} and not all(parts[0].lower() in SPLIT_NAMES for parts in found):
@@ -194,7 +191,7 @@ def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
 
 
 def unlabelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
-    """Tell only the split of files; where no folder says it, all are `train`."""
+    """Return files with the split from their folders, `train` if no folder names it, and without classes."""
     place = split_place(found)
     return [
         LabelledFile(root.joinpath(*parts), None, "train" if place is None else SPLIT_NAMES[parts[place].lower()])
@@ -203,7 +200,7 @@ def unlabelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
 
 
 def split_place(found: list[Parts]) -> int | None:
-    """Tell which of the folders names the split: the first, the second, or none."""
+    """Return which folder level names the split: 0, 1 or None."""
     for place in (0, 1):
         if all(len(parts) > place + 1 and parts[place].lower() in SPLIT_NAMES for parts in found):
             return place
@@ -211,15 +208,11 @@ def split_place(found: list[Parts]) -> int | None:
 
 
 def by_split(files: list[LabelledFile]) -> dict[str, list[LabelledFile]]:
-    """Sort files into their splits."""
+    """Group files by split."""
     splits: dict[str, list[LabelledFile]] = defaultdict(list)
     for file in files:
         splits[file.split].append(file)
     return dict(splits)
-
-
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-FILE_NAME = "file_name"
 
 
 def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
@@ -227,19 +220,19 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
 
     Args:
         root: the folder.
-        follow_links: read files too that are links to somewhere outside of the folder.
+        follow_links: also read files that are links to somewhere outside of the folder.
 
     Returns:
-        Their rows one below the other, with the column `file_name` relative to `root`; None if there is no such file.
+        Their concatenated rows, with the column `file_name` relative to `root`; None if there is no such file.
 
     Raises:
         ValueError: a file that cannot be read, lacks `file_name`, has other columns than the others, names a file
-            outside its own folder, or one that is named already; files of several types; a link that leads outside.
+            outside its own folder or a file twice; files of several types; a link that leads outside.
     """
-    # A pattern with a wildcard: a plain name would pass over a link that leads nowhere.
+    # A pattern with a wildcard: a plain name would skip a dangling link.
     files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not _is_hidden(path, root)]
     files = [path for path in files if not path.is_dir()]
-    files.sort(key=lambda path: (len(path.parts), path))  # from the outermost inwards
+    files.sort(key=lambda path: (len(path.parts), path))  # outermost first
     if not files:
         return None
     if len({path.suffix for path in files}) > 1:
@@ -251,13 +244,18 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         if not follow_links:
             check_link(path, root)
         table = _read(path)
-        if tables and table.column_names != tables[0].column_names:
-            table = _in_order_of(table, tables[0], path, files[0])
+        if tables and table.column_names != (columns := tables[0].column_names):
+            if set(table.column_names) != set(columns):
+                raise ValueError(
+                    f"{path}: the columns are {', '.join(table.column_names)}, those of {files[0]} "
+                    f"{', '.join(columns)}; expected the same"
+                )
+            table = table.select(columns)
         names = []
         for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
             name = _relative_to_root(name, path, number, root)
             if name in seen:
-                raise ValueError(f"{path}: row {number} names {name} a second time; {seen[name]} names it already")
+                raise ValueError(f"{path}: row {number} names {name}, which {seen[name]} names already")
             seen[name] = f"row {number} of {path.relative_to(root).as_posix()}"
             names.append(name)
         place = table.column_names.index(FILE_NAME)
@@ -275,15 +273,15 @@ def _is_hidden(path: Path, root: Path) -> bool:
 def _read(path: Path) -> pa.Table:
     try:
         table = _READERS[path.suffix](path)
-        table.validate(full=True)  # Parquet hands over damaged text as it is
-        Features.from_arrow_schema(table.schema)  # a description of the columns may be damaged too
-    # Damaged tables fail in many ways, in pandas, json and Arrow, whose errors can be OSErrors without a number.
+        table.validate(full=True)  # Parquet returns damaged text unchecked
+        Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
+    # Damaged tables fail in many ways, in pandas, json and Arrow, whose errors can be OSErrors without errno.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: cannot be read as a table ({type(error).__name__}: {error})") from None
     for name in table.column_names:
-        if "\0" in name:  # Arrow would cut it off there
+        if "\0" in name:  # Arrow would truncate it there
             raise ValueError(f"{path}: a column is named {name!r}; expected a name without the character 0")
     if FILE_NAME not in table.column_names:
         raise ValueError(f"{path}: no column {FILE_NAME!r}; there are {', '.join(table.column_names) or 'none'}")
@@ -313,22 +311,13 @@ def _read_jsonl(path: Path) -> pa.Table:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    # A column of one value takes a few bytes however many rows it has.
+    # A constant column takes a few bytes however many rows it has.
     table = pyarrow.parquet.read_metadata(path)
     ReadLimits.current().check(decoded=8 * table.num_rows * table.num_columns, stored=path.stat().st_size)
     return pyarrow.parquet.read_table(path)
 
 
 _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _in_order_of(table: pa.Table, first: pa.Table, path: Path, first_path: Path) -> pa.Table:
-    if set(table.column_names) != set(first.column_names):
-        raise ValueError(
-            f"{path}: the columns are {', '.join(table.column_names)}, those of {first_path} "
-            f"{', '.join(first.column_names)}; expected the same"
-        )
-    return table.select(first.column_names)
 
 
 def _relative_to_root(name: str | None, path: Path, number: int, root: Path) -> str:

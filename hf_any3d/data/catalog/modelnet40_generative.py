@@ -1,4 +1,4 @@
-"""ModelNet40 as it is used for generative classification: a language model says in words what a cloud is."""
+"""ModelNet40 for generative classification, where a language model names the class of a cloud in words."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 
 FILE = "modelnet40_test_8192pts_fps.dat"
-PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.PLACES["pickle"])
+PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"].places)
 
 DATASET = PublishedDataset(
     name="modelnet40_generative",
@@ -40,19 +40,19 @@ DATASET = PublishedDataset(
 def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conversion) -> DatasetDict:
     """Read the test models with a question.
 
-    Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, as the
-    models of this task take coloured clouds and these have none; `label`, whose classes are written with blanks
-    ("tv stand"); `object_id`, the row's number; and `conversations`, the question and the class as the answer, in the
-    form of `objaverse_captions`.
+    Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, since
+    the models of this task take coloured clouds and these have no colours; `label`, with class names in words ("tv
+    stand"); `object_id`, the row's number; and `conversations`, the question and the class as the answer, in the
+    format of `objaverse_captions`.
 
     Args:
-        data_dir: the folder with the file, or one above it. The file is a pickle and read without Python's unpickler.
+        data_dir: the folder with the file, or one above it. The file is a pickle, read without Python's unpickler.
         question: 0 for "What is this?", 1 for "This is an object of ", which ends with a blank.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: another question, another number of clouds than published, or a file that cannot be read.
-        FileNotFoundError: the file is missing; says where it is to be had.
+        FileNotFoundError: the file is missing; says where to get it.
 
     Source: Xu et al., "PointLLM", Sec. 4.
     """

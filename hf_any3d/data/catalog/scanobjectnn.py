@@ -1,4 +1,4 @@
-"""ScanObjectNN: 15 classes of objects cut out of scans of real rooms."""
+"""ScanObjectNN: objects of 15 classes cut out of scans of real rooms."""
 
 import os
 
@@ -14,7 +14,7 @@ FILES = {
     "pb_t50_rs": ("main_split", "objectdataset_augmentedrot_scale75"),
     "pb_t50_rs_nobg": ("main_split_nobg", "objectdataset_augmentedrot_scale75"),
 }
-"""Variant -> folder, and the name of its files behind `training_` or `test_`."""
+"""Variant -> folder, and the name of its files after `training_` or `test_`."""
 
 SPLITS = {"train": "training", "test": "test"}
 NUM_POINTS = 2048
@@ -28,7 +28,7 @@ DATASET = PublishedDataset(
     homepage="https://hkust-vgd.github.io/scanobjectnn/",
     licence=Licence(
         "other",
-        "for research that is not commercial, after agreeing to the authors' terms of use",
+        "for non-commercial research, after agreeing to the authors' terms of use",
         "https://hkust-vgd.github.io/scanobjectnn/",
     ),
     citation="""@inproceedings{uy2019scanobjectnn,
@@ -74,7 +74,7 @@ DATASET = PublishedDataset(
 def load(
     data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", masks: bool = False, **conversion
 ) -> DatasetDict:
-    """Read ScanObjectNN in its official HDF5 files; needs the package h5py.
+    """Read the official HDF5 files of ScanObjectNN; needs the package h5py.
 
     Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
 
@@ -82,13 +82,13 @@ def load(
         data_dir: the folder above `h5_files`, that folder, or the one above `ScanObjectNN/h5_files`.
         variant: "obj_bg" (objects with background), "obj_only" (without), "pb_t50_rs" (the hardest: moved by up to
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
-        masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
-            That makes rows of segmentation: a batch for classification cannot have both.
+        masks: also read `labels` (2048,), object or background for each point. Such rows are for segmentation: a
+            batch for classification cannot have both.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
-        ValueError: an unknown variant, another number of clouds than published, or masks of files that have none.
-        FileNotFoundError: files are missing; says where they are to be had.
+        ValueError: an unknown variant, another number of clouds than published, or files without masks.
+        FileNotFoundError: files are missing; says where to get them.
         ImportError: h5py is not installed.
 
     Source: Uy et al., "Revisiting Point Cloud Classification", Sec. 3.
@@ -114,6 +114,6 @@ def load(
 
 def _row(values: dict[str, np.ndarray]) -> dict[str, object]:
     if "labels" in values:
-        # A mask holds -1 at points of the background.
+        # Masks are -1 at points of the background.
         values["labels"] = (values["labels"] != -1).astype(np.int64)
     return values

@@ -1,4 +1,4 @@
-"""The columns that every dataset of the catalogue has, whatever it was read from."""
+"""Bring the columns of any loaded dataset to the types that the catalog promises."""
 
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List, Value
 
@@ -6,13 +6,13 @@ from hf_any3d.data.feature import PointCloud
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
-    """Check the column of points, give labels their class names and read rows as numpy arrays.
+    """Check the column of points, convert labels to ClassLabel and read rows as numpy arrays.
 
-    Columns of files (`PointCloud`) stay what they are, and may stand in for points.
+    Columns of files (`PointCloud`) are kept, and may replace points.
 
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
-    that are text or integers become a ClassLabel whose classes are those of the training split; those of streamed
-    data stay as they are, since the classes are not known before all of it is read.
+    that are text or integers become a ClassLabel with the classes of the training split; those of streams are kept,
+    since their classes are unknown before the end.
 
     Args:
         splits: the data as loaded.
@@ -54,11 +54,10 @@ def _with_array_points(rows: Dataset, origin: str) -> Dataset:
 
 
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
-    """Make a ClassLabel of labels that are text or whole numbers, with the classes of the training split.
+    """Convert labels that are text or whole numbers to a ClassLabel with the classes of the training split.
 
     Args:
-        splits: the data; a `label` of another kind, such as a measured quantity, stays as it is, and so does that of
-            a stream.
+        splits: the data; a `label` of another kind, such as a measured quantity, is kept, as is that of a stream.
         origin: the dataset's name, for error messages.
 
     Raises:
@@ -71,7 +70,7 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     feature = splits[first].features["label"]
     if not isinstance(feature, ClassLabel):
         if not isinstance(splits[first], Dataset):
-            return splits  # the classes of a stream are known only at its end
+            return splits
         feature = _classes_of(splits, first, labelled)
         if feature is None:
             return splits
@@ -96,7 +95,7 @@ def _classes_of(splits: DatasetDict, first: str, labelled: list[str]) -> ClassLa
     values = {value for split in labelled for value in splits[split].unique("label")}
     if all(isinstance(value, int) and value >= 0 for value in values):
         return ClassLabel(num_classes=max(values) + 1)
-    return None  # a label that is no class, such as a measured quantity, stays as it is
+    return None
 
 
 def _is_text(feature) -> bool:

@@ -1,6 +1,6 @@
-"""What all published dataset share: their description, the conversion to Parquet and the cache."""
+"""Convert published datasets to Parquet: their descriptions, the conversion, the cache and publishing."""
 
 from hf_any3d.data.conversion.loading import load_published
 from hf_any3d.data.conversion.published_dataset import Licence, PublishedDataset, SplitSource
 
-__all__ = ["PublishedDataset", "Licence", "SplitSource", "load_published"]
+__all__ = ["Licence", "PublishedDataset", "SplitSource", "load_published"]

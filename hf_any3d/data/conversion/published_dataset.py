@@ -1,4 +1,4 @@
-"""What is known of a published dataset before any of its files is read."""
+"""Describe a published dataset: its terms, where to get its files, and where the rows of its splits come from."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,17 +27,17 @@ OPEN_LICENCES = frozenset(
         "pddl",
     }
 )
-"""Licences, as the hub names them, under which anybody may pass the data on."""
+"""Licences, by their names on the hub, that allow anybody to redistribute the data."""
 
 
 @dataclass(frozen=True)
 class Licence:
-    """Under which terms data may be used.
+    """Terms of use.
 
     Attributes:
-        name: the hub's identifier, or "other" for terms of their own.
-        terms: what they say, in a sentence; for "other".
-        link: where they can be read.
+        name: the hub's identifier, or "other" for custom terms.
+        terms: summary in a sentence; for "other".
+        link: where to read them.
     """
 
     name: str
@@ -53,17 +53,17 @@ class PublishedDataset:
     """A published dataset.
 
     Attributes:
-        name: its name in the catalogue.
-        description: what it holds, in a sentence or two.
+        name: its name in the catalog.
+        description: one or two sentences about the content.
         homepage: its authors' page.
         licence: its terms.
         citation: BibTeX.
-        expected_counts: variant -> split -> number of clouds in the published files. A variant or split that is not
-            named has no fixed number.
+        expected_counts: variant -> split -> number of clouds in the published files. A variant or split that is
+            missing here has no fixed number.
         origin: where to get the files: address, form, login.
-        layout: the tree of files as published, one line each, as it is shown to people who lack them.
-        class_names: names of the classes, in the order of the published labels; empty when there are none.
-        revision: raised when the rows made from the same files change, so that caches are made anew.
+        layout: the tree of the published files, one per line, shown to people who do not have them.
+        class_names: names of the classes, in the order of the published labels; empty without classes.
+        revision: raised when the rows made from the same files change, so that caches are rebuilt.
     """
 
     name: str
@@ -78,17 +78,14 @@ class PublishedDataset:
     revision: int = field(default=1, kw_only=True)
 
     def class_label(self) -> ClassLabel:
-        """The feature of the column `label`."""
+        """Return the feature of the column `label`."""
         return ClassLabel(names=list(self.class_names))
 
     def root(self, data_dir: str | os.PathLike | None) -> Path:
-        """Check that there is a folder.
-
-        Args:
-            data_dir: what the caller gave.
+        """Check that the data folder exists.
 
         Raises:
-            ValueError: None; the text says where the files are to be had.
+            ValueError: `data_dir` is None; the message says where to get the files.
             FileNotFoundError: no such folder.
         """
         if data_dir is None:
@@ -101,24 +98,20 @@ class PublishedDataset:
         return root
 
     def require(self, paths: Iterable[Path], root: Path) -> None:
-        """Raise FileNotFoundError, which says where the files are to be had, unless all `paths` exist."""
+        """Raise FileNotFoundError, which says where to get the files, unless all `paths` exist."""
         missing = [path for path in paths if not path.is_file()]
         if missing:
-            raise self.not_found(f"{root}: {_listed(missing, root)}")
+            names = ", ".join(path.relative_to(root).as_posix() for path in missing[:5])
+            rest = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+            raise self.not_found(f"{root}: missing {names}{rest}")
 
     def not_found(self, what: str) -> FileNotFoundError:
-        """An error that says what is missing, where it is to be had and where it is expected."""
+        """Return an error that names what is missing, where to get it and where it is expected."""
         return FileNotFoundError(f"{what}. {self.how_to_get()}")
 
     def how_to_get(self) -> str:
-        """Say where the files are to be had and how they are to lie."""
+        """Describe where to get the files and how to arrange them."""
         return f"{self.origin}\nExpected files of {self.name}:\n{self.layout}"
-
-
-def _listed(missing: list[Path], root: Path) -> str:
-    names = [path.relative_to(root).as_posix() for path in missing[:5]]
-    rest = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
-    return f"missing {', '.join(names)}{rest}"
 
 
 @dataclass(frozen=True)
@@ -127,14 +120,14 @@ class SplitSource:
 
     Attributes:
         units: what is read at a time, in the order of the rows: paths, ranges of rows, names.
-        read: gives the rows of a unit. What is wrong with the unit alone is a PointCloudError or FileNotFoundError,
-            which `on_error="skip"` passes over.
-        files: the published files that the rows depend on; their sizes and times tell whether a cache is up to date.
-        num_rows: how many rows there are, where that is known before reading.
+        read: yields the rows of a unit. Raises PointCloudError or FileNotFoundError for what is wrong with this unit
+            alone, which `on_error="skip"` skips.
+        files: the published files that the rows depend on; their sizes and times decide whether a cache is current.
+        num_rows: number of rows, where known before reading.
         describe: names a unit in errors.
-        missing: files of units that are known not to be there; an error before anything is read, or left out with
+        missing: listed files that do not exist; an error before anything is read, or left out with
             `on_error="skip"`.
-        digest: tells, like `files`, whether a cache is up to date, where there are too many files to list.
+        digest: used like `files` to decide whether a cache is current, where there are too many files to list.
     """
 
     units: Sequence[Any]
@@ -144,3 +137,26 @@ class SplitSource:
     describe: Callable[[Any], str] = str
     missing: Sequence[Path] = ()
     digest: str = ""
+
+    @classmethod
+    def from_paths(
+        cls,
+        paths: Sequence[Path],
+        read: Callable[[Path], Iterable[Mapping[str, object]]],
+        lists: Iterable[Path] = (),
+    ) -> "SplitSource":
+        """Return the source of a split with one file per cloud, of which some may be missing.
+
+        Args:
+            paths: the file of each row.
+            read: yields the row of a file.
+            lists: the files that name them.
+        """
+        # One look at each folder, not one at each of fifty thousand files.
+        found: set[Path] = set()
+        for folder in {path.parent for path in paths}:
+            if folder.is_dir():
+                with os.scandir(folder) as entries:
+                    found.update(folder / entry.name for entry in entries if entry.is_file())
+        missing = [path for path in paths if path not in found]
+        return cls(paths, read, [*lists, *sorted(found.intersection(paths))], num_rows=len(paths), missing=missing)

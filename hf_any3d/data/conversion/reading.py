@@ -1,6 +1,7 @@
 """Read names, arrays and tables from the files of published datasets."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,80 @@ from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary
 
-ROWS_AT_ONCE = 64
+LONGEST_LINE = 1000
+HDF5_ROWS_AT_ONCE = 64
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the stripped, non-empty lines of a short text file.
+
+    Raises:
+        PointCloudFileError: no such file, not text, or lines too long to be names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise PointCloudFileError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise PointCloudFileError(f"{path}: no list of names; byte {error.start} is not UTF-8 text") from None
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE or "\0" in line:
+            raise PointCloudFileError(f"{path}: line {number} is {line[:40]!r}…; expected a name")
+    return [line for line in lines if line]
+
+
+def check_names(path: Path, expected: Sequence[str], what: str) -> None:
+    """Refuse a list of names other than the published one, since its line numbers are the labels.
+
+    Args:
+        path: the list.
+        expected: the published names.
+        what: what a line names, for the error.
+
+    Raises:
+        ValueError: another list; names the first difference.
+    """
+    found = [" ".join(line.split()) for line in read_lines(path)]
+    for number, (seen, wanted) in enumerate(zip_longest(found, expected)):
+        if seen != wanted:
+            raise ValueError(f"{path}: {what} {number} is {(seen or 'missing')[:60]}; expected {wanted or 'nothing'}")
+
+
+def find_folder(folders: Iterable[Path], pattern: str) -> Path | None:
+    """Return the first folder with a file or folder that matches a pattern."""
+    return next((folder for folder in folders if next(folder.glob(pattern), None) is not None), None)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read an array written by numpy.save; nothing is unpickled.
+
+    Raises:
+        PointCloudFileError: no such file, or a damaged one.
+    """
+    source = open_source(path, "npy", ("npy",))
+    try:
+        return parse_array(source.data)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def read_table(path: Path, columns: int) -> np.ndarray:
+    """Read lines of numbers separated by spaces or commas as (lines, columns) float64.
+
+    Raises:
+        PointCloudFileError: no such file, or a line with another number of columns; names the line.
+    """
+    return parse_table(open_source(path, "txt", ("txt",)).data, path, columns)
+
+
+def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
+    """Parse bytes read from `path` as `read_table` does."""
+    try:
+        reject_binary(data)
+        return numbers(normalized_lines(data), columns=columns)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
 
 
 def hdf5_source(
@@ -20,12 +94,12 @@ def hdf5_source(
     columns: Mapping[str, str],
     convert: Callable[[dict[str, np.ndarray]], Mapping[str, object]] = dict,
 ) -> SplitSource:
-    """Read clouds from HDF5 files, one after the other.
+    """Read clouds from HDF5 files whose arrays have one entry per cloud.
 
     Args:
         files: the files, in the order of the rows.
-        columns: array in the files -> column of the rows; the first entry of each array belongs to the first cloud.
-        convert: makes a row of the dataset from the entries of one cloud.
+        columns: array in the files -> column of the rows.
+        convert: converts the entries of one cloud to a row of the dataset.
 
     Raises:
         ImportError: h5py is not installed.
@@ -41,7 +115,7 @@ def hdf5_source(
                 f"{file}: arrays of different lengths: {text}; expected one entry a cloud in each"
             )
         count = next(iter(lengths.values()))
-        units += [(file, range(i, min(i + ROWS_AT_ONCE, count))) for i in range(0, count, ROWS_AT_ONCE)]
+        units += [(file, range(i, min(i + HDF5_ROWS_AT_ONCE, count))) for i in range(0, count, HDF5_ROWS_AT_ONCE)]
         total += count
 
     def read(unit: tuple[Path, range]) -> Iterator[Mapping[str, object]]:
@@ -55,56 +129,3 @@ def hdf5_source(
         return f"{unit[0]} from row {unit[1].start}"
 
     return SplitSource(units, read, files, num_rows=total, describe=describe)
-
-
-LONGEST_LINE = 1000
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a short text file, without those that are empty and without white space around them.
-
-    Raises:
-        PointCloudFileError: no such file, no text, or lines too long to be names.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise PointCloudFileError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise PointCloudFileError(f"{path}: no list of names; byte {error.start} is no UTF-8 text") from None
-    lines = [line.strip() for line in text.splitlines()]
-    for number, line in enumerate(lines, 1):
-        if len(line) > LONGEST_LINE or "\0" in line:
-            raise PointCloudFileError(f"{path}: line {number} is {line[:40]!r}…; expected a name")
-    return [line for line in lines if line]
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Read an array that numpy.save has written; nothing is unpickled.
-
-    Raises:
-        PointCloudFileError: no such file, or a damaged one.
-    """
-    source = open_source(path, "npy", ("npy",))
-    try:
-        return parse_array(source.data)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
-
-
-def read_table(path: Path, columns: int) -> np.ndarray:
-    """Read lines of numbers with spaces or commas between them, (lines, columns) float64.
-
-    Raises:
-        PointCloudFileError: no such file, or a line that does not hold so many numbers; names the line.
-    """
-    return parse_table(open_source(path, "txt", ("txt",)).data, path, columns)
-
-
-def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
-    """Do what `read_table` does with bytes that were read from `path`."""
-    try:
-        reject_binary(data)
-        return numbers(normalized_lines(data), columns=columns)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None

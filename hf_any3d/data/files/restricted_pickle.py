@@ -121,7 +121,7 @@ class PickleMachine:
         try:
             self._stack.append(str(self._bytes(self._number(form)), "utf-8", "surrogatepass"))
         except UnicodeDecodeError as error:
-            raise PointCloudError(f"text that is no UTF-8 ({error.reason})") from None
+            raise PointCloudError(f"text that is not UTF-8 ({error.reason})") from None
 
     def _push_bytes(self, form: str) -> None:
         piece = self._bytes(self._number(form))

@@ -1,4 +1,4 @@
-"""Names for weights: which files are read, and what changes the name."""
+"""Weight files of a saved model and their checksum."""
 
 import hashlib
 import json
@@ -27,21 +27,21 @@ def test_checksum_of_one_file_is_its_sha256(tmp_path):
     assert weights_checksum(tmp_path) == f"sha256:{sha256(b'weights')}"
 
 
-def test_safetensors_come_before_pickles(tmp_path):
+def test_safetensors_are_preferred_to_pickles(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     assert weight_files(tmp_path) == [tmp_path / "pytorch_model.bin"]
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
 
 
-def test_one_shard_under_the_plain_index_still_counts_as_shards(tmp_path):
+def test_a_single_shard_with_an_index_counts_as_shards(tmp_path):
     (tmp_path / "only.safetensors").write_bytes(b"weights")
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "only.safetensors"}}')
     line = f"only.safetensors {sha256(b'weights')}\n"
     assert weights_checksum(tmp_path) == f"sha256:{sha256(line.encode())}"
 
 
-def test_checksum_of_shards_is_that_of_their_sorted_names_and_digests(sharded):
+def test_checksum_of_shards_covers_their_sorted_names_and_digests(sharded):
     lines = f"a.safetensors {sha256(b'first')}\nb.safetensors {sha256(b'second')}\n"
     assert weights_checksum(sharded) == f"sha256:{sha256(lines.encode())}"
 
@@ -53,7 +53,7 @@ def test_swapped_shards_have_another_checksum(sharded):
     assert weights_checksum(sharded) != before
 
 
-def test_file_written_anew_is_read_anew(tmp_path):
+def test_changed_file_is_read_again(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"before")
     first = weights_checksum(tmp_path)
@@ -62,17 +62,17 @@ def test_file_written_anew_is_read_anew(tmp_path):
     assert weights_checksum(tmp_path) != first
 
 
-def test_known_file_is_not_read_again(tmp_path):
+def test_unchanged_file_is_not_read_again(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"before")
     os.utime(weights, ns=(1, 1))
     first = weights_checksum(tmp_path)
-    weights.write_bytes(b"after!")  # As long, and given the same time of change: only reading would tell.
+    weights.write_bytes(b"after!")  # same size and modification time
     os.utime(weights, ns=(1, 1))
     assert weights_checksum(tmp_path) == first
 
 
-def test_missing_weights_name_the_directory(tmp_path):
+def test_error_for_missing_weights_names_the_directory(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=f"{tmp_path.name}: no weights; expected one of model.safetensors"):
         weights_checksum(tmp_path)
@@ -92,11 +92,11 @@ def test_broken_index_is_named(sharded, text):
 
 
 @pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "inner/a.safetensors", 3])
-def test_index_may_only_name_files_beside_it(sharded, name):
+def test_index_may_only_name_files_in_its_directory(sharded, name):
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
-    with pytest.raises(ValueError, match="expected a file beside the index"):
+    with pytest.raises(ValueError, match="expected a file next to the index"):
         weight_files(sharded)
 
 
-def test_no_weights_among_names_is_none():
+def test_weight_entry_is_none_without_weights():
     assert weight_entry({"config.json", "model.onnx"}) is None

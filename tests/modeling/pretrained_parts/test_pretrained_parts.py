@@ -298,7 +298,7 @@ def test_encoder_repository_with_an_adapter_is_refused(tmp_path):
     encoder.save_pretrained(tmp_path)
     get_peft_model(encoder, LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(tmp_path)
     assert (tmp_path / "adapter_config.json").exists() and (tmp_path / "model.safetensors").exists()
-    with pytest.raises(ValueError, match="holds adapter_config.json, an adapter, beside the pretrained weights"):
+    with pytest.raises(ValueError, match="holds adapter_config.json, an adapter, with the pretrained weights"):
         tiny_model(str(tmp_path))
 
 

