@@ -1,7 +1,9 @@
 """Convert the checkpoints of the original programs into directories that `from_pretrained` opens.
 
-Each system has a folder or file: tables that rename its tensors, the sizes that they imply, and `convert_…`, which
-writes the directory. `checkpoints.py` reads untrusted files, `renaming.py` applies tables, `saving.py` writes.
+Each system has a folder or file of its own: tables that rename its tensors, the sizes that their shapes imply, and
+`convert_…`, which writes the directory. `checkpoints.py` reads untrusted files, `renaming.py` applies tables,
+`saving.py` writes and `model_cards.py` describes the result. A new system is one such folder, a line in `_PUBLIC` and
+a command in `hf_any3d/cli/convert.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public function when it is first used: the tables alone need no model."""
+    """Import a public function on first use, since the tables alone need no model."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Reading original checkpoints as data, and accounting for every tensor in them."""
+"""Read untrusted checkpoints as data, never as code, and account for every tensor in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,8 +19,8 @@ from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
-# Plain numbers of numpy, which training programs like to keep beside the weights; the function that makes them has
-# another name in files of older versions.
+# NumPy scalars, which training programs often store along with the weights; older versions call their constructor by
+# another name.
 _NUMBER = np.float64(0).__reduce__()[0]
 _NUMBERS = [
     np.dtype,
@@ -28,11 +29,12 @@ _NUMBERS = [
 ]
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-"""What weights of the published programs are stored in; quantized, complex and 8 bit floats are not read."""
+"""Types of weights in the published files; quantized, complex and 8-bit floats are not read."""
 _LONGEST_NAME = 500
-# How much larger than itself a compressed file may say that it is; weights shrink by a tenth, so this is generous.
+# How many times its own size a compressed file may unpack to, and the size that is always read. Compression saves
+# about a tenth of weights, so this is generous.
 _EXPANSION, _ALWAYS_READ = 20, 64 * 2**20
-# How often tensors of a file may share the same numbers: tied weights do so two or three times.
+# How many times tensors of a file may share the same storage: tied weights do so two or three times.
 _SHARING = 8
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a member of a zip: lengths of name and extra field
 
@@ -40,23 +42,23 @@ _LOCAL_HEADER = struct.Struct("<26xHH")  # of a member of a zip: lengths of name
 def read_checkpoint(
     path: str | os.PathLike, keys: tuple[str, ...] = ("model", "base_model")
 ) -> dict[str, torch.Tensor]:
-    """Read the state dict in a file that `torch.save` wrote; nothing but tensors and plain values is ever unpickled.
+    """Read the state dict in a file that `torch.save` wrote, unpickling nothing but tensors and plain values.
 
-    Files whose members are stored as they are, are mapped into memory; others, such as repacked and compressed ones,
-    are read. Checksums are compared in both cases.
+    Uncompressed files are mapped into memory; others, such as repacked and compressed ones, are read. Checksums are
+    compared in both cases.
 
     Args:
         path: The file.
-        keys: Where in the file's dict the state dict may be; a file that is nothing but a state dict is taken too.
+        keys: Keys of the file's dict under which the state dict may be; a bare state dict is accepted too.
 
     Returns:
-        Tensors by name, on the CPU, without the `module.` that data-parallel training puts in front. All are dense
-        and of one of `DTYPES`.
+        Tensors by name, on the CPU, without the prefix `module.` of data-parallel training. All are dense and of one
+        of `DTYPES`.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: The file is damaged, holds objects that would run code, holds no state dict, or holds tensors that
-            are no plain arrays.
+            are not plain arrays.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,50 +67,60 @@ def read_checkpoint(
     in_place = members is not None and _is_readable_in_place(path, members)
     state = _state_dict(path, _load(path, "cpu", in_place), keys)
     check_tensors(path, state)
-    try:
+    with errors_about(path):
         return without_parallel_prefix(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
-def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors without the `module.` that data-parallel training puts in front of their names.
+def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
+    """Read the state dict of a directory, memory-mapped if the format allows it.
 
-    Raises:
-        ValueError: If two tensors then have the same name; all such names are listed.
-    """
-    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if len(plain) < len(state):
-        twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]
-        raise ValueError(f"the checkpoint holds tensors that mean the same part: {listed(twice)}")
-    return plain
+    Args:
+        directory: With `model.safetensors` or `pytorch_model.bin`, or the index of several such files.
 
-
-def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Make sure that all numbers are finite, also in float32.
+    Returns:
+        Tensors by name, and the files that hold them.
 
     Raises:
-        ValueError: If there are NaN, infinite or larger ones; the tensors are listed.
+        FileNotFoundError: No weights, or a file that the index names is missing.
+        ValueError: A file is damaged or holds more than tensors and plain values, or two hold the same tensor.
     """
-    wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint holds NaN or infinite numbers in {len(wrong)} tensors: {listed(sorted(wrong))}; expected "
-            "finite weights"
-        )
+    for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
+        if (index := directory / f"{name}.index.json").is_file():
+            return _read_all(_files_in_index(index))
+        if (directory / name).is_file():
+            return _read_all([directory / name])
+    raise FileNotFoundError(f"{directory}: no weights; expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}, or an index")
+
+
+def read_json(file: Path) -> dict:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}; expected an object")
+    return content
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Make sure that tensors are exactly those which are expected.
+    """Check that names, shapes and kinds of tensors are exactly those expected.
 
     Args:
         path: The file that they came from, for the message.
         found: Tensors by name.
-        expected: Tensors of the same shapes, by name; their numbers are not looked at, so they may be on `meta`.
+        expected: Tensors of the same shapes, by name, possibly on `meta`; their values are not compared.
 
     Raises:
-        ValueError: Tensors are missing, left over, of another shape, or hold fractions where whole numbers belong or
-            the other way round; all are listed.
+        ValueError: Tensors are missing, left over, of another shape, or floats instead of integers or vice versa; all
+            are listed.
     """
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
@@ -123,13 +135,84 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
         for name in both
         if found[name].is_floating_point() != expected[name].is_floating_point()
     ]
-    told = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
-    if problems := [f"{what}: {listed(names)}" for what, names in told if names]:
+    kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
+    if problems := [f"{what}: {listed(names)}" for what, names in kinds if names]:
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
 
 
+def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Check that tensors are plain arrays whose numbers are all in the file.
+
+    Raises:
+        ValueError: Tensors are sparse, quantized, not of one of `DTYPES`, or larger than what is stored; all are
+            listed. Or a name is not text, or very long.
+    """
+    for name in state:
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+            seen = f"one of {len(name):,} characters" if isinstance(name, str) else f"a {type(name).__name__}"
+            raise ValueError(f"{path}: names of tensors are text of up to {_LONGEST_NAME} characters; found {seen}")
+    wrong, stored, claimed = [], {}, 0
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_nested:
+            wrong.append(f"{name} is {'nested' if tensor.is_nested else tensor.layout}")
+        elif tensor.dtype not in DTYPES or tensor.is_quantized:
+            wrong.append(f"{name} is {tensor.dtype}")
+        elif tensor.device.type != "cpu":
+            wrong.append(f"{name} has no numbers (it is on {tensor.device})")
+        elif tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            wrong.append(f"{name} claims {tensor.numel():,} numbers, more than are stored")
+        else:
+            storage = tensor.untyped_storage()
+            stored[storage.data_ptr()] = storage.nbytes()
+            claimed += tensor.numel() * tensor.itemsize
+    if wrong:
+        raise ValueError(
+            f"{path}: not all tensors are plain arrays of numbers (dense, float16 to float64, integers or bool): "
+            f"{listed(sorted(wrong))}"
+        )
+    if claimed > _SHARING * sum(stored.values()):
+        raise ValueError(f"{path}: tensors claim {claimed:,} bytes, but {sum(stored.values()):,} are stored")
+
+
+def check_finite(state: Mapping[str, torch.Tensor]) -> None:
+    """Check that all numbers are finite in float32.
+
+    Raises:
+        ValueError: Some are NaN, infinite or too large; the tensors are listed.
+    """
+    wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint holds NaN or infinite numbers in {len(wrong)} tensors: {listed(sorted(wrong))}; expected "
+            "finite weights"
+        )
+
+
+def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Remove the prefix `module.` of data-parallel training from the names of tensors.
+
+    Raises:
+        ValueError: Two tensors then have the same name; all such names are listed.
+    """
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(plain) < len(state):
+        twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]
+        raise ValueError(f"the checkpoint holds tensors that mean the same part: {listed(twice)}")
+    return plain
+
+
+@contextmanager
+def errors_about(source: str | os.PathLike) -> Iterator[None]:
+    """Prefix the message of a `ValueError` with the file or directory that it is about, unless it already names it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error
+
+
 def listed(names: list[str]) -> str:
-    """Names in one line; of very many, the first ones and a count."""
+    """Join names in one line, shortened to the first ones and a count if there are many."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -143,16 +226,16 @@ def _load(path: Path, device: str, in_place: bool = False) -> Any:
             f"{path}: not a checkpoint of tensors and plain values ({_first_line(error)}); other objects are refused, "
             "since reading them runs code of whoever made the file"
         ) from error
-    # Whatever a crafted file makes torch's reader stumble over, there are a dozen kinds of it, the file is to blame.
+    # Crafted files make torch's reader raise a dozen kinds of errors; in all of them the file is at fault.
     except Exception as error:
         raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
 
 
 def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
-    """Compare the checksums of all members of a zip; returns the members by the offset of their content.
+    """Compare the checksums of all members of a zip and return the members by the offset of their content.
 
     Raises:
-        ValueError: A member is damaged, there twice, or the zip says that it unpacks to many times its size.
+        ValueError: A member is damaged or occurs twice, or the zip claims to unpack to many times its size.
     """
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
@@ -170,7 +253,7 @@ def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
             for member in members:
                 _compare_checksum(path, archive, member)
                 file.seek(member.header_offset)
-                # Lengths in the member's own header count, those in the directory of the zip can be others.
+                # The lengths in the member's own header are used; those in the zip's directory may differ.
                 lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
                 offsets[member.header_offset + _LOCAL_HEADER.size + sum(lengths)] = member
             return offsets
@@ -183,22 +266,22 @@ def _compare_checksum(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipI
         with archive.open(member) as content:
             while content.read(2**20):
                 pass
-    # A wrong checksum, fewer bytes than told, a broken or encrypted stream: there is a kind of error for each.
+    # A wrong checksum, too few bytes, a broken or encrypted stream: each raises another kind of error.
     except Exception as error:
         reason = _first_line(error)
         raise ValueError(f"{path}: damaged, its member {member.filename!r} cannot be read ({reason})") from error
 
 
 def _is_readable_in_place(path: Path, members: Mapping[int, zipfile.ZipInfo]) -> bool:
-    """Whether torch may map a file: every tensor is a whole member that is stored as it is.
+    """Return whether torch may map a file: every tensor is a complete, uncompressed member.
 
-    Mapping believes the sizes that tensors claim, and reads whatever lies behind a member that is shorter.
+    Mapping trusts the sizes that tensors claim, and reads past the end of a member that is shorter.
     """
     if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
         return False
     try:
         content = _load(path, "meta")
-    except ValueError:  # of tensors that meta does not know; reading the file tells what is wrong with it
+    except ValueError:  # tensors that meta does not support; reading the file reports what is wrong with it
         return False
     tensors = _tensors_in(content)
     if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors):
@@ -206,7 +289,7 @@ def _is_readable_in_place(path: Path, members: Mapping[int, zipfile.ZipInfo]) ->
     are_all_found = True
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        # Torch works out where most members begin, which is right for files that it wrote itself.
+        # Torch computes most offsets instead of reading them, which is right for files that it wrote itself.
         member = members.get(getattr(storage, "_checkpoint_offset", -1))
         if member is None:
             are_all_found = False
@@ -246,40 +329,6 @@ def _state_dict(path: Path, content: object, keys: tuple[str, ...]) -> dict[str,
     return dict(state)
 
 
-def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Make sure that tensors are plain arrays that lie in the file, so that what follows can count on it.
-
-    Raises:
-        ValueError: If a tensor is sparse, quantized, of a type that is not in `DTYPES`, or larger than what is stored;
-            all are listed. If a name is no text, or very long.
-    """
-    for name in state:
-        if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-            told = f"one of {len(name):,} characters" if isinstance(name, str) else f"a {type(name).__name__}"
-            raise ValueError(f"{path}: names of tensors are text of up to {_LONGEST_NAME} characters; found {told}")
-    wrong, stored, claimed = [], {}, 0
-    for name, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_nested:
-            wrong.append(f"{name} is {'nested' if tensor.is_nested else tensor.layout}")
-        elif tensor.dtype not in DTYPES or tensor.is_quantized:
-            wrong.append(f"{name} is {tensor.dtype}")
-        elif tensor.device.type != "cpu":
-            wrong.append(f"{name} has no numbers (it is on {tensor.device})")
-        elif tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-            wrong.append(f"{name} claims {tensor.numel():,} numbers, more than are stored")
-        else:
-            storage = tensor.untyped_storage()
-            stored[storage.data_ptr()] = storage.nbytes()
-            claimed += tensor.numel() * tensor.itemsize
-    if wrong:
-        raise ValueError(
-            f"{path}: not all tensors are plain arrays of numbers (dense, float16 to float64, integers or bool): "
-            f"{listed(sorted(wrong))}"
-        )
-    if claimed > _SHARING * sum(stored.values()):
-        raise ValueError(f"{path}: tensors claim {claimed:,} bytes, but {sum(stored.values()):,} are stored")
-
-
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
         return True
@@ -293,49 +342,10 @@ def _first_line(error: Exception) -> str:
     return (lines or str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
-    """Read the state dict of a directory, in place where the format allows it.
-
-    Args:
-        directory: With `model.safetensors` or `pytorch_model.bin`, or the index of several such files.
-
-    Returns:
-        Tensors by name, and the files that they are in.
-
-    Raises:
-        FileNotFoundError: No weights, or a file that the index names is missing.
-        ValueError: A file is damaged or holds more than tensors and plain values, or two hold the same tensor.
-    """
-    for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
-        if (index := directory / f"{name}.index.json").is_file():
-            return _read_all(_named_by(index))
-        if (directory / name).is_file():
-            return _read_all([directory / name])
-    raise FileNotFoundError(f"{directory}: no weights; expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}, or an index")
-
-
-def read_json(file: Path) -> dict:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It holds something else.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}; expected an object")
-    return content
-
-
-def _named_by(index: Path) -> list[Path]:
+def _files_in_index(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or any(Path(name).name != name for name in map(str, names.values())):
-        raise ValueError(f"{index}: no weight_map from tensors to files beside it")
+        raise ValueError(f"{index}: no weight_map from tensors to files in the same directory")
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
@@ -356,8 +366,7 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"{file}: no such file")
     try:
         state = load_file(file)
-    # An unknown dtype is a KeyError.
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
         raise ValueError(f"{file}: damaged, or no safetensors file ({error})") from error
     check_tensors(file, state)
     return state

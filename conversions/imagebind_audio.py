@@ -1,4 +1,4 @@
-"""The audio encoder in an original ImageBind checkpoint, under our names."""
+"""Convert the audio encoder of ImageBind: its tensors under our names, and a directory that opens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import Names, as_vector, rename_tensors
 from hf_any3d.conversions.saving import new_directory
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
@@ -26,16 +26,16 @@ NAMES: Names = {
     _BLOCK + r"norm_(?P<norm>[12])\.": "layers.{layer}.norm{norm}.",
     _BLOCK + r"mlp\.fc(?P<linear>[12])\.": "layers.{layer}.mlp.fc{linear}.",
     r"modality_heads\.audio\.0\.": "layernorm.",
-    # The way into the space that all senses share is not part of the encoder.
+    # The projection into the space shared by all modalities is not part of the encoder.
     r"modality_heads\.audio\.2\.": None,
     r"modality_postprocessors\.audio\.": None,
-    # The other senses.
+    # The other modalities.
     r"modality_(preprocessors|trunks|heads|postprocessors)\.(?!audio\.)": None,
 }
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], heads: int) -> dict[str, torch.Tensor]:
-    """Take the audio encoder out of ImageBind.
+    """Extract the audio encoder of ImageBind.
 
     Args:
         original: All tensors of an ImageBind checkpoint.
@@ -45,8 +45,8 @@ def convert_state_dict(original: dict[str, torch.Tensor], heads: int) -> dict[st
         Tensors of an `ImageBindAudioModel`.
 
     Raises:
-        ValueError: If a tensor belongs to no known part, two to the same, a bias cannot be cut into heads, or there
-            are NaN or infinite numbers in what is kept.
+        ValueError: A tensor belongs to no known part, two to the same, a bias cannot be split into heads, or kept
+            tensors hold NaN or infinite numbers.
     """
     renamed = rename_tensors(original, NAMES)
     return {name: _by_head(name, tensor, heads) if "bias_" in name else tensor for name, tensor in renamed.items()}
@@ -62,12 +62,12 @@ def _by_head(name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
 def convert_imagebind_audio(
     checkpoint: str | os.PathLike, output: str | os.PathLike, *, config: ImageBindAudioConfig | None = None
 ) -> dict[str, Any]:
-    """Convert the audio trunk of `imagebind_huge.pth`; the other senses are left out.
+    """Convert the audio trunk of `imagebind_huge.pth`; the other modalities are left out.
 
     Args:
         checkpoint: The authors' file.
-        output: Directory to make.
-        config: Sizes; those of `imagebind_huge` when left out.
+        output: Directory to create.
+        config: Sizes; by default those of `imagebind_huge`.
 
     Returns:
         Facts by name: `output`, `parameters`.
@@ -80,10 +80,8 @@ def convert_imagebind_audio(
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint)
         model = ImageBindAudioModel(config or ImageBindAudioConfig())
-        try:
+        with errors_about(checkpoint):
             state = convert_state_dict(original, model.config.num_attention_heads)
-        except ValueError as error:
-            raise ValueError(f"{checkpoint}: {error}") from error
         account(checkpoint, state, model.state_dict())
         model.load_state_dict(state)
         model.save_pretrained(directory)

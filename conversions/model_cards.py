@@ -1,4 +1,4 @@
-"""The model cards of converted checkpoints: what the authors released, and how it became this repository."""
+"""Write the model cards of converted checkpoints: what the authors released, and how it was converted."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d import __version__
+from hf_any3d.atomic_files import write_text
 from hf_any3d.conversions.act import KINDS
+from hf_any3d.conversions.act.datasets import TrainedOn
 from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.conversions.minigpt3d.assembly import Assembly
+from hf_any3d.conversions.minigpt3d.stages import STAGES, StageFile
 from hf_any3d.markdown import code, inline
-from hf_any3d.model_card.building import Subject, build_model_card
-from hf_any3d.model_card.doors import FILE, sign_card
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.saving import FILE, sign_card
+from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
-from hf_any3d.whole_files import write_text
 
-if TYPE_CHECKING:
-    from hf_any3d.conversions.act.datasets import TrainedOn
-    from hf_any3d.conversions.minigpt3d.assembly import Whole
-    from hf_any3d.conversions.minigpt3d.stages import StageFile
-
-# What only released programs do.
+# Settings that only released programs use.
 _ANY2POINT_ACCIDENTS = (
     "attention_axis",
     "line_mapping",
@@ -50,30 +48,30 @@ _ACT_ACCIDENTS = (
     "encode_visible_only",
 )
 _ACT_WHAT = {
-    "dvae": "Makes a 3D point cloud of discrete codes and back.",
-    "pretrain": "A point transformer that learned to guess what a frozen teacher makes of hidden patches.",
-    "cls": "Names what a 3D point cloud shows: {labels}.",
-    "partseg": "Names the part of an object that every point of a 3D point cloud belongs to: {labels}.",
-    "semseg": "Names the object that every point of a room belongs to: {labels}.",
+    "dvae": "Encodes a 3D point cloud as discrete codes and reconstructs it from them.",
+    "pretrain": "A point transformer pretrained to predict a frozen teacher's features of masked patches.",
+    "cls": "Classifies 3D point clouds: {labels}.",
+    "partseg": "Segments 3D point clouds of objects into parts: {labels}.",
+    "semseg": "Segments 3D point clouds of rooms into objects: {labels}.",
 }
 _MINIGPT3D_PARTS = ("point encoder", "Q-Former", "language model")
 _MINIGPT3D_COMPUTES = """\
 {experts} LoRA has rank {text_rank} in the language model and {qformer_rank} in the Q-Former; its scale is the \
 published one, as no file holds it. Kept as released:
 
-- the weights of the query sets that a cloud is asked with do not sum to 1 (`normalize_router_weights=False`);
+- the weights of a cloud's query sets do not sum to 1 (`normalize_router_weights=False`);
 - start tokens of later questions are hidden from attention (`hide_inner_bos=True` of the processor), as in training;
 - answers end at `###`; the model never learnt an end token.
 
-Otherwise than in the released programs, sampling of patches starts at a cloud's first point and not at a random one, \
-and the dropout of the Q-Former's LoRA, which is on there when answering too, is off. `generation_config.json` has \
+Unlike in the released programs, sampling of patches starts at a cloud's first point, not at a random one, and the \
+dropout of the Q-Former's LoRA, which stays on there during inference, is off. `generation_config.json` has \
 the settings of the released demo; `PUBLISHED_GENERATION` of `hf_any3d.chat` has those of the released evaluation. \
 The processor has the prompts of training (the default), of the evaluation and of the demo as chat templates."""
 _MINIGPT3D_TRAINED_ON = """\
 The authors trained on objects of Objaverse: about 660,000 brief descriptions in stages I and II, and about 70,000 \
 detailed descriptions and conversations in stages III and IV, both published with PointLLM. Point encoder, Q-Former \
-and language model come from PointLLM, BLIP-2 and Phi-2, and the way from the Q-Former to the language model from \
-TinyGPT-V."""
+and language model come from PointLLM, BLIP-2 and Phi-2, and the projection from the Q-Former to the language model \
+from TinyGPT-V."""
 _MINIGPT3D_LICENCE = """\
 The authors publish MiniGPT-3D under CC BY-NC-SA 4.0, which forbids commercial use. The licences of PointLLM's \
 encoder, BLIP-2, TinyGPT-V and Phi-2 apply to their parts."""
@@ -85,10 +83,10 @@ def write_any2point_card(
     """Write the card of a converted Any2Point checkpoint.
 
     Args:
-        directory: Where to.
+        directory: Existing directory to write to.
         title: Name of the repository.
         checkpoint: The authors' file.
-        variant: Which of the released programs.
+        variant: One of `VARIANTS`.
         encoder_name: The encoder that the frozen layers were compared with.
         model: The converted model.
     """
@@ -96,20 +94,20 @@ def write_any2point_card(
     on_hub = not os.path.isdir(encoder_name)
     flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _ANY2POINT_ACCIDENTS)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    compared = f"{code(encoder_name)}, from which the table of positions is taken." if on_hub else "the encoder given."
+    compared = f"{code(encoder_name)}, the source of the position table." if on_hub else "the given encoder."
     card = build_model_card(
         Subject.from_model(model),
         title,
-        intro=f"Names what a 3D point cloud shows: {config.num_labels} classes of {inline(program.dataset)}.",
-        remark=f"This is the checkpoint that the authors released for this data set, converted by hf_any3d "
+        intro=f"Classifies 3D point clouds: {config.num_labels} classes of {inline(program.dataset)}.",
+        remark=f"This is the checkpoint that the authors released for this dataset, converted by hf_any3d "
         f"{__version__} (variant {code(variant)}). {trained:,} parameters were trained.",
         base_model=encoder_name if on_hub else None,
         sections={
             "What it computes": "The released program, with the accidents that its weights were trained with: "
             f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
             "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. They "
-            "picked the best epoch on that test set. This conversion measured nothing.",
-            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
+            "picked the best epoch on that test set. The converted model was not evaluated.",
+            "Source": f"{code(checkpoint.name)}, sha256:{_file_digest(checkpoint)}. Every tensor of it is accounted "
             f"for. Its frozen layers equal those of {compared}",
         },
     )
@@ -128,12 +126,12 @@ def write_act_card(
     """Write the card of a converted ACT checkpoint.
 
     Args:
-        directory: Where to.
+        directory: Existing directory to write to.
         title: Name of the repository.
         checkpoint: The authors' file.
         kind: One of `KINDS`.
         model: The converted model.
-        trained_on: What it was fine-tuned on, where that is known.
+        trained_on: The dataset of its fine-tuning, if known.
         teacher: The encoder that the frozen teacher was compared with, if one was named.
     """
     config = model.config
@@ -148,7 +146,7 @@ def write_act_card(
     left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out" if kind == "pretrain" else ""
     compared = ""
     if teacher is not None:
-        compared = f" The teacher's layers equal those of {code(teacher) if on_hub else 'the encoder given'}."
+        compared = f" The teacher's layers equal those of {code(teacher) if on_hub else 'the given encoder'}."
     card = build_model_card(
         Subject.from_model(model),
         title,
@@ -160,40 +158,38 @@ def write_act_card(
             "What it computes": f"The released program, with the accidents that its weights were trained with: "
             f"{flags}. The defaults of `{type(config).__name__}` are the sound ones."
             f"{_act_remarks(trained_on, autoencoder)}",
-            "Quality": f"{reported}This conversion measured nothing.",
-            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
+            "Quality": f"{reported}The converted model was not evaluated.",
+            "Source": f"{code(checkpoint.name)}, sha256:{_file_digest(checkpoint)}. Every tensor of it is accounted "
             f"for{left_out}. The number of patches ({config.num_groups} of {config.group_size} points) and that of "
-            "attention heads have no shape in a checkpoint; where they were not given, they are the published ones."
+            "attention heads cannot be read from a checkpoint; unless given, they are the published ones."
             f"{compared}",
         },
     )
     _write(card, directory)
 
 
-def write_minigpt3d_card(directory: Path, title: str, whole: Whole, dtype: str) -> None:
+def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype: str) -> None:
     """Write the card of a converted MiniGPT-3D.
 
     Args:
-        directory: Where to.
+        directory: Existing directory to write to.
         title: Name of the repository.
-        whole: The model, whose numbers are not looked at.
-        dtype: What fractions are stored in.
+        assembly: The assembled model.
+        dtype: Type that floats are stored in.
     """
-    from hf_any3d.conversions.minigpt3d.stages import STAGES
-
-    config, files = whole.model.config, whole.files
-    sources = [_source(name, part.files) for name, part in zip(_MINIGPT3D_PARTS, whole.parts, strict=True)]
+    model, config, files = assembly.model, assembly.model.config, assembly.files
+    sources = [_source(name, part.files) for name, part in zip(_MINIGPT3D_PARTS, assembly.parts, strict=True)]
     sources += [_source(f"{STAGES[file.stage]}, {file.entries} tensors", [file.path]) for file in files]
     listed = "\n".join(sources)
-    compared = ", which equal the encoder given" if any(file.encoder for file in files) else ""
+    compared = ", which equal the given encoder" if any(file.encoder for file in files) else ""
     card = build_model_card(
-        Subject(type(whole.model), config, total_parameters=whole.model.num_parameters(), num_points=8192),
+        Subject(type(model), config, total_parameters=model.num_parameters(), num_points=8192),
         title,
         license="cc-by-nc-sa-4.0",
         language="en",
         remark=f"These are weights of the authors, converted by hf_any3d {__version__}, stored in {dtype}."
-        f"{_state(config, files, whole.fresh)} It takes {config.point_config.in_channels} channels of a point: "
-        "coordinates, then colours from 0 to 1.",
+        f"{_training_state(config, files, assembly.fresh)} It takes {config.point_config.in_channels} channels per "
+        "point: coordinates, then colors from 0 to 1.",
         sections={
             "What it was trained on": _MINIGPT3D_TRAINED_ON,
             "What it computes": _MINIGPT3D_COMPUTES.format(
@@ -201,9 +197,9 @@ def write_minigpt3d_card(directory: Path, title: str, whole: Whole, dtype: str) 
                 text_rank=config.text_lora["r"],
                 qformer_rank=config.qformer_lora["r"],
             ),
-            "Quality": "This conversion measured nothing.",
-            "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are what of BLIP-2 is no part of "
-            "the Q-Former's path of queries, and the copies of the frozen point encoder in the checkpoints"
+            "Quality": "The converted model was not evaluated.",
+            "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "
+            "Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints"
             f"{compared}.",
             "Licence": _MINIGPT3D_LICENCE,
         },
@@ -211,8 +207,7 @@ def write_minigpt3d_card(directory: Path, title: str, whole: Whole, dtype: str) 
     _write(card, directory)
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+def _file_digest(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -231,27 +226,27 @@ def _teacher(autoencoder: PreTrainedModel | None) -> str:
         return " It has no teacher."
     text = f" Its frozen teacher is a {code(autoencoder.config.encoder_config.model_type)} encoder"
     if autoencoder.config.encoder_name_or_path is None:
-        text += "; its layers are stored here, without what embeds words or images, which nothing reads"
+        text += "; its layers are stored here, without its embeddings, which nothing reads"
     return f"{text}."
 
 
 def _accidents(config: PreTrainedConfig, autoencoder: PreTrainedModel | None) -> list[str]:
     configs = [config] + ([autoencoder.config] if autoencoder is not None else [])
-    told: dict[str, None] = {}
+    found: dict[str, None] = {}
     for one in configs:
         sound = type(one)()
         for name in _ACT_ACCIDENTS:
             if hasattr(one, name) and getattr(one, name) != getattr(sound, name):
-                told[f"{name}={getattr(one, name)!r}"] = None
-    return list(told)
+                found[f"{name}={getattr(one, name)!r}"] = None
+    return list(found)
 
 
 def _act_remarks(trained_on: TrainedOn | None, autoencoder: PreTrainedModel | None) -> str:
     remarks = [trained_on.remark] if trained_on and trained_on.remark else []
     if autoencoder is not None:
         remarks.append(
-            "Codes are drawn with noise also in eval mode, so the same cloud gives other numbers each time; "
-            "`noise_in_eval=False` ends that."
+            "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
+            "`noise_in_eval=False` turns this off."
         )
         if autoencoder.config.attention_axis == "batch":
             remarks.append("**Features depend on the other clouds of a batch.**")
@@ -259,32 +254,30 @@ def _act_remarks(trained_on: TrainedOn | None, autoencoder: PreTrainedModel | No
 
 
 def _source(what: str, files: Sequence[Path]) -> str:
-    return f"- {what}: " + ", ".join(f"{code(file.name)} (sha256:{file_digest(file)})" for file in files)
+    return f"- {what}: " + ", ".join(f"{code(file.name)} (sha256:{_file_digest(file)})" for file in files)
 
 
-def _state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:
-    from hf_any3d.conversions.minigpt3d.stages import STAGES
-
+def _training_state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:
     last = files[-1].stage
-    left = f"stage {'I' * config.stage}" if last == 3 else STAGES[last]
-    text = f" It is as {left} left it." if last else ""
+    stage = f"stage {'I' * config.stage}" if last == 3 else STAGES[last]
+    text = f" It is the result of {stage}." if last else ""
     if "bridge.point_mlp" in fresh:
-        text += " **Nothing of it was trained on point clouds yet**; it is what stage I starts from."
+        text += " **It has not been trained on point clouds yet**; stage I starts from it."
     if fresh:
-        text += f" No file has {', '.join(map(code, fresh))}; they are as training begins them."
+        text += f" No file has {', '.join(map(code, fresh))}; they are initialized as training does."
     if config.parts:
         named = ", ".join(name.replace("_", " ") for name in config.parts)
         text += (
-            f" Not stored here: {named}. They are loaded from directories of the machine that this was converted on, "
-            "and checked against checksums; before sharing, convert with `--store-parts`, or put the parts on the hub "
-            "and name them in `parts` of `config.json`."
+            f" Not stored here: {named}. They are loaded from directories of the machine that converted this model, "
+            "and checked against checksums; before sharing, convert with `--store-parts`, or push the parts to the "
+            "hub and name them in `parts` of `config.json`."
         )
     return text
 
 
 def _experts(config: MiniGPT3DConfig) -> str:
     if not config.use_query_experts:
-        return "The Q-Former asks with one set of queries."
+        return "The Q-Former has one set of queries."
     return (
         f"A router picks {config.router_top_k} of {config.num_query_experts} sets of queries for each cloud "
         f"({code(f'router={config.router!r}')})."

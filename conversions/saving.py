@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all."""
+"""Write converted models, into a directory that appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,105 +17,25 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from hf_any3d.atomic_files import claim, remove_temporaries, temporary_path
 from hf_any3d.conversions.checkpoints import account, listed
-from hf_any3d.whole_files import claim, remove_temporaries, temporary_path
 
-# What is in memory at a time beside what the tensors themselves take, which is little where files are read in place.
+# The copy of a shard is what writing needs in memory next to the tensors, which are often memory-mapped.
 _SHARD = "1GB"
-
-
-def save_weights(
-    directory: Path,
-    architecture: str,
-    config: PreTrainedConfig,
-    tensors: Mapping[str, torch.Tensor],
-    dtype: torch.dtype,
-) -> None:
-    """Write what `from_pretrained` opens: config.json and safetensors files.
-
-    Args:
-        directory: Where to.
-        architecture: Name of the model's class.
-        config: Of the model; it is told class and dtype.
-        tensors: The state dict of the model.
-        dtype: What fractions are stored in; whole numbers stay as they are.
-
-    Raises:
-        ValueError: If a number is too large for the dtype.
-    """
-    planned = {
-        name: torch.empty(tensor.shape, dtype=_kept(tensor, dtype), device="meta") for name, tensor in tensors.items()
-    }
-    split = split_torch_state_dict_into_shards(planned, max_shard_size=_SHARD)
-    files = split.filename_to_tensors.items()
-    for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
-        # Without a name, which would keep a file's tensors until the next one's are there too.
-        save_file({name: _cast(name, tensors[name], dtype) for name in names}, directory / file, {"format": "pt"})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    config.architectures, config.dtype = [architecture], dtype
-    config.save_pretrained(directory)
-
-
-def _kept(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if tensor.is_floating_point() else tensor.dtype
-
-
-def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    # A copy, as tensors that share their memory cannot be stored.
-    cast = tensor.to(_kept(tensor, dtype), copy=True, memory_format=torch.contiguous_format)
-    if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
-        raise ValueError(f"{name} has numbers that float16 cannot hold; give --dtype bfloat16 or float32")
-    return cast
-
-
-# Copies of the same float32 numbers; anything above is another encoder.
+# Largest difference between copies of the same float32 numbers.
 _EQUAL = 1e-6
-
-
-def check_frozen(
-    checkpoint: str | os.PathLike,
-    name: str,
-    expected: Mapping[str, torch.Tensor],
-    frozen: Mapping[str, torch.Tensor],
-    option: str,
-) -> None:
-    """Make sure that frozen tensors are those of a named encoder.
-
-    Args:
-        checkpoint: The file that they came from.
-        name: The encoder.
-        expected: Its tensors.
-        frozen: Those in the checkpoint, under the same names.
-        option: The command line's word for the encoder.
-
-    Raises:
-        ValueError: If tensors are missing, left over, of another shape or others; they are listed.
-    """
-    account(checkpoint, frozen, expected)
-    different = [
-        key
-        for key, tensor in expected.items()
-        if not torch.allclose(frozen[key].float(), tensor, rtol=_EQUAL, atol=_EQUAL)
-    ]
-    if different:
-        raise ValueError(
-            f"{checkpoint}: its frozen layers are not those of encoder {name!r}: {len(different)} of {len(expected)} "
-            f"tensors differ: {listed(different)}; give the encoder that it was trained with by {option}"
-        )
 
 
 @contextmanager
 def new_directory(output: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary directory to write to, which takes its name at the end; after an error nothing stays.
+    """Yield a temporary directory that is renamed to `output` at the end, or removed after an error.
 
     Args:
-        output: The directory to be; it must not exist yet, or be empty.
+        output: The final directory; it must be new or empty.
 
     Raises:
-        FileExistsError: There is something in it, or it is a symbolic link.
-        BlockingIOError: Another process is making it.
+        FileExistsError: It is not empty, or a symbolic link.
+        BlockingIOError: Another process is writing it.
         OSError: It cannot be written, as on a full disk.
     """
     output = Path(output).absolute()
@@ -137,3 +57,87 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def save_weights(
+    directory: Path,
+    architecture: str,
+    config: PreTrainedConfig,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Write what `from_pretrained` opens: config.json and safetensors files.
+
+    Args:
+        directory: Existing directory to write to.
+        architecture: Name of the model's class.
+        config: The model's config; its class and dtype are set.
+        tensors: The state dict of the model.
+        dtype: Type to store floats in; integers stay as they are.
+
+    Raises:
+        ValueError: A number is too large for the dtype.
+    """
+    planned = {
+        name: torch.empty(tensor.shape, dtype=_stored_dtype(tensor, dtype), device="meta")
+        for name, tensor in tensors.items()
+    }
+    split = split_torch_state_dict_into_shards(planned, max_shard_size=_SHARD)
+    files = split.filename_to_tensors.items()
+    for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
+        # No variable holds the copies, so that they are freed before those of the next file are made.
+        save_file({name: _cast(name, tensors[name], dtype) for name in names}, directory / file, {"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    config.architectures, config.dtype = [architecture], dtype
+    config.save_pretrained(directory)
+
+
+def check_frozen(
+    checkpoint: str | os.PathLike,
+    name: str,
+    expected: Mapping[str, torch.Tensor],
+    frozen: Mapping[str, torch.Tensor],
+    option: str,
+) -> None:
+    """Check that the frozen tensors of a checkpoint are those of a named encoder.
+
+    Args:
+        checkpoint: The file that they came from.
+        name: The encoder.
+        expected: Its tensors.
+        frozen: Those in the checkpoint, under the same names.
+        option: The command line's option for the encoder.
+
+    Raises:
+        ValueError: Tensors are missing, left over, of another shape or have other values; they are listed.
+    """
+    account(checkpoint, frozen, expected)
+    different = [
+        key
+        for key, tensor in expected.items()
+        if not torch.allclose(frozen[key].float(), tensor, rtol=_EQUAL, atol=_EQUAL)
+    ]
+    if different:
+        raise ValueError(
+            f"{checkpoint}: its frozen layers are not those of encoder {name!r}: {len(different)} of {len(expected)} "
+            f"tensors differ: {listed(different)}; give the encoder that it was trained with as {option}"
+        )
+
+
+def stored_bytes(directory: str | os.PathLike) -> int:
+    """Return the total size of the files in a directory."""
+    return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
+
+
+def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    # A copy, since tensors that share memory cannot be stored.
+    cast = tensor.to(_stored_dtype(tensor, dtype), copy=True, memory_format=torch.contiguous_format)
+    if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
+        raise ValueError(f"{name} has numbers that float16 cannot hold; give --dtype bfloat16 or float32")
+    return cast

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from hf_any3d.modeling.encoders.sources import (
+from hf_any3d.modeling.pretrained_parts.sources import (
     OFFLINE_PACKAGES,
     EncoderMismatchError,
     EncoderSource,

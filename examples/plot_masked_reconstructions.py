@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hf_any3d.cli.predict import find_files
+from hf_any3d.cli.common import find_files
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions

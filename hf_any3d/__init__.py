@@ -10,10 +10,12 @@ import sys
 from pathlib import Path as _Path
 from typing import Any
 
-_root = _Path(__file__).resolve().parents[1]
-if (_root / "setup.cfg").is_file() and (_root / "modeling" / "__init__.py").is_file():
-    # A source checkout: modeling/ and conversions/ stand beside this folder, not inside it.
-    __path__.append(str(_root))
+_models = _Path(__file__).parent / "modeling"
+if not _models.is_dir():
+    raise ImportError(
+        f"{_models} is no link to a folder: this checkout was made without symbolic links; run `git config "
+        "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
+    )
 
 __version__ = "0.1.0"
 

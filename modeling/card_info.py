@@ -1,11 +1,14 @@
-"""Model card metadata of the model classes, and a pointer to this package in saved configs."""
+"""What the model classes contribute to model cards, and a pointer to this package in saved configs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -13,37 +16,110 @@ class CardInfo:
     """Model card metadata of a model class.
 
     Args:
-        system: The method that the class belongs to: "any2point", "act", "act_autoencoder" or "minigpt3d"; a key of
-            `hf_any3d.model_card.systems.SYSTEMS`.
         task: Task of the class; a key of `hf_any3d.model_card.tasks.TASKS`.
         opens: Class or auto class that loads a saved model in the card's example; None for the auto class of the task.
     """
 
-    system: str
     task: str
     opens: str | None = None
+
+
+_card_writers: list[Callable[[Any, str | os.PathLike, str | None], None]] = []
+
+
+def set_card_writer(writer: Callable[[Any, str | os.PathLike, str | None], None]) -> None:
+    """Set the function that writes model cards: `(model, directory, repository or None)`.
+
+    Cards belong to the library around the models, which registers its function here.
+    """
+    _card_writers[:] = [writer]
+
+
+@dataclass(frozen=True)
+class CardDescription:
+    """Sentences and metadata that a model class contributes to the card of a model. All text is Markdown.
+
+    Args:
+        what: What processes the points, and where the method is described.
+        stored: Which parameters are in the repository, and where the others are loaded from.
+        tags: Tags of the repository.
+        base_model: Repository that the model was made from; paths are dropped.
+        relation: How it was made from that: "adapter" or "finetune".
+        base_program: Call that builds the base of an adapter from `config`; `{name}` is the repository, quoted.
+    """
+
+    what: str
+    stored: str
+    tags: tuple[str, ...]
+    base_model: str | None = None
+    relation: str | None = None
+    base_program: str = "from_encoder_pretrained(config=config)"
+
+
+BUILD_FROM_ADAPTER = "build_for_adapter({name}, config, {{}})"
+"""`base_program` of models whose adapter repository also holds the rest of the model."""
+STORED_HERE = "all of them are stored in this repository."
+
+
+class CardSubject(Protocol):
+    """The model whose card is written, as `CardMixin.describe_for_card` gets it: `hf_any3d.model_card.Subject`.
+
+    `encoder` is the frozen encoder or teacher, `start` the model that training started from, `method` the PEFT method
+    of the adapter; each None where there is none. `is_trained` is True where the training is known.
+    """
+
+    config: Any
+    encoder: str | None
+    start: str | None
+    method: str | None
+    is_trained: bool
+
+    def show_name(self, name: str) -> str:
+        """Format a repository, or the last part of a path, as inline code."""
+
+    def locate_encoder(self, name: str | None) -> str:
+        """Return a sentence on where an encoder's weights are, starting with "encoder is"."""
 
 
 class CardMixin:
     """Write a model card whenever the model is saved or pushed.
 
-    Subclasses set `card_info`.
+    Subclasses set `card_info` and implement `describe_for_card`.
     """
 
     card_info: ClassVar[CardInfo]
-    # (model, directory, repository name or None). Set by
-    # `hf_any3d.registration`: cards need huggingface_hub, which models do not import.
-    write_card: ClassVar[Callable[[Any, str | os.PathLike, str | None], Any]]
+
+    def write_card(
+        self, directory: str | os.PathLike, repository: str | None = None, wrapper: PeftModel | None = None
+    ) -> None:
+        """Write the model card, with the function given to `set_card_writer`; without one, do nothing.
+
+        Args:
+            directory: Where `README.md` is written.
+            repository: Name of the hub repository, if the directory is about to be pushed.
+            wrapper: The PeftModel around this model, if an adapter is saved.
+        """
+        if _card_writers:
+            _card_writers[-1](self if wrapper is None else wrapper, directory, repository)
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe a model of this class for its card.
+
+        Raises:
+            ValueError: If the class does not implement it.
+        """
+        raise ValueError(f"{cls.__name__} does not implement describe_for_card, which its model card needs")
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
-            self.write_card(self, save_directory, None)
+            self.write_card(save_directory)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put the repository's card here, or its empty template where there is none.
-        self.write_card(self, working_dir, repo_id)
+        self.write_card(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel
 
 from hf_any3d import AutoModelForPointCloudClassification, GuidedAdapterConfig, encoder_linear_pattern
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.test_doors import (
     MAKERS,
     PROCESSOR,

@@ -1,21 +1,21 @@
-"""What is installed: all packages, nothing that reaches the wrong way, and a wheel that works by itself."""
+"""What is installed: every package, however it is installed, and nothing besides."""
 
 import configparser
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from hf_any3d.modeling.encoders.sources import OFFLINE_PACKAGES
+from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-# Folder at the root of the checkout, and the name under which it is installed.
-PACKAGES = {"hf_any3d": "hf_any3d", "modeling": "hf_any3d.modeling", "conversions": "hf_any3d.conversions"}
+# Folders at the root of the checkout that are linked into the package.
+LINKED = ("conversions", "modeling")
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +25,22 @@ def setup() -> configparser.ConfigParser:
     return parser
 
 
-def package_of(file: Path) -> str:
-    folder, *inner = file.relative_to(ROOT).parent.parts
-    return ".".join([PACKAGES[folder], *inner])
-
-
 def python_files() -> list[Path]:
-    return sorted(file for folder in PACKAGES for file in (ROOT / folder).rglob("*.py"))
+    """All files of the package, relative to the folder that holds it."""
+    found = [file.relative_to(ROOT) for file in (ROOT / "hf_any3d").rglob("*.py")]
+    for folder in LINKED:
+        found += ["hf_any3d" / file.relative_to(ROOT) for file in (ROOT / folder).rglob("*.py")]
+    return sorted({file for file in found if "__pycache__" not in file.parts})
 
 
-def test_every_folder_with_python_files_is_listed(setup):
-    assert setup["options"]["packages"].split() == sorted({package_of(file) for file in python_files()})
+def test_the_folders_at_the_root_are_linked_into_the_package():
+    for folder in LINKED:
+        assert os.readlink(ROOT / "hf_any3d" / folder) == f"../{folder}"
 
 
-def test_every_package_has_an_init_file():
+def test_every_folder_with_python_files_is_a_package():
     folders = {file.parent for file in python_files()}
-    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+    assert [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
 
 
 def test_offline_extra_is_what_the_program_installs(setup):
@@ -50,59 +50,78 @@ def test_offline_extra_is_what_the_program_installs(setup):
 
 @pytest.mark.parametrize("name", ["modeling", "conversions"])
 def test_folders_at_the_root_refuse_their_short_name(name):
-    told = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 1
-    assert f"ImportError: this package is installed as hf_any3d.{name}" in told.stderr
+    result = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"ImportError: this package is installed as hf_any3d.{name}" in result.stderr
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    # From a copy: a build leaves folders behind, and takes in what earlier builds left.
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what a clone holds of the package: a build leaves folders, and takes in what earlier builds left."""
     copy = tmp_path_factory.mktemp("checkout")
-    for folder in PACKAGES:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("hf_any3d", *LINKED):
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, copy)
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(copy / "dist"), str(copy))
-    (built,) = (copy / "dist").glob("*.whl")
-    return built
+    return copy
 
 
-def pip(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def distributions(checkout) -> dict[str, Path]:
+    """The wheel and the sdist, by kind."""
+    for kind in ("wheel", "sdist"):
+        program = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
+        run(sys.executable, "-c", program, cwd=checkout)
+    (wheel,), (sdist,) = (list((checkout / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+    shutil.rmtree(checkout / "build")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_folder_of_models_is_not_imported_by_its_own_name():
-    spec = importlib.util.spec_from_file_location("modeling", ROOT / "modeling" / "__init__.py")
-    with pytest.raises(ImportError, match="installed as hf_any3d.modeling"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    return done.stdout
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_python_file_and_the_licence(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    expected = {f"{package_of(file).replace('.', '/')}/{file.name}" for file in python_files()}
-    assert expected == {name for name in names if name.endswith(".py")}
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+def test_the_wheel_holds_every_python_file_the_licence_and_the_mark_of_types(distributions):
+    names = zipfile.ZipFile(distributions["wheel"]).namelist()
+    assert {file.as_posix() for file in python_files()} == {name for name in names if name.endswith(".py")}
+    assert any(name.endswith("licenses/LICENSE") for name in names) and "hf_any3d/py.typed" in names
 
 
 @pytest.mark.slow
-def test_wheel_imports_outside_the_checkout(wheel, tmp_path):
-    target = tmp_path / "installed"
-    pip("install", "--no-deps", "--target", str(target), str(wheel))
-    modules = [package_of(file) + ("" if file.stem == "__init__" else f".{file.stem}") for file in python_files()]
-    # The checkout's own installation answers through a finder; without it only `target` is left.
+@pytest.mark.parametrize("way", ["wheel", "sdist", "editable", "editable strict", "editable compat"])
+def test_the_package_is_whole_however_it_is_installed(way, distributions, checkout, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    # What the package needs comes from the environment of the tests; its own installation there is not followed, since
+    # lines of a .pth file in a folder that a .pth file adds are not read.
+    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    kind, _, mode = way.partition(" ")
+    options = ["--config-settings", f"editable_mode={mode}"] if mode else []
+    target = ["--editable", str(checkout)] if kind == "editable" else [str(distributions[kind])]
+    install = [python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--force-reinstall"]
+    run(*install, *options, *target, cwd=tmp_path)
+    modules = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in python_files()]
+    if way != "wheel":  # the others hold the same files: a module of each folder will do
+        modules = ["hf_any3d", "hf_any3d.conversions.renaming", "hf_any3d.modeling.config_checks"]
     program = f"""
-import importlib, pathlib, sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in f"{{finder}} {{type(finder)}}".lower()]
+import importlib, importlib.util, pathlib, sys
+places = ({str(tmp_path)!r}, {str(checkout)!r})
 for name in {modules}:
     file = importlib.import_module(name).__file__
-    assert pathlib.Path(file).is_relative_to({str(target)!r}), file
+    assert file.startswith(places), file
+assert importlib.util.find_spec("hf_any3d.tests") is None
 print("all of", {len(modules)})
 """
-    environment = {**os.environ, "PYTHONPATH": str(target)}
-    told = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert told.stdout.strip() == f"all of {len(modules)}", told.stderr
+    assert run(python, "-c", program, cwd=tmp_path).strip() == f"all of {len(modules)}"
+
+
+def test_a_checkout_without_links_is_refused_with_the_way_to_get_them(tmp_path):
+    (tmp_path / "hf_any3d").mkdir()
+    shutil.copy(ROOT / "hf_any3d" / "__init__.py", tmp_path / "hf_any3d")
+    (tmp_path / "hf_any3d" / "modeling").write_text("../modeling")
+    done = subprocess.run([sys.executable, "-c", "import hf_any3d"], cwd=tmp_path, capture_output=True, text=True)
+    assert "made without symbolic links" in done.stderr and "core.symlinks true" in done.stderr

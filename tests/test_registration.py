@@ -167,8 +167,8 @@ def test_prompt_methods_of_peft_are_refused_by_models_without_words(method):
 
 
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig])
-def test_prompts_in_place_of_ids_are_refused_where_clouds_stand_among_ids(method):
-    with pytest.raises(ValueError, match="in place of input_ids, which say where clouds stand; expected PREFIX_TUNI"):
+def test_prompts_in_place_of_ids_are_refused_where_ids_mark_clouds(method):
+    with pytest.raises(ValueError, match="in place of input_ids, which mark the places of clouds; expected PREFIX_T"):
         get_peft_model(minigpt3d(), method(task_type="CAUSAL_LM", num_virtual_tokens=2))
 
 

@@ -1,23 +1,22 @@
-"""A released ACT checkpoint of any stage into a repository of model, processor and card."""
+"""Convert a released ACT checkpoint of any stage into a directory with model, processor and card."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import convert_act_state_dict, sizes, teacher_of
 from hf_any3d.conversions.act.datasets import UNLABELLED, TrainedOn, choose_dataset
-from hf_any3d.conversions.act.teacher import kept_teacher, named_teacher, released_settings, unread_tensors
-from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_act_card
-from hf_any3d.conversions.saving import new_directory
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -27,29 +26,75 @@ from hf_any3d.modeling.act import (
     ActForPreTraining,
     ActForSemanticSegmentation,
 )
+from hf_any3d.modeling.encoders import encoder_settings, load_encoder
 from hf_any3d.processing import PointCloudProcessor
 
 _State = Mapping[str, torch.Tensor]
-_RELEASED = {"sampling_min_squared_norm": 1e-3}
-_RELEASED_PRETRAINING = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
+# Where a checkpoint's state dict is; segmentation programs use the second key.
+_KEYS = ("base_model", "model_state_dict")
 _AUTOENCODER = "autoencoder."
 _NUM_GROUPS = 64
 _HEAD_WIDTH = 64
+_RELEASED = {"sampling_min_squared_norm": 1e-3}
+_RELEASED_PRETRAINING = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
+# The parts of a teacher before and after its layers: no checkpoint holds them, and point tokens skip them.
+_UNUSED = ("embeddings.", "pooler.")
+_TASK_MODELS = {
+    "cls": ActForPointCloudClassification,
+    "partseg": ActForPartSegmentation,
+    "semseg": ActForSemanticSegmentation,
+}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One kind of frozen teacher of the released programs.
+
+    Args:
+        description: What it is, for messages.
+        tower: Which tower, for checkpoints with several.
+        config: Required values of its config.
+        layer_norm_eps: Of all its norms in the released programs.
+        no_embeddings: Settings that make the embeddings, which no checkpoint holds, as small as possible.
+        released: Values of `ActAutoencoderConfig` in the released programs, accidents included.
+    """
+
+    description: str
+    tower: str | None
+    config: Mapping[str, Any]
+    layer_norm_eps: float
+    no_embeddings: Mapping[str, Any]
+    released: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NO_IMAGE = {"image_size": 1, "patch_size": 1, "num_channels": 1}
+TEACHERS = {
+    "vit": Teacher("a ViT or DeiT", None, {"hidden_act": "gelu"}, 1e-6, _NO_IMAGE),
+    "clip_vision_model": Teacher("a CLIP image tower", "vision", {"hidden_act": "quick_gelu"}, 1e-5, _NO_IMAGE),
+    "bert": Teacher(
+        description="a BERT",
+        tower=None,
+        config={"hidden_act": "gelu"},
+        layer_norm_eps=1e-12,
+        no_embeddings={"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1},
+        released={"position_injection": "input", "use_input_norm": False, "teacher_dropout": True},
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the tensors of a checkpoint do not tell; None takes what is published.
+    """Settings that cannot be read from the tensors of a checkpoint; None takes the published value.
 
     Args:
-        num_groups: Patches of a cloud.
-        group_size: Points of a patch.
+        num_groups: Patches per cloud.
+        group_size: Points per patch.
         num_attention_heads: Heads of the student.
-        dataset: What it was trained on, see `choose_dataset`.
-        num_points: Points that the processor gives a cloud.
-        teacher: Directory or hub name of the frozen teacher; None keeps the one in the checkpoint.
+        dataset: The dataset that it was fine-tuned on, see `choose_dataset`.
+        num_points: Points per cloud that the processor returns.
+        teacher: Directory or hub name of the frozen teacher; None stores the one in the checkpoint.
         revision: Branch, tag or commit of the teacher on the hub.
-        store_encoder: Keep the teacher in the repository also where it is named.
+        store_encoder: Store a named teacher in the directory too.
     """
 
     num_groups: int | None = None
@@ -62,148 +107,6 @@ class Choices:
     store_encoder: bool = False
 
 
-def build(
-    checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
-) -> tuple[PreTrainedModel, TrainedOn | None]:
-    """Build the model that the tensors belong to; its weights, but for a named teacher's, are still to be filled in.
-
-    Names and shapes are compared before any memory is taken for the model.
-
-    Args:
-        checkpoint: The file, for messages.
-        kind: One of `KINDS`.
-        state: What `convert_act_state_dict` gave.
-        teacher: `model_type` of the frozen teacher, or None.
-        choices: What the tensors do not tell.
-
-    Raises:
-        ValueError: If sizes cannot be told or do not fit together, tensors are missing or left over, or the teacher is
-            another one than that named.
-    """
-    if kind == "dvae":
-        config, encoder = _autoencoder(checkpoint, state, teacher, choices)
-        _compare(checkpoint, ActAutoencoder, config, state)
-        with no_init_weights():
-            return ActAutoencoder(config, encoder), None
-    if kind == "pretrain":
-        return _pretraining(checkpoint, state, teacher, choices), None
-    model_class, config, known = _task_model(kind, state, choices)
-    _compare(checkpoint, model_class, config, state)
-    with no_init_weights():
-        return model_class(config), known
-
-
-def unread_by(names: Iterable[str]) -> list[str]:
-    """Those of a model's tensors that no checkpoint holds: what its teacher has in front of and behind its layers."""
-    names = list(names)
-    encoder = next((f"{part}encoder." for part in ("", _AUTOENCODER) if f"{part}codebook.weight" in names), None)
-    if encoder is None:
-        return []
-    own = {name.removeprefix(encoder): name for name in names if name.startswith(encoder)}
-    return [own[name] for name in unread_tensors(own)]
-
-
-def _compare(
-    checkpoint: str | os.PathLike, model_class: type[PreTrainedModel], config: PreTrainedConfig, state: _State
-) -> None:
-    with torch.device("meta"), no_init_weights():
-        expected = model_class(config).state_dict()
-    unread = set(unread_by(expected))
-    account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unread})
-
-
-def _autoencoder(
-    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
-) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
-    frozen = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
-    found = sizes.autoencoder_sizes(state)
-    if choices.group_size not in (None, found["group_size"]):
-        raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
-    settings: dict[str, Any] = found | released_settings(teacher, found)
-    settings["num_groups"] = choices.num_groups or _NUM_GROUPS
-    encoder = None
-    if teacher is None and choices.teacher is not None:
-        raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
-    if teacher is not None and choices.teacher is not None:
-        named, encoder = named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
-        # Without a name the encoder is saved with the model.
-        unnamed = ("parts",) if choices.store_encoder else ()
-        settings |= {name: value for name, value in named.items() if name not in unnamed}
-    elif teacher is not None:
-        settings["encoder_config"] = kept_teacher(teacher, frozen)
-    return ActAutoencoderConfig(**settings), encoder
-
-
-def _pretraining(
-    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
-) -> ActForPreTraining:
-    own = {name.removeprefix(_AUTOENCODER): t for name, t in state.items() if name.startswith(_AUTOENCODER)}
-    taught_by, encoder = _autoencoder(checkpoint, own, teacher, choices)
-    cut = {name: getattr(taught_by, name) for name in ("num_groups", "group_size")}
-    config = ActConfig(
-        autoencoder_config=taught_by,
-        **_student(state, choices),
-        **cut,
-        **sizes.pretraining_sizes(state),
-        **_RELEASED_PRETRAINING,
-    )
-    _compare(checkpoint, ActForPreTraining, config, state)
-    with no_init_weights():
-        return ActForPreTraining(config, ActAutoencoder(taught_by, encoder))
-
-
-def _task_model(
-    kind: str, state: _State, choices: Choices
-) -> tuple[type[PreTrainedModel], ActConfig, TrainedOn | None]:
-    settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
-    num_labels = settings.pop("num_labels")
-    known = choose_dataset(kind, choices.dataset, num_labels)
-    settings["num_groups"] = choices.num_groups or (known.num_groups if known else _NUM_GROUPS)
-    if choices.group_size is not None:
-        settings["group_size"] = choices.group_size
-    settings |= {"num_labels": num_labels} if known is None else {"id2label": dict(enumerate(known.labels))}
-    if kind == "partseg":
-        settings |= _categories(state, known, num_labels)
-    models = {
-        "cls": ActForPointCloudClassification,
-        "partseg": ActForPartSegmentation,
-        "semseg": ActForSemanticSegmentation,
-    }
-    return models[kind], ActConfig(**_student(state, choices), **settings), known
-
-
-def _student(state: _State, choices: Choices) -> dict[str, Any]:
-    found = sizes.student_sizes(state)
-    heads = choices.num_attention_heads or found["hidden_size"] // _HEAD_WIDTH
-    if not heads or found["hidden_size"] % heads:
-        raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is no multiple of "
-            f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
-        )
-    return found | {"num_attention_heads": heads} | _RELEASED
-
-
-def _categories(state: _State, known: TrainedOn | None, num_labels: int) -> dict[str, Any]:
-    found = sizes.category_sizes(state)
-    count = found.pop("num_categories")
-    if known is None:
-        # Which parts a category has is told by names alone.
-        return found | {"category_parts": [list(range(num_labels))] * count}
-    if len(known.categories) != count:
-        raise ValueError(
-            f"{known.title} has {len(known.categories)} categories, but the checkpoint {count}; give --dataset none "
-            "for labels without names"
-        )
-    return found | {
-        "category_names": list(known.categories),
-        "category_parts": [list(parts) for parts in known.categories.values()],
-    }
-
-
-# Segmentation has a key of its own.
-_KEYS = ("base_model", "model_state_dict")
-
-
 def convert_act(
     checkpoint: str | os.PathLike,
     kind: str,
@@ -212,14 +115,14 @@ def convert_act(
 ) -> dict[str, Any]:
     """Convert a checkpoint of one of ACT's programs.
 
-    Checkpoints of stages I and II hold the layers of the frozen teacher. Where a teacher is named, they are compared
-    with its own, and only its name, revision and checksum are stored; else they stay in the repository.
+    Checkpoints of stages I and II hold the layers of the frozen teacher. If a teacher is named, they are compared with
+    its own, and only its name, revision and checksum are stored; otherwise they are stored in the directory.
 
     Args:
         checkpoint: The authors' file.
         kind: "dvae", "pretrain", "cls", "partseg" or "semseg".
-        output: Directory to make.
-        **choices: What the tensors do not tell; see `Choices`.
+        output: Directory to create.
+        **choices: Fields of `Choices`.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`.
@@ -233,34 +136,222 @@ def convert_act(
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint, _KEYS)
         teacher = teacher_of(original)
-        try:
+        with errors_about(checkpoint):
             state = convert_act_state_dict(kind, original)
-            model, trained_on = build(checkpoint, kind, state, teacher, chosen)
-        except ValueError as error:
-            text = str(error)
-            raise ValueError(text if text.startswith(f"{checkpoint}: ") else f"{checkpoint}: {text}") from error
-        _fill(model, state, kept=chosen.teacher is None)
+            model, trained_on = _build(checkpoint, kind, state, teacher, chosen)
+        _load_weights(model, state, teacher_is_stored=chosen.teacher is None)
         model.save_pretrained(directory)
         processor = dict(trained_on.processor if trained_on else UNLABELLED)
-        processor |= {} if chosen.num_points is None else {"num_points": chosen.num_points}
+        if chosen.num_points is not None:
+            processor["num_points"] = chosen.num_points
         PointCloudProcessor(**processor).save_pretrained(directory)
         write_act_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher)
-    files = [file for file in Path(output).rglob("*") if file.is_file()]
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,
         "parameters": model.num_parameters(),
         "teacher": None if teacher is None else os.fspath(chosen.teacher or "kept in the directory"),
-        "bytes": sum(file.stat().st_size for file in files),
+        "bytes": stored_bytes(output),
     }
 
 
-def _fill(model: PreTrainedModel, state: dict[str, torch.Tensor], kept: bool) -> None:
-    """Load tensors into a model; `kept` says that its teacher has no other source."""
+def _build(
+    checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
+) -> tuple[PreTrainedModel, TrainedOn | None]:
+    """Build the model of a state dict, uninitialized except for a named teacher; sizes are checked before allocation.
+
+    Args:
+        checkpoint: The file, for messages.
+        kind: One of `KINDS`.
+        state: The result of `convert_act_state_dict`.
+        teacher: `model_type` of the frozen teacher, or None.
+        choices: Settings that the tensors do not hold.
+
+    Raises:
+        ValueError: Sizes are unknown or inconsistent, tensors are missing or left over, or the teacher is not the
+            named one.
+    """
+    if kind == "pretrain":
+        return _build_pretraining(checkpoint, state, teacher, choices), None
+    if kind == "dvae":
+        model_class, trained_on = ActAutoencoder, None
+        config, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
+        inputs = (config, encoder)
+    else:
+        model_class = _TASK_MODELS[kind]
+        config, trained_on = _task_config(kind, state, choices)
+        inputs = (config,)
+    _account(checkpoint, model_class, config, state)
+    with no_init_weights():
+        return model_class(*inputs), trained_on
+
+
+def _build_pretraining(
+    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
+) -> ActForPreTraining:
+    own = {name.removeprefix(_AUTOENCODER): t for name, t in state.items() if name.startswith(_AUTOENCODER)}
+    autoencoder, encoder = _autoencoder_config(checkpoint, own, teacher, choices)
+    config = ActConfig(
+        autoencoder_config=autoencoder,
+        num_groups=autoencoder.num_groups,
+        group_size=autoencoder.group_size,
+        **_student_settings(state, choices),
+        **sizes.pretraining_sizes(state),
+        **_RELEASED_PRETRAINING,
+    )
+    _account(checkpoint, ActForPreTraining, config, state)
+    with no_init_weights():
+        return ActForPreTraining(config, ActAutoencoder(autoencoder, encoder))
+
+
+def _autoencoder_config(
+    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
+) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
+    frozen = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    found = sizes.autoencoder_sizes(state)
+    if choices.group_size not in (None, found["group_size"]):
+        raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
+    settings: dict[str, Any] = found | _released_settings(teacher, found)
+    settings["num_groups"] = choices.num_groups or _NUM_GROUPS
+    encoder = None
+    if teacher is None and choices.teacher is not None:
+        raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
+    if teacher is not None and choices.teacher is not None:
+        named, encoder = _named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
+        if choices.store_encoder:
+            named.pop("parts", None)  # an encoder without a name is saved with the model
+        settings |= named
+    elif teacher is not None:
+        settings["encoder_config"] = _stored_teacher(teacher, frozen)
+    return ActAutoencoderConfig(**settings), encoder
+
+
+def _released_settings(kind: str | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `ActAutoencoderConfig` in which the released programs differ from its defaults."""
+    settings = {**_RELEASED, "noise_in_eval": True}
+    if kind is None:
+        return settings
+    settings |= TEACHERS[kind].released
+    if kind == "clip_vision_model" and found["prompt_depth"] == "deep":
+        settings["attention_axis"] = "batch"
+    if not found["num_prompts"]:
+        settings["detach_teacher"] = True
+    return settings
+
+
+def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
+    """Return the config of a teacher that is stored in the converted directory."""
+    found = sizes.teacher_sizes(frozen)
+    width = found["hidden_size"]
+    if width % _HEAD_WIDTH:
+        raise ValueError(
+            f"its teacher has {width} channels, no multiple of {_HEAD_WIDTH}, so its number of attention heads is "
+            "unknown; name the teacher with --teacher"
+        )
+    teacher = TEACHERS[kind]
+    return AutoConfig.for_model(
+        kind,
+        **found,
+        **teacher.config,
+        **teacher.no_embeddings,
+        num_attention_heads=width // _HEAD_WIDTH,
+        layer_norm_eps=teacher.layer_norm_eps,
+    )
+
+
+def _named_teacher(
+    checkpoint: str | os.PathLike, kind: str, frozen: _State, name: str | os.PathLike, revision: str | None
+) -> tuple[dict[str, Any], PreTrainedModel]:
+    """Open a public encoder, as deep as the teacher in a checkpoint, and compare the two.
+
+    Returns:
+        The settings that a config records of the encoder, and the encoder.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    teacher = TEACHERS[kind]
+    settings = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
+    config = settings["encoder_config"]
+    wrong = [
+        f"{key}={getattr(config, key, None)!r}, expected {value!r}"
+        for key, value in teacher.config.items()
+        if getattr(config, key, None) != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint, whose teacher is "
+            f"{teacher.description}: it has {'; '.join(wrong)}"
+        )
+    config.layer_norm_eps = teacher.layer_norm_eps
+    encoder = load_encoder(ActAutoencoderConfig(**settings))
+    expected = {key: value for key, value in encoder.state_dict().items() if not key.startswith(_UNUSED)}
+    check_frozen(checkpoint, os.fspath(name), expected, frozen, "--teacher")
+    return settings, encoder
+
+
+def _task_config(kind: str, state: _State, choices: Choices) -> tuple[ActConfig, TrainedOn | None]:
+    settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
+    num_labels = settings.pop("num_labels")
+    known = choose_dataset(kind, choices.dataset, num_labels)
+    settings["num_groups"] = choices.num_groups or (known.num_groups if known else _NUM_GROUPS)
+    if choices.group_size is not None:
+        settings["group_size"] = choices.group_size
+    settings |= {"num_labels": num_labels} if known is None else {"id2label": dict(enumerate(known.labels))}
+    if kind == "partseg":
+        settings |= _category_settings(state, known, num_labels)
+    return ActConfig(**_student_settings(state, choices), **settings), known
+
+
+def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
+    found = sizes.student_sizes(state)
+    heads = choices.num_attention_heads or found["hidden_size"] // _HEAD_WIDTH
+    if not heads or found["hidden_size"] % heads:
+        raise ValueError(
+            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is no multiple of "
+            f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
+        )
+    return found | {"num_attention_heads": heads} | _RELEASED
+
+
+def _category_settings(state: _State, known: TrainedOn | None, num_labels: int) -> dict[str, Any]:
+    found = sizes.category_sizes(state)
+    count = found.pop("num_categories")
+    if known is None:
+        # Tensors do not show which parts a category has, so every category may have all of them.
+        return found | {"category_parts": [list(range(num_labels))] * count}
+    if len(known.categories) != count:
+        raise ValueError(
+            f"{known.title} has {len(known.categories)} categories, but the checkpoint {count}; give --dataset none "
+            "for labels without names"
+        )
+    return found | {
+        "category_names": list(known.categories),
+        "category_parts": [list(parts) for parts in known.categories.values()],
+    }
+
+
+def _account(
+    checkpoint: str | os.PathLike, model_class: type[PreTrainedModel], config: PreTrainedConfig, state: _State
+) -> None:
+    with torch.device("meta"), no_init_weights():
+        expected = model_class(config).state_dict()
+    unused = set(_unused_names(expected))
+    account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unused})
+
+
+def _unused_names(names: Iterable[str]) -> list[str]:
+    """Return the names of a model's tensors that no checkpoint holds."""
+    names = list(names)
+    encoder = next((f"{part}encoder." for part in ("", _AUTOENCODER) if f"{part}codebook.weight" in names), None)
+    return [] if encoder is None else [name for name in names if name.startswith(tuple(encoder + n for n in _UNUSED))]
+
+
+def _load_weights(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> None:
     own = model.state_dict()
-    if kept:
-        # The checkpoint has none, so they are made nothing rather than random numbers.
-        for name in unread_by(own):
+    if teacher_is_stored:
+        # Without a source for them, these are set to zero rather than left random.
+        for name in _unused_names(own):
             own[name].zero_()
     with torch.no_grad():
         for name, tensor in state.items():

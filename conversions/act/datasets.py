@@ -1,4 +1,4 @@
-"""What released ACT models were fine-tuned on: names of classes, and how clouds were prepared."""
+"""The datasets that released ACT models were fine-tuned on: names of classes, and how clouds were prepared."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hf_any3d.data.catalog import s3dis as s3dis_rooms
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """One data set.
+    """One dataset.
 
     Args:
-        name: What the command line calls it.
-        title: What people call it.
+        name: Name on the command line.
+        title: Name in model cards.
         kind: The kind of checkpoint that is trained on it.
         labels: Names of the classes or parts, in the order of the logits.
-        num_groups: Patches of a cloud, as published.
-        processor: What `PointCloudProcessor` has to do.
+        num_groups: Published number of patches per cloud.
+        processor: Settings of `PointCloudProcessor`.
         categories: Names of the categories of objects with the numbers of their parts.
-        reported: What the authors report for it.
+        reported: The authors' results on it.
         remark: How preparation differs from that of the released program.
     """
 
@@ -45,7 +45,7 @@ DATASETS = {
             name="scanobjectnn",
             title="ScanObjectNN",
             kind="cls",
-            labels=scanobjectnn.BENCHMARK.class_names,
+            labels=scanobjectnn.DATASET.class_names,
             num_groups=128,
             processor={"num_points": 2048, "center": False, "scale": None, **_FARTHEST},
             reported="overall accuracies of 88.21 % (PB_T50_RS), 93.29 % (OBJ_BG) and 91.91 % (OBJ_ONLY)",
@@ -81,13 +81,13 @@ DATASETS = {
         ),
     )
 }
-# Shapes that no class is asked of: a random part of a cloud, then centred and scaled.
+# For models without labels: a random sample of a cloud, then centred and scaled.
 UNLABELLED = {"num_points": 1024}
 NONE = "none"
 
 
 def choose_dataset(kind: str, name: str | None, num_labels: int) -> TrainedOn | None:
-    """What a checkpoint was trained on.
+    """Choose the dataset that a checkpoint was trained on.
 
     Args:
         kind: The kind of checkpoint.
@@ -95,10 +95,10 @@ def choose_dataset(kind: str, name: str | None, num_labels: int) -> TrainedOn | 
         num_labels: Classes or parts of the checkpoint.
 
     Returns:
-        The data set; None where none is known, so that labels have numbers only.
+        The dataset; None if it is unknown, so that labels are numbers only.
 
     Raises:
-        ValueError: If the name is unknown, or the data set has another number of labels or belongs to another kind.
+        ValueError: The name is unknown, or the dataset has another number of labels or belongs to another kind.
     """
     fitting = {known.name: known for known in DATASETS.values() if known.kind == kind}
     if name is None:

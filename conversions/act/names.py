@@ -1,7 +1,15 @@
-"""The student: patches, mini-PointNet, transformer blocks, and the heads that it is fine-tuned with."""
+"""Tensors of the original ACT checkpoints under our names: tables of patterns, and the kinds of checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
 
 from hf_any3d.conversions.any2point.variants import BLOCK, CLIP_NAMES
-from hf_any3d.conversions.renaming import Names, under
+from hf_any3d.conversions.checkpoints import without_parallel_prefix
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, fits, join_rows, rename_tensors, size_of, under
 
 PATCH_ENCODER: Names = {
     r"first_conv\.0\.": "lift.",
@@ -11,7 +19,7 @@ PATCH_ENCODER: Names = {
     r"second_conv\.1\.": "join_norm.",
     r"second_conv\.3\.": "out.",
 }
-# `PointBlocks`, in front of whose numbers the original has `blocks.` once or twice.
+# Layers of `PointBlocks`; the original has `blocks.` once or twice before their numbers.
 BLOCKS: Names = {
     r"(?P<layer>\d+)\.attn\.": "{layer}.attention.",
     r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}.",
@@ -27,7 +35,7 @@ STUDENT: Names = {
     r"side_projection\.": "side_projection.",
     r"side_alpha$": "side_alpha",
 }
-# A linear head has layer 0 alone; see `convert_act_state_dict`.
+# A linear head has layer 0 alone; see `_names`.
 LINEAR_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.out."}
 DEEP_HEAD: Names = {
     r"cls_head_finetune\.0\.": "classifier.hidden.0.",
@@ -36,7 +44,7 @@ DEEP_HEAD: Names = {
     r"cls_head_finetune\.5\.": "classifier.norms.1.",
     r"cls_head_finetune\.8\.": "classifier.out.",
 }
-# Names in `joined` are columns of two layers of ours, which `state_dicts` takes apart.
+# A `joined` weight holds the columns of two of our layers; see `_split_joined`.
 SEGMENTER: Names = {
     r"label_conv_cls\.0\.": "category_embedding.",
     r"label_conv_cls\.1\.": "category_norm.",
@@ -72,7 +80,7 @@ _DECODER: Names = {
 _VIT_BLOCK = r"visual_embed\.0\.(?P<layer>\d+)\."
 _CLIP_BLOCK = r"visual_embed\.1\.(?P<layer>\d+)\."
 _VIT = "layers.{layer}."
-# No name of one teacher fits a pattern of another.
+# No name of one teacher matches a pattern of another.
 VIT_TEACHER: Names = {
     _VIT_BLOCK + r"norm1\.": _VIT + "layernorm_before.",
     _VIT_BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_VIT + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
@@ -111,7 +119,7 @@ AUTOENCODER: Names = {
 
 
 PRETRAINING: Names = {
-    # Nothing ever reads the scores of codes that this layer gives.
+    # Scores of codes, which nothing reads.
     r"ACT_encoder\.lm_head\.": None,
     r"ACT_encoder\.cls_head\.": "feature_head.",
     **under("ACT_encoder.", "act.", STUDENT),
@@ -123,3 +131,147 @@ PRETRAINING: Names = {
     r"ACT_decoder\.norm\.": "decoder_norm.",
     r"proj_head\.": "prediction_head.",
 }
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of checkpoint.
+
+    Args:
+        name: What the command line calls it.
+        described: What it is, for messages.
+        mark: Prefix of a name that identifies the kind; the first match in `KINDS` counts.
+        architecture: Our model class.
+    """
+
+    name: str
+    described: str
+    mark: str
+    architecture: str
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("pretrain", "a student with its frozen autoencoder (stage II)", "ACT_encoder.", "ActForPreTraining"),
+        Kind("dvae", "a discrete autoencoder (stage I)", "codebook", "ActAutoencoder"),
+        Kind("cls", "a classifier", "cls_head_finetune.", "ActForPointCloudClassification"),
+        Kind("partseg", "a part segmentation model", "label_conv_cls.", "ActForPartSegmentation"),
+        Kind("semseg", "a semantic segmentation model", "convs3_cls.", "ActForSemanticSegmentation"),
+    )
+}
+
+
+def kind_of(names: Iterable[str]) -> Kind | None:
+    """Return the kind of checkpoint with tensors of these names, without `module.`; None if it is unknown."""
+    names = tuple(names)
+    return next((kind for kind in KINDS.values() if any(name.startswith(kind.mark) for name in names)), None)
+
+
+def check_kind(names: Iterable[str], kind: str) -> Kind:
+    """Check that tensors are those of a kind.
+
+    Raises:
+        ValueError: The kind is unknown, or the tensors are those of another kind or none.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}; expected one of {', '.join(KINDS)}")
+    names = tuple(names)
+    seen = kind_of(names)
+    if seen is None:
+        starts = sorted({name.partition(".")[0] for name in names})
+        raise ValueError(
+            f"this is no ACT checkpoint of kind {kind}: no name begins with {KINDS[kind].mark!r}; they begin with "
+            f"{', '.join(starts[:12])}"
+        )
+    if seen.name != kind:
+        raise ValueError(f"this is not {KINDS[kind].described} but {seen.described}; give --kind {seen.name}")
+    return seen
+
+
+# A layer over concatenated point and other channels, our two layers, and the tensor whose rows are the point channels;
+# without one these are xyz.
+_JOINED = (
+    ("propagation.joined.weight", "propagation.from_points.weight", "propagation.from_tokens.weight", None),
+    (
+        "segmenter.joined.weight",
+        "segmenter.from_points.weight",
+        "segmenter.from_cloud.weight",
+        "propagation.out.weight",
+    ),
+)
+_VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_class_position")
+
+
+def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename, split and reshape the tensors of a checkpoint.
+
+    Args:
+        kind: One of `KINDS`.
+        original: The released program's tensors, with or without the `module.` of data-parallel training.
+
+    Returns:
+        Tensors of our model; those of the frozen teacher are below `encoder.`, under transformers' names.
+
+    Raises:
+        ValueError: The checkpoint is of another kind, a tensor belongs to no known part, or two to the same.
+    """
+    state = without_parallel_prefix(original)
+    check_kind(state, kind)
+    renamed = rename_tensors(state, _names(kind, state))
+    converted = {name: _reshape(name, tensor) for name, tensor in _with_deep_prompts(renamed).items()}
+    return _split_joined(converted) if kind in ("partseg", "semseg") else converted
+
+
+def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the `model_type` of the frozen teacher in a checkpoint of stage I or II; None if there is none."""
+    prefix = "dvae_tokenizer." if any(name.startswith("dvae_tokenizer.") for name in original) else ""
+    names = {name.removeprefix(prefix): tensor for name, tensor in original.items() if "visual_embed." in name}
+    if not names:
+        return None
+    # A teacher of another kind has at least one name that matches no pattern.
+    return next((kind for kind, table in TEACHERS.items() if fits(names, table)), None)
+
+
+def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
+    if kind == "dvae":
+        return AUTOENCODER
+    if kind == "pretrain":
+        return PRETRAINING
+    student = under("", "act.", STUDENT)
+    if kind == "cls":
+        deep = any(name.startswith("cls_head_finetune.1.") for name in state)
+        return student | (DEEP_HEAD if deep else LINEAR_HEAD)
+    return student | SEGMENTER
+
+
+def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Join the first layer's prompts with those of the later layers, if these have their own."""
+    deep = {name: tensor for name, tensor in renamed.items() if ".deep_" in name}
+    joined = {name: tensor for name, tensor in renamed.items() if name not in deep}
+    for name, tensor in deep.items():
+        first = name.replace(".deep_", ".")
+        if first not in joined:
+            raise ValueError(f"the checkpoint lacks tensors: the first layer's part of {first}")
+        joined[first] = join_rows((first, name), (joined[first], tensor))
+    return joined
+
+
+def _split_joined(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Split a joined layer into two: its columns for points, which come first, and the others."""
+    for joined, points, others, like in _JOINED:
+        size_of(converted, joined, 1)
+        columns = 3 if like is None else size_of(converted, like)
+        weight = converted.pop(joined)
+        converted |= {points: weight[:, :columns], others: weight[:, columns:]}
+    return converted
+
+
+def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if name.endswith(_VECTORS):
+        return as_vector(name, tensor)
+    if name == "category_embedding.weight":
+        # A linear layer over one-hot categories becomes an embedding.
+        size_of({name: tensor}, name, 1)
+        return as_linear(name, tensor).T
+    return as_linear(name, tensor) if name.endswith("weight") else tensor

@@ -1,4 +1,4 @@
-"""What the shapes of a checkpoint's tensors tell about the model."""
+"""Settings of ACT's models that the shapes of a checkpoint's tensors imply."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _State = Mapping[str, torch.Tensor]
 
 
 def student_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `ActConfig` for the student below `act.`; heads of attention and numbers of patches have no shape.
+    """Return the settings of `ActConfig` for the student below `act.`, without attention heads and patch counts.
 
     Args:
-        state: What `convert_act_state_dict` gave.
+        state: The result of `convert_act_state_dict`.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing.
+        ValueError: A tensor that a size is read from is missing, here and in the functions below.
     """
     state = _below(state, "act.")
     width = size_of(state, "norm.weight")
@@ -36,11 +36,7 @@ def student_sizes(state: _State) -> dict[str, Any]:
 
 
 def classifier_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `ActConfig` for the head of a classifier, and `num_labels`.
-
-    Raises:
-        ValueError: If a tensor that tells a size is missing.
-    """
+    """Return the settings of `ActConfig` for the head of a classifier, and `num_labels`."""
     head = _below(state, "classifier.")
     hidden = count_of(head, r"hidden\.(\d+)\.")
     return {
@@ -50,11 +46,7 @@ def classifier_sizes(state: _State) -> dict[str, Any]:
 
 
 def segmenter_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `ActConfig` for the head of a segmentation model, and `num_labels`.
-
-    Raises:
-        ValueError: If a tensor that tells a size is missing.
-    """
+    """Return the settings of `ActConfig` for the head of a segmentation model, and `num_labels`."""
     widths = ["segmenter.from_points.weight", "segmenter.head.hidden.0.weight"]
     return {
         "propagation_widths": [size_of(state, f"propagation.{name}.weight") for name in ("from_points", "out")],
@@ -64,11 +56,7 @@ def segmenter_sizes(state: _State) -> dict[str, Any]:
 
 
 def category_sizes(state: _State) -> dict[str, int]:
-    """Of a part segmentation model: `category_width` and `num_categories`.
-
-    Raises:
-        ValueError: If the tensor that tells them is missing.
-    """
+    """Return `category_width` and `num_categories` of a part segmentation model."""
     return {
         "category_width": size_of(state, "category_embedding.weight", 1),
         "num_categories": size_of(state, "category_embedding.weight"),
@@ -76,13 +64,10 @@ def category_sizes(state: _State) -> dict[str, int]:
 
 
 def autoencoder_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `ActAutoencoderConfig`; numbers of patches and of the graph's neighbours have no shape.
+    """Return the settings of `ActAutoencoderConfig`, without the numbers of patches and graph neighbors.
 
     Args:
-        state: What `convert_act_state_dict` gave, the autoencoder's own tensors alone.
-
-    Raises:
-        ValueError: If a tensor that tells a size is missing.
+        state: The autoencoder's own tensors, as `convert_act_state_dict` returns them.
     """
     layers = count_of(state, r"graph_encoder\.layers\.(\d+)\.")
     sizes = {
@@ -93,7 +78,7 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
         "graph_widths": [size_of(state, f"graph_encoder.layers.{number}.norm.weight") for number in range(layers)],
         "coarse_width": size_of(state, "decoder.coarse.0.weight"),
         "folding_width": size_of(state, "decoder.widen.weight"),
-        # Three numbers for each coarse point, of which there is one for every four points of a patch.
+        # Three coordinates per coarse point, and a coarse point for every four points of a patch.
         "group_size": size_of(state, "decoder.coarse.4.weight") // 3 * 4,
     }
     if "teacher_in.weight" in state:
@@ -104,11 +89,7 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
 
 
 def pretraining_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `ActConfig` for what pretraining has beside student and autoencoder.
-
-    Raises:
-        ValueError: If a tensor that tells a size is missing.
-    """
+    """Return the settings of `ActConfig` for pretraining's own layers, next to student and autoencoder."""
     return {
         "decoder_num_hidden_layers": count_of(state, r"decoder\.layers\.(\d+)\."),
         "class_token_loss": "decoder_class_position" in state,
@@ -117,14 +98,7 @@ def pretraining_sizes(state: _State) -> dict[str, Any]:
 
 
 def teacher_sizes(frozen: _State) -> dict[str, int]:
-    """Width, depth and MLP width of a frozen teacher.
-
-    Args:
-        frozen: Its tensors under transformers' names.
-
-    Raises:
-        ValueError: If a tensor that tells a size is missing.
-    """
+    """Return width, depth and MLP width of a frozen teacher, given its tensors under transformers' names."""
     depth = count_of(frozen, r".*?layers?\.(\d+)\.")
     wide = next(
         (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)),

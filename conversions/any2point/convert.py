@@ -1,4 +1,4 @@
-"""A released Any2Point checkpoint into a repository of adapter, tokenizer, head, processor and card."""
+"""Convert a released Any2Point checkpoint into a directory with adapter, tokenizer, head, processor and card."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import PreTrainedModel
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
-from hf_any3d.conversions.checkpoints import account, read_checkpoint
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_any2point_card
-from hf_any3d.conversions.saving import check_frozen, new_directory
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
 from hf_any3d.processing import PointCloudProcessor
@@ -33,17 +32,17 @@ def convert_any2point(
 ) -> dict[str, Any]:
     """Convert a checkpoint of one of the six released programs.
 
-    The checkpoint holds a copy of the frozen encoder's layers, but not its table of positions. So the encoder is taken
-    from where the authors took it, its layers are compared with the copy, and only its name, revision and checksum are
+    The checkpoint holds a copy of the frozen encoder's layers, but not its position table. So the encoder is loaded
+    from the authors' source, its layers are compared with the copy, and only its name, revision and checksum are
     stored.
 
     Args:
         checkpoint: The authors' file.
         variant: One of `VARIANTS`: "clip-scan", "dinov2-modelnet" …
-        output: Directory to make.
+        output: Directory to create.
         encoder: Directory or hub name of the frozen encoder; None for the public one that the authors started from.
         revision: Branch, tag or commit of the encoder on the hub.
-        store_encoder: Keep the encoder in `output` too, in the folder `encoder`, instead of naming its repository.
+        store_encoder: Store the encoder in `output` too, in the folder `encoder`, instead of naming its repository.
 
     Returns:
         Facts by name: `output`, `encoder`, `trained_parameters`, `bytes`.
@@ -60,37 +59,27 @@ def convert_any2point(
     if name is None:
         raise ValueError(
             f"variant {variant}: the checkpoint lacks the encoder's table of positions, and no repository on the hub "
-            "offers this encoder; give --encoder DIR, which `hf-any3d convert imagebind-audio imagebind_huge.pth "
-            "--output DIR` makes of the authors' own file"
+            "offers this encoder; give --encoder DIR, made by `hf-any3d convert imagebind-audio imagebind_huge.pth "
+            "--output DIR` from the authors' own file"
         )
     with new_directory(output) as directory:
-        frozen, trained = _converted(checkpoint, program)
+        original = read_checkpoint(checkpoint)
+        with errors_about(checkpoint):
+            frozen, trained = convert_state_dict(original, program)
         config = _config(program, name, revision)
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:
-            # Without a name the encoder is saved with the adapter.
-            config.set_part("encoder", None)
+            config.set_part("encoder", None)  # an encoder without a name is saved with the adapter
         model.save_pretrained(directory)
         PointCloudProcessor(**program.processor).save_pretrained(directory)
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         write_any2point_card(directory, Path(output).name, Path(checkpoint), variant, name, model)
-    files = [file for file in Path(output).rglob("*") if file.is_file()]
     return {
         "output": os.fspath(output),
         "encoder": name,
         "trained_parameters": parameters,
-        "bytes": sum(file.stat().st_size for file in files),
+        "bytes": stored_bytes(output),
     }
-
-
-def _converted(
-    checkpoint: str | os.PathLike, program: Variant
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    original = read_checkpoint(checkpoint)
-    try:
-        return convert_state_dict(original, program)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
 
 
 def _config(program: Variant, name: str, revision: str | None) -> Any2PointConfig:
@@ -116,23 +105,13 @@ def _model(
     trained: dict[str, torch.Tensor],
 ) -> PeftModel:
     encoder = load_encoder(config)
-    _check_frozen(checkpoint, config.encoder_name_or_path, encoder, frozen)
-    model = Any2PointForPointCloudClassification(config, encoder)
-    model = get_peft_model(model, GuidedAdapterConfig(**program.adapter))
-    expected = get_peft_model_state_dict(model)
-    trained = {_PEFT_PREFIX + key: value for key, value in trained.items()}
-    account(
-        checkpoint,
-        {key.removeprefix(_PEFT_PREFIX): value for key, value in trained.items()},
-        {key.removeprefix(_PEFT_PREFIX): value for key, value in expected.items()},
-    )
-    set_peft_model_state_dict(model, {key: value.to(expected[key].dtype) for key, value in trained.items()})
-    return model.eval()
-
-
-def _check_frozen(
-    checkpoint: str | os.PathLike, name: str, encoder: PreTrainedModel, frozen: dict[str, torch.Tensor]
-) -> None:
     layers = find_family(encoder.config).layers + "."
     expected = {key: tensor for key, tensor in encoder.state_dict().items() if key.startswith(layers)}
-    check_frozen(checkpoint, name, expected, frozen, "--encoder")
+    check_frozen(checkpoint, config.encoder_name_or_path, expected, frozen, "--encoder")
+    model = Any2PointForPointCloudClassification(config, encoder)
+    model = get_peft_model(model, GuidedAdapterConfig(**program.adapter))
+    expected = {key.removeprefix(_PEFT_PREFIX): value for key, value in get_peft_model_state_dict(model).items()}
+    account(checkpoint, trained, expected)
+    state = {_PEFT_PREFIX + key: value.to(expected[key].dtype) for key, value in trained.items()}
+    set_peft_model_state_dict(model, state)
+    return model.eval()

@@ -1,4 +1,4 @@
-"""The tensors of an original Any2Point checkpoint under our names."""
+"""Rename, split and stack the tensors of an original Any2Point checkpoint."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import defaultdict
 
 import torch
 
-from hf_any3d.conversions.any2point.variants import BLOCK, MODEL, Names, Variant
-from hf_any3d.conversions.checkpoints import check_finite, listed
-from hf_any3d.conversions.renaming import as_linear, as_vector, split_rows, stack
+from hf_any3d.conversions.any2point.variants import BLOCK, MODEL, Variant
+from hf_any3d.conversions.checkpoints import check_finite
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, check_owners, split_rows, stack
 
 _STAGE = r"patch_embed\.EncP\.LGA_list\.(?P<stage>\d)\.linear2\.(?P<block>\d)\."
 _OUR_STAGE = MODEL + "point_tokenizer.stages.{stage}.blocks.{block}."
@@ -33,7 +33,7 @@ TRAINED_NAMES: Names = {
     r"attn1\.(?P<view>\d)\.qkv\.(?P<tensor>\w+)": _ATTENTION + "qkv_{tensor}[{view}]",
     r"attn1\.(?P<view>\d)\.proj\.(?P<tensor>\w+)": _ATTENTION + "out_{tensor}[{view}]",
     r"norm3\.(?P<view>\d)\.(?P<tensor>\w+)": _ATTENTION + "norm_{tensor}[{view}]",
-    # The head of the programs for ScanObjectNN, then that of those for ModelNet40.
+    # The head of the programs for ScanObjectNN, then that of the programs for ModelNet40.
     r"prediction\.head\.0\.0\.": "classifier.hidden.0.",
     r"prediction\.head\.0\.1\.": "classifier.norms.0.",
     r"prediction\.head\.2\.0\.": "classifier.hidden.1.",
@@ -48,14 +48,14 @@ TRAINED_NAMES: Names = {
 
 
 def rename(name: str, variant: Variant) -> tuple[bool, tuple[str, ...]]:
-    """Whether an original tensor belongs to the frozen encoder, and our names for it.
+    """Return whether an original tensor belongs to the frozen encoder, and our names for it.
 
-    There are several names where it is split; a name ends in `[view]` where the tensor is one of a stack.
+    A tensor that is split has several names; the name of one that is stacked ends in `[view]`.
 
     Raises:
-        KeyError: If the name belongs to no known part.
+        KeyError: The name belongs to no known part.
     """
-    # Half of the programs keep all but the head under this prefix.
+    # Half of the programs store all but the head under this prefix.
     plain = name.removeprefix("encoder.")
     for frozen, table in ((True, variant.encoder_names), (False, TRAINED_NAMES)):
         for pattern, ours in table.items():
@@ -77,12 +77,12 @@ def convert_state_dict(
         variant: The program that made it.
 
     Returns:
-        Tensors of the frozen encoder, under transformers' names, and of everything trained, under ours, adapters as
-        PEFT stores them.
+        Tensors of the frozen encoder, under transformers' names, and all trained ones, under ours, adapters as PEFT
+        stores them.
 
     Raises:
-        ValueError: If a tensor belongs to no known part, two belong to the same, tensors cannot be split, stacked or
-            reshaped, or there are NaN or infinite numbers.
+        ValueError: A tensor belongs to no known part, two to the same, tensors cannot be split, stacked or reshaped,
+            or hold NaN or infinite numbers.
     """
     encoder: dict[str, torch.Tensor] = {}
     trained: dict[str, torch.Tensor] = {}
@@ -105,12 +105,9 @@ def convert_state_dict(
             stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours)
             if stacked is None:
                 (encoder if frozen else trained)[ours] = _reshape(ours, piece)
-            elif piece.ndim:  # our stacked norms do not count batches
+            elif piece.ndim:  # our stacked norms have no num_batches_tracked
                 stacks[stacked[1]][int(stacked[2])] = piece
-    if unknown:
-        raise ValueError(f"the checkpoint holds tensors that belong to no known part: {listed(sorted(unknown))}")
-    if twice:
-        raise ValueError(f"the checkpoint holds tensors that mean the same part: {listed(sorted(twice))}")
+    check_owners(unknown, twice)
     for name, views in stacks.items():
         if gaps := set(range(max(views) + 1)) - views.keys():
             raise ValueError(f"the checkpoint lacks tensors: {', '.join(f'{name}[{view}]' for view in sorted(gaps))}")

@@ -1,9 +1,11 @@
-"""The six released Any2Point programs as data: three encoders, two data sets."""
+"""The six released Any2Point programs as data: three encoders, two datasets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from hf_any3d.conversions.renaming import Names
 
 MODEL = "any2point."
 SCANOBJECTNN_CLASSES = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
@@ -13,9 +15,6 @@ MODELNET40_CLASSES = (
     "stairs stool table tent toilet tv_stand vase wardrobe xbox"
 ).split()
 
-# Patterns of frozen tensors with the transformers names they become, which start from the encoder; a tuple of names
-# splits a tensor along its first axis.
-Names = dict[str, str | tuple[str, ...]]
 BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
 
 
@@ -24,16 +23,16 @@ class Variant:
     """One released program.
 
     Args:
-        encoder: What the config of the frozen encoder must say, its `model_type` first.
-        encoder_changes: What the program changed in its encoder.
-        encoder_name: The public checkpoint that the program started from; None where there is none on the hub.
-        encoder_tower: Its tower, for checkpoints with several.
-        encoder_names: The original's frozen tensors under transformers' names.
-        layers: Path of the encoder's layers, where guided adapters stand.
-        model: What its `Any2PointConfig` sets, its accidents included.
-        adapter: What its `GuidedAdapterConfig` sets.
-        processor: What its `PointCloudProcessor` sets.
-        dataset: What it was trained on.
+        encoder: Required values of the frozen encoder's config, its `model_type` first.
+        encoder_changes: Values of that config that the program changed.
+        encoder_name: The public checkpoint that the program started from; None if there is none on the hub.
+        encoder_tower: Which tower, for checkpoints with several.
+        encoder_names: The original's frozen tensors under transformers' names, starting from the encoder.
+        layers: Path of the encoder's layers, which get the guided adapters.
+        model: Settings of `Any2PointConfig`, the program's accidents included.
+        adapter: Settings of `GuidedAdapterConfig`.
+        processor: Settings of `PointCloudProcessor`.
+        dataset: Name of the training dataset.
         accuracy: Percent on the test set, as the authors report.
     """
 
@@ -75,7 +74,7 @@ IMAGEBIND_NAMES: Names = {
 }
 
 _SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-# Encoders in which the six programs come in pairs.
+# Three encoders, each of two programs.
 CLIP = {
     "encoder": {
         "model_type": "clip_text_model",

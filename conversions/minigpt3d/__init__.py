@@ -1,1 +1,1 @@
-"""MiniGPT-3D's checkpoints: names of tensors, sizes, the pretrained parts, and the whole model of four stages."""
+"""MiniGPT-3D's original files: the pretrained parts that training starts from, and the checkpoints of its stages."""

@@ -1,4 +1,4 @@
-"""All of a MiniGPT-3D from its files, put together under our names but not built."""
+"""Assemble a MiniGPT-3D from its parts and checkpoints: config and state dict, without building the model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import Blip2QFormerConfig
 
-from hf_any3d.conversions.checkpoints import account
-from hf_any3d.conversions.minigpt3d.parts import Part, told_of, whereabouts
+from hf_any3d.conversions.checkpoints import account, errors_about
+from hf_any3d.conversions.minigpt3d.parts import Part, source_record
 from hf_any3d.conversions.minigpt3d.sizes import bridge_sizes, lora_rank
 from hf_any3d.conversions.minigpt3d.stages import (
     STAGES,
@@ -18,28 +18,26 @@ from hf_any3d.conversions.minigpt3d.stages import (
     check_encoder,
     check_order,
     check_trained,
-    start_afresh,
+    initialize_untrained,
 )
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
-from hf_any3d.modeling.minigpt3d.named_parts import held_names
 
-# What no tensor tells. The released programs never set another scale, nor other layers.
+# Settings without a tensor. The released programs never use another scale or other layers.
 _TEXT_LORA = {"lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["query_key_value", "dense"]}
 _QFORMER_LORA = {"lora_dropout": 0.1, "target_modules": ["query", "key", "value"]}
 _TEXT_LORA_RANK, _QFORMER_LORA_RANK = 64, 8
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A model put together.
+class Assembly:
+    """A complete model that has not been built.
 
     Args:
         parts: Point encoder, Q-Former and language model.
         files: The checkpoints of training.
-        model: The model on the meta device: names and shapes, but no numbers.
-        state: Its state dict, of which what files hold is read when it is needed, without what is in parts that
-            `model.config.parts` names.
+        model: The model on the meta device: names and shapes only.
+        state: Its state dict, memory-mapped where possible, without the parts named in `model.config.parts`.
         fresh: The parts that no file has.
     """
 
@@ -50,7 +48,7 @@ class Whole:
     fresh: tuple[str, ...]
 
 
-def put_together(
+def assemble(
     point_encoder: Part,
     qformer: Part,
     language_model: Part,
@@ -58,19 +56,19 @@ def put_together(
     *,
     stage: int | None = None,
     store_parts: bool = False,
-) -> Whole:
-    """Put parts and checkpoints of training together; later checkpoints count.
+) -> Assembly:
+    """Combine parts and checkpoints of training; later checkpoints take precedence.
 
     Args:
-        point_encoder: What `read_point_encoder` gave.
-        qformer: What `read_qformer` gave.
-        language_model: What `read_language_model` gave.
-        files: What `read_stage` gave, in the order of training.
+        point_encoder: The result of `read_point_encoder`.
+        qformer: The result of `read_qformer`.
+        language_model: The result of `read_language_model`.
+        files: Results of `read_stage`, in the order of training.
         stage: 2 or 3, whose files hold the same; by default 3.
-        store_parts: Whether parts that are converted already are stored all the same.
+        store_parts: Whether to store parts that are converted already.
 
     Raises:
-        ValueError: If `stage` is not that of the last checkpoint, checkpoints are in another order, or tensors are
+        ValueError: `stage` is not that of the last checkpoint, checkpoints are in another order, or tensors are
             missing, left over, of another shape, or trained with another point encoder.
     """
     parts = (point_encoder, qformer, language_model)
@@ -95,39 +93,39 @@ def put_together(
     named = {name.replace(".base_layer.", "."): name for name in own}
     state = {named.get(name, name): tensor for name, tensor in state.items()}
     missing = {name: tensor for name, tensor in own.items() if name not in state}
-    begun = start_afresh(missing, files[-1].stage, queries, config.initializer_range)
-    state |= begun
+    initialized = initialize_untrained(missing, last.stage, queries, config.initializer_range)
+    state |= initialized
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, own)
-    fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in begun})
+    fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
-        config.parts = _named(parts, last.stage) or None
-        held = held_names(model)
+        config.parts = _named_parts(parts, last.stage) or None
+        held = model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
-    return Whole(parts, tuple(files), model, state, tuple(fresh))
+    return Assembly(parts, tuple(files), model, state, tuple(fresh))
 
 
-def _named(parts: Sequence[Part], stage: int) -> dict[str, dict[str, Any]]:
+def _named_parts(parts: Sequence[Part], stage: int) -> dict[str, dict[str, Any]]:
     named = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
     if stage < 3:
-        # What training starts from has other norms than Phi, and no stage says so before the second.
+        # Before stage II the norms are those of the file that training starts from, not Phi's.
         named.pop("language_model", None)
-    return {name: whereabouts(part) for name, part in named.items()}
+    return {name: source_record(part) for name, part in named.items()}
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
-    encoder, asking, words = (part.config for part in parts)
+    point_config, blip2_config, text_config = (part.config for part in parts)
     found = {name: tensor for file in files for name, tensor in file.trained.items()}
-    undropped = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     text_rank = lora_rank(found, "language_model.") or _TEXT_LORA_RANK
     rank = lora_rank(found, "bridge.qformer.") or _QFORMER_LORA_RANK
-    with told_of(files[-1].path):
+    with errors_about(files[-1].path):
         sizes = bridge_sizes(found)
     return MiniGPT3DConfig(
-        point_config=encoder,
-        qformer_config=Blip2QFormerConfig(**asking.qformer_config.to_dict() | undropped),
-        text_config=words,
-        num_query_tokens=asking.num_query_tokens,
+        point_config=point_config,
+        qformer_config=Blip2QFormerConfig(**blip2_config.qformer_config.to_dict() | no_dropout),
+        text_config=text_config,
+        num_query_tokens=blip2_config.num_query_tokens,
         use_query_experts=files[-1].stage == 4,
         text_lora={"r": text_rank, **_TEXT_LORA},
         qformer_lora={"r": rank, "lora_alpha": 2 * rank, **_QFORMER_LORA},

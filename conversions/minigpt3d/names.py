@@ -1,4 +1,4 @@
-"""Tensors of the original MiniGPT-3D files under our names, whatever stage or part a file is of."""
+"""Tensors of the original MiniGPT-3D files under our names, for every training stage and pretrained part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TO = "model.layers.{layer}."
 # Microsoft's first layout (`Wqkv`), that of transformers 4.36 (`query_key_value`), and today's (`q_proj` and so on).
 PHI: Names = {
     r"(transformer\.embd\.wte|model\.embed_tokens)\.": "model.embed_tokens.",
-    _LAYER + r".*(rotary_emb|inner_attn|inner_cross_attn)\.": None,  # tables that are computed anew
+    _LAYER + r".*(rotary_emb|inner_attn|inner_cross_attn)\.": None,  # tables that are computed
     _LAYER + r"mixer\.Wqkv\.": _TO + "self_attn.stacked.",
     _LAYER + r"mixer\.out_proj\.": _TO + "self_attn.dense.",
     _LAYER + r"ln\.": _TO + "input_layernorm.",
@@ -27,18 +27,17 @@ _THIRDS = ("q_proj", "k_proj", "v_proj")
 
 
 def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_heads: int) -> dict[str, torch.Tensor]:
-    """Rename Phi's tensors, and bring queries, keys and values into one layer, head by head.
+    """Rename Phi's tensors, fuse queries, keys and values head by head, and add the norms that Phi does not have.
 
-    The norms that the language model of MiniGPT-3D has and Phi has not are added, without effect on what they norm
-    but that it is normed.
+    The added norms are those of MiniGPT-3D's language model, with weight 1 and bias 0.
 
     Args:
-        original: Of any of the three layouts.
-        num_attention_heads: Of the model.
+        original: Tensors in any of the three layouts.
+        num_attention_heads: Heads of the model.
 
     Raises:
-        ValueError: If a tensor belongs to no known part, two to the same, or one of queries, keys and values is
-            missing or cannot be cut into heads.
+        ValueError: A tensor belongs to no known part, two to the same, or one of queries, keys and values is missing
+            or cannot be split into heads.
     """
     state = rename_tensors(original, PHI)
     fused: dict[str, torch.Tensor] = {}
@@ -59,7 +58,7 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
 
 
 def _by_head(name: str, stacked: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows `(query | key | value, head, channel)` in the order `(head, query | key | value, channel)`."""
+    """Reorder rows from `(query | key | value, head, channel)` to `(head, query | key | value, channel)`."""
     if not stacked.ndim or len(stacked) % (3 * heads):
         raise ValueError(
             f"{name} has shape {tuple(stacked.shape)}; expected rows in a multiple of 3 times {heads} heads"
@@ -78,13 +77,13 @@ def _with_norms(state: dict[str, torch.Tensor], heads: int) -> dict[str, torch.T
                     f"{layer}self_attn.{part}_layernorm.weight": torch.ones(width // heads),
                     f"{layer}self_attn.{part}_layernorm.bias": torch.zeros(width // heads),
                 }
-            # Where a file has one of them it has to have all; those that it lacks are then told to be missing.
+            # A file with one of them must have all; missing ones are then reported.
             if not added.keys() & state.keys():
                 complete |= added
     return complete
 
 
-# The Q-Former of BLIP-2, of which only the path of the queries serves.
+# The Q-Former of BLIP-2; only the path of the queries is used.
 QFORMER: Names = {
     r"bert\.embeddings\.LayerNorm\.": "layernorm.",
     r"bert\.embeddings\.|bert\.encoder\.layer\.\d+\.(intermediate|output)\.|cls\.": None,
@@ -104,17 +103,16 @@ MINIGPT3D: Names = {
     r"llama_proj\.": "bridge.projector.fc1.",
     r"llama_proj2\.": "bridge.projector.fc2.",
     r"llama_model\.base_model\.model\.": "language_model.",
-    # Of the model of images that training starts from.
+    # Parts of the image model that training starts from.
     r"(visual_encoder|ln_vision)\.": None,
 }
-# The whole file of a BLIP-2 model: its eyes, the layers that its language model is spoken to with, and heads of its
-# first stage are of no use here.
+# The complete file of a BLIP-2 model; its vision encoder, language model and heads of its first stage are not used.
 BLIP2: Names = {
     r"query_tokens$": "query_tokens",
     **under("Qformer.", "qformer.", QFORMER),
     r"(visual_encoder|ln_vision|(t5|opt|llm)_(proj|model)|vision_proj|text_proj|itm_head)\.|temp$": None,
 }
-# Names that a file can have for one and the same tensor, and the one that counts.
+# Alternative names for the same tensor, and the one that counts.
 ALIASES = {"query_tokens": "query_expert_dict.0", "pc_encoder.": "point_encoder."}
 
 
@@ -122,14 +120,14 @@ def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[s
     """Bring the tensors of a released file to the names and shapes of `MiniGPT3DForConditionalGeneration`.
 
     Args:
-        original: Of any stage's file, or of a whole model.
+        original: Tensors of any stage's file, or of a complete model.
 
     Returns:
-        The tensors without doubles and without what the model has no use for. A layer with a LoRA has the names that
-        it has without one; `hf_any3d.modeling.minigpt3d.names_in` knows those that it has with one.
+        The tensors without duplicates and unused ones. A layer with a LoRA has the names that it has without one; see
+        `hf_any3d.modeling.minigpt3d.names_in` for those that it has with one.
 
     Raises:
-        ValueError: If a tensor belongs to no known part, or two that should be one differ.
+        ValueError: A tensor belongs to no known part, or two copies of one differ.
     """
     renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
     return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
@@ -139,10 +137,10 @@ def convert_blip2_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, 
     """Bring Q-Former and queries of a BLIP-2 file of LAVIS to the names of transformers' BLIP-2.
 
     Args:
-        original: The whole file; of what it holds besides, known names are left out.
+        original: All tensors of the file; known names of other parts are left out.
 
     Raises:
-        ValueError: If a tensor belongs to no known part.
+        ValueError: A tensor belongs to no known part.
     """
     return rename_tensors(original, BLIP2)
 
@@ -151,10 +149,10 @@ def convert_point_encoder_state_dict(original: Mapping[str, torch.Tensor]) -> di
     """Bring the tensors of the point encoder's own file to the names and shapes of `ActModel`.
 
     Args:
-        original: Without any prefix.
+        original: Tensors without any prefix.
 
     Raises:
-        ValueError: If a tensor belongs to no known part.
+        ValueError: A tensor belongs to no known part.
     """
     own = "point_encoder."
     converted = convert_minigpt3d_state_dict({own + name: tensor for name, tensor in original.items()})

@@ -1,11 +1,9 @@
-"""The pretrained parts of MiniGPT-3D, each from its own file: config and tensors under our names."""
+"""Read the pretrained parts of MiniGPT-3D, each from its own file: config and tensors under our names."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,14 @@ from typing import Any
 import torch
 from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.conversions.checkpoints import account, check_finite, read_checkpoint, read_json, read_weights
+from hf_any3d.conversions.checkpoints import (
+    account,
+    check_finite,
+    errors_about,
+    read_checkpoint,
+    read_json,
+    read_weights,
+)
 from hf_any3d.conversions.minigpt3d.names import (
     convert_blip2_state_dict,
     convert_phi_state_dict,
@@ -23,9 +28,9 @@ from hf_any3d.conversions.minigpt3d.sizes import point_encoder_sizes, qformer_si
 from hf_any3d.conversions.renaming import size_of
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
-from hf_any3d.modeling.encoders.sources import record_source, resolve_encoder
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
-from hf_any3d.modeling.minigpt3d.opening import QueriesAndQFormer
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
+from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
 
 _FIELDS = (
     "vocab_size",
@@ -50,8 +55,8 @@ _FIELDS = (
     "eos_token_id",
     "pad_token_id",
 )
-# Microsoft's first names.
-_FIRST = {
+# Names in Microsoft's first configs.
+_OLD_NAMES = {
     "n_embd": "hidden_size",
     "n_inner": "intermediate_size",
     "n_layer": "num_hidden_layers",
@@ -63,45 +68,24 @@ _FIRST = {
     "attn_pdrop": "attention_dropout",
 }
 _KNOWN = ("phi", "phi-msft", "normed_phi")
-
-
-def normed_phi_config(file: Path) -> NormedPhiConfig:
-    """Read a `config.json` of Phi.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is no JSON object, of another model, or of one that cannot have the added norms.
-    """
-    given = read_json(file)
-    if given.get("model_type") not in _KNOWN:
-        raise ValueError(
-            f"{file}: model_type={given.get('model_type')!r}; expected one of {', '.join(map(repr, _KNOWN))}"
-        )
-    settings = {_FIRST.get(name, name): value for name, value in given.items() if value is not None}
-    try:
-        if "rotary_dim" in settings and "n_embd" in given:
-            width = settings["hidden_size"] // settings["num_attention_heads"]
-            settings["partial_rotary_factor"] = settings["rotary_dim"] / width
-        if "n_embd" in given:
-            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
-        return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
-    except KeyError as error:
-        raise ValueError(f"{file}: lacks {error}") from error
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"{file}: {error}") from error
+_KINDS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "point_encoder": (ActConfig, ActModel),
+    "qformer": (Blip2Config, QueriesAndQFormer),
+    "language_model": (NormedPhiConfig, NormedPhiForCausalLM),
+}
 
 
 @dataclass
 class Part:
-    """A part of the model, not built.
+    """A pretrained part that has been read but not built.
 
     Args:
         source: The file or directory that it came from.
-        files: All files of it whose numbers went in.
+        files: All files that its weights came from.
         architecture: Name of its class.
         config: Its configuration.
-        state: Its tensors, of which those that files hold are read when they are needed.
-        is_converted: Whether it opens as it is, so that a model can name it instead of storing it.
+        state: Its tensors, memory-mapped where possible.
+        is_converted: Whether `from_pretrained` opens the source, so that a model can name it instead of storing it.
     """
 
     source: Path
@@ -112,7 +96,7 @@ class Part:
     is_converted: bool = False
 
     def save(self, directory: Path, dtype: torch.dtype) -> None:
-        """Write what `from_pretrained` opens."""
+        """Write a directory that `from_pretrained` opens."""
         directory.mkdir(parents=True, exist_ok=True)
         save_weights(directory, self.architecture, self.config, self.state, dtype)
 
@@ -122,38 +106,38 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
 
     Args:
         file: The file.
-        num_groups: Patches of a cloud; published: 512.
-        group_size: Points of a patch; published: 32.
+        num_groups: Patches per cloud; published: 512.
+        group_size: Points per patch; published: 32.
 
     Raises:
         ValueError: The file cannot be read, or its tensors are not all those of a point encoder.
         FileNotFoundError: No such file.
     """
-    with told_of(file):
+    with errors_about(file):
         state = convert_point_encoder_state_dict(read_checkpoint(file, ("base_model",)))
         settings: dict[str, Any] = point_encoder_sizes(state)
         settings |= {"num_groups": num_groups} if num_groups else {}
         settings |= {"group_size": group_size} if group_size else {}
         published = MiniGPT3DConfig().point_config.to_dict()
         config = ActConfig(**published | settings)
-    return accounted(file, [Path(file)], ActModel, config, state)
+    return _make_part(file, [Path(file)], ActModel, config, state)
 
 
 def read_qformer(file: str | os.PathLike) -> Part:
     """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`.
 
     Raises:
-        ValueError: The file cannot be read, or what it holds of a Q-Former is not all of one.
+        ValueError: The file cannot be read, or its Q-Former is not complete.
         FileNotFoundError: No such file.
     """
-    with told_of(file):
+    with errors_about(file):
         state = convert_blip2_state_dict(read_checkpoint(file, ("model",)))
-        asking = Blip2QFormerConfig(**qformer_sizes(state))
+        qformer_config = Blip2QFormerConfig(**qformer_sizes(state))
         count = size_of(state, "query_tokens", 1) if "query_tokens" in state else Blip2Config().num_query_tokens
-        # BLIP-2 takes what the Q-Former attends to for the width of its eyes, which are left out.
-        seen = {"hidden_size": asking.encoder_hidden_size}
-        config = Blip2Config(vision_config=seen, qformer_config=asking.to_dict(), num_query_tokens=count)
-    return accounted(file, [Path(file)], QueriesAndQFormer, config, state)
+        # BLIP-2's config has the width that the Q-Former attends to under the vision encoder, which is left out.
+        vision = {"hidden_size": qformer_config.encoder_hidden_size}
+        config = Blip2Config(vision_config=vision, qformer_config=qformer_config.to_dict(), num_query_tokens=count)
+    return _make_part(file, [Path(file)], QueriesAndQFormer, config, state)
 
 
 def read_language_model(directory: str | os.PathLike) -> Part:
@@ -169,51 +153,9 @@ def read_language_model(directory: str | os.PathLike) -> Part:
     directory = Path(directory)
     config = normed_phi_config(directory / "config.json")
     original, files = read_weights(directory)
-    with told_of(directory):
+    with errors_about(directory):
         state = convert_phi_state_dict(original, config.num_attention_heads)
-    return accounted(directory, files, NormedPhiForCausalLM, config, state)
-
-
-@contextmanager
-def told_of(source: str | os.PathLike) -> Iterator[None]:
-    """Name a file in errors about what is in it."""
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error
-
-
-def accounted(
-    source: str | os.PathLike,
-    files: list[Path],
-    kind: type[PreTrainedModel],
-    config: PreTrainedConfig,
-    state: dict[str, torch.Tensor],
-) -> Part:
-    """Make a part of tensors that are exactly those of a model.
-
-    Args:
-        source: What it came from, for messages.
-        files: All files of it.
-        kind: Class of the model.
-        config: Its configuration.
-        state: The tensors.
-
-    Raises:
-        ValueError: If tensors are missing, left over or of another shape.
-    """
-    with torch.device("meta"):
-        expected = kind(config).state_dict()
-    account(source, state, expected)
-    return Part(Path(source), files, kind.__name__, config, state)
-
-
-_KINDS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
-    "point_encoder": (ActConfig, ActModel),
-    "qformer": (Blip2Config, QueriesAndQFormer),
-    "language_model": (NormedPhiConfig, NormedPhiForCausalLM),
-}
+    return _make_part(directory, files, NormedPhiForCausalLM, config, state)
 
 
 def read_converted(part: str, source: str | os.PathLike) -> Part | None:
@@ -221,10 +163,10 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
 
     Args:
         part: "point_encoder", "qformer" or "language_model".
-        source: What was given for it.
+        source: The directory, or another source of the part.
 
     Returns:
-        The part; None where `source` is something else, such as a file of the authors.
+        The part; None if `source` is something else, such as a file of the authors.
 
     Raises:
         ValueError: A file cannot be read, or tensors are missing, left over or of another shape.
@@ -234,19 +176,59 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
     file = directory / "config.json"
     if not file.is_file() or read_json(file).get("model_type") != config_class.model_type:
         return None
-    with told_of(directory):
+    with errors_about(directory):
         config = config_class.from_pretrained(directory)
     state, files = read_weights(directory)
-    others = kind._keys_to_ignore_on_load_unexpected or []
-    state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in others)}
-    with told_of(directory):
+    ignored = kind._keys_to_ignore_on_load_unexpected or []
+    state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in ignored)}
+    with errors_about(directory):
         check_finite(state)
-    found = accounted(directory, files, kind, config, state)
+    found = _make_part(directory, files, kind, config, state)
     found.is_converted = True
     return found
 
 
-def whereabouts(part: Part) -> dict[str, Any]:
-    """Where a converted part lies, as `MiniGPT3DConfig.parts` has it."""
+def source_record(part: Part) -> dict[str, Any]:
+    """Return name and checksum of a converted part, for `MiniGPT3DConfig.parts`."""
     source = resolve_encoder(part.source.absolute())
     return record_source(source.name, source).to_dict()
+
+
+def normed_phi_config(file: Path) -> NormedPhiConfig:
+    """Read a `config.json` of Phi.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is no JSON object, or of another model or one that cannot have the added norms.
+    """
+    given = read_json(file)
+    if given.get("model_type") not in _KNOWN:
+        raise ValueError(
+            f"{file}: model_type={given.get('model_type')!r}; expected one of {', '.join(map(repr, _KNOWN))}"
+        )
+    settings = {_OLD_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+    try:
+        if "rotary_dim" in settings and "n_embd" in given:
+            width = settings["hidden_size"] // settings["num_attention_heads"]
+            settings["partial_rotary_factor"] = settings["rotary_dim"] / width
+        if "n_embd" in given:
+            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
+        return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
+    except KeyError as error:
+        raise ValueError(f"{file}: lacks {error}") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _make_part(
+    source: str | os.PathLike,
+    files: list[Path],
+    kind: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    state: dict[str, torch.Tensor],
+) -> Part:
+    """Make a part after a check that its tensors are exactly those of a model."""
+    with torch.device("meta"):
+        expected = kind(config).state_dict()
+    account(source, state, expected)
+    return Part(Path(source), files, kind.__name__, config, state)

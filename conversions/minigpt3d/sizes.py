@@ -1,4 +1,4 @@
-"""What the shapes of MiniGPT-3D's tensors tell about its parts; heads and numbers of patches have none."""
+"""Settings of MiniGPT-3D's parts that the shapes of their tensors imply; heads and numbers of patches have none."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _HEAD_WIDTH = 64
 
 
 def point_encoder_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `ActConfig`.
+    """Return settings of `ActConfig`.
 
     Args:
-        state: What `convert_point_encoder_state_dict` gave.
+        state: The result of `convert_point_encoder_state_dict`.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing, or the number of heads cannot be told.
+        ValueError: A tensor that a size is read from is missing, or the number of heads is unknown.
     """
     found = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
     patches = [size_of(state, f"patch_encoder.{layer}.weight") for layer in ("lift", "widen", "join")]
@@ -34,13 +34,13 @@ def point_encoder_sizes(state: _State) -> dict[str, Any]:
 
 
 def qformer_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `Blip2QFormerConfig`.
+    """Return settings of `Blip2QFormerConfig`.
 
     Args:
-        state: What `convert_blip2_state_dict` gave.
+        state: The result of `convert_blip2_state_dict`.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing, or the number of heads cannot be told.
+        ValueError: A tensor that a size is read from is missing, or the number of heads is unknown.
     """
     layer = "qformer.encoder.layer."
     width = size_of(state, "qformer.layernorm.weight")
@@ -57,13 +57,13 @@ def qformer_sizes(state: _State) -> dict[str, Any]:
 
 
 def bridge_sizes(state: _State) -> dict[str, Any]:
-    """Settings of `MiniGPT3DConfig` for what stages of training made; those of parts that none made are left out.
+    """Return the settings of `MiniGPT3DConfig` for the trained parts that are there.
 
     Args:
-        state: What `convert_minigpt3d_state_dict` gave, of all files together.
+        state: The results of `convert_minigpt3d_state_dict` for all files together.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing.
+        ValueError: A tensor that a size is read from is missing.
     """
     sizes: dict[str, Any] = {"projector_width": size_of(state, "bridge.projector.fc1.weight")}
     if layers := count_of(state, r"bridge\.point_mlp\.layers\.(\d+)\."):
@@ -76,7 +76,7 @@ def bridge_sizes(state: _State) -> dict[str, Any]:
 
 
 def lora_rank(state: _State, part: str) -> int | None:
-    """Rank of the LoRA below a prefix; None where there is none."""
+    """Return the rank of the LoRA below a prefix; None if there is none."""
     ranks = (size_of(state, name) for name in state if name.startswith(part) and ".lora_A." in name)
     return next(ranks, None)
 

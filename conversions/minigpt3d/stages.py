@@ -1,4 +1,4 @@
-"""The files that stages of MiniGPT-3D's training left behind, and what of the model they hold."""
+"""Read the checkpoints of MiniGPT-3D's training stages, check them, and initialize what no stage has trained."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_any3d.conversions.checkpoints import account, listed, read_checkpoint
+from hf_any3d.conversions.checkpoints import account, errors_about, listed, read_checkpoint
 from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
-from hf_any3d.conversions.minigpt3d.parts import Part, told_of
+from hf_any3d.conversions.minigpt3d.parts import Part
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, stage_names
 
 _ENCODER = "point_encoder."
 STAGES = {0: "what training starts from", 1: "stage I", 3: "stage II or III", 4: "stage IV"}
-"""Kinds of files by the number of their stage. Files of stages II and III hold the same."""
-# What a file holds is worth nothing without the file of this stage.
-_STANDS_ON = {1: 0, 4: 3}
-# Parts that training begins afresh, by the last stage that they are not in. All else has to be in a file.
-_FRESH = {
+"""Kinds of files by the number of their stage. Files of stages II and III hold the same parts."""
+# The file of a stage is incomplete without the file of this earlier stage.
+_REQUIRED = {1: 0, 4: 3}
+# Parts that training initializes, with the last stage whose file lacks them. All others must be in a file.
+_INITIALIZED = {
     "bridge.point_mlp.": 0,
     "bridge.qformer.": 1,
     "bridge.experts.router.": 3,
@@ -36,9 +36,9 @@ class StageFile:
     Args:
         path: The file.
         stage: Key of `STAGES`.
-        entries: How many tensors the file has.
-        trained: Those that were trained, under our names without LoRA's `base_layer`.
-        encoder: The frozen point encoder's, under its own names.
+        entries: Number of tensors in the file.
+        trained: Trained tensors, under our names without LoRA's `base_layer`.
+        encoder: Tensors of the frozen point encoder, under its own names.
     """
 
     path: Path
@@ -56,7 +56,7 @@ def read_stage(path: str | os.PathLike) -> StageFile:
         FileNotFoundError: No such file.
     """
     original = read_checkpoint(path, ("model",))
-    with told_of(path):
+    with errors_about(path):
         state = convert_minigpt3d_state_dict(original)
         trained = {name: tensor for name, tensor in state.items() if not name.startswith(_ENCODER)}
         stage = _stage_of(trained)
@@ -65,36 +65,36 @@ def read_stage(path: str | os.PathLike) -> StageFile:
 
 
 def check_order(files: Sequence[StageFile]) -> None:
-    """Make sure that files come in the order of training, each with the one that it stands on.
+    """Check that files are in the order of training, each with the earlier one that it requires.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: They are not.
     """
     for number, file in enumerate(files):
         before = [other.stage for other in files[:number]]
         if any(stage > file.stage for stage in before):
             raise ValueError(
                 f"{file.path}: holds {STAGES[file.stage]}, which comes before {STAGES[before[-1]]}; the file of the "
-                "later stage belongs behind --second-checkpoint"
+                "later stage belongs after --second-checkpoint"
             )
-        needed = _STANDS_ON.get(file.stage)
+        needed = _REQUIRED.get(file.stage)
         if needed is not None and needed not in before:
             raise ValueError(
                 f"{file.path}: holds {STAGES[file.stage]}, which lacks all of {STAGES[needed]}; give that file "
-                "behind --checkpoint and this one behind --second-checkpoint"
+                "after --checkpoint and this one after --second-checkpoint"
             )
 
 
 def check_encoder(file: StageFile, encoder: Part) -> None:
-    """Make sure that the copy of the point encoder in a file is the encoder given.
+    """Check that the copy of the point encoder in a file equals the given encoder.
 
     Raises:
-        ValueError: If the copy is not complete, or numbers differ by more than the rounding of its dtype.
+        ValueError: The copy is not complete, or numbers differ by more than the rounding of its dtype.
     """
     if not file.encoder:
         return
     account(file.path, file.encoder, encoder.state)
-    differ = [name for name, copy in file.encoder.items() if not _alike(encoder.state[name], copy)]
+    differ = [name for name, copy in file.encoder.items() if not _equal_when_rounded(encoder.state[name], copy)]
     if differ:
         raise ValueError(
             f"{file.path}: its copy of the point encoder is not {encoder.source}: {len(differ)} of "
@@ -103,12 +103,12 @@ def check_encoder(file: StageFile, encoder: Part) -> None:
 
 
 def check_trained(file: StageFile, model: MiniGPT3DForConditionalGeneration) -> None:
-    """Make sure that a file has all that its stage trains, and nothing else.
+    """Check that a file has exactly the tensors that its stage trains.
 
-    The file that training starts from comes from another program, and may have more of what the model has.
+    The file that training starts from comes from another program, and may have more of the model's tensors.
 
     Raises:
-        ValueError: If tensors are missing, left over or of another shape.
+        ValueError: Tensors are missing, left over or of another shape.
     """
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
@@ -119,37 +119,37 @@ def check_trained(file: StageFile, model: MiniGPT3DForConditionalGeneration) -> 
     account(file.path, file.trained, {name: own[name] for name in expected})
 
 
-def start_afresh(
+def initialize_untrained(
     missing: Mapping[str, torch.Tensor], stage: int, queries: torch.Tensor, std: float
 ) -> dict[str, torch.Tensor]:
-    """What training begins with where no file has it: further sets of queries with BLIP-2's, the rest with noise.
+    """Initialize tensors that no file has as training does: query sets with BLIP-2's queries, others with fixed noise.
 
     Args:
-        missing: Of the model, without numbers.
-        stage: The last one whose file there is.
-        queries: BLIP-2's, `(num_query_tokens, hidden)`.
-        std: Standard deviation of fresh weights.
+        missing: The model's tensors that no file has, without numbers.
+        stage: The last stage with a file.
+        queries: BLIP-2's queries, `(num_query_tokens, hidden)`.
+        std: Standard deviation of initial weights.
 
     Returns:
-        Tensors for those that training would begin afresh; the same ones each time.
+        The initialized tensors by name; those that a file should have had are left out.
     """
     generator = torch.Generator().manual_seed(0)
-    fresh = {}
+    initialized = {}
     for name, empty in missing.items():
         if name.startswith("bridge.experts.queries.") and stage < 4:
-            fresh[name] = queries
-        elif any(name.startswith(part) and stage <= last for part, last in _FRESH.items()):
-            fresh[name] = _begun(name, torch.empty(empty.shape), std, generator)
-    return fresh
+            initialized[name] = queries
+        elif any(name.startswith(part) and stage <= last for part, last in _INITIALIZED.items()):
+            initialized[name] = _initialize(name, torch.empty(empty.shape), std, generator)
+    return initialized
 
 
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether tensors are equal up to rounding: released programs kept the frozen encoder in half precision."""
+def _equal_when_rounded(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether tensors are equal up to rounding: released programs stored the encoder in half precision."""
     narrow = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
     return torch.equal(one.to(narrow), other.to(narrow))
 
 
-def _begun(name: str, tensor: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
+def _initialize(name: str, tensor: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
     if name.endswith(".bias") or ".lora_B." in name:
         return tensor.zero_()
     if ".lora_A." in name:

@@ -1,6 +1,6 @@
-"""The command line `hf-any3d`: one file a command.
+"""The command line `hf-any3d`, with a file for each command.
 
-Commands import what is heavy when they run, so that help and errors in arguments come at once.
+Commands import heavy libraries when they run, so that help and errors in arguments appear at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ app.add_typer(convert, name="convert")
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """3D point clouds in the Hugging Face ecosystem."""
     if version:

@@ -1,4 +1,4 @@
-"""How commands fail: one line on stderr that says what was wrong, and exit code 1."""
+"""What commands share: options, model loading, input files, and errors in one line with exit code 1."""
 
 from __future__ import annotations
 
@@ -7,14 +7,48 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from hf_any3d.messages import one_line, opened, say
 
+ChatModel = Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; by default the fastest available.", show_default=False)
+]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Point files, meshes, or folders of them.")]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the model on the hub.", show_default=False)
+]
+Template = Annotated[
+    str | None,
+    typer.Option(help="Chat template of the processor, such as demo; by default its own.", show_default=False),
+]
 
-def quieten_libraries() -> None:
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print errors in what the user gave in one line on stderr and exit; other errors keep their traceback.
+
+    With `ANY3D_TRACEBACK=1` the traceback is printed before the line.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exc()
+        print_error(error)
+        raise typer.Exit(1) from None
+
+
+def print_error(error: Exception | str) -> None:
+    """Print an error on stderr."""
+    say(f"error: {one_line(error)}", is_error=True)
+
+
+def quiet_libraries() -> None:
     """Turn off progress bars and remarks of transformers and the hub client; errors are still raised."""
     import huggingface_hub.utils
     import transformers
@@ -26,7 +60,7 @@ def quieten_libraries() -> None:
 
 
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
-    """A pipeline around a directory or hub repository, on the fastest device unless one is named."""
+    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
     from transformers import pipeline
 
     from hf_any3d.registration import register
@@ -37,32 +71,37 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
 
 
 def open_chat(model: str, device: str | None, template: str | None) -> Any:
-    """A pipeline that talks about point clouds.
+    """Open a pipeline that answers questions about point clouds.
 
     Raises:
-        ValueError: If its processor has no template of this name.
+        ValueError: Its processor has no template of this name.
     """
     pipe = open_pipeline("point-cloud-text-to-text", model, device)
-    with opened(model):  # a wrong name is told now
+    with opened(model):  # a wrong template name fails here, not at the first question
         pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
     return pipe
 
 
-@contextmanager
-def told_in_one_line() -> Iterator[None]:
-    """Turn errors in what the user gave into a line on stderr; others keep their traceback.
+def find_files(given: list[Path]) -> list[Path]:
+    """List files, and for each folder the readable files below it, sorted by name.
 
-    With `ANY3D_TRACEBACK=1` the line follows the traceback.
+    Raises:
+        FileNotFoundError: A path does not exist, or a folder has no readable file.
     """
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
-            traceback.print_exc()
-        tell(error)
-        raise typer.Exit(1) from None
+    from hf_any3d.data.files import supported_file_types
 
-
-def tell(error: Exception | str) -> None:
-    """Print an error on stderr."""
-    say(f"error: {one_line(error)}", is_error=True)
+    types = {f".{name}" for name in supported_file_types()}
+    found = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in types)
+            if not inside:
+                raise FileNotFoundError(
+                    f"{path}: no point cloud in this folder; readable are {', '.join(sorted(types))}"
+                )
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    return found

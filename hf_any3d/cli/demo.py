@@ -1,4 +1,4 @@
-"""`hf-any3d demo`: talk about point clouds on a page in the browser."""
+"""`hf-any3d demo`: a page in the browser to ask a model about point clouds."""
 
 from __future__ import annotations
 
@@ -11,41 +11,35 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import open_chat, told_in_one_line
+from hf_any3d.cli.common import ChatModel, Device, Template, one_line_errors, open_chat
 from hf_any3d.messages import say
 
 
 def demo(
-    model: Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")],
+    model: ChatModel,
     examples: Annotated[
-        Path | None, typer.Option(help="Folder of shapes to choose from; ID_8192.npy is called ID.")
+        Path | None, typer.Option(help="Folder of shapes to choose from; ID_8192.npy is listed as ID.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 7860,
-    share: Annotated[
-        bool, typer.Option("--share", help="Show the page to everyone, through gradio's servers.")
-    ] = False,
-    template: Annotated[
-        str | None, typer.Option(help="Prompt of the processor, such as demo; its default if left out.")
-    ] = None,
-    context: Annotated[int, typer.Option(min=64, help="Tokens of a conversation, with the longest answer's.")] = 400,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; by default the fastest there is.")
-    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Make the page public, through gradio's servers.")] = False,
+    template: Template = None,
+    context: Annotated[int, typer.Option(min=64, help="Tokens of a conversation, including the next answer.")] = 400,
+    device: Device = None,
 ) -> None:
-    """Talk about point clouds on a page in the browser.
+    """Ask a model about point clouds on a page in the browser.
 
-    The page shows the shape in 3D, streams answers, and forgets the oldest questions where a conversation grows too
-    long. Ctrl-C ends it.
+    The page shows the shape in 3D, streams answers, and forgets the oldest questions when a conversation grows too
+    long. Ctrl-C stops it.
     """
-    with told_in_one_line():
+    with one_line_errors():
         if find_spec("gradio") is None:
             raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
         from hf_any3d.demo.examples import ExampleShapes
 
         shapes = ExampleShapes(examples)
-        _must_be_free(host, port)
-        say(f"loading {model}; the first time, its weights are fetched …")
+        _check_port(host, port)  # before the model is loaded
+        say(f"loading {model}; the first time, its weights are downloaded …")
         pipe = _open(model, device, template)
         say(f"{len(shapes.names)} shapes to choose from; opening the page …")
         from hf_any3d.demo.conversation import Conversation
@@ -53,12 +47,11 @@ def demo(
 
         page = DemoPage(model, shapes, partial(Conversation, pipe, template, context)).open(host, port, share)
         for address in filter(None, (page.local_url, page.share_url)):
-            say(f"open {address} in a browser; Ctrl-C ends")
+            say(f"open {address} in a browser; Ctrl-C stops")
     page.block_thread()
 
 
-def _must_be_free(host: str, port: int) -> None:
-    """Tell before the model is loaded what would be told after it."""
+def _check_port(host: str, port: int) -> None:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()

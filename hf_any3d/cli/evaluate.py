@@ -13,7 +13,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.cli.common import quieten_libraries, told_in_one_line
+from hf_any3d.cli.common import Device, one_line_errors, quiet_libraries
 from hf_any3d.messages import opened, say, say_json
 
 
@@ -60,10 +60,10 @@ def evaluate(
 
     Figures with votes stand apart from those of one look at each cloud.
     """
-    with told_in_one_line():
+    with one_line_errors():
         if (dataset is None) == (recipe is None):
             raise ValueError("give either --dataset or --recipe, which names one")
-        quieten_libraries()
+        quiet_libraries()
         words = _words(
             dataset_name=dataset,
             data_dir=data_dir,
@@ -103,11 +103,10 @@ def _judge(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     from hf_any3d.data import load_point_dataset
     from hf_any3d.registration import register
-    from hf_any3d.training.arguments import parse_arguments
+    from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
-    from hf_any3d.training.settings import DataArguments
 
     register()
     file = [] if recipe is None else [str(recipe)]
@@ -209,9 +208,7 @@ def evaluate_minigpt3d(
         str, typer.Option(help="For cosines of Sentence-BERT.")
     ] = "sentence-transformers/all-mpnet-base-v2",
     simcse: Annotated[str, typer.Option(help="For cosines of SimCSE.")] = "princeton-nlp/sup-simcse-roberta-large",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; by default the fastest there is.")
-    ] = None,
+    device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Governs answers that are drawn, and random classes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -219,16 +216,16 @@ def evaluate_minigpt3d(
 
     Interrupted runs go on where they stopped. Answers are kept, so that another judge can look at them later.
     """
-    with told_in_one_line():
+    with one_line_errors():
         from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
-        from hf_any3d.evaluation.running import open_model
+        from hf_any3d.evaluation.chat_evaluation import open_model
 
         protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
         prompts = _prompts(judge_prompt or [])
         settings, further = _object("--generation", generation), _object("--options", options)
         own_judge = _object("--judge-settings", judge_settings)
         classes = _classes()
-        quieten_libraries()
+        quiet_libraries()
         with contextlib.redirect_stdout(sys.stderr):
             looks = _judge_answers(
                 judge, judge_model, judge_revision, judge_url, judge_key_variable, own_judge, device, classes
@@ -259,7 +256,7 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 def _prompts(given: list[str]) -> dict[str, str]:
     from hf_any3d.evaluation.llm_judge.prompts import check_prompt
-    from hf_any3d.evaluation.questions import KINDS
+    from hf_any3d.evaluation.question_answering import KINDS
 
     prompts = {}
     for text in given:
@@ -271,9 +268,9 @@ def _prompts(given: list[str]) -> dict[str, str]:
 
 
 def _classes() -> tuple[str, ...]:
-    from hf_any3d.data.catalog.modelnet40_generative import BENCHMARK
+    from hf_any3d.data.catalog.modelnet40_generative import DATASET
 
-    return BENCHMARK.class_names
+    return DATASET.class_names
 
 
 def _judge_answers(

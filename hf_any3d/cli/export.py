@@ -1,4 +1,4 @@
-"""`hf-any3d export`: a classifier as a file that runs without this package."""
+"""`hf-any3d export`: write a classifier as a file that runs without this package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import quieten_libraries, told_in_one_line
+from hf_any3d.cli.common import Revision, one_line_errors, quiet_libraries
 from hf_any3d.messages import opened, say
 
 
@@ -15,17 +15,15 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier.")],
     output: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
     format: Annotated[str, typer.Option(help="onnx, or pt2 for a program of torch.export.")] = "onnx",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the model on the hub.", show_default=False)
-    ] = None,
+    revision: Revision = None,
 ) -> None:
     """Write a classifier as ONNX or as a program of torch.export, adapters included.
 
-    The file takes any number of clouds with any number of points. It is compared with the model on clouds of other
-    sizes before it is put in place. A JSON file beside it tells how to prepare points and what the labels are.
+    The file accepts any number of clouds with any number of points, and is compared with the model on clouds of other
+    sizes before it is kept. A JSON file next to it has the settings of the processor and the labels.
     """
-    with told_in_one_line():
-        quieten_libraries()
+    with one_line_errors():
+        quiet_libraries()
         from hf_any3d.registration import register
 
         register()
@@ -37,10 +35,10 @@ def export(
             loaded = AutoModelForPointCloudClassification.from_pretrained(model, revision=revision)
         try:
             processor = PointCloudProcessor.from_pretrained(model, revision=revision)
-        except OSError:  # A model that was saved without one.
+        except OSError:  # the model was saved without one
             processor = None
-        made = export_file(loaded, output, format, processor=processor)
+        exported = export_file(loaded, output, format, processor=processor)
     say(
-        f"{made.path}: {made.bytes / 1e6:,.1f} MB; logits differ by at most {made.worst_difference:.1e}; "
-        f"settings in {made.settings}"
+        f"{exported.path}: {exported.bytes / 1e6:,.1f} MB; logits differ by at most {exported.worst_difference:.1e}; "
+        f"settings in {exported.settings}"
     )

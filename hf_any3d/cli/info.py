@@ -1,4 +1,4 @@
-"""`hf-any3d info`: what a model is, without its weights."""
+"""`hf-any3d info`: facts about a model, without downloading its weights."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import quieten_libraries, told_in_one_line
+from hf_any3d.cli.common import Revision, one_line_errors, quiet_libraries
 from hf_any3d.messages import opened, say, say_json
 
 
 def info(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the model on the hub.", show_default=False)
-    ] = None,
+    revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Say what a model is: encoder, adapters, parameters, labels, inputs.
+    """Describe a model: encoder, adapters, parameters, labels, inputs.
 
-    Only its configuration files are fetched, no weights.
+    Only its configuration files are downloaded, no weights.
     """
-    with told_in_one_line():
-        quieten_libraries()
+    with one_line_errors():
+        quiet_libraries()
         from hf_any3d.model_facts import model_facts
 
         with opened(model):
@@ -30,12 +28,12 @@ def info(
     if as_json:
         say_json(facts)
         return
-    wide = max(len(name) for name in facts)
+    width = max(len(name) for name in facts)
     for name, value in facts.items():
-        say(f"{name:<{wide}}  {_plain(value)}")
+        say(f"{name:<{width}}  {_format(value)}")
 
 
-def _plain(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -6,7 +6,7 @@ Names are imported when first used, since `datasets` takes seconds to import.
 from importlib import import_module
 
 _PUBLIC = {
-    "AugmentedDataset": "augmented",
+    "AugmentedDataset": "torch_datasets",
     "CenterAndScale": "transforms",
     "Compose": "transforms",
     "FarthestSubsample": "transforms",
@@ -21,11 +21,11 @@ _PUBLIC = {
     "Shuffle": "transforms",
     "build_transform": "transforms",
     "draw_fold": "splits",
-    "embed_files": "file_columns",
-    "files_to_points": "file_columns",
+    "embed_files": "file_conversion",
+    "files_to_points": "file_conversion",
     "load_point_dataset": "catalog",
     "merge_blocks": "blocks",
-    "points_to_files": "file_columns",
+    "points_to_files": "file_conversion",
     "push_point_dataset": "conversion.publishing",
     "split_into_blocks": "blocks",
     "validation_split": "splits",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
-from hf_any3d.data.files.columns import unit_colors
+from hf_any3d.data.files.attributes import unit_colors
 
 # The columns of an array behind x, y and z, by the name of the feature they give.
 ATTRIBUTES = {"rgb": "colors", "normals": "normals"}

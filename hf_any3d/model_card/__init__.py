@@ -1,7 +1,8 @@
-"""Model cards: what a saved or pushed model says of itself, written in one place for every door."""
+"""Model cards: the README.md that is written whenever a model is saved or pushed."""
 
-from hf_any3d.model_card.building import Subject, build_model_card
-from hf_any3d.model_card.doors import keep_model_card, write_model_card
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.saving import write_model_card
+from hf_any3d.model_card.subject import Subject
 from hf_any3d.model_card.tasks import TASKS, CardTask
 
-__all__ = ["TASKS", "CardTask", "Subject", "build_model_card", "keep_model_card", "write_model_card"]
+__all__ = ["TASKS", "CardTask", "Subject", "build_model_card", "write_model_card"]

@@ -1,23 +1,18 @@
-"""A model card from what is known: the class and config of a model, its adapter, and the report of a run, if any."""
+"""Build a model card from the class and config of a model, its adapter, and the report of a run, if any."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from peft import PeftConfig, PeftModel
-from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
-from hf_any3d.model_card.systems import SystemWords, describe_system, hub_name
-from hf_any3d.model_card.tasks import TASKS, CardTask
-from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
-from hf_any3d.tuners.loading import left_out_modules
+from hf_any3d.model_card.subject import Subject, hub_name
+from hf_any3d.model_card.tasks import CardTask
+from hf_any3d.modeling.card_info import CardDescription
 
 _CARD = """\
 # {title}
@@ -31,14 +26,14 @@ pip install hf-any3d
 ```
 
 ```python
-import hf_any3d  # lets transformers and PEFT know these models
+import hf_any3d  # registers these models with transformers and PEFT
 from transformers import pipeline
 
 {verb} = pipeline("{task}", model={name}{options})
 {use}
 ```
 
-A path, a mesh, an array `(points, {channels})`, a list or a dataset column of them go in; {portions}
+Inputs are a path, a mesh, an array `(points, {channels})`, a list or a dataset column of them; {portions}
 {as_model}:
 
 ```python
@@ -50,8 +45,8 @@ processor = {processor}.from_pretrained({name})
 {logits}
 ```
 """
-_PEFT_DOOR = """
-As an adapter, to be switched, disabled or put beside others:
+_AS_ADAPTER = """
+As an adapter, to be switched, disabled or combined with others:
 
 ```python
 import hf_any3d
@@ -64,137 +59,21 @@ base = {model_class}.{base_program}
 model = PeftModel.from_pretrained(base, {name}).eval()
 ```
 """
-_PART_OF_A_MODEL = """\
-This adapter does not make a model by itself: {left_out} were left out when it was saved. It works on the very model
-that it was trained on, and on no other:
+_INCOMPLETE_ADAPTER = """\
+This adapter is not a complete model: {left_out} were left out when it was saved. It works only on the exact model
+that it was trained on:
 
 ```python
-import hf_any3d  # lets transformers and PEFT know these models
+import hf_any3d  # registers these models with transformers and PEFT
 from peft import PeftModel
 
 model = PeftModel.from_pretrained(base, {name}).eval()  # base: the model that the adapter was trained on
 ```
 """
-# Names of classes that a card lists; the config has all of them.
-_MOST_CLASSES = 400
-# Facts about the data that are for the metadata or for metrics.json.
-_NOT_SHOWN = ("on_hub", "files", "hub_type")
-
-# Settings of an adapter that say nothing about what it does.
-_NO_SETTINGS = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model whose card is to be written.
-
-    Args:
-        model_class: Its class, which describes itself in `card_info`.
-        config: Its config.
-        adapter: `method` and `settings` of its PEFT adapter; empty without one.
-        total_parameters: All of them, a frozen encoder's among them; None where nobody counted.
-        report: What its training was, cost and gave; None where that is not known.
-        num_points: Points of a cloud that the processor gives; None where that is not known.
-        left_out: Modules that an adapter was trained beside and that are not saved with it.
-    """
-
-    model_class: type
-    config: PreTrainedConfig
-    adapter: Mapping[str, Any] = field(default_factory=dict)
-    total_parameters: int | None = None
-    report: RunReport | None = None
-    num_points: int | None = None
-    left_out: tuple[str, ...] = ()
-
-    @classmethod
-    def from_model(cls, model: nn.Module, report: RunReport | None = None, num_points: int | None = None) -> Subject:
-        """A model at hand, adapted or not.
-
-        Raises:
-            ValueError: If the class of the model does not describe itself.
-        """
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        left_out: tuple[str, ...] = ()
-        if isinstance(model, PeftModel) and isinstance(inner, AdapterLoadingMixin):
-            left_out = tuple(left_out_modules(model, model.active_adapter))
-        return cls(
-            type(inner),
-            inner.config,
-            report.adapter if report else adapter_facts(model),
-            sum(parameter.numel() for parameter in inner.parameters()),
-            report,
-            num_points,
-            left_out,
-        )
-
-    @property
-    def info(self) -> CardInfo:
-        """How the class describes itself.
-
-        Raises:
-            ValueError: If it does not.
-        """
-        info = getattr(self.model_class, "card_info", None)
-        if not isinstance(info, CardInfo) or info.task not in TASKS:
-            raise ValueError(
-                f"{self.model_class.__name__} does not say what its model card should say: card_info is {info!r}; "
-                f"expected a CardInfo with a task of {', '.join(TASKS)}"
-            )
-        return info
-
-    @property
-    def task(self) -> CardTask:
-        """What the model is used for."""
-        return TASKS[self.info.task]
-
-    @property
-    def encoder(self) -> str | None:
-        """Name of the frozen encoder or teacher."""
-        if self.report is not None:
-            return self.report.encoder.get("name")
-        return getattr(self.config, "encoder_name_or_path", None)
-
-    @property
-    def start(self) -> str | None:
-        """Name of the point transformer that training started from."""
-        if self.report is not None:
-            return self.report.start.get("model")
-        return getattr(self.config, "base_name_or_path", None) if self.adapter else None
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes in their order; empty for a task without."""
-        labels = self.config.id2label if self.task.has_classes else {}
-        return [labels[number] for number in sorted(labels)]
-
-
-def adapter_facts(model: nn.Module) -> dict[str, Any]:
-    """PEFT method of a model's active adapter and the settings in which it leaves the defaults; empty without one."""
-    configs = getattr(model, "peft_config", None)
-    if not isinstance(configs, Mapping) or not configs:
-        return {}
-    active = model.active_adapter if isinstance(model, PeftModel) else next(iter(model.active_adapters()), None)
-    config = configs.get(active, next(iter(configs.values())))
-    return {"method": config.peft_type.value.lower(), "settings": _changed(config)}
-
-
-def _changed(config: PeftConfig) -> dict[str, Any]:
-    changed = {}
-    for one in fields(config):
-        value = getattr(config, one.name)
-        default = one.default_factory() if one.default_factory is not MISSING else one.default
-        if one.init and one.name not in _NO_SETTINGS and value != default:
-            changed[one.name] = sorted(value) if isinstance(value, set) else value
-    return {
-        key: value if isinstance(value, (bool, int, float, list)) else str(value) for key, value in changed.items()
-    }
+# Number of class names that a card lists; the config has all of them.
+_MAX_CLASSES = 400
+# Data entries of a report that only the metadata or metrics.json use.
+_HIDDEN_DATA = ("on_hub", "files", "hub_type")
 
 
 def build_model_card(
@@ -208,32 +87,33 @@ def build_model_card(
     sections: Mapping[str, str] | None = None,
     base_model: str | None = None,
 ) -> ModelCard:
-    """Write the card of a model.
+    """Build the card of a model.
 
     Args:
         subject: The model and what is known of it.
         name: The repository's name, or the directory, that the card's examples load.
-        license: Licence of the model, as the hub writes it; left out where nobody says.
-        language: Language that the model speaks, as the hub writes it.
-        intro: Instead of the task's own first sentence; Markdown.
-        remark: More for the first paragraph; Markdown.
+        license: Licence of the model, as the hub writes it; left out if None.
+        language: Language of the model's answers, as the hub writes it.
+        intro: Markdown that replaces the task's first sentence.
+        remark: Markdown to add to the first paragraph.
         sections: Further sections, title to Markdown.
-        base_model: What the model was made from, instead of what the config says.
+        base_model: What the model was made from; taken from the model by default.
 
     Raises:
-        ValueError: If the model's class does not describe itself.
+        ValueError: If the model's class has no `card_info` or no `describe_for_card`.
     """
-    task, words, report = subject.task, describe_system(subject), subject.report
-    text = _usage(subject, name, words, intro, remark)
+    task, report = subject.task, subject.report
+    description = _describe(subject)
+    text = _usage(subject, name, description, intro, remark)
     if subject.left_out:
-        text = text.partition("```python")[0] + _PART_OF_A_MODEL.format(
+        text = text.partition("```python")[0] + _INCOMPLETE_ADAPTER.format(
             name=literal(name), left_out=", ".join(map(code, subject.left_out))
         )
-    elif subject.adapter.get("method"):
-        text += _PEFT_DOOR.format(
+    elif subject.method:
+        text += _AS_ADAPTER.format(
             name=literal(name),
             model_class=subject.model_class.__name__,
-            base_program=words.base_program.format(name=literal(name)),
+            base_program=description.base_program.format(name=literal(name)),
         )
     text += _report_sections(report, subject.classes, task) if report else _classes_section(subject.classes)
     text += _limits(subject.config) + task.limits
@@ -241,11 +121,18 @@ def build_model_card(
     versions = report.versions if report else package_versions()
     shown = ", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items())
     text += f"\nMade with hf_any3d ({shown}).\n"
-    metadata = _metadata(subject, name, words, license, language, base_model)
+    metadata = _metadata(subject, name, description, license, language, base_model)
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
 
 
-def _usage(subject: Subject, name: str, words: SystemWords, intro: str | None, remark: str) -> str:
+def _describe(subject: Subject) -> CardDescription:
+    describe = getattr(subject.model_class, "describe_for_card", None)
+    if describe is None:
+        raise ValueError(f"{subject.model_class.__name__} has no describe_for_card; derive it from CardMixin")
+    return describe(subject)
+
+
+def _usage(subject: Subject, name: str, description: CardDescription, intro: str | None, remark: str) -> str:
     task, config, info = subject.task, subject.config, subject.info
     count = len(subject.classes)
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
@@ -254,13 +141,13 @@ def _usage(subject: Subject, name: str, words: SystemWords, intro: str | None, r
     return _CARD.format(
         title=inline(_title(name)),
         intro=intro or task.intro.format(count=count),
-        what=words.what,
-        parameters=_parameters(subject, words),
+        what=description.what,
+        parameters=_parameters(subject, description.stored),
         remark=f" {remark}" if remark else "",
         verb=task.verb,
         task=task.task,
         name=literal(name),
-        # Neighbours in a batch would sway the answer.
+        # Predictions would depend on the other clouds of a batch.
         options=", batch_size=1" if getattr(config, "batch_dependent_flags", ()) else "",
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         channels=_channels(config),
@@ -280,10 +167,9 @@ def _channels(config: PreTrainedConfig) -> int:
     return config.point_config.in_channels if hasattr(config, "point_config") else config.in_channels
 
 
-def _parameters(subject: Subject, words: SystemWords) -> str:
-    total, report = subject.total_parameters, subject.report
-    total = report.total_parameters if report else total
-    stored = words.stored
+def _parameters(subject: Subject, stored: str) -> str:
+    report = subject.report
+    total = report.total_parameters if report else subject.total_parameters
     if total is None:
         return f"{stored[0].upper()}{stored[1:]}"
     counted = f"It has {total:,} parameters"
@@ -294,34 +180,33 @@ def _parameters(subject: Subject, words: SystemWords) -> str:
 def _metadata(
     subject: Subject,
     name: str,
-    words: SystemWords,
+    description: CardDescription,
     license: str | None,
     language: str | None,
     base_model: str | None,
 ) -> ModelCardData:
     task, report = subject.task, subject.report
-    base_model = hub_name(base_model) or words.base_model
+    base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
     dataset = data.get("name")
-    method = subject.adapter.get("method")
     return ModelCardData(
         library_name="transformers",
         license=one_line(license) if license else None,
         language=language,
-        # A part of a model opens in no pipeline.
+        # Pipelines cannot load an incomplete adapter.
         pipeline_tag=None if subject.left_out else task.task,
         base_model=base_model,
-        base_model_relation=words.relation if base_model else None,
+        base_model_relation=description.relation if base_model else None,
         datasets=[dataset] if data.get("on_hub") and hub_name(dataset) else None,
         metrics=[next(iter(task.metrics))] if report else None,
-        tags=["hf_any3d", *words.tags, "point-cloud", "3d", *([method] if method else [])],
+        tags=["hf_any3d", *description.tags, "point-cloud", "3d", *([subject.method] if subject.method else [])],
         model_name=_title(name),
         eval_results=(_eval_results(report, task) or None) if report else None,
     )
 
 
 def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
-    """Scores for the hub, each filed under the dataset or the file that the clouds judged came from."""
+    """Collect scores for the hub, each listed under the dataset or file that was evaluated."""
     data = report.data
     results = []
     for split, metrics in report.metrics.items():
@@ -350,9 +235,9 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
 def _report_sections(report: RunReport, classes: Sequence[str], task: CardTask) -> str:
     results = _results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task)
     seed = report.training.get("seed")
-    once = f" One run with seed {inline(seed)}; other seeds give other figures." if seed is not None else ""
+    once = f" One run with seed {inline(seed)}; other seeds give other results." if seed is not None else ""
     listed = f"\n{_class_list(classes)}\n" if classes else ""
-    data = {key: value for key, value in report.data.items() if key not in _NOT_SHOWN}
+    data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():
         data[f"{split} file"] = str(file).replace("\\", "/").rsplit("/", 1)[-1]
     return (
@@ -367,17 +252,17 @@ def _classes_section(classes: Sequence[str]) -> str:
 
 
 def _class_list(classes: Sequence[str]) -> str:
-    more = len(classes) - _MOST_CLASSES
-    shown = ", ".join(inline(name) for name in classes[:_MOST_CLASSES])
+    more = len(classes) - _MAX_CLASSES
+    shown = ", ".join(inline(name) for name in classes[:_MAX_CLASSES])
     return f"Classes: {shown}{f' and {more} more' if more > 0 else ''}."
 
 
 def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
     judged = {split: values for split, values in metrics.items() if split != "train"}
     if not judged:
-        return "The run judged no split."
-    columns = {key: title for key, title in task.metrics.items()}
-    # What a trainer of somebody else's counted.
+        return "The run evaluated no split."
+    columns = dict(task.metrics)
+    # Metrics that a stock trainer was given by its user.
     others = {key: None for values in judged.values() for key in values if key not in columns and key != "loss"}
     if any(not set(values) & set(columns) for values in judged.values()):
         columns = {key: title for key, title in columns.items() if any(key in values for values in judged.values())}
@@ -409,10 +294,10 @@ def _selection(report: RunReport) -> str:
     which = f"The weights are those of step {selection['step']}, which gave the best {inline(selection['metric'])} "
     if report.data.get("validation") == TEST_CHOOSES:
         return which + (
-            f"({selection['value']:.4g}) on the test split itself: these figures are better than those on unseen "
+            f"({selection['value']:.4g}) on the test split itself: these results are better than those on unseen "
             "clouds would be."
         )
-    return which + f"({selection['value']:.4g}) on the validation split; the test split selected nothing."
+    return which + f"({selection['value']:.4g}) on the validation split; the test split was not used to select them."
 
 
 def _training_facts(report: RunReport) -> dict[str, Any]:
@@ -434,8 +319,8 @@ def _training_facts(report: RunReport) -> dict[str, Any]:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    told = {key: value for key, value in facts.items() if value not in (None, "", [], {})}
-    rows = [f"| {inline(key.replace('_', ' '))} | {inline(_plain(value), 1000)} |" for key, value in told.items()]
+    shown = {key: value for key, value in facts.items() if value not in (None, "", [], {})}
+    rows = [f"| {inline(key.replace('_', ' '))} | {inline(_plain(value), 1000)} |" for key, value in shown.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
@@ -456,6 +341,6 @@ def _limits(config: PreTrainedConfig) -> str:
     flags = ", ".join(code(flag) for flag in dependent)
     return (
         f"\n**Predictions depend on the other clouds of a batch**: {flags} reproduce a released program. Evaluate "
-        "with batches of one cloud or with a shuffled test set, and say which: in a test set sorted by class, a cloud "
-        "is helped by neighbours of its own class.\n"
+        "with batches of one cloud or with a shuffled test set, and report which: in a test set sorted by class, "
+        "other clouds of the same class make a prediction easier.\n"
     )

@@ -1,4 +1,4 @@
-"""What a training run was, cost and gave: one JSON file, from which its model card is written."""
+"""The report of a training run: data, settings, cost and results in one JSON file; model cards are built from it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from hf_any3d.whole_files import write_json
+from hf_any3d.atomic_files import write_json
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 TEST_CHOOSES = "the test split itself"
-"""What a report says of the validation split where the weights were chosen by the test split."""
+"""Value of `data["validation"]` in a report if the weights were selected on the test split."""
 _PACKAGES = ("hf-any3d", "torch", "transformers", "peft", "datasets", "accelerate", "numpy")
 
 
 @dataclass
 class RunReport:
-    """Everything of a run that a reader needs to judge or to repeat it.
+    """Everything about a run that is needed to judge or repeat it.
 
     Args:
-        data: Name of the dataset, rows of each split, points of a cloud, augmentation, where validation comes from.
+        data: Name of the dataset, rows of each split, points per cloud, augmentation, source of the validation split.
         encoder: Name, revision, checksum, tower and layers of the frozen encoder; empty without one.
-        adapter: PEFT method and its settings; empty when only what surrounds the encoder was trained.
+        adapter: PEFT method and its settings; empty without one.
         trained_parameters: Parameters with a gradient.
-        total_parameters: All parameters, the frozen encoder's among them.
-        seconds: Wall-clock seconds of parts of the run, evaluation during training included in `training`.
+        total_parameters: All parameters, including the frozen encoder's.
+        seconds: Wall-clock seconds of parts of the run; `training` includes evaluation during training.
         peak_memory: Bytes, see `peak_memory`.
-        metrics: For each split judged, its metrics.
-        class_accuracy: For each split judged, the accuracy of each class; its IoU for segmentation.
-        selection: What the final weights were chosen by: metric, its value, step.
+        metrics: Metrics of each evaluated split.
+        class_accuracy: Accuracy of each class, in segmentation its IoU, for each evaluated split.
+        selection: Metric that selected the final weights, its value, and the step.
         training: Seed, steps, batch sizes, learning rate and the like.
         versions: Versions of the packages used.
-        start: What a model without a frozen encoder started from, and which of it was trained.
+        start: What a model without a frozen encoder started from, and which parts were trained.
     """
 
     data: dict[str, Any]
@@ -58,7 +63,7 @@ class RunReport:
     start: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the report as JSON; the file is complete or not there."""
+        """Write the report as JSON, atomically."""
         return write_json(path, asdict(self))
 
     @classmethod
@@ -66,7 +71,7 @@ class RunReport:
         """Read a report that `save` wrote.
 
         Raises:
-            ValueError: A file that is no report.
+            ValueError: If the file is not a report.
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
@@ -75,44 +80,38 @@ class RunReport:
 
 
 class Stopwatch:
-    """Wall-clock seconds of the named parts of a run: `with stopwatch.part("training"): …`."""
+    """Measure wall-clock seconds of named parts of a run: `with stopwatch.part("training"): …`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._begun = time.perf_counter()
+        self._start = time.perf_counter()
 
-    def part(self, name: str) -> _Part:
-        """A context whose seconds are added to those of `name`."""
-        return _Part(self.seconds, name)
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the seconds of a `with` block to those of `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def stop(self) -> dict[str, float]:
-        """Seconds of all parts, and of everything since the stopwatch was made as `total`."""
-        return {**self.seconds, "total": time.perf_counter() - self._begun}
-
-
-class _Part:
-    def __init__(self, seconds: dict[str, float], name: str):
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.begun = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begun
+        """Return the seconds of all parts, and those since the stopwatch was made as `total`."""
+        return {**self.seconds, "total": time.perf_counter() - self._start}
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Parameters with a gradient, and all parameters; weights that modules share count once."""
+    """Count parameters with a gradient and all parameters; shared weights count once."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
 def peak_memory() -> dict[str, int]:
-    """Most memory that this process ever held, in bytes.
+    """Return the peak memory of this process, in bytes.
 
     Returns:
-        `process`: resident memory since the process began, without its worker processes; missing where the system
-        does not tell. `cuda`: memory of tensors on the current GPU; missing without one.
+        `process`: resident memory since the process started, without worker processes; missing where the system does
+        not report it. `cuda`: memory of tensors on the current GPU; missing without one.
     """
     peaks = {}
     if (resident := _peak_resident()) is not None:
@@ -125,7 +124,7 @@ def peak_memory() -> dict[str, int]:
 def _peak_resident() -> int | None:
     status = Path("/proc/self/status")
     if status.is_file():
-        # getrusage would also tell what the process was that started this one.
+        # getrusage would include the parent process before the fork.
         found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
         if found:
             return 1024 * int(found[1])
@@ -137,8 +136,33 @@ def _peak_resident() -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def best_step(trainer: Trainer) -> dict[str, Any]:
+    """Return metric, value and step that selected a trainer's final weights; empty if they are those of the last."""
+    arguments, state = trainer.args, trainer.state
+    if not arguments.load_best_model_at_end or state.best_metric is None:
+        return {}
+    metric = arguments.metric_for_best_model.removeprefix("eval_")
+    return {"metric": metric, "value": state.best_metric, "step": state.best_global_step}
+
+
+def training_facts(trainer: Trainer) -> dict[str, Any]:
+    """Return the settings of a trainer's run that a report lists."""
+    arguments, state = trainer.args, trainer.state
+    return {
+        "seed": arguments.seed,
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        "learning_rate": float(arguments.learning_rate),
+        "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
+        "weight_decay": arguments.weight_decay,
+        "label_smoothing": arguments.label_smoothing_factor,
+        "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+    }
+
+
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
+    """Return the versions of Python and of the packages that affect results."""
     installed = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **{name: version for name, version in installed.items() if version}}
 

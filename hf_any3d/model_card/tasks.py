@@ -1,4 +1,4 @@
-"""What a model card says for each task: what the model does, how it is used, how it is judged."""
+"""Text of model cards for each task: what the model does, how to use it, how it is evaluated."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class CardTask:
-    """The task's own pieces of a card.
+    """Text of a model card that depends on the task.
 
     Args:
-        task: The pipeline's name, also the hub's `pipeline_tag`.
-        task_name: The same for readers.
-        intro: What the model does; `{count}` classes.
-        use: A program with the pipeline `pipe(…)`; `{category}` is a string of Python.
+        task: Name of the pipeline and of the hub's `pipeline_tag`.
+        task_name: Readable name.
+        intro: What the model does; `{count}` is the number of classes.
+        use: Example with the pipeline; `{category}` is a quoted string.
         portions: How clouds are read; `{points}` such as "1024 points".
-        logits: A program with `model` and `processor`; `{points}` a number or "points", `{count}` classes.
-        verb: What the pipeline is called in the program.
-        metrics: Metrics in the order of the table, by their keys in the report; the first one is the main one.
-        class_score: What the figure of each class is.
-        limits: What the model cannot do, for readers.
-        has_classes: Whether the model knows classes.
-        as_model: What the program with the model shows.
-        factors: Metrics that are no shares, with what they are multiplied by for readers.
-        class_factor: The same for the figure of each class; None for a share.
+        logits: Example with `model` and `processor`; `{count}` is the number of classes.
+        verb: Variable name of the pipeline in the example.
+        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
+        class_score: Description of the score of each class.
+        limits: Known limits.
+        has_classes: Whether the model predicts classes.
+        as_model: Heading of the example with the model.
+        factors: Factors of metrics that are not shares.
+        class_factor: Factor of the score of each class; None for a share.
         processor: Class of the processor.
     """
 
@@ -46,25 +46,25 @@ class CardTask:
 
     @property
     def auto_class(self) -> str:
-        """The auto class of the task."""
+        """Name of the task's auto class."""
         return "AutoModelFor" + self.task.title().replace("-", "")
 
     def format_metric(self, metric: str, value: float) -> str:
-        """A metric as the card shows it."""
+        """Format a metric."""
         return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
 
     def format_class_score(self, value: float) -> str:
-        """The figure of a class as the card shows it."""
+        """Format the score of a class."""
         return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
 
 
 _CLASSIFICATION = CardTask(
     task="point-cloud-classification",
     task_name="Point cloud classification",
-    intro="Names what a 3D point cloud shows: {count} classes.",
+    intro="Classifies 3D point clouds: {count} classes.",
     verb="classify",
     use='classify("chair.ply", top_k=3)',
-    portions="clouds are brought to {points} in the unit sphere.",
+    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {count})""",
     metrics={"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"},
     class_score="accuracy by class",
@@ -72,9 +72,9 @@ _CLASSIFICATION = CardTask(
 _SCENES = CardTask(
     task="point-cloud-segmentation",
     task_name="Semantic segmentation of point clouds",
-    intro="Names the object that each point of a scene belongs to: {count} classes.",
+    intro="Labels each point of a scene with the object it belongs to: {count} classes.",
     verb="segment",
-    use="""answer = segment("chair.ply", output_dir="segmented")  # also writes a coloured PLY and a page
+    use="""answer = segment("chair.ply", output_dir="segmented")  # also writes a coloured PLY and a web page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     portions="they are read in overlapping blocks of {points}, and every point gets a label.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, points, {count})""",
@@ -84,8 +84,8 @@ answer["labels"], [segment["label"] for segment in answer["segments"]]""",
 _PARTS = replace(
     _SCENES,
     task_name="Part segmentation of point clouds",
-    intro="Names the part of an object that each point belongs to, given the object's category: {count} parts.",
-    use="""answer = segment("chair.ply", category={category}, output_dir="segmented")  # also a coloured PLY and a page
+    intro="Labels each point of an object with its part, given the object's category: {count} parts.",
+    use="""answer = segment("chair.ply", category={category}, output_dir="segmented")  # also writes a PLY and a page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     portions="they are read in portions of {points}, and every point gets a label.",
     logits="""import torch
@@ -98,47 +98,46 @@ logits = model(**inputs, category=torch.tensor([0])).logits  # (1, points, {coun
 _ZERO_SHOT = CardTask(
     task="zero-shot-point-cloud-classification",
     task_name="Zero-shot point cloud classification",
-    intro="Says which of some labels, given as words, fits a 3D point cloud; trained on {count} classes.",
+    intro="Scores how well labels, given as text, fit a 3D point cloud; trained on {count} classes.",
     verb="classify",
     use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
-    portions="clouds are brought to {points} in the unit sphere.",
+    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""texts = model.encode_labels(["chair", "lamp", "car"])
 logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
     metrics={
         "unseen_accuracy": "Unseen classes among themselves",
-        "unseen_chance": "Chance of that",
+        "unseen_chance": "Chance level of that",
         "unseen_among_all": "Unseen among all",
         "seen_accuracy": "Seen among themselves",
         "seen_among_all": "Seen among all",
         "harmonic_mean": "Harmonic mean",
     },
-    class_score="accuracy by class, of unseen classes among the unseen, of seen ones among the seen",
+    class_score="accuracy by class, of unseen classes among the unseen, of seen classes among the seen",
     limits="""
 ## Limits
 
-The text tower is frozen and has never met a point cloud. What its texts have to do with shapes was learned from the
-classes above alone; how far that reaches is what the figures for unseen classes say. Between seen and unseen classes
-the model leans towards the seen. Scores are shares among the labels given, not probabilities that one is right: some
-label always wins.
+The text tower is frozen and was not trained on point clouds. How its texts relate to shapes was learned from the
+classes above alone; the metrics of unseen classes show how well that generalizes. Between seen and unseen classes the
+model is biased towards the seen. Scores are shares among the labels given, not probabilities that a label is correct.
 """,
 )
 _RECONSTRUCTION = CardTask(
     task="point-cloud-reconstruction",
     task_name="Reconstruction of point clouds from discrete codes",
-    intro="Turns a 3D point cloud into discrete codes and back.",
+    intro="Encodes 3D point clouds as discrete codes and reconstructs them.",
     verb="rebuild",
-    use="""answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a page
+    use="""answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a web page
 answer["token_ids"], answer["chamfer_l1"]""",
-    portions="clouds are brought to {points} in the unit sphere.",
+    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
-outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) the cloud from its codes""",
+outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) reconstruction""",
     metrics={"chamfer_l1": "CD-L1 × 1000", "chamfer_l2": "CD-L2 × 1000", "f_score": "F-score"},
     class_score="CD-L1 × 1000 by category",
     limits="""
 ## Limits
 
-It was made to teach: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are better;
-all figures are means over the clouds of each category, then over categories.
+It is meant as a teacher: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are
+better; all metrics are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
     as_model="As a model",
@@ -148,10 +147,10 @@ all figures are means over the clouds of each category, then over categories.
 _FEATURES = CardTask(
     task="point-cloud-feature-extraction",
     task_name="Features of point clouds",
-    intro="Reads 3D point clouds, to be fine-tuned or asked for features.",
+    intro="Extracts features of 3D point clouds; can be fine-tuned.",
     verb="extract",
     use='extract("chair.ply")["pooled"]',
-    portions="clouds are brought to {points} in the unit sphere.",
+    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""tokens = model(**processor("chair.ply", return_tensors="pt")).last_hidden_state""",
     metrics={"probe_accuracy": "Accuracy of a linear SVM on frozen features"},
     class_score="accuracy by class",
@@ -161,10 +160,10 @@ _FEATURES = CardTask(
 _CONVERSATION = CardTask(
     task="point-cloud-text-to-text",
     task_name="Conversations about point clouds",
-    intro="Answers questions about 3D point clouds with colours, in words.",
+    intro="Answers questions about coloured 3D point clouds.",
     verb="chat",
     use='chat("chair.ply", text="What is this?", max_new_tokens=60)',
-    portions="clouds are brought to {points} in the unit sphere.",
+    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""content = [{{"type": "point_cloud", "path": "chair.ply"}}, {{"type": "text", "text": "What is this?"}}]
 inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], tokenize=True)
 answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
@@ -174,8 +173,8 @@ processor.decode_answers(answer)""",
     limits="""
 ## Limits
 
-Answers can be wrong in any detail, and sound as sure as right ones. The loss counts tokens of reference answers; it
-says little about whether what the model writes itself is true.
+Answers can be wrong in any detail and sound as certain as correct ones. The loss is computed on tokens of reference
+answers; it does not measure whether generated answers are true.
 """,
     has_classes=False,
     as_model="As a model",
@@ -192,4 +191,4 @@ TASKS = {
     "features": _FEATURES,
     "conversation": _CONVERSATION,
 }
-"""By the key that a model class names in its `card_info`."""
+"""Tasks by the name that a model class gives in its `card_info`."""

@@ -12,8 +12,8 @@ from torch.utils.data import Sampler
 
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.released_texts import training_messages
-from hf_any3d.data.arrow_rows import ArrowRows
 from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.torch_datasets import ArrowRows
 
 
 class MixedBatches(Sampler[list[int]]):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from hf_any3d.atomic_files import write_json
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.whole_files import write_json
 
 SUMMARY = "few_shot.json"
 _WORDS = "arguments.json"

@@ -13,8 +13,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_any3d.data.arrow_rows import ArrowRows, read_table
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
+from hf_any3d.data.torch_datasets import ArrowRows, read_table
 from hf_any3d.data.transforms import Compose, build_transform
 from hf_any3d.processing import PointCloudProcessor
 

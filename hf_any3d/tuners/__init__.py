@@ -1,4 +1,4 @@
-"""PEFT methods for point clouds, in PEFT's own shape: one folder each, registered at import."""
+"""PEFT methods for point clouds: one folder each, as in PEFT, registered at import."""
 
 from hf_any3d.tuners.bitfit import BitFitConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig

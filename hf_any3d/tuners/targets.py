@@ -1,4 +1,4 @@
-"""Where PEFT methods take hold of a model: layers of a frozen encoder, or of a pretrained point transformer."""
+"""Modules that PEFT methods adapt: the layers of a frozen encoder or of a pretrained point transformer."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hf_any3d.modeling.encoders import LayerStack
 
 
 def encoder_owner(model: nn.Module) -> nn.Module:
-    """The module inside `model` that owns the pretrained layers.
+    """Return the module inside `model` that owns the pretrained layers.
 
     Raises:
         ValueError: If there is none.
     """
     for module in model.modules():
-        # Of the class: adapters around a layer look for unknown attributes in the layer.
+        # The class, not the module: adapters look up unknown attributes in the layer that they wrap.
         if hasattr(type(module), "layer_stack") and module.layer_stack is not None:
             return module
     raise ValueError(
-        f"{type(model).__name__} has no frozen encoder that reads point tokens and no point transformer; adapters fit "
-        "Any2Point and ACT models"
+        f"{type(model).__name__} has no frozen encoder for point tokens and no point transformer; expected an "
+        "Any2Point or ACT model"
     )
 
 
 def layer_stack(model: nn.Module) -> LayerStack:
-    """The pretrained layers inside `model`.
+    """Return the pretrained layers inside `model`.
 
     Raises:
         ValueError: If there are none.
@@ -39,22 +39,22 @@ def layer_stack(model: nn.Module) -> LayerStack:
 
 
 def trainable_module_names(model: nn.Module) -> list[str]:
-    """Names of everything that is not pretrained and has parameters: what any PEFT method trains in full and saves.
+    """Return the names of modules with parameters that are not pretrained: to be trained in full with any PEFT method.
 
-    Around a frozen encoder of another modality that is tokenizer, class token, output norm and head; of a pretrained
-    point transformer the head alone. Other whole models inside, such as the teacher in pretraining, stay frozen.
+    With a frozen encoder of another modality these are tokenizer, class token, output norm and head; with a pretrained
+    point transformer only the head. Other complete models inside, such as the teacher in pretraining, stay frozen.
 
-    `LoraConfig(modules_to_save=trainable_module_names(model), …)` compares fairly with a guided adapter.
+    `LoraConfig(modules_to_save=trainable_module_names(model), …)` trains the same modules as a guided adapter.
 
     Raises:
-        ValueError: If there are no pretrained layers that read point tokens, or the model around them has more
-            pretrained parts (MiniGPT-3D).
+        ValueError: If there are no pretrained layers for point tokens, or the model has further pretrained parts
+            (MiniGPT-3D).
     """
     owner = encoder_owner(model)
     if owner is not model and owner is not getattr(model, "base_model", None):
         raise ValueError(
-            f"{type(model).__name__} is built of several pretrained parts, so what trains beside an adapter has no "
-            f"default; give modules_to_save=[…] ([] for none), or adapt the {type(owner).__name__} in it alone"
+            f"{type(model).__name__} has several pretrained parts, so modules_to_save has no default; give "
+            f"modules_to_save=[…] ([] for none), or adapt only its {type(owner).__name__}"
         )
     pretrained = owner.layer_stack.pretrained
     parts = [(name, part) for name, part in owner.named_children() if name not in pretrained]
@@ -64,12 +64,12 @@ def trainable_module_names(model: nn.Module) -> list[str]:
 
 
 def encoder_linear_pattern(model: nn.Module) -> str:
-    """A regular expression of all linear modules of the layers, for `target_modules` of LoRA and the like."""
+    """Return a regular expression of all linear modules in the layers, for `target_modules` of LoRA and the like."""
     return encoder_module_pattern(model, lambda module: isinstance(module, (nn.Linear, Conv1D)))
 
 
 def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> str:
-    """A regular expression of the modules in the encoder's layers that are `wanted`.
+    """Return a regular expression of the modules in the encoder's layers for which `wanted` is True.
 
     Raises:
         ValueError: If the layers have none.
@@ -79,13 +79,13 @@ def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]
     names = sorted(name for name, module in _bare_modules(stack.layers[0]) if wanted(module))
     if not names:
         kind = type(getattr(owner, "encoder", owner)).__name__
-        raise ValueError(f"the layers of {kind} have no module of the kind; name them yourself")
+        raise ValueError(f"the layers of {kind} have no such module; give target_modules")
     choice = "|".join(map(re.escape, names))
     return rf"(.*\.)?{re.escape(stack.path)}\.\d+\.({choice})"
 
 
 def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Modules below `parent` by name; for one that has an adapter already, the one inside, without the adapter."""
+    """Iterate over the modules below `parent` with their names; adapted modules without their adapters."""
     for name, module in parent.named_children():
         if isinstance(module, BaseTunerLayer):
             yield prefix + name, module.get_base_layer()
@@ -95,18 +95,18 @@ def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
 
 
 def encoder_layer_pattern(model: nn.Module, numbers: Iterable[int] | int | None) -> str:
-    """A regular expression of whole layers of the encoder.
+    """Return a regular expression of complete layers of the encoder.
 
     Args:
         model: A model with a frozen encoder or a point transformer.
-        numbers: Which layers, counted from 0; None for all.
+        numbers: Numbers of the layers, from 0; None for all.
 
     Raises:
         ValueError: If a layer does not exist.
     """
     stack = layer_stack(model)
     if numbers is None:
-        return rf"(.*\.)?{re.escape(stack.path)}\.\d+"  # it fits encoders of any depth
+        return rf"(.*\.)?{re.escape(stack.path)}\.\d+"  # for encoders of any depth
     count = len(stack.layers)
     numbers = [numbers] if isinstance(numbers, int) else list(numbers)
     if not all(0 <= number < count for number in numbers):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.whole_files import whole_file, write_text
+from hf_any3d.atomic_files import whole_file, write_text
 
 _DRAWN = (".png", ".svg", ".pdf")
 _PAGE = """<!doctype html>

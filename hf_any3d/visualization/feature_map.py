@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.atomic_files import whole_file, write_text
 from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.visualization.web_page import PAGE_BEGIN, PAGE_END, script_value
-from hf_any3d.whole_files import whole_file, write_text
 
 _PAGE = (
     PAGE_BEGIN

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.whole_files import whole_file
+from hf_any3d.atomic_files import whole_file
 
 
 def plot_point_clouds(

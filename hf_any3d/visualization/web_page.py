@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.atomic_files import write_text
 from hf_any3d.visualization.label_colors import hex_color, label_colors
-from hf_any3d.whole_files import write_text
 
 # For templates of `str.format`: what stands before the rules of the style, and behind the last function of the script.
 PAGE_BEGIN = """<!DOCTYPE html>

@@ -1,17 +1,18 @@
 """ACT (arXiv 2212.08320): autoencoders as cross-modal teachers."""
 
 from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
-from hf_any3d.modeling.act.configuration_act import ActConfig
-from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
+from hf_any3d.modeling.act.configuration_act import ActAutoencoderConfig, ActConfig
 from hf_any3d.modeling.act.modeling_act import (
+    ActForPartSegmentation,
     ActForPointCloudClassification,
+    ActForPreTraining,
+    ActForPreTrainingOutput,
+    ActForSemanticSegmentation,
     ActModel,
     ActOutput,
     ActPreTrainedModel,
 )
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder, ActAutoencoderOutput
-from hf_any3d.modeling.act.modeling_act_pretraining import ActForPreTraining, ActForPreTrainingOutput
-from hf_any3d.modeling.act.modeling_act_segmentation import ActForPartSegmentation, ActForSemanticSegmentation
 
 __all__ = [
     "ActAutoencoder",

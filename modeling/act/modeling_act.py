@@ -1,37 +1,66 @@
-"""ACT's point transformer, with and without a classification head (arXiv 2212.08320, Sec. 3)."""
+"""ACT's point transformer, its heads for classification and segmentation, and its pretraining (arXiv 2212.08320)."""
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
+from hf_any3d.modeling.act.codebook import gumbel_noise
 from hf_any3d.modeling.act.configuration_act import ActConfig
-from hf_any3d.modeling.act.pretrained_base import PretrainedBaseMixin
-from hf_any3d.modeling.any2point.virtual_projection import Geometry, Membership, membership, normalize_centers
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
+from hf_any3d.modeling.act.masking import MASKS, split_by_mask
+from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
+from hf_any3d.modeling.any2point.virtual_projection import Geometry, normalize_centers
+from hf_any3d.modeling.card_info import (
+    BUILD_FROM_ADAPTER,
+    STORED_HERE,
+    CardDescription,
+    CardInfo,
+    CardMixin,
+    CardSubject,
+)
 from hf_any3d.modeling.encoders import LayerStack
-from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.encoders.loading import FROZEN
+from hf_any3d.modeling.kernels.cells import Membership, membership
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, pool
-from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
-from hf_any3d.modeling.point_ops import in_full_precision, voxel_cells
+from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool
+from hf_any3d.modeling.layers.tasks import (
+    PartSegmentationMixin,
+    PointCloudClassificationMixin,
+    SemanticSegmentationMixin,
+    check_category_parts,
+    refuse_problem_type,
+)
+from hf_any3d.modeling.point_ops import gather_points, in_full_precision, three_nearest_interpolate, voxel_cells
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
-from hf_any3d.modeling.pretrained_parts import own_modules
+from hf_any3d.modeling.pretrained_parts import (
+    AdapterLoadingMixin,
+    PretrainedPart,
+    absolute_name,
+    own_modules,
+    own_state,
+    tensors_checksum,
+)
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
+from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 GRIDS = 4
 
@@ -111,8 +140,12 @@ class Encoded(NamedTuple):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
-    """Base class of all models with ACT's point transformer: config and initialisation."""
+class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTrainedModel):
+    """Base class of all models with ACT's point transformer: config, initialisation, and loading under adapters.
+
+    The config stored with an adapter names the repository or directory that the pretrained transformer, the part
+    "base", was loaded from. Its checkpoint may hold more: a head, a decoder, the teacher.
+    """
 
     config_class = ActConfig
     config: ActConfig
@@ -131,6 +164,9 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     ]
     # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
     accepts_loss_kwargs = False
+    _adapted_part = "base"
+    _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
+    _has_single_dtype = True
 
     def train(self, mode: bool = True) -> ActPreTrainedModel:
         """Set train mode, except for modules marked as frozen: their norms and drop path stay in eval mode."""
@@ -140,6 +176,32 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
             if FROZEN in vars(module):
                 module.training = False
         return self
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the point transformer, what it started from, its adapter and its teacher."""
+        start, teacher = subject.start, subject.encoder
+        what = f"A point transformer of {subject.config.num_hidden_layers} blocks reads patches of points"
+        if start:
+            what += f", started from {subject.show_name(start)}"
+        elif subject.is_trained:
+            what += ", started from random weights"
+        what += f", adapted by the PEFT method {subject.show_name(subject.method)}." if subject.method else "."
+        if teacher:
+            what += f" It learned to predict features from an autoencoder around {subject.show_name(teacher)}."
+        stored = STORED_HERE
+        if subject.method:
+            stored = "The frozen ones are loaded from where the config says and checked against a checksum."
+        elif teacher:
+            stored = f"The teacher's {subject.locate_encoder(teacher)}"
+        return CardDescription(
+            what=f"{what} Method: [ACT](https://arxiv.org/abs/2212.08320).",
+            stored=stored,
+            tags=("act",),
+            base_model=start,
+            relation="adapter" if subject.method else "finetune",
+            base_program=BUILD_FROM_ADAPTER,
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -154,6 +216,119 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
         elif isinstance(module, ActModel) and module.side_alpha is not None:
             init.zeros_(module.side_alpha)
 
+    # Loading and saving under adapters; see `AdapterLoadingMixin`.
+
+    @property
+    def adapted_part(self) -> ActModel:
+        """The point transformer."""
+        return self.base_model
+
+    @classmethod
+    def open_part(cls, config: ActConfig, hub: dict[str, Any], **loading: Any) -> ActModel:
+        """Load the point transformer that the config names, in full precision, and check its weights."""
+        part = config.part("base")
+        pinned = {} if part.revision is None else {"revision": part.revision}
+        base = cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
+        if part.checksum is not None and (checksum := tensors_checksum(own_state(base))) != part.checksum:
+            raise EncoderMismatchError(
+                f"{part.name_or_path}: the pretrained weights have checksum {checksum}; expected {part.checksum}, "
+                "that of the weights that the adapter was trained with"
+            )
+        return base
+
+    @classmethod
+    def open_stored_part(
+        cls,
+        name: str,
+        config: ActConfig,
+        hub: dict[str, Any],
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        **_: Any,
+    ) -> ActModel:
+        """Load a point transformer from any checkpoint that contains one, in full precision.
+
+        Raises:
+            ValueError: If the checkpoint lacks weights of it, or also holds an adapter; if it should be quantized.
+        """
+        if quantization_config is not None:
+            raise ValueError(
+                "quantization_config: not supported for ACT; only frozen encoders of other modalities can be quantized"
+            )
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
+            raise ValueError(
+                f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
+            )
+        config = copy.deepcopy(config)
+        config.autoencoder_config = None
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        # Heads, a decoder or a class token of the checkpoint may be unused on purpose.
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            base, report = ActModel.from_pretrained(
+                name, config=config, dtype=torch.float32, output_loading_info=True, **hub
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+        if missing := sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]))):
+            raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
+        return base
+
+    @classmethod
+    def build_around(cls, part: ActModel, config: ActConfig) -> ActPreTrainedModel:
+        """Build the model around a point transformer."""
+        if issubclass(cls, ActModel):
+            return part
+        model = cls(config)
+        setattr(model, model.base_model_prefix, part)
+        return model
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
+        ours = own_state(self.adapted_part)
+        recorded = replace(self.config.part("base"), checksum=None)
+        opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
+        for part in (recorded, *opened):
+            if not part.is_elsewhere:
+                continue
+            config = self.config_to_store()
+            config.set_part("base", part)
+            try:
+                stored = own_state(self.open_part(config, {}))
+            except (OSError, ValueError, RuntimeError):
+                continue  # gone, or another model
+            if ours.keys() == stored.keys() and not differing(ours, stored):
+                return replace(part, checksum=tensors_checksum(stored))
+        return PretrainedPart()
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the point transformer as a checkpoint of its own, without a model card."""
+        config = self.config_to_store()
+        config.set_part("base", None)
+        base = ActModel(config)
+        base.load_state_dict(state)
+        PreTrainedModel.save_pretrained(base, folder)
+
+    def config_to_store(self) -> ActConfig:
+        """Return a copy of the config without the autoencoder, which only pretraining uses."""
+        config = super().config_to_store()
+        config.autoencoder_config = None
+        return config
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        opened = super()._from_full_repository(name, *args, **kwargs)
+        if name is not None and not kwargs.get("subfolder"):
+            model = opened[0] if isinstance(opened, tuple) else opened
+            commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
+            model._opened_from = PretrainedPart(absolute_name(name), commit)
+        return opened
+
 
 class ActModel(ActPreTrainedModel):
     """Point transformer: patches, mini-PointNet, transformer blocks, final norm.
@@ -162,7 +337,7 @@ class ActModel(ActPreTrainedModel):
         config: The configuration.
     """
 
-    card_info = CardInfo("act", "features", opens="ActModel")
+    card_info = CardInfo("features", opens="ActModel")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -319,7 +494,7 @@ class ActModel(ActPreTrainedModel):
 class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTrainedModel):
     """`ActModel` with a classification head."""
 
-    card_info = CardInfo("act", "classification")
+    card_info = CardInfo("classification")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -342,3 +517,436 @@ class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTraine
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
+
+
+class TokenPropagation(nn.Module):
+    """Propagate token features to points: interpolation, point coordinates, two layers (PointNet++, Sec. 3.4).
+
+    The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
+    to the tokens before interpolation, which is equivalent and cheaper.
+
+    Args:
+        token_width: Channels of a token.
+        widths: Channels of the two layers.
+    """
+
+    def __init__(self, token_width: int, widths: tuple[int, int]):
+        super().__init__()
+        mixed, out = widths
+        self.from_points = nn.Linear(3, mixed)
+        self.from_tokens = nn.Linear(token_width, mixed, bias=False)
+        self.mixed_norm = HeadNorm(mixed)
+        self.out = nn.Linear(mixed, out)
+        self.out_norm = HeadNorm(out)
+
+    def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Compute features of every point.
+
+        Args:
+            xyz: `(batch, points, 3)`.
+            centers: `(batch, groups, 3)`, positions of the tokens.
+            tokens: `(batch, groups, token_width)`.
+
+        Returns:
+            `(batch, points, widths[1])`.
+        """
+        tokens = self.from_tokens(in_precision_of(self.from_tokens, tokens))
+        near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
+        mixed = near + self.from_points(xyz.to(near.dtype))
+        rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)
+        return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
+
+
+class PointHead(nn.Module):
+    """Head for each point that also reads features of the full cloud.
+
+    Args:
+        point_width: Channels of a point.
+        cloud_width: Channels of a cloud.
+        config: Defines the widths, the dropout and the labels.
+    """
+
+    def __init__(self, point_width: int, cloud_width: int, config: ActConfig):
+        super().__init__()
+        first, *others = config.segmentation_head_widths
+        rate, *rates = config.segmentation_head_dropout
+        self.from_points = nn.Linear(point_width, first)
+        self.from_cloud = nn.Linear(cloud_width, first, bias=False)
+        self.norm = HeadNorm(first)
+        self.dropout = nn.Dropout(rate)
+        self.head = ClassificationHead(first, config.num_labels, others, dropout=rates)
+
+    def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
+        """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
+        points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
+        mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
+        rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
+        return self.head(rows).unflatten(0, points.shape[:2])
+
+
+class ActSegmenter(ActPreTrainedModel):
+    """Base class of the segmentation models: the model without class token, propagation, and a head for each point.
+
+    Args:
+        config: The configuration.
+        condition_width: Channels of a subclass's additional features of a cloud.
+
+    Raises:
+        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
+    """
+
+    def __init__(self, config: ActConfig, condition_width: int = 0):
+        # Do not change the caller's config, which may be a classifier's or a pretrained model's.
+        config = copy.deepcopy(config)
+        config.use_class_token = False
+        super().__init__(config)
+        refuse_problem_type(config)
+        layers = config.segmentation_layers
+        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
+            raise ValueError(
+                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
+                f"num_hidden_layers is {config.num_hidden_layers}"
+            )
+        if not config.segmentation_head_widths:
+            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
+        token_width = len(layers) * config.hidden_size
+        self.act = ActModel(config)
+        self.propagation = TokenPropagation(token_width, config.propagation_widths)
+        self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
+
+    def point_logits(
+        self,
+        points: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple[torch.Tensor, ActOutput]:
+        """Compute logits `(batch, points, labels)`, and return the base model's output too; see `forward`.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            condition: `(batch, condition_width)`, additional features of each cloud.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
+        """
+        output = self.act(
+            points,
+            output_layers=self.config.segmentation_layers,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        # All layers share the final norm.
+        tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
+        xyz = points[..., :3].to(output.centers.dtype)
+        features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
+        cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
+        if condition is not None:
+            cloud_features.append(condition)
+        return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
+
+
+class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
+    """ACT model that predicts an object class for every point of a scene or of a block of it."""
+
+    card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: ActConfig):
+        super().__init__(config)
+        self.post_init()
+
+
+class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
+    """ACT model that predicts a part for every point of an object, given the object's category.
+
+    Args:
+        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
+
+    Raises:
+        ValueError: If `category_parts` is missing or names a part that is not among the labels.
+    """
+
+    card_info = CardInfo("part_segmentation")
+
+    def __init__(self, config: ActConfig):
+        super().__init__(config, condition_width=config.category_width)
+        check_category_parts(config.category_parts, config.num_labels)
+        self.category_embedding = nn.Embedding(config.num_categories, config.category_width)
+        self.category_norm = HeadNorm(config.category_width)
+        self.post_init()
+
+    def category_features(self, category: torch.Tensor) -> torch.Tensor:
+        """Embed categories `(batch,)` for the head: `(batch, category_width)`."""
+        return nn.functional.leaky_relu(self.category_norm(self.category_embedding(category)), 0.2)
+
+
+@dataclass
+class ActForPreTrainingOutput(ModelOutput):
+    """Predictions of a student and their targets.
+
+    Args:
+        loss: Distillation loss; None if not requested.
+        predictions: `(batch, masked, target width)`, for the hidden patches in ascending order, or for all patches if
+            none is hidden.
+        targets: The same shape, the teacher's features of these patches.
+        class_token_predictions: The same shape, predictions from an inner layer and the class token; None without
+            `class_token_loss`.
+        mask: `(batch, groups)`, True where hidden.
+        centers: `(batch, groups, 3)`, positions of the patches in the units of the input.
+        hidden_states: On request, the input of the student's first block and the output of each block, `(batch, 1 +
+            visible, hidden)`, before any norm.
+        attentions: On request, the attention weights of the student's blocks.
+    """
+
+    loss: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    class_token_predictions: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class ActForPreTraining(ActPreTrainedModel):
+    """Masked point modelling: `ActModel` sees some patches and predicts the teacher's features of the others.
+
+    The teacher is an `ActAutoencoder`, frozen, in eval mode and without noise; `config.teacher_in_training_mode` and
+    `config.noisy_targets` restore the behaviour of the released program. Checkpoints hold the student, the decoder and
+    the autoencoder's own weights, so that training can resume from them; the autoencoder's frozen encoder is loaded
+    from the repository that its config names, and its checksum verified.
+
+    Args:
+        config: The configuration, with an `autoencoder_config`.
+        autoencoder: A trained autoencoder; by default a randomly initialised one is built from the config.
+
+    Raises:
+        ValueError: If the config has no `autoencoder_config`, or one with other patches.
+
+    Source: ACT (arXiv 2212.08320), Sec. 3.3.
+    """
+
+    card_info = CardInfo("features", opens="ActModel")
+
+    def __init__(self, config: ActConfig, autoencoder: ActAutoencoder | None = None):
+        super().__init__(config)
+        teacher = config.autoencoder_config
+        if teacher is None:
+            raise ValueError("autoencoder_config is missing; build the model with from_autoencoder_pretrained(…)")
+        for name in ("num_groups", "group_size", "in_channels"):
+            ours, theirs = getattr(config, name), getattr(teacher, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
+                )
+        width, feature_width = config.hidden_size, config.feature_head_width
+        self.act = ActModel(config)
+        self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
+        self.config.autoencoder_config = self.autoencoder.config
+        if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
+            # Nesting a config in another one resets the attention implementation that its model was built with.
+            self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.decoder = PointBlocks(
+            config,
+            config.decoder_num_hidden_layers,
+            config.decoder_num_attention_heads,
+            config.decoder_drop_path_rate,
+        )
+        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.decoder_class_position = nn.Parameter(torch.zeros(width)) if config.class_token_loss else None
+        self.prediction_head = nn.Linear(width, teacher.hidden_size)
+        self.feature_head = None
+        if feature_width is not None:
+            self.feature_head = nn.Sequential(
+                nn.Linear(width, feature_width), nn.GELU(), nn.Linear(feature_width, feature_width)
+            )
+        self.post_init()
+        self._freeze_teacher()
+
+    @classmethod
+    def from_autoencoder_pretrained(
+        cls, autoencoder: str | os.PathLike | ActAutoencoder, **config: Any
+    ) -> ActForPreTraining:
+        """Build an untrained student around a trained autoencoder.
+
+        Args:
+            autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
+            **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
+        """
+        if not isinstance(autoencoder, ActAutoencoder):
+            autoencoder = ActAutoencoder.from_pretrained(autoencoder)
+        teacher = autoencoder.config
+        patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
+        settings = {name: getattr(teacher, name) for name in patch_fields} | config
+        return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        return_loss: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ActForPreTrainingOutput:
+        """Hide patches and predict the teacher's features of them.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            mask: `(batch, groups)` booleans, True where hidden, equally many in every cloud; drawn by default.
+            noise: `(batch, groups, codes)`, added to the scores of the teacher's codes; None draws it if
+                `config.noisy_targets` is set.
+            return_loss: Whether to compute the loss.
+            output_hidden_states: Whether to return the student's hidden states; None for the config's choice.
+            output_attentions: The same for the student's attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
+        """
+        patches = self.act.cut(points)
+        mask = self._draw_mask(patches.centers) if mask is None else mask
+        visible, hidden = split_by_mask(mask)
+        if not visible.shape[1]:
+            raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
+        targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
+        encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
+        predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
+        if hidden.shape[1]:
+            targets = gather_points(targets, hidden)
+        loss = None
+        if return_loss:
+            compute_loss = DISTILLATION_LOSSES[self.config.distillation_loss]
+            outputs = (predictions, class_token_predictions)
+            # In full precision even if the student is not: half precision cannot resolve cosines near 1.
+            with torch.autocast(targets.device.type, enabled=False):
+                loss = sum(compute_loss(output.float(), targets.float()) for output in outputs if output is not None)
+        return ActForPreTrainingOutput(
+            loss,
+            predictions,
+            targets,
+            class_token_predictions,
+            mask,
+            patches.centers,
+            encoded.hidden_states,
+            encoded.attentions,
+        )
+
+    def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the frozen autoencoder's features of all patches.
+
+        Args:
+            patches: Patches of the clouds.
+            noise: As in `forward`.
+
+        Returns:
+            `(batch, groups, target width)`, without a gradient.
+        """
+        config, teacher = self.config, self.autoencoder
+        if noise is None and config.noisy_targets:
+            shape = (*patches.centers.shape[:2], teacher.config.num_codes)
+            noise = gumbel_noise(patches.centers.new_empty(shape))
+        elif noise is None and (teacher.training or teacher.config.noise_in_eval):
+            # Otherwise the teacher would draw its own noise.
+            noise = patches.centers.new_zeros(())
+        return teacher.teacher_features(
+            patches=patches, noise=noise, through_graph=config.target_layer == "graph_decoder"
+        )
+
+    @torch.no_grad()
+    def probe_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Compute features of full clouds for a linear probe, to evaluate the student during pretraining.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+
+        Returns:
+            `(batch, features)`: the input of a classification head, or, with `config.feature_head_width`, the output
+            of the released program's untrained layers on the class token.
+        """
+        output = self.act(points)
+        if self.feature_head is None:
+            return output.pooler_output
+        return self.feature_head(output.last_hidden_state[:, 0])
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
+        super().train(mode)
+        self.autoencoder.train(mode and self.config.teacher_in_training_mode)
+        return self
+
+    def _draw_mask(self, centers: torch.Tensor) -> torch.Tensor:
+        num_masked = int(self.config.mask_ratio * centers.shape[1])
+        return MASKS[self.config.mask_type](centers, num_masked)
+
+    def _encode(
+        self,
+        patches: Patches,
+        visible: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Encoded:
+        """Run the student on the visible patches."""
+        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
+        seen = gather_points(patches.centers, visible)
+        tokens = self._visible_tokens(patches, visible)
+        return self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
+
+    def _predict(
+        self, student: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
+        config = self.config
+        seen, encoded = gather_points(patches.centers, visible), student.last_hidden_state
+        leading = encoded.shape[1] - seen.shape[1]
+        if not hidden.shape[1]:
+            return self.prediction_head(encoded[:, leading:]), None
+        centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
+        positions = self.decoder_position_embed(centers.to(encoded.dtype))
+        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
+        predictions = self._decode(torch.cat([encoded[:, leading:], masks], dim=1), positions, hidden.shape[1])
+        if not config.class_token_loss:
+            return predictions, None
+        # Information about the full cloud that the inner layer lacks has to come from the class token.
+        sequence = torch.cat([encoded[:, :1], student.layer_outputs[0][:, 1:], masks], dim=1)
+        first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
+        return predictions, self._decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
+
+    def _decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
+        """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
+        hidden_states, _ = self.decoder(tokens, positions)
+        return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
+
+    def _visible_tokens(self, patches: Patches, visible: torch.Tensor) -> torch.Tensor:
+        if not self.config.encode_visible_only:
+            return gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+        rows = gather_points(patches.neighborhoods.flatten(2), visible)
+        return self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+
+    def _freeze_teacher(self) -> None:
+        self.autoencoder.requires_grad_(False)
+        if self.config.teacher_dtype is not None and self.autoencoder.encoder is not None:
+            self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
+        self.autoencoder.train(self.training and self.config.teacher_in_training_mode)
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        # First, as it loads the frozen encoder, which is in no checkpoint.
+        self.autoencoder._initialize_missing_keys(is_quantized)
+        super()._initialize_missing_keys(is_quantized)
+        # Loading replaces parameters with new ones, which would be trained.
+        self._freeze_teacher()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ActForPreTraining):
+            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+            if module.decoder_class_position is not None:
+                init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)
+            # As in the released program; this overrides the initialisation of the decoder's layers.
+            for linear in module.decoder.modules():
+                if isinstance(linear, nn.Linear):
+                    init.xavier_uniform_(linear.weight)

@@ -20,12 +20,12 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
-from hf_any3d.modeling.act.configuration_act_autoencoder import ActAutoencoderConfig
+from hf_any3d.modeling.act.configuration_act import ActAutoencoderConfig
 from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.encoders import (
-    AdapterRepositoryMixin,
     EncoderFamily,
+    FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
     attended_rows,
@@ -301,7 +301,7 @@ class ActAutoencoderOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
+class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """Discrete autoencoder: points to codes, through a frozen teacher, and back to points.
 
     With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal
@@ -314,7 +314,7 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
 
-    card_info = CardInfo("act_autoencoder", "reconstruction", opens="ActAutoencoder")
+    card_info = CardInfo("reconstruction", opens="ActAutoencoder")
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
@@ -386,6 +386,27 @@ class ActAutoencoder(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTra
             ValueError: If both or neither of name and config are given.
         """
         return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the codes and the teacher, if any, and where the teacher is stored."""
+        config, teacher = subject.config, subject.encoder
+        what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
+        if config.encoder_config is not None:
+            kind = f"{config.encoder_config.model_type} encoder{' with random weights' if subject.is_trained else ''}"
+            what = (
+                "Patches of points become discrete codes, a frozen "
+                f"{subject.show_name(teacher) if teacher else kind} reads the codes' vectors along with learned "
+                "prompts, and a decoder folds patches from its output"
+            )
+        is_elsewhere = config.encoder_config is not None and config.encoder_name_or_path
+        return CardDescription(
+            what=f"{what}. Method: [ACT](https://arxiv.org/abs/2212.08320), first stage.",
+            stored=f"The {subject.locate_encoder(config.encoder_name_or_path)}" if is_elsewhere else STORED_HERE,
+            tags=("act",),
+            base_model=teacher,
+            relation="adapter",
+        )
 
     @honours_contract
     def forward(

@@ -20,9 +20,16 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer, PointTokenizer
 from hf_any3d.modeling.any2point.virtual_projection import Geometry, Projection, normalize_centers, project
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.modeling.card_info import (
+    BUILD_FROM_ADAPTER,
+    STORED_HERE,
+    CardDescription,
+    CardInfo,
+    CardMixin,
+    CardSubject,
+)
 from hf_any3d.modeling.encoders import (
-    AdapterRepositoryMixin,
+    FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
     bidirectional_inputs,
@@ -73,7 +80,7 @@ class Any2PointOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PointTokensMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """What all Any2Point models share: config, initialisation, and training the encoder too."""
 
     config_class = Any2PointConfig
@@ -108,6 +115,30 @@ class Any2PointPreTrainedModel(CardMixin, AdapterRepositoryMixin, PointTokensMix
         device = next(core.point_tokenizer.parameters()).device
         return unfreeze(self, lambda: core(points.to(device)).last_hidden_state)
 
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the encoder, where it is stored, and the adapter."""
+        config, encoder = subject.config, subject.encoder
+        started = config.encoder_trained_from
+        if started:
+            what = f"An encoder that started as {subject.show_name(started)} and was changed in training"
+        else:
+            kind = f"{config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
+            what = f"A frozen {subject.show_name(encoder) if encoder else kind}"
+        what += " reads the points" if started else " reads the points through a trained tokenizer"
+        if subject.method:
+            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
+        elif not started:
+            what += ", without adapters"
+        return CardDescription(
+            what=f"{what}. Method: [Any2Point](https://arxiv.org/abs/2404.07989).",
+            stored=STORED_HERE if started else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
+            tags=("any2point",),
+            base_model=started or encoder,
+            relation="finetune" if started else "adapter",
+            **({} if config.encoder_name_or_path else {"base_program": BUILD_FROM_ADAPTER}),
+        )
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -127,7 +158,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         encoder: A loaded encoder to use; a randomly initialised one is built from the config when left out.
     """
 
-    card_info = CardInfo("any2point", "features", opens="Any2PointModel")
+    card_info = CardInfo("features", opens="Any2PointModel")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -332,7 +363,7 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
 class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
-    card_info = CardInfo("any2point", "classification")
+    card_info = CardInfo("classification")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

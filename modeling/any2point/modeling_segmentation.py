@@ -125,7 +125,7 @@ class Any2PointSegmenter(Any2PointWithHead):
 class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
     """Names the object that every point of a scene, or of a block of one, belongs to."""
 
-    card_info = CardInfo("any2point", "semantic_segmentation")
+    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -143,7 +143,7 @@ class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
         ValueError: If `category_parts` is missing or names a part that is no label.
     """
 
-    card_info = CardInfo("any2point", "part_segmentation")
+    card_info = CardInfo("part_segmentation")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -131,7 +131,7 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
         ValueError: If the config does not know the text tower.
     """
 
-    card_info = CardInfo("any2point", "zero_shot")
+    card_info = CardInfo("zero_shot")
 
     input_modalities = ("point_cloud", "text")
 

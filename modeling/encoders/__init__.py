@@ -1,23 +1,14 @@
-"""Pretrained encoders as readers of point tokens: which families, where their parts are, where weights come from."""
+"""Pretrained encoders that encode point tokens: supported families, their positions, loading and freezing."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
-from hf_any3d.modeling.encoders.adapter_repositories import AdapterRepositoryMixin
 from hf_any3d.modeling.encoders.attended_rows import (
     AttendedRows,
     attended_rows,
     beside_attended_rows,
     run_beside,
 )
-from hf_any3d.modeling.encoders.frozen_encoder import (
-    FrozenEncoderMixin,
-    LayerStack,
-    build_encoder,
-    encoder_settings,
-    freeze,
-    load_encoder,
-    open_encoder,
-    unfreeze,
-)
+from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
+from hf_any3d.modeling.encoders.loading import build_encoder, encoder_settings, freeze, load_encoder, open_encoder
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
     PositionTable,
@@ -42,7 +33,6 @@ from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, encoder_load
 
 __all__ = [
     "AdapterLoadingMixin",
-    "AdapterRepositoryMixin",
     "AttendedRows",
     "EncoderFamily",
     "FrozenEncoderMixin",

@@ -1,44 +1,52 @@
-"""A pretrained encoder inside another model: loaded from its own repository, frozen, never stored again."""
+"""Models around a frozen pretrained encoder that is loaded from its own repository and not stored with the model."""
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
-from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
-from hf_any3d.modeling.encoders.sources import open_recorded, record_source, resolve_encoder
+from hf_any3d.modeling.encoders.loading import (
+    FROZEN,
+    build_encoder,
+    encoder_settings,
+    freeze,
+    load_encoder,
+    open_encoder,
+)
+from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
-    is_quantized,
+    PretrainedPart,
+    encoder_loading,
     own_state,
     remember_weights,
-    set_quantization,
 )
+from hf_any3d.modeling.pretrained_parts.sources import checksum_like
+from hf_any3d.modeling.pretrained_parts.tensors import differing
+
+_Model = TypeVar("_Model", bound=PreTrainedModel)
 
 
 @dataclass(frozen=True)
 class LayerStack:
-    """Where a model's pretrained layers are and what an adapter has to know of them.
+    """A model's pretrained layers and their properties for adapters.
 
     Args:
-        layers: The layers; some may stand in adapters already.
+        layers: The layers; some may already be wrapped in adapters.
         path: Their name within the module that owns them.
         branch: Path from a layer to the module whose output is the feed-forward branch.
         hidden_size: Channels of a token.
-        views: Kinds of cells that the layers' tokens are told of; 0 where adapters never hear where tokens are.
-        pretrained: Names of the owner's children that no adaptation trains in full.
-        attention_axis: What attention runs over, "tokens" of a cloud or the clouds of a "batch".
+        views: Number of views in which tokens have cells; 0 if adapters get no geometry.
+        pretrained: Names of the owner's children that no PEFT method trains in full.
+        attention_axis: Axis of the attention: "tokens" of a cloud, or the clouds of a "batch".
     """
 
     layers: nn.ModuleList
@@ -50,187 +58,100 @@ class LayerStack:
     attention_axis: str = "tokens"
 
 
-# Marks the modules that are the encoder's own.
-FROZEN = "_belongs_to_frozen_encoder"
-
-
-def encoder_settings(
-    name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
-) -> dict[str, Any]:
-    """Everything a composite config records of its encoder: config, tower, and as a part name, commit and checksum.
-
-    Args:
-        name_or_path: Hub name or local directory of a transformers checkpoint.
-        tower: "text", "vision" or "audio"; required where a checkpoint holds several encoders.
-        revision: Branch, tag or commit; what is recorded is the commit.
-        num_layers: Use the first layers only; None for all.
-
-    Raises:
-        UnsupportedEncoder: If the model_type or tower is not supported.
-        ValueError: If `num_layers` is not between 1 and the encoder's number of layers.
-    """
-    source = resolve_encoder(name_or_path, revision)
-    config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
-    if num_layers is not None:
-        if not 1 <= num_layers <= config.num_hidden_layers:
-            raise ValueError(
-                f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, what {source.name} has"
-            )
-        config.num_hidden_layers = num_layers
-        if getattr(config, "layer_types", None) is not None:
-            config.layer_types = config.layer_types[:num_layers]
-    return {
-        "encoder_config": config,
-        "parts": {"encoder": record_source(name_or_path, source).to_dict()},
-        "encoder_tower": tower,
-    }
-
-
-def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any) -> PreTrainedModel:
-    """Load the encoder that a composite config names, after checking that its weights are the recorded ones.
-
-    Args:
-        config: The composite config.
-        dtype: Precision, float32 by default.
-        **loading: `device_map`, `quantization_config` and the like of `from_pretrained`.
-
-    Raises:
-        EncoderMismatchError: If the weights found have another checksum than the config records.
-        OSError: If they cannot be found.
-        ValueError: If the config names no encoder, or the weights are not complete.
-    """
-    part = config.part("encoder")
-    if not part.is_elsewhere:
-        raise ValueError(
-            "the config names no encoder: it is stored with the model; open the model by from_pretrained(…)"
-        )
-    source = open_recorded(part, config.name_or_path)
-    encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
-    if missing:
-        raise ValueError(f"encoder {source.name!r} lacks weights that its config asks for: {', '.join(missing[:8])}")
-    remember_weights(encoder)
-    return freeze(encoder)
-
-
-def open_encoder(
-    name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
-) -> tuple[PreTrainedModel, list[str]]:
-    """Open a checkpoint as the class that reading tokens needs, without parts that it never needs.
-
-    Args:
-        name_or_path: Directory or repository.
-        config: Config of the encoder, of one tower for composite checkpoints.
-        dtype: Precision, float32 by default.
-        **loading: `revision`, `subfolder`, `token`, `device_map`, `quantization_config` and the like.
-
-    Returns:
-        The encoder, and the names of needed weights that the checkpoint lacks.
-
-    Raises:
-        UnsupportedEncoder: If the encoder is not supported.
-    """
-    family = find_family(config)
-    verbosity = logging.get_verbosity()
-    # Heads, other towers and unused layers of the checkpoint are left out on purpose: no report of unexpected keys.
-    logging.set_verbosity_error()
-    try:
-        encoder, report = _class_of(family).from_pretrained(
-            name_or_path,
-            config=config,
-            key_mapping=dict(family.key_mapping) or None,
-            dtype=dtype or torch.float32,
-            attn_implementation=config._attn_implementation,
-            output_loading_info=True,
-            **loading,
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    set_quantization(encoder, stored_quantized=getattr(config, "quantization_config", None) is not None)
-    if family.one_precision and not is_quantized(encoder):
-        for parameter in encoder.parameters():
-            parameter.data = parameter.data.to(dtype or torch.float32)
-    unneeded = ("pooler.", *(f"{path}." for path in family.unused))
-    paths = (family.input_norm, family.final_norm)
-    norms = tuple(f"{path(config) if callable(path) else path}." for path in paths if path is not None)
-    # The norm that BEiT keeps in its pooler is the one behind its last layer.
-    missing = sorted(key for key in report["missing_keys"] if key.startswith(norms) or not key.startswith(unneeded))
-    return _without_unused(encoder, family), missing
-
-
-def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder with random weights, without the parts that reading tokens never needs.
-
-    Raises:
-        UnsupportedEncoder: If the encoder is not supported.
-    """
-    family = find_family(config)
-    build = _class_of(family)
-    encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
-    return _without_unused(encoder, family)
-
-
-def _class_of(family: EncoderFamily) -> type:
-    return AutoModel if family.model_class is None else getattr(transformers, family.model_class)
-
-
-def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrainedModel:
-    for path in family.unused:
-        parent, _, name = path.rpartition(".")
-        delattr(encoder.get_submodule(parent), name)
-    return encoder
-
-
-def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Take all gradients from an encoder and remember which modules are its own, apart from adapters added later."""
-    fuse_quick_gelu(encoder)
-    for module in encoder.modules():
-        setattr(module, FROZEN, True)
-    encoder.requires_grad_(False)
-    return encoder.eval()
-
-
 def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
-    """The frozen encoder of a model or of the base model in it; None while they are being built."""
+    """Return the frozen encoder of a model or of its base model; None while they are being built."""
     return getattr(getattr(model, model.base_model_prefix, model), "encoder", None)
 
 
 class FrozenEncoderMixin(AdapterLoadingMixin):
     """For `PreTrainedModel` classes whose base model owns a frozen `encoder`, the part "encoder" of its config.
 
-    The encoder's own modules stay in eval mode (no dropout, no layer drop) whatever `train()` says, while adapters
-    inside it follow `train()`. Its weights are left out of checkpoints as long as they are those that the config
-    names, and are loaded from there, checked against the recorded checksum, by `from_pretrained`.
+    The encoder's own modules always stay in eval mode (no dropout, no layer drop), while adapters inside it follow
+    `train()`. Its weights are not saved as long as they are those that the config names; `from_pretrained` then loads
+    them from there and verifies the recorded checksum.
     """
 
+    _adapted_part = "encoder"
     _part_paths = {"encoder": "encoder"}
     _settings_without_effect_on_adapters = ("encoder_", "parts")
     _keys_to_ignore_on_load_missing = [r"(^|\.)encoder\."]
 
-    def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
-        """Put the encoder in place. Called in the `__init__` of the model that owns it, before `post_init`.
+    @classmethod
+    def from_encoder_pretrained(
+        cls: type[_Model],
+        encoder_name_or_path: str | os.PathLike | None = None,
+        *,
+        config: PreTrainedConfig | None = None,
+        tower: str | None = None,
+        revision: str | None = None,
+        num_layers: int | None = None,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        **config_kwargs: Any,
+    ) -> _Model:
+        """Build an untrained model around a pretrained text, vision or audio encoder, which stays frozen.
 
         Args:
-            encoder: A loaded encoder; None builds one with random weights, to be filled by `from_pretrained`.
+            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            config: A complete config instead, such as that of a saved model: the encoder that it names is loaded and
+                checked. This makes the base for `PeftModel.from_pretrained(base, saved)`.
+            tower: Encoder of a composite checkpoint ("text" or "vision" of CLIP).
+            revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
+            num_layers: Use only the first layers of the encoder.
+            dtype: Dtype of the encoder's weights, float32 by default; everything that is trained is float32.
+            attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
+            device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
+            quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)` for 8 or
+                4 bits.
+            **config_kwargs: Any field of the class's `config_class`, such as `Any2PointConfig`: `num_labels`,
+                `id2label`, …
+
+        Raises:
+            UnsupportedEncoder: If the encoder's family or tower is not supported.
+            ValueError: If both or neither of name and config are given.
+            TypeError: For an argument that neither this method nor the config has.
+        """
+        if (encoder_name_or_path is None) == (config is None):
+            raise ValueError("give either encoder_name_or_path or a config that names an encoder")
+        # A config accepts any keyword; an unknown one would have no effect.
+        known = cls.config_class()
+        if unknown := [name for name in config_kwargs if not hasattr(known, name)]:
+            raise TypeError(
+                f"{cls.__name__}.from_encoder_pretrained has no argument {unknown[0]!r}; expected its own or one of "
+                f"{cls.config_class.__name__}"
+            )
+        if config is None:
+            settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
+            config = cls.config_class(**settings, **config_kwargs, attn_implementation=attn_implementation)
+        elif attn_implementation is not None:
+            config.encoder_config._attn_implementation = attn_implementation
+        encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        model = cls(config, encoder=encoder).eval()
+        return model if device_map is None else model.to(encoder.device)
+
+    def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
+        """Set the encoder; called in the `__init__` of the model that owns it, before `post_init`.
+
+        Args:
+            encoder: A loaded encoder; None builds one with random weights, which `from_pretrained` replaces.
         """
         self._encoder_is_random = encoder is None
         self._encoder_trains = False
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
-            # A config that becomes part of another one forgets the choice that its model was built with.
+            # Nesting a config in another one resets the attention implementation that its model was built with.
             encoder.config._attn_implementation = self.config._attn_implementation
         self.config.encoder_config = encoder.config
         self.encoder = freeze(encoder)
         if self.config.part("encoder").is_elsewhere:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
 
-    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """The encoder's weights in full precision; see `PretrainedPartsMixin`."""
-        return own_state(load_encoder(self.config))
-
     @property
     def layer_stack(self) -> LayerStack | None:
-        """The encoder's layers; None for a model that owns none, such as one with a head around the one that does."""
+        """The encoder's layers; None for a model that owns no encoder, such as one with a head around a base model."""
         encoder = self._modules.get("encoder")
         if encoder is None:
             return None
@@ -247,16 +168,16 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
     @property
     def is_loaded_in_8bit(self) -> bool:
-        """Whether the encoder is; PEFT asks the whole model when it chooses its layers."""
+        """Whether the encoder is loaded in 8 bits; PEFT reads this from the full model to choose its layers."""
         return getattr(frozen_encoder_of(self), "is_loaded_in_8bit", False)
 
     @property
     def is_loaded_in_4bit(self) -> bool:
-        """Whether the encoder is; see above."""
+        """Whether the encoder is loaded in 4 bits."""
         return getattr(frozen_encoder_of(self), "is_loaded_in_4bit", False)
 
     def warn_if_encoder_is_random(self) -> None:
-        """Warn once if the config names an encoder whose weights were never loaded; for the owner's `forward`."""
+        """Warn once if the config names an encoder whose weights were not loaded; for the owner's `forward`."""
         if self._encoder_is_random and self.config.encoder_name_or_path is not None:
             warnings.warn(
                 f"the encoder has random weights, not those of {self.config.encoder_name_or_path}: build the model "
@@ -267,36 +188,125 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             self._encoder_is_random = False
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode of everything but the encoder's own modules, which stay in eval mode unless they train."""
+        """Set the mode of everything except the encoder's own modules, which stay in eval mode unless they train."""
         super().train(mode)
-        owner = getattr(self, self.base_model_prefix, self)
+        owner = self._encoder_owner
         encoder = None if getattr(owner, "_encoder_trains", False) else frozen_encoder_of(self)
         for module in encoder.modules() if encoder is not None else ():
-            # Not getattr: adapters around a layer look for unknown attributes in the layer.
+            # Not getattr: adapters forward unknown attributes to the wrapped layer.
             if FROZEN in vars(module):
                 module.training = False
         return self
 
+    @property
+    def _encoder_owner(self) -> PreTrainedModel:
+        return getattr(self, self.base_model_prefix, self)
+
+    # Loading and saving; see `AdapterLoadingMixin`.
+
+    @property
+    def adapted_part(self) -> PreTrainedModel:
+        """The encoder."""
+        return self._encoder_owner.encoder
+
+    @classmethod
+    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
+        """Load the encoder with `load_encoder`; hub arguments of the model do not apply to the encoder."""
+        return load_encoder(config, **_encoder_arguments(config, **loading))
+
+    @classmethod
+    def open_stored_part(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Load the encoder that is stored next to an adapter.
+
+        Raises:
+            ValueError: If there is none, or it lacks weights.
+        """
+        folder = config.part("encoder").subfolder or cls._adapted_part
+        try:
+            encoder, missing = open_encoder(
+                name, config.encoder_config, **hub, **_encoder_arguments(config, **loading)
+            )
+        except OSError as error:
+            raise ValueError(
+                f"{name}: the config of an adapter names no encoder, and the repository holds none in {folder}/; "
+                "give encoder_name_or_path=…"
+            ) from error
+        if missing:
+            raise ValueError(f"{name}: the encoder in {folder}/ lacks {', '.join(missing[:8])}")
+        return freeze(encoder)
+
+    @classmethod
+    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build the model around an encoder."""
+        return cls(config, part)
+
+    @classmethod
+    def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
+        """Return the dtype of a stored encoder."""
+        return config.encoder_config.dtype or torch.float32
+
+    def find_source(self) -> PretrainedPart:
+        """Return the encoder's record, after marking an encoder that was changed as stored."""
+        self._encoder_owner.store_changed_parts()
+        return self.config.part("encoder")
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the encoder as a checkpoint of its own."""
+        self.adapted_part.save_pretrained(folder, state_dict=dict(state))
+
+    def describe_weights(self, config: PreTrainedConfig) -> str | None:
+        """Return the encoder's checksum in the kind that the config of an adapter has, or say that it was changed."""
+        ours, theirs = self.config.part("encoder"), config.part("encoder")
+        if not theirs.is_elsewhere:
+            return self.checksum_in_memory(self.stored_dtype(config))
+        if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
+            return checksum_like(ours, theirs.checksum)
+        changed = differing(own_state(self.adapted_part), own_state(load_encoder(config)))
+        return "weights that were changed" if changed else theirs.checksum
+
+    @classmethod
+    def _from_full_repository(
+        cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
+    ) -> Any:
+        opened = super()._from_full_repository(name, *args, **kwargs)
+        model = opened[0] if isinstance(opened, tuple) else opened
+        _refuse_encoder_on_disk(model)
+        if quantization_config is None:
+            return opened
+        # Trained weights stay in full precision; only the encoder is loaded again.
+        owner = model._encoder_owner
+        if not model.config.part("encoder").is_elsewhere:
+            raise ValueError(
+                f"quantization_config: {name} stores its encoder among its own weights; only an encoder with its own "
+                "repository can be quantized when it is loaded"
+            )
+        loading = {"device_map": {"": owner.device}, "quantization_config": quantization_config}
+        owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **loading))
+        owner._encoder_is_random = False
+        return opened
+
     def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any, **kwargs: Any) -> None:
-        # The one moment at which a model in the making hears which weights its files lack; what is offloaded to a disk
-        # is not among them, though it stays without memory.
+        # The only call that passes a model the weights that its files lack; offloaded weights are not among them,
+        # although they have no memory either.
         self._keys_without_file = set(missing_keys)
         super()._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        owner = getattr(self, self.base_model_prefix, self)
+        owner = self._encoder_owner
         encoder, owner._encoder_is_random = owner.encoder, False
-        if encoder is None:  # a model that does without one
+        if encoder is None:  # an autoencoder without a teacher
             super()._initialize_missing_keys(is_quantized)
             return
-        if (pending := self._missing_of_encoder(encoder)) and not self.config.part("encoder").is_elsewhere:
+        if (missing := self._missing_of_encoder(encoder)) and not self.config.part("encoder").is_elsewhere:
             count = sum(1 for _ in encoder.state_dict())
-            what = "encoder weights" if len(pending) >= count else f"encoder weights {', '.join(pending[:8])}"
+            what = "encoder weights" if len(missing) >= count else f"encoder weights {', '.join(missing[:8])}"
             raise ValueError(
                 f"{self.config.name_or_path}: holds no {what}, and its config does not say where to find them; "
                 "give encoder_name_or_path=…"
             )
-        if pending:
+        if missing:
             source = load_encoder(self.config, dtype=encoder.dtype)
             encoder.load_state_dict(source.state_dict(), assign=True)
             # Buffers outside the state dict (rotary frequencies) are uninitialised memory at this point.
@@ -307,42 +317,75 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True
             remember_weights(encoder)
-        # Loading makes parameters anew, which would train.
+        # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
 
     def _missing_of_encoder(self, encoder: PreTrainedModel) -> list[str]:
-        """Names of the encoder's weights that no file of the model holds; sorted."""
+        """Return the sorted names of the encoder's weights that are in no file of the model."""
         if (without_file := vars(self).pop("_keys_without_file", None)) is not None:
             prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
             without_file -= set(self.all_tied_weights_keys)
             return sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
-        # A model inside the one that is being loaded, which alone hears of its files.
+        # A model inside the one that is being loaded, which alone is passed the missing keys.
         return sorted(
             name for name, each in encoder.named_parameters() if not getattr(each, "_is_hf_initialized", False)
         )
 
 
-def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
-    """Let the encoder's parameters train that `probe` depends on, and have them stored with the model.
+def _encoder_arguments(
+    config: PreTrainedConfig,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    device_map: Any = None,
+    quantization_config: Any = None,
+) -> dict[str, Any]:
+    if attn_implementation is not None:
+        config.encoder_config._attn_implementation = attn_implementation
+    return {"dtype": dtype, **encoder_loading(device_map, quantization_config)}
 
-    A pretrained checkpoint holds more than a model reads of it, such as the embeddings of words. To count that as
-    trained would be wrong, and training in several processes refuses parameters that never get a gradient.
+
+def _refuse_encoder_on_disk(model: PreTrainedModel) -> None:
+    """Refuse to leave an encoder from another repository on disk.
+
+    transformers looks for offloaded weights among the files of the loaded repository only, and would miss them in the
+    first call.
+
+    Raises:
+        ValueError: If any of the encoder is on disk.
+    """
+    owner = model._encoder_owner
+    if owner.encoder is None or not model.config.part("encoder").is_elsewhere:
+        return
+    path = "encoder." if owner is model else f"{model.base_model_prefix}.encoder."
+    for name, place in (getattr(model, "hf_device_map", None) or {}).items():
+        if place == "disk" and (not name or path.startswith(f"{name}.") or name.startswith(path)):
+            raise ValueError(
+                f"device_map leaves '{name}' on disk, but the encoder comes from another repository; load the model "
+                "on a device, then accelerate.disk_offload(model, …)"
+            )
+
+
+def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
+    """Unfreeze the encoder's parameters that the output of `probe` depends on; they are then saved with the model.
+
+    A pretrained checkpoint has parameters that a model does not use, such as word embeddings. They would be counted
+    as trained, and distributed training fails if parameters never get a gradient.
 
     Args:
         model: A model with a frozen encoder, with or without a head.
-        probe: Runs the model on any input and gives its output.
+        probe: Runs the model on any input and returns its output.
 
     Returns:
         Names of those parameters in the encoder.
 
     Raises:
-        ValueError: If there are adapters in the encoder, or its weights are quantized.
+        ValueError: If the encoder contains adapters or quantized weights.
     """
-    owner = getattr(model, model.base_model_prefix, model)
+    owner = model._encoder_owner
     encoder = owner.encoder
-    if strangers := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
-        raise ValueError(f"the encoder holds adapters ({', '.join(strangers)}); merge or unload them first")
+    if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
+        raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())
     if quantized := [name for name, parameter in named.items() if not parameter.is_floating_point()]:
         raise ValueError(f"the encoder's {quantized[0]} is {named[quantized[0]].dtype}; expected floating point")

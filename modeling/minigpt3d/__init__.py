@@ -1,13 +1,15 @@
 """MiniGPT-3D (arXiv 2405.01413): a language model that reads a point cloud as a few tokens."""
 
-from hf_any3d.modeling.minigpt3d.bridge import Bridge
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
-from hf_any3d.modeling.minigpt3d.lora import names_in
-from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration, MiniGPT3DOutput
+from hf_any3d.modeling.minigpt3d.lora import merge_lora, names_in
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
+    MiniGPT3DForConditionalGeneration,
+    MiniGPT3DOutput,
+    build_from_parts,
+)
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
-from hf_any3d.modeling.minigpt3d.named_parts import held_names
-from hf_any3d.modeling.minigpt3d.parts import build_from_parts
+from hf_any3d.modeling.minigpt3d.query_experts import Bridge
 from hf_any3d.modeling.minigpt3d.stages import (
     STAGES,
     load_stage_tensors,
@@ -28,8 +30,8 @@ __all__ = [
     "NormedPhiForCausalLM",
     "NormedPhiModel",
     "build_from_parts",
-    "held_names",
     "load_stage_tensors",
+    "merge_lora",
     "names_in",
     "set_stage",
     "stage_names",

@@ -1,7 +1,20 @@
-"""Record, save and load pretrained parts whose weights are kept elsewhere."""
+"""Pretrained parts of models, whose weights are kept in repositories of their own.
 
-from hf_any3d.modeling.pretrained_parts.adapter_doors import AdapterLoadingMixin, adapter_subfolder
-from hf_any3d.modeling.pretrained_parts.completeness import (
+Any2Point's encoder, the teacher of ACT's autoencoder, the point transformer under an adapter, and MiniGPT-3D's point
+encoder, Q-Former and language model all take the same way:
+
+1. The config records the part in `parts` as a `PretrainedPart`: repository, commit, checksum of its tensors.
+2. It is opened from there (`sources.open_recorded`), or from the folder next to an adapter, and its checksum compared;
+   other weights are refused with `EncoderMismatchError`.
+3. It is frozen, and its tensors are remembered (`remember_weights`).
+4. Saving compares them (`changed_tensors`), without adapters. An unchanged part is left out; a changed one is stored
+   with the model, and its record says so; a quantized one cannot be stored and is refused.
+
+`PretrainedPartsMixin` does this for full models, `AdapterLoadingMixin` for repositories that hold only an adapter.
+"""
+
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin, adapter_subfolder
+from hf_any3d.modeling.pretrained_parts.loading_checks import (
     encoder_loading,
     is_quantized,
     set_quantization,
@@ -18,6 +31,8 @@ from hf_any3d.modeling.pretrained_parts.record import (
     PartsConfigMixin,
     PretrainedPart,
     absolute_name,
+    part_property,
+    source_property,
 )
 from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, own_tensors, tensors_checksum
 
@@ -35,9 +50,11 @@ __all__ = [
     "own_modules",
     "own_state",
     "own_tensors",
+    "part_property",
     "remember_weights",
     "remembered_weights",
     "set_quantization",
     "single_device",
+    "source_property",
     "tensors_checksum",
 ]

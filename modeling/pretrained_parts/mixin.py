@@ -12,7 +12,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.pretrained_parts.completeness import (
+from hf_any3d.modeling.pretrained_parts.loading_checks import (
     is_quantized,
     refuse_lost_weights,
     refuse_non_finite,

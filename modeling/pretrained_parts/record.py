@@ -1,10 +1,10 @@
-"""Records of pretrained parts in a config, and their earlier layouts."""
+"""The record of a pretrained part in a config, and the layouts that earlier versions wrote."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -15,10 +15,11 @@ class PretrainedPart:
     Args:
         name_or_path: Repository or absolute directory that the weights came from; None if unknown.
         revision: The commit of that repository.
-        checksum: Checksum of the weights: `tensors-sha256:…` of the tensors, or `sha256:…` of the weight files in
-            models that were saved by earlier versions.
-        subfolder: Folder of an adapter's repository that holds the weights, where they are stored with the adapter.
-        stored: Whether the weights are stored with the model, because they are no longer those at `name_or_path`.
+        checksum: `tensors-sha256:…`, see `tensors_checksum`: of all tensors of the checkpoint, or of the part alone if
+            the checkpoint may hold more than the part (ACT) or is stored with an adapter. Earlier versions wrote
+            `sha256:…` of the weight files, which is still understood.
+        subfolder: Folder of an adapter's repository that holds the weights, if they are stored with the adapter.
+        stored: Whether the weights are stored with the model, because they are not those at `name_or_path`.
     """
 
     name_or_path: str | None = None
@@ -88,42 +89,46 @@ class PartsConfigMixin:
             self.parts = {name: PretrainedPart.from_dict(part).to_dict() for name, part in self.parts.items()}
 
 
-class EncoderConfigMixin(PartsConfigMixin):
-    """For configs of models around a frozen encoder, with properties for the fields of `parts["encoder"]`.
+def part_property(part: str, field: str, doc: str, migrate: Callable[[Any], Any] = lambda value: value) -> property:
+    """Make a config property for one field of a part's record, which was a field of the config in earlier versions.
 
-    In configs of earlier versions, these properties were fields.
+    Args:
+        part: Name of the part.
+        field: Field of `PretrainedPart`.
+        doc: Docstring of the property.
+        migrate: Converts the value that an earlier version stored.
     """
 
-    @property
-    def encoder_name_or_path(self) -> str | None:
-        """Source of the encoder's weights; None if they are stored with the model."""
-        part = self.part("encoder")
-        return None if part.stored else part.name_or_path
+    def get(config: PartsConfigMixin) -> Any:
+        return getattr(config.part(part), field)
 
-    @encoder_name_or_path.setter
-    def encoder_name_or_path(self, value: str | os.PathLike | None) -> None:
+    def set_(config: PartsConfigMixin, value: Any) -> None:
+        config.change_part(part, **{field: migrate(value)})
+
+    return property(get, set_, doc=doc)
+
+
+def source_property(part: str, doc: str) -> property:
+    """Make a config property for the source of a part's weights, None if they are stored with the model."""
+
+    def get(config: PartsConfigMixin) -> str | None:
+        return config.part(part).name_or_path if config.part(part).is_elsewhere else None
+
+    def set_(config: PartsConfigMixin, value: str | os.PathLike | None) -> None:
         if value is not None:
-            self.change_part("encoder", name_or_path=os.fspath(value), stored=False)
-        elif not self.part("encoder").stored:
-            self.change_part("encoder", name_or_path=None)
+            config.change_part(part, name_or_path=os.fspath(value), stored=False)
+        elif not config.part(part).stored:
+            config.change_part(part, name_or_path=None)
 
-    @property
-    def encoder_revision(self) -> str | None:
-        """Pinned commit of the encoder's repository."""
-        return self.part("encoder").revision
+    return property(get, set_, doc=doc)
 
-    @encoder_revision.setter
-    def encoder_revision(self, value: str | None) -> None:
-        self.change_part("encoder", revision=value)
 
-    @property
-    def encoder_checksum(self) -> str | None:
-        """Checksum of the encoder's weights."""
-        return self.part("encoder").checksum
+class EncoderConfigMixin(PartsConfigMixin):
+    """For configs of models around a frozen encoder, the part "encoder"."""
 
-    @encoder_checksum.setter
-    def encoder_checksum(self, value: str | None) -> None:
-        self.change_part("encoder", checksum=value)
+    encoder_name_or_path = source_property("encoder", "Source of the encoder's weights; None if stored.")
+    encoder_revision = part_property("encoder", "revision", "Pinned commit of the encoder's repository.")
+    encoder_checksum = part_property("encoder", "checksum", "Checksum of the encoder's weights.")
 
     @property
     def encoder_trained_from(self) -> str | None:

@@ -201,21 +201,21 @@ refuse(
     "adapt",
     _pairs(_OURS, _NO_POINT_TOKENS),
     ValueError,
-    "has no frozen encoder that reads point tokens",
+    "has no frozen encoder for point tokens",
     "our methods take hold of layers that point tokens pass; parts of models have PEFT's own methods",
 )
 refuse(
     "adapt",
     _pairs(_OURS, ("MiniGPT3DForConditionalGeneration",)),
     ValueError,
-    "is built of several pretrained parts",
+    "has several pretrained parts",
     "what trains beside an adapter has no default where all parts are pretrained; with modules_to_save it works",
 )
 refuse(
     "adapt",
     ("GUIDED_ADAPTER on ActAutoencoder",),
     ValueError,
-    "are not told where tokens are",
+    "do not get the positions of tokens",
     "the teacher inside an autoencoder gets no places of tokens, by which guidance goes",
 )
 refuse(
@@ -264,7 +264,7 @@ refuse(
     "prompts",
     _pairs(("PROMPT_TUNING", "P_TUNING"), ("MiniGPT3DForConditionalGeneration",)),
     ValueError,
-    "in place of input_ids, which say where clouds stand",
+    "in place of input_ids, which mark the places of clouds",
     "PEFT hands on embeddings without input_ids, so that clouds would be left out in silence",
 )
 refuse(

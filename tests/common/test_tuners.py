@@ -29,7 +29,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import own_modules
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import CASES, Case, case_of, relative_difference
 from tests.common.refusals import asking, question, refusal_of
 from tests.common.tuners import METHODS, OURS, adapted, answer_of, base_of, config_of, registered_here, step, trained

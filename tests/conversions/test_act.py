@@ -370,7 +370,7 @@ def test_teacher_with_other_weights_is_refused(case, tmp_path):
             weights[-1][3, 5] += 1e-3
 
     err = setting.refused(*setting.with_teacher(change))
-    assert "its frozen layers are not those of encoder" in err and "1 of " in err and "by --teacher" in err
+    assert "its frozen layers are not those of encoder" in err and "1 of " in err and "as --teacher" in err
 
 
 def test_teacher_of_another_size_or_family_is_refused(tmp_path):
@@ -378,7 +378,7 @@ def test_teacher_of_another_size_or_family_is_refused(tmp_path):
     clip = Setting("dvae_clip", tmp_path)
     assert "tower='vision' does not fit" in clip.refused(*bert)
     vit = Setting("dvae_shallow", tmp_path)
-    assert "num_layers=3; expected 1 to 2, what " in vit.refused(*bert)
+    assert "num_layers=3; expected 1 to 2, the number of " in vit.refused(*bert)
     vit.altered(lambda state: [state.pop(name) for name in list(state) if name.startswith("visual_embed.0.2.")])
     assert "missing: encoder.layer.0.attention.output.LayerNorm.bias, " in vit.refused(*bert)
     plain = Setting("dvae_plain", tmp_path)

@@ -33,12 +33,12 @@ def words(originals, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def released(words, tmp_path_factory):
-    """The directory of the whole."""
+    """The directory of the complete model."""
     output = tmp_path_factory.mktemp("converted") / "minigpt3d"
     result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(words), "--output", str(output)])
     assert result.exit_code == 0, result.stderr
     assert "stage_3.pth: stage II or III" in result.output and "stage_4.pth: stage IV" in result.output
-    assert "training begins" not in result.output
+    assert "no file has" not in result.output
     return output
 
 
@@ -57,7 +57,7 @@ def test_every_tensor_of_the_released_program_is_in_the_model(originals, model):
     names, own = names_in(model, expected), model.state_dict()
     assert set(names.values()) == own.keys()
     for name, tensor in expected.items():
-        if name in added:  # which Phi has not, and no stage trains
+        if name in added:  # Phi does not have them, and no stage trains them
             tensor = torch.zeros_like(tensor)
         assert torch.equal(own[names[name]], tensor), name
     assert model.config.use_query_experts and model.config.router == "sparse" and model.config.stage == 4
@@ -85,8 +85,8 @@ def test_start_and_end_tokens_are_those_of_the_tokenizer(released, model):
 def test_card_names_licence_files_and_what_differs(released):
     card = ModelCard.load(released / "README.md")
     assert card.data.license == "cc-by-nc-sa-4.0" and card.data.pipeline_tag == "point-cloud-text-to-text"
-    for told in ("stage IV left it", "`stage_3.pth` (sha256:", "`model.safetensors` (sha256:", "hide_inner_bos=True"):
-        assert told in card.text
+    for text in ("result of stage IV.", "`stage_3.pth` (sha256:", "`model.safetensors` (sha256:", "hide_inner_bos"):
+        assert text in card.text
 
 
 def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, words, tmp_path):
@@ -114,20 +114,20 @@ def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     assert torch.equal(layer.post_layernorm.weight, state[before + "post_layernorm.weight"])
     lora = layer.self_attn.query_key_value.lora_B["default"].weight
     assert torch.equal(lora, state[before + "self_attn.query_key_value.lora_B.default.weight"])
-    # Without effect, as training begins it.
+    # As training initializes it, without effect.
     query = model.bridge.qformer.encoder.layer[0].attention.attention.query
     assert query.lora_A["default"].weight.abs().min() > 0 and not query.lora_B["default"].weight.any()
     trained = torch.equal(model.bridge.point_mlp.layers[0].weight, state["point_2_Qformer_proj.0.weight"])
     assert trained == (1 in stages)
     assert ("bridge.point_mlp" in result.output.split("no file has")[1]) != trained
-    warned = "**Nothing of it was trained on point clouds yet**" in (tmp_path / "out" / "README.md").read_text()
+    warned = "**It has not been trained on point clouds yet**" in (tmp_path / "out" / "README.md").read_text()
     assert warned != trained
     for queries in model.bridge.experts.queries:
         assert torch.equal(queries, originals.blip2_queries[0])
     assert len(stage_names(model, 2)) > len(stage_names(model, 1)) == 4
 
 
-def test_parts_open_by_themselves_and_build_a_model(originals, words, tmp_path):
+def test_parts_open_alone_and_build_a_model(originals, words, tmp_path):
     given = parts_of(words)
     command = [
         "convert",
@@ -179,7 +179,7 @@ def test_converted_parts_are_named_or_stored(words, folders, released, model, tm
         assert opened.config.parts is None and sizes[0] == sizes[1] and "Not stored here" not in card
     else:
         assert sizes[0] < sizes[1] / 3 and "Not stored here: point encoder, qformer, language model." in card
-        assert f"point encoder: in {folders['point_encoder']}, which has to stay there" in result.output
+        assert f"point encoder: in {folders['point_encoder']}, which must stay there" in result.output
         assert set(opened.config.parts) == set(folders)
         assert all(recorded["checksum"].startswith("tensors-sha256:") for recorded in opened.config.parts.values())
 
@@ -198,11 +198,11 @@ def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, word
     assert torch.equal(model.language_model.get_parameter(name), theirs)
 
 
-def test_stage_two_is_told_by_the_user(words, folders, tmp_path):
+def test_the_user_can_name_stage_two(words, folders, tmp_path):
     first = folders | {"checkpoint": words["checkpoint"]}
     convert_minigpt3d(tmp_path / "out", **first, stage=2)
     assert AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").config.stage == 2
-    assert "as stage II left it" in (tmp_path / "out" / "README.md").read_text()
+    assert "is the result of stage II." in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ValueError, match=r"stage=2; .*stage_4\.pth holds stage IV, and only 2 and 3 look alike"):
         convert_minigpt3d(tmp_path / "other", **words, stage=2)
     with pytest.raises(ValueError, match="point_encoder: is converted, with patches of its own"):
@@ -210,12 +210,12 @@ def test_stage_two_is_told_by_the_user(words, folders, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_numbers_are_stored_as_asked_for(words, model, tmp_path, dtype):
+def test_numbers_are_stored_in_the_requested_dtype(words, model, tmp_path, dtype):
     convert_minigpt3d(tmp_path / "out", **words, dtype=dtype)
     stored = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
-    for (name, ours), whole in zip(stored.state_dict().items(), model.state_dict().values(), strict=True):
-        assert ours.dtype == (getattr(torch, dtype) if whole.is_floating_point() else torch.int64), name
-        assert torch.equal(ours, whole.to(ours.dtype)), name
+    for (name, ours), full in zip(stored.state_dict().items(), model.state_dict().values(), strict=True):
+        assert ours.dtype == (getattr(torch, dtype) if full.is_floating_point() else torch.int64), name
+        assert torch.equal(ours, full.to(ours.dtype)), name
 
 
 def test_large_models_are_stored_in_several_files(words, model, tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_large_models_are_stored_in_several_files(words, model, tmp_path, monkey
     assert all(torch.equal(opened[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_frozen_copies_in_half_precision_are_the_encoder_still(originals, words, tmp_path):
+def test_frozen_copies_in_half_precision_match_the_encoder(originals, words, tmp_path):
     content = originals.stage(3)
     halved = {n: t.half() for n, t in content["model"].items() if n.startswith("point_encoder.") and "blocks" in n}
     torch.save(content | {"model": content["model"] | halved}, tmp_path / "stage_3.pth")
@@ -237,7 +237,7 @@ def test_frozen_copies_in_half_precision_are_the_encoder_still(originals, words,
     assert torch.equal(model.point_encoder.blocks.layers[0].attention.qkv.weight, weight)
 
 
-def test_no_part_is_told(tmp_path):
+def test_a_conversion_without_parts_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no part is given; give --point-encoder, --qformer or --language-model"):
         convert_minigpt3d_parts(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_any3d.conversions import checkpoints
-from hf_any3d.conversions.minigpt3d.assembly import put_together
+from hf_any3d.conversions.minigpt3d.assembly import assemble
 from hf_any3d.conversions.minigpt3d.parts import read_language_model, read_point_encoder, read_qformer
 from hf_any3d.conversions.minigpt3d.stages import read_stage
 from hf_any3d.modeling.minigpt3d import stage_names
@@ -117,7 +117,7 @@ def test_files_of_stages_have_the_published_entries(files, stage):
 
 @pytest.mark.parametrize("stages", [(0,), (0, 1), (3,), (3, 4)])
 def test_every_tensor_of_a_model_has_its_place(files, parts, stages):
-    whole = put_together(*parts, [read_stage(files / f"{stage}.pth") for stage in stages])
+    whole = assemble(*parts, [read_stage(files / f"{stage}.pth") for stage in stages])
     assert whole.model.num_parameters() == 2_954_367_240
     assert whole.state.keys() == whole.model.state_dict().keys()
     assert bool(whole.fresh) == (stages[-1] != 4)

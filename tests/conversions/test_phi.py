@@ -190,7 +190,7 @@ def test_files_that_an_index_names_must_be_there(phi, write, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pytorch_model-1\.bin: no such file"):
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)
     (directory / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../other.bin"}}')
-    with pytest.raises(ValueError, match=r"index\.json: no weight_map from tensors to files beside it"):
+    with pytest.raises(ValueError, match=r"index\.json: no weight_map from tensors to files in the same dir"):
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)
     (directory / "pytorch_model.bin.index.json").unlink()
     with pytest.raises(FileNotFoundError, match="no weights; expected model.safetensors or pytorch_model.bin"):

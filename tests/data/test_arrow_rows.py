@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
-from hf_any3d.data.arrow_rows import ArrowRows, read_table
+from hf_any3d.data.torch_datasets import ArrowRows, read_table
 
 
 def make(sizes, shape=(None, 3), start=0) -> Dataset:

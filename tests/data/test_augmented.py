@@ -3,8 +3,8 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features
 
-from hf_any3d.data.augmented import AugmentedDataset
 from hf_any3d.data.collator import PointCloudCollator
+from hf_any3d.data.torch_datasets import AugmentedDataset
 from hf_any3d.data.transforms import Compose, Jitter, RandomRotation
 
 

@@ -13,10 +13,10 @@ import torch
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
-from hf_any3d.data.conversion import convert as conversion
+from hf_any3d.atomic_files import write_json
+from hf_any3d.data.conversion import shards
 from hf_any3d.data.conversion.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
-from hf_any3d.whole_files import write_json
 from tests.conversions.doors import DOORS
 from tests.data.conversion.toy import COUNTS, load_toy, write_tree
 from tests.data.conversion.toy import cloud as toy_cloud
@@ -122,7 +122,7 @@ def test_a_conversion_is_there_whole_or_not_at_all(originals, name, mode, tmp_pa
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_benchmark_is_converted_row_by_row_once(mode, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "SHARD_BYTES", 300)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 300)
     tree = write_tree(tmp_path / "toy")
     load_toy(tree, tmp_path / "warm")
 
@@ -164,7 +164,7 @@ class Counting:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.judging.SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.verdicts.SECONDS_BETWEEN_SAVES", -1.0)
     protocol = next(protocol for protocol in PROTOCOLS.values() if protocol.kind == "same")
     cloud = Array2D((4, 3), "float32")
     features = Features(points=cloud, colors=cloud, object_id=Value("string"), caption=Value("string"))

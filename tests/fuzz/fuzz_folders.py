@@ -24,8 +24,7 @@ from hf_any3d.data.catalog import (
     shapenet55,
     shapenetpart,
 )
-from hf_any3d.data.conversion import convert as conversion
-from hf_any3d.data.conversion import loading
+from hf_any3d.data.conversion import loading, shards
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 from tests.data.catalog.test_folder_metadata import ROWS
@@ -75,8 +74,8 @@ class DamagedTree(Target):
         # Reading and checking are tried ten thousand times, writing what has been checked is not.
         nothing = {"write_json": lambda path, value: None}
         with (
-            patch.object(conversion, "ShardWriter", Counted),
-            patch.multiple(conversion, **nothing),
+            patch.object(shards, "ShardWriter", Counted),
+            patch.multiple(shards, **nothing),
             patch.multiple(loading, **nothing, _open=lambda *_: DatasetDict()),
         ):
             self.load(root, {"cache_dir": folder / "cache", "verify": False, "on_error": on_error})

@@ -1,4 +1,4 @@
-"""Model cards beyond what a run of the training script shows."""
+"""Building model cards from a config and a report."""
 
 from dataclasses import replace
 
@@ -26,9 +26,8 @@ REPORT = RunReport(
 
 def card(report: RunReport = REPORT, **config) -> ModelCard:
     settings = Any2PointConfig(id2label={0: "chair", 1: "lamp"}, **config)
-    # Read back as the hub does.
     subject = Subject(Any2PointForPointCloudClassification, settings, report.adapter, report=report, num_points=512)
-    return ModelCard(str(build_model_card(subject, "me/model")))
+    return ModelCard(str(build_model_card(subject, "me/model")))  # parsed as the hub parses it
 
 
 def test_metadata_links_encoder_and_dataset():
@@ -41,13 +40,13 @@ def test_metadata_links_encoder_and_dataset():
     ]
 
 
-def test_directories_of_the_author_are_not_linked(tmp_path):
+def test_local_directories_are_not_linked(tmp_path):
     report = replace(REPORT, encoder={"name": str(tmp_path)}, data={"name": "folder", "on_hub": False})
     data = card(report).data
     assert data.base_model is None and data.datasets is None
 
 
-def test_text_tells_costs_results_and_classes():
+def test_text_lists_costs_results_and_classes():
     text = card().text
     for fact in ("81.2 %", "75.0 %", "1,000 of 50,000 (2.00 %)", "2,000 MB", "3,500 MB", "| seconds, training | 61 |"):
         assert fact in text, fact
@@ -55,7 +54,7 @@ def test_text_tells_costs_results_and_classes():
     assert "PeftModel" not in text and "on hub" not in text and "augmentation" not in text
 
 
-def test_models_whose_answers_depend_on_the_batch_say_so():
+def test_batch_dependent_models_have_a_warning():
     assert "depend on the other clouds" not in card().text
     assert (
         "**Predictions depend on the other clouds of a batch**: `attention_axis='batch'`"
@@ -64,18 +63,18 @@ def test_models_whose_answers_depend_on_the_batch_say_so():
 
 
 @pytest.mark.parametrize("metrics", [{}, {"test": {"loss": 1.0}}])
-def test_runs_that_judged_nothing_still_have_a_card(metrics):
-    told = card(replace(REPORT, metrics=metrics, selection={}))
-    assert told.data.eval_results is None and "the last step" in told.text
+def test_runs_without_evaluation_have_a_card(metrics):
+    made = card(replace(REPORT, metrics=metrics, selection={}))
+    assert made.data.eval_results is None and "the last step" in made.text
 
 
-def test_scores_are_filed_under_the_file_that_was_judged_and_never_under_a_local_path():
+def test_scores_are_listed_under_the_evaluated_file_without_its_path():
     files = {"train": "/home/me/scans/train.parquet", "test": "/home/me/scans/held_out.parquet"}
     data = {"name": "train.parquet", "files": files, "on_hub": False, "hub_type": "custom"}
-    judged = {"validation": {"accuracy": 0.75}, "test": {"accuracy": 0.5}}
-    made = card(replace(REPORT, data=data, metrics=judged))
-    told = {r.dataset_split: (r.dataset_type, r.dataset_name, r.metric_value) for r in made.data.eval_results}
-    assert told == {
+    metrics = {"validation": {"accuracy": 0.75}, "test": {"accuracy": 0.5}}
+    made = card(replace(REPORT, data=data, metrics=metrics))
+    listed = {r.dataset_split: (r.dataset_type, r.dataset_name, r.metric_value) for r in made.data.eval_results}
+    assert listed == {
         "validation": ("custom", "train.parquet", 0.75),
         "test": ("custom", "held_out.parquet", 0.5),
     }
@@ -83,6 +82,6 @@ def test_scores_are_filed_under_the_file_that_was_judged_and_never_under_a_local
     assert "/home/me" not in str(made)
 
 
-def test_scores_on_a_named_dataset_are_filed_under_its_name():
+def test_scores_on_a_known_dataset_are_listed_under_its_name():
     report = replace(REPORT, data={"name": "modelnet40", "on_hub": False, "hub_type": "modelnet40"})
     assert {r.dataset_type for r in card(report).data.eval_results} == {"modelnet40"}

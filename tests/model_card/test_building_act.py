@@ -1,4 +1,4 @@
-"""Model cards of ACT's models: what they started from, who taught them, how they open."""
+"""Model cards of ACT's models: start, teacher, and loading examples."""
 
 import re
 from dataclasses import replace
@@ -53,14 +53,14 @@ def test_tuned_student_names_its_start_and_keeps_all_weights(model, auto):
     made = card(TUNED, ActConfig(id2label=LABELS, **PART_LABELS), model)
     assert (made.data.base_model, made.data.base_model_relation) == ("me/student", "finetune")
     assert "A point transformer of 12 blocks" in made.text and "started from `me/student`." in made.text
-    assert "all of them lie in this repository" in made.text and "arxiv.org/abs/2212.08320" in made.text
+    assert "all of them are stored in this repository" in made.text and "arxiv.org/abs/2212.08320" in made.text
     assert f'{auto}.from_pretrained("me/model")' in code_of(made)
-    for stranger in ("Any2Point", "PeftModel", "frozen encoder"):
-        assert stranger not in made.text, stranger
+    for text in ("Any2Point", "PeftModel", "frozen encoder"):
+        assert text not in made.text, text
 
 
 @pytest.mark.parametrize("model", [ActForPointCloudClassification, ActForSemanticSegmentation, ActForPartSegmentation])
-def test_adapted_student_tells_method_and_opens_as_an_adapter(model):
+def test_adapted_student_names_its_method_and_loads_as_an_adapter(model):
     made = card(ADAPTED, ActConfig(id2label=LABELS, **PART_LABELS), model)
     assert (made.data.base_model, made.data.base_model_relation) == ("me/student", "adapter")
     assert "guided_adapter" in made.data.tags
@@ -69,7 +69,7 @@ def test_adapted_student_tells_method_and_opens_as_an_adapter(model):
     assert "Any2Point" not in made.text and "| start, tuning | adapter |" in made.text
 
 
-def test_student_from_scratch_says_so_and_links_nothing():
+def test_student_trained_from_scratch_has_no_base_model():
     made = card(
         replace(TUNED, start={"model": None, "tuning": "full"}),
         ActConfig(id2label=LABELS),
@@ -78,7 +78,7 @@ def test_student_from_scratch_says_so_and_links_nothing():
     assert "started from random weights." in made.text and made.data.base_model is None
 
 
-def test_autoencoder_names_its_teacher_and_where_its_weights_are():
+def test_autoencoder_names_its_teacher_and_where_it_is_stored():
     config = ActAutoencoderConfig(encoder_config=BertConfig(), encoder_name_or_path=TEACHER["name"])
     report = replace(REPORT, encoder=TEACHER, metrics={"test": {"chamfer_l1": 0.02, "loss": 0.1}})
     made = card(report, config, ActAutoencoder)
@@ -90,15 +90,15 @@ def test_autoencoder_names_its_teacher_and_where_its_weights_are():
     assert plain.data.base_model is None and "frozen" not in plain.text.partition("## How to use it")[0]
 
 
-def test_pretrained_student_names_the_teacher_behind_the_autoencoder():
+def test_pretrained_student_names_the_teacher_of_the_autoencoder():
     report = replace(REPORT, encoder=TEACHER, start={"autoencoder": "me/autoencoder"})
     made = card(replace(report, metrics={"test": {"probe_accuracy": 0.5}}), ActConfig(), ActForPreTraining)
-    assert f"comes from an autoencoder around `{TEACHER['name']}`" in made.text
+    assert f"features from an autoencoder around `{TEACHER['name']}`" in made.text
     assert "| start, autoencoder | me/autoencoder |" in made.text and "50.0 %" in made.text
     assert 'ActModel.from_pretrained("me/model")' in code_of(made)
 
 
 @pytest.mark.parametrize("given", ["apache-2.0", None])
-def test_licence_is_told_where_somebody_says_it(given):
+def test_licence_is_listed_only_if_given(given):
     made = card(TUNED, ActConfig(id2label=LABELS), ActForPointCloudClassification, license=given)
     assert made.data.license == given

@@ -1,4 +1,4 @@
-"""A program that has not imported this package is told what it lacks; one that has is asked nothing new."""
+"""Without this package imported, loading fails with an installation hint; with it, no question is asked."""
 
 import json
 import subprocess
@@ -12,36 +12,36 @@ from hf_any3d.registration import MODELS
 from tests.common.models import minigpt3d
 from tests.tiny_encoders import adapted_model, tiny_model
 
-# Every door that such a program may try, with nobody there to answer a question.
+# Every loading path, without a terminal to answer questions.
 PROGRAM = """
 import json, sys
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
 
-doors = {
+loaders = {
     "AutoConfig": AutoConfig.from_pretrained,
     "AutoModel": AutoModel.from_pretrained,
     "AutoFeatureExtractor": AutoFeatureExtractor.from_pretrained,
     "AutoProcessor": AutoProcessor.from_pretrained,
     "pipeline": lambda name, **kwargs: pipeline("point-cloud-classification", model=name, **kwargs),
 }
-told = {}
+results = {}
 for directory in sys.argv[2:]:
-    for door, open_it in doors.items():
+    for loader, load in loaders.items():
         for trust in (None, True):
             try:
-                open_it(directory, trust_remote_code=trust)
-                told[f"{directory} {door} {trust}"] = "opens"
+                load(directory, trust_remote_code=trust)
+                results[f"{directory} {loader} {trust}"] = "opens"
             except Exception as error:
-                told[f"{directory} {door} {trust}"] = f"{type(error).__name__}: {error}"
+                results[f"{directory} {loader} {trust}"] = f"{type(error).__name__}: {error}"
 assert "hf_any3d" not in sys.modules
-open(sys.argv[1], "w").write(json.dumps(told))
+open(sys.argv[1], "w").write(json.dumps(results))
 """
 NAMED = ("pip install hf-any3d", "import hf_any3d")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A whole model and an adapter, each with its processor."""
+    """A complete model and an adapter, each with its processor."""
     folder = tmp_path_factory.mktemp("saved")
     for name, model in (("whole", tiny_model("bert")), ("adapter", adapted_model("bert"))):
         model.save_pretrained(folder / name)
@@ -49,20 +49,20 @@ def saved(tmp_path_factory):
     return folder
 
 
-def test_every_door_names_the_package(saved, tmp_path):
-    arguments = [str(tmp_path / "told.json"), str(saved / "whole"), str(saved / "adapter")]
+def test_every_loading_error_names_the_package(saved, tmp_path):
+    arguments = [str(tmp_path / "results.json"), str(saved / "whole"), str(saved / "adapter")]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert len(told) == 20
-    for door, error in told.items():
-        assert all(part in error for part in NAMED), (door, error)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert len(results) == 20
+    for loader, error in results.items():
+        assert all(part in error for part in NAMED), (loader, error)
 
 
 @pytest.mark.parametrize("trust", [None, False, True])
-def test_programs_with_the_package_are_asked_nothing(saved, trust, monkeypatch):
+def test_loading_with_the_package_asks_no_question(saved, trust, monkeypatch):
     def ask(*args):
         raise AssertionError("asked whether to trust code")
 

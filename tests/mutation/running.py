@@ -102,8 +102,8 @@ def _copy_of_checkout(number: int) -> Iterator[Path]:
         for name in filter(None, listed.split("\0")):
             target = Path(folder) / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if (ROOT / name).is_file():
-                shutil.copy2(ROOT / name, target)
+            if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+                shutil.copy2(ROOT / name, target, follow_symlinks=False)
         yield Path(folder)
 
 

@@ -21,7 +21,7 @@ import json, sys
 import torch
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator, load_point_dataset
-from hf_any3d.data.arrow_rows import ArrowRows
+from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.training.rows import streamed_training_rows
 
 def own_memory():

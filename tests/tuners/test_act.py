@@ -1,4 +1,4 @@
-"""Adapters on a pretrained point transformer: what trains, what is stored, where the weights below are found again."""
+"""Adapters on a pretrained point transformer: trained parameters, stored files, and loading of the base weights."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.modeling.encoders import own_modules
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.closeness import assert_same_gradients
 from tests.tiny_act import PARTS, clouds, tiny_act
 
@@ -43,7 +43,7 @@ METHODS = pytest.mark.parametrize("method", list(CONFIGS))
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """No report of the heads that a pretrained model lacks."""
+    """Silence the warning about newly initialised heads."""
     import transformers
 
     verbosity = transformers.logging.get_verbosity()
@@ -53,22 +53,22 @@ def quiet(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """The directory of a pretrained point transformer."""
+def student(tmp_path_factory):
+    """Directory of a pretrained point transformer."""
     directory = tmp_path_factory.mktemp("student")
     tiny_act(ActModel).save_pretrained(directory)
     return directory
 
 
-def base_of(home, model_class=ActForPointCloudClassification, **config):
+def base_of(student, model_class=ActForPointCloudClassification, **config):
     torch.manual_seed(3)
-    return model_class.from_pretrained(home, **({"num_labels": 3} | config))
+    return model_class.from_pretrained(student, **({"num_labels": 3} | config))
 
 
-def trained(home, method, directory=None, **config):
-    """An adapter after a step of training, in eval mode."""
+def trained(student, method, directory=None, **config):
+    """Return an adapted model after a training step, in eval mode."""
     torch.manual_seed(1)
-    model = get_peft_model(base_of(home, **config), CONFIGS[method]()).train()
+    model = get_peft_model(base_of(student, **config), CONFIGS[method]()).train()
     step(model)
     if directory is not None:
         model.save_pretrained(directory)
@@ -93,15 +93,15 @@ def same(found, expected):
 
 
 @METHODS
-def test_a_step_trains_adapter_and_head_alone(home, method):
-    bare = base_of(home).state_dict()
-    model = trained(home, method)
+def test_a_step_trains_only_adapter_and_head(student, method):
+    bare = base_of(student).state_dict()
+    model = trained(student, method)
     for name, parameter in model.named_parameters():
-        ours = model.base_model.prefix in name or "classifier.modules_to_save" in name
-        assert parameter.requires_grad == ours and (parameter.grad is not None) == ours, name
+        is_trained = model.base_model.prefix in name or "classifier.modules_to_save" in name
+        assert parameter.requires_grad == is_trained and (parameter.grad is not None) == is_trained, name
     inside = [n for n, p in model.named_parameters() if p.requires_grad and ".blocks.layers." in n]
     assert {name.partition("layers.")[2][0] for name in inside} == {"0", "1", "2"}
-    # Norms have measured nothing either.
+    # Running statistics of norms are unchanged too.
     for name, module in own_modules(model.get_base_model()):
         if name.startswith("act."):
             for key, tensor in (*module._parameters.items(), *module._buffers.items()):
@@ -109,20 +109,20 @@ def test_a_step_trains_adapter_and_head_alone(home, method):
 
 
 @METHODS
-def test_what_is_stored_is_small_and_opens_equal_at_each_door(home, method, tmp_path):
-    model = trained(home, method, tmp_path)
+def test_saved_adapter_is_small_and_gives_equal_logits_in_every_entry_point(student, method, tmp_path):
+    model = trained(student, method, tmp_path)
     PointCloudProcessor(num_points=60, sampling="first", scale=None, center=False).save_pretrained(tmp_path)
     files = {file.name for file in tmp_path.iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json"} <= files and "base" not in files
     prefix = model.base_model.prefix
     assert all(prefix in name or ".classifier." in name for name in load_file(tmp_path / "adapter_model.safetensors"))
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["parts"]["base"]["name_or_path"] == str(home)
+    assert config["parts"]["base"]["name_or_path"] == str(student)
     assert config["parts"]["base"]["checksum"].startswith("tensors-sha256:")
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(home)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(student)
     expected = logits_of(model)
     same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
-    same(logits_of(PeftModel.from_pretrained(base_of(home), tmp_path)), expected)
+    same(logits_of(PeftModel.from_pretrained(base_of(student), tmp_path)), expected)
     answers = pipeline("point-cloud-classification", model=str(tmp_path))(list(clouds().numpy()), top_k=3)
     shares = [[answer["score"] for answer in sorted(cloud, key=lambda a: a["label"])] for cloud in answers]
     same(torch.tensor(shares), expected.softmax(dim=-1))
@@ -133,26 +133,26 @@ def test_what_is_stored_is_small_and_opens_equal_at_each_door(home, method, tmp_
 
 
 @METHODS
-def test_disabled_adapter_is_the_base_model(home, method):
-    model = trained(home, method)
+def test_disabled_adapter_is_the_base_model(student, method):
+    model = trained(student, method)
     adapted = logits_of(model)
     with model.disable_adapter():
-        same(logits_of(model), logits_of(base_of(home)))
+        same(logits_of(model), logits_of(base_of(student)))
     assert torch.equal(logits_of(model), adapted)
-    assert not torch.allclose(adapted, logits_of(base_of(home)), atol=1e-4)
+    assert not torch.allclose(adapted, logits_of(base_of(student)), atol=1e-4)
 
 
 @METHODS
-def test_adapters_live_beside_each_other_and_switch(home, method, tmp_path):
-    first = logits_of(trained(home, method, tmp_path / "first"))
+def test_two_adapters_can_be_switched(student, method, tmp_path):
+    first = logits_of(trained(student, method, tmp_path / "first"))
     torch.manual_seed(5)
-    other = get_peft_model(base_of(home), CONFIGS[method]())
+    other = get_peft_model(base_of(student), CONFIGS[method]())
     for _ in range(2):
         step(other.train())
     other.save_pretrained(tmp_path / "second")
     second = logits_of(other)
     assert not torch.allclose(first, second, atol=1e-4)
-    model = PeftModel.from_pretrained(base_of(home), tmp_path / "first", adapter_name="first")
+    model = PeftModel.from_pretrained(base_of(student), tmp_path / "first", adapter_name="first")
     model.load_adapter(tmp_path / "second", adapter_name="second")
     for name, expected in (("second", second), ("first", first)):
         model.set_adapter(name)
@@ -161,14 +161,14 @@ def test_adapters_live_beside_each_other_and_switch(home, method, tmp_path):
 
 @pytest.mark.parametrize("method", ["guided", "bitfit", "prompts"])
 @pytest.mark.parametrize("model_class", [ActForSemanticSegmentation, ActForPartSegmentation])
-def test_segmentation_takes_the_same_adapters(home, method, model_class, tmp_path):
+def test_segmentation_supports_the_same_adapters(student, method, model_class, tmp_path):
     config = PARTS if model_class is ActForPartSegmentation else {"num_labels": 4}
     inputs = {"category": torch.tensor([0, 1])} if model_class is ActForPartSegmentation else {}
-    model = get_peft_model(base_of(home, model_class, **config), CONFIGS[method]()).train()
+    model = get_peft_model(base_of(student, model_class, **config), CONFIGS[method]()).train()
     step(model, labels=torch.randint(0, 2, (2, 60)), **inputs)
     trains = {n for n, p in model.named_parameters() if p.requires_grad}
     assert all("modules_to_save" in name or model.base_model.prefix in name for name in trains)
-    assert {"propagation", "segmenter"} <= set(trainable_module_names(base_of(home, model_class, **config)))
+    assert {"propagation", "segmenter"} <= set(trainable_module_names(base_of(student, model_class, **config)))
     expected = logits_of(model, **inputs)
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "base").exists()
@@ -177,18 +177,18 @@ def test_segmentation_takes_the_same_adapters(home, method, model_class, tmp_pat
     same(logits_of(found, **inputs), expected)
 
 
-def test_features_alone_can_be_adapted(home, tmp_path):
-    assert trainable_module_names(ActModel.from_pretrained(home)) == []
-    model = get_peft_model(ActModel.from_pretrained(home), GuidedAdapterConfig(init_weights=False)).eval()
+def test_headless_model_can_be_adapted(student, tmp_path):
+    assert trainable_module_names(ActModel.from_pretrained(student)) == []
+    model = get_peft_model(ActModel.from_pretrained(student), GuidedAdapterConfig(init_weights=False)).eval()
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         same(AutoModel.from_pretrained(tmp_path)(clouds()).pooler_output, model(points=clouds()).pooler_output)
 
 
-def test_weights_that_lie_nowhere_are_stored_beside_the_adapter(home, tmp_path):
-    base = base_of(home)
+def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
+    base = base_of(student)
     with torch.no_grad():
-        base.act.norm.weight.mul_(1.5)  # somebody trained it
+        base.act.norm.weight.mul_(1.5)  # as training would
     model = get_peft_model(base, GuidedAdapterConfig(init_weights=False))
     expected = logits_of(model)
     model.save_pretrained(tmp_path / "made")
@@ -203,21 +203,21 @@ def test_weights_that_lie_nowhere_are_stored_beside_the_adapter(home, tmp_path):
     same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "fresh")), logits_of(fresh))
 
 
-def test_opened_adapter_is_stored_with_the_same_home(home, tmp_path):
-    expected = logits_of(trained(home, "guided", tmp_path / "one"))
+def test_opened_adapter_keeps_the_name_of_its_base_when_saved(student, tmp_path):
+    expected = logits_of(trained(student, "guided", tmp_path / "one"))
     opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "one")
     opened.save_pretrained(tmp_path / "two")
     assert not (tmp_path / "two" / "base").exists()
     again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "two")
-    assert again.config.base_name_or_path == str(home)
+    assert again.config.base_name_or_path == str(student)
     same(logits_of(again), expected)
 
 
-def test_other_weights_at_the_recorded_home_are_refused_at_each_door(home, tmp_path):
+def test_changed_weights_of_the_recorded_base_are_refused(student, tmp_path):
     place = tmp_path / "student"
-    shutil.copytree(home, place)
+    shutil.copytree(student, place)
     trained(place, "lora", tmp_path / "adapter")
-    other = ActModel.from_pretrained(home)
+    other = ActModel.from_pretrained(student)
     with torch.no_grad():
         other.norm.bias.add_(1)
     other.save_pretrained(place)
@@ -226,18 +226,18 @@ def test_other_weights_at_the_recorded_home_are_refused_at_each_door(home, tmp_p
     with pytest.raises(EncoderMismatchError, match="Other weights would change results silently"):
         PeftModel.from_pretrained(base_of(place), tmp_path / "adapter")
     same(
-        logits_of(PeftModel.from_pretrained(base_of(home), tmp_path / "adapter")),
-        logits_of(trained(home, "lora")),
+        logits_of(PeftModel.from_pretrained(base_of(student), tmp_path / "adapter")),
+        logits_of(trained(student, "lora")),
     )
 
 
-def test_home_on_the_hub_is_recorded_with_its_commit(home, hub, tmp_path):
-    ActModel.from_pretrained(home).push_to_hub("me/student")
+def test_base_on_the_hub_is_recorded_with_its_commit(student, hub, tmp_path):
+    ActModel.from_pretrained(student).push_to_hub("me/student")
     commit = hub.commits("me/student")[-1]
     model = trained("me/student", "guided")
     model.push_to_hub("me/student-adapter")
     assert "base/model.safetensors" not in hub.files("me/student-adapter")
-    other = ActModel.from_pretrained(home)
+    other = ActModel.from_pretrained(student)
     with torch.no_grad():
         other.norm.bias.add_(1)
     other.push_to_hub("me/student")
@@ -247,34 +247,34 @@ def test_home_on_the_hub_is_recorded_with_its_commit(home, hub, tmp_path):
     same(logits_of(opened), logits_of(model))
 
 
-def test_half_precision_is_chosen_at_the_door(home, tmp_path):
-    expected = logits_of(trained(home, "guided", tmp_path))
+def test_dtype_can_be_chosen_in_from_pretrained(student, tmp_path):
+    expected = logits_of(trained(student, "guided", tmp_path))
     half = AutoModelForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.act.norm.weight.dtype == torch.bfloat16
     assert (logits_of(half).float() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, torch.device("cpu")], ids=str)
-def test_device_map_places_pretrained_part_adapter_and_head(home, device_map, tmp_path):
-    expected = logits_of(trained(home, "guided", tmp_path))
+def test_device_map_places_pretrained_part_adapter_and_head(student, device_map, tmp_path):
+    expected = logits_of(trained(student, "guided", tmp_path))
     opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path, device_map=device_map)
-    wanted = torch.accelerator.current_accelerator() if device_map == "auto" else None
+    expected_device = torch.accelerator.current_accelerator() if device_map == "auto" else None
     kinds = {tensor.device.type for tensor in (*opened.parameters(), *opened.buffers())}
-    assert kinds == {"cpu" if wanted is None else wanted.type}
+    assert kinds == {"cpu" if expected_device is None else expected_device.type}
     same(logits_of(opened.cpu()), expected)
 
 
-def test_maps_of_several_devices_are_refused(home, tmp_path):
-    trained(home, "guided", tmp_path)
+def test_maps_of_several_devices_are_refused(student, tmp_path):
+    trained(student, "guided", tmp_path)
     with pytest.raises(ValueError, match="expected one device for the whole model"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path, device_map={"act": 0, "classifier": "cpu"})
 
 
 @pytest.mark.parametrize("method", ["guided", "lora"])
-def test_gradient_checkpointing_gives_the_same_gradients(home, method):
+def test_gradient_checkpointing_gives_the_same_gradients(student, method):
     def gradients(checkpointing):
         torch.manual_seed(1)
-        model = get_peft_model(base_of(home, head_dropout=0.0), CONFIGS[method]()).train()
+        model = get_peft_model(base_of(student, head_dropout=0.0), CONFIGS[method]()).train()
         if checkpointing:
             model.get_base_model().activation_checkpointing_enable()
         passes = []
@@ -287,19 +287,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(home, method):
     assert_same_gradients(recomputed, plain)
 
 
-def test_without_adapters_training_mode_is_what_it_was(home):
-    model = base_of(home).train()
+def test_training_mode_is_unchanged_without_adapters(student):
+    model = base_of(student).train()
     assert all(module.training for module in model.modules())
     unloaded = get_peft_model(model, BitFitConfig()).train().unload()
     assert all(module.training for module in unloaded.train().modules())
 
 
-def test_stochastic_depth_and_norms_rest_beside_adapters(home):
-    model = get_peft_model(base_of(home, drop_path_rate=0.9), CONFIGS["lora"]()).train()
+def test_stochastic_depth_and_norms_stay_in_eval_mode_with_adapters(student):
+    model = get_peft_model(base_of(student, drop_path_rate=0.9), CONFIGS["lora"]()).train()
     core = model.get_base_model().act
     assert not core.patch_encoder.training and not core.blocks.layers[2].drop_path.training
     assert model.get_base_model().classifier.modules_to_save["default"].training
 
 
-def test_config_of_a_whole_model_names_no_home(home):
-    assert base_of(home).config.base_name_or_path is None is ActConfig().base_checksum
+def test_config_of_a_complete_model_names_no_base(student):
+    assert base_of(student).config.base_name_or_path is None is ActConfig().base_checksum

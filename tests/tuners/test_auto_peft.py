@@ -1,4 +1,4 @@
-"""AutoPeftModel on directories of adapters on our models, and what PEFT records of the base."""
+"""AutoPeftModel opens adapters of this package's models; adapter_config.json names their base."""
 
 import json
 
@@ -45,7 +45,7 @@ def answer(case, model):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_adapter_opens_with_no_argument(case, method, tmp_path):
+def test_adapter_opens_without_arguments(case, method, tmp_path):
     base = case.tiny()
     model = get_peft_model(base, METHODS[method](base))
     expected = answer(case, model)
@@ -59,7 +59,7 @@ def test_adapter_opens_with_no_argument(case, method, tmp_path):
     assert not [name for name, p in opened.named_parameters() if p.requires_grad]
 
 
-def test_options_of_opening_reach_model_and_adapter(tmp_path):
+def test_loading_options_apply_to_model_and_adapter(tmp_path):
     case = CASES[0]
     model = get_peft_model(case.tiny(), GuidedAdapterConfig(init_weights=False))
     expected = answer(case, model)
@@ -71,7 +71,7 @@ def test_options_of_opening_reach_model_and_adapter(tmp_path):
     assert half.any2point.encoder.dtype == torch.bfloat16
 
 
-def test_adapter_on_a_pretrained_point_transformer_opens_around_it(tmp_path):
+def test_adapter_on_a_pretrained_point_transformer_opens(tmp_path):
     tiny_act(ActForPointCloudClassification).act.save_pretrained(tmp_path / "student")
     case = case_of(ActForPointCloudClassification)
     base = ActForPointCloudClassification.from_pretrained(tmp_path / "student", num_labels=3)
@@ -86,7 +86,7 @@ def test_adapter_on_a_pretrained_point_transformer_opens_around_it(tmp_path):
     assert {tensor.dtype for tensor in half.parameters()} == {torch.bfloat16}
 
 
-def test_task_type_chooses_the_class_that_opens_it(tmp_path):
+def test_task_type_selects_the_auto_class(tmp_path):
     case = case_of(ActForPointCloudClassification)
     model = get_peft_model(case.tiny(), BitFitConfig(task_type="FEATURE_EXTRACTION"))
     expected = answer(case, model)
@@ -101,16 +101,16 @@ def test_task_type_chooses_the_class_that_opens_it(tmp_path):
 
 def test_adapter_on_a_saved_model_names_that_model(tmp_path):
     case = CASES[0]
-    case.tiny().save_pretrained(tmp_path / "whole")
-    base = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "whole")
-    # Without the head it is a part of the whole model, not a model of its own.
+    case.tiny().save_pretrained(tmp_path / "complete")
+    base = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "complete")
+    # Without the head the adapter is not a complete model.
     lora = LoraConfig(target_modules=encoder_linear_pattern(base), init_lora_weights=False)
     model = get_peft_model(base, lora)
     expected = answer(case, model)
     with pytest.warns(UserWarning, match="this adapter leaves out"):
         model.save_pretrained(tmp_path / "adapter")
     stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert stored["base_model_name_or_path"] == str(tmp_path / "whole")
+    assert stored["base_model_name_or_path"] == str(tmp_path / "complete")
     with pytest.raises(ValueError, match="import_allowlist="):
         AutoPeftModel.from_pretrained(tmp_path / "adapter")
     opened = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["hf_any3d"])

@@ -1,4 +1,4 @@
-"""BitFit: which biases train, and that training a change is training the bias."""
+"""BitFit: which biases are trained, merging, and equality with training the biases themselves."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def wrapped(model):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_bias_of_the_layers_gets_its_change_and_the_changes_get_gradients(encoder):
+def test_every_bias_of_the_layers_is_trained(encoder):
     model = tiny_model(encoder)
     layers = model.any2point.family.layers_of(model.any2point.encoder)
     biases = {id(p) for name, p in layers.named_parameters() if name.rpartition(".")[2] == "bias"}
@@ -35,7 +35,7 @@ def test_every_bias_of_the_layers_gets_its_change_and_the_changes_get_gradients(
         assert layer.bitfit_bias["default"].grad is not None, name
 
 
-def test_a_step_moves_a_change_as_it_would_move_the_bias():
+def test_training_a_change_equals_training_the_bias():
     def stepped(model, biases):
         model.train()
         optimizer = torch.optim.SGD(list(biases.values()), lr=0.1)
@@ -70,20 +70,20 @@ def test_merged_biases_give_the_same_logits_without_peft():
     torch.testing.assert_close(logits_of(merged), expected, rtol=0, atol=1e-5)
 
 
-def test_norms_alone_can_be_chosen():
+def test_target_modules_can_be_only_norms():
     model = get_peft_model(tiny_model(), BitFitConfig(target_modules=["LayerNorm"]))
-    # The norm of the embeddings stands outside the layers, but it was asked for by name.
+    # The name also matches the norm of the embeddings, outside the layers.
     assert all(isinstance(layer.base_layer, nn.LayerNorm) for layer in wrapped(model).values())
     assert len(wrapped(model)) == 5
 
 
 def test_layers_without_biases_are_refused():
-    with pytest.raises(ValueError, match="the layers of T5EncoderModel have no module of the kind"):
+    with pytest.raises(ValueError, match="the layers of T5EncoderModel have no such module"):
         get_peft_model(tiny_model("t5"), BitFitConfig())
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_safe_merge_refuses_what_is_not_finite_and_writes_nothing(wrong):
+def test_safe_merge_refuses_non_finite_biases(wrong):
     model = get_peft_model(tiny_model(), BitFitConfig())
     layer = next(iter(wrapped(model).values()))
     before = layer.base_layer.bias.detach().clone()
@@ -97,7 +97,7 @@ def test_safe_merge_refuses_what_is_not_finite_and_writes_nothing(wrong):
         model.merge_and_unload(safe_merge=True)
 
 
-def test_safe_merge_gives_what_merging_gives():
+def test_safe_merge_keeps_the_logits():
     model = get_peft_model(tiny_model(), BitFitConfig())
     train_step(model)
     expected = logits_of(model)

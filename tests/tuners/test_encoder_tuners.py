@@ -1,4 +1,4 @@
-"""What our PEFT methods have in common, on layers with the norm behind the sum (BERT) and in front of it (CLIP)."""
+"""Common behaviour of this package's PEFT methods, on layers with post-norm (BERT) and pre-norm (CLIP)."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.tuners.bitfit.model import has_bias
-from hf_any3d.tuners.wrapped import WrappedModule
+from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.test_doors import check_doors
 from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
@@ -49,20 +49,20 @@ def trained(encoder, config, directory=None, **settings):
     return model.eval()
 
 
-def test_a_step_trains_the_method_and_what_surrounds_the_encoder_alone(encoder, config):
+def test_a_step_trains_only_the_adapter_and_the_modules_around_the_encoder(encoder, config):
     model = get_peft_model(tiny_model(encoder), config())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train_step(model)
     prefix = model.base_model.prefix
     for name, parameter in model.named_parameters():
-        ours = prefix in name or ".modules_to_save." in name
-        assert parameter.requires_grad == ours and (parameter.grad is not None) == ours, name
-        assert ours or torch.equal(parameter, before[name]), name
+        is_trained = prefix in name or ".modules_to_save." in name
+        assert parameter.requires_grad == is_trained and (parameter.grad is not None) == is_trained, name
+        assert is_trained or torch.equal(parameter, before[name]), name
     own = [name for name, p in model.named_parameters() if prefix in name and not torch.equal(p, before[name])]
     assert len(own) >= LAYERS
 
 
-def test_saved_adapter_opens_equal_through_each_door(encoder, config, tmp_path):
+def test_saved_adapter_gives_equal_logits_in_every_entry_point(encoder, config, tmp_path):
     model = trained(encoder, config, tmp_path)
     PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
     check_doors(str(tmp_path), model, lambda: tiny_model(encoder))
@@ -70,7 +70,7 @@ def test_saved_adapter_opens_equal_through_each_door(encoder, config, tmp_path):
     assert torch.equal(logits_of(low_memory), logits_of(model))
 
 
-def test_file_holds_the_method_and_what_surrounds_the_encoder_alone(encoder, config, tmp_path):
+def test_file_contains_only_the_adapter_and_the_modules_around_the_encoder(encoder, config, tmp_path):
     model = trained(encoder, config, tmp_path)
     stored = load_file(tmp_path / "adapter_model.safetensors")
     prefix = model.base_model.prefix
@@ -89,7 +89,7 @@ def test_disabled_adapter_is_the_base_model(encoder, config):
     assert not torch.equal(adapted, logits_of(tiny_model(encoder)))
 
 
-def test_adapters_live_beside_each_other_and_switch(encoder, config, tmp_path):
+def test_two_adapters_can_be_switched(encoder, config, tmp_path):
     first = logits_of(trained(encoder, config, tmp_path / "first"))
     torch.manual_seed(5)
     second = logits_of(trained(encoder, config, tmp_path / "second"))
@@ -103,7 +103,7 @@ def test_adapters_live_beside_each_other_and_switch(encoder, config, tmp_path):
     assert not [name for name in model.state_dict() if ".second" in name]
 
 
-def test_new_adapter_trains_without_touching_the_first(encoder, config):
+def test_training_a_second_adapter_leaves_the_first_unchanged(encoder, config):
     model = trained(encoder, config)
     before = logits_of(model)
     model.add_adapter("second", config())
@@ -115,7 +115,7 @@ def test_new_adapter_trains_without_touching_the_first(encoder, config):
     assert torch.equal(logits_of(model), before)
 
 
-def test_a_second_adapter_on_other_layers_rests_until_it_is_chosen(encoder, config):
+def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config):
     model = get_peft_model(tiny_model(encoder, clear=True), config(), adapter_name="first")
     targets = {
         name.removeprefix("base_model.model.")
@@ -139,7 +139,7 @@ def test_a_second_adapter_on_other_layers_rests_until_it_is_chosen(encoder, conf
     assert torch.equal(logits_of(model), before)
 
 
-def test_unload_gives_the_bare_model_back(encoder, config):
+def test_unload_returns_the_base_model(encoder, config):
     base = tiny_model(encoder)
     expected = logits_of(base)
     bare = get_peft_model(base, config()).unload()
@@ -188,7 +188,7 @@ def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
     assert core.peft_config["default"].modules_to_save == ["point_tokenizer", "class_token", "output_norm"]
 
 
-def test_config_of_an_adapted_model_fits_a_deeper_one(tmp_path, config):
+def test_config_of_an_adapted_model_can_be_used_for_a_deeper_one(tmp_path, config):
     random_encoder(tiny_config("bert", num_hidden_layers=4)).save_pretrained(tmp_path)
     found = get_peft_model(tiny_model("bert"), config()).peft_config["default"]
     wrapped = [m for m in get_peft_model(tiny_model(str(tmp_path)), found).modules() if isinstance(m, WrappedModule)]
@@ -197,7 +197,7 @@ def test_config_of_an_adapted_model_fits_a_deeper_one(tmp_path, config):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_adapter_takes_the_layers_type_where_it_is_not_lifted(encoder, config, dtype):
+def test_adapter_has_the_dtype_of_the_layers_without_autocast(encoder, config, dtype):
     torch.manual_seed(0)
     model = get_peft_model(tiny_model(encoder, dtype=dtype), config(), autocast_adapter_dtype=False)
     own = {name: t for name, t in model.state_dict().items() if model.base_model.prefix in name}
@@ -213,13 +213,13 @@ def test_adapter_takes_the_layers_type_where_it_is_not_lifted(encoder, config, d
     }
 
 
-def test_task_types_of_texts_are_refused_by_name(config):
+def test_task_types_of_language_models_are_refused(config):
     with pytest.raises(ValueError, match="task_type='CAUSAL_LM': Any2PointForPointCloudClassification reads point"):
         get_peft_model(tiny_model(), config(task_type="CAUSAL_LM"))
 
 
 @pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION"])
-def test_task_types_of_classifiers_train_what_no_task_type_trains(config, task_type):
+def test_task_types_of_classifiers_train_the_same_parameters(config, task_type):
     plain = get_peft_model(tiny_model(), config())
     shared = config(task_type=task_type)
     for _ in range(2):  # PEFT writes its own heads into the config each time

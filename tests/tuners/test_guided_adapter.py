@@ -1,4 +1,4 @@
-"""The habits of PEFT's own methods, on layers with the norm behind the sum (BERT) and in front of it (CLIP)."""
+"""Guided adapters behave like PEFT's own methods, on layers with post-norm (BERT) and pre-norm (CLIP)."""
 
 import json
 
@@ -12,7 +12,7 @@ from hf_any3d.tuners import GuidedAdapterConfig, trainable_module_names
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
 from tests.tiny_encoders import LAYERS, adapted_model, clouds, tiny_model, train_step
 
-OURS = ["point_tokenizer", "class_token", "output_norm", "classifier"]
+MODULES_TO_SAVE = ["point_tokenizer", "class_token", "output_norm", "classifier"]
 
 
 @pytest.fixture(params=["bert", "clip_vision_model"])
@@ -30,7 +30,7 @@ def wrapped_layers(model):
 
 
 def saved(encoder, directory, adapter=None, **config):
-    """A trained adapter on disk, and its logits."""
+    """Save a trained adapter; return its logits."""
     model = adapted_model(encoder, adapter, **config)
     train_step(model)
     expected = logits_of(model)
@@ -38,7 +38,7 @@ def saved(encoder, directory, adapter=None, **config):
     return expected
 
 
-def test_fresh_adapter_adds_its_aggregation_only(encoder):
+def test_new_adapter_adds_only_its_aggregation(encoder):
     base = logits_of(tiny_model(encoder))
     model = get_peft_model(tiny_model(encoder), GuidedAdapterConfig(aggregation_scale=0.0))
     torch.testing.assert_close(logits_of(model), base)
@@ -55,15 +55,15 @@ def test_every_layer_is_wrapped_once(encoder):
     assert len(wrapped_layers(model)) == LAYERS
 
 
-def test_only_adapters_and_what_surrounds_the_encoder_train(encoder):
+def test_only_adapters_and_modules_around_the_encoder_are_trained(encoder):
     model = adapted_model(encoder)
     for name, parameter in model.named_parameters():
-        ours = "guided_adapter_" in name or ".modules_to_save." in name
-        assert parameter.requires_grad == ours, name
-    assert trainable_module_names(tiny_model(encoder)) == OURS
+        is_trained = "guided_adapter_" in name or ".modules_to_save." in name
+        assert parameter.requires_grad == is_trained, name
+    assert trainable_module_names(tiny_model(encoder)) == MODULES_TO_SAVE
 
 
-def test_attention_is_shared_by_all_layers_unless_told_otherwise(encoder):
+def test_attention_is_shared_by_all_layers_by_default(encoder):
     def attentions(**adapter):
         model = adapted_model(encoder, adapter)
         return {id(module) for module in model.modules() if isinstance(module, CellAttention)}
@@ -81,7 +81,7 @@ def test_saved_adapter_loads_equal(encoder, share, tmp_path):
         assert not any(tensor.is_meta for tensor in loaded.state_dict().values())
 
 
-def test_files_hold_no_weight_of_the_encoder_and_all_that_trains(encoder, tmp_path):
+def test_files_contain_all_trained_weights_and_none_of_the_encoder(encoder, tmp_path):
     saved(encoder, tmp_path)
     stored = load_file(tmp_path / "adapter_model.safetensors")
     model = adapted_model(encoder)
@@ -96,7 +96,7 @@ def test_adapter_config_names_the_method_and_what_is_saved(encoder, tmp_path):
     saved(encoder, tmp_path)
     stored = json.loads((tmp_path / "adapter_config.json").read_text())
     assert stored["peft_type"] == "GUIDED_ADAPTER"
-    assert stored["modules_to_save"] == OURS
+    assert stored["modules_to_save"] == MODULES_TO_SAVE
     assert (stored["r"], stored["inference_mode"]) == (4, True)
 
 
@@ -119,7 +119,7 @@ def test_adapters_of_different_widths_switch(encoder, tmp_path):
     assert not torch.allclose(narrow, wide, atol=1e-4)
 
 
-def test_second_adapter_trains_without_touching_the_first(encoder):
+def test_training_a_second_adapter_leaves_the_first_unchanged(encoder):
     model = adapted_model(encoder)
     before = logits_of(model)
     model.add_adapter("second", GuidedAdapterConfig(r=3, init_weights=False))
@@ -133,7 +133,7 @@ def test_second_adapter_trains_without_touching_the_first(encoder):
     assert torch.equal(logits_of(model), before)
 
 
-def test_adapters_of_different_layers_live_together(encoder):
+def test_adapters_of_different_layers_can_be_combined(encoder):
     model = adapted_model(encoder, {"layers_to_transform": 1})
     before = logits_of(model)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -155,7 +155,7 @@ def test_disabled_adapter_is_the_base_model(encoder):
     assert torch.equal(logits_of(model), adapted)
 
 
-def test_deleted_adapter_is_gone(encoder, tmp_path):
+def test_deleted_adapter_leaves_nothing_behind(encoder, tmp_path):
     expected = saved(encoder, tmp_path)
     model = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)
     model.add_adapter("second", GuidedAdapterConfig(r=3))
@@ -176,14 +176,14 @@ def test_deleting_the_active_adapter_activates_another(encoder, tmp_path):
     assert torch.equal(logits_of(model), expected)
 
 
-def test_merging_is_refused_with_the_way_out(encoder):
+def test_merging_is_refused_and_unload_is_suggested(encoder):
     model = adapted_model(encoder)
     for merge in (model.merge_adapter, model.merge_and_unload, wrapped_layers(model)[0].merge):
         with pytest.raises(ValueError, match=r"a guided adapter cannot be merged.*use unload\(\) to remove it"):
             merge()
 
 
-def test_unload_gives_the_bare_model_back(encoder):
+def test_unload_returns_the_base_model(encoder):
     base = tiny_model(encoder)
     expected = logits_of(base)
     layers = [type(layer) for layer in base.any2point.family.layers_of(base.any2point.encoder)]
@@ -198,7 +198,7 @@ def test_unload_gives_the_bare_model_back(encoder):
     assert torch.equal(logits_of(get_peft_model(bare, GuidedAdapterConfig(aggregation_scale=0.0))), expected)
 
 
-def test_chosen_layers_alone_are_adapted(encoder, tmp_path):
+def test_only_chosen_layers_are_adapted(encoder, tmp_path):
     expected = saved(encoder, tmp_path, {"layers_to_transform": 1})
     loaded = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)
     assert torch.equal(logits_of(loaded), expected)
@@ -208,7 +208,7 @@ def test_chosen_layers_alone_are_adapted(encoder, tmp_path):
     assert not torch.allclose(logits_of(adapted_model(encoder)), expected, atol=1e-4)
 
 
-def test_excluded_layers_stay_bare(encoder):
+def test_excluded_layers_are_not_adapted(encoder):
     model = adapted_model(encoder, {"exclude_modules": r".*\.0"})
     core = model.base_model.model.any2point
     wrapped = [isinstance(layer, GuidedAdapterLayer) for layer in core.family.layers_of(core.encoder)]
@@ -224,7 +224,7 @@ def test_layers_that_do_not_exist_are_refused(encoder, numbers):
 
 
 @pytest.mark.filterwarnings("ignore:this adapter leaves out")
-def test_own_choice_of_trained_modules_is_kept(encoder, tmp_path):
+def test_modules_to_save_of_the_user_are_kept(encoder, tmp_path):
     model = adapted_model(encoder, {"modules_to_save": ["classifier"]})
     torch.nn.init.normal_(model.base_model.model.classifier.modules_to_save["default"].out.weight)
     model.save_pretrained(tmp_path)
@@ -235,7 +235,7 @@ def test_own_choice_of_trained_modules_is_kept(encoder, tmp_path):
     assert torch.equal(logits_of(loaded), logits_of(model))
 
 
-def test_loaded_adapter_does_not_train_unless_asked(encoder, tmp_path):
+def test_loaded_adapter_is_frozen_unless_is_trainable(encoder, tmp_path):
     saved(encoder, tmp_path)
     frozen = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)
     assert not [name for name, p in frozen.named_parameters() if p.requires_grad]
@@ -245,7 +245,7 @@ def test_loaded_adapter_does_not_train_unless_asked(encoder, tmp_path):
     assert train_step(trainable).isfinite()
 
 
-def test_gate_mixes_between_passing_by_and_the_layer(encoder):
+def test_gate_mixes_input_and_output_of_the_layer(encoder):
     passing = adapted_model(encoder, {"gate": 0.0, "aggregation_scale": 0.0})
     core = passing.base_model.model.any2point
     seen = []

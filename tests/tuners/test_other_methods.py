@@ -1,4 +1,4 @@
-"""PEFT's own methods on the same model, so that they can be compared fairly with a guided adapter."""
+"""PEFT's own methods on the same models, for comparison with guided adapters."""
 
 import re
 
@@ -45,7 +45,7 @@ def oft(base):
 
 
 def vera(base):
-    # Its shared matrices need layers of one shape: the attention's.
+    # Shared matrices require layers of equal shape: those of the attention.
     family = base.any2point.family
     square = [name for name, m in family.layers_of(base.any2point.encoder)[0].named_modules() if _is_square(m)]
     choice = "|".join(map(re.escape, square))
@@ -71,7 +71,7 @@ def logits_of(model):
 
 @pytest.mark.parametrize("method", [lora, dora, ia3, oft, vera, norms])
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
-def test_method_trains_a_step_and_comes_back_equal(encoder, method, tmp_path):
+def test_trained_adapter_loads_equal(encoder, method, tmp_path):
     base = tiny_model(encoder)
     model = get_peft_model(base, method(base))
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
@@ -92,7 +92,7 @@ def test_method_trains_a_step_and_comes_back_equal(encoder, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", [lora, ia3])
-def test_encoder_stays_in_eval_mode_under_other_methods(method):
+def test_encoder_stays_in_eval_mode_with_other_methods(method):
     base = tiny_model("bert", attn_implementation="eager")
     model = get_peft_model(base, method(base)).train()
     dropouts = [m for n, m in model.named_modules() if isinstance(m, nn.Dropout) and ".encoder." in n]
@@ -113,7 +113,7 @@ def test_merged_lora_gives_the_same_logits_without_peft():
 
 
 @pytest.mark.parametrize("encoder", list(encoder_families()))
-def test_pattern_names_every_linear_layer_of_the_layers_and_nothing_else(encoder):
+def test_pattern_matches_exactly_the_linear_modules_of_the_layers(encoder):
     model = tiny_model(encoder)
     pattern = re.compile(encoder_linear_pattern(model))
     core = model.any2point
@@ -122,28 +122,28 @@ def test_pattern_names_every_linear_layer_of_the_layers_and_nothing_else(encoder
     assert found == inside and len(inside) >= 4 * LAYERS
 
 
-def test_trained_modules_of_a_headless_model_leave_out_the_head():
+def test_trainable_modules_of_a_headless_model_have_no_head():
     assert trainable_module_names(tiny_model().any2point) == ["point_tokenizer", "class_token", "output_norm"]
 
 
 def test_models_without_a_frozen_encoder_are_refused():
     for use in (trainable_module_names, encoder_linear_pattern, lambda m: get_peft_model(m, GuidedAdapterConfig())):
-        with pytest.raises(ValueError, match="Sequential has no frozen encoder.*fit Any2Point and ACT"):
+        with pytest.raises(ValueError, match="Sequential has no frozen encoder.*expected an Any2Point or ACT model"):
             use(nn.Sequential(nn.Linear(2, 2)))
 
 
-def test_models_of_several_pretrained_parts_name_no_modules_by_themselves():
+def test_models_with_several_pretrained_parts_require_modules_to_save():
     model = minigpt3d()
     for use in (trainable_module_names, lambda m: get_peft_model(m, GuidedAdapterConfig())):
         with pytest.raises(ValueError, match=r"several pretrained parts.*modules_to_save=\[…\]"):
             use(model)
-    # Without LoRA of its own, beside which PEFT leaves what trained as it was.
+    # Without its own LoRA, with which PEFT would leave other modules trainable.
     bare = minigpt3d(text_lora=None, qformer_lora=None)
     adapted = get_peft_model(bare, GuidedAdapterConfig(modules_to_save=[]))
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trained and all(".point_encoder." in name and "guided_adapter_" in name for name in trained)
 
 
-def test_teacher_of_a_student_in_pretraining_is_not_trained_beside_an_adapter():
+def test_teacher_in_pretraining_stays_frozen_with_an_adapter():
     model = case_of(ActForPreTraining).tiny()
     assert trainable_module_names(model) == ["decoder", "decoder_norm", "decoder_position_embed", "prediction_head"]

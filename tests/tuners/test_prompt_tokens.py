@@ -1,4 +1,4 @@
-"""Prompt tokens: what attention sees of them, and that nothing else does."""
+"""Prompt tokens: only attention sees them."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from hf_any3d import GuidedAdapterConfig, PromptTokensConfig
 from hf_any3d.tuners.prompt_tokens import PromptTokensLayer
 from tests.tiny_encoders import HIDDEN, LAYERS, clouds, tiny_model, train_step
 
-# One of each way that places reach attention: not at all, relative on a line and a plane, by content, rotary on a line
-# and a plane, by convolution.
+# One for each kind of positions in attention: none, relative in 1D and 2D, content-based, rotary in 1D and 2D,
+# convolutional.
 ENCODERS = ["bert", "t5", "umt5", "mpnet", "beit", "deberta-v2", "llama", "stablelm", "dinov3_vit", "hubert", "wavlm"]
 
 
@@ -27,8 +27,8 @@ def prompts_of(model):
     return [layer.prompt_tokens_embedding["default"] for layer in layers]
 
 
-def entering_and_leaving(model):
-    """What enters and leaves each of the encoder's layers, whose prompts are found to be behind the tokens."""
+def layer_inputs_and_outputs(model):
+    """Return input and output tokens of each layer, after checking that prompts are appended to its input."""
     core = model.get_base_model().any2point
     seen = {}
     for number, layer in enumerate(core.family.layers_of(core.encoder)):
@@ -36,30 +36,29 @@ def entering_and_leaving(model):
     logits_of(model)
     tokens = 1 + core.config.num_tokens
     for number, prompts in enumerate(prompts_of(model)):
-        entered = seen[number][0]
-        assert entered.shape == (3, tokens + 4, HIDDEN)
-        assert torch.equal(entered[:, tokens:], prompts.expand(3, -1, -1))
-    return {number: (entered[:, :tokens], left[:, :tokens]) for number, (entered, left) in seen.items()}
+        inputs = seen[number][0]
+        assert inputs.shape == (3, tokens + 4, HIDDEN)
+        assert torch.equal(inputs[:, tokens:], prompts.expand(3, -1, -1))
+    return {number: (inputs[:, :tokens], outputs[:, :tokens]) for number, (inputs, outputs) in seen.items()}
 
 
-def test_each_layer_reads_its_own_prompts_behind_the_tokens():
-    seen = entering_and_leaving(prompted())
+def test_each_layer_has_its_own_prompts_after_the_tokens():
+    seen = layer_inputs_and_outputs(prompted())
     assert torch.equal(seen[1][0], seen[0][1])
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_prompts_act_and_learn_in_every_kind_of_encoder(encoder):
+def test_prompts_have_an_effect_and_gradients_in_every_kind_of_encoder(encoder):
     model = prompted(encoder)
     assert (logits_of(model) - logits_of(tiny_model(encoder))).abs().max() > 1e-4
-    assert logits_of(model)[:1].allclose(logits_of(model, clouds()[:1]), atol=1e-5), "a cloud by itself"
+    assert logits_of(model)[:1].allclose(logits_of(model, clouds()[:1]), atol=1e-5), "a single cloud"
     assert train_step(model).isfinite()
     prompts = prompts_of(model)
     assert len(prompts) == LAYERS and all(p.grad.abs().sum() > 0 for p in prompts)
 
 
 @pytest.mark.parametrize("encoder", ["t5", "llama", "deberta-v2"])
-def test_prompts_stand_where_the_class_token_stands(encoder):
-    """Where layers go by places, prompts have the class token's."""
+def test_prompts_have_the_position_of_the_class_token(encoder):
     model = tiny_model(encoder)
     core = model.any2point
     calls = []
@@ -76,7 +75,7 @@ def test_prompts_stand_where_the_class_token_stands(encoder):
         assert torch.equal(entry[:, :, number], entry[:, :, 0])
 
 
-def test_layers_with_and_without_prompts_live_together(tmp_path):
+def test_layers_with_and_without_prompts_can_be_combined(tmp_path):
     model = prompted("t5", layers_to_transform=1)
     assert len(prompts_of(model)) == 1
     train_step(model)
@@ -86,14 +85,14 @@ def test_layers_with_and_without_prompts_live_together(tmp_path):
     assert not torch.allclose(logits_of(model), logits_of(prompted("t5")), atol=1e-4)
 
 
-def test_positions_in_every_layer_reach_tokens_alone():
+def test_positions_in_every_layer_are_added_only_to_tokens():
     model = prompted(model={"position_injection": "every_layer"})
-    seen = entering_and_leaving(model)
+    seen = layer_inputs_and_outputs(model)
     assert (seen[1][0] - seen[0][1]).abs().amax(dim=-1).min() > 0
     assert train_step(model).isfinite()
 
 
-def test_different_numbers_of_prompts_switch():
+def test_adapters_with_different_numbers_of_prompts_can_be_switched():
     model = prompted()
     four = logits_of(model)
     model.add_adapter("nine", PromptTokensConfig(num_prompts=9))
@@ -103,7 +102,7 @@ def test_different_numbers_of_prompts_switch():
     assert torch.equal(logits_of(model), four)
 
 
-def test_merging_is_refused_with_the_way_out():
+def test_merging_is_refused_and_unload_is_suggested():
     model = prompted()
     for merge in (model.merge_adapter, model.merge_and_unload):
         with pytest.raises(ValueError, match=r"prompt tokens cannot be merged.*use unload\(\)"):
@@ -112,7 +111,9 @@ def test_merging_is_refused_with_the_way_out():
 
 def test_attention_over_the_batch_is_refused():
     base = tiny_model(attention_axis="batch")
-    with pytest.raises(ValueError, match="attention_axis='batch': no token would see a prompt; expected 'tokens'"):
+    with pytest.raises(
+        ValueError, match="attention_axis='batch': tokens could not attend to prompts; expected 'tokens'"
+    ):
         get_peft_model(base, PromptTokensConfig())
 
 
@@ -123,7 +124,7 @@ def test_attention_over_the_batch_is_refused():
         ({"target_modules": ["a"], "layers_to_transform": 0}, "give target_modules or layers_to_transform, not both"),
     ],
 )
-def test_impossible_settings_are_refused(settings, text):
+def test_invalid_settings_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         PromptTokensConfig(**settings)
 

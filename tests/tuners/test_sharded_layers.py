@@ -1,4 +1,4 @@
-"""Guided adapters whose layers FSDP2 shards one by one, while all share one attention."""
+"""Guided adapters in layers that FSDP2 shards separately, with attention shared by all layers."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ def adapted():
 
 
 @pytest.mark.parametrize("reshard", [True, False])
-def test_layers_that_share_attention_are_sharded_one_by_one(mesh, reshard):
+def test_layers_with_shared_attention_can_be_sharded_separately(mesh, reshard):
     plain, sharded = adapted(), adapted()
     for layer in sharded.get_base_model().any2point.layer_stack.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=reshard)
@@ -49,14 +49,14 @@ def test_layers_that_share_attention_are_sharded_one_by_one(mesh, reshard):
     assert all(expected[name].abs().max() > 1e-5 for name in shared if not name.endswith("norm_bias"))
 
 
-def test_gradients_of_gathered_weights_are_the_mean_over_processes():
+def test_gradients_of_gathered_weights_are_means_over_processes():
     weight = torch.nn.Parameter(torch.ones(3))
-    asked = []
+    placements = []
 
     def full_tensor(grad_placements):
-        asked.extend(grad_placements)
+        placements.extend(grad_placements)
         return weight * 1
 
     shard = SimpleNamespace(device_mesh=SimpleNamespace(ndim=1, size=lambda: 4), full_tensor=full_tensor)
     _gather(shard).sum().backward()
-    assert asked == [Partial()] and torch.equal(weight.grad, torch.full((3,), 0.25))
+    assert placements == [Partial()] and torch.equal(weight.grad, torch.full((3,), 0.25))

@@ -1,4 +1,4 @@
-"""Datasets of point clouds by name. A new one is a file here and a line in `CATALOG`."""
+"""Datasets of point clouds by name. A new one is a file in this package and a line in `CATALOG`."""
 
 import os
 from importlib import import_module
@@ -22,7 +22,7 @@ CATALOG: dict[str, str] = {
     "shapenetpart": "shapenetpart",  # objects of 16 categories, each point with one of 50 parts
     "shapes": "shapes",  # the small set of household objects in examples/data
 }
-"""Name -> module in this package, whose `load(data_dir, **options)` gives a DatasetDict."""
+"""Name -> module in this package, whose `load(data_dir, **options)` returns a DatasetDict."""
 
 
 def load_point_dataset(
@@ -30,14 +30,14 @@ def load_point_dataset(
 ) -> "DatasetDict | Dataset":
     """Load a dataset of labelled point clouds.
 
-    Rows have `points` (num_points, 3 or more) float32 and mostly `label`, a ClassLabel. All columns are of plain
+    Rows have `points` (num_points, 3 or more) float32 and usually `label`, a ClassLabel. All columns are of plain
     types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy arrays; for lists, use
-    `.with_format(None)`. A column of files (`PointCloud`) stays one, and `files_to_points` makes points of it.
+    `.with_format(None)`. A column of files (`PointCloud`) stays one; `files_to_points` converts it to points.
 
     Args:
         name: a name in `CATALOG`, or a repository on the hub (`owner/name`).
-        data_dir: where the files lie; what is expected there is in the documentation of the catalogue's module.
-        split: give only this split.
+        data_dir: folder of the files; the docstring of the dataset's module describes its layout.
+        split: return only this split.
         options: further arguments of the named dataset; for a repository, of `datasets.load_dataset`.
 
     Returns:
@@ -45,9 +45,9 @@ def load_point_dataset(
 
     Raises:
         ValueError: an unknown name or split; data without a column of points; splits whose classes differ.
-        FileNotFoundError: no data where it is expected.
+        FileNotFoundError: missing data.
     """
-    from hf_any3d.data.catalog.columns import prepare_splits
+    from hf_any3d.data.catalog.standard_columns import prepare_splits
 
     if "/" in name:
         from datasets import load_dataset

@@ -1,8 +1,8 @@
-"""A folder of point files and meshes; the folder's name is the label, as in imagefolder."""
+"""Load a folder of point clouds and meshes; folder names are the labels, as in imagefolder."""
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,136 +20,28 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from hf_any3d.data.catalog.columns import with_class_labels
-from hf_any3d.data.catalog.layout import (
+from hf_any3d.data.catalog.folder_layout import (
+    FILE_NAME,
+    METADATA_NAMES,
     LabelledFile,
     by_split,
     find_labelled_files,
     labelled,
+    read_metadata,
     unlabelled,
     walk,
 )
-from hf_any3d.data.catalog.metadata_files import FILE_NAME, METADATA_NAMES, read_metadata
-from hf_any3d.data.cloud_rows import CloudColumns
+from hf_any3d.data.catalog.standard_columns import with_class_labels
 from hf_any3d.data.feature import PointCloud
+from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, supported_file_types
-
-COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".json", ".csv", ".jsonl", ".parquet"}
-"""Endings of files that lie beside models and are no clouds themselves; others are mentioned when passed over."""
-
-FILE = "file"
-
-
-def list_folder(
-    root: Path, *, drop_labels: bool | None = None, drop_metadata: bool | None = None, follow_links: bool = False
-) -> DatasetDict:
-    """List the point files and meshes of a folder.
-
-    Args:
-        root: the folder.
-        drop_labels: True makes no use of folder names as classes; False demands that they say the classes where no
-            metadata does. None demands it only of a folder without metadata files.
-        drop_metadata: True passes metadata files over.
-        follow_links: follow links that lead outside of the folder; False refuses them.
-
-    Returns:
-        Splits with `label`, a ClassLabel where classes are text or whole numbers, `file`, the path inside the folder,
-        and the columns of the metadata.
-
-    Raises:
-        ValueError: a layout that says no class, splits whose classes differ, or metadata that does not fit the files.
-        FileNotFoundError: no such folder, or no clouds in it.
-    """
-    suffixes = {f".{file_type}" for file_type in supported_file_types()}
-    metadata = None if drop_metadata or not root.is_dir() else read_metadata(root, follow_links=follow_links)
-    if metadata is not None:
-        splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
-    elif drop_labels:
-        tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
-        splits = by_split(unlabelled(root, tree.found))
-        _mention(root, tree.others)
-    else:
-        splits, others = find_labelled_files(root, suffixes, METADATA_NAMES, follow_links=follow_links)
-        _mention(root, others)
-    listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
-    _check_labels(root, listed)
-    return with_class_labels(listed, str(root))
-
-
-def _mention(root: Path, others: dict[str, int]) -> None:
-    if passed_over := sorted(set(others) - COMPANIONS):
-        logger.warning("%s: passed over files of types %s", root, ", ".join(passed_over))
-
-
-def _splits_of_metadata(
-    root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None, follow_links: bool
-) -> dict[str, list[LabelledFile]]:
-    names = metadata.column(FILE_NAME).to_pylist()
-    found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES, follow_links=follow_links).found}
-    if absent := [name for name in names if name not in found]:
-        name = absent[0]
-        reason = "of no readable type" if (root / name).is_file() else "not there"
-        more = f", and {len(absent) - 1} more files of it cannot be used" if len(absent) > 1 else ""
-        raise ValueError(f"{root}: the metadata names {name}, which is {reason}{more}")
-    if left := sorted(found - set(names)):
-        logger.warning(
-            "%s: %d files are not in the metadata and are left out, the first is %s", root, len(left), left[0]
-        )
-    if not names:
-        raise ValueError(f"{root}: the metadata names no file")
-    parts = [tuple(name.split("/")) for name in names]
-    has_labels = "label" in metadata.column_names
-    if has_labels or drop_labels:
-        return by_split(unlabelled(root, parts))
-    if drop_labels is False:
-        return by_split(labelled(root, parts))
-    try:
-        files = labelled(root, parts)
-    except ValueError:
-        files = []
-    # One folder is a place to keep files rather than a class.
-    return by_split(files if len({file.label for file in files}) > 1 else unlabelled(root, parts))
-
-
-def _listed_rows(root: Path, files: list[LabelledFile], split: str, metadata: pa.Table | None) -> Dataset:
-    names = [file.path.relative_to(root).as_posix() for file in files]
-    columns, features = {}, {}
-    if files[0].label is not None:
-        columns["label"], features["label"] = pa.array([file.label for file in files]), Value("string")
-    if metadata is not None:
-        place = {name: row for row, name in enumerate(metadata.column(FILE_NAME).to_pylist())}
-        chosen = metadata.take([place[name] for name in names]).drop_columns([FILE_NAME])
-        if FILE in chosen.column_names:
-            raise ValueError(f"{root}: the metadata has a column {FILE!r}, which is the name of another; rename it")
-        columns |= dict(zip(chosen.column_names, chosen.columns, strict=True))
-        known = Features.from_arrow_schema(metadata.schema)
-        features |= {name: known[name] for name in chosen.column_names}
-    order = [*(["label"] if "label" in columns else []), FILE, *(name for name in columns if name != "label")]
-    columns[FILE], features[FILE] = pa.array(names, pa.string()), Value("string")
-    features = Features({name: features[name] for name in order})
-    table = pa.table({name: columns[name] for name in order})
-    return Dataset(table.replace_schema_metadata(), info=DatasetInfo(features=features), split=NamedSplit(split)).cast(
-        features
-    )
-
-
-def _check_labels(root: Path, listed: DatasetDict) -> None:
-    for rows in listed.values():
-        if "label" not in rows.column_names:
-            continue
-        feature, labels = rows.features["label"], rows.data.column("label").to_pylist()
-        for place, label in enumerate(labels):
-            if label is None:
-                raise ValueError(f"{root}: the metadata has no label for {rows[place][FILE]}")
-            if isinstance(feature, ClassLabel) and not 0 <= label < feature.num_classes:
-                raise ValueError(
-                    f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected 0 to "
-                    f"{feature.num_classes - 1}"
-                )
-
 
 logger = logging.getLogger(__name__)
 
+COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".json", ".csv", ".jsonl", ".parquet"}
+"""Endings of files that come with models and are no clouds themselves; ignoring others logs a warning."""
+
+FILE = "file"
 _FILES_PER_SHARD = 8
 
 
@@ -170,107 +62,94 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read a folder of clouds.
 
-    Files named metadata.csv, metadata.jsonl or metadata.parquet say more about the files in their folder and below:
-    the column `file_name` is a path relative to the metadata file, all others become columns. What they name must be
-    there, once; files that they do not name are left out, as imagefolder does. A column `label` of theirs counts
-    instead of folder names.
+    Files named metadata.csv, metadata.jsonl or metadata.parquet describe the files in their folder and below: the
+    column `file_name` is a path relative to the metadata file, all others become columns. Files that they name must
+    exist, each once; files that they do not name are left out, as imagefolder does. Their column `label` replaces
+    folder names.
 
     Args:
-        data_dir: the folder: `class/file`, `split/class/file` or `class/split/file`, where the files may be of any
-            readable format, also mixed. With metadata or `drop_labels=True` they may lie at any depth, below folders
-            of splits or not.
+        data_dir: the folder: `class/file`, `split/class/file` or `class/split/file`, with files of any readable
+            format, also mixed. With metadata or `drop_labels=True` they may be at any depth, below folders of splits
+            or not.
         num_points: draw this many points of every file, so that all clouds have one size; None keeps all points of
             point files and draws `mesh_points` from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: of "normals", "colors" and "labels" (one a point), those to be read too; every file must have them.
-        seed: decides which points are drawn, for each file on its own.
+        columns: further columns to read: "normals", "colors" and "labels" (one per point); every file must have them.
+        seed: seed of the points that are drawn, combined with each file's content.
         on_error: "raise" stops at a file that cannot be read; "skip" leaves it out with a warning.
-        drop_labels: True makes no `label` of folder names. False demands that they say the classes. None demands it
-            where there is no metadata; where there is, and it has no labels, names of several class folders serve.
-        drop_metadata: True passes metadata files over.
-        follow_links: follow links that lead outside of the folder. False refuses them, since a folder that a stranger
-            made could name any file of this machine with them; links within the folder are always followed.
-        as_files: give a column `point_cloud` of the files themselves (`PointCloud`) instead of columns of points; no
-            file is opened before its row is read. `files_to_points` makes columns of points of it.
-        streaming: read files when their rows come up, and keep nothing on disk.
+        drop_labels: True ignores folder names. False requires them to name the classes. None requires it if there is
+            no metadata; with metadata without labels, folder names are used if there are several class folders.
+        drop_metadata: True ignores metadata files.
+        follow_links: follow links that lead outside of the folder. False refuses them, since an untrusted folder could
+            name any file of this machine with them; links within the folder are always followed.
+        as_files: return a column `point_cloud` of the files themselves (`PointCloud`) instead of columns of points;
+            files are opened when their rows are read. `files_to_points` converts it to columns of points.
+        streaming: read files when their rows are read, and store nothing on disk.
         options: `cache_dir`, `keep_in_memory` and `num_proc` of `datasets.Dataset.from_generator`; not for `as_files`
             and `streaming`, which write no cache.
 
     Returns:
         Splits with `points` (Array2D float32, in the units of the file) or `point_cloud`; `label` (ClassLabel, names
-        in alphabetical order); `file` (path inside the folder); the columns asked for: `normals` float32, `colors`
-        uint8, `labels` int64; and those of the metadata. Without folders of splits, all is `train`.
+        in alphabetical order); `file` (path inside the folder); the requested columns: `normals` float32, `colors`
+        uint8, `labels` int64; and those of the metadata. Without folders of splits, there is only `train`.
 
     Raises:
-        ValueError: an unreadable file, a link that leads outside, a layout that says no class, splits whose classes
-            differ, or metadata that does not fit the files.
+        ValueError: an unreadable file, a link that leads outside, a layout without classes, splits whose classes
+            differ, or metadata that does not match the files.
         FileNotFoundError: no such folder, or no clouds in it.
     """
     if data_dir is None:
         raise ValueError("data_dir is None; expected the folder with the clouds")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    wanted = CloudColumns(num_points, mesh_points, tuple(columns), seed)
-    if as_files and (wanted != CloudColumns() or on_error != "raise"):
+    converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    if as_files and (converter != CloudColumns() or on_error != "raise"):
         raise ValueError(
             "as_files=True opens no file yet; pass num_points, mesh_points, columns, seed and on_error to "
             "files_to_points instead"
         )
-    if as_files or streaming:
-        # So that a cache folder given with them does not look used.
-        if unused := set(options) - {"cache_dir"}:
-            raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
+    if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
+        raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
     root = Path(data_dir)
     listed = list_folder(root, drop_labels=drop_labels, drop_metadata=drop_metadata, follow_links=follow_links)
     if as_files:
         return _files(root, listed, streaming)
-    loaded = {
-        split: _read(root, rows, wanted, on_error == "skip", streaming, options) for split, rows in listed.items()
-    }
+    skip = on_error == "skip"
+    loaded = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
     return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    splits = DatasetDict()
+    splits = IterableDatasetDict() if streaming else DatasetDict()
     for split, rows in listed.items():
         paths = [str(root.absolute() / name) for name in rows[FILE]]
         names = ["point_cloud", *rows.column_names]
-        if "point_cloud" in rows.column_names:
-            raise ValueError(
-                f"{root}: the metadata has a column 'point_cloud', which is the name of another; rename it"
-            )
-        splits[split] = (
-            rows.add_column("point_cloud", paths).select_columns(names).cast_column("point_cloud", PointCloud())
-        )
-    if not streaming:
-        return splits
-    return IterableDatasetDict(
-        {
-            split: rows.to_iterable_dataset(num_shards=max(1, len(rows) // _FILES_PER_SHARD))
-            for split, rows in splits.items()
-        }
-    )
+        _check_free(root, ["point_cloud"], rows.column_names)
+        rows = rows.add_column("point_cloud", paths).select_columns(names).cast_column("point_cloud", PointCloud())
+        if streaming:
+            rows = rows.to_iterable_dataset(num_shards=max(1, len(rows) // _FILES_PER_SHARD))
+        splits[split] = rows
+    return splits
 
 
 def _read(
-    root: Path, rows: Dataset, wanted: CloudColumns, skip: bool, streaming: bool, options: dict
+    root: Path, rows: Dataset, converter: CloudColumns, skip: bool, streaming: bool, options: dict
 ) -> Dataset | IterableDataset:
-    if taken := sorted(set(wanted.names) & set(rows.column_names)):
-        raise ValueError(f"{root}: the metadata has a column {taken[0]!r}, which is the name of another; rename it")
-    features = Features({**wanted.features, **rows.features})
+    _check_free(root, converter.names, rows.column_names)
+    features = Features({**converter.features, **rows.features})
     files = [(row, str(root / row[FILE])) for row in rows.to_list()]
-    arguments = {"wanted": wanted, "skip": skip}
+    arguments = {"converter": converter, "skip": skip}
     if streaming:
-        # A list is what `datasets` splits among ranks and workers.
+        # `datasets` splits lists among ranks and workers.
         shards = [files[start : start + _FILES_PER_SHARD] for start in range(0, len(files), _FILES_PER_SHARD)]
         arguments["shards"] = shards
         return IterableDataset.from_generator(_rows, features, arguments, rows.split)
-    # Sizes and times of the files are part of the arguments, so that a changed file is read anew.
+    # Sizes and times of the files are part of the cache key, so that a changed file is read again.
     stamped = [(row, path, *_stamp(path)) for row, path in files]
     if options.get("num_proc"):
         arguments["shards"] = [[file] for file in stamped]
     else:
-        # In a tuple, they are no shards to `datasets`, which would handle each by itself.
+        # `datasets` does not split tuples into shards.
         arguments |= {"shards": (stamped,), "is_whole_split": True}
     try:
         return Dataset.from_generator(
@@ -278,7 +157,7 @@ def _read(
             features=features,
             gen_kwargs=arguments,
             split=rows.split,
-            writer_batch_size=wanted.rows_at_a_time,
+            writer_batch_size=converter.rows_at_a_time,
             **options,
         )
     except DatasetGenerationError as error:
@@ -293,13 +172,13 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def _rows(
-    shards: Sequence[Sequence[tuple]], wanted: CloudColumns, skip: bool, is_whole_split: bool = False
+    shards: Sequence[Sequence[tuple]], converter: CloudColumns, skip: bool, is_whole_split: bool = False
 ) -> Iterator[dict]:
     none_read = True
     for shard in shards:
         for row, path, *_ in shard:
             try:
-                columns = _columns(path, wanted)
+                columns = _columns(path, converter)
             except PointCloudError as error:
                 if not skip:
                     raise
@@ -312,9 +191,119 @@ def _rows(
         raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
 
 
-def _columns(path: str, wanted: CloudColumns) -> dict[str, np.ndarray]:
+def _columns(path: str, converter: CloudColumns) -> dict[str, np.ndarray]:
     cloud = read_point_cloud(path)
     try:
-        return wanted.row(cloud)
+        return converter.row(cloud)
     except PointCloudError as error:
         raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def list_folder(
+    root: Path, *, drop_labels: bool | None = None, drop_metadata: bool | None = None, follow_links: bool = False
+) -> DatasetDict:
+    """List the point files and meshes of a folder.
+
+    Args:
+        root: the folder.
+        drop_labels: True ignores folder names; False requires them to name the classes where no metadata does. None
+            requires it only of a folder without metadata files.
+        drop_metadata: True ignores metadata files.
+        follow_links: follow links that lead outside of the folder; False refuses them.
+
+    Returns:
+        Splits with `label` (a ClassLabel for classes that are text or whole numbers), `file` (the path inside the
+        folder) and the columns of the metadata.
+
+    Raises:
+        ValueError: a layout without classes, splits whose classes differ, or metadata that does not match the files.
+        FileNotFoundError: no such folder, or no clouds in it.
+    """
+    suffixes = {f".{file_type}" for file_type in supported_file_types()}
+    metadata = None if drop_metadata or not root.is_dir() else read_metadata(root, follow_links=follow_links)
+    if metadata is not None:
+        splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
+    elif drop_labels:
+        tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
+        splits = by_split(unlabelled(root, tree.found))
+        _warn_of_others(root, tree.others)
+    else:
+        splits, others = find_labelled_files(root, suffixes, METADATA_NAMES, follow_links=follow_links)
+        _warn_of_others(root, others)
+    listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
+    _check_labels(root, listed)
+    return with_class_labels(listed, str(root))
+
+
+def _warn_of_others(root: Path, others: dict[str, int]) -> None:
+    if ignored := sorted(set(others) - COMPANIONS):
+        logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
+
+
+def _splits_of_metadata(
+    root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None, follow_links: bool
+) -> dict[str, list[LabelledFile]]:
+    names = metadata.column(FILE_NAME).to_pylist()
+    found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES, follow_links=follow_links).found}
+    if absent := [name for name in names if name not in found]:
+        name = absent[0]
+        reason = "is of no readable type" if (root / name).is_file() else "does not exist"
+        more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
+        raise ValueError(f"{root}: the metadata names {name}, which {reason}{more}")
+    if left := sorted(found - set(names)):
+        logger.warning(
+            "%s: %d files are not in the metadata and are left out, the first is %s", root, len(left), left[0]
+        )
+    if not names:
+        raise ValueError(f"{root}: the metadata names no file")
+    parts = [tuple(name.split("/")) for name in names]
+    if drop_labels or "label" in metadata.column_names:
+        return by_split(unlabelled(root, parts))
+    if drop_labels is False:
+        return by_split(labelled(root, parts))
+    try:
+        files = labelled(root, parts)
+    except ValueError:
+        files = []
+    # A single folder only stores the files and is no class.
+    return by_split(files if len({file.label for file in files}) > 1 else unlabelled(root, parts))
+
+
+def _listed_rows(root: Path, files: list[LabelledFile], split: str, metadata: pa.Table | None) -> Dataset:
+    names = [file.path.relative_to(root).as_posix() for file in files]
+    columns, features = {}, {}
+    if files[0].label is not None:
+        columns["label"], features["label"] = pa.array([file.label for file in files]), Value("string")
+    if metadata is not None:
+        place = {name: row for row, name in enumerate(metadata.column(FILE_NAME).to_pylist())}
+        chosen = metadata.take([place[name] for name in names]).drop_columns([FILE_NAME])
+        _check_free(root, [FILE], chosen.column_names)
+        columns |= dict(zip(chosen.column_names, chosen.columns, strict=True))
+        known = Features.from_arrow_schema(metadata.schema)
+        features |= {name: known[name] for name in chosen.column_names}
+    order = [*(["label"] if "label" in columns else []), FILE, *(name for name in columns if name != "label")]
+    columns[FILE], features[FILE] = pa.array(names, pa.string()), Value("string")
+    features = Features({name: features[name] for name in order})
+    table = pa.table({name: columns[name] for name in order})
+    info = DatasetInfo(features=features)
+    return Dataset(table.replace_schema_metadata(), info=info, split=NamedSplit(split)).cast(features)
+
+
+def _check_free(root: Path, names: Iterable[str], metadata_columns: Iterable[str]) -> None:
+    if taken := sorted(set(names) & set(metadata_columns)):
+        raise ValueError(f"{root}: the metadata has a column {taken[0]!r}, a reserved name; rename it")
+
+
+def _check_labels(root: Path, listed: DatasetDict) -> None:
+    for rows in listed.values():
+        if "label" not in rows.column_names:
+            continue
+        feature, labels = rows.features["label"], rows.data.column("label").to_pylist()
+        for place, label in enumerate(labels):
+            if label is None:
+                raise ValueError(f"{root}: the metadata has no label for {rows[place][FILE]}")
+            if isinstance(feature, ClassLabel) and not 0 <= label < feature.num_classes:
+                raise ValueError(
+                    f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected 0 to "
+                    f"{feature.num_classes - 1}"
+                )

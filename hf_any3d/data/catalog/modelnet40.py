@@ -1,22 +1,21 @@
-"""ModelNet40: CAD models of 40 classes, in the four layouts in which the field passes it around."""
+"""ModelNet40: CAD models of 40 classes, in the four layouts in use."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Array2D, DatasetDict, Features
+import numpy as np
+from datasets import Array2D, DatasetDict, Features, Value
 
-from hf_any3d.data.catalog import modelnet40_layouts
-from hf_any3d.data.conversion import Benchmark, Licence, load_benchmark
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import check_names, find_folder, hdf5_source, read_lines, read_table
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
+from hf_any3d.data.files.restricted_pickle import read_pickle
 
-LAYOUTS = ("txt", "h5", "pickle", "off")
-PLACES = {
-    "txt": ("modelnet40_normal_resampled", "ModelNet/modelnet40_normal_resampled"),
-    "h5": ("modelnet40_ply_hdf5_2048",),
-    "pickle": ("modelnet40_normal_resampled", "ModelNet/modelnet40_normal_resampled"),
-    "off": ("ModelNet40",),
-}
-"""Layout -> folders, below the one given, where it is looked for; the one given itself is looked at too."""
+SPLITS = ("train", "test")
 
 CLASS_NAMES = tuple(
     "airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser flower_pot "
@@ -43,7 +42,7 @@ TREE = """  modelnet40_normal_resampled/                                        
   modelnet40_ply_hdf5_2048/ply_data_train0.h5, ..., ply_data_test1.h5      layout "h5"
   ModelNet40/airplane/train/airplane_0001.off, ...                         layout "off\""""
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="modelnet40",
     description="ModelNet40: 12,311 CAD models of 40 classes, as points on their surfaces.",
     homepage="https://modelnet.cs.princeton.edu/",
@@ -53,7 +52,7 @@ BENCHMARK = Benchmark(
         "txt": {"train": 9843, "test": 2468},
         "pickle": {"train": 9843, "test": 2468},
         "off": {"train": 9843, "test": 2468},
-        "h5": {"train": 9840, "test": 2468},  # three training models never got into these files
+        "h5": {"train": 9840, "test": 2468},  # three training models are missing from these files
     },
     origin=(
         "Get modelnet40_normal_resampled.zip or modelnet40_ply_hdf5_2048.zip from "
@@ -78,8 +77,7 @@ def load(
     """Read ModelNet40.
 
     Rows have `points` (num_points, 3) in the units of the files, neither centred nor scaled, and `label`; for "txt"
-    and "off" also `file`, the model's name. Which points a model is trained on is decided later, by farthest point
-    sampling for instance.
+    and "off" also `file`, the model's name.
 
     Args:
         data_dir: the folder above one of those in `TREE`, or that folder itself.
@@ -87,21 +85,21 @@ def load(
             points by farthest point sampling that other programs write; read without Python's unpickler) or "off"
             (meshes). None takes the first of these that is there.
         normals: read the column `normals` (num_points, 3) too.
-        num_points: for "off", points to draw on each surface, 10,000 by default; for "pickle", which cache to take,
-            8192 by default. Other layouts have their number.
-        seed: for "off", draws the points, for each model on its own.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        num_points: for "off", points to draw on each surface, 10,000 by default; for "pickle", which cache to read,
+            8192 by default. Other layouts have a fixed number.
+        seed: for "off", seed of the points, which are drawn for each model separately.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: an unknown layout, a number of points that it does not have, another number of clouds than
             published, or class names other than the published ones.
-        FileNotFoundError: files are missing; says where they are to be had.
+        FileNotFoundError: files are missing; says where to get them.
 
     Source: Wu et al., "3D ShapeNets"; points with normals by Qi et al., "PointNet++".
     """
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)} or None")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     layout, folder = find_layout(root, LAYOUTS if layout is None else (layout,))
     if num_points is not None and (layout in ("txt", "h5") or num_points < 1):
         raise ValueError(
@@ -112,29 +110,150 @@ def load(
         options["num_points"] = num_points or {"off": 10_000, "pickle": 8192}[layout]
     if layout == "off":
         options["seed"] = seed
-    sources = modelnet40_layouts.SOURCES[layout](BENCHMARK, folder, **options)
-    points = {"txt": None, "h5": 2048}.get(layout, num_points or options.get("num_points"))
-    names = ("points", "normals") if normals else ("points",)
-    features = Features({name: Array2D((points, 3), "float32") for name in names})
-    features["label"] = BENCHMARK.class_label()
+    sources = LAYOUTS[layout].sources(folder, **options)
+    points = {"txt": None, "h5": 2048}.get(layout, options.get("num_points"))
+    features = Features({name: Array2D((points, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
+    features["label"] = DATASET.class_label()
     if layout in ("txt", "off"):
-        features["file"] = modelnet40_layouts.FILE
-    return load_benchmark(BENCHMARK, folder, sources, features, variant=layout, options=options, **conversion)
+        features["file"] = Value("string")
+    return load_published(DATASET, folder, sources, features, variant=layout, options=options, **conversion)
 
 
-def find_layout(root: Path, layouts: Iterable[str], places: Mapping[str, Iterable[str]] = PLACES) -> tuple[str, Path]:
-    """Find which layout lies in a folder, and where.
-
-    Args:
-        root: the folder given.
-        layouts: what to look for, in this order.
-        places: folders below `root` to look into, by layout.
+def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
+    """Return the first of `layouts` that is in a folder, and its folder.
 
     Raises:
-        FileNotFoundError: none of them; says where the files are to be had.
+        FileNotFoundError: none of them; says where to get the files.
     """
-    for layout in layouts:
-        for folder in (root, *(root / place for place in places[layout])):
-            if modelnet40_layouts.is_there(layout, folder):
-                return layout, folder
-    raise BENCHMARK.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
+    for name in layouts:
+        layout = LAYOUTS[name]
+        if folder := find_folder((root, *(root / place for place in layout.places)), layout.mark):
+            return name, folder
+    raise DATASET.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
+
+
+def pickle_source(file: Path) -> SplitSource:
+    """Return the clouds of a pickled cache: a list of arrays (points, 6) and a list of their labels.
+
+    Raises:
+        PointCloudFileError: a damaged file, or one with other content.
+    """
+    value = read_pickle(file)
+    try:
+        clouds, labels = value
+        is_valid = isinstance(clouds, list) and len(clouds) == len(labels)
+    except (TypeError, ValueError):
+        is_valid = False
+    if not is_valid:
+        raise PointCloudFileError(f"{file}: expected a list of clouds and a list of as many labels")
+
+    def read(number: int) -> Iterator[Mapping[str, object]]:
+        try:
+            yield {**points_and_normals(clouds[number]), "label": labels[number]}
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{describe(number)}: {error}") from None
+
+    def describe(number: int) -> str:
+        return f"{file}, cloud {number}"
+
+    return SplitSource(range(len(clouds)), read, [file], num_rows=len(clouds), describe=describe)
+
+
+def points_and_normals(table: object) -> dict[str, np.ndarray]:
+    """Split a table (points, 3 or 6) into xyz and normals.
+
+    Raises:
+        PointCloudError: not such an array.
+    """
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] not in (3, 6):
+        shape = getattr(table, "shape", type(table).__name__)
+        raise PointCloudError(f"a cloud of shape {shape}; expected (points, 6), xyz and normal")
+    row = {"points": table[:, :3]}
+    return row if table.shape[1] == 3 else {**row, "normals": table[:, 3:]}
+
+
+def _text_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:
+    lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
+    names_file = folder / "modelnet40_shape_names.txt"
+    DATASET.require([names_file, *lists.values()], folder)
+    check_names(names_file, CLASS_NAMES, "class")
+
+    def read(path: Path) -> Iterator[Mapping[str, object]]:
+        table = read_table(path, columns=6)
+        yield {**points_and_normals(table), "label": path.parent.name, "file": path.stem}
+
+    sources = {}
+    for split, file in lists.items():
+        models = read_lines(file)
+        for number, model in enumerate(models, 1):
+            # The class is what precedes the last underscore: flower_pot_0001.
+            if model.rpartition("_")[0] not in CLASS_NAMES or "/" in model:
+                raise ValueError(f"{file}: line {number} is {model[:60]!r}; expected a class and a number, chair_0001")
+        paths = [folder / model.rpartition("_")[0] / f"{model}.txt" for model in models]
+        sources[split] = SplitSource.from_paths(paths, read, [file])
+    return sources
+
+
+def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) -> dict[str, SplitSource]:
+    def read(path: Path) -> Iterator[Mapping[str, object]]:
+        mesh = read_point_cloud(path)
+        # Seeded by its own name, a model gives the same points whatever other files there are.
+        generator = np.random.default_rng([seed, zlib.crc32(path.stem.encode())])
+        try:
+            cloud = mesh.sample_surface(num_points, generator)
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{path}: {error}") from None
+        row = {"points": cloud.points, "label": path.parents[1].name, "file": path.stem}
+        yield {**row, "normals": cloud.normals} if normals else row
+
+    sources = {}
+    for split in SPLITS:
+        files = [path for name in CLASS_NAMES for path in sorted((folder / name / split).glob("*.off"))]
+        if not files:
+            raise DATASET.not_found(f"{folder}: no meshes in the folders {split} of the classes")
+        sources[split] = SplitSource(files, read, files, num_rows=len(files))
+    return sources
+
+
+def _hdf5_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:
+    columns = {"data": "points", "label": "label"}
+    if normals:
+        columns["normal"] = "normals"
+    sources = {}
+    for split in SPLITS:
+        found = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
+        numbers = range(max(found, default=0) + 1)
+        DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
+        sources[split] = hdf5_source([found[number] for number in numbers], columns)
+    return sources
+
+
+def _pickle_sources(folder: Path, *, normals: bool, num_points: int) -> dict[str, SplitSource]:
+    files = {split: folder / f"modelnet40_{split}_{num_points}pts_fps.dat" for split in SPLITS}
+    DATASET.require(files.values(), folder)
+    return {split: pickle_source(file) for split, file in files.items()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of the files.
+
+    Attributes:
+        mark: pattern of files that only this layout has.
+        places: folders to search, below the one given, which is searched first.
+        sources: returns where the rows of each split come from, given the folder and options.
+    """
+
+    mark: str
+    places: tuple[str, ...]
+    sources: Callable[..., dict[str, SplitSource]]
+
+
+_RESAMPLED = ("modelnet40_normal_resampled", "ModelNet/modelnet40_normal_resampled")
+
+LAYOUTS = {
+    "txt": Layout("*/*_[0-9][0-9][0-9][0-9].txt", _RESAMPLED, _text_sources),
+    "h5": Layout("ply_data_train*.h5", ("modelnet40_ply_hdf5_2048",), _hdf5_sources),
+    "pickle": Layout("modelnet40_*pts_fps.dat", _RESAMPLED, _pickle_sources),
+    "off": Layout("*/train/*.off", ("ModelNet40",), _mesh_sources),
+}

@@ -1,4 +1,4 @@
-"""ModelNet40 few-shot: episodes of 5 or 10 classes with 10 or 20 training shapes each, ten folds of each kind."""
+"""ModelNet40 few-shot: ten folds each of 5 or 10 classes with 10 or 20 training shapes per class."""
 
 import json
 import os
@@ -13,180 +13,17 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from datasets.table import InMemoryTable
 
 from hf_any3d.data.catalog import modelnet40
-from hf_any3d.data.catalog.modelnet40_layouts import points_and_normals
-from hf_any3d.data.conversion import Benchmark, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_table
+from hf_any3d.data.catalog.modelnet40 import points_and_normals
+from hf_any3d.data.conversion import PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.restricted_pickle import read_pickle
 
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A shape of a fold.
-
-    Attributes:
-        label: its class within the fold.
-        original: its class of ModelNet40.
-        read: gives its points and normals (num_points, 3 or 6).
-        file: where the points lie, when that is not the fold's own file.
-    """
-
-    label: int
-    original: int
-    read: Callable[[], object]
-    file: Path | None = None
-
-
-def fold_sources(
-    files: Sequence[Path], shapes: Mapping[str, Sequence[Shape]], way: int, class_names: Sequence[str]
-) -> tuple[dict[str, SplitSource], list[str]]:
-    """Check the labels of a fold.
-
-    Args:
-        files: of the fold.
-        shapes: of each split.
-        way: how many classes it must have.
-        class_names: of ModelNet40.
-
-    Returns:
-        Where the rows of each split come from, and the names of the fold's classes in the order of its labels.
-
-    Raises:
-        PointCloudFileError: labels that do not stand for `way` different classes.
-    """
-    originals: dict[int, int] = {}
-    for shape in (shape for split in SPLITS for shape in shapes[split]):
-        label, original = shape.label, shape.original
-        if not 0 <= label < way or not 0 <= original < len(class_names):
-            last = len(class_names) - 1
-            raise PointCloudFileError(
-                f"{files[0]}: label {label} of class {original}; expected 0 to {way - 1} of classes 0 to {last}"
-            )
-        if originals.setdefault(label, original) != original:
-            raise PointCloudFileError(
-                f"{files[0]}: label {label} stands for classes {originals[label]} and {original}; expected one"
-            )
-    if len(set(originals.values())) != way:
-        raise PointCloudFileError(f"{files[0]}: {len(set(originals.values()))} classes; expected {way}")
-    names = [class_names[originals[label]] for label in range(way)]
-    return {split: _source(files, split, shapes[split]) for split in SPLITS}, names
-
-
-def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
-    def read(number: int):
-        shape = shapes[number]
-        try:
-            columns = points_and_normals(shape.read())
-        except PointCloudFileError:
-            raise
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{describe(number)}: {error}") from None
-        yield {**columns, "label": shape.label, "original_label": shape.original}
-
-    def describe(number: int) -> str:
-        return f"{files[0]}, {split} {number}"
-
-    elsewhere = sorted({shape.file for shape in shapes if shape.file is not None})
-    missing = [file for file in elsewhere if not file.is_file()]
-    stamped = [*files, *(file for file in elsewhere if file not in missing)]
-    return SplitSource(range(len(shapes)), read, stamped, len(shapes), describe, missing)
-
-
-def pickled_shapes(path: Path) -> dict[str, list[Shape]]:
-    """Read a published fold: a dict of lists of (points, label, original label).
-
-    Raises:
-        PointCloudFileError: a damaged file, or one of another content.
-    """
-    value = read_pickle(path)
-    if not isinstance(value, dict) or not all(isinstance(value.get(split), list) for split in SPLITS):
-        raise PointCloudFileError(f"{path}: expected a dict with lists 'train' and 'test'")
-    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    for split in SPLITS:
-        for number, item in enumerate(value[split]):
-            try:
-                cloud, label, original = item
-                shapes[split].append(Shape(_whole(label), _whole(original), partial(_itself, cloud)))
-            except (TypeError, ValueError):
-                text = f"{path}: {split} {number} is not (points, label, original label)"
-                raise PointCloudFileError(text) from None
-    return shapes
-
-
-def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
-    """Read a fold that was written by `Dataset.to_parquet`, one file a split.
-
-    Raises:
-        PointCloudFileError: a damaged file, or one without the columns of a fold.
-    """
-    shapes = {}
-    for split, path in files.items():
-        try:
-            rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
-            labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in rows.remove_columns("points")]
-        # A damaged file can fail anywhere in the library.
-        except Exception as error:
-            text = f"{path}: no sound fold ({type(error).__name__}: {str(error)[:80]})"
-            raise PointCloudFileError(text) from None
-        shapes[split] = [Shape(*pair, partial(_row_of, rows, number)) for number, pair in enumerate(labels)]
-    return shapes
-
-
-def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[str, list[Shape]]:
-    """Read a fold that only names its shapes: `{"train": [["chair_0001", 0], ...], "test": [...]}`.
-
-    Args:
-        path: the fold.
-        folder: ModelNet40 as text.
-        class_names: of ModelNet40.
-
-    Raises:
-        PointCloudFileError: no such JSON, or a name without a class.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        named = {split: [(str(name), _whole(label)) for name, label in value[split]] for split in SPLITS}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PointCloudFileError(
-            f"{path}: no sound fold ({type(error).__name__}); expected lists 'train' and 'test' of [name, label]"
-        ) from None
-    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    for split, some in named.items():
-        for name, label in some:
-            kind = name.rpartition("_")[0]
-            if kind not in class_names or "/" in name:
-                raise PointCloudFileError(f"{path}: {split} names {name[:60]!r}; expected such as chair_0001")
-            file = folder / kind / f"{name}.txt"
-            shapes[split].append(Shape(label, class_names.index(kind), partial(read_table, file, columns=6), file))
-    return shapes
-
-
-def _itself(cloud: object) -> object:
-    return cloud
-
-
-def _row_of(rows: Dataset, number: int) -> np.ndarray:
-    try:
-        row = rows[number]
-        return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
-    # Damaged lists come out of the library as whatever fails first.
-    except Exception as error:
-        raise PointCloudError(f"damaged points ({type(error).__name__}: {str(error)[:80]})") from None
-
-
-def _whole(value: object) -> int:
-    number = np.asarray(value)
-    if number.size != 1 or number.dtype.kind not in "iu":
-        raise ValueError("no whole number")
-    return int(number.reshape(()))
-
-
 WAYS, SHOTS, FOLDS = (5, 10), (10, 20), 10
 TEST_SHAPES = 20  # of each class
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="modelnet40_fewshot",
     description="Few-shot episodes of ModelNet40: some of its classes, a few shapes of each to learn from.",
     homepage="https://github.com/charusharma1991/SSL_PointClouds",
@@ -232,50 +69,207 @@ def load(
     Args:
         data_dir: the folder with `{way}way_{shot}shot`, or the one above `ModelNetFewshot`. A fold is
             `{fold}-train.parquet` and `{fold}-test.parquet`, `{fold}.json` or the published `{fold}.pkl`, which is
-            read without Python's unpickler; the first of these that is there is taken. A loaded fold is turned into
-            the first kind by `splits[split].to_parquet(...)`.
-        way: classes.
-        shot: training shapes of each class; there are 20 test shapes of each.
-        fold: which of them, 0 to 9.
+            read without Python's unpickler; the first that exists is read. `splits[split].to_parquet(...)` converts a
+            loaded fold to the first kind.
+        way: number of classes.
+        shot: training shapes per class; there are 20 test shapes per class.
+        fold: number of the fold, 0 to 9.
         normals: read the column `normals` too.
-        modelnet_dir: for JSON, which only names the shapes: the folder of ModelNet40 in layout "txt".
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        modelnet_dir: the folder of ModelNet40 in layout "txt", for JSON, which only names the shapes.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
-        ValueError: an argument out of range; a fold of another content, or with another number of shapes.
-        FileNotFoundError: the fold is missing; says where it is to be had.
+        ValueError: an argument out of range; a fold with other content, or with another number of shapes.
+        FileNotFoundError: the fold is missing; says where to get it.
 
     Source: Sharma and Kaul, "Self-Supervised Few-Shot Learning on Point Clouds".
     """
     for name, value, least in (("way", way, 2), ("shot", shot, 1), ("fold", fold, 0)):
         if type(value) is not int or value < least:
             raise ValueError(f"{name} is {value!r}; expected a whole number from {least}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     variant = f"{way}way_{shot}shot"
     folder = next((f for f in (root / variant, root / "ModelNetFewshot" / variant) if f.is_dir()), root / variant)
     files, shapes = _fold(folder, fold, modelnet_dir)
-    sources, names = fold_sources(files, shapes, way, BENCHMARK.class_names)
+    sources, names = fold_sources(files, shapes, way, DATASET.class_names)
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["label"] = ClassLabel(names=names)
-    features["original_label"] = BENCHMARK.class_label()
+    features["original_label"] = DATASET.class_label()
     options = {"fold": fold, "normals": normals}
-    return load_benchmark(BENCHMARK, folder, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, folder, sources, features, variant=variant, options=options, **conversion)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of a fold.
+
+    Attributes:
+        label: its class within the fold.
+        original: its class of ModelNet40.
+        read: returns its points and normals (num_points, 3 or 6).
+        file: the file of the points, if not the fold's own.
+    """
+
+    label: int
+    original: int
+    read: Callable[[], object]
+    file: Path | None = None
 
 
 def _fold(
     folder: Path, fold: int, modelnet_dir: str | os.PathLike | None
 ) -> tuple[list[Path], dict[str, list[Shape]]]:
-    """The files of a fold and its shapes."""
+    """Return the files of a fold and its shapes."""
     parquet = {split: folder / f"{fold}-{split}.parquet" for split in SPLITS}
     if all(path.is_file() for path in parquet.values()):
         return list(parquet.values()), parquet_shapes(parquet)
     path = folder / f"{fold}.json"
     if path.is_file():
         if modelnet_dir is None:
-            raise ValueError(f"modelnet_dir is None; expected ModelNet40 as text, of which {path} names shapes")
+            raise ValueError(f"modelnet_dir is None; expected ModelNet40 as text, since {path} only names its shapes")
         _, clouds = modelnet40.find_layout(Path(modelnet_dir), ("txt",))
-        return [path], named_shapes(path, clouds, BENCHMARK.class_names)
+        return [path], named_shapes(path, clouds, DATASET.class_names)
     path = folder / f"{fold}.pkl"
     if path.is_file():
         return [path], pickled_shapes(path)
-    raise BENCHMARK.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet")
+    raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet")
+
+
+def pickled_shapes(path: Path) -> dict[str, list[Shape]]:
+    """Read a published fold: a dict of lists of (points, label, original label).
+
+    Raises:
+        PointCloudFileError: a damaged file, or one with other content.
+    """
+    value = read_pickle(path)
+    if not isinstance(value, dict) or not all(isinstance(value.get(split), list) for split in SPLITS):
+        raise PointCloudFileError(f"{path}: expected a dict with lists 'train' and 'test'")
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for number, item in enumerate(value[split]):
+            try:
+                cloud, label, original = item
+                shapes[split].append(Shape(_whole(label), _whole(original), lambda cloud=cloud: cloud))
+            except (TypeError, ValueError):
+                text = f"{path}: {split} {number} is not (points, label, original label)"
+                raise PointCloudFileError(text) from None
+    return shapes
+
+
+def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
+    """Read a fold written by `Dataset.to_parquet`, one file per split.
+
+    Raises:
+        PointCloudFileError: a damaged file, or one without the columns of a fold.
+    """
+    shapes = {}
+    for split, path in files.items():
+        try:
+            rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
+            labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in rows.remove_columns("points")]
+        # A damaged file can fail anywhere in the library.
+        except Exception as error:
+            text = f"{path}: no sound fold ({type(error).__name__}: {str(error)[:80]})"
+            raise PointCloudFileError(text) from None
+        shapes[split] = [Shape(*pair, partial(_row_of, rows, number)) for number, pair in enumerate(labels)]
+    return shapes
+
+
+def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[str, list[Shape]]:
+    """Read a fold of names only: `{"train": [["chair_0001", 0], ...], "test": [...]}`.
+
+    Args:
+        path: the fold.
+        folder: ModelNet40 as text.
+        class_names: of ModelNet40.
+
+    Raises:
+        PointCloudFileError: not such JSON, or a name without a class.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        named = {split: [(str(name), _whole(label)) for name, label in value[split]] for split in SPLITS}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PointCloudFileError(
+            f"{path}: no sound fold ({type(error).__name__}); expected lists 'train' and 'test' of [name, label]"
+        ) from None
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
+    for split, some in named.items():
+        for name, label in some:
+            kind = name.rpartition("_")[0]
+            if kind not in class_names or "/" in name:
+                raise PointCloudFileError(f"{path}: {split} names {name[:60]!r}; expected such as chair_0001")
+            file = folder / kind / f"{name}.txt"
+            shapes[split].append(Shape(label, class_names.index(kind), partial(read_table, file, columns=6), file))
+    return shapes
+
+
+def fold_sources(
+    files: Sequence[Path], shapes: Mapping[str, Sequence[Shape]], way: int, class_names: Sequence[str]
+) -> tuple[dict[str, SplitSource], list[str]]:
+    """Check the labels of a fold.
+
+    Args:
+        files: of the fold.
+        shapes: of each split.
+        way: expected number of classes.
+        class_names: of ModelNet40.
+
+    Returns:
+        The source of each split, and the names of the fold's classes in the order of its labels.
+
+    Raises:
+        PointCloudFileError: labels that do not map to `way` different classes.
+    """
+    originals: dict[int, int] = {}
+    for shape in (shape for split in SPLITS for shape in shapes[split]):
+        label, original = shape.label, shape.original
+        if not 0 <= label < way or not 0 <= original < len(class_names):
+            last = len(class_names) - 1
+            raise PointCloudFileError(
+                f"{files[0]}: label {label} of class {original}; expected 0 to {way - 1} of classes 0 to {last}"
+            )
+        if originals.setdefault(label, original) != original:
+            raise PointCloudFileError(
+                f"{files[0]}: label {label} stands for classes {originals[label]} and {original}; expected one"
+            )
+    if len(set(originals.values())) != way:
+        raise PointCloudFileError(f"{files[0]}: {len(set(originals.values()))} classes; expected {way}")
+    names = [class_names[originals[label]] for label in range(way)]
+    return {split: _source(files, split, shapes[split]) for split in SPLITS}, names
+
+
+def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
+    def read(number: int):
+        shape = shapes[number]
+        try:
+            columns = points_and_normals(shape.read())
+        except PointCloudFileError:
+            raise
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{describe(number)}: {error}") from None
+        yield {**columns, "label": shape.label, "original_label": shape.original}
+
+    def describe(number: int) -> str:
+        return f"{files[0]}, {split} {number}"
+
+    elsewhere = sorted({shape.file for shape in shapes if shape.file is not None})
+    missing = [file for file in elsewhere if not file.is_file()]
+    stamped = [*files, *(file for file in elsewhere if file not in missing)]
+    return SplitSource(range(len(shapes)), read, stamped, len(shapes), describe, missing)
+
+
+def _row_of(rows: Dataset, number: int) -> np.ndarray:
+    try:
+        row = rows[number]
+        return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
+    # Damaged lists raise whatever fails first in the library.
+    except Exception as error:
+        raise PointCloudError(f"damaged points ({type(error).__name__}: {str(error)[:80]})") from None
+
+
+def _whole(value: object) -> int:
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "iu":
+        raise ValueError("no whole number")
+    return int(number.reshape(()))

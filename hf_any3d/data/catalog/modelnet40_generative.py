@@ -1,4 +1,4 @@
-"""ModelNet40 as it is used for generative classification: a language model says in words what a cloud is."""
+"""ModelNet40 for generative classification, where a language model names the class of a cloud in words."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -8,17 +8,17 @@ import numpy as np
 from datasets import DatasetDict, Features, List, Value
 
 from hf_any3d.data.catalog import modelnet40
-from hf_any3d.data.catalog.modelnet40_layouts import pickle_source
+from hf_any3d.data.catalog.modelnet40 import pickle_source
+from hf_any3d.data.catalog.objaverse_captions import NUM_POINTS, cloud_features
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
-from hf_any3d.data.catalog.pointllm_clouds import NUM_POINTS, cloud_features
-from hf_any3d.data.conversion import Benchmark, load_benchmark
+from hf_any3d.data.conversion import PublishedDataset, load_published
 from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 
 FILE = "modelnet40_test_8192pts_fps.dat"
-PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.PLACES["pickle"])
+PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"].places)
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="modelnet40_generative",
     description=(
         "The 2,468 test models of ModelNet40 as clouds of 8,192 points without colour, each with a question what it "
@@ -40,33 +40,33 @@ BENCHMARK = Benchmark(
 def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conversion) -> DatasetDict:
     """Read the test models with a question.
 
-    Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, as the
-    models of this task take coloured clouds and these have none; `label`, whose classes are written with blanks
-    ("tv stand"); `object_id`, the row's number; and `conversations`, the question and the class as the answer, in the
-    form of `objaverse_captions`.
+    Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, since
+    the models of this task take coloured clouds and these have no colours; `label`, with class names in words ("tv
+    stand"); `object_id`, the row's number; and `conversations`, the question and the class as the answer, in the
+    format of `objaverse_captions`.
 
     Args:
-        data_dir: the folder with the file, or one above it. The file is a pickle and read without Python's unpickler.
+        data_dir: the folder with the file, or one above it. The file is a pickle, read without Python's unpickler.
         question: 0 for "What is this?", 1 for "This is an object of ", which ends with a blank.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
         ValueError: another question, another number of clouds than published, or a file that cannot be read.
-        FileNotFoundError: the file is missing; says where it is to be had.
+        FileNotFoundError: the file is missing; says where to get it.
 
     Source: Xu et al., "PointLLM", Sec. 4.
     """
     if type(question) is not int or not 0 <= question < len(CLASSIFICATION_QUESTIONS):
         raise ValueError(f"question is {question!r}; expected 0 to {len(CLASSIFICATION_QUESTIONS) - 1}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     paths = [root / place / FILE for place in PLACES]
     path = next((path for path in paths if path.is_file()), paths[0])
-    BENCHMARK.require([path], root)
+    DATASET.require([path], root)
 
     features = Features(
         {
             **cloud_features(colors=True),
-            "label": BENCHMARK.class_label(),
+            "label": DATASET.class_label(),
             "object_id": Value("string"),
             "conversations": List({"from": Value("string"), "value": Value("string")}),
         }
@@ -82,7 +82,7 @@ def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conv
                 label = checked_row(row, labels)["label"]
             except PointCloudError as error:
                 raise PointCloudFileError(f"{source.describe(number)}: {error}") from None
-            turns = zip(SPEAKERS, (text, BENCHMARK.class_names[label]), strict=True)
+            turns = zip(SPEAKERS, (text, DATASET.class_names[label]), strict=True)
             yield {
                 **row,
                 "colors": black,
@@ -91,6 +91,4 @@ def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conv
             }
 
     options = {"question": question}
-    return load_benchmark(
-        BENCHMARK, root, {"test": replace(source, read=read)}, features, options=options, **conversion
-    )
+    return load_published(DATASET, root, {"test": replace(source, read=read)}, features, options=options, **conversion)

@@ -1,28 +1,28 @@
-"""Objaverse as PointLLM published it: coloured clouds with captions and conversations about them."""
+"""Objaverse as published by PointLLM: coloured clouds with captions and conversations about them."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from datasets import DatasetDict, Features, IterableDatasetDict, List, Value
+from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
-from hf_any3d.data.catalog.pointllm_clouds import (
-    CloudAdder,
-    cloud_features,
-    cloud_path,
-    find_clouds,
-    read_cloud,
-    stamp_clouds,
-    stream_clouds,
-)
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines
-from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import find_folder, read_lines
+from hf_any3d.data.conversion.shards import checked_row
+from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.npy import parse_array
 
+logger = logging.getLogger(__name__)
+
+NUM_POINTS = 8192
+SUFFIX = f"_{NUM_POINTS}.npy"
+MOST_SHARDS = 256
 SPLITS = ("train", "validation", "test")
 
 FULL = "PointLLM_brief_description_660K.json"
@@ -40,21 +40,180 @@ LENGTHS = {
     VALIDATION_IDS: (3000, 3000),
     TEST: (200, 200),
 }
-"""Fewest and most entries of a file; those of training are published in tens of thousands only."""
+"""Fewest and most entries of a file; those of training are published only as rounded numbers."""
+
+WHICH = {
+    "brief": TYPES[:1],
+    "complex": TYPES[1:],
+    "detailed": TYPES[1:2],
+    "single_round": TYPES[2:3],
+    "multi_round": TYPES[3:],
+}
+"""Choice of training conversations -> their types in the files."""
+
+BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a8004f9c06d3b7f38"})
+"""Objects whose published colours are damaged."""
+
+CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
+ANNOTATIONS = ("anno_data", "data/anno_data", "")
+
+DATASET = PublishedDataset(
+    name="objaverse_captions",
+    description=(
+        "PointLLM's data on Objaverse: 660 thousand objects as coloured clouds of 8,192 points with a brief caption "
+        "each, and 70 thousand detailed descriptions and conversations about some of them. 3,000 objects are reserved "
+        "and in no training conversation; the test captions belong to 200 of them."
+    ),
+    homepage="https://huggingface.co/datasets/RunsenXu/PointLLM",
+    licence=Licence(
+        "other",
+        "the collection under ODC-By 1.0; each object of Objaverse under its own Creative Commons licence, some of "
+        "them non-commercial; the program they come with under CC BY-NC-SA 4.0",
+        "https://huggingface.co/datasets/RunsenXu/PointLLM",
+    ),
+    citation="""@inproceedings{xu2024pointllm,
+  title = {PointLLM: Empowering Large Language Models to Understand Point Clouds},
+  author = {Xu, Runsen and Wang, Xiaolong and Wang, Tai and Chen, Yilun and Pang, Jiangmiao and Lin, Dahua},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year = {2024}
+}""",
+    expected_counts={which: {"test": 200} for which in WHICH},
+    origin=(
+        "Get the files by `hf download RunsenXu/PointLLM --repo-type dataset` (78 GB packed, about 130 GB unpacked; "
+        "their page is https://huggingface.co/datasets/RunsenXu/PointLLM), join and unpack the clouds by "
+        "`cat Objaverse_660K_8192_npy_split_a* | tar -xz`, and pass the folder above 8192_npy as data_dir"
+    ),
+    layout="""  8192_npy/00000054c36d44a2a483bdbff31d8edf_8192.npy, ...   or objaverse_data/; x, y, z and colours
+  anno_data/PointLLM_brief_description_660K_filtered.json   anno_data/ may be left out
+  anno_data/PointLLM_complex_instruction_70K.json           unless which="brief"
+  anno_data/PointLLM_brief_description_val_3000_GT.json     or PointLLM_brief_description_660K.json
+                                                            and val_object_ids_3000.txt
+  anno_data/PointLLM_brief_description_val_200_GT.json""",
+)
+
+
+def load(
+    data_dir: str | os.PathLike | None = None,
+    *,
+    which: str = "brief",
+    splits: Sequence[str] = SPLITS,
+    colors: bool = True,
+    ids: Iterable[str] | None = None,
+    limit: int | None = None,
+    streaming: bool = False,
+    **conversion,
+) -> DatasetDict | IterableDatasetDict:
+    """Read clouds of Objaverse with captions and conversations about them.
+
+    Rows have `points` (8192, 3), as in the files, neither centred nor scaled, and `colors` (8192, 3) from 0 to 1;
+    `object_id`; `conversation_type`; `conversations`, a list of turns with `from` ("human" or "gpt") and `value`, as
+    stored: `<point>` marks the place of the cloud. Brief and detailed descriptions also have `caption`, the answer.
+    `to_messages` of `pointllm_annotations` converts them to messages for chat templates.
+
+    No object is in two splits: reserved objects are in no training row, and `validation` has the reserved objects
+    without the 200 of `test`. Both have brief captions, whatever `which` is.
+
+    Args:
+        data_dir: the folder with the clouds in `8192_npy` or `objaverse_data` and the annotations next to them or in
+            `anno_data`; the folder above `data` may be given too.
+        which: training conversations: "brief" (660 thousand), "complex" (70 thousand) or only its "detailed",
+            "single_round" or "multi_round" ones.
+        splits: some of "train", "validation" and "test"; files of others may be missing.
+        colors: False leaves colours out, and keeps the two objects whose colours are damaged.
+        ids: only these objects.
+        limit: at most this many rows of each split, the first ones.
+        streaming: read each cloud from its own file together with its row. Only the texts are converted then;
+            otherwise the clouds are copied to Parquet, 196 kB each.
+        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_published`. `verify` also
+            compares the lengths of the annotation files with the published ones and refuses objects named twice.
+
+    Raises:
+        ValueError: an option out of range; ids without annotation; another number of entries than published; a file
+            that cannot be read, with file and entry.
+        FileNotFoundError: files are missing; says where to get them.
+
+    Source: Xu et al., "PointLLM", Sec. 3.
+    """
+    if which not in WHICH:
+        raise ValueError(f"which is {which!r}; expected one of {', '.join(WHICH)}")
+    names = [splits] if isinstance(splits, str) else list(splits)
+    if not names or any(split not in SPLITS for split in names):
+        raise ValueError(f"splits is {splits!r}; expected some of {', '.join(SPLITS)}")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"limit is {limit!r}; expected None or a whole number from 1")
+    ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
+    if ids is not None and not ids:
+        raise ValueError("ids is empty; expected None or some objects")
+    root = DATASET.root(data_dir)
+    clouds = find_clouds([root / place for place in CLOUDS])
+    if clouds is None:
+        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
+    folders = [root / place for place in ANNOTATIONS]
+    folder = find_folder(folders, "PointLLM_*.json") or folders[0]
+
+    files = PointLLMSplits(folder, root, verify=conversion.get("verify", True))
+    unwanted = BROKEN_COLORS if colors else frozenset()
+    chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], names, unwanted, ids)
+    chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
+
+    cloud_columns = cloud_features(colors)
+    columns = Features(
+        {
+            "object_id": Value("string"),
+            "conversation_type": Value("string"),
+            "conversations": List({"from": Value("string"), "value": Value("string")}),
+        }
+    )
+    if which in ("brief", "detailed"):
+        columns["caption"] = Value("string")
+    options = {
+        "colors": colors,
+        "clouds": not streaming,
+        "ids": ids and hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
+        "limit": limit,
+    }
+    rows = load_published(
+        DATASET,
+        root,
+        {split: _source(path, some, clouds, streaming) for split, (path, some) in chosen.items()},
+        columns if streaming else Features({**cloud_columns, **columns}),
+        variant=which if ids is None and limit is None else f"{which}_part",
+        options=options,
+        **conversion,
+    )
+    if not streaming:
+        return rows
+    return stream_clouds(rows, CloudAdder(clouds, cloud_columns, conversion.get("on_error") == "skip"))
+
+
+def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streaming: bool) -> SplitSource:
+    def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
+        row = read_annotation(path, annotation)
+        row["caption"] = row["conversations"][1]["value"]
+        yield row if streaming else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
+
+    def describe(annotation: Annotation) -> str:
+        return f"{cloud_path(clouds, annotation.object_id)} (entry {annotation.number} of {path})"
+
+    # The choice of entries depends on other files too, such as the list of reserved objects.
+    chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
+    objects = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
+    digest, missing = stamp_clouds(clouds, objects)
+    digest = chosen.hexdigest() if streaming else f"{chosen.hexdigest()} {digest}"
+    return SplitSource(annotations, read, [path], len(annotations), describe, missing, digest)
 
 
 class PointLLMSplits:
     """Find the annotations of each split.
 
     Args:
-        benchmark: says where the files are to be had.
         folder: of the annotation files.
         root: the folder given, for errors.
         verify: compare lengths with the published ones and refuse objects with two captions.
     """
 
-    def __init__(self, benchmark: Benchmark, folder: Path, root: Path, verify: bool):
-        self._benchmark, self._folder, self._root, self._verify = benchmark, folder, root, verify
+    def __init__(self, folder: Path, root: Path, verify: bool):
+        self._folder, self._root, self._verify = folder, root, verify
         self._entries = cache(self._read)
 
     def choose(
@@ -65,21 +224,20 @@ class PointLLMSplits:
         unwanted: Collection[str],
         ids: Collection[str] | None,
     ) -> dict[str, tuple[Path, list[Annotation]]]:
-        """Give the file and the annotations of each split.
+        """Return the file and the annotations of each split.
 
-        Entries that are not sound stay in, so that reading them says what is wrong; where only some objects are
-        wanted they are left out.
+        Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
 
         Args:
             training: "brief" or "complex".
             types: conversations of the training split.
-            splits: those wanted.
+            splits: splits to return.
             unwanted: objects to leave out everywhere.
-            ids: the only objects wanted; None takes all. A split without any of them is left out.
+            ids: take only these objects; None takes all. A split without any of them is left out.
 
         Raises:
             FileNotFoundError: a file of these splits is missing.
-            PointCloudFileError: a file that is no list of annotations, of another length, or with an object twice.
+            PointCloudFileError: a file that is not a list of annotations, of another length, or with an object twice.
             ValueError: objects without annotation.
         """
         files = self._files(training, splits)
@@ -111,7 +269,7 @@ class PointLLMSplits:
         return chosen
 
     def _files(self, training: str, splits: Sequence[str]) -> dict[str, str]:
-        """The file of each split; all that is needed for them is there."""
+        """Return the file of each split, after checking that all needed files exist."""
         listed = self._is_there(VALIDATION_IDS) and not self._is_there(VALIDATION)
         files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
         if training == "brief":
@@ -119,17 +277,17 @@ class PointLLMSplits:
         files = {split: files[split] for split in splits}
         needed = set(files.values())
         if FULL in needed and not self._is_there(VALIDATION):
-            needed.add(VALIDATION_IDS)  # among all objects, these are the reserved ones
+            needed.add(VALIDATION_IDS)  # selects the reserved objects among all
         if "validation" in files:
             needed.add(TEST)
-        self._benchmark.require([self._folder / name for name in sorted(needed)], self._root)
+        DATASET.require([self._folder / name for name in sorted(needed)], self._root)
         return files
 
     def _is_there(self, name: str) -> bool:
         return (self._folder / name).is_file()
 
     def _reserved(self) -> frozenset[str]:
-        """The reserved objects, as far as there are files that name them."""
+        """Return the reserved objects, if there are files that name them."""
         if self._is_there(VALIDATION) or not self._is_there(VALIDATION_IDS):
             return self._objects(VALIDATION)
         lines = read_lines(self._folder / VALIDATION_IDS)
@@ -145,7 +303,7 @@ class PointLLMSplits:
             )
 
     def _objects(self, name: str) -> frozenset[str]:
-        """The objects that a file names; none where it is not there."""
+        """Return the objects that a file names; none if it does not exist."""
         if not self._is_there(name):
             return frozenset()
         return frozenset(entry.object_id for entry in self._entries(name) if entry.object_id)
@@ -160,7 +318,7 @@ class PointLLMSplits:
                 if entry.object_id and first.setdefault(entry.object_id, entry.number) != entry.number:
                     raise PointCloudFileError(
                         f"{path}: entries {first[entry.object_id]} and {entry.number} are both of object "
-                        f"{entry.object_id}; expected one caption an object. verify=False keeps both"
+                        f"{entry.object_id}; expected one caption per object. verify=False keeps both"
                     )
         return entries
 
@@ -174,163 +332,107 @@ class PointLLMSplits:
             )
 
 
-WHICH = {
-    "brief": TYPES[:1],
-    "complex": TYPES[1:],
-    "detailed": TYPES[1:2],
-    "single_round": TYPES[2:3],
-    "multi_round": TYPES[3:],
-}
-"""Choice of training conversations -> their types in the files."""
-
-BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a8004f9c06d3b7f38"})
-"""Objects whose published colours are damaged."""
-
-CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
-ANNOTATIONS = ("anno_data", "data/anno_data", "")
-
-BENCHMARK = Benchmark(
-    name="objaverse_captions",
-    description=(
-        "PointLLM's data on Objaverse: 660 thousand objects as coloured clouds of 8,192 points with a brief caption "
-        "each, and 70 thousand detailed descriptions and conversations about some of them. 3,000 objects are reserved "
-        "and in no training conversation; the test captions belong to 200 of them."
-    ),
-    homepage="https://huggingface.co/datasets/RunsenXu/PointLLM",
-    licence=Licence(
-        "other",
-        "the collection under ODC-By 1.0; each object of Objaverse under a Creative Commons licence of its own, some "
-        "of them not commercial; the program they come with under CC BY-NC-SA 4.0",
-        "https://huggingface.co/datasets/RunsenXu/PointLLM",
-    ),
-    citation="""@inproceedings{xu2024pointllm,
-  title = {PointLLM: Empowering Large Language Models to Understand Point Clouds},
-  author = {Xu, Runsen and Wang, Xiaolong and Wang, Tai and Chen, Yilun and Pang, Jiangmiao and Lin, Dahua},
-  booktitle = {European Conference on Computer Vision (ECCV)},
-  year = {2024}
-}""",
-    expected_counts={which: {"test": 200} for which in WHICH},
-    origin=(
-        "Get the files by `hf download RunsenXu/PointLLM --repo-type dataset` (78 GB packed, about 130 GB unpacked; "
-        "their page is https://huggingface.co/datasets/RunsenXu/PointLLM), join and unpack the clouds by "
-        "`cat Objaverse_660K_8192_npy_split_a* | tar -xz`, and pass the folder above 8192_npy as data_dir"
-    ),
-    layout="""  8192_npy/00000054c36d44a2a483bdbff31d8edf_8192.npy, ...   or objaverse_data/; x, y, z and colours
-  anno_data/PointLLM_brief_description_660K_filtered.json   anno_data/ may be left out
-  anno_data/PointLLM_complex_instruction_70K.json           for other than brief ones
-  anno_data/PointLLM_brief_description_val_3000_GT.json     or PointLLM_brief_description_660K.json
-                                                            and val_object_ids_3000.txt
-  anno_data/PointLLM_brief_description_val_200_GT.json""",
-)
+def cloud_features(colors: bool) -> Features:
+    """Return the columns of clouds."""
+    names = ("points", "colors") if colors else ("points",)
+    return Features({name: Array2D((NUM_POINTS, 3), "float32") for name in names})
 
 
-def load(
-    data_dir: str | os.PathLike | None = None,
-    *,
-    which: str = "brief",
-    splits: Sequence[str] = SPLITS,
-    colors: bool = True,
-    ids: Iterable[str] | None = None,
-    limit: int | None = None,
-    streaming: bool = False,
-    **conversion,
-) -> DatasetDict | IterableDatasetDict:
-    """Read clouds of Objaverse with what is said about them.
+def cloud_path(folder: Path, object_id: str) -> Path:
+    """Return the file of an object's cloud."""
+    return folder / f"{object_id}{SUFFIX}"
 
-    Rows have `points` (8192, 3), as in the files, neither centred nor scaled, and `colors` (8192, 3) from 0 to 1;
-    `object_id`; `conversation_type`; `conversations`, a list of turns with `from` ("human" or "gpt") and `value`, as
-    stored: `<point>` marks the place of the cloud. Brief and detailed descriptions also have `caption`, the answer.
-    `to_messages` of `pointllm_annotations` makes messages for chat templates.
 
-    No object is in two splits: what is reserved is in no training row, and `validation` holds the reserved objects
-    without the 200 of `test`. Both hold brief captions, whatever `which` says.
+def find_clouds(folders: Iterable[Path]) -> Path | None:
+    """Return the first folder with clouds, without listing folders completely."""
+    for folder in folders:
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                if any(entry.name.endswith(SUFFIX) for entry in entries):
+                    return folder
+    return None
 
-    Args:
-        data_dir: the folder with the clouds in `8192_npy` or `objaverse_data` and the annotations beside them or in
-            `anno_data`; the folder above `data` may be given too.
-        which: training conversations: "brief" (660 thousand), "complex" (70 thousand) or only its "detailed",
-            "single_round" or "multi_round" ones.
-        splits: those wanted, of "train", "validation" and "test"; files of others need not be there.
-        colors: False leaves colours out, and keeps the two objects whose colours are damaged.
-        ids: only these objects.
-        limit: at most so many rows of each split, the first ones.
-        streaming: read each cloud from its own file when its row comes. Only the texts are converted then; otherwise
-            the clouds are copied to Parquet, 196 kB each.
-        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_benchmark`. `verify` also
-            compares the lengths of the annotation files with the published ones and refuses objects named twice.
+
+def read_cloud(path: Path) -> dict[str, np.ndarray]:
+    """Read `points` and `colors`, each (8192, 3); colours are red, green and blue from 0 to 1.
 
     Raises:
-        ValueError: an option out of range; ids without annotation; another number of entries than published; a file
-            that cannot be read, with file and entry.
-        FileNotFoundError: files are missing; says where they are to be had.
-
-    Source: Xu et al., "PointLLM", Sec. 3.
+        FileNotFoundError: no such file.
+        PointCloudFileError: a damaged file, or an array of another shape; Python objects are refused.
     """
-    if which not in WHICH:
-        raise ValueError(f"which is {which!r}; expected one of {', '.join(WHICH)}")
-    wanted = [splits] if isinstance(splits, str) else list(splits)
-    if not wanted or any(split not in SPLITS for split in wanted):
-        raise ValueError(f"splits is {splits!r}; expected some of {', '.join(SPLITS)}")
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(f"limit is {limit!r}; expected None or a whole number from 1")
-    ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
-    if ids is not None and not ids:
-        raise ValueError("ids is empty; expected None or some objects")
-    root = BENCHMARK.root(data_dir)
-    clouds = find_clouds([root / place for place in CLOUDS])
-    if clouds is None:
-        raise BENCHMARK.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
-    folders = [root / place for place in ANNOTATIONS]
-    folder = next((place for place in folders if next(place.glob("PointLLM_*.json"), None)), folders[0])
-
-    files = PointLLMSplits(BENCHMARK, folder, root, verify=conversion.get("verify", True))
-    unwanted = BROKEN_COLORS if colors else frozenset()
-    chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], wanted, unwanted, ids)
-    chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
-
-    clouds_columns = cloud_features(colors)
-    columns = Features(
-        {
-            "object_id": Value("string"),
-            "conversation_type": Value("string"),
-            "conversations": List({"from": Value("string"), "value": Value("string")}),
-        }
-    )
-    if which in ("brief", "detailed"):
-        columns["caption"] = Value("string")
-    whole = ids is None and limit is None
-    options = {
-        "colors": colors,
-        "clouds": not streaming,
-        "ids": ids and hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
-        "limit": limit,
-    }
-    rows = load_benchmark(
-        BENCHMARK,
-        root,
-        {split: _source(path, some, clouds, streaming) for split, (path, some) in chosen.items()},
-        columns if streaming else Features({**clouds_columns, **columns}),
-        variant=which if whole else f"{which}_part",
-        options=options,
-        **conversion,
-    )
-    if not streaming:
-        return rows
-    return stream_clouds(rows, CloudAdder(clouds, clouds_columns, conversion.get("on_error") == "skip"))
+    try:
+        table = parse_array(path.read_bytes())
+        if table.shape != (NUM_POINTS, 6) or table.dtype.kind not in "fiu":
+            raise PointCloudError(
+                f"an array of shape {table.shape} and type {table.dtype}; expected ({NUM_POINTS}, 6) of numbers"
+            )
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+    return {"points": table[:, :3], "colors": table[:, 3:]}
 
 
-def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streaming: bool) -> SplitSource:
-    def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
-        row = read_annotation(path, annotation)
-        row["caption"] = row["conversations"][1]["value"]
-        yield row if streaming else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
+def stamp_clouds(folder: Path, object_ids: Iterable[str]) -> tuple[str, list[Path]]:
+    """Return a digest of the names, sizes and times of the objects' clouds, and the missing files."""
+    digest, missing = hashlib.sha256(), []
+    for object_id in object_ids:
+        try:
+            status = os.stat(f"{folder}/{object_id}{SUFFIX}")
+            digest.update(f"{object_id} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except FileNotFoundError:
+            missing.append(cloud_path(folder, object_id))
+    return digest.hexdigest(), missing
 
-    def describe(annotation: Annotation) -> str:
-        return f"{cloud_path(clouds, annotation.object_id)} (entry {annotation.number} of {path})"
 
-    # Which entries are chosen depends on other files too, such as the list of reserved objects.
-    chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
-    sound = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
-    digest, missing = stamp_clouds(clouds, sound)
-    digest = chosen.hexdigest() if streaming else f"{chosen.hexdigest()} {digest}"
-    return SplitSource(annotations, read, [path], len(annotations), describe, missing, digest)
+@dataclass(frozen=True)
+class CloudAdder:
+    """Add the clouds to a batch of rows.
+
+    Attributes:
+        folder: of the clouds.
+        features: the columns of clouds to add.
+        skip: leave out rows whose cloud cannot be read, with a warning, instead of stopping.
+    """
+
+    folder: Path
+    features: Features
+    skip: bool
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
+        """Return the batch with the columns of clouds, without the rows left out."""
+        kept, clouds = [], []
+        for number, object_id in enumerate(batch["object_id"]):
+            try:
+                clouds.append(self._cloud(str(object_id)))
+            except (PointCloudError, FileNotFoundError) as error:
+                if not self.skip:
+                    raise
+                logger.warning("left out %s", error)
+                continue
+            kept.append(number)
+        rows = {name: [values[number] for number in kept] for name, values in batch.items()}
+        return {**{name: [cloud[name] for cloud in clouds] for name in self.features}, **rows}
+
+    def _cloud(self, object_id: str) -> dict[str, object]:
+        path = cloud_path(self.folder, object_id)
+        cloud = read_cloud(path)
+        try:
+            return checked_row(cloud, self.features)
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict:
+    """Stream rows whose clouds are read from their files together with the row; nothing is copied.
+
+    Args:
+        splits: rows with `object_id`.
+        adder: reads the clouds.
+    """
+    streams = {}
+    for split, rows in splits.items():
+        stream = rows.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(rows)))
+        features = Features({**adder.features, **rows.features})
+        streams[split] = stream.map(adder, batched=True, batch_size=1, features=features)
+        for name in ("description", "citation", "homepage", "license"):
+            setattr(streams[split].info, name, getattr(rows.info, name))
+    return IterableDatasetDict(streams)

@@ -1,4 +1,4 @@
-"""Local Parquet files with a column of points."""
+"""Load local Parquet files with a column of points."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Split -> words of a file's or folder's name that tell it, as the hub reads them."""
+"""Split -> words in the name of a file or folder that denote it, as on the hub."""
 _SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\.parquet")
 
 Files = str | os.PathLike | Sequence[str | os.PathLike]
@@ -29,15 +29,15 @@ def load(
     """Read Parquet files.
 
     Args:
-        data_dir: a folder, whose Parquet files are read, also those of folders in it; names say the split, as
+        data_dir: a folder whose Parquet files are read, including those of folders in it. Names give the split, as in
             `train.parquet`, `test-00000-of-00001.parquet` or `data/validation.parquet`. Without such names all files
-            are the training split. Other files are passed over; a warning names them.
+            are the training split. Other files are ignored with a warning.
         data_files: instead, a file, files, or a mapping from split to file or files.
         options: further arguments of `datasets.load_dataset`, such as `cache_dir`.
 
     Raises:
-        ValueError: neither or both of `data_dir` and `data_files`; files whose labels stand for different classes;
-            a folder where some names say a split and others do not.
+        ValueError: neither or both of `data_dir` and `data_files`; files with different class names; a folder where
+            only some names give a split.
         FileNotFoundError: a file that does not exist, or a folder without Parquet files.
     """
     if (data_dir is None) == (data_files is None):
@@ -57,11 +57,11 @@ def load(
 
 
 def files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """Parquet files of a folder and of those in it, by the split that their names tell.
+    """Return the Parquet files of a folder and its subfolders by the split in their names.
 
     Raises:
-        ValueError: Names that say a split beside others that say none.
-        FileNotFoundError: No Parquet file.
+        ValueError: only some names give a split.
+        FileNotFoundError: no Parquet file.
     """
     there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -70,23 +70,24 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
         raise FileNotFoundError(f"{folder}: no Parquet file in this folder")
     if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
         rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        logger.warning("%s: passed over what is no Parquet file: %s%s", folder, ", ".join(others[:5]), rest)
-    told = {path: _split_of(path.relative_to(folder)) for path in files}
-    silent = [path for path, split in told.items() if split is None]
-    if len(silent) == len(files):
+        logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
+    split_of = {path: _split_of(path.relative_to(folder)) for path in files}
+    unnamed = [path for path, split in split_of.items() if split is None]
+    if len(unnamed) == len(files):
         return {"train": files}
-    if silent:
-        named = next(path for path, split in told.items() if split is not None)
+    if unnamed:
+        named = next(path for path, split in split_of.items() if split is not None)
         raise ValueError(
-            f"{silent[0]}: its name says no split, that of {named.name} does; rename or remove it, or give data_files"
+            f"{unnamed[0]}: its name gives no split, that of {named.name} does; rename or remove it, or pass "
+            "data_files"
         )
-    known = [*SPLIT_WORDS, *sorted(set(told.values()) - set(SPLIT_WORDS))]
-    splits = {split: [path for path in files if told[path] == split] for split in known}
+    order = [*SPLIT_WORDS, *sorted(set(split_of.values()) - set(SPLIT_WORDS))]
+    splits = {split: [path for path in files if split_of[path] == split] for split in order}
     return {split: some for split, some in splits.items() if some}
 
 
 def _split_of(path: Path) -> str | None:
-    """The split that the innermost folder tells, or else the file's name."""
+    """Return the split in the name of the innermost folder that has one, or of the file."""
     if shard := _SHARD.fullmatch(path.name):
         return next((split for split, words in SPLIT_WORDS.items() if shard[1] in words), shard[1])
     for part in (*reversed(path.parts[:-1]), path.stem):

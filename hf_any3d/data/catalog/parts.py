@@ -1,4 +1,4 @@
-"""Objects with true parts over several categories, assembled in code when they are loaded."""
+"""Objects of several categories with labelled parts, generated when they are loaded."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,8 +9,140 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
 from hf_any3d.data.files import PointCloudData
 
+SPLITS = ("train", "validation", "test")
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "bottle": ("body", "neck", "cap"),
+    "chair": ("seat", "back", "legs"),
+    "lamp": ("foot", "pole", "shade"),
+    "mug": ("body", "handle"),
+    "plane": ("body", "wings", "tail"),
+    "table": ("top", "legs"),
+}
+"""Category -> its parts."""
+
 Part = tuple[str, trimesh.Trimesh]
 Uniform = Callable[[float, float], float]
+
+
+def load(
+    data_dir: str | os.PathLike | None = None,
+    *,
+    train_objects: int = 240,
+    validation_objects: int = 60,
+    test_objects: int = 120,
+    num_points: int = 1024,
+    categories: Sequence[str] | None = None,
+    seed: int = 0,
+) -> DatasetDict:
+    """Generate objects; the same arguments give the same objects, and no object occurs twice.
+
+    Rows have `points` (num_points, 3), y up, `labels` (num_points,), a point's part such as "chair back", and
+    `label`, the category.
+
+    Args:
+        data_dir: must be None; there are no files.
+        train_objects: objects of the training split, cycling through the categories.
+        validation_objects: objects of the validation split.
+        test_objects: objects of the test split.
+        num_points: points of an object.
+        categories: some of `hf_any3d.data.catalog.parts.CATEGORIES`; None takes all.
+        seed: seed of proportions and points.
+
+    Raises:
+        ValueError: `data_dir` is not None, or an unknown category.
+    """
+    if data_dir is not None:
+        raise ValueError(f"data_dir is {os.fspath(data_dir)!r}; expected None, since these objects are generated")
+    categories = list(CATEGORIES) if categories is None else list(categories)
+    if unknown := [name for name in categories if name not in CATEGORIES]:
+        raise ValueError(f"categories names {unknown[0]!r}; expected any of {', '.join(CATEGORIES)}")
+    parts = part_names(categories)
+    features = Features(
+        {
+            "points": Array2D((num_points, 3), "float32"),
+            "labels": List(ClassLabel(names=parts)),
+            "label": ClassLabel(names=categories),
+        }
+    )
+    splits = {}
+    for number, (split, count) in enumerate(
+        zip(SPLITS, (train_objects, validation_objects, test_objects), strict=True)
+    ):
+        columns: dict[str, list] = {name: [] for name in features}
+        for index in range(count):
+            category = index % len(categories)
+            points, names = assemble(categories[category], num_points, np.random.default_rng([seed, number, index]))
+            columns["points"].append(points)
+            columns["labels"].append([parts.index(f"{categories[category]} {name}") for name in names])
+            columns["label"].append(category)
+        if count:
+            splits[split] = Dataset.from_dict(columns, features=features)
+    return DatasetDict(splits)
+
+
+def part_names(categories: Sequence[str]) -> list[str]:
+    """Return the names of the parts of several categories, such as "chair back", in the order of their labels."""
+    return [f"{category} {part}" for category in categories for part in PARTS[category]]
+
+
+def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
+    """Find the parts of each category by names such as "chair back".
+
+    Args:
+        parts: names of the parts of all categories, in the order of their labels.
+        categories: names of the categories.
+
+    Returns:
+        The labels of each category's parts; None if a name starts with no category, or a category has no parts.
+    """
+    found: list[list[int]] = [[] for _ in categories]
+    for number, part in enumerate(parts):
+        owners = [category for category in categories if part.startswith(f"{category} ")]
+        if not owners:
+            return None
+        found[categories.index(max(owners, key=len))].append(number)
+    return found if all(found) else None
+
+
+def assemble(
+    category: str, num_points: int, generator: np.random.Generator, *, fewest: int = 16
+) -> tuple[np.ndarray, list[str]]:
+    """Draw one object and sample its surface by area.
+
+    Args:
+        category: a key of `CATEGORIES`.
+        num_points: points to draw.
+        generator: numpy's random generator.
+        fewest: least number of points of a part, however thin it is.
+
+    Returns:
+        Points (num_points, 3) float32, randomly rotated about the vertical axis and in random order, and the name of
+        each point's part.
+
+    Raises:
+        ValueError: an unknown category, or too few points.
+    """
+    if category not in CATEGORIES:
+        raise ValueError(f"category is {category!r}; expected one of {', '.join(CATEGORIES)}")
+    names = PARTS[category]
+    if num_points < fewest * len(names):
+        raise ValueError(f"num_points is {num_points}; expected at least {fewest * len(names)}")
+    drawn = CATEGORIES[category](generator.uniform, lambda n: int(generator.integers(n)))
+    meshes = {name: trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]) for name in names}
+    areas = np.array([meshes[name].area for name in names])
+    counts = fewest + np.floor((num_points - fewest * len(names)) * areas / areas.sum()).astype(int)
+    counts[areas.argmax()] += num_points - counts.sum()
+    points = [
+        PointCloudData(mesh.vertices, faces=mesh.faces).sample_surface(int(count), generator).points
+        for mesh, count in zip(meshes.values(), counts, strict=True)
+    ]
+    order = generator.permutation(num_points)
+    angle = generator.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    turned = np.concatenate(points)[order] @ turn.T
+    labels = np.repeat(np.arange(len(names)), counts)[order]
+    return turned.astype(np.float32), [names[label] for label in labels]
 
 
 def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
@@ -67,7 +199,7 @@ def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
         handle = trimesh.creation.revolve(
             np.stack([ring + tube * np.cos(angles), tube * np.sin(angles)], axis=1), angle=np.pi, sections=24
         )
-        # The half ring stands in the plane of x and y, its ends on the body.
+        # The half ring is in the plane of x and y, its ends on the body.
         handle.vertices = handle.vertices[:, [1, 0, 2]] + [middle, height / 2, 0]
         return [("body", body), ("handle", handle)]
     reach = ring * uniform(0.7, 1.1)
@@ -108,91 +240,6 @@ def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     return [("body", hull), ("wings", wings), ("tail", stabilizer), ("tail", fin)]
 
 
-CATEGORIES: dict[str, Callable[[Uniform, Callable[[int], int]], list[Part]]] = {
-    "bottle": bottle,
-    "chair": chair,
-    "lamp": lamp,
-    "mug": mug,
-    "plane": plane,
-    "table": table,
-}
-"""Category -> function that draws one object of it as parts."""
-
-PARTS: dict[str, tuple[str, ...]] = {
-    "bottle": ("body", "neck", "cap"),
-    "chair": ("seat", "back", "legs"),
-    "lamp": ("foot", "pole", "shade"),
-    "mug": ("body", "handle"),
-    "plane": ("body", "wings", "tail"),
-    "table": ("top", "legs"),
-}
-"""Category -> its parts."""
-
-
-def part_names(categories: Sequence[str]) -> list[str]:
-    """Names of the parts of several categories, such as "chair back", in the order of their label numbers."""
-    return [f"{category} {part}" for category in categories for part in PARTS[category]]
-
-
-def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
-    """Tell from names such as "chair back" which parts each category has.
-
-    Args:
-        parts: names of the parts of all categories, in the order of their label numbers.
-        categories: names of the categories.
-
-    Returns:
-        For each category the numbers of its parts; None where a name begins with no category, or a category has none.
-    """
-    found: list[list[int]] = [[] for _ in categories]
-    for number, part in enumerate(parts):
-        owners = [category for category in categories if part.startswith(f"{category} ")]
-        if not owners:
-            return None
-        found[categories.index(max(owners, key=len))].append(number)
-    return found if all(found) else None
-
-
-def assemble(
-    category: str, num_points: int, generator: np.random.Generator, *, fewest: int = 16
-) -> tuple[np.ndarray, list[str]]:
-    """Draw one object and sample its surface by area.
-
-    Args:
-        category: a key of `CATEGORIES`.
-        num_points: points to draw.
-        generator: numpy's random generator.
-        fewest: every part gets at least so many points, however thin it is.
-
-    Returns:
-        Points (num_points, 3) float32, turned at random about the vertical axis and in random order, and the name of
-        each point's part.
-
-    Raises:
-        ValueError: an unknown category, or too few points.
-    """
-    if category not in CATEGORIES:
-        raise ValueError(f"category is {category!r}; expected one of {', '.join(CATEGORIES)}")
-    names = PARTS[category]
-    if num_points < fewest * len(names):
-        raise ValueError(f"num_points is {num_points}; expected at least {fewest * len(names)}")
-    drawn = CATEGORIES[category](generator.uniform, lambda n: int(generator.integers(n)))
-    meshes = {name: trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]) for name in names}
-    areas = np.array([meshes[name].area for name in names])
-    counts = fewest + np.floor((num_points - fewest * len(names)) * areas / areas.sum()).astype(int)
-    counts[areas.argmax()] += num_points - counts.sum()
-    points = [
-        PointCloudData(mesh.vertices, faces=mesh.faces).sample_surface(int(count), generator).points
-        for mesh, count in zip(meshes.values(), counts, strict=True)
-    ]
-    order = generator.permutation(num_points)
-    angle = generator.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-    turned = np.concatenate(points)[order] @ turn.T
-    labels = np.repeat(np.arange(len(names)), counts)[order]
-    return turned.astype(np.float32), [names[label] for label in labels]
-
-
 def _box(size: Sequence[float], bottom: float = 0.0, place: Sequence[float] = (0.0, 0.0)) -> trimesh.Trimesh:
     box = trimesh.creation.box(size)
     return box.apply_translation([place[0], bottom + size[1] / 2, place[1]])
@@ -203,7 +250,7 @@ def _cylinder(radius: float, height: float, bottom: float) -> trimesh.Trimesh:
 
 
 def _revolved(profile: Sequence[tuple[float, float]]) -> trimesh.Trimesh:
-    """A profile of (radius, height) turned about y."""
+    """Revolve a profile of (radius, height) about y."""
     mesh = trimesh.creation.revolve(np.array(profile), sections=24)
     mesh.vertices = mesh.vertices[:, [1, 2, 0]]
     return mesh
@@ -214,66 +261,18 @@ def _legs(height: float, x: float, z: float, thick: float) -> list[Part]:
 
 
 def _swept(span: float, chord: float, sweep: float, height: float, front: float) -> trimesh.Trimesh:
-    """A flat wing across x, its tips set back."""
+    """Make a flat swept wing across x."""
     wing = trimesh.creation.box((chord, 0.02, span)).subdivide()
     wing.vertices[:, 0] += sweep * np.abs(wing.vertices[:, 2])
     return wing.apply_translation([front + chord / 2, height, 0])
 
 
-SPLITS = ("train", "validation", "test")
-
-
-def load(
-    data_dir: str | os.PathLike | None = None,
-    *,
-    train_objects: int = 240,
-    validation_objects: int = 60,
-    test_objects: int = 120,
-    num_points: int = 1024,
-    categories: Sequence[str] | None = None,
-    seed: int = 0,
-) -> DatasetDict:
-    """Make objects; the same arguments give the same objects, and no object occurs twice.
-
-    Rows have `points` (num_points, 3), y up, `labels` (num_points,), a point's part such as "chair back", and
-    `label`, the category.
-
-    Args:
-        data_dir: must be None; there are no files.
-        train_objects: objects of the training split, over all categories in turn.
-        validation_objects: objects of the validation split.
-        test_objects: objects of the test split.
-        num_points: points of an object.
-        categories: some of `hf_any3d.data.catalog.parts.CATEGORIES`; None takes all.
-        seed: draws proportions and points.
-
-    Raises:
-        ValueError: a directory, or an unknown category.
-    """
-    if data_dir is not None:
-        raise ValueError(f"data_dir is {os.fspath(data_dir)!r}; expected None, as these objects are made, not read")
-    categories = list(CATEGORIES) if categories is None else list(categories)
-    if unknown := [name for name in categories if name not in CATEGORIES]:
-        raise ValueError(f"categories names {unknown[0]!r}; expected any of {', '.join(CATEGORIES)}")
-    parts = part_names(categories)
-    features = Features(
-        {
-            "points": Array2D((num_points, 3), "float32"),
-            "labels": List(ClassLabel(names=parts)),
-            "label": ClassLabel(names=categories),
-        }
-    )
-    splits = {}
-    for number, (split, count) in enumerate(
-        zip(SPLITS, (train_objects, validation_objects, test_objects), strict=True)
-    ):
-        columns: dict[str, list] = {name: [] for name in features}
-        for index in range(count):
-            category = index % len(categories)
-            points, names = assemble(categories[category], num_points, np.random.default_rng([seed, number, index]))
-            columns["points"].append(points)
-            columns["labels"].append([parts.index(f"{categories[category]} {name}") for name in names])
-            columns["label"].append(category)
-        if count:
-            splits[split] = Dataset.from_dict(columns, features=features)
-    return DatasetDict(splits)
+CATEGORIES: dict[str, Callable[[Uniform, Callable[[int], int]], list[Part]]] = {
+    "bottle": bottle,
+    "chair": chair,
+    "lamp": lamp,
+    "mug": mug,
+    "plane": plane,
+    "table": table,
+}
+"""Category -> function that draws an object as parts."""

@@ -1,4 +1,4 @@
-"""What PointLLM's annotation files say about objects of Objaverse."""
+"""Read PointLLM's annotation files: captions and conversations about objects of Objaverse."""
 
 import codecs
 import json
@@ -9,165 +9,34 @@ from typing import BinaryIO, NamedTuple
 
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 
-CHUNK_BYTES = 4 << 20
-LONGEST_ENTRY = 1 << 20
-"""Characters of an entry; a longer one counts as damage."""
-
-_SPACE = re.compile(r"[ \t\n\r\ufeff]*")
-
-
-class Entry(NamedTuple):
-    """An entry of an array.
-
-    Attributes:
-        number: its place in the array, from 0.
-        start: the byte of the file where it begins.
-        stop: the byte behind it.
-        value: what it holds.
-    """
-
-    number: int
-    start: int
-    stop: int
-    value: object
-
-
-def scan_entries(path: Path) -> Iterator[Entry]:
-    """Give the entries of a file that holds one JSON array, one after the other.
-
-    Raises:
-        PointCloudFileError: no such file, no UTF-8 text, no array, or damage; says in which entry and at which byte.
-    """
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below, while entries are given
-    except FileNotFoundError:
-        raise PointCloudFileError(f"{path}: no such file") from None
-    with file:
-        window = _Window(file, path)
-        window.skip_space()
-        if window.next() != "[":
-            raise window.error(f"starts with {window.next()!r}; expected [, a JSON array")
-        window.advance(1)
-        window.skip_space()
-        number = 0
-        while number or window.next() != "]":
-            start = window.offset
-            value = window.decode(number)
-            yield Entry(number, start, window.offset, value)
-            window.skip_space()
-            if window.next() == "]":
-                break
-            if window.next() != ",":
-                raise window.error(f"{window.next()!r} behind entry {number}; expected a comma or ]")
-            window.advance(1)
-            window.skip_space()
-            number += 1
-        window.advance(1)
-        window.skip_space()
-        if window.next():
-            raise window.error(f"{window.next()!r} behind the array; expected the end of the file")
-
-
-def read_entry(path: Path, start: int, stop: int) -> object:
-    """Read one entry again.
-
-    Args:
-        path: the file.
-        start: as `Entry` says.
-        stop: as `Entry` says.
-
-    Raises:
-        PointCloudFileError: the file has changed.
-        FileNotFoundError: the file is gone.
-    """
-    with open(path, "rb") as file:
-        file.seek(start)
-        data = file.read(stop - start)
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise PointCloudFileError(f"{path}: no entry at byte {start:,}; the file has changed since") from None
-
-
-class _Window:
-    """The part of a file that is being looked at, as text; at least an entry long, up to the end of the file."""
-
-    def __init__(self, file: BinaryIO, path: Path):
-        self.offset = 0  # bytes of the file before `_place`
-        self._file, self._path = file, path
-        self._text, self._place = "", 0
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
-        self._ended = False
-        self._json = json.JSONDecoder()
-
-    def next(self) -> str:
-        """The next character; nothing at the end."""
-        self._fill()
-        return self._text[self._place : self._place + 1]
-
-    def advance(self, count: int) -> None:
-        passed = self._text[self._place : self._place + count]
-        self.offset += len(passed.encode())
-        self._place += len(passed)
-
-    def skip_space(self) -> None:
-        while self.next() and (found := _SPACE.match(self._text, self._place)).end() > self._place:
-            self.advance(found.end() - self._place)
-
-    def decode(self, number: int) -> object:
-        self._fill()
-        try:
-            value, end = self._json.raw_decode(self._text, self._place)
-        except json.JSONDecodeError as error:
-            self.advance(error.pos - self._place)
-            raise self.error(f"entry {number} is no sound JSON ({error.msg})") from None
-        except (ValueError, RecursionError) as error:
-            raise self.error(f"entry {number} is no sound JSON ({str(error)[:60]})") from None
-        self.advance(end - self._place)
-        return value
-
-    def error(self, text: str) -> PointCloudFileError:
-        return PointCloudFileError(f"{self._path}: byte {self.offset:,}: {text}")
-
-    def _fill(self) -> None:
-        if self._ended or len(self._text) - self._place >= LONGEST_ENTRY:
-            return
-        parts = [self._text[self._place :]]
-        size = len(parts[0])
-        while not self._ended and size < LONGEST_ENTRY:
-            data = self._file.read(CHUNK_BYTES)
-            self._ended = not data
-            try:
-                parts.append(self._utf8.decode(data, final=self._ended))
-            except UnicodeDecodeError as error:
-                byte = self._file.tell() - len(error.object) + error.start
-                raise PointCloudFileError(f"{self._path}: byte {byte:,} is no UTF-8 text") from None
-            size += len(parts[-1])
-        self._text, self._place = "".join(parts), 0
-
-
 TYPES = ("simple_description", "detailed_description", "single_round", "multi_round")
 SPEAKERS = ("human", "gpt")
 POINT = "<point>"
-"""Stands in the first question where the cloud belongs."""
+"""Marks the place of the cloud in the first question."""
 
 CLASSIFICATION_QUESTIONS = ("What is this?", "This is an object of ")
-"""What generative classification asks, an instruction and the start of a sentence with its blank at the end."""
+"""Questions of generative classification: an instruction, and the start of a sentence with a blank at its end."""
 
 CAPTION_QUESTION = "Caption this 3D model in detail."
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9@_-][A-Za-z0-9@._-]{0,127}")
 
+CHUNK_BYTES = 4 << 20
+LONGEST_ENTRY = 1 << 20
+"""Most characters of an entry; a longer one is refused as damage."""
+
+_SPACE = re.compile(r"[ \t\n\r\ufeff]*")
+
 
 class Annotation(NamedTuple):
-    """Where an entry of an annotation file lies.
+    """The position of an entry in an annotation file.
 
     Attributes:
-        number: its place in the array.
+        number: its index in the array.
         start: its first byte.
-        stop: the byte behind it.
-        object_id: of the object; empty where the entry is not sound.
-        type: of the conversation, one of `TYPES`; empty where the entry is not sound.
+        stop: the byte after it.
+        object_id: of the object; empty for a malformed entry.
+        type: of the conversation, one of `TYPES`; empty for a malformed entry.
     """
 
     number: int
@@ -178,10 +47,10 @@ class Annotation(NamedTuple):
 
 
 def list_annotations(path: Path) -> list[Annotation]:
-    """Find the entries of an annotation file; their texts stay in the file.
+    """Find the entries of an annotation file without keeping their texts.
 
     Raises:
-        PointCloudFileError: no such file, or no JSON array; says where.
+        PointCloudFileError: no such file, or not a JSON array; names the byte.
     """
     types = {name: name for name in TYPES}
     found = []
@@ -190,7 +59,7 @@ def list_annotations(path: Path) -> list[Annotation]:
             row = annotation_row(value)
             identifier, type_ = row["object_id"], types[row["conversation_type"]]
         except PointCloudError:
-            identifier = type_ = ""  # reading it says what is wrong
+            identifier = type_ = ""  # `read_annotation` raises the error
         found.append(Annotation(number, start, stop, identifier, type_))
     return found
 
@@ -199,7 +68,7 @@ def read_annotation(path: Path, annotation: Annotation) -> dict[str, object]:
     """Read `object_id`, `conversation_type` and `conversations` of an entry.
 
     Raises:
-        PointCloudFileError: the entry is not sound; names file, entry and byte.
+        PointCloudFileError: a malformed entry; names file, entry and byte.
     """
     value = read_entry(path, annotation.start, annotation.stop)
     try:
@@ -210,10 +79,10 @@ def read_annotation(path: Path, annotation: Annotation) -> dict[str, object]:
 
 
 def annotation_row(value: object) -> dict[str, object]:
-    """Check an entry: an object, and questions and answers about it in turn.
+    """Check an entry: an object with alternating questions and answers.
 
     Raises:
-        PointCloudError: a field is missing or of another kind.
+        PointCloudError: a field is missing or of another type.
     """
     if not isinstance(value, dict):
         raise PointCloudError(f"{_short(value)}; expected an object with object_id and conversations")
@@ -226,7 +95,7 @@ def annotation_row(value: object) -> dict[str, object]:
     turns = value.get("conversations")
     if not isinstance(turns, list) or not turns or len(turns) % 2:
         count = f"{len(turns)} turns" if isinstance(turns, list) else _short(turns)
-        raise PointCloudError(f"conversations is {count}; expected questions and answers in turn")
+        raise PointCloudError(f"conversations is {count}; expected alternating questions and answers")
     return {
         "object_id": identifier,
         "conversation_type": kind,
@@ -246,15 +115,15 @@ def _turn(turn: object, number: int) -> dict[str, str]:
 
 
 def to_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
-    """Turn a stored conversation into the messages that chat templates take.
+    """Convert a stored conversation to messages for chat templates.
 
-    The mark of the cloud becomes a part of type "point_cloud" before the text, and the line break beside it goes.
+    `POINT` becomes an item of type "point_cloud" before the text; line breaks around it are removed.
 
     Args:
         conversations: the column of that name in one row.
 
     Returns:
-        Messages with `role`, "user" or "assistant", and `content`, a list of parts.
+        Messages with `role`, "user" or "assistant", and `content`, a list of items.
     """
     messages = []
     for turn in conversations:
@@ -269,3 +138,133 @@ def to_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, ob
 
 def _short(value: object) -> str:
     return "missing" if value is None else repr(value)[:60]
+
+
+class Entry(NamedTuple):
+    """An entry of a JSON array.
+
+    Attributes:
+        number: its index.
+        start: its first byte in the file.
+        stop: the byte after it.
+        value: the decoded entry.
+    """
+
+    number: int
+    start: int
+    stop: int
+    value: object
+
+
+def scan_entries(path: Path) -> Iterator[Entry]:
+    """Yield the entries of a file with one JSON array.
+
+    Raises:
+        PointCloudFileError: no such file, not UTF-8, not an array, or damage; names the entry and the byte.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise PointCloudFileError(f"{path}: no such file") from None
+    with file:
+        window = _Window(file, path)
+        window.skip_space()
+        if window.next() != "[":
+            raise window.error(f"starts with {window.next()!r}; expected [, a JSON array")
+        window.advance(1)
+        window.skip_space()
+        number = 0
+        while number or window.next() != "]":
+            start = window.offset
+            value = window.decode(number)
+            yield Entry(number, start, window.offset, value)
+            window.skip_space()
+            if window.next() == "]":
+                break
+            if window.next() != ",":
+                raise window.error(f"{window.next()!r} after entry {number}; expected a comma or ]")
+            window.advance(1)
+            window.skip_space()
+            number += 1
+        window.advance(1)
+        window.skip_space()
+        if window.next():
+            raise window.error(f"{window.next()!r} after the array; expected the end of the file")
+
+
+def read_entry(path: Path, start: int, stop: int) -> object:
+    """Read one entry again.
+
+    Args:
+        path: the file.
+        start: `Entry.start`.
+        stop: `Entry.stop`.
+
+    Raises:
+        PointCloudFileError: the file has changed.
+        FileNotFoundError: the file no longer exists.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        data = file.read(stop - start)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise PointCloudFileError(f"{path}: no entry at byte {start:,}; the file has changed since") from None
+
+
+class _Window:
+    """A decoded section of a file, at least as long as an entry, except at the end of the file."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self.offset = 0  # bytes of the file before `_place`
+        self._file, self._path = file, path
+        self._text, self._place = "", 0
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._ended = False
+        self._json = json.JSONDecoder()
+
+    def next(self) -> str:
+        """Return the next character, or an empty string at the end."""
+        self._fill()
+        return self._text[self._place : self._place + 1]
+
+    def advance(self, count: int) -> None:
+        passed = self._text[self._place : self._place + count]
+        self.offset += len(passed.encode())
+        self._place += len(passed)
+
+    def skip_space(self) -> None:
+        while self.next() and (found := _SPACE.match(self._text, self._place)).end() > self._place:
+            self.advance(found.end() - self._place)
+
+    def decode(self, number: int) -> object:
+        self._fill()
+        try:
+            value, end = self._json.raw_decode(self._text, self._place)
+        except json.JSONDecodeError as error:
+            self.advance(error.pos - self._place)
+            raise self.error(f"entry {number} is not valid JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            raise self.error(f"entry {number} is not valid JSON ({str(error)[:60]})") from None
+        self.advance(end - self._place)
+        return value
+
+    def error(self, text: str) -> PointCloudFileError:
+        return PointCloudFileError(f"{self._path}: byte {self.offset:,}: {text}")
+
+    def _fill(self) -> None:
+        if self._ended or len(self._text) - self._place >= LONGEST_ENTRY:
+            return
+        parts = [self._text[self._place :]]
+        size = len(parts[0])
+        while not self._ended and size < LONGEST_ENTRY:
+            data = self._file.read(CHUNK_BYTES)
+            self._ended = not data
+            try:
+                parts.append(self._utf8.decode(data, final=self._ended))
+            except UnicodeDecodeError as error:
+                byte = self._file.tell() - len(error.object) + error.start
+                raise PointCloudFileError(f"{self._path}: byte {byte:,} is not UTF-8 text") from None
+            size += len(parts[-1])
+        self._text, self._place = "".join(parts), 0

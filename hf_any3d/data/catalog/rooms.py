@@ -1,7 +1,7 @@
-"""Rooms composed of the embedded shapes, made when they are loaded: semantic segmentation without a download.
+"""Rooms composed of the embedded shapes when they are loaded: semantic segmentation without a download.
 
-Each split has objects of its own: test rooms hold test shapes only, and the validation rooms hold training shapes
-that no training room has.
+No object is in rooms of two splits: test rooms have test shapes, validation rooms training shapes that no training
+room has.
 """
 
 import os
@@ -14,6 +14,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from hf_any3d.data.catalog import shapes
 from hf_any3d.data.splits import validation_split
 
+SPLITS = ("train", "validation", "test")
 FLOOR = "floor"
 
 TYPICAL_SIZES = {
@@ -25,150 +26,7 @@ TYPICAL_SIZES = {
     "storage": 1.6,
     "table": 1.5,
 }
-"""Classes that stand on floors -> usual diameter of their bounding sphere, in metres."""
-
-
-@dataclass(frozen=True)
-class RoomObject:
-    """An object that may stand in a room.
-
-    Args:
-        points: (points, 3), y up, in any units.
-        label: its class number in the room.
-        size: usual diameter in metres.
-    """
-
-    points: np.ndarray
-    label: int
-    size: float
-
-
-def compose_room(
-    objects: Sequence[RoomObject],
-    generator: np.random.Generator,
-    *,
-    num_objects: int = 6,
-    num_points: int = 4096,
-    width: float = 5.0,
-    floor_label: int = 0,
-    size_spread: float = 0.15,
-    gap: float = 0.05,
-) -> dict[str, np.ndarray]:
-    """Place objects at random on a square floor, turned about the vertical axis; no two footprints overlap.
-
-    Points lie about equally dense on all objects, the floor gets the rest, and their order is random. An object for
-    which there is no free place is left out.
-
-    Args:
-        objects: what there is to choose from.
-        generator: numpy's random generator.
-        num_objects: objects to place, drawn without repetition while there are enough.
-        num_points: points of the room.
-        width: edge of the floor in metres.
-        floor_label: class number of the floor.
-        size_spread: sizes vary by up to this share of the usual one.
-        gap: metres that are at least kept free between bounding boxes.
-
-    Returns:
-        `points` (num_points, 3) float32 in metres, the floor at y = 0 and centred on the origin; `labels`
-        (num_points,) int64; `objects` (num_points,) int64, which object of the room a point is of, -1 for the floor.
-
-    Raises:
-        ValueError: nothing to place, or fewer points than would show the objects.
-    """
-    if not objects:
-        raise ValueError("objects is empty; expected at least one")
-    if num_points < 64 * num_objects:
-        raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
-    drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
-    boxes: list[np.ndarray] = []
-    placed: list[tuple[np.ndarray, int, float]] = []
-    for number in drawn:
-        size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
-        standing = _stand(objects[number].points, size, generator)
-        place = _free_place(standing, boxes, width, gap, generator)
-        if place is not None:
-            boxes.append(place)
-            standing[:, [0, 2]] += (place[:2] + place[2:]) / 2
-            placed.append((standing, objects[number].label, size))
-    return _sampled(placed, num_points, width, floor_label, generator)
-
-
-def _stand(points: np.ndarray, size: float, generator: np.random.Generator) -> np.ndarray:
-    """Scale to a diameter, turn about y, put the lowest point on the floor and the footprint on the origin."""
-    points = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0)
-    points *= size / 2 / np.linalg.norm(points, axis=1).max()
-    angle = generator.uniform(0, 2 * np.pi)
-    x, z = points[:, 0].copy(), points[:, 2].copy()
-    points[:, 0], points[:, 2] = np.cos(angle) * x + np.sin(angle) * z, np.cos(angle) * z - np.sin(angle) * x
-    low, high = points.min(axis=0), points.max(axis=0)
-    return points - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
-
-
-def _free_place(
-    standing: np.ndarray, boxes: list[np.ndarray], width: float, gap: float, generator: np.random.Generator
-) -> np.ndarray | None:
-    """A rectangle (x low, z low, x high, z high) for the footprint, or None after many tries."""
-    half = np.ptp(standing[:, [0, 2]], axis=0) / 2
-    room = width / 2 - half
-    if (room <= 0).any():
-        return None
-    for _ in range(100):
-        center = generator.uniform(-room, room)
-        box = np.concatenate([center - half, center + half])
-        if not any((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all() for other in boxes):
-            return box
-    return None
-
-
-def _sampled(
-    placed: list[tuple[np.ndarray, int, float]],
-    num_points: int,
-    width: float,
-    floor_label: int,
-    generator: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    # Surfaces grow with the square of the size; the floor counts as one more, and takes what objects cannot give.
-    shares = np.array([size**2 for _, _, size in placed] + [width**2 / 4])
-    counts = np.floor(num_points * shares / shares.sum()).astype(int)
-    points, labels, members = [], [], []
-    for number, (standing, label, _) in enumerate(placed):
-        count = min(max(counts[number], 1), len(standing))
-        points.append(standing[generator.choice(len(standing), count, replace=False)])
-        labels.append(np.full(count, label))
-        members.append(np.full(count, number))
-    rest = num_points - sum(map(len, points))
-    floor = np.zeros((rest, 3))
-    floor[:, [0, 2]] = generator.uniform(-width / 2, width / 2, (rest, 2))
-    points, labels, members = [*points, floor], [*labels, np.full(rest, floor_label)], [*members, np.full(rest, -1)]
-    order = generator.permutation(num_points)
-    return {
-        "points": np.concatenate(points)[order].astype(np.float32),
-        "labels": np.concatenate(labels)[order].astype(np.int64),
-        "objects": np.concatenate(members)[order].astype(np.int64),
-    }
-
-
-def room_objects(
-    rows: Sequence[Mapping], names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
-) -> list[RoomObject]:
-    """Pick the rows of a dataset of objects whose class stands in rooms; class `classes[i]` gets label i + 1.
-
-    Args:
-        rows: rows with `points` and `label`.
-        names: the dataset's class names.
-        classes: classes to take.
-        sizes: usual diameters in metres.
-    """
-    numbers = {names.index(name): i + 1 for i, name in enumerate(classes)}
-    return [
-        RoomObject(np.asarray(row["points"]), numbers[int(row["label"])], sizes[names[int(row["label"])]])
-        for row in rows
-        if int(row["label"]) in numbers
-    ]
-
-
-SPLITS = ("train", "validation", "test")
+"""Class of objects that stand on floors -> typical diameter of the bounding sphere, in metres."""
 
 
 def load(
@@ -183,24 +41,24 @@ def load(
     seed: int = 0,
     **options,
 ) -> DatasetDict:
-    """Make rooms; the same arguments give the same rooms.
+    """Compose rooms; the same arguments give the same rooms.
 
     Rows have `points` (num_points, 3) in metres, y up, and `labels` (num_points,), of the classes floor and `classes`.
 
     Args:
-        data_dir: where the embedded shapes lie; None takes those of the source checkout.
+        data_dir: folder of the embedded shapes; None takes those of the source checkout.
         train_rooms: rooms of the training split.
         validation_rooms: rooms of the validation split.
         test_rooms: rooms of the test split.
         num_points: points of a room.
         num_objects: objects to place in a room.
-        classes: classes of the shapes that stand in the rooms; None takes those of `TYPICAL_SIZES`.
-        seed: draws objects, places and points.
+        classes: classes of the shapes to place; None takes those of `TYPICAL_SIZES`.
+        seed: seed of objects, places and points.
         options: further arguments of `datasets.load_dataset` for the shapes.
 
     Raises:
-        ValueError: a class that has no usual size.
-        FileNotFoundError: the shapes are not there.
+        ValueError: a class without a typical size.
+        FileNotFoundError: the shapes are missing.
     """
     classes = list(TYPICAL_SIZES) if classes is None else list(classes)
     if unknown := [name for name in classes if name not in TYPICAL_SIZES]:
@@ -229,3 +87,143 @@ def load(
         columns = {name: [room[name] for room in made] for name in features}
         splits[split] = Dataset.from_dict(columns, features=features)
     return DatasetDict(splits)
+
+
+@dataclass(frozen=True)
+class RoomObject:
+    """An object that may be placed in a room.
+
+    Args:
+        points: (points, 3), y up, in any units.
+        label: its class number in the room.
+        size: typical diameter in metres.
+    """
+
+    points: np.ndarray
+    label: int
+    size: float
+
+
+def compose_room(
+    objects: Sequence[RoomObject],
+    generator: np.random.Generator,
+    *,
+    num_objects: int = 6,
+    num_points: int = 4096,
+    width: float = 5.0,
+    floor_label: int = 0,
+    size_spread: float = 0.15,
+    gap: float = 0.05,
+) -> dict[str, np.ndarray]:
+    """Place objects at random on a square floor, rotated about the vertical axis; no two footprints overlap.
+
+    All objects have about the same density of points, the floor gets the rest, and the order is random. Objects for
+    which there is no free place are left out.
+
+    Args:
+        objects: objects to choose from.
+        generator: numpy's random generator.
+        num_objects: objects to place, drawn without repetition if there are enough.
+        num_points: points of the room.
+        width: edge of the floor in metres.
+        floor_label: class number of the floor.
+        size_spread: largest relative deviation from the typical size.
+        gap: least distance between bounding boxes in metres.
+
+    Returns:
+        `points` (num_points, 3) float32 in metres, the floor at y = 0 and centred on the origin; `labels`
+        (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor.
+
+    Raises:
+        ValueError: no objects, or too few points for them.
+    """
+    if not objects:
+        raise ValueError("objects is empty; expected at least one")
+    if num_points < 64 * num_objects:
+        raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
+    drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
+    boxes: list[np.ndarray] = []
+    placed: list[tuple[np.ndarray, int, float]] = []
+    for number in drawn:
+        size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
+        standing = _stand(objects[number].points, size, generator)
+        place = _free_place(standing, boxes, width, gap, generator)
+        if place is not None:
+            boxes.append(place)
+            standing[:, [0, 2]] += (place[:2] + place[2:]) / 2
+            placed.append((standing, objects[number].label, size))
+    return _sampled(placed, num_points, width, floor_label, generator)
+
+
+def _stand(points: np.ndarray, size: float, generator: np.random.Generator) -> np.ndarray:
+    """Scale to a diameter, rotate about y, move the lowest point to the floor and center the footprint."""
+    points = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0)
+    points *= size / 2 / np.linalg.norm(points, axis=1).max()
+    angle = generator.uniform(0, 2 * np.pi)
+    x, z = points[:, 0].copy(), points[:, 2].copy()
+    points[:, 0], points[:, 2] = np.cos(angle) * x + np.sin(angle) * z, np.cos(angle) * z - np.sin(angle) * x
+    low, high = points.min(axis=0), points.max(axis=0)
+    return points - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
+
+
+def _free_place(
+    standing: np.ndarray, boxes: list[np.ndarray], width: float, gap: float, generator: np.random.Generator
+) -> np.ndarray | None:
+    """Find a rectangle (x low, z low, x high, z high) for the footprint; None after 100 tries."""
+    half = np.ptp(standing[:, [0, 2]], axis=0) / 2
+    reach = width / 2 - half
+    if (reach <= 0).any():
+        return None
+    for _ in range(100):
+        center = generator.uniform(-reach, reach)
+        box = np.concatenate([center - half, center + half])
+        if not any((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all() for other in boxes):
+            return box
+    return None
+
+
+def _sampled(
+    placed: list[tuple[np.ndarray, int, float]],
+    num_points: int,
+    width: float,
+    floor_label: int,
+    generator: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
+    shares = np.array([size**2 for _, _, size in placed] + [width**2 / 4])
+    counts = np.floor(num_points * shares / shares.sum()).astype(int)
+    points, labels, members = [], [], []
+    for number, (standing, label, _) in enumerate(placed):
+        count = min(max(counts[number], 1), len(standing))
+        points.append(standing[generator.choice(len(standing), count, replace=False)])
+        labels.append(np.full(count, label))
+        members.append(np.full(count, number))
+    rest = num_points - sum(map(len, points))
+    floor = np.zeros((rest, 3))
+    floor[:, [0, 2]] = generator.uniform(-width / 2, width / 2, (rest, 2))
+    points, labels, members = [*points, floor], [*labels, np.full(rest, floor_label)], [*members, np.full(rest, -1)]
+    order = generator.permutation(num_points)
+    return {
+        "points": np.concatenate(points)[order].astype(np.float32),
+        "labels": np.concatenate(labels)[order].astype(np.int64),
+        "objects": np.concatenate(members)[order].astype(np.int64),
+    }
+
+
+def room_objects(
+    rows: Sequence[Mapping], names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
+) -> list[RoomObject]:
+    """Select the objects of some classes from a dataset; class `classes[i]` gets label i + 1.
+
+    Args:
+        rows: rows with `points` and `label`.
+        names: the dataset's class names.
+        classes: classes to select.
+        sizes: typical diameters in metres.
+    """
+    numbers = {names.index(name): i + 1 for i, name in enumerate(classes)}
+    return [
+        RoomObject(np.asarray(row["points"]), numbers[int(row["label"])], sizes[names[int(row["label"])]])
+        for row in rows
+        if int(row["label"]) in numbers
+    ]

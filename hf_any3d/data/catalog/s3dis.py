@@ -1,9 +1,11 @@
-"""S3DIS: scanned rooms of six areas of three buildings, each point with the class of what it lies on."""
+"""S3DIS: scanned rooms in six areas of three buildings, each point with one of 13 classes."""
+
+from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +13,18 @@ import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import parse_table, read_npy
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import parse_table, read_npy
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
 from hf_any3d.data.files.source import open_source
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = tuple("ceiling floor wall beam column window door table chair sofa bookcase board clutter".split())
 CLUTTER = "clutter"
 LONGEST_ROOM = 1000.0
-"""In metres, far beyond any hallway: what reaches further is damaged, and would be cut into blocks without end."""
+"""In metres, far beyond any hallway: a larger extent is damage, and would be cut into endless blocks."""
 
 _ROOMS: Mapping[int, Mapping[str, int]] = {
     1: {"WC": 1, "conferenceRoom": 2, "copyRoom": 1, "hallway": 8, "office": 31, "pantry": 1},
@@ -33,7 +35,7 @@ _ROOMS: Mapping[int, Mapping[str, int]] = {
     6: {"conferenceRoom": 1, "copyRoom": 1, "hallway": 6, "lounge": 1, "office": 37, "openspace": 1, "pantry": 1},
 }
 _ROOM = re.compile(r"Area_([1-6])_([A-Za-z]+)_(\d{1,4})")
-# What is neither printable nor white space within a line.
+# Control characters other than white space.
 _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -57,161 +59,6 @@ PUBLISHED_ROOMS = tuple(
 )
 """All 272 rooms."""
 
-
-@dataclass(frozen=True)
-class RoomArrays:
-    """The points of a room.
-
-    Attributes:
-        points: (num_points, 3) float32 in metres, z up, smallest x, y and z at 0.
-        colors: (num_points, 3) uint8.
-        labels: (num_points,) int64, index in `CLASS_NAMES`.
-    """
-
-    points: np.ndarray
-    colors: np.ndarray
-    labels: np.ndarray
-
-
-class ArrayRooms:
-    """Rooms as arrays: `Area_1_hallway_1.npy`, each (points, 7) of x, y, z, red, green, blue and class."""
-
-    places = ("", "stanford_indoor3d")
-    mark = "Area_[1-6]_*.npy"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def rooms(self) -> list[Room]:
-        """The rooms that are there."""
-        return _named(path.stem for path in self.folder.glob(self.mark))
-
-    def path(self, room: Room) -> Path:
-        """Where a room lies, or should."""
-        return self.folder / f"{room}.npy"
-
-    def files(self, room: Room) -> list[Path]:
-        """The files that hold a room."""
-        return [path for path in [self.path(room)] if path.is_file()]
-
-    def read(self, room: Room) -> RoomArrays:
-        """Read a room.
-
-        Raises:
-            PointCloudFileError: a damaged file, or one of another content.
-        """
-        path = self.path(room)
-        table = read_npy(path)
-        if table.dtype.kind not in "fiu" or table.ndim != 2 or table.shape[1] != 7:
-            raise PointCloudFileError(
-                f"{path}: an array of shape {table.shape} and type {table.dtype}; expected numbers (points, 7): "
-                "x, y, z, red, green, blue and class"
-            )
-        try:
-            labels = integers(table[:, 6], "class")
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{path}: {error}") from None
-        return RoomArrays(_at_origin(_finite(table[:, :3], path), path), _colors(table[:, 3:6], path), labels)
-
-
-class AnnotatedRooms:
-    """Rooms as published: a folder `Area_1/hallway_1/Annotations` with `ceiling_1.txt`, `chair_12.txt`, … each.
-
-    The class is what stands before the underscore; what is none of the thirteen, such as stairs, is clutter. Pieces
-    are read in the order of their names.
-    """
-
-    places = ("", "Stanford3dDataset_v1.2_Aligned_Version")
-    mark = "Area_[1-6]/*_*/Annotations"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def rooms(self) -> list[Room]:
-        """The rooms that are there."""
-        found = self.folder.glob(self.mark)
-        return _named(f"{path.parents[1].name}_{path.parent.name}" for path in found if path.is_dir())
-
-    def path(self, room: Room) -> Path:
-        """Where a room lies, or should."""
-        return self.folder / f"Area_{room.area}" / f"{room.kind}_{room.number}" / "Annotations"
-
-    def files(self, room: Room) -> list[Path]:
-        """The pieces of a room, without the hidden files that some systems leave beside them."""
-        pieces = (path for path in self.path(room).glob("*.txt") if not path.name.startswith("."))
-        return sorted(path for path in pieces if path.is_file())
-
-    def read(self, room: Room) -> RoomArrays:
-        """Read a room.
-
-        Raises:
-            PointCloudFileError: no pieces, or one with a line that is no point.
-        """
-        pieces = [(path, _read_piece(path)) for path in self.files(room)]
-        if not pieces:
-            raise PointCloudFileError(f"{self.path(room)}: no pieces; expected ceiling_1.txt and others")
-        labels = [np.full(len(xyz), _class_of(path)) for path, (xyz, _) in pieces]
-        return RoomArrays(
-            _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces]), self.path(room)),
-            np.concatenate([colors for _, (_, colors) in pieces]),
-            np.concatenate(labels),
-        )
-
-
-LAYOUTS = {"npy": ArrayRooms, "annotations": AnnotatedRooms}
-
-
-def _named(names: Iterable[str]) -> list[Room]:
-    found = ((name, _ROOM.fullmatch(name)) for name in names)
-    rooms = ((name, Room(int(match[1]), match[2], int(match[3]))) for name, match in found if match)
-    return sorted(room for name, room in rooms if str(room) == name)
-
-
-def _class_of(path: Path) -> int:
-    name = path.name.partition("_")[0]
-    return CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER)
-
-
-def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Points, float64, and colours of a piece."""
-    data = open_source(path, "txt", ("txt",)).data
-    stray = _STRAY.search(data)
-    if stray:
-        # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one stands where a space should. Where it has
-        # taken the place of a digit, the line has too many numbers afterwards and is refused.
-        line = data.count(b"\n", 0, stray.start()) + 1
-        logger.warning("%s: line %d has a control character %r, read as a space", path, line, stray.group())
-        data = _STRAY.sub(b" ", data)
-    table = parse_table(data, path, columns=6)
-    if not len(table):
-        raise PointCloudFileError(f"{path}: there are no points; expected lines of x, y, z, red, green and blue")
-    return _finite(table[:, :3], path), _colors(table[:, 3:], path)
-
-
-def _finite(xyz: np.ndarray, path: Path) -> np.ndarray:
-    bad = ~np.isfinite(xyz).all(axis=1)
-    if bad.any():
-        raise PointCloudFileError(f"{path}: point {bad.argmax()} has NaN or infinite coordinates")
-    return xyz
-
-
-def _colors(values: np.ndarray, path: Path) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        good = (values >= 0) & (values <= 255) & (values == np.floor(values))
-    if not good.all():
-        raise PointCloudFileError(f"{path}: a colour is {values[~good][0]}; expected whole numbers from 0 to 255")
-    return values.astype(np.uint8)
-
-
-def _at_origin(xyz: np.ndarray, path: Path) -> np.ndarray:
-    """Move the smallest x, y and z to 0 before precision is given up: areas reach far from their origin."""
-    with np.errstate(over="ignore"):
-        moved = xyz - xyz.min(axis=0)
-    if not moved.max() <= LONGEST_ROOM:
-        raise PointCloudFileError(f"{path}: reaches over {moved.max():g} m; expected at most {LONGEST_ROOM:g}")
-    return moved.astype(np.float32)
-
-
 AREAS = (1, 2, 3, 4, 5, 6)
 UP_AXIS = "z"
 
@@ -221,7 +68,7 @@ for _area in AREAS:
     _COUNTS[f"area_{_area}"] = {"train": len(PUBLISHED_ROOMS) - _rooms, "test": _rooms}
     _COUNTS[f"area_{_area}_blocks"] = {"test": _rooms}
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="s3dis",
     description=(
         "S3DIS: 272 scanned rooms in six areas of three buildings, as coloured clouds in metres, z up, each point of "
@@ -230,7 +77,7 @@ BENCHMARK = Benchmark(
     homepage="https://github.com/alexsax/2D-3D-Semantics",
     licence=Licence(
         "other",
-        "for research that is not commercial, after filling in the authors' form",
+        "for non-commercial research, after filling in the authors' form",
         "https://docs.google.com/forms/d/e/1FAIpQLScDimvNMCGhy_rmBA2gHfDu3naktRm6A8BPwAWWDv-Uhm6Shw/viewform",
     ),
     citation="""@inproceedings{armeni20163d,
@@ -269,25 +116,25 @@ def load(
     Rows have `points` (num_points, 3) in metres, z up, the smallest x, y and z of the room at 0; `colors`
     (num_points, 3) uint8; `labels` (num_points,), one of 13 classes; `room`, such as "Area_1_hallway_1"; and `area`.
 
-    A room has a million points or so. Reading all of them for a crop of some thousand is slow, so training rooms can
-    be stored as blocks. Rooms of the test split stay whole: they are judged as a whole, each point once.
+    A room has about a million points. Reading all of them for a crop of some thousand is slow, so training rooms can
+    be stored as blocks. Rooms of the test split are never cut, since each of their points is judged once.
 
     Args:
         data_dir: one of the folders in the layout, or the one above it.
         test_area: the area of the test split, 1 to 6; the others are for training. Papers report 5, the only area
-            whose building has no other.
+            with a building of its own.
         layout: "npy" or "annotations"; None takes the first of these that is there.
         block_size: edge in metres of the square columns into which training rooms are cut, 1.0 in most papers; None
-            leaves them whole.
+            does not cut them.
         block_points: points of a block.
         block_overlap: share of a column's edge that it has in common with the next one.
-        seed: draws which points of a column go together.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        seed: seed of the assignment of a column's points to blocks.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
-        ValueError: an argument out of range; rooms that are not among the published ones; a piece with a line that is
-            no point.
-        FileNotFoundError: rooms are missing; says where they are to be had.
+        ValueError: an argument out of range; rooms that are not among the published ones; a piece with a malformed
+            line.
+        FileNotFoundError: rooms are missing; says where to get them.
 
     Source: Armeni et al., "3D Semantic Parsing of Large-Scale Indoor Spaces"; blocks by Qi et al., "PointNet".
     """
@@ -298,9 +145,9 @@ def load(
     options: dict[str, object] = {}
     if block_size is not None:
         options = {"size": block_size, "points": block_points, "overlap": block_overlap, "seed": seed}
-        # Wrong arguments are told here, not by the first room.
+        # Wrong arguments raise here, not with the first room.
         split_into_blocks(np.zeros((1, 3)), block_points, block_size, block_overlap, up_axis=UP_AXIS)
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     name, store = _find(root, LAYOUTS if layout is None else (layout,))
     rooms = store.rooms()
     if conversion.get("verify", True):
@@ -312,11 +159,11 @@ def load(
             )
         rooms = PUBLISHED_ROOMS
 
-    def whole(room: Room) -> Iterator[Mapping[str, object]]:
+    def read_room(room: Room) -> Iterator[Mapping[str, object]]:
         arrays = store.read(room)
         yield {**vars(arrays), "room": str(room), "area": room.area}
 
-    def blocks(room: Room) -> Iterator[Mapping[str, object]]:
+    def read_blocks(room: Room) -> Iterator[Mapping[str, object]]:
         arrays = vars(store.read(room))
         index = split_into_blocks(
             arrays["points"], block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed
@@ -328,7 +175,14 @@ def load(
     for split in ("train", "test"):
         units = [room for room in rooms if (room.area == test_area) == (split == "test")]
         cut = split == "train" and block_size is not None
-        sources[split] = _source(store, units, blocks if cut else whole, one_row_each=not cut)
+        sources[split] = SplitSource(
+            units,
+            read_blocks if cut else read_room,
+            [file for room in units for file in store.files(room)],
+            num_rows=None if cut else len(units),
+            describe=lambda room: str(store.path(room)),
+            missing=[store.path(room) for room in units if not store.path(room).exists()],
+        )
     features = Features(
         {
             "points": Array2D((None, 3), "float32"),
@@ -340,7 +194,7 @@ def load(
     )
     variant = f"area_{test_area}" + ("" if block_size is None else "_blocks")
     options["layout"] = name
-    return load_benchmark(BENCHMARK, store.folder, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, store.folder, sources, features, variant=variant, options=options, **conversion)
 
 
 def _find(root: Path, layouts: Iterable[str]) -> tuple[str, ArrayRooms | AnnotatedRooms]:
@@ -349,22 +203,158 @@ def _find(root: Path, layouts: Iterable[str]) -> tuple[str, ArrayRooms | Annotat
             store = LAYOUTS[name](root / place)
             if store.rooms():
                 return name, store
-    raise BENCHMARK.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
+    raise DATASET.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
 
 
-def _source(
-    store: ArrayRooms | AnnotatedRooms,
-    rooms: Sequence[Room],
-    read: Callable[[Room], Iterator[Mapping[str, object]]],
-    one_row_each: bool,
-) -> SplitSource:
-    missing = [store.path(room) for room in rooms if not store.path(room).exists()]
-    files = [file for room in rooms for file in store.files(room)]
-    return SplitSource(
-        rooms,
-        read,
-        files,
-        num_rows=len(rooms) if one_row_each else None,
-        describe=lambda room: str(store.path(room)),
-        missing=missing,
-    )
+@dataclass(frozen=True)
+class RoomArrays:
+    """The points of a room.
+
+    Attributes:
+        points: (num_points, 3) float32 in metres, z up, smallest x, y and z at 0.
+        colors: (num_points, 3) uint8.
+        labels: (num_points,) int64, index in `CLASS_NAMES`.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    labels: np.ndarray
+
+
+class ArrayRooms:
+    """Rooms as arrays: `Area_1_hallway_1.npy`, each (points, 7) of x, y, z, red, green, blue and class."""
+
+    places = ("", "stanford_indoor3d")
+    mark = "Area_[1-6]_*.npy"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def rooms(self) -> list[Room]:
+        """Return the rooms that exist."""
+        return _named(path.stem for path in self.folder.glob(self.mark))
+
+    def path(self, room: Room) -> Path:
+        """Return the path of a room."""
+        return self.folder / f"{room}.npy"
+
+    def files(self, room: Room) -> list[Path]:
+        """Return the files of a room."""
+        return [path for path in [self.path(room)] if path.is_file()]
+
+    def read(self, room: Room) -> RoomArrays:
+        """Read a room.
+
+        Raises:
+            PointCloudFileError: a damaged file, or one with other content.
+        """
+        path = self.path(room)
+        table = read_npy(path)
+        if table.dtype.kind not in "fiu" or table.ndim != 2 or table.shape[1] != 7:
+            raise PointCloudFileError(
+                f"{path}: an array of shape {table.shape} and type {table.dtype}; expected numbers (points, 7): "
+                "x, y, z, red, green, blue and class"
+            )
+        try:
+            labels = integers(table[:, 6], "class")
+        except PointCloudError as error:
+            raise PointCloudFileError(f"{path}: {error}") from None
+        return RoomArrays(_at_origin(_finite(table[:, :3], path), path), _colors(table[:, 3:6], path), labels)
+
+
+class AnnotatedRooms:
+    """Rooms as published: a folder `Area_1/hallway_1/Annotations` with `ceiling_1.txt`, `chair_12.txt`, … each.
+
+    The class precedes the underscore; any other than the thirteen, such as stairs, is clutter. Pieces are read in the
+    order of their names.
+    """
+
+    places = ("", "Stanford3dDataset_v1.2_Aligned_Version")
+    mark = "Area_[1-6]/*_*/Annotations"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def rooms(self) -> list[Room]:
+        """Return the rooms that exist."""
+        found = self.folder.glob(self.mark)
+        return _named(f"{path.parents[1].name}_{path.parent.name}" for path in found if path.is_dir())
+
+    def path(self, room: Room) -> Path:
+        """Return the path of a room."""
+        return self.folder / f"Area_{room.area}" / f"{room.kind}_{room.number}" / "Annotations"
+
+    def files(self, room: Room) -> list[Path]:
+        """Return the pieces of a room, without the hidden files that some systems add."""
+        pieces = (path for path in self.path(room).glob("*.txt") if not path.name.startswith("."))
+        return sorted(path for path in pieces if path.is_file())
+
+    def read(self, room: Room) -> RoomArrays:
+        """Read a room.
+
+        Raises:
+            PointCloudFileError: no pieces, or one with a malformed line.
+        """
+        pieces = [(path, _read_piece(path)) for path in self.files(room)]
+        if not pieces:
+            raise PointCloudFileError(f"{self.path(room)}: no pieces; expected ceiling_1.txt and others")
+        labels = [np.full(len(xyz), _class_of(path)) for path, (xyz, _) in pieces]
+        return RoomArrays(
+            _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces]), self.path(room)),
+            np.concatenate([colors for _, (_, colors) in pieces]),
+            np.concatenate(labels),
+        )
+
+
+LAYOUTS = {"npy": ArrayRooms, "annotations": AnnotatedRooms}
+
+
+def _named(names: Iterable[str]) -> list[Room]:
+    found = ((name, _ROOM.fullmatch(name)) for name in names)
+    rooms = ((name, Room(int(match[1]), match[2], int(match[3]))) for name, match in found if match)
+    return sorted(room for name, room in rooms if str(room) == name)
+
+
+def _class_of(path: Path) -> int:
+    name = path.name.partition("_")[0]
+    return CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER)
+
+
+def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read points, float64, and colours of a piece."""
+    data = open_source(path, "txt", ("txt",)).data
+    stray = _STRAY.search(data)
+    if stray:
+        # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a digit,
+        # the line has too many numbers afterwards and is refused.
+        line = data.count(b"\n", 0, stray.start()) + 1
+        logger.warning("%s: line %d has a control character %r, read as a space", path, line, stray.group())
+        data = _STRAY.sub(b" ", data)
+    table = parse_table(data, path, columns=6)
+    if not len(table):
+        raise PointCloudFileError(f"{path}: there are no points; expected lines of x, y, z, red, green and blue")
+    return _finite(table[:, :3], path), _colors(table[:, 3:], path)
+
+
+def _finite(xyz: np.ndarray, path: Path) -> np.ndarray:
+    bad = ~np.isfinite(xyz).all(axis=1)
+    if bad.any():
+        raise PointCloudFileError(f"{path}: point {bad.argmax()} has NaN or infinite coordinates")
+    return xyz
+
+
+def _colors(values: np.ndarray, path: Path) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        good = (values >= 0) & (values <= 255) & (values == np.floor(values))
+    if not good.all():
+        raise PointCloudFileError(f"{path}: a colour is {values[~good][0]}; expected whole numbers from 0 to 255")
+    return values.astype(np.uint8)
+
+
+def _at_origin(xyz: np.ndarray, path: Path) -> np.ndarray:
+    """Move the smallest x, y and z to 0 before rounding to float32, since areas are far from their origin."""
+    with np.errstate(over="ignore"):
+        moved = xyz - xyz.min(axis=0)
+    if not moved.max() <= LONGEST_ROOM:
+        raise PointCloudFileError(f"{path}: extends over {moved.max():g} m; expected at most {LONGEST_ROOM:g}")
+    return moved.astype(np.float32)

@@ -1,12 +1,12 @@
-"""ScanObjectNN: 15 classes of objects cut out of scans of real rooms."""
+"""ScanObjectNN: objects of 15 classes cut out of scans of real rooms."""
 
 import os
 
 import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List
 
-from hf_any3d.data.conversion import Benchmark, Licence, load_benchmark
-from hf_any3d.data.conversion.hdf5_rows import hdf5_source
+from hf_any3d.data.conversion import Licence, PublishedDataset, load_published
+from hf_any3d.data.conversion.reading import hdf5_source
 
 FILES = {
     "obj_bg": ("main_split", "objectdataset"),
@@ -14,12 +14,12 @@ FILES = {
     "pb_t50_rs": ("main_split", "objectdataset_augmentedrot_scale75"),
     "pb_t50_rs_nobg": ("main_split_nobg", "objectdataset_augmentedrot_scale75"),
 }
-"""Variant -> folder, and the name of its files behind `training_` or `test_`."""
+"""Variant -> folder, and the name of its files after `training_` or `test_`."""
 
 SPLITS = {"train": "training", "test": "test"}
 NUM_POINTS = 2048
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="scanobjectnn",
     description=(
         "ScanObjectNN: 2,902 objects of 15 classes, cut out of scans of real rooms, as clouds of 2,048 points. "
@@ -28,7 +28,7 @@ BENCHMARK = Benchmark(
     homepage="https://hkust-vgd.github.io/scanobjectnn/",
     licence=Licence(
         "other",
-        "for research that is not commercial, after agreeing to the authors' terms of use",
+        "for non-commercial research, after agreeing to the authors' terms of use",
         "https://hkust-vgd.github.io/scanobjectnn/",
     ),
     citation="""@inproceedings{uy2019scanobjectnn,
@@ -74,7 +74,7 @@ BENCHMARK = Benchmark(
 def load(
     data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", masks: bool = False, **conversion
 ) -> DatasetDict:
-    """Read ScanObjectNN in its official HDF5 files; needs the package h5py.
+    """Read the official HDF5 files of ScanObjectNN; needs the package h5py.
 
     Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
 
@@ -82,38 +82,38 @@ def load(
         data_dir: the folder above `h5_files`, that folder, or the one above `ScanObjectNN/h5_files`.
         variant: "obj_bg" (objects with background), "obj_only" (without), "pb_t50_rs" (the hardest: moved by up to
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
-        masks: read `labels` (2048,) too, which say of each point whether it belongs to the object or the background.
-            That makes rows of segmentation: a batch for classification cannot have both.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        masks: also read `labels` (2048,), object or background for each point. Such rows are for segmentation: a
+            batch for classification cannot have both.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
-        ValueError: an unknown variant, another number of clouds than published, or masks of files that have none.
-        FileNotFoundError: files are missing; says where they are to be had.
+        ValueError: an unknown variant, another number of clouds than published, or files without masks.
+        FileNotFoundError: files are missing; says where to get them.
         ImportError: h5py is not installed.
 
     Source: Uy et al., "Revisiting Point Cloud Classification", Sec. 3.
     """
     if variant not in FILES:
         raise ValueError(f"variant is {variant!r}; expected one of {', '.join(FILES)}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     folder, name = FILES[variant]
     places = [root / above / folder for above in ("h5_files", "", "ScanObjectNN/h5_files")]
     place = next((place for place in places if place.is_dir()), places[0])
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
-    BENCHMARK.require(files.values(), root)
+    DATASET.require(files.values(), root)
 
-    features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": BENCHMARK.class_label()})
+    features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label()})
     columns = {"data": "points", "label": "label"}
     if masks:
         features["labels"] = List(ClassLabel(names=["background", "object"]))
         columns["mask"] = "labels"
     sources = {split: hdf5_source([file], columns, _row) for split, file in files.items()}
     options = {"masks": masks}
-    return load_benchmark(BENCHMARK, root, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, root, sources, features, variant=variant, options=options, **conversion)
 
 
 def _row(values: dict[str, np.ndarray]) -> dict[str, object]:
     if "labels" in values:
-        # A mask holds -1 at points of the background.
+        # Masks are -1 at points of the background.
         values["labels"] = (values["labels"] != -1).astype(np.int64)
     return values

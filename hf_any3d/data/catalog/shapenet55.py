@@ -7,8 +7,8 @@ from pathlib import Path
 
 from datasets import Array2D, DatasetDict, Features, Value
 
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines, read_npy
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import read_lines, read_npy
 
 TAXONOMY = {
     "02691156": "airplane",
@@ -67,30 +67,30 @@ TAXONOMY = {
     "04530566": "watercraft",
     "04554684": "washer",
 }
-"""Number of the category in WordNet, which file names begin with -> its name. The order is that of the labels."""
+"""WordNet number of the category, which file names start with -> its name, in the order of the labels."""
 
 LISTS = {
     "55": {"train": "ShapeNet-55/train.txt", "test": "ShapeNet-55/test.txt"},
     "34": {"train": "ShapeNet-34/train.txt", "test": "ShapeNet-34/test.txt"},
     "21": {"test": "ShapeNet-Unseen21/test.txt"},
 }
-"""Set of splits -> the list of files of each split."""
+"""Set of splits -> split -> list of its files."""
 
 CLOUDS = "shapenet_pc"
 PLACES = ("", "ShapeNet55-34", "ShapeNet55")
 NUM_POINTS = 8192
 _LINE = re.compile(r"(\d{8})-[\w-]+\.npy")
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="shapenet55",
     description=(
         "ShapeNet55: 52,470 models of the 55 categories of ShapeNetCore, as clouds of 8,192 points on their surfaces. "
-        "The sets 34 and 21 divide the categories into those that a model is trained on and those that it never saw."
+        "The sets 34 and 21 divide the categories into those that a model is trained on and unseen ones."
     ),
     homepage="https://shapenet.org/",
     licence=Licence(
         "other",
-        "for research and education that are not commercial, after agreeing to ShapeNet's terms of use",
+        "for non-commercial research and education, after agreeing to ShapeNet's terms of use",
         "https://shapenet.org/terms",
     ),
     citation="""@article{chang2015shapenet,
@@ -116,7 +116,7 @@ BENCHMARK = Benchmark(
         "Agree to ShapeNet's terms at https://shapenet.org/terms, get ShapeNet55-34 by the link in the data notes of "
         "PoinTr, https://github.com/yuxumin/PoinTr/blob/master/DATASET.md, or of Point-BERT, "
         "https://github.com/Julie-tang00/Point-BERT/blob/master/DATASET.md, unpack it and pass the folder above "
-        "ShapeNet55-34 as data_dir; the lists lie in the folder data of PoinTr's repository too"
+        "ShapeNet55-34 as data_dir; the lists are in the folder data of PoinTr's repository too"
     ),
     layout="""  ShapeNet55-34/ShapeNet-55/train.txt, test.txt       split_set "55"
   ShapeNet55-34/ShapeNet-34/train.txt, test.txt       split_set "34"
@@ -130,42 +130,40 @@ def load(data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **
     """Read ShapeNet55.
 
     Rows have `points` (8192, 3) in the units of the files, neither centred nor scaled; `label`, one of all 55
-    categories whichever the set; and `file`, the number of the category and the model's name.
+    categories in every set; and `file`, the number of the category and the model's name.
 
     Args:
         data_dir: the folder with `shapenet_pc` and the folders of lists, or the one above `ShapeNet55-34`.
         split_set: "55", all categories in both splits; "34", the same 34 categories in both; or "21", a test split of
             the other categories.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
-        ValueError: an unknown set, another number of clouds than published, or a list that names something else.
-        FileNotFoundError: files are missing; says where they are to be had.
+        ValueError: an unknown set, another number of clouds than published, or a malformed list.
+        FileNotFoundError: files are missing; says where to get them.
 
     Source: Chang et al., "ShapeNet"; points and splits by Yu et al., "PoinTr", Sec. 4.1.
     """
     if split_set not in LISTS:
         raise ValueError(f"split_set is {split_set!r}; expected one of {', '.join(LISTS)}")
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     folder = next((root / place for place in PLACES if (root / place / CLOUDS).is_dir()), root)
     lists = {split: folder / name for split, name in LISTS[split_set].items()}
-    BENCHMARK.require(lists.values(), folder)
+    DATASET.require(lists.values(), folder)
     if not (folder / CLOUDS).is_dir():
-        raise BENCHMARK.not_found(f"{folder}: no folder {CLOUDS}")
-    # One look at the folder, not one at each of fifty thousand files.
-    there = {entry.name for entry in os.scandir(folder / CLOUDS)}
+        raise DATASET.not_found(f"{folder}: no folder {CLOUDS}")
     features = Features(
         {
             "points": Array2D((NUM_POINTS, 3), "float32"),
-            "label": BENCHMARK.class_label(),
+            "label": DATASET.class_label(),
             "file": Value("string"),
         }
     )
-    sources = {split: _source(file, folder / CLOUDS, there) for split, file in lists.items()}
-    return load_benchmark(BENCHMARK, folder, sources, features, variant=split_set, **conversion)
+    sources = {split: _source(file, folder / CLOUDS) for split, file in lists.items()}
+    return load_published(DATASET, folder, sources, features, variant=split_set, **conversion)
 
 
-def _source(file: Path, clouds: Path, there: set[str]) -> SplitSource:
+def _source(file: Path, clouds: Path) -> SplitSource:
     names = read_lines(file)
     for number, name in enumerate(names, 1):
         found = _LINE.fullmatch(name)
@@ -178,7 +176,4 @@ def _source(file: Path, clouds: Path, there: set[str]) -> SplitSource:
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         yield {"points": read_npy(path), "label": TAXONOMY[path.name[:8]], "file": path.stem}
 
-    paths = [clouds / name for name in names]
-    missing = [path for path in paths if path.name not in there]
-    files = [file, *sorted({path for path in paths if path.name in there})]
-    return SplitSource(paths, read, files, num_rows=len(paths), missing=missing)
+    return SplitSource.from_paths([clouds / name for name in names], read, [file])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
-from hf_any3d.data.conversion.arrays import read_lines, read_table
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.conversion.reading import check_names, read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 
 SYNSETS = {
     "02691156": "Airplane",
@@ -31,7 +31,7 @@ SYNSETS = {
     "04225987": "Skateboard",
     "04379243": "Table",
 }
-"""Number of the category in WordNet, the name of its folder -> its name, in the order of the labels."""
+"""WordNet number of the category, which names its folder -> its name, in the order of the labels."""
 
 PARTS: dict[str, tuple[str, ...]] = {
     "Airplane": ("body", "wing", "tail", "engine"),
@@ -51,8 +51,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Skateboard": ("wheel", "deck", "belt"),
     "Table": ("top", "leg", "drawer"),
 }
-"""Category -> its parts, in the order of the labels 0 to 49. The files number parts and name none; these are the names
-by which the field describes them."""
+"""Category -> its parts, in the order of the labels 0 to 49. The files number parts; these are the usual names."""
 
 PART_NAMES = tuple(f"{category} {part}" for category, parts in PARTS.items() for part in parts)
 """Names of the 50 parts in the order of their labels, such as "Chair back"."""
@@ -66,7 +65,7 @@ FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 _NAME = re.compile(r"shape_data/(\d{8})/([\w-]+)")
 
-BENCHMARK = Benchmark(
+DATASET = PublishedDataset(
     name="shapenetpart",
     description=(
         "ShapeNetPart: 16,881 objects of 16 categories as clouds with normals, each point with one of 50 parts; a "
@@ -75,7 +74,7 @@ BENCHMARK = Benchmark(
     homepage="https://cs.stanford.edu/~ericyi/project_page/part_annotation/",
     licence=Licence(
         "other",
-        "for research and education that are not commercial, after agreeing to ShapeNet's terms of use",
+        "for non-commercial research and education, after agreeing to ShapeNet's terms of use",
         "https://shapenet.org/terms",
     ),
     citation="""@article{yi2016scalable,
@@ -111,56 +110,40 @@ def load(data_dir: str | os.PathLike | None = None, *, normals: bool = True, **c
     Args:
         data_dir: the folder named in the layout, or the one above it.
         normals: read the column `normals`.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_benchmark`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
 
     Raises:
-        ValueError: another number of clouds than published, categories in another order, a line that is no point, or
-            a part of another category.
-        FileNotFoundError: files are missing; says where they are to be had.
+        ValueError: another number of clouds than published, categories in another order, a malformed line, or a part
+            of another category.
+        FileNotFoundError: files are missing; says where to get them.
 
     Source: Yi et al., "A Scalable Active Framework for Region Annotation"; normals by Qi et al., "PointNet++".
     """
-    root = BENCHMARK.root(data_dir)
+    root = DATASET.root(data_dir)
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     names = folder / "synsetoffset2category.txt"
     lists = {split: folder / "train_test_split" / f"shuffled_{name}_file_list.json" for split, name in SPLITS.items()}
-    BENCHMARK.require([names, *lists.values()], folder)
-    _check_categories(names)
+    DATASET.require([names, *lists.values()], folder)
+    check_names(names, [f"{name} {synset}" for synset, name in SYNSETS.items()], "category")
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["labels"] = List(ClassLabel(names=list(PART_NAMES)))
-    features["label"] = BENCHMARK.class_label()
+    features["label"] = DATASET.class_label()
     features["file"] = Value("string")
-    sources = {split: _source(file, folder, names) for split, file in lists.items()}
-    return load_benchmark(BENCHMARK, folder, sources, features, options={"normals": normals}, **conversion)
-
-
-def _check_categories(path: Path) -> None:
-    """Refuse another list of categories: the number of a line is the label."""
-    expected = [[name, synset] for synset, name in SYNSETS.items()]
-    found = [line.split() for line in read_lines(path)]
-    if found == expected:
-        return
-    number = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
-    seen = " ".join(found[number])[:60] if number < len(found) else "missing"
-    wanted = " ".join(expected[number]) if number < len(expected) else "nothing"
-    raise ValueError(f"{path}: category {number} is {seen}; expected {wanted}")
-
-
-def _source(file: Path, folder: Path, names: Path) -> SplitSource:
-    paths = [folder / synset / f"{model}.txt" for synset, model in _listed(file)]
-    missing = [path for path in paths if not path.is_file()]
-    there = sorted(set(paths) - set(missing))
-    return SplitSource(paths, _read, [file, names, *there], num_rows=len(paths), missing=missing)
+    sources = {}
+    for split, file in lists.items():
+        paths = [folder / synset / f"{model}.txt" for synset, model in _listed(file)]
+        sources[split] = SplitSource.from_paths(paths, _read, [file, names])
+    return load_published(DATASET, folder, sources, features, options={"normals": normals}, **conversion)
 
 
 def _listed(file: Path) -> list[tuple[str, str]]:
-    """Category and model of each cloud of a split."""
+    """Read category and model of each cloud of a split."""
     try:
         entries = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise PointCloudFileError(f"{file}: no JSON ({str(error)[:80]})") from None
+        raise PointCloudFileError(f"{file}: not JSON ({str(error)[:80]})") from None
     if not isinstance(entries, list):
-        raise PointCloudFileError(f"{file}: holds {type(entries).__name__}; expected a list of names")
+        raise PointCloudFileError(f"{file}: contains {type(entries).__name__}; expected a list of names")
     listed = []
     for number, entry in enumerate(entries):
         found = _NAME.fullmatch(entry) if isinstance(entry, str) else None

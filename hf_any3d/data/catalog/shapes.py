@@ -1,6 +1,6 @@
-"""The embedded set: real household objects in 18 classes, for first steps, tests and demonstrations.
+"""The embedded shapes: real household objects in 18 classes, for first steps, tests and demonstrations.
 
-Its card, with authors and licences, is examples/data/README.md.
+examples/data/README.md is their card, with authors and licences.
 """
 
 import os
@@ -22,7 +22,7 @@ def load(data_dir: str | os.PathLike | None = None, **options) -> DatasetDict:
         options: further arguments of `datasets.load_dataset`, such as `cache_dir`.
 
     Raises:
-        FileNotFoundError: the folder or one of its files is not there.
+        FileNotFoundError: the folder or one of its files does not exist.
     """
     folder = Path(__file__).parents[3] / "examples" / "data" if data_dir is None else Path(data_dir)
     files = {split: folder / f"{split}.parquet" for split in SPLITS}

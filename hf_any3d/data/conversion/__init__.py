@@ -1,7 +1,6 @@
-"""What all published benchmarks share: their description, the conversion to Parquet and the cache."""
+"""Convert published datasets to Parquet: their descriptions, the conversion, the cache and publishing."""
 
-from hf_any3d.data.conversion.convert import SplitSource
-from hf_any3d.data.conversion.description import Benchmark, Licence
-from hf_any3d.data.conversion.loading import load_benchmark
+from hf_any3d.data.conversion.loading import load_published
+from hf_any3d.data.conversion.published_dataset import Licence, PublishedDataset, SplitSource
 
-__all__ = ["Benchmark", "Licence", "SplitSource", "load_benchmark"]
+__all__ = ["Licence", "PublishedDataset", "SplitSource", "load_published"]

@@ -1,11 +1,11 @@
-"""A benchmark as a DatasetDict: converted once, then opened from the cache."""
+"""Load published files as a DatasetDict: converted once, then opened from the cache."""
 
 import errno
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import datasets
@@ -13,20 +13,20 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
-from hf_any3d.data.conversion.convert import SplitSource, convert_split, stamp_of
-from hf_any3d.data.conversion.description import Benchmark
-from hf_any3d.data.conversion.journal import ShardRecord, ShardSums, verify_checksums
+from hf_any3d.atomic_files import not_written, read_json, remove_temporaries, write_json
+from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, verify_checksums
+from hf_any3d.data.conversion.published_dataset import PublishedDataset, SplitSource
+from hf_any3d.data.conversion.shards import convert_split
 from hf_any3d.data.conversion.statistics import SplitStatistics
-from hf_any3d.whole_files import not_written, read_json, remove_temporaries, write_json
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Of the cache and of `meta/stats.json`; raised when either changes its form."""
+"""Version of the cache and of `meta/stats.json`; raised when either changes its format."""
 
 
-def load_benchmark(
-    benchmark: Benchmark,
+def load_published(
+    dataset: PublishedDataset,
     root: Path,
     sources: Mapping[str, SplitSource],
     features: Features,
@@ -38,23 +38,22 @@ def load_benchmark(
     on_error: str = "raise",
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """Convert the files of a benchmark to Parquet, unless that was done before, and open them.
+    """Convert the files of a dataset to Parquet, unless the cache has them, and open them.
 
-    The cache is keyed by the names, sizes and times of the files and by all that decides the rows. A conversion that
-    was interrupted goes on with the first shard that is not complete. Several processes may call this at once: one
-    converts, the others wait. A shard that is not as it was written is converted anew, with those behind it; see
-    `ShardSums` for when shards are read to tell.
+    The cache is keyed by the names, sizes and times of the files and by everything that determines the rows. An
+    interrupted conversion resumes with the first incomplete shard. Several processes may call this at once: one
+    converts, the others wait. A damaged shard is converted again, with those after it; see `ShardChecks`.
 
     Args:
-        benchmark: what is known of it.
+        dataset: its description.
         root: the folder of its files.
         sources: where the rows of each split come from.
         features: the columns.
-        variant: a key of `benchmark.expected_counts`.
-        options: whatever else decides the rows, as plain values.
+        variant: a key of `dataset.expected_counts`.
+        options: whatever else determines the rows, as plain values.
         cache_dir: where conversions are kept; None takes the folder `hf_any3d` in the cache of `datasets`.
-        verify: check the number of clouds against the published one, and the files against SHA256SUMS where that
-            file lies in `root`; False is for own subsets.
+        verify: check the number of clouds against the published one, and the files against SHA256SUMS if that file
+            is in `root`; pass False for subsets of your own.
         on_error: "raise" stops at what cannot be read; "skip" leaves it out with a warning.
         streaming: read the Parquet files row by row, without the Arrow copy that random access needs.
 
@@ -62,61 +61,66 @@ def load_benchmark(
         The splits in the order of `sources`, with description, citation, homepage and licence in their `info`.
 
     Raises:
-        ValueError: a wrong option; another number of clouds than published; a file that cannot be read, or one whose
-            checksum differs.
-        FileNotFoundError: a file that is gone.
+        ValueError: a wrong option; another number of clouds than published; a file that cannot be read or has
+            another checksum.
+        FileNotFoundError: a file that no longer exists.
         OSError: the disk is full; names the file. What was converted before stays usable.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    expected = benchmark.expected_counts.get(variant, {}) if verify else {}
-    what = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
+    expected = dataset.expected_counts.get(variant, {}) if verify else {}
+    what = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
     for split, source in sources.items():
         if on_error == "raise":
-            benchmark.require(source.missing, root)
+            dataset.require(source.missing, root)
         if source.num_rows is not None:
             _check_count(what, split, source.num_rows, expected.get(split), root)
 
-    stamps = {split: [*stamp_of(source.files, root), source.digest] for split, source in sources.items()}
-    decides = {
+    stamps = {split: [*_file_stamps(source.files, root), source.digest] for split, source in sources.items()}
+    settings = {
         "format_version": FORMAT_VERSION,
-        "name": benchmark.name,
-        "revision": benchmark.revision,
+        "name": dataset.name,
+        "revision": dataset.revision,
         "variant": variant,
         "options": dict(options or {}),
         "features": features.to_dict(),
     }
-    text = json.dumps({**decides, "files": stamps}, sort_keys=True)
+    text = json.dumps({**settings, "files": stamps}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     caches = Path(datasets.config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
-    folder = caches / benchmark.name / f"{variant}-{key}"
+    folder = caches / dataset.name / f"{variant}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         for part in ("data", "journal", "meta"):
             remove_temporaries(folder / part)
         is_complete = (folder / "meta" / "stats.json").is_file()
         has_copy = any((folder / "arrow").rglob("*.arrow"))
-        sums = ShardSums(folder, trusting=is_complete and (has_copy or streaming))
+        checks = ShardChecks(folder, trust_times=is_complete and (has_copy or streaming))
         if verify and not is_complete:
             verify_checksums(root, {file for source in sources.values() for file in source.files})
-        records = {}
+        records, skip = {}, on_error == "skip"
         for split, source in sources.items():
             progress = f"Converting {what}, {split}"
-            skip = on_error == "skip"
-            records[split] = convert_split(source, split, features, folder, sums, skip=skip, progress=progress)
+            records[split] = convert_split(source, split, features, folder, checks, skip=skip, progress=progress)
             _check_converted(what, split, records[split], expected.get(split), root, skip)
         statistics = {split: _statistics(some) for split, some in records.items()}
-        described = {key: decides[key] for key in ("format_version", "name", "revision", "variant", "options")}
+        described = {key: settings[key] for key in ("format_version", "name", "revision", "variant", "options")}
         if read_json(folder / "meta" / "stats.json") != {**described, "splits": statistics}:
             write_json(folder / "meta" / "stats.json", {**described, "splits": statistics})
-        sums.save()
+        checks.save()
         splits = _open(folder, records, streaming)
     for rows in splits.values():
-        rows.info.description = benchmark.description
-        rows.info.citation = benchmark.citation
-        rows.info.homepage = benchmark.homepage
-        rows.info.license = str(benchmark.licence)
+        rows.info.description = dataset.description
+        rows.info.citation = dataset.citation
+        rows.info.homepage = dataset.homepage
+        rows.info.license = str(dataset.licence)
     return splits
+
+
+def _file_stamps(files: Iterable[Path], root: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of files."""
+    statuses = [(file, os.stat(file)) for file in files]
+    return [(os.path.relpath(file, root), status.st_size, status.st_mtime_ns) for file, status in statuses]
 
 
 def _check_count(what: str, split: str, found: int, expected: int | None, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Datasets of point clouds to the hub, with a card and statistics, and not where their terms forbid it."""
+"""Push datasets of point clouds to the hub with a card and statistics, unless their terms forbid it."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from hf_any3d.data.conversion.description import OPEN_LICENCES
 from hf_any3d.data.conversion.loading import FORMAT_VERSION
+from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.messages import printable
@@ -47,13 +47,98 @@ same rows are {call}.
 {homepage}{citation}"""
 
 
-def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
-    """What the hub reads at the head of the card.
+def push_point_dataset(
+    splits: DatasetDict,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    licence: str | None = None,
+    rights_confirmed: bool = False,
+    title: str | None = None,
+    token: str | bool | None = None,
+    max_shard_size: str | int = "500MB",
+) -> str:
+    """Push splits to the hub as Parquet that opens without this package, with a card and `meta/stats.json`.
+
+    The card has the licence, the origin of the data, how to load and cite them, the columns, the sizes of the splits
+    and the number of clouds of each class.
 
     Args:
-        title: the dataset's name for people.
-        licence: an identifier of the hub, or terms of their own in words.
-        num_rows: clouds of all splits.
+        splits: rows with a column `points`; description, citation and licence are taken from their `info`, which the
+            datasets of the catalog fill in.
+        repo_id: `owner/name`.
+        private: True creates a private repository.
+        licence: the hub's identifier of the licence; None takes the one in `info`.
+        rights_confirmed: True confirms that you may publish these data although their licence is not an open one.
+        title: heading of the card; None takes the name of the repository.
+        token: hub token; None takes the one of the login.
+        max_shard_size: of a Parquet file.
+
+    Returns:
+        The address of the dataset.
+
+    Raises:
+        ValueError: no column `points`; a public repository for data whose licence is unknown or does not allow
+            redistribution.
+    """
+    if not splits:
+        raise ValueError("splits is empty; expected at least one split")
+    for split, rows in splits.items():
+        if "points" not in rows.column_names or not len(rows):
+            raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
+    licence = next(iter(splits.values())).info.license if licence is None else licence
+    api = HfApi(token=token)
+    if licence not in OPEN_LICENCES and not rights_confirmed and not _stays_private(api, repo_id, private):
+        terms = f"their licence is {licence!r}" if licence else "their licence is not known"
+        raise ValueError(
+            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
+            "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
+            "may publish them"
+        )
+    statistics = {split: _statistics(split, rows) for split, rows in splits.items()}
+    title = title or repo_id.rpartition("/")[2]
+    splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)
+
+    # The upload has written a card that lists files and columns: keep its metadata, add ours and the text.
+    card = DatasetCard.load(repo_id, token=token)
+    metadata = card_metadata(title, licence, sum(splits.num_rows.values()))
+    for name, value in metadata.to_dict().items():
+        setattr(card.data, name, value)
+    card.text = card_text(repo_id, title, splits, licence, statistics)
+    described = json.dumps({"format_version": FORMAT_VERSION, "splits": statistics}, indent=1) + "\n"
+    operations = [
+        CommitOperationAdd("README.md", str(card).encode()),
+        CommitOperationAdd("meta/stats.json", described.encode()),
+    ]
+    message = "Card and statistics"
+    api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset")
+    return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
+
+
+def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
+    """Whether the repository will be private; an existing one keeps its visibility, whatever is requested."""
+    try:
+        return bool(api.repo_info(repo_id, repo_type="dataset").private)
+    except RepositoryNotFoundError:
+        return private is True
+
+
+def _statistics(split: str, rows) -> dict:
+    statistics = SplitStatistics()
+    columns = [name for name in ("points", "label") if name in rows.column_names]
+    plain = rows.select_columns(columns).with_format("numpy")
+    for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
+        statistics.add(row, rows.features)
+    return statistics.as_dict()
+
+
+def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
+    """Return the metadata at the head of the card.
+
+    Args:
+        title: the dataset's display name.
+        licence: an identifier of the hub, or custom terms in words.
+        num_rows: number of clouds in all splits.
     """
     data = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
     data["size_categories"] = [_size_category(num_rows)]
@@ -69,15 +154,15 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, stati
     """Write the card.
 
     Args:
-        repo_id: where the data lies.
+        repo_id: the repository of the data.
         title: its heading.
         splits: the data; description, homepage and citation are taken from their `info`.
         licence: the terms.
-        statistics: of each split, as `SplitStatistics.as_dict` gives them.
+        statistics: of each split, as `SplitStatistics.as_dict` returns them.
     """
     split = next(iter(splits))
     features, info = splits[split].features, splits[split].info
-    # Fences inside would end the block.
+    # A fence inside would end the block.
     cited = "\n".join(printable(line) for line in (info.citation or "").strip().replace("```", "'''").splitlines())
     citation = f"\n```bibtex\n{cited}\n```\n" if cited else ""
     return _TEXT.format(
@@ -154,88 +239,3 @@ def _link(address: str) -> str:
 def _size_category(num_rows: int) -> str:
     steps = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
     return next((name for name, limit in steps if num_rows < limit), "n>10M")
-
-
-def push_point_dataset(
-    splits: DatasetDict,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    licence: str | None = None,
-    rights_confirmed: bool = False,
-    title: str | None = None,
-    token: str | bool | None = None,
-    max_shard_size: str | int = "500MB",
-) -> str:
-    """Push splits to the hub as Parquet that opens without this package, with a card and `meta/stats.json`.
-
-    The card says the licence, where the data come from, how to load and cite them, the columns, the sizes of the
-    splits and the number of clouds of each class.
-
-    Args:
-        splits: rows with a column `points`; what is known of them is taken from their `info`, where the benchmarks of
-            the catalogue have put it.
-        repo_id: `owner/name`.
-        private: True makes a repository that only its owners see.
-        licence: the hub's identifier of the licence; None takes the one in `info`.
-        rights_confirmed: True says that you may publish these data although their licence is not an open one.
-        title: heading of the card; None takes the name of the repository.
-        token: of the hub; None takes the one of the login.
-        max_shard_size: of a Parquet file.
-
-    Returns:
-        The address of the dataset.
-
-    Raises:
-        ValueError: no column `points`; a public repository for data whose terms do not allow to pass them on, or
-            whose licence is not known.
-    """
-    if not splits:
-        raise ValueError("splits is empty; expected at least one split")
-    for split, rows in splits.items():
-        if "points" not in rows.column_names or not len(rows):
-            raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
-    licence = next(iter(splits.values())).info.license if licence is None else licence
-    api = HfApi(token=token)
-    if licence not in OPEN_LICENCES and not rights_confirmed and not _stays_private(api, repo_id, private):
-        terms = f"their licence is {licence!r}" if licence else "their licence is not known"
-        raise ValueError(
-            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
-            "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
-            "may publish them"
-        )
-    statistics = {split: _statistics(split, rows) for split, rows in splits.items()}
-    title = title or repo_id.rpartition("/")[2]
-    splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)
-
-    # The upload has written a card that lists files and columns; its head is kept and the rest put beneath.
-    card = DatasetCard.load(repo_id, token=token)
-    metadata = card_metadata(title, licence, sum(splits.num_rows.values()))
-    for name, value in metadata.to_dict().items():
-        setattr(card.data, name, value)
-    card.text = card_text(repo_id, title, splits, licence, statistics)
-    described = json.dumps({"format_version": FORMAT_VERSION, "splits": statistics}, indent=1) + "\n"
-    operations = [
-        CommitOperationAdd("README.md", str(card).encode()),
-        CommitOperationAdd("meta/stats.json", described.encode()),
-    ]
-    message = "Card and statistics"
-    api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset")
-    return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
-
-
-def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
-    """Whether nobody else will see it: a repository that exists stays as it is, whatever is asked for."""
-    try:
-        return bool(api.repo_info(repo_id, repo_type="dataset").private)
-    except RepositoryNotFoundError:
-        return private is True
-
-
-def _statistics(split: str, rows) -> dict:
-    statistics = SplitStatistics()
-    wanted = [name for name in ("points", "label") if name in rows.column_names]
-    plain = rows.select_columns(wanted).with_format("numpy")
-    for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
-        statistics.add(row, rows.features)
-    return statistics.as_dict()

@@ -1,27 +1,185 @@
-"""One Parquet file of a conversion."""
+"""Write the rows of a split as Parquet shards, in steps that an interruption does not undo."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Features, List
 from datasets.arrow_writer import ParquetWriter
+from tqdm.auto import tqdm
 
-from hf_any3d.data.conversion.journal import sha256_of
+from hf_any3d.atomic_files import not_written, publish, temporary_path, write_json
+from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_shards, record_path, sha256_of
+from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.conversion.statistics import SplitStatistics
 from hf_any3d.data.files import PointCloudError
-from hf_any3d.whole_files import not_written, publish, temporary_path
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 128 << 20
+"""Size of the uncompressed rows at which a shard is closed."""
+
+BUFFER_BYTES = 16 << 20
+"""Size of the rows that are passed to Parquet together; bounds the memory of a conversion."""
+
+
+def convert_split(
+    source: SplitSource,
+    split: str,
+    features: Features,
+    folder: Path,
+    checks: ShardChecks,
+    *,
+    skip: bool,
+    progress: str,
+) -> list[ShardRecord]:
+    """Write the rows of a split as Parquet, or resume where an earlier call stopped.
+
+    Args:
+        source: the rows.
+        split: its name.
+        features: the columns.
+        folder: gets `data/{split}-00000.parquet`, … and a record of each in `journal/`.
+        checks: finds damaged shards, which are converted again.
+        skip: leave out what cannot be read, with a warning, instead of stopping.
+        progress: label of the progress bar.
+
+    Returns:
+        The record of each shard.
+
+    Raises:
+        PointCloudError: a unit that cannot be read or does not fit the columns.
+        FileNotFoundError: a file of a unit no longer exists.
+        OSError: a shard that cannot be written; shards written before are kept and not written again.
+    """
+    records = finished_shards(folder, split, len(source.units), checks)
+    start = records[-1].stop if records else 0
+    with tqdm(total=len(source.units), initial=start, desc=progress, unit=" pieces", disable=None) as bar:
+        while start < len(source.units):
+            path = folder / "data" / f"{split}-{len(records):05d}.parquet"
+            record = _convert_shard(source, start, path, features, skip, bar)
+            # Written after the shard: a shard without its record counts as not written.
+            write_json(record_path(folder, split, len(records)), record.as_dict())
+            records.append(record)
+            checks.note(record)
+            start = record.stop
+    return records
+
+
+def _convert_shard(
+    source: SplitSource, start: int, path: Path, features: Features, skip: bool, bar: tqdm
+) -> ShardRecord:
+    skipped: list[str] = []
+    shard = ShardWriter(path, features)
+    try:
+        for stop in range(start + 1, len(source.units) + 1):
+            for row in _checked_rows(source, source.units[stop - 1], features, skipped if skip else None):
+                shard.add(row)
+            bar.update()
+            if shard.num_bytes >= SHARD_BYTES:
+                break
+        size, sha256 = shard.finish()
+    except BaseException:
+        shard.discard()
+        raise
+    return ShardRecord(path.name, start, stop, size, skipped, shard.statistics.as_dict(), sha256)
+
+
+def _checked_rows(
+    source: SplitSource, unit: Any, features: Features, skipped: list[str] | None
+) -> Iterator[dict[str, object]]:
+    """Yield the checked rows of a unit; append errors to `skipped`, or raise them if it is None."""
+
+    def failed(error: Exception) -> None:
+        if skipped is None:
+            raise error
+        logger.warning("left out %s", error)
+        skipped.append(str(error))
+
+    rows = iter(())
+    try:
+        rows = enumerate(source.read(unit))
+        for number, row in rows:
+            try:
+                checked = checked_row(row, features)
+            except PointCloudError as error:
+                failed(PointCloudError(f"{source.describe(unit)}, row {number}: {error}"))
+                continue
+            yield checked
+    except (PointCloudError, FileNotFoundError) as error:
+        failed(error)
+
+
+class ShardWriter:
+    """Write rows to a temporary file that is renamed when complete.
+
+    Every method raises OSError, which names the shard and leaves nothing of it, if the disk is full or not writable.
+
+    Args:
+        path: the final file.
+        features: the columns.
+    """
+
+    def __init__(self, path: Path, features: Features):
+        self.path = path
+        self.features = features
+        self.statistics = SplitStatistics()
+        self.num_bytes = 0
+        self._buffered = 0
+        self._temporary = temporary_path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer: ParquetWriter | None = None
+        self._guarded(self._open_writer)
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write one checked row."""
+        size = sum(_size(value) for value in row.values())
+        self.num_bytes += size
+        self._buffered += size
+        self.statistics.add(row, self.features)
+        self._guarded(self._writer.write, dict(row))
+        if self._buffered >= BUFFER_BYTES:
+            self._guarded(self._writer.write_examples_on_file)
+            self._buffered = 0
+
+    def finish(self) -> tuple[int, str]:
+        """Complete the file and return its size in bytes and its SHA-256."""
+        self._guarded(self._writer.finalize)
+        size, sha256 = self._temporary.stat().st_size, sha256_of(self._temporary)
+        self._guarded(publish, self._temporary, self.path)
+        return size, sha256
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except Exception:  # removed all the same
+            pass
+        self._temporary.unlink(missing_ok=True)
+
+    def _open_writer(self) -> None:
+        self._writer = ParquetWriter(features=self.features, path=str(self._temporary))
+
+    def _guarded(self, function, *arguments) -> None:
+        try:
+            function(*arguments)
+        except OSError as error:
+            self.discard()
+            raise not_written(self.path, error) from error
+        except BaseException:
+            self.discard()
+            raise
 
 
 def checked_row(row: Mapping[str, object], features: Features) -> dict[str, object]:
-    """Bring a row to the types of its columns.
+    """Convert a row to the types of its columns.
 
     Args:
         row: a value for each column.
-        features: the columns; Array2D ones are arrays (num_points, channels), a list `labels` has one class a point.
-
-    Returns:
-        The row with arrays of the declared types.
+        features: the columns; Array2D ones are arrays (num_points, channels), a list `labels` has one class per point.
 
     Raises:
         PointCloudError: no points, another shape, NaN or infinite numbers, or a class that does not exist.
@@ -34,7 +192,7 @@ def checked_row(row: Mapping[str, object], features: Features) -> dict[str, obje
         if isinstance(feature, Array2D):
             value = _array(name, value, feature)
         elif isinstance(feature, ClassLabel):
-            value = int(_classes(name, _number_of(name, value, feature), feature)[0])
+            value = int(_classes(name, _class_number(name, value, feature), feature)[0])
         elif isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
             value = _classes(name, np.asarray(value), feature.feature)
             if name == "labels" and value.shape != (len(row["points"]),):
@@ -62,7 +220,7 @@ def _array(name: str, value: object, feature: Array2D) -> np.ndarray:
     return array
 
 
-def _number_of(name: str, value: object, feature: ClassLabel) -> np.ndarray:
+def _class_number(name: str, value: object, feature: ClassLabel) -> np.ndarray:
     if isinstance(value, str):
         if value not in feature.names:
             raise PointCloudError(f"{name} is {value!r}; expected one of {', '.join(feature.names)}")
@@ -80,73 +238,6 @@ def _classes(name: str, values: np.ndarray, feature: ClassLabel) -> np.ndarray:
     if wrong.any():
         raise PointCloudError(f"{name} is {values[wrong][0]}; expected 0 to {feature.num_classes - 1}")
     return values.astype(np.int64)
-
-
-BUFFER_BYTES = 16 << 20
-"""Rows are handed to Parquet when they are this large together: what bounds the memory of a conversion."""
-
-
-class ShardWriter:
-    """Write rows to a temporary file that gets its name when it is complete.
-
-    Args:
-        path: the file to be.
-        features: the columns.
-
-    Raises:
-        OSError: the disk is full or cannot be written, in any method; names the shard, and nothing is left of it.
-    """
-
-    def __init__(self, path: Path, features: Features):
-        self.path = path
-        self.features = features
-        self.statistics = SplitStatistics()
-        self.num_bytes = 0
-        self._buffered = 0
-        self._temporary = temporary_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer: ParquetWriter | None = None
-        self._guarded(self._open)
-
-    def add(self, row: Mapping[str, object]) -> None:
-        """Write one checked row."""
-        size = sum(_size(value) for value in row.values())
-        self.num_bytes += size
-        self._buffered += size
-        self.statistics.add(row, self.features)
-        self._guarded(self._writer.write, dict(row))
-        if self._buffered >= BUFFER_BYTES:
-            self._guarded(self._writer.write_examples_on_file)
-            self._buffered = 0
-
-    def finish(self) -> tuple[int, str]:
-        """Complete the file; gives its size in bytes and its SHA-256."""
-        self._guarded(self._writer.finalize)
-        size, sha256 = self._temporary.stat().st_size, sha256_of(self._temporary)
-        self._guarded(publish, self._temporary, self.path)
-        return size, sha256
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        try:
-            if self._writer is not None:
-                self._writer.close()
-        except Exception:  # what cannot be closed cannot be kept either
-            pass
-        self._temporary.unlink(missing_ok=True)
-
-    def _open(self) -> None:
-        self._writer = ParquetWriter(features=self.features, path=str(self._temporary))
-
-    def _guarded(self, function, *arguments) -> None:
-        try:
-            function(*arguments)
-        except OSError as error:
-            self.discard()
-            raise not_written(self.path, error) from error
-        except BaseException:
-            self.discard()
-            raise
 
 
 def _size(value: object) -> int:

@@ -10,16 +10,16 @@ from datasets import ClassLabel, Features
 
 @dataclass
 class SplitStatistics:
-    """Statistics that grow row by row and can be added up.
+    """Statistics that are updated row by row and can be merged.
 
     Attributes:
-        num_rows: clouds seen.
+        num_rows: number of clouds.
         num_points: points of all clouds together.
         fewest: points of the smallest cloud.
         most: points of the largest cloud.
         lower: smallest x, y and z of all points.
         upper: largest x, y and z of all points.
-        labels: class name -> number of clouds, where there is a column `label` of classes.
+        labels: class name -> number of clouds, if there is a ClassLabel column `label`.
     """
 
     num_rows: int = 0
@@ -48,7 +48,7 @@ class SplitStatistics:
         self.merge(one)
 
     def merge(self, other: "SplitStatistics") -> None:
-        """Add the rows that `other` has counted."""
+        """Add the rows counted by `other`."""
         self.num_rows += other.num_rows
         self.num_points += other.num_points
         self.labels.update(other.labels)
@@ -60,7 +60,7 @@ class SplitStatistics:
             setattr(self, name, [choose(values) for values in zip(*known, strict=True)] or None)
 
     def as_dict(self) -> dict:
-        """Give what `meta/stats.json` says of a split."""
+        """Return the entry of a split in `meta/stats.json`."""
         described: dict = {"num_rows": self.num_rows}
         if self.fewest is not None:
             mean = round(self.num_points / self.num_rows, 3)
@@ -73,7 +73,7 @@ class SplitStatistics:
 
     @classmethod
     def from_dict(cls, described: Mapping) -> "SplitStatistics":
-        """Take up counting where `as_dict` left it."""
+        """Restore statistics from `as_dict`."""
         sizes, bounds = described.get("points_per_cloud", {}), described.get("bounds", {})
         return cls(
             described["num_rows"],

@@ -1,9 +1,8 @@
 """Reading point clouds and meshes from files, and writing them."""
 
-from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.limits import ReadLimits
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.registry import file_type_of, read_point_cloud, supported_file_types
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
 from hf_any3d.data.files.writer import point_cloud_bytes, write_point_cloud
 
 __all__ = [

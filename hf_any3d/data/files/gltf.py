@@ -9,11 +9,10 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from hf_any3d.data.files.columns import usable_colors, usable_normals
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import shorten
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import shorten
 
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}

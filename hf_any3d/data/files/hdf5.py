@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.limits import FREE_BYTES, ReadLimits
-from hf_any3d.data.files.tables import listed, shorten
+from hf_any3d.data.files.source import FREE_BYTES, PointCloudError, PointCloudFileError, ReadLimits
+from hf_any3d.data.files.text_numbers import listed, shorten
 
 # Deflate cannot do better than 1032 to 1; what claims more holds nothing.
 _MAX_RATIO = 1040

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hf_any3d.data.files.columns import usable_colors
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.source import PointCloudError, Source
 
 # By point format: the smallest record, where the colours start (None without), and where the class is with its bits.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)

@@ -5,11 +5,10 @@ import warnings
 
 import numpy as np
 
-from hf_any3d.data.files.columns import by_name, by_number
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import by_name, by_number
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import listed
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import listed
 from hf_any3d.messages import printable
 
 _MAX_DIMENSIONS = 32  # numpy itself can hold 64

@@ -5,12 +5,11 @@ import zipfile
 
 import numpy as np
 
-from hf_any3d.data.files.columns import usable_colors, usable_labels, usable_normals
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import usable_colors, usable_labels, usable_normals
 from hf_any3d.data.files.npy import cloud_from_array, parse_array
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import listed, shorten
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import listed, shorten
 
 _POINTS = ("points", "xyz", "pos", "positions", "coords", "point_cloud", "pc", "vertices", "arr_0")
 _NORMALS = ("normals", "normal")

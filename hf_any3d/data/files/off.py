@@ -4,11 +4,10 @@ import re
 
 import numpy as np
 
-from hf_any3d.data.files.columns import usable_colors, usable_normals
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import (
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
     count_of,
     integers,

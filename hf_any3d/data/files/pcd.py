@@ -5,11 +5,10 @@ from math import prod
 
 import numpy as np
 
-from hf_any3d.data.files.columns import by_name
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import by_name
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import count_of, listed, normalized_lines, numbers, shorten
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import count_of, listed, normalized_lines, numbers, shorten
 
 # A reference of three bytes gives at most 264, the best that LZF can do.
 MAX_RATIO = 88

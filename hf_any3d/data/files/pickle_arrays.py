@@ -8,8 +8,8 @@ from enum import Enum
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError
-from hf_any3d.data.files.tables import listed
+from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.text_numbers import listed
 
 # Text of no length is left out: numpy makes one character of it, which the file does not hold.
 _TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,3})")

@@ -7,11 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.files.columns import by_name, usable_colors
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import by_name, usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import blocks_of_lines, count_of, integers, listed, normalized_lines, numbers, shorten
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import (
+    blocks_of_lines,
+    count_of,
+    integers,
+    listed,
+    normalized_lines,
+    numbers,
+    shorten,
+)
 
 _MAX_PROPERTIES = 4096
 _CODES = {"i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}

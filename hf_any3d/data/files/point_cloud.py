@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.source import PointCloudError
 
 
 def draw_on_surface(

@@ -6,10 +6,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.limits import ReadLimits
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import open_source
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, open_source
 
 _STARTS = (
     (b"ply\n", "ply"),

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError, PointCloudFileError
-from hf_any3d.data.files.limits import ReadLimits
 from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
 
 _LONGEST_NAME = 200
 _HASH_MODULUS = sys.hash_info.modulus
@@ -122,7 +121,7 @@ class PickleMachine:
         try:
             self._stack.append(str(self._bytes(self._number(form)), "utf-8", "surrogatepass"))
         except UnicodeDecodeError as error:
-            raise PointCloudError(f"text that is no UTF-8 ({error.reason})") from None
+            raise PointCloudError(f"text that is not UTF-8 ({error.reason})") from None
 
     def _push_bytes(self, form: str) -> None:
         piece = self._bytes(self._number(form))

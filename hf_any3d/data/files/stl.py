@@ -4,10 +4,9 @@ import re
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudError
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import numbers
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import numbers
 
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER_SIZE = 84

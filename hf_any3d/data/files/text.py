@@ -4,11 +4,10 @@ import re
 
 import numpy as np
 
-from hf_any3d.data.files.columns import by_name, by_number
-from hf_any3d.data.files.errors import PointCloudError
+from hf_any3d.data.files.attributes import by_name, by_number
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import Source
-from hf_any3d.data.files.tables import first_data_line, normalized_lines, numbers, reject_binary
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import first_data_line, normalized_lines, numbers, reject_binary
 
 _NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.errors import PointCloudFileError
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import PointCloudFileError
 
 
 def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:

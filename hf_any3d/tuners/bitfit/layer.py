@@ -1,4 +1,4 @@
-"""A frozen module with trained changes of its bias."""
+"""Frozen module with trained changes of its bias."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import nn
 
 from hf_any3d.tuners.bitfit.config import BitFitConfig
-from hf_any3d.tuners.wrapped import WrappedModule
+from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
 class BitFitLayer(WrappedModule):
-    """Adds to the output of a linear layer or a norm what is added to its bias.
+    """Linear layer or norm with changes of its bias, which are added to its output.
 
     Args:
         base_layer: The frozen module, with a bias of one axis that it adds last.
@@ -26,7 +26,7 @@ class BitFitLayer(WrappedModule):
         self.bitfit_bias = nn.ParameterDict()
 
     def update_layer(self, adapter_name: str, config: BitFitConfig) -> None:
-        """Add an adapter, which changes nothing yet."""
+        """Add an adapter, initially zero."""
         self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(self.base_layer.bias.shape))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -42,14 +42,14 @@ class BitFitLayer(WrappedModule):
         return output
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write the changes into the bias.
+        """Merge the changes into the bias.
 
         Args:
-            safe_merge: Look for values that are not finite before anything is written.
+            safe_merge: Check that the result is finite before it is written.
             adapter_names: Adapters to merge; None for the active ones.
 
         Raises:
-            ValueError: With `safe_merge`, if the bias would no longer be finite.
+            ValueError: With `safe_merge`, if the merged bias would not be finite.
         """
         bias = self.base_layer.bias
         for name in check_adapters_to_merge(self, adapter_names):
@@ -59,13 +59,13 @@ class BitFitLayer(WrappedModule):
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(
                     f"NaN or infinite values in the merged bias: adapter {name!r} is broken or too large for "
-                    f"{bias.dtype}; nothing of it was merged into this layer"
+                    f"{bias.dtype}; it was not merged into this layer"
                 )
             bias.data = merged
             self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take the changes out of the bias again."""
+        """Remove merged changes from the bias."""
         while self.merged_adapters:
             change = self.bitfit_bias[self.merged_adapters.pop()]
             self.base_layer.bias.data -= change.data.to(self.base_layer.bias.dtype)

@@ -1,4 +1,4 @@
-"""Puts BitFit into a model."""
+"""Tuner of BitFit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_any3d.tuners.bitfit.config import BitFitConfig
 from hf_any3d.tuners.bitfit.layer import BitFitLayer
-from hf_any3d.tuners.encoder_tuner import EncoderTuner
 from hf_any3d.tuners.targets import encoder_module_pattern
+from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class BitFitModel(EncoderTuner):
-    """The tuner that `get_peft_model(model, BitFitConfig())` makes.
+    """Tuner that `get_peft_model(model, BitFitConfig())` creates.
 
     Raises:
         ValueError: If the model has no frozen encoder, or its layers have no biases (T5, LLaMA).
@@ -22,11 +22,11 @@ class BitFitModel(EncoderTuner):
     tuner_layer_cls = BitFitLayer
 
     def default_targets(self, peft_config: BitFitConfig) -> str:
-        """All linear layers and norms with a bias."""
+        """Return a regular expression of all linear layers and norms with a bias."""
         return encoder_module_pattern(self.model, has_bias)
 
 
 def has_bias(module: nn.Module) -> bool:
-    """Whether a module adds a bias to its output, last of all."""
+    """Return whether adding a bias is the last operation of a module."""
     adds_last = isinstance(module, (nn.Linear, Conv1D)) or "norm" in type(module).__name__.lower()
     return adds_last and isinstance(module._parameters.get("bias"), nn.Parameter)

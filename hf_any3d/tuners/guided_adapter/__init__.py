@@ -1,4 +1,4 @@
-"""The guided adapter, a PEFT method for frozen encoders that read point clouds."""
+"""The guided adapter, a PEFT method for frozen encoders of point tokens."""
 
 from peft.utils import register_peft_method
 

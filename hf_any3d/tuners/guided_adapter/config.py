@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hf_any3d.modeling.config_checks import HEADS, SHARE, Ranges
-from hf_any3d.tuners.layers_config import EncoderLayersConfig
-from hf_any3d.tuners.peft_type import GUIDED_ADAPTER
+from hf_any3d.tuners.config import EncoderLayersConfig, extend_peft_type
+
+GUIDED_ADAPTER = extend_peft_type("GUIDED_ADAPTER")
 
 
 @dataclass
 class GuidedAdapterConfig(EncoderLayersConfig):
-    """A guided adapter behind every layer of a frozen encoder that reads point tokens (Any2Point, Sec. 3.3).
+    """Guided adapter after every layer of a frozen encoder of point tokens (Any2Point, Sec. 3.3).
 
-    It adds a bottleneck to each feed-forward branch and lets tokens aggregate what their neighbours in the virtual
-    views say. Applies to models with an encoder of `hf_any3d.modeling.encoders`; by default tokenizer, class token,
+    It adds a bottleneck to each feed-forward branch and aggregates the features of neighbouring tokens in the virtual
+    views. Applies to models with an encoder of `hf_any3d.modeling.encoders`; by default tokenizer, class token,
     output norm and head are trained and saved with it.
     """
 
@@ -32,14 +33,14 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         "gate": (-1e6, 1e6),
     }
 
-    r: int = field(default=16, metadata={"help": "Width of the bottleneck beside the feed-forward branch."})
-    bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of what the bottleneck adds."})
+    r: int = field(default=16, metadata={"help": "Width of the bottleneck parallel to the feed-forward branch."})
+    bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of the bottleneck's output."})
     bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the bottleneck."})
     guidance: bool = field(
         default=True,
-        metadata={"help": "Let tokens aggregate what their cells say; False leaves the plain bottleneck (and gate)."},
+        metadata={"help": "Aggregate tokens within cells; False for only the bottleneck (and gate)."},
     )
-    aggregation_scale: float = field(default=0.3, metadata={"help": "Factor of what the aggregation adds."})
+    aggregation_scale: float = field(default=0.3, metadata={"help": "Factor of the aggregation's output."})
     pooling: str = field(default="mean", metadata={"help": "Pooling over a cell: 'mean' or 'max_mean'."})
     attention_width: int = field(default=12, metadata={"help": "Channels of the attention within cells."})
     attention_heads: int = field(default=6, metadata={"help": "Heads of the attention within cells."})
@@ -48,20 +49,20 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         default=True, metadata={"help": "Use one set of attention weights for all layers, as published."}
     )
     cell_size: float | None = field(
-        default=None, metadata={"help": "Edge of a cell in positions (1D) or pixels (2D); None for the model's own."}
+        default=None, metadata={"help": "Edge of a cell in positions (1D) or pixels (2D); None for the model's."}
     )
-    voxel_size: float = field(default=0.16, metadata={"help": "Edge of a voxel, in radii of the cloud."})
+    voxel_size: float = field(default=0.16, metadata={"help": "Edge of a voxel, in units of the cloud's radius."})
     count_empty_cells: bool = field(
-        default=False, metadata={"help": "Let empty cells take part in batch statistics as zeros, as released."}
+        default=False, metadata={"help": "Include empty cells in batch statistics as zeros, as released."}
     )
     init_weights: bool = field(
-        default=True, metadata={"help": "Start the bottlenecks at zero; False starts them at random."}
+        default=True, metadata={"help": "Initialise the bottlenecks to zero; False for random values."}
     )
     gate: float | None = field(
         default=None,
         metadata={
-            "help": "Start of a learned gate for each channel that mixes what enters a frozen layer (0) with what "
-            "leaves it (1); None for no gate, as published."
+            "help": "Initial value of a learned gate for each channel that mixes the input of a frozen layer (0) with "
+            "its output (1); None for no gate, as published."
         },
     )
 

@@ -1,4 +1,4 @@
-"""A frozen layer with guided adapters behind it."""
+"""Frozen layer with guided adapters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hf_any3d.modeling.any2point.guided_adapter import (
 from hf_any3d.modeling.any2point.virtual_projection import Geometry
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
-from hf_any3d.tuners.wrapped import WrappedModule
+from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
 class GuidedAdapterLayer(WrappedModule):
-    """Wraps one encoder layer: a bottleneck joins its feed-forward branch, guided aggregation follows its output.
+    """Encoder layer with a bottleneck added to its feed-forward branch, followed by guided aggregation.
 
     Args:
         base_layer: The frozen layer.
@@ -41,7 +41,7 @@ class GuidedAdapterLayer(WrappedModule):
         "guided_adapter_gate",
     )
     other_param_names = ("guided_adapter_dropout", "guidance", "bottleneck_scale", "attention_owner")
-    # The models look for this before they hand a layer the places of the tokens.
+    # Models pass token positions only to layers with this attribute.
     takes_geometry = True
 
     def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
@@ -52,13 +52,13 @@ class GuidedAdapterLayer(WrappedModule):
         self.guidance: dict[str, Guidance] = {}
         self.bottleneck_scale: dict[str, float] = {}
         self.attention_owner: dict[str, tuple[GuidedAdapterLayer, ...]] = {}
-        # Inside the layer, between branch and residual sum, is a place that only a hook reaches.
+        # Only a hook can add to the branch before the residual sum inside the layer.
         self._hook = base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)
 
     def update_layer(
         self, adapter_name: str, config: GuidedAdapterConfig, attention_owner: GuidedAdapterLayer | None
     ) -> None:
-        """Add an adapter; `attention_owner` is the layer whose attention it shares, None to own one."""
+        """Add an adapter, which shares the attention of `attention_owner`, or has its own if that is None."""
         self.guided_adapter_down[adapter_name] = nn.Linear(self.hidden_size, config.r)
         self.guided_adapter_up[adapter_name] = nn.Linear(config.r, self.hidden_size)
         self.guided_adapter_dropout[adapter_name] = nn.Dropout(config.bottleneck_dropout)
@@ -88,7 +88,7 @@ class GuidedAdapterLayer(WrappedModule):
         )
 
     def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
-        """Draw an adapter's weights anew."""
+        """Initialise an adapter's weights."""
         down, up = self.guided_adapter_down[adapter_name], self.guided_adapter_up[adapter_name]
         for linear in (down, up):
             nn.init.xavier_uniform_(linear.weight)
@@ -102,12 +102,12 @@ class GuidedAdapterLayer(WrappedModule):
                     nn.init.xavier_uniform_(weight)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer, then the active adapters one after the other; `(batch, sequence, hidden)`."""
-        entered = hidden_states
+        """Run the frozen layer, then the active adapters in order; `(batch, sequence, hidden)`."""
+        inputs = hidden_states
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
             if name in self.guided_adapter_gate:
-                hidden_states = self.guided_adapter_gate[name](entered, hidden_states)
+                hidden_states = self.guided_adapter_gate[name](inputs, hidden_states)
             if name not in self.guidance:
                 continue
             if geometry.batch_second:
@@ -117,11 +117,11 @@ class GuidedAdapterLayer(WrappedModule):
         return hidden_states
 
     def remove_hook(self) -> None:
-        """Give the frozen layer back as it was."""
+        """Restore the frozen layer."""
         self._hook.remove()
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: what follows a non-linear layer cannot become part of its weights."""
+        """Raise an error: an adapter after a non-linear layer cannot be merged into its weights."""
         raise ValueError("a guided adapter cannot be merged into the encoder; use unload() to remove it")
 
     unmerge = merge
@@ -130,7 +130,7 @@ class GuidedAdapterLayer(WrappedModule):
         view_norm = self.guided_adapter_view_norm[name]
         if name in self.attention_owner:
             owned = self.attention_owner[name][0].guided_adapter_attention[name]
-            attention = _in_one_piece(owned, view_norm.weight.dtype)
+            attention = _gathered(owned, view_norm.weight.dtype)
         else:
             attention = self.guided_adapter_attention[name]
         return guided_aggregation(
@@ -154,28 +154,28 @@ class GuidedAdapterLayer(WrappedModule):
         return branch
 
 
-def _in_one_piece(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
-    """The attention of another layer with whole weights, also where FSDP2 shards that layer apart from this one.
+def _gathered(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
+    """Return the attention of another layer with gathered weights if FSDP2 has sharded that layer.
 
-    FSDP2 gathers the weights of a layer while it runs that layer. Those that it shares with a later one are gathered
-    here once more; their gradients are averaged over the processes, as FSDP2 does.
+    FSDP2 gathers the weights of a layer only while that layer runs, so weights shared with a later layer are gathered
+    here again; their gradients are averaged over the processes, as FSDP2 does.
 
     Args:
         attention: The shared attention.
-        dtype: What weights that are gathered here are cast to, the type of the layer that asks.
+        dtype: Type that gathered weights are cast to.
     """
     if not any(hasattr(parameter, "full_tensor") for parameter in attention.parameters()):
         return attention
-    whole = copy.copy(attention)
-    whole._parameters = {name: _gather(parameter).to(dtype) for name, parameter in attention.named_parameters()}
-    return whole
+    gathered = copy.copy(attention)
+    gathered._parameters = {name: _gather(parameter).to(dtype) for name, parameter in attention.named_parameters()}
+    return gathered
 
 
 def _gather(parameter: torch.Tensor) -> torch.Tensor:
     from torch.distributed.tensor import Partial
 
     mesh = parameter.device_mesh
-    whole = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
-    if whole.requires_grad:
-        whole.register_hook(lambda gradient: gradient / mesh.size())
-    return whole
+    full = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if full.requires_grad:
+        full.register_hook(lambda gradient: gradient / mesh.size())
+    return full

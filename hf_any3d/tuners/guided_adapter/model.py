@@ -1,4 +1,4 @@
-"""Puts guided adapters into a model."""
+"""Tuner of guided adapters."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ from typing import Any
 
 from torch import nn
 
-from hf_any3d.tuners.encoder_tuner import EncoderTuner
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.layer import GuidedAdapterLayer
 from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack
+from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class GuidedAdapterModel(EncoderTuner):
-    """The tuner that `get_peft_model(model, GuidedAdapterConfig())` makes.
+    """Tuner that `get_peft_model(model, GuidedAdapterConfig())` creates.
 
     Raises:
-        ValueError: If the model has no layers that are told where point tokens are.
+        ValueError: If the model's layers do not get the positions of point tokens.
     """
 
     prefix = "guided_adapter_"
     tuner_layer_cls = GuidedAdapterLayer
 
     def default_targets(self, peft_config: GuidedAdapterConfig) -> str:
-        """Whole layers."""
+        """Return a regular expression of the layers."""
         if not layer_stack(self.model).views:
             raise ValueError(
-                f"the layers of {type(self.model).__name__} are not told where tokens are, which a guided adapter "
-                "lives on; expected another method"
+                f"the layers of {type(self.model).__name__} do not get the positions of tokens, which a guided "
+                "adapter needs; use another method"
             )
         pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
         peft_config.layers_to_transform = None
         return pattern
 
     def wrap(self, target: nn.Module) -> GuidedAdapterLayer:
-        """Put a frozen layer into one with adapters behind it."""
+        """Wrap a frozen layer in one with adapters."""
         stack = layer_stack(self.model)
         return GuidedAdapterLayer(target, stack.branch, stack.hidden_size, stack.views)
 
     def adapter_settings(self, adapter_name: str, peft_config: GuidedAdapterConfig) -> dict[str, Any]:
-        """The layer whose attention the next one shares."""
+        """Return the layer whose attention is shared."""
         if not peft_config.share_attention:
             return {"attention_owner": None}
         layers = (module for module in self.model.modules() if isinstance(module, GuidedAdapterLayer))

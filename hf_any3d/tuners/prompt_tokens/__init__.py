@@ -1,4 +1,4 @@
-"""Prompt tokens (deep visual prompt tuning), a PEFT method for frozen encoders that read point clouds."""
+"""Prompt tokens (deep visual prompt tuning), a PEFT method for frozen encoders of point tokens."""
 
 from peft.utils import register_peft_method
 

@@ -1,4 +1,4 @@
-"""A frozen layer that reads prompts beside the tokens."""
+"""Frozen layer with prompts appended to its tokens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from torch import nn
 
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.tuners.prompt_tokens.config import PromptTokensConfig
-from hf_any3d.tuners.wrapped import WrappedModule
+from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
 class PromptTokensLayer(WrappedModule):
-    """Puts prompts behind the sequence that enters a frozen layer, and takes them off what leaves it.
+    """Frozen layer that appends prompts to its input sequence and removes them from its output.
 
-    Behind, not in front: attention runs in both directions, so that only places count, and the class token stays the
-    first.
+    They are appended, not prepended, so that the class token stays first; attention is bidirectional.
 
     Args:
         base_layer: The frozen layer.
@@ -31,7 +30,7 @@ class PromptTokensLayer(WrappedModule):
         self.prompt_tokens_embedding = nn.ParameterDict()
 
     def update_layer(self, adapter_name: str, config: PromptTokensConfig) -> None:
-        """Add prompts, drawn at random."""
+        """Add randomly initialised prompts."""
         prompts = nn.Parameter(torch.empty(config.num_prompts, self.hidden_size))
         nn.init.xavier_uniform_(prompts)
         self.prompt_tokens_embedding[adapter_name] = prompts
@@ -40,11 +39,11 @@ class PromptTokensLayer(WrappedModule):
 
     @property
     def extra_tokens(self) -> int:
-        """Prompts of the active adapters; the model makes masks and places for a sequence longer by as many."""
+        """Number of prompts of the active adapters, by which the model extends masks and positions."""
         return sum(len(self.prompt_tokens_embedding[name]) for name in self._running_adapters())
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer on `(batch, sequence, hidden)`; the shape stays."""
+        """Run the frozen layer on `(batch, sequence, hidden)` and return the same shape."""
         batch, length = hidden_states.shape[:2]
         prompts = [
             self.prompt_tokens_embedding[name].to(hidden_states.dtype).expand(batch, -1, -1)
@@ -54,7 +53,7 @@ class PromptTokensLayer(WrappedModule):
         return hidden_of(self.base_layer(extended, *args, **kwargs))[:, :length]
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: tokens are no weights."""
+        """Raise an error: tokens cannot be merged into weights."""
         raise ValueError("prompt tokens cannot be merged into the encoder; use unload() to remove them")
 
     unmerge = merge

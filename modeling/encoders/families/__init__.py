@@ -1,3 +1,37 @@
-"""The supported encoders, one file for each kind of position information; importing a file registers its families."""
+"""The supported encoders, one file per tower, and the encoders that cannot read point tokens.
 
-from hf_any3d.modeling.encoders.families import audio, refused, relative_text, text, vision  # noqa: F401
+Importing this package registers all of them.
+"""
+
+from hf_any3d.modeling.encoders.families import audio, text, vision  # noqa: F401  each registers its families
+from hf_any3d.modeling.encoders.registry import refuse_encoders
+
+refuse_encoders(
+    ("albert",),
+    "one layer runs again and again, so an adapter behind each pass would have no place of its own",
+)
+refuse_encoders(
+    ("swin", "swinv2", "donut-swin", "clap_audio_model", "hiera", "segformer", "pvt", "pvt_v2", "cvt", "levit"),
+    "its stages merge tokens of a grid and change their width, and tokens of a cloud form no grid",
+)
+refuse_encoders(
+    ("resnet", "convnext", "convnextv2", "regnet", "efficientnet", "dinov3_convnext"),
+    "it convolves a grid of pixels and has no attention between tokens",
+)
+refuse_encoders(
+    ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm"),
+    "it reads tokens one after the other, and a cloud has no order",
+)
+refuse_encoders(("fnet",), "it mixes tokens by a Fourier transform along their order, and a cloud has none")
+refuse_encoders(
+    ("longformer", "big_bird", "led", "reformer"),
+    "its attention is sparse along the order of the tokens, and a cloud has none",
+)
+refuse_encoders(
+    ("bloom", "mpt"),
+    "its biases grow with the distance to the past only, and say nothing of words to come",
+)
+refuse_encoders(
+    ("gptj", "codegen", "cohere", "cohere2", "roformer"),
+    "it turns neighbouring channels, where rotations here are laid out in halves",
+)

@@ -140,7 +140,7 @@ def test_files_of_unknown_types_are_mentioned(scans, cache_dir, caplog):
     (scans / "mug" / "a.mtl").touch()
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):
         load(scans, cache_dir)
-    assert "passed over files of types .blend" in caplog.text and ".mtl" not in caplog.text
+    assert "ignored files of types .blend" in caplog.text and ".mtl" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_metadata_in_a_folder_whose_name_is_no_text_is_refused_in_words_that_can
     os.mkdir(root + b"/\xff")
     with open(root + b"/\xff/metadata.csv", "w") as file:
         file.write("1,2,3\n")
-    with pytest.raises(ValueError, match=r"scans: the name '.udcff/metadata.csv' is no UTF-8") as refusal:
+    with pytest.raises(ValueError, match=r"scans: the name '.udcff/metadata.csv' is not UTF-8") as refusal:
         folder.load(outside.parent / "scans")
     str(refusal.value).encode()
 
@@ -84,7 +84,7 @@ def test_a_name_that_is_no_utf8_is_shown(name, outside):
         np.save(file, points())
     for options in ({}, {"as_files": True}, {"drop_labels": True}):
         with pytest.raises(
-            ValueError, match=r"scans: the name '\w?\\udc\w\w.*' is no UTF-8; rename the file"
+            ValueError, match=r"scans: the name '\w?\\udc\w\w.*' is not UTF-8; rename the file"
         ) as raised:
             folder.load(outside.parent / "scans", **options)
         str(raised.value).encode()

@@ -151,8 +151,8 @@ def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file_name\ngone.npy\nalso.npy\n", "the metadata names gone.npy, which is not there, and 1 more"),
-        ("file_name\na.npy\n./a.npy\n", "row 2 names a.npy a second time; row 1 of metadata.csv names it already"),
+        ("file_name\ngone.npy\nalso.npy\n", "the metadata names gone.npy, which does not exist, and 1 more"),
+        ("file_name\na.npy\n./a.npy\n", "row 2 names a.npy, which row 1 of metadata.csv names already"),
         ("file_name\nmetadata.csv\n", "names metadata.csv, which is of no readable type"),
         ("file_name\n../scans/a.npy\n", r"row 1 names '../scans/a.npy'; expected a path inside the folder"),
         ("file_name\n/etc/a.npy\n", "row 1 names '/etc/a.npy'; expected a path inside the folder"),
@@ -160,8 +160,8 @@ def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans
         ("file_name,label\na.npy,mug\n,cup\n", "row 2 has no file_name"),
         ("file_name,label\na.npy,\ndeep/er/b.npy,cup\n", "the metadata has no label for a.npy"),
         ("name,label\na.npy,mug\n", "metadata.csv: no column 'file_name'; there are name, label"),
-        ("file_name,points\na.npy,8\n", "the metadata has a column 'points', which is the name of another"),
-        ("file_name,file\na.npy,8\n", "the metadata has a column 'file', which is the name of another"),
+        ("file_name,points\na.npy,8\n", "the metadata has a column 'points', a reserved name"),
+        ("file_name,file\na.npy,8\n", "the metadata has a column 'file', a reserved name"),
         ("file_name,label\n", "the metadata names no file"),
         ("", "metadata.csv: cannot be read as a table"),
         ('file_name\n"a.npy\n', "metadata.csv: cannot be read as a table"),

@@ -173,7 +173,7 @@ def test_hdf5_labels_beyond_the_classes_are_refused(load, root):
 def test_pickles_of_another_content_are_refused(load, root, content):
     folder = write_pickle(root, num_points=40)
     (folder / "modelnet40_test_40pts_fps.dat").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"modelnet40_test_40pts_fps\.dat.*(holds no list|expected \(points, 6\))"):
+    with pytest.raises(ValueError, match=r"modelnet40_test_40pts_fps\.dat.*(expected a list|expected \(points, 6\))"):
         load(num_points=40)
 
 

@@ -85,7 +85,7 @@ def test_a_fold_as_json_takes_its_shapes_from_modelnet40(write, load, tmp_path):
     write_text(tmp_path / "data")
     names = {"train": ["xbox_0004", "airplane_0001"], "test": ["xbox_0104", "airplane_0627"]}
     write({split: [[name, name.startswith("a") * 1] for name in some] for split, some in names.items()}, "3.json")
-    with pytest.raises(ValueError, match=r"modelnet_dir is None; expected ModelNet40 as text, of which .*3\.json"):
+    with pytest.raises(ValueError, match=r"modelnet_dir is None; expected ModelNet40 as text, since .*3\.json"):
         load(way=5)
     os.rename(tmp_path / "ModelNetFewshot" / "5way_10shot", tmp_path / "ModelNetFewshot" / "2way_1shot")
     splits = load(way=2, shot=1, modelnet_dir=tmp_path / "data")
@@ -96,7 +96,7 @@ def test_a_fold_as_json_takes_its_shapes_from_modelnet40(write, load, tmp_path):
 
 
 def test_the_published_numbers_are_those_of_the_protocol_and_are_checked(write, load):
-    counts = modelnet40_fewshot.BENCHMARK.expected_counts
+    counts = modelnet40_fewshot.DATASET.expected_counts
     assert counts["5way_10shot"] == {"train": 50, "test": 100} and counts["10way_20shot"] == {
         "train": 200,
         "test": 200,

@@ -6,8 +6,8 @@ from datasets import Array2D, IterableDataset, List, Value
 from datasets.distributed import split_dataset_by_node
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.catalog import objaverse_captions as pointllm_splits
-from hf_any3d.data.catalog.objaverse_captions import BENCHMARK
+from hf_any3d.data.catalog import objaverse_captions
+from hf_any3d.data.catalog.objaverse_captions import DATASET, FILTERED
 from hf_any3d.data.catalog.pointllm_annotations import to_messages
 from hf_any3d.data.conversion import loading
 from hf_any3d.data.conversion.publishing import card_text
@@ -70,7 +70,7 @@ def test_brief_rows_have_the_cloud_the_conversation_and_the_caption(tree, load, 
             "conversations": List({"from": Value("string"), "value": Value("string")}),
             "caption": Value("string"),
         }
-        assert splits[split].info.homepage == BENCHMARK.homepage and splits[split].info.license.startswith("other: ")
+        assert splits[split].info.homepage == DATASET.homepage and splits[split].info.license.startswith("other: ")
 
 
 def test_minigpt_lists_the_reserved_objects_and_has_their_captions_among_all(tmp_path, load):
@@ -81,15 +81,15 @@ def test_minigpt_lists_the_reserved_objects_and_has_their_captions_among_all(tmp
 
 def test_without_the_filtered_file_the_reserved_objects_are_left_out_of_all(tmp_path, load, monkeypatch):
     root = write_minigpt(tmp_path)
-    filtered = root / "data" / "anno_data" / pointllm_splits.FILTERED
+    filtered = root / "data" / "anno_data" / objaverse_captions.FILTERED
     filtered.unlink()
     splits = load(root, streaming=True, splits=["train"])
     assert [row["object_id"] for row in splits["train"]] == TRAIN
     ids = filtered.parent / "val_object_ids_3000.txt"
-    for name in (pointllm_splits.FULL, pointllm_splits.TEST, ids.name):
-        monkeypatch.setitem(pointllm_splits.LENGTHS, name, (0, 10))
+    for name in (objaverse_captions.FULL, objaverse_captions.TEST, ids.name):
+        monkeypatch.setitem(objaverse_captions.LENGTHS, name, (0, 10))
     ids.write_text(f"{'ab' * 16}\n")
-    with pytest.raises(ValueError, match=f"{ids.name}: 1 objects have no caption in {pointllm_splits.FULL}"):
+    with pytest.raises(ValueError, match=f"{ids.name}: 1 objects have no caption in {objaverse_captions.FULL}"):
         load_point_dataset("objaverse_captions", data_dir=root, cache_dir=tmp_path / "cache")
     ids.unlink()
     with pytest.raises(FileNotFoundError, match=r"missing data/anno_data/val_object_ids_3000\.txt\. Get the files by"):
@@ -120,7 +120,7 @@ def test_no_object_is_in_two_splits_even_if_a_file_says_so(tmp_path, load):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_objects_reserved_later_leave_the_training_rows(tmp_path, load, streaming):
     root = write_pointllm(tmp_path)
-    file = root / "anno_data" / pointllm_splits.VALIDATION
+    file = root / "anno_data" / objaverse_captions.VALIDATION
     text = file.read_text()
     file.unlink()
     options = {"splits": ["train"], "streaming": streaming}
@@ -160,13 +160,14 @@ def test_streaming_converts_no_clouds_and_splits_by_node_without_losses(tree, lo
 
 def test_only_files_of_the_wanted_splits_need_be_there(tmp_path, load):
     root = write_pointllm(tmp_path)
-    for name in (pointllm_splits.FILTERED, pointllm_splits.COMPLEX, pointllm_splits.VALIDATION):
+    for name in (objaverse_captions.FILTERED, objaverse_captions.COMPLEX, objaverse_captions.VALIDATION):
         (root / "anno_data" / name).unlink()
     assert load(root, splits=["test"]).num_rows == {"test": 1}
-    with pytest.raises(FileNotFoundError, match=rf"missing anno_data/{pointllm_splits.COMPLEX}\. Get the files by"):
+    with pytest.raises(FileNotFoundError, match=rf"missing anno_data/{objaverse_captions.COMPLEX}\. Get the files by"):
         load(root, which="complex", splits=["train"])
-    (root / "anno_data" / pointllm_splits.TEST).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"missing anno_data/{pointllm_splits.TEST}, .*_val_3000_GT\.json\."):
+    file = objaverse_captions.TEST
+    (root / "anno_data" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"missing anno_data/{file}, .*_val_3000_GT\.json\."):
         load(root, splits=["validation"])
 
 
@@ -224,14 +225,14 @@ def test_broken_json_is_named_with_its_place_and_never_skipped(tmp_path, load):
             load(root, on_error=on_error)
         text = str(error.value)
         place = int(text.split(f"{path}: byte ")[1].split(":")[0].replace(",", ""))
-        assert f"entry {path.read_bytes()[:place].count(b'object_id') - 1} is no sound JSON" in text
+        assert f"entry {path.read_bytes()[:place].count(b'object_id') - 1} is not valid JSON" in text
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (TRAIN[1], "../../secret", "object_id is '../../secret'; expected letters and digits"),
-        ('"conversations"', '"talks"', "conversations is missing; expected questions and answers in turn"),
+        ('"conversations"', '"talks"', "conversations is missing; expected alternating questions and answers"),
         ('"human"', '"system"', "turn 0 is from 'system'; expected human"),
         ('"<point>', '7, "x": "', "turn 0 has value 7; expected text"),
     ],
@@ -258,26 +259,26 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
         return load_point_dataset("objaverse_captions", data_dir=root, **options)
 
     for name, expected in {
-        pointllm_splits.VALIDATION: "3 entries; expected 3,000",
-        pointllm_splits.TEST: "1 entries; expected 200",
-        pointllm_splits.FILTERED: "5 entries; expected 655,000 to 664,999",
+        objaverse_captions.VALIDATION: "3 entries; expected 3,000",
+        objaverse_captions.TEST: "1 entries; expected 200",
+        objaverse_captions.FILTERED: "5 entries; expected 655,000 to 664,999",
     }.items():
         with pytest.raises(ValueError, match=f"{name}: {expected}. .* verify=False for a subset"):
             load()
-        monkeypatch.setitem(pointllm_splits.LENGTHS, name, (0, 10))
+        monkeypatch.setitem(objaverse_captions.LENGTHS, name, (0, 10))
     with pytest.raises(ValueError, match="objaverse_captions .brief., split test, has 1 clouds; expected 200"):
         load()
     assert [row["object_id"] for row in load(limit=2)["train"]] == TRAIN[:2]
     twice = json.dumps(brief(TRAIN[0]))
     annotations(root, "brief_description_660K_filtered", lambda text: f"[{twice}, {text[1:]}")
-    with pytest.raises(ValueError, match=f"{pointllm_splits.FILTERED}: entries 0 and 2 are both of object {TRAIN[0]}"):
+    with pytest.raises(ValueError, match=f"{FILTERED}: entries 0 and 2 are both of object {TRAIN[0]}"):
         load(limit=2)
     assert len(list(load(verify=False)["train"])) == 4
 
 
 def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
     from hf_any3d.data.catalog import objaverse_captions
-    from hf_any3d.data.conversion import convert as conversion
+    from hf_any3d.data.conversion import shards
 
     opened = []
 
@@ -289,7 +290,7 @@ def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
 
     real = objaverse_captions.read_cloud
     monkeypatch.setattr(objaverse_captions, "read_cloud", read)
-    monkeypatch.setattr(conversion, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     with pytest.raises(KeyboardInterrupt):
         load(tree, splits=["train"])
     assert load(tree, splits=["train"])["train"]["object_id"][:].tolist() == TRAIN
@@ -297,9 +298,9 @@ def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
 
 
 def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
-    from hf_any3d.data.conversion import convert as conversion
+    from hf_any3d.data.conversion import shards
 
-    monkeypatch.setattr(conversion, "SHARD_BYTES", 100)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 100)
     load(tree, splits=["train"], streaming=True)
     assert len(list((tmp_path / "cache").rglob("train-*.parquet"))) == 3
 

@@ -100,7 +100,7 @@ def test_other_files_of_a_folder_are_passed_over_and_named(tmp_path, cache_dir, 
     with caplog.at_level(logging.WARNING):
         splits = load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
     assert splits.num_rows == {"train": 2, "test": 1}
-    assert "no Parquet file: notes.txt, test.csv, train.json" in caplog.text and ".hidden" not in caplog.text
+    assert "other than Parquet: notes.txt, test.csv, train.json" in caplog.text and ".hidden" not in caplog.text
 
 
 def test_names_of_folders_and_shards_say_the_split(tmp_path, cache_dir):
@@ -113,7 +113,7 @@ def test_names_of_folders_and_shards_say_the_split(tmp_path, cache_dir):
 
 def test_a_file_whose_name_says_no_split_beside_others_that_do_is_refused(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0]), more=table([1]))
-    with pytest.raises(ValueError, match=r"more\.parquet: its name says no split, that of train\.parquet does"):
+    with pytest.raises(ValueError, match=r"more\.parquet: its name gives no split, that of train\.parquet does"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 

@@ -5,7 +5,6 @@ from datasets import Array2D, load_dataset
 from hf_any3d import load_point_dataset
 from hf_any3d.data import push_point_dataset
 from hf_any3d.data.catalog import s3dis
-from hf_any3d.data.catalog import s3dis as s3dis_rooms
 from tests.data.catalog.s3dis_trees import CLASSES, PIECES, ROOMS, room_table, write_annotations, write_arrays
 
 TRAIN, TEST = ["Area_1_office_2", "Area_1_office_10", "Area_3_hallway_1"], ["Area_5_WC_1", "Area_5_hallway_6"]
@@ -102,11 +101,11 @@ def test_training_rooms_may_be_cut_into_blocks(load, root):
 
 
 def test_the_published_rooms_are_272():
-    rooms = s3dis_rooms.PUBLISHED_ROOMS
+    rooms = s3dis.PUBLISHED_ROOMS
     assert len(set(rooms)) == 272 and list(rooms) == sorted(rooms)
     assert [sum(room.area == area for room in rooms) for area in range(1, 7)] == [44, 40, 23, 49, 68, 48]
     assert {"Area_2_auditorium_2", "Area_5_hallway_6", "Area_6_openspace_1"} <= set(map(str, rooms))
-    assert s3dis.BENCHMARK.expected_counts["area_5"] == {"train": 204, "test": 68}
+    assert s3dis.DATASET.expected_counts["area_5"] == {"train": 204, "test": 68}
     assert s3dis.CLASS_NAMES == tuple(CLASSES)
 
 
@@ -122,7 +121,7 @@ def test_missing_rooms_are_named_and_where_to_get_them(load, root, write, name, 
 
 @pytest.mark.parametrize("block_size", [None, 1.0])
 def test_the_272_rooms_pass_for_complete(load, root, block_size):
-    rooms = list(map(str, s3dis_rooms.PUBLISHED_ROOMS))
+    rooms = list(map(str, s3dis.PUBLISHED_ROOMS))
     write_arrays(root, rooms, num_points=1)
     splits = load(verify=True, block_size=block_size, block_points=8)
     assert splits["test"]["room"][:].tolist() == rooms[156:224]
@@ -157,7 +156,7 @@ def test_prepared_arrays_are_taken_before_annotations(load, root):
         ("1 2 3 4 5 256\n", "a colour is 256.0; expected whole numbers from 0 to 255"),
         ("1 2 3 4 5 0.5\n", "a colour is 0.5"),
         ("1 2 inf 4 5 6\n", "point 0 has NaN or infinite coordinates"),
-        ("1e30 2 3 4 5 6\n", "reaches over 1e.30 m; expected at most 1000"),
+        ("1e30 2 3 4 5 6\n", "extends over 1e.30 m; expected at most 1000"),
         ("1 2 3 red 5 6\n", "line 1: 'red' is no number"),
         ("# nothing\n", "there are no points"),
         ("", "the file is empty"),
@@ -211,7 +210,7 @@ def test_arguments_out_of_range_are_refused(load, root):
 def test_rooms_go_to_private_repositories_with_all_their_columns(hub, load, root, tmp_path):
     write_arrays(root)
     splits = load()
-    with pytest.raises(ValueError, match="would be public, and their licence is .other: for research that is not"):
+    with pytest.raises(ValueError, match="would be public, and their licence is .other: for non-commercial research"):
         push_point_dataset(splits, "me/rooms-for-all")
     push_point_dataset(splits, "me/rooms", private=True)
     row = load_dataset("me/rooms", split="test", cache_dir=str(tmp_path / "other")).with_format("numpy")[1]

@@ -87,7 +87,7 @@ def test_the_folder_may_be_given_above_or_below_h5_files(tree, cache_dir, below)
 
 
 def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_dir):
-    counts = scanobjectnn.BENCHMARK.expected_counts
+    counts = scanobjectnn.DATASET.expected_counts
     assert counts["obj_bg"] == counts["obj_only"] == {"train": 2309, "test": 581}
     assert counts["pb_t50_rs"] == counts["pb_t50_rs_nobg"] == {"train": 11416, "test": 2882}
     with pytest.raises(ValueError, match=r"\(pb_t50_rs\), split train, has 5 clouds; expected 11,416, so 11,411 are"):

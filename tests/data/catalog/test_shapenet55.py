@@ -49,7 +49,7 @@ def test_unseen_categories_are_a_test_split_alone(load):
 def test_classes_are_the_55_in_the_order_of_their_numbers():
     assert list(shapenet55.TAXONOMY) == sorted(shapenet55.TAXONOMY)
     assert len(shapenet55.TAXONOMY) == len(set(shapenet55.TAXONOMY.values())) == 55
-    label = shapenet55.BENCHMARK.class_label()
+    label = shapenet55.DATASET.class_label()
     for name, number in (("airplane", 0), ("chair", 18), ("table", 49), ("telephone", 50), ("washer", 54)):
         assert label.str2int(name) == number
 

@@ -93,9 +93,9 @@ def test_lines_that_are_no_points_are_named(load, folder, line, message):
         ('["shape_data/02691156/../secret"]', "entry 0 is .*; expected shape_data"),
         ('["shape_data/00000000/abc"]', "entry 0 is"),
         ("[7]", "entry 0 is '7'"),
-        ('{"a": 1}', "holds dict; expected a list"),
-        ("[" * 100_000, "no JSON"),
-        ("", "no JSON"),
+        ('{"a": 1}', "contains dict; expected a list"),
+        ("[" * 100_000, "not JSON"),
+        ("", "not JSON"),
     ],
 )
 def test_lists_of_another_content_are_refused(load, folder, content, message):

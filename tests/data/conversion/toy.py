@@ -1,16 +1,16 @@
-"""A benchmark of a few small files, to try the machinery that all share."""
+"""A dataset of a few small files, to try the machinery that all share."""
 
 from pathlib import Path
 
 import numpy as np
 from datasets import Array2D, Features, Value
 
-from hf_any3d.data.conversion import Benchmark, Licence, SplitSource, load_benchmark
+from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.files import read_point_cloud
 
 COUNTS = {"train": 12, "test": 4}
 
-TOY = Benchmark(
+TOY = PublishedDataset(
     name="toy",
     description="Clouds for tests.",
     homepage="https://example.org/toy",
@@ -37,17 +37,17 @@ def write_tree(root: Path, counts: dict[str, int] = COUNTS) -> Path:
     return root
 
 
-def load_toy(root: Path, cache_dir, opened: list | None = None, benchmark=TOY, known=False, fail_at=None, **options):
+def load_toy(root: Path, cache_dir, opened: list | None = None, dataset=TOY, known=False, fail_at=None, **options):
     """Load the tree.
 
     Args:
         root: the tree.
         cache_dir: of the conversion.
         opened: gets the name of each file that is read.
-        benchmark: its description.
+        dataset: its description.
         known: whether the number of rows is known before reading.
         fail_at: stop, as Ctrl-C does, instead of reading this file.
-        options: of `load_benchmark`.
+        options: of `load_published`.
     """
 
     def read(path: Path):
@@ -62,4 +62,4 @@ def load_toy(root: Path, cache_dir, opened: list | None = None, benchmark=TOY, k
     for split in ("train", "test"):
         files = sorted((root / split).iterdir(), key=lambda path: int(path.stem))
         sources[split] = SplitSource(files, read, files, num_rows=len(files) if known else None)
-    return load_benchmark(benchmark, root, sources, FEATURES, cache_dir=cache_dir, **options)
+    return load_published(dataset, root, sources, FEATURES, cache_dir=cache_dir, **options)

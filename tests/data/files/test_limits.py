@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, read_point_cloud
-from hf_any3d.data.files import ply as ply_elements
-from hf_any3d.data.files.limits import FREE_BYTES
+from hf_any3d.data.files import ply as ply_reader
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.files.source import FREE_BYTES
 
 from .builders import SQUARE, gltf, gltf_square, npy, ply
 from .seeds import SEEDS
@@ -155,7 +155,7 @@ def test_lists_of_any_lengths_between_numbers_are_taken_apart(order, kind, code)
          float(generator.integers(9)), generator.integers(0, 99, generator.integers(0, 3)).tolist(), row)
         for row in range(200)
     ]  # fmt: skip
-    element = ply_elements.Element("face", len(rows))
+    element = ply_reader.Element("face", len(rows))
     types = {"B": "u1", "b": "i1", "H": "u2", "I": "u4", "i": "i4"}
     element.add("flags", "u1", None)
     element.add("vertex_indices", "i4", types[code])
@@ -168,7 +168,7 @@ def test_lists_of_any_lengths_between_numbers_are_taken_apart(order, kind, code)
             f"{number}\n"
             for flags, first, weight, second, number in rows
         )
-        (found,) = ply_elements.read_ascii(text.encode(), [element])
+        (found,) = ply_reader.read_ascii(text.encode(), [element])
     else:
         sign = "<" if "little" in order else ">"
         body = b"".join(
@@ -176,10 +176,10 @@ def test_lists_of_any_lengths_between_numbers_are_taken_apart(order, kind, code)
                         flags, len(first), *first, weight, len(second), *second, number)
             for flags, first, weight, second, number in rows
         )  # fmt: skip
-        (found,) = ply_elements.read_binary(b"head" + body, 4, [element], sign)
+        (found,) = ply_reader.read_binary(b"head" + body, 4, [element], sign)
         for cut in (1, len(body) // 2):
-            with pytest.raises(ply_elements.PointCloudError, match="cut off"):
-                ply_elements.read_binary(b"head" + body[:-cut], 4, [element], sign)
+            with pytest.raises(ply_reader.PointCloudError, match="cut off"):
+                ply_reader.read_binary(b"head" + body[:-cut], 4, [element], sign)
     for place, name in ((0, "flags"), (2, "weight"), (4, "number")):
         np.testing.assert_array_equal(found[name], [row[place] for row in rows])
     for place, name in ((1, "vertex_indices"), (3, "more")):
@@ -189,13 +189,13 @@ def test_lists_of_any_lengths_between_numbers_are_taken_apart(order, kind, code)
 
 
 def test_lists_of_negative_or_broken_lengths_are_refused():
-    element = ply_elements.Element("face", 2)
+    element = ply_reader.Element("face", 2)
     element.add("vertex_indices", "u1", "i1")
-    with pytest.raises(ply_elements.PointCloudError, match="has length -1"):
-        ply_elements.read_binary(b"\x01\x05\xff\x00\x00", 0, [element], "<")
+    with pytest.raises(ply_reader.PointCloudError, match="has length -1"):
+        ply_reader.read_binary(b"\x01\x05\xff\x00\x00", 0, [element], "<")
     for text, why in ((b"1 5\n1.5 3\n", "length 1.5; expected a whole"), (b"1 5\nnan 3\n", "cut off")):
-        with pytest.raises(ply_elements.PointCloudError, match=why):
-            ply_elements.read_ascii(text, [element])
+        with pytest.raises(ply_reader.PointCloudError, match=why):
+            ply_reader.read_ascii(text, [element])
 
 
 def test_millions_of_empty_lists_take_little_more_memory_than_the_file(reading):

@@ -12,7 +12,7 @@ from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point
 from hf_any3d.data.files.hdf5 import open_hdf5
 from hf_any3d.data.files.registry import READERS
 from hf_any3d.data.files.restricted_pickle import read_pickle
-from hf_any3d.data.files.tables import integers
+from hf_any3d.data.files.text_numbers import integers
 from tests.fuzz.damage import bounded, traced
 
 from .builders import SQUARE, gltf, gltf_square, las, npy, npz, pcd, ply, stl

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from hf_any3d.data.files.errors import PointCloudError
 from hf_any3d.data.files.pcd import decompress
+from hf_any3d.data.files.source import PointCloudError
 
 from .builders import lzf, pcd
 

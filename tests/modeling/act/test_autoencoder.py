@@ -7,8 +7,8 @@ from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
 from hf_any3d.modeling.point_transformer import group_patches
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.closeness import assert_same_gradients
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import clouds, saved_encoder

@@ -8,7 +8,7 @@ from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPointCloudClassification, ActForPreTraining
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.tiny_encoders import clouds, random_encoder, saved_encoder, tiny_config
 
 GROUPS = 8

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
-from hf_any3d.modeling.encoders.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.tiny_encoders import tiny_model
 
 SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "num_labels": 3}

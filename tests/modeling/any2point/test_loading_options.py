@@ -180,13 +180,13 @@ def test_quantization_is_handed_to_the_encoder_alone(monkeypatch):
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
     assert encoder_loading(None, None) == {}
     seen = []
-    from hf_any3d.modeling.encoders import adapter_repositories, load_encoder
+    from hf_any3d.modeling.encoders import frozen_encoder, load_encoder
 
     def note(config, dtype, **loading):
         seen.append(loading)
         return load_encoder(config, dtype)
 
-    monkeypatch.setattr(adapter_repositories, "load_encoder", note)
+    monkeypatch.setattr(frozen_encoder, "load_encoder", note)
     tiny_model(quantization_config=wanted)
     assert seen == [{"quantization_config": wanted}]
 

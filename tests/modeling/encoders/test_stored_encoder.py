@@ -1,9 +1,9 @@
-"""An adapter's repository holds the encoder too where the encoder has no repository of its own."""
+"""An encoder without a repository of its own is stored next to the adapter."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_any3d import (
@@ -13,6 +13,7 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.tiny_encoders import SMALL, clouds, random_encoder, tiny_config, tiny_model
 
 
@@ -43,7 +44,7 @@ def test_adapter_of_an_encoder_without_a_name_is_saved_with_it(method, model_typ
     assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_stored_encoder_opens_in_the_precision_asked_for(tmp_path):
+def test_stored_encoder_loads_in_the_requested_dtype(tmp_path):
     adapted("guided").save_pretrained(tmp_path)
     loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert loaded.any2point.encoder.dtype == torch.bfloat16
@@ -57,6 +58,14 @@ def test_stored_encoder_that_lacks_weights_is_refused(tmp_path):
     name = next(name for name in encoder.state_dict() if name not in state)
     encoder.save_pretrained(tmp_path / "encoder", state_dict=state)
     with pytest.raises(ValueError, match=f"the encoder in encoder/ lacks {name}"):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_stored_encoder_with_other_weights_is_refused(tmp_path):
+    adapted("guided").save_pretrained(tmp_path)
+    file = tmp_path / "encoder" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(EncoderMismatchError, match="pretrained weights in encoder/ have checksum tensors-sha256"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path)
 
 

@@ -199,4 +199,5 @@ def act_autoencoder():
     config = ActAutoencoderConfig(
         num_groups=8, group_size=8, num_codes=16, hidden_size=16, graph_widths=(8, 8, 8, 8), sample_codes=False
     )
+    torch.manual_seed(0)
     return ActAutoencoder(config), {"points": clouds()}

@@ -1,0 +1,331 @@
+"""Find the point clouds of a folder with their splits and classes: from folder names and from metadata files."""
+
+import json
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+from datasets import Features
+
+from hf_any3d.data.files import ReadLimits
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Folder name -> split."""
+
+LAYOUTS = "class/file, split/class/file or class/split/file, with splits named train, validation or test"
+
+
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+FILE_NAME = "file_name"
+
+Parts = tuple[str, ...]
+"""Names of the folders from the root to a file, and its own."""
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file with its class, or None, and its split."""
+
+    path: Path
+    label: str | None
+    split: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The content of a folder.
+
+    Attributes:
+        found: the matching files, in the order of their names.
+        others: number of other files by ending.
+        leaves: the folders without folders in them.
+    """
+
+    found: list[Parts]
+    others: dict[str, int]
+    leaves: set[Parts]
+
+
+def check_link(path: Path, root: Path) -> None:
+    """Refuse a link that leads outside of a folder, since an untrusted folder could name any file with it.
+
+    Args:
+        path: a file or folder below `root`.
+        root: the folder, which may be a link itself.
+
+    Raises:
+        ValueError: such a link, or one that leads back to itself.
+    """
+    if not path.is_symlink():
+        return
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link that leads back to itself") from None
+    if not target.is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder; copy its target "
+            "there, or pass follow_links=True"
+        )
+
+
+def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
+    """Find files; hidden files and folders are ignored.
+
+    Args:
+        root: the folder.
+        suffixes: endings of the files to find, in lower case with their dot.
+        excluded: names of files to ignore whatever their ending.
+        follow_links: follow links that lead outside of the folder too.
+
+    Raises:
+        FileNotFoundError: no such folder, or no such files in it.
+        ValueError: a link that leads outside of the folder or to a folder above it, or a name that is not UTF-8.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    found: list[Parts] = []
+    others: dict[str, int] = defaultdict(int)
+    leaves: set[Parts] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parts = Path(folder).relative_to(root).parts
+        for name in folders:
+            check_name(name, root)
+            path = Path(folder, name)
+            if path.is_symlink():
+                if not follow_links:
+                    check_link(path, root)
+                if Path(folder).resolve().is_relative_to(path.resolve()):
+                    raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
+        if not folders:
+            leaves.add(parts)
+        for name in sorted(name for name in files if not name.startswith(".")):
+            suffix = Path(name).suffix.lower()
+            if suffix in suffixes and name not in excluded:
+                check_name(name, root)
+                if not follow_links:
+                    check_link(Path(folder, name), root)
+                found.append((*parts, name))
+            else:
+                others[suffix] += 1
+    if not found:
+        raise FileNotFoundError(f"{root}: no point cloud in this folder; readable are {', '.join(sorted(suffixes))}")
+    return Tree(found, dict(others), leaves)
+
+
+def check_name(name: str, root: Path) -> None:
+    """Raise ValueError for a name of a file or folder below `root` that cannot be written as text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{root}: the name {ascii(name)} is not UTF-8; rename the file") from None
+
+
+def find_labelled_files(
+    root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False
+) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
+    """Find the files of a folder, with splits and classes from folder names.
+
+    Args:
+        root: the folder, in one of the `LAYOUTS`.
+        suffixes: as in `walk`.
+        excluded: as in `walk`.
+        follow_links: as in `walk`.
+
+    Returns:
+        Files of each split in the order of their names, and the number of other files by ending. Files directly in
+        `root` have no class and count as others, unless there are only such.
+
+    Raises:
+        FileNotFoundError: no such folder, or no such files in it.
+        ValueError: files at another depth, or a folder of a class without such files.
+    """
+    tree = walk(root, suffixes, excluded, follow_links=follow_links)
+    others = defaultdict(int, tree.others)
+    nested = [parts for parts in tree.found if len(parts) > 1]
+    for (name,) in set(tree.found) - set(nested if nested else tree.found):
+        others[Path(name).suffix.lower()] += 1  # files next to the folders of classes are lists and notes, not clouds
+    found = nested or tree.found
+    full = {parts[:-1] for parts in found}
+    empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(found[0]) - 1]
+    if empty:
+        names = ", ".join("/".join(parts) for parts in empty)
+        raise ValueError(f"{root}: no point cloud in the folders {names}; remove them or add files")
+    return by_split(labelled(root, found)), dict(others)
+
+
+def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
+    """Return files with split and class from their folders.
+
+    Raises:
+        ValueError: they match no layout with classes.
+    """
+    depths = {len(parts) for parts in found}
+    if depths == {2} and not all(parts[0].lower() in SPLIT_NAMES for parts in found):
+        return [LabelledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
+    place = split_place(found)
+    if depths == {3} and place is not None:
+        return [
+            LabelledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found
+        ]
+    example = "/".join(max(found, key=len) if max(depths) > 2 else min(found, key=len))
+    raise ValueError(
+        f"{root}: {example} fits no layout; expected {LAYOUTS}, or pass drop_labels=True for clouds without classes"
+    )
+
+
+def unlabelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
+    """Return files with the split from their folders, `train` if no folder names it, and without classes."""
+    place = split_place(found)
+    return [
+        LabelledFile(root.joinpath(*parts), None, "train" if place is None else SPLIT_NAMES[parts[place].lower()])
+        for parts in found
+    ]
+
+
+def split_place(found: list[Parts]) -> int | None:
+    """Return which folder level names the split: 0, 1 or None."""
+    for place in (0, 1):
+        if all(len(parts) > place + 1 and parts[place].lower() in SPLIT_NAMES for parts in found):
+            return place
+    return None
+
+
+def by_split(files: list[LabelledFile]) -> dict[str, list[LabelledFile]]:
+    """Group files by split."""
+    splits: dict[str, list[LabelledFile]] = defaultdict(list)
+    for file in files:
+        splits[file.split].append(file)
+    return dict(splits)
+
+
+def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
+    """Read all metadata files below a folder.
+
+    Args:
+        root: the folder.
+        follow_links: also read files that are links to somewhere outside of the folder.
+
+    Returns:
+        Their concatenated rows, with the column `file_name` relative to `root`; None if there is no such file.
+
+    Raises:
+        ValueError: a file that cannot be read, lacks `file_name`, has other columns than the others, names a file
+            outside its own folder or a file twice; files of several types; a link that leads outside.
+    """
+    # A pattern with a wildcard: a plain name would skip a dangling link.
+    files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not _is_hidden(path, root)]
+    files = [path for path in files if not path.is_dir()]
+    files.sort(key=lambda path: (len(path.parts), path))  # outermost first
+    if not files:
+        return None
+    if len({path.suffix for path in files}) > 1:
+        names = ", ".join(sorted({path.name for path in files}))
+        raise ValueError(f"{root}: there are {names}; expected metadata files of one type")
+    tables, seen = [], {}
+    for path in files:
+        check_name(path.relative_to(root).as_posix(), root)
+        if not follow_links:
+            check_link(path, root)
+        table = _read(path)
+        if tables and table.column_names != (columns := tables[0].column_names):
+            if set(table.column_names) != set(columns):
+                raise ValueError(
+                    f"{path}: the columns are {', '.join(table.column_names)}, those of {files[0]} "
+                    f"{', '.join(columns)}; expected the same"
+                )
+            table = table.select(columns)
+        names = []
+        for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
+            name = _relative_to_root(name, path, number, root)
+            if name in seen:
+                raise ValueError(f"{path}: row {number} names {name}, which {seen[name]} names already")
+            seen[name] = f"row {number} of {path.relative_to(root).as_posix()}"
+            names.append(name)
+        place = table.column_names.index(FILE_NAME)
+        tables.append(table.set_column(place, FILE_NAME, pa.array(names, pa.string())))
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{root}: the metadata files have columns of different types ({error})") from None
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        table = _READERS[path.suffix](path)
+        table.validate(full=True)  # Parquet returns damaged text unchecked
+        Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
+    # Damaged tables fail in many ways, in pandas, json and Arrow, whose errors can be OSErrors without errno.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path}: cannot be read as a table ({type(error).__name__}: {error})") from None
+    for name in table.column_names:
+        if "\0" in name:  # Arrow would truncate it there
+            raise ValueError(f"{path}: a column is named {name!r}; expected a name without the character 0")
+    if FILE_NAME not in table.column_names:
+        raise ValueError(f"{path}: no column {FILE_NAME!r}; there are {', '.join(table.column_names) or 'none'}")
+    kind = table.schema.field(FILE_NAME).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{path}: {FILE_NAME} has type {kind}; expected text")
+    return table
+
+
+def _read_csv(path: Path) -> pa.Table:
+    return pa.Table.from_pandas(
+        pd.read_csv(path, dtype={FILE_NAME: str}), preserve_index=False
+    ).replace_schema_metadata()
+
+
+def _read_jsonl(path: Path) -> pa.Table:
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} is {line.strip()[:40]!r}; expected an object")
+                rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    # A constant column takes a few bytes however many rows it has.
+    table = pyarrow.parquet.read_metadata(path)
+    ReadLimits.current().check(decoded=8 * table.num_rows * table.num_columns, stored=path.stat().st_size)
+    return pyarrow.parquet.read_table(path)
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+
+
+def _relative_to_root(name: str | None, path: Path, number: int, root: Path) -> str:
+    if not name:
+        raise ValueError(f"{path}: row {number} has no {FILE_NAME}")
+    relative = posixpath.normpath(name.replace("\\", "/"))
+    # Such a path could reach any file of this machine, or the network.
+    if "://" in name or os.path.isabs(name) or posixpath.isabs(relative) or relative.split("/")[0] == "..":
+        raise ValueError(f"{path}: row {number} names {name!r}; expected a path inside the folder of this file")
+    folder = path.parent.relative_to(root).as_posix()
+    return posixpath.normpath(posixpath.join(folder, relative))

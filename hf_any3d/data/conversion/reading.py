@@ -1,0 +1,131 @@
+"""Read names, arrays and tables from the files of published datasets."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.data.conversion.published_dataset import SplitSource
+from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
+from hf_any3d.data.files.npy import parse_array
+from hf_any3d.data.files.source import open_source
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary
+
+LONGEST_LINE = 1000
+HDF5_ROWS_AT_ONCE = 64
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the stripped, non-empty lines of a short text file.
+
+    Raises:
+        PointCloudFileError: no such file, not text, or lines too long to be names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise PointCloudFileError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise PointCloudFileError(f"{path}: no list of names; byte {error.start} is not UTF-8 text") from None
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE or "\0" in line:
+            raise PointCloudFileError(f"{path}: line {number} is {line[:40]!r}…; expected a name")
+    return [line for line in lines if line]
+
+
+def check_names(path: Path, expected: Sequence[str], what: str) -> None:
+    """Refuse a list of names other than the published one, since its line numbers are the labels.
+
+    Args:
+        path: the list.
+        expected: the published names.
+        what: what a line names, for the error.
+
+    Raises:
+        ValueError: another list; names the first difference.
+    """
+    found = [" ".join(line.split()) for line in read_lines(path)]
+    for number, (seen, wanted) in enumerate(zip_longest(found, expected)):
+        if seen != wanted:
+            raise ValueError(f"{path}: {what} {number} is {(seen or 'missing')[:60]}; expected {wanted or 'nothing'}")
+
+
+def find_folder(folders: Iterable[Path], pattern: str) -> Path | None:
+    """Return the first folder with a file or folder that matches a pattern."""
+    return next((folder for folder in folders if next(folder.glob(pattern), None) is not None), None)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read an array written by numpy.save; nothing is unpickled.
+
+    Raises:
+        PointCloudFileError: no such file, or a damaged one.
+    """
+    source = open_source(path, "npy", ("npy",))
+    try:
+        return parse_array(source.data)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def read_table(path: Path, columns: int) -> np.ndarray:
+    """Read lines of numbers separated by spaces or commas as (lines, columns) float64.
+
+    Raises:
+        PointCloudFileError: no such file, or a line with another number of columns; names the line.
+    """
+    return parse_table(open_source(path, "txt", ("txt",)).data, path, columns)
+
+
+def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
+    """Parse bytes read from `path` as `read_table` does."""
+    try:
+        reject_binary(data)
+        return numbers(normalized_lines(data), columns=columns)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+
+
+def hdf5_source(
+    files: Sequence[Path],
+    columns: Mapping[str, str],
+    convert: Callable[[dict[str, np.ndarray]], Mapping[str, object]] = dict,
+) -> SplitSource:
+    """Read clouds from HDF5 files whose arrays have one entry per cloud.
+
+    Args:
+        files: the files, in the order of the rows.
+        columns: array in the files -> column of the rows.
+        convert: converts the entries of one cloud to a row of the dataset.
+
+    Raises:
+        ImportError: h5py is not installed.
+        PointCloudFileError: a damaged file, a missing array, or arrays of different lengths.
+    """
+    units, total = [], 0
+    for file in files:
+        with open_hdf5(file, required=list(columns)) as arrays:
+            lengths = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items() if name in columns}
+        if len(set(lengths.values())) > 1:
+            text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise PointCloudFileError(
+                f"{file}: arrays of different lengths: {text}; expected one entry a cloud in each"
+            )
+        count = next(iter(lengths.values()))
+        units += [(file, range(i, min(i + HDF5_ROWS_AT_ONCE, count))) for i in range(0, count, HDF5_ROWS_AT_ONCE)]
+        total += count
+
+    def read(unit: tuple[Path, range]) -> Iterator[Mapping[str, object]]:
+        file, rows = unit
+        with open_hdf5(file, required=list(columns)) as arrays:
+            values = {column: read_slice(arrays[name], rows, file) for name, column in columns.items()}
+        for i in range(len(rows)):
+            yield convert({column: value[i] for column, value in values.items()})
+
+    def describe(unit: tuple[Path, range]) -> str:
+        return f"{unit[0]} from row {unit[1].start}"
+
+    return SplitSource(units, read, files, num_rows=total, describe=describe)

@@ -1,0 +1,370 @@
+"""Conversions between columns of files (`PointCloud`) and plain columns of points that anyone can open."""
+
+import logging
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
+from datasets.fingerprint import Hasher
+from datasets.table import embed_table_storage
+
+from hf_any3d import __version__
+from hf_any3d.data.feature import PointCloud, local_path, read_stored
+from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError
+from hf_any3d.data.point_arrays import resample_index
+
+if TYPE_CHECKING:
+    from datasets.features.features import FeatureType
+
+_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8", "labels": "int64"}
+_BYTES_AT_A_TIME = 16 * 2**20
+_TYPICAL_POINTS = 100_000
+
+
+@dataclass(frozen=True)
+class CloudColumns:
+    """Which columns are made of a cloud, and of how many points.
+
+    Attributes:
+        num_points: draw this many points of every cloud; None keeps all points of point files and draws `mesh_points`
+            from the surface of meshes.
+        mesh_points: points of a mesh when `num_points` is None.
+        columns: of "normals", "colors" and "labels", those that are made beside the points; every file must have
+            them. Colours are 0 to 255.
+        seed: decides which points are drawn, for each cloud on its own.
+
+    Raises:
+        ValueError: a number of points below one, or an unknown column.
+    """
+
+    num_points: int | None = None
+    mesh_points: int = 2048
+    columns: Sequence[str] = ()
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, value in (("num_points", self.num_points), ("mesh_points", self.mesh_points)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if isinstance(self.columns, str) or set(self.columns) - {"normals", "colors", "labels"}:
+            unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
+            raise ValueError(f"columns has {unknown!r}; expected 'normals', 'colors' or 'labels', as a list")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, points first."""
+        return ("points", *self.columns)
+
+    @property
+    def features(self) -> "dict[str, FeatureType]":
+        """Their types in `datasets`."""
+        from datasets import Array2D, List, Value
+
+        return {
+            name: List(Value(_TYPES[name]), length=-1 if self.num_points is None else self.num_points)
+            if name == "labels"
+            else Array2D((self.num_points, 3), _TYPES[name])
+            for name in self.names
+        }
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many rows to gather before they are written: enough for speed, few enough for memory."""
+        return max(1, min(1000, _BYTES_AT_A_TIME // (12 * len(self.names) * (self.num_points or _TYPICAL_POINTS))))
+
+    def row(self, cloud: PointCloudData) -> dict[str, np.ndarray]:
+        """Make the columns of one cloud.
+
+        Returns:
+            `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
+            (num_points,) int64.
+
+        Raises:
+            PointCloudError: a cloud without a column asked for, or a mesh without a surface.
+        """
+        # Seeded by its own points, a cloud gives the same sample wherever its file lies and whatever lies beside it.
+        generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points))])
+        index = slice(None)
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(self.num_points or self.mesh_points, generator)
+        elif self.num_points is not None:
+            index = resample_index(len(cloud), self.num_points, generator)
+        row = {}
+        for name in self.names:
+            values = getattr(cloud, name)
+            if values is None:
+                raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file")
+            if name == "colors":
+                values = (values * 255).round()
+            row[name] = values[index].astype(_TYPES[name])
+        return row
+
+
+logger = logging.getLogger(__name__)
+
+AnyDataset = TypeVar("AnyDataset", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
+
+_ROWS_OF_FILES = 16
+_EXACT = PointCloud(format="npz")
+
+
+def files_to_points(
+    dataset: AnyDataset,
+    *,
+    column: str | None = None,
+    num_points: int | None = None,
+    mesh_points: int = 2048,
+    columns: Sequence[str] = (),
+    seed: int = 0,
+    on_error: str = "raise",
+    num_proc: int | None = None,
+) -> AnyDataset:
+    """Replace a column of point cloud files by plain columns of points, which anyone can open and training reads.
+
+    A few clouds at a time are in memory; the result is cached on disk, as that of `Dataset.map`. A dataset that
+    streams goes on streaming.
+
+    Args:
+        dataset: rows or splits with a `PointCloud` column.
+        column: its name; None takes the only one.
+        num_points: draw this many points of every cloud, so that all have one size; None keeps all points of point
+            files and draws `mesh_points` from the surface of meshes.
+        mesh_points: points of a mesh when `num_points` is None.
+        columns: of "normals", "colors" and "labels", those to be read too; every file must have them then.
+        seed: decides which points are drawn, for each cloud on its own.
+        on_error: "raise" stops at a file that cannot be read; "skip" leaves its row out with a warning.
+        num_proc: processes that read side by side; not for a dataset that streams.
+
+    Returns:
+        The same rows, read as numpy arrays, with `points` (Array2D float32, in the units of the file) and the columns
+        asked for (`normals` float32, `colors` uint8, `labels` int64) before the other columns.
+
+    Raises:
+        ValueError: a wrong option, no or several PointCloud columns, or a file that cannot be read.
+    """
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        options = {"mesh_points": mesh_points, "columns": columns, "seed": seed}
+        options |= {"column": column, "num_points": num_points, "on_error": on_error, "num_proc": num_proc}
+        return type(dataset)({split: files_to_points(rows, **options) for split, rows in dataset.items()})
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    wanted = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    features = _features_of(dataset)
+    column = _file_column(features, column)
+    others = {name: feature for name, feature in features.items() if name != column}
+    if taken := sorted(set(others) & set(wanted.names)):
+        raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it first")
+    stored = dataset.with_format(None)
+    for name, feature in features.items():
+        if getattr(feature, "decode", False):  # files of other columns pass through unread
+            stored = stored.cast_column(name, replace(feature, decode=False))
+    skip = on_error == "skip"
+    arguments = {"column": column, "wanted": wanted, "kept": tuple(others) if skip else (), "skip": skip}
+    if isinstance(dataset, Dataset):
+        arguments["stamp"] = _stamp(stored, column)
+    rows = _map(
+        stored,
+        _read_batch,
+        arguments,
+        # Only a batch that loses rows has to hold the other columns too.
+        input_columns=None if skip else [column],
+        rows_at_a_time=min(_ROWS_OF_FILES, wanted.rows_at_a_time),
+        remove_columns=[column],
+        features=Features({**wanted.features, **others}),
+        num_proc=num_proc,
+        description="Reading point clouds",
+    )
+    return rows.with_format("numpy")
+
+
+def points_to_files(
+    dataset: AnyDataset,
+    *,
+    format: str = "ply",
+    column: str = "point_cloud",
+    columns: Sequence[str] | None = None,
+    num_proc: int | None = None,
+) -> AnyDataset:
+    """Replace plain columns of points by a column of point cloud files.
+
+    Args:
+        dataset: rows or splits with `points` (points, 3), as `load_point_dataset` gives them.
+        format: "ply", which every program reads and which keeps colours in 8 bits, or "npz".
+        column: name of the new column.
+        columns: of "normals", "colors" and "labels" (one a point), those that go into the files; None takes the
+            normals and colours that are there. The others stay columns.
+        num_proc: processes that write side by side; not for a dataset that streams.
+
+    Returns:
+        The same rows with a `PointCloud` column of embedded files in front of the other columns.
+
+    Raises:
+        ValueError: a wrong option, no column of points, or content that makes no sense.
+    """
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        options = {"format": format, "column": column, "columns": columns, "num_proc": num_proc}
+        return type(dataset)({split: points_to_files(rows, **options) for split, rows in dataset.items()})
+    feature, features = PointCloud(format=format), _features_of(dataset)
+    used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
+    CloudColumns(columns=used)
+    for name in ("points", *used):
+        if name not in features:
+            raise ValueError(f"no column {name!r}; there are {', '.join(features) or 'none'}")
+    others = {name: feature for name, feature in features.items() if name not in ("points", *used)}
+    if column in others:
+        raise ValueError(f"there is a column {column!r} already; rename or remove it, or pass another column=")
+    points = features["points"]
+    per_row = (points.shape[0] if isinstance(points, Array2D) else None) or None
+    return _map(
+        dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
+        _write_batch,
+        {"names": ("points", *used), "column": column, "feature": feature},
+        input_columns=["points", *used],
+        rows_at_a_time=min(_ROWS_OF_FILES, CloudColumns(per_row).rows_at_a_time),
+        remove_columns=["points", *used],
+        features=Features({column: feature, **others}),
+        num_proc=num_proc,
+        description="Writing point clouds",
+    ).with_format(None)
+
+
+def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDataset:
+    """Take the files that a dataset refers to by paths into the dataset, so that `to_parquet` writes them too.
+
+    `push_to_hub` does so by itself; `to_parquet` alone would write the paths of this machine.
+
+    Args:
+        dataset: rows or splits with columns of files, PointCloud, Mesh, Image or others; none that stream.
+        num_proc: processes that read side by side.
+
+    Raises:
+        ValueError: a file that is missing; the text names it. TypeError: a dataset that streams.
+    """
+    if isinstance(dataset, DatasetDict):
+        return DatasetDict({split: embed_files(rows, num_proc=num_proc) for split, rows in dataset.items()})
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset is of type {type(dataset).__name__}; expected a Dataset or DatasetDict")
+    form = dataset.format
+    stamp = 0
+    for name, feature in dataset.features.items():
+        if hasattr(feature, "embed_storage"):
+            stamp = _stamp(dataset.cast_column(name, replace(feature, decode=False)), name, stamp)
+    embedded = dataset.with_format("arrow").map(
+        embed_table_storage,
+        cache_file_name=_cache_file(dataset, "embed_files", stamp),
+        batched=True,
+        batch_size=_ROWS_OF_FILES,
+        writer_batch_size=_ROWS_OF_FILES,
+        num_proc=num_proc,
+        desc="Embedding files",
+    )
+    return embedded.with_format(**form)
+
+
+def _map(
+    dataset: Dataset | IterableDataset,
+    function: Callable,
+    arguments: dict[str, Any],
+    *,
+    features: Features,
+    rows_at_a_time: int,
+    num_proc: int | None,
+    description: str,
+    **options,
+) -> Dataset | IterableDataset:
+    options |= {"batched": True, "batch_size": rows_at_a_time, "fn_kwargs": arguments}
+    if isinstance(dataset, IterableDataset):
+        if num_proc is not None:
+            raise ValueError(f"num_proc is {num_proc}; a dataset that streams is read in the workers of a DataLoader")
+        # Given to map, features would promise that its results are decoded already.
+        return dataset.map(function, **options).cast(features)
+    return dataset.map(
+        function,
+        features=features,
+        cache_file_name=_cache_file(dataset, function.__name__, arguments, features),
+        writer_batch_size=rows_at_a_time,
+        num_proc=num_proc,
+        desc=description,
+        **options,
+    )
+
+
+def _cache_file(dataset: Dataset, *decides: Any) -> str | None:
+    """Where the result is kept for a dataset that lies in memory, since `Dataset.map` would hold it in memory too."""
+    if dataset.cache_files:
+        return None  # beside the dataset's own files, as map does
+    key = Hasher.hash((__version__, dataset._fingerprint, *decides))
+    folder = Path(config.HF_DATASETS_CACHE) / "hf_any3d" / "conversions"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"{key}.arrow")
+
+
+def _read_batch(*batch, column: str, wanted: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0) -> dict:
+    files = batch[0][column] if skip else batch[0]
+    rows, read = {name: [] for name in wanted.names}, []
+    for place, file in enumerate(files):
+        name = _name_of(file)
+        try:
+            if file is None:
+                raise PointCloudFileError("a row without a point cloud")
+            if not (isinstance(file, Mapping) and "path" in file):
+                file = _EXACT.encode_example(file)  # a stream hands on what a function before this one made
+            cloud = read_stored(file["path"], file.get("bytes"))
+            try:
+                row = wanted.row(cloud)
+            except PointCloudError as error:
+                raise PointCloudFileError(f"{name}: {error}") from None
+        except PointCloudError as error:
+            if not skip:
+                raise
+            logger.warning("left out %s", error)
+            continue
+        read.append(place)
+        for key, values in row.items():
+            rows[key].append(values)
+    if kept and len(read) < len(files):
+        return {**rows, **{key: [batch[0][key][place] for place in read] for key in kept}}
+    return rows
+
+
+def _write_batch(*batch, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
+    return {
+        column: [feature.encode_example(dict(zip(names, values, strict=True))) for values in zip(*batch, strict=True)]
+    }
+
+
+def _name_of(file: Any) -> str:
+    return (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
+
+
+def _features_of(dataset: Dataset | IterableDataset) -> Features:
+    features = dataset.features
+    if features is None:
+        features = dataset._resolve_features().features
+    return features
+
+
+def _file_column(features: Features, column: str | None) -> str:
+    found = [name for name, feature in features.items() if isinstance(feature, PointCloud)]
+    if column is None and len(found) == 1:
+        return found[0]
+    if column in found:
+        return column
+    have = f"there are {', '.join(found)}" if found else f"there is none among {', '.join(features) or 'no columns'}"
+    raise ValueError(f"column is {column!r}; expected the name of a PointCloud column, and {have}")
+
+
+def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:
+    """A number that changes when one of the files does, so that nothing outdated is taken from the cache."""
+    for batch in stored.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        for path in batch.column(column).combine_chunks().field("path").to_pylist():
+            path = None if path is None else local_path(path)
+            if path is not None and os.path.isfile(path):
+                status = os.stat(path)
+                stamp = zlib.crc32(f"{path} {status.st_size} {status.st_mtime_ns}".encode(), stamp)
+    return stamp

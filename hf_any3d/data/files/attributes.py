@@ -1,0 +1,164 @@
+"""What the columns of a table of points mean, by their names or by their number."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import listed
+
+_NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
+_COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+_LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")
+
+
+def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]:
+    """Find points, colours, normals and labels among named columns.
+
+    Args:
+        columns: names in small letters, each with (points,) values.
+        source: for warnings.
+
+    Returns:
+        Arguments of PointCloudData.
+
+    Raises:
+        PointCloudError: if x, y or z is missing.
+    """
+    missing = [axis for axis in "xyz" if axis not in columns]
+    if missing:
+        raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}")
+    found: dict[str, Any] = {"points": np.stack([columns[axis] for axis in "xyz"], axis=1)}
+    for names in _NORMALS:
+        if all(name in columns for name in names):
+            found["normals"] = usable_normals(np.stack([columns[name] for name in names], axis=1), source)
+            break
+    for names in _COLORS:
+        if all(name in columns for name in names):
+            found["colors"] = usable_colors(np.stack([columns[name] for name in names], axis=1), source)
+            break
+    for name in _LABELS:
+        if name in columns:
+            found["labels"] = usable_labels(columns[name], source)
+            break
+    return found
+
+
+def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Give meaning to columns without names.
+
+    | columns | meaning |
+    |---|---|
+    | 3 | x y z |
+    | 4 | x y z label, if the fourth holds whole numbers from 0 |
+    | 6 | x y z and normals (if nearly all rows of 4 to 6 have length 1) or colours |
+    | 7 | x y z normals label; x y z colours label; or x y z intensity colours |
+    | 9 | x y z colours normals, or x y z normals colours |
+
+    Columns are colours if all values lie in [0, 1], or all are whole numbers in [0, 255]. If both readings of seven
+    columns are possible, a .pts file has the intensity and other files have the label. What fits no rule is left out
+    with a warning.
+
+    Args:
+        table: (points, columns) numbers.
+        source: for the file type and for warnings.
+
+    Returns:
+        Arguments of PointCloudData.
+
+    Raises:
+        PointCloudError: if there are other numbers of columns.
+    """
+    width = table.shape[1]
+    found: dict[str, Any] = {"points": table[:, :3]}
+    if width in (6, 7, 9):
+        first, last = table[:, 3:6], table[:, -3:]
+        if _has_unit_length(first):
+            found["normals"] = first
+        elif width == 7 and _looks_like_colors(last) and (source.file_type == "pts" or not _looks_like_colors(first)):
+            found["colors"] = usable_colors(last, source)
+            return found
+        elif _looks_like_colors(first):
+            found["colors"] = usable_colors(first, source)
+        else:
+            source.warn("columns 4 to 6 look neither like normals nor like colours and are left out")
+        if width == 9:
+            if "colors" not in found and _looks_like_colors(last):
+                found["colors"] = usable_colors(last, source)
+            elif "normals" not in found and _has_unit_length(last):
+                found["normals"] = last
+            else:
+                source.warn("columns 7 to 9 look neither like normals nor like colours and are left out")
+    elif width not in (3, 4):
+        raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
+    if width in (4, 7):
+        found["labels"] = usable_labels(table[:, -1], source, first=0)
+    return found
+
+
+def unit_colors(values: np.ndarray) -> np.ndarray:
+    """Bring colours to float32 in [0, 1]: whole numbers count to 255 (uint16: to 65535), floats to 1 or 255.
+
+    Raises:
+        PointCloudError: if a value is NaN, infinite, below 0 or above 255.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        colors = values.astype(np.float32)
+    if not colors.size:
+        return colors
+    if not np.isfinite(colors).all():
+        raise PointCloudError("colours hold NaN or infinite values; expected 0 to 1 or 0 to 255")
+    top = float(colors.max())
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
+        scale = 65535.0
+    elif values.dtype.kind == "f" and top <= 1.001:  # leaves room for rounding
+        scale = 1.0
+    else:
+        scale = 255.0
+    if colors.min() < 0 or top > scale * 1.001:
+        raise PointCloudError(f"colours range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
+    return (colors / np.float32(scale)).clip(0, 1)
+
+
+def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
+    """Pass `unit_colors` on, or leave colours out with a warning."""
+    try:
+        return unit_colors(values)
+    except PointCloudError as error:
+        source.warn(f"{error}; they are left out")
+        return None
+
+
+def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
+    """Pass normals on if they are finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        normals = values.astype(np.float32)
+    if np.isfinite(normals).all():
+        return normals
+    source.warn("normals hold NaN or infinite values and are left out")
+    return None
+
+
+def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
+    """Pass labels on as int64 if they are whole numbers, not below `first`."""
+    with np.errstate(invalid="ignore"):
+        whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
+    if whole and (first is None or not len(values) or values.min() >= first):
+        return values.astype(np.int64)
+    lowest = "" if first is None else f" from {first}"
+    source.warn(f"the label column holds values that are no whole numbers{lowest} and is left out")
+    return None
+
+
+def _has_unit_length(rows: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        length = np.sqrt((rows.astype(np.float64) ** 2).sum(1))
+        return bool((np.abs(length - 1) < 0.02).mean() > 0.99 and np.isfinite(rows).all())
+
+
+def _looks_like_colors(rows: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        if not (rows.min() >= 0 and rows.max() <= 255):
+            return False
+        return bool(rows.max() <= 1 or (rows == np.floor(rows)).all())

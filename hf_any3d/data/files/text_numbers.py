@@ -1,0 +1,121 @@
+"""Numbers written as text: the part that all text formats share."""
+
+import io
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from hf_any3d.data.files.source import PointCloudError
+
+_DELIMITERS = bytes.maketrans(b",;\t", b"   ")
+_FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")
+
+
+def normalized_lines(text: bytes) -> bytes:
+    """Give every line one ending and every delimiter (comma, semicolon, tab) the form of a space."""
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return text.removeprefix(b"\xef\xbb\xbf").translate(_DELIMITERS)
+
+
+def reject_binary(text: bytes) -> None:
+    """Raise PointCloudError when the bytes are no text."""
+    if b"\0" in text[:4096]:
+        raise PointCloudError("holds binary data; expected text")
+
+
+def first_data_line(text: bytes) -> bytes:
+    """Find the first line that is neither empty nor a comment."""
+    found = _FIRST_DATA_LINE.search(text)
+    return found.group() if found else b""
+
+
+def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> np.ndarray:
+    """Read rows of numbers.
+
+    Args:
+        text: lines as `normalized_lines` gives them; empty lines and what follows a # are left out.
+        first_line: the number of the first line within the file, for errors.
+        columns: how many numbers each row must have; by default as many as the first.
+
+    Returns:
+        (rows, columns) float64; (0, columns or 0) when there are no rows.
+
+    Raises:
+        PointCloudError: if a row has another number of columns, or something is no number; names the line.
+    """
+    if not first_data_line(text):
+        return np.zeros((0, columns or 0))
+    try:
+        table = np.loadtxt(io.BytesIO(text), ndmin=2, encoding="latin1")
+    except ValueError as error:
+        raise _at_line(text, first_line, columns, error) from None
+    if columns is not None and table.shape[1] != columns:
+        raise _at_line(text, first_line, columns, ValueError("wrong number of columns"))
+    return table
+
+
+def _at_line(text: bytes, first_line: int, columns: int | None, error: Exception) -> PointCloudError:
+    for number, line in enumerate(io.BytesIO(text), first_line):
+        row = line.split(b"#")[0].split()
+        if not row:
+            continue
+        columns = len(row) if columns is None else columns
+        if len(row) != columns:
+            return PointCloudError(f"line {number} has {len(row)} columns; expected {columns}")
+        for value in row:
+            try:
+                float(value)
+            except ValueError:
+                return PointCloudError(f"line {number}: {shorten(value)} is no number")
+    return PointCloudError(f"the numbers cannot be read ({error})")
+
+
+def integers(values: np.ndarray, what: str) -> np.ndarray:
+    """Turn numbers into int64, refusing what is no whole number that float64 can hold exactly."""
+    values = np.asarray(values)
+    if values.dtype.kind == "f":
+        # 2 ** 53 is more than float16 can hold.
+        values = values.astype(np.promote_types(values.dtype, np.float64), copy=False)
+        with np.errstate(invalid="ignore"):
+            bad = ~((np.abs(values) < 2**53) & (values == np.floor(values)))
+        if bad.any():
+            raise PointCloudError(f"{what} {values[bad][0]:g}; expected a whole number")
+    return values.astype(np.int64)
+
+
+def count_of(value: bytes | str, what: str) -> int:
+    """Read a count that a header declares."""
+    if not re.fullmatch(r"\d{1,18}", value if isinstance(value, str) else value.decode("latin1")):
+        raise PointCloudError(f"{what} is {shorten(value)}; expected a whole number")
+    return int(value)
+
+
+def shorten(value: bytes | str) -> str:
+    """Quote a piece of a file for an error."""
+    text = value.decode("latin1") if isinstance(value, bytes) else value
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names that a file gives, for an error: printable, and cut where they are many or long."""
+    text = ", ".join(list(names)[:20]) or "none"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return text if len(text) < 200 else text + "…"
+
+
+def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
+    """Cut text into blocks of the given numbers of lines; empty lines do not count.
+
+    Raises:
+        PointCloudError: if there are fewer lines than that.
+    """
+    text = re.sub(rb"\n[ \n]*\n", b"\n", text).strip(b" \n")
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+    if text and not text.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    if sum(counts) > len(ends):
+        raise PointCloudError(f"ends after {len(ends)} of {sum(counts)} declared lines; the file may be cut off")
+    bounds = [0, *(int(ends[line - 1]) if line else 0 for line in np.cumsum(counts).tolist())]
+    return [text[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]

@@ -1,0 +1,245 @@
+"""Write model cards when a model is saved or pushed, by its own method, by PEFT or by a Trainer.
+
+An existing README.md is replaced only if it is a card of this package that has not been edited (a comment at its end
+holds a digest of it), or an untouched template of huggingface_hub, PEFT or Trainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+from transformers.utils import logging
+
+from hf_any3d.atomic_files import write_text
+from hf_any3d.markdown import one_line
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.run_report import RunReport, best_step, count_parameters, training_facts
+from hf_any3d.model_card.subject import Subject, adapter_facts
+
+logger = logging.get_logger(__name__)
+
+FILE = "README.md"
+_TRAINER_TEMPLATE = (
+    "This model card has been generated automatically according to the information the Trainer had access to"
+)
+_TRANSFORMERS_TEMPLATE = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
+_MARK = re.compile(r"<!-- Written by hf_any3d \((\w+)\)[^>]*-->")
+_METADATA = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+# Metadata that the hub's tools edit: they add tags and reformat scores.
+_EDITED_BY_TOOLS = ("tags", "model-index")
+
+
+def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str | None = None) -> Path | None:
+    """Write the card of a model that has just been saved, unless a user has written one.
+
+    Args:
+        model: A model of this package, or a PEFT model around one.
+        directory: Where it was saved.
+        name: Its repository; None for the directory itself.
+
+    Returns:
+        Path of the card, or None if the user's card was kept.
+
+    Raises:
+        ValueError: If the class of the model has no `card_info` or no `describe_for_card`.
+    """
+    directory = Path(directory)
+    shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))
+    return save_card(build_model_card(Subject.from_model(model), shown), directory / FILE)
+
+
+def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
+    """Write a card, unless the file holds one that a user has written.
+
+    Tags of a replaced card are kept; so are its licence, language and datasets, unless the new card sets them.
+
+    Returns:
+        The path, or None if the user's card was kept.
+    """
+    path = Path(path)
+    if path.is_file():
+        present = path.read_text(encoding="utf-8", errors="replace")
+        if not may_be_replaced(present):
+            logger.info("%s was written or edited by hand; it is kept", path)
+            return None
+        _keep_metadata(card, _split(present)[0])
+    return write_text(path, sign_card(str(card)))
+
+
+def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
+    tags = metadata.get("tags")
+    if isinstance(tags, list):
+        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(one_line(tag) for tag in tags)]))
+    for key in ("license", "language", "datasets"):
+        if metadata.get(key) and not getattr(card.data, key, None):
+            setattr(card.data, key, metadata[key])
+
+
+def sign_card(text: str) -> str:
+    """Append the digest by which `may_be_replaced` recognizes an unedited card."""
+    text = _MARK.sub("", text).rstrip()
+    return f"{text}\n\n<!-- Written by hf_any3d ({_digest(*_split(text))}); an edited card is never overwritten. -->\n"
+
+
+def may_be_replaced(text: str) -> bool:
+    """Return whether a card is an unedited one of this package or an untouched template of another library."""
+    metadata, body = _split(text)
+    if not body.strip():
+        return not set(metadata) - {"tags", "library_name", "base_model", "pipeline_tag"}
+    if marked := _MARK.search(body):
+        return marked[1] == _digest(metadata, _MARK.sub("", body))
+    if _TRAINER_TEMPLATE in " ".join(body.split()):
+        return True
+    return _is_template(body)
+
+
+def write_trainer_card(
+    trainer: Trainer,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: str | list[str] | None = None,
+    dataset_tags: str | list[str] | None = None,
+    dataset: str | list[str] | None = None,
+    dataset_args: str | list[str] | None = None,
+) -> Path | None:
+    """Write the card of a trainer's model and its run; the arguments are those of `Trainer.create_model_card`.
+
+    A trainer with an attribute `build_model_card`, a function without arguments that returns a card, gets that card.
+    It is called when the card is written: saving may find that a pretrained part has changed, and store it.
+
+    Args:
+        trainer: A trainer with a model of this package.
+        language: Language of the model's answers, as the hub writes it.
+        license: Licence of the model, as the hub writes it.
+        tags: Further tags.
+        model_name: Ignored: the card is named after its repository.
+        finetuned_from: The base model; the one that the config names by default.
+        tasks: Further tags; the task is that of the model's class.
+        dataset_tags: Names of datasets on the hub.
+        dataset: Description of the training data.
+        dataset_args: More about the data.
+    """
+    if not trainer.is_world_process_zero():
+        return None
+    path = Path(trainer.args.output_dir) / FILE
+    build = getattr(trainer, "build_model_card", None)
+    if build is not None:
+        card = build()
+    else:
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        name = trainer.hub_model_id or (path.parent.name if path.is_absolute() else os.fspath(path.parent))
+        subject = Subject.from_model(model, report_of_trainer(trainer, _listed(dataset), _listed(dataset_args)))
+        card = build_model_card(
+            subject, name, license=getattr(trainer.args, "license", None), base_model=finetuned_from
+        )
+    card.data.license = one_line(license) if license else card.data.license
+    card.data.language = language or card.data.language
+    card.data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or card.data.datasets
+    more = [one_line(tag) for tag in _listed(tags) + _listed(tasks)]
+    card.data.tags = list(dict.fromkeys([*card.data.tags, *more]))
+    if (saved := save_card(card, path)) is None:
+        logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
+    return saved
+
+
+def _listed(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Sequence[str] = ()) -> RunReport:
+    """Report the run of a stock Trainer.
+
+    Evaluation losses with label smoothing, or of the user's own function, are labelled so: they are not the model's.
+
+    Args:
+        trainer: A trainer with a model of this package.
+        dataset: Description of the training data.
+        options: More about the data.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    inner = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    rows = {"train": trainer.train_dataset, "evaluation": trainer.eval_dataset}
+    sizes = {split: len(some) for split, some in rows.items() if hasattr(some, "__len__")}
+    name = ", ".join(dataset) or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
+    trained, total = count_parameters(model)
+    selection = best_step(trainer)
+    metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
+    smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
+    if "loss" in metrics and trainer.compute_loss_func is not None:
+        metrics["loss (of the trainer's own function)"] = metrics.pop("loss")
+    elif "loss" in metrics and smoothed and not getattr(trainer, "judges_by_plain_loss", False):
+        metrics["loss (label-smoothed)"] = metrics.pop("loss")
+    config = inner.config
+    encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
+    start = getattr(config, "base_name_or_path", None)
+    return RunReport(
+        data={"name": name, "options": list(options), "rows": sizes},
+        encoder={"name": encoder} if encoder else {},
+        adapter=adapter_facts(model),
+        trained_parameters=trained,
+        total_parameters=total,
+        seconds={},
+        peak_memory={},
+        metrics={"evaluation": metrics} if metrics else {},
+        class_accuracy={},
+        selection=selection,
+        training=training_facts(trainer),
+        start={"model": start} if start else {},
+    )
+
+
+def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    skipped = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time")
+    for entry in trainer.state.log_history:
+        if entry.get("step") == step:
+            found |= {
+                key.removeprefix("eval_"): float(value)
+                for key, value in entry.items()
+                if key.startswith("eval_") and isinstance(value, (int, float)) and not key.endswith(skipped)
+            }
+    return found
+
+
+def _split(text: str) -> tuple[dict[str, Any], str]:
+    """Split a card into metadata and body; unreadable metadata is part of the body."""
+    head = _METADATA.match(text)
+    if head is None:
+        return {}, text
+    try:
+        metadata = yaml.safe_load(head[1])
+    except yaml.YAMLError:
+        return {}, text
+    return (metadata, text[head.end() :]) if isinstance(metadata, dict) else ({}, text)
+
+
+def _digest(metadata: Mapping[str, Any], body: str) -> str:
+    kept = {key: value for key, value in metadata.items() if key not in _EDITED_BY_TOOLS}
+    whole = json.dumps([kept, "\n".join(body.split("\n")).strip().splitlines()], sort_keys=True, default=str)
+    return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _is_template(body: str) -> bool:
+    """Return whether all lines are from the template that huggingface_hub, PEFT and transformers fill in."""
+    template = ModelCard.from_template(ModelCardData(), model_description=_TRANSFORMERS_TEMPLATE).text
+    known = {line.strip() for line in template.splitlines()}
+    lines = (line.strip() for line in body.splitlines())
+    return all(
+        line in known or line == "### Framework versions" or line.startswith("- PEFT ") for line in lines if line
+    )

@@ -1,0 +1,169 @@
+"""The model that a card describes: its class, config, adapter and training report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedConfig
+
+from hf_any3d.markdown import code
+from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.model_card.tasks import TASKS, CardTask
+from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.tuners.saved_adapters import left_out_modules
+
+# Fields of a PEFT config that do not describe what the adapter does.
+_NOT_SETTINGS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose card is to be written.
+
+    Args:
+        model_class: Its class, with `card_info` and `describe_for_card`.
+        config: Its config.
+        adapter: `method` and `settings` of its PEFT adapter; empty without one.
+        total_parameters: Number of parameters, including a frozen encoder's; None if unknown.
+        report: Report of its training run; None if unknown.
+        num_points: Points per cloud that its processor returns; None if unknown.
+        left_out: Modules that were trained with the adapter but are not saved with it.
+    """
+
+    model_class: type
+    config: PreTrainedConfig
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    total_parameters: int | None = None
+    report: RunReport | None = None
+    num_points: int | None = None
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def from_model(cls, model: nn.Module, report: RunReport | None = None, num_points: int | None = None) -> Subject:
+        """Collect what is known of a loaded model, with or without an adapter."""
+        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        left_out: tuple[str, ...] = ()
+        if isinstance(model, PeftModel) and isinstance(inner, AdapterLoadingMixin):
+            left_out = tuple(left_out_modules(model, model.active_adapter))
+        return cls(
+            type(inner),
+            inner.config,
+            report.adapter if report else adapter_facts(model),
+            sum(parameter.numel() for parameter in inner.parameters()),
+            report,
+            num_points,
+            left_out,
+        )
+
+    @property
+    def info(self) -> CardInfo:
+        """Model card metadata of the class.
+
+        Raises:
+            ValueError: If the class has none.
+        """
+        info = getattr(self.model_class, "card_info", None)
+        if not isinstance(info, CardInfo) or info.task not in TASKS:
+            raise ValueError(
+                f"{self.model_class.__name__} cannot be described in a model card: card_info is {info!r}; expected a "
+                f"CardInfo with a task of {', '.join(TASKS)}"
+            )
+        return info
+
+    @property
+    def task(self) -> CardTask:
+        """Task of the model."""
+        return TASKS[self.info.task]
+
+    @property
+    def encoder(self) -> str | None:
+        """Name of the frozen encoder or teacher."""
+        if self.report is not None:
+            return self.report.encoder.get("name")
+        return getattr(self.config, "encoder_name_or_path", None)
+
+    @property
+    def start(self) -> str | None:
+        """Name of the point transformer that training started from."""
+        if self.report is not None:
+            return self.report.start.get("model")
+        return getattr(self.config, "base_name_or_path", None) if self.adapter else None
+
+    @property
+    def method(self) -> str | None:
+        """PEFT method of the adapter."""
+        return self.adapter.get("method")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training run is known."""
+        return self.report is not None
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in order; empty for a task without classes."""
+        labels = self.config.id2label if self.task.has_classes else {}
+        return [labels[number] for number in sorted(labels)]
+
+    def show_name(self, name: str) -> str:
+        """Format a repository, or the last part of a path, as inline code."""
+        return code(name if hub_name(name) else Path(name).name)
+
+    def locate_encoder(self, name: str | None) -> str:
+        """Return a sentence on where an encoder's weights are, starting with "encoder is"."""
+        if name is None:
+            return "encoder is stored in this repository."
+        if hub_name(name):
+            return f"encoder is loaded from {code(name)}, and its weights are checked against a checksum."
+        return (
+            "encoder is loaded from a local directory of the machine that this was made on; before sharing, store it "
+            "with the model, or name a repository on the hub."
+        )
+
+
+def hub_name(name: Any) -> str | None:
+    """Return a repository name as it is, and None for a local path."""
+    if not name or not isinstance(name, (str, os.PathLike)) or os.path.isabs(name) or os.path.isdir(name):
+        return None
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return None
+    return str(name)
+
+
+def adapter_facts(model: nn.Module) -> dict[str, Any]:
+    """Return the PEFT method of a model's active adapter and its non-default settings; empty without an adapter."""
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, Mapping) or not configs:
+        return {}
+    active = model.active_adapter if isinstance(model, PeftModel) else next(iter(model.active_adapters()), None)
+    config = configs.get(active, next(iter(configs.values())))
+    return {"method": config.peft_type.value.lower(), "settings": _changed_settings(config)}
+
+
+def _changed_settings(config: PeftConfig) -> dict[str, Any]:
+    changed = {}
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+        if setting.init and setting.name not in _NOT_SETTINGS and value != default:
+            value = sorted(value) if isinstance(value, set) else value
+            changed[setting.name] = value if isinstance(value, (bool, int, float, list)) else str(value)
+    return changed

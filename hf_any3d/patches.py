@@ -1,0 +1,351 @@
+"""Every change that `import hf_any3d` makes to functions of PEFT and transformers, each with its reason.
+
+These libraries offer no subclass, registration or hook for what is changed here. Each wrapper acts on our models only
+and calls the original for all others. `tests/test_patches.py` shows for each that the original still does what its
+reason says: where that test fails, a release has made the patch unnecessary.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from inspect import getattr_static, signature
+from types import ModuleType
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, PeftType
+from peft import auto as peft_auto
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from hf_any3d.modeling.card_info import CardMixin
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.tuners.saved_adapters import check_base, left_out_modules
+
+_MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
+"""`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A function that is wrapped.
+
+    Attributes:
+        target: Where it is looked up, as `module:attribute`.
+        reason: What the original does that does not fit our models.
+        wrap: Makes the wrapper from the original.
+    """
+
+    target: str
+    reason: str
+    wrap: Callable[[Callable], Callable]
+
+    @property
+    def module(self) -> str:
+        """Name of the module that holds the target."""
+        return self.target.partition(":")[0]
+
+    def owner_and_name(self) -> tuple[Any, str]:
+        """The module or class that holds the function, and the function's name there."""
+        *path, name = self.target.partition(":")[2].split(".")
+        return functools.reduce(getattr, path, sys.modules[self.module]), name
+
+    def apply(self) -> None:
+        """Replace the function by its wrapper, once."""
+        owner, name = self.owner_and_name()
+        found = getattr_static(owner, name)
+        original = found.__func__ if isinstance(found, classmethod) else found
+        if getattr(original, "_patched_by_hf_any3d", False):
+            return
+        wrapper = functools.wraps(original)(self.wrap(original))
+        wrapper._patched_by_hf_any3d = True
+        setattr(owner, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
+
+
+PATCHES: list[Patch] = []
+
+
+def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:
+    """Apply all patches, those of modules that are not imported yet as soon as they are.
+
+    Args:
+        models: `model_type` -> our model classes of that type, the one without a head first.
+    """
+    _MODELS.update(models)
+    for patch in PATCHES:
+        when_imported(patch.module, patch.apply)
+
+
+def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
+    def enter(wrap: Callable) -> Callable:
+        PATCHES.append(Patch(target, reason, wrap))
+        return wrap
+
+    return enter
+
+
+@_patch(
+    "peft.peft_model:PeftModel.save_pretrained",
+    "writes the adapter without the config of the model around it, so the directory does not open as a model",
+)
+def _save_config_with_adapter(original: Callable) -> Callable:
+    def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
+        model = self.get_base_model()
+        for config in self.peft_config.values():
+            if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
+                # A model that was not loaded from a repository is its encoder and what is saved here.
+                config.base_model_name_or_path = model.config.encoder_name_or_path
+                config.revision = config.revision or model.config.encoder_revision
+        if isinstance(model, AdapterLoadingMixin):
+            model.refuse_merged_adapters()  # before anything is written
+        original(self, save_directory, *args, **kwargs)
+        if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
+            return
+        model.config.architectures = [type(model).__name__]
+        for name in kwargs.get("selected_adapters") or self.peft_config:
+            if missing := left_out_modules(self, name):
+                warnings.warn(
+                    f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
+                    "so share that too, or train with modules_to_save=trainable_module_names(model)",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            else:
+                directory = save_directory if name == "default" else f"{save_directory}/{name}"
+                model.save_with_adapter(directory)
+        if isinstance(model, CardMixin):
+            # Again: saving may have found that a pretrained part has changed, and stored it.
+            model.write_card(save_directory, wrapper=self)
+
+    return save_pretrained
+
+
+@_patch(
+    "peft.peft_model:PeftModel.create_or_update_model_card",
+    "writes PEFT's template instead of a card that describes the model",
+)
+def _write_card_of_adapter(original: Callable) -> Callable:
+    def create_or_update_model_card(self: PeftModel, output_dir: str) -> None:
+        model = self.get_base_model()
+        if isinstance(model, CardMixin):
+            model.write_card(output_dir, wrapper=self)
+        else:
+            original(self, output_dir)
+
+    return create_or_update_model_card
+
+
+@_patch("peft.peft_model:PeftModel._upload_modified_files", "a push puts transformers' template over the card")
+def _write_card_of_pushed_adapter(original: Callable) -> Callable:
+    def _upload_modified_files(self: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        model = self.get_base_model()
+        if isinstance(model, CardMixin):
+            model.write_card(working_dir, repo_id, wrapper=self)
+        return original(self, working_dir, repo_id, *args, **kwargs)
+
+    return _upload_modified_files
+
+
+@_patch("transformers.trainer:Trainer.create_model_card", "writes a card of the run without the model's own")
+def _write_card_of_run(original: Callable) -> Callable:
+    def create_model_card(self: Any, *args: Any, **kwargs: Any) -> None:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, CardMixin):
+            original(self, *args, **kwargs)
+            return
+        from hf_any3d.model_card.saving import write_trainer_card
+
+        given = signature(original).bind(self, *args, **kwargs).arguments
+        write_trainer_card(**{"trainer" if name == "self" else name: value for name, value in given.items()})
+
+    return create_model_card
+
+
+@_patch(
+    "peft.peft_model:PeftModel.load_adapter",
+    "does not compare the base model with the one that the adapter was trained on",
+)
+def _check_base_of_adapter(original: Callable) -> Callable:
+    def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        model = self.get_base_model()
+        if isinstance(model, AdapterLoadingMixin) and (recorded := _our_config(model_id, kwargs)):
+            check_base(model, recorded, os.fspath(model_id))
+        return original(self, model_id, *args, **kwargs)
+
+    return load_adapter
+
+
+@_patch(
+    "transformers.models.auto.auto_factory:find_adapter_config_file",
+    "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
+)
+@_patch("transformers.pipelines:find_adapter_config_file", "the same, for pipelines")
+def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
+    def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
+        found = original(model_id, **kwargs)
+        return None if found is not None and _our_config(model_id, kwargs) else found
+
+    return find_adapter_config_file
+
+
+@_patch(
+    "peft.auto:_BaseAutoPeftModel.from_pretrained",
+    "opens the base model by a class of a library that it knows, with that class's defaults, not by the config",
+)
+def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
+    def from_pretrained(
+        cls: Any,
+        pretrained_model_name_or_path: str | os.PathLike,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PeftConfig | None = None,
+        revision: str | None = None,
+        import_allowlist: list[str] | None = None,
+        **kwargs: Any,
+    ) -> PeftModel:
+        hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
+        hub |= {} if revision is None else {"revision": revision}
+        recorded = _our_config(pretrained_model_name_or_path, hub)
+        task_type = PeftConfig.from_pretrained(pretrained_model_name_or_path, **hub).task_type
+        expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
+        # For another task type the original names the class to use.
+        if recorded is None or cls._target_peft_class is not expected:
+            return original(
+                cls,
+                pretrained_model_name_or_path,
+                adapter_name=adapter_name,
+                is_trainable=is_trainable,
+                config=config,
+                revision=revision,
+                import_allowlist=import_allowlist,
+                **kwargs,
+            )
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
+        model_class = _saved_class(recorded)
+        base = model_class.build_for_adapter(
+            os.fspath(pretrained_model_name_or_path),
+            model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
+            hub,
+            dtype=dtype,
+            device_map=kwargs.get("device_map"),
+            **loading,
+        )
+        model = expected.from_pretrained(
+            base,
+            os.fspath(pretrained_model_name_or_path),
+            adapter_name=adapter_name,
+            is_trainable=is_trainable,
+            config=config,
+            revision=revision,
+            **kwargs,
+        )
+        return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
+
+    return from_pretrained
+
+
+@_patch(
+    "peft.peft_model:PeftModel.add_adapter",
+    "fails with prompt methods on models that read no words, with an unrelated error or only at the first call",
+)
+def _refuse_prompt_methods(original: Callable) -> Callable:
+    def add_adapter(self: PeftModel, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        if peft_config.is_prompt_learning:
+            model, method = self.base_model, PeftType(peft_config.peft_type)
+            if isinstance(model, AdapterLoadingMixin):
+                raise ValueError(
+                    f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
+                    "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
+                )
+            if isinstance(model, MiniGPT3DForConditionalGeneration) and method != PeftType.PREFIX_TUNING:
+                raise ValueError(
+                    f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
+                    "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
+                )
+        original(self, adapter_name, peft_config, *args, **kwargs)
+
+    return add_adapter
+
+
+def _saved_class(config: Mapping[str, Any]) -> Any:
+    """Return the class that saved a config.json of ours."""
+    classes = _MODELS[config["model_type"]]
+    by_name = {model.__name__: model for model in classes}
+    return next((by_name[name] for name in config.get("architectures") or () if name in by_name), classes[0])
+
+
+def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the contents of a repository's config.json if it belongs to one of our models."""
+    path = cached_file(
+        model_id,
+        "config.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")},
+    )
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    return config if config.get("model_type") in _MODELS else None
+
+
+def when_imported(name: str, call: Callable[[], None]) -> None:
+    """Call a function as soon as a module is imported: now if it is, otherwise right after its code has run.
+
+    Args:
+        name: Full name of the module.
+        call: What to do. The packages that hold the module may still be incomplete at that time.
+    """
+    if name in sys.modules:
+        call()
+    elif not any(isinstance(finder, _ImportWatcher) and finder.waits_for(name, call) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportWatcher(name, call))
+
+
+class _ImportWatcher(MetaPathFinder):
+    """Find one module as the other finders do, and add a call to the end of its loading."""
+
+    def __init__(self, name: str, call: Callable[[], None]):
+        self.name, self.call, self.is_searching = name, call, False
+
+    def waits_for(self, name: str, call: Callable[[], None]) -> bool:
+        """Whether it is to call this function after this module."""
+        return (self.name, self.call) == (name, call)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name or self.is_searching:
+            return None
+        self.is_searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.is_searching = False
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def load_and_call(module: ModuleType) -> None:
+            load(module)
+            if self in sys.meta_path:  # once, even when the module is loaded again
+                sys.meta_path.remove(self)
+                self.call()
+
+        spec.loader.exec_module = load_and_call
+        return spec

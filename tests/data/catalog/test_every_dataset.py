@@ -1,0 +1,62 @@
+"""What holds for every dataset of the catalogue, whichever are added."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data.catalog import CATALOG
+from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
+
+MODULES = {name: import_module(f"hf_any3d.data.catalog.{module}") for name, module in CATALOG.items()}
+DATASETS = {name: module for name, module in MODULES.items() if hasattr(module, "DATASET")}
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_it_is_described(name):
+    described = DATASETS[name].DATASET
+    assert described.name == name and described.description.endswith(".")
+    assert described.homepage.startswith("https://") and "https://" in described.origin
+    assert described.citation.startswith("@") and described.citation.count("{") == described.citation.count("}")
+    assert described.licence.name in OPEN_LICENCES or described.licence.terms and described.licence.link
+    assert len(set(described.class_names)) == len(described.class_names)
+    assert all(count > 0 for splits in described.expected_counts.values() for count in splits.values())
+    assert all(line.startswith("  ") for line in described.layout.splitlines())
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_its_loader_passes_on_the_options_that_all_have(name):
+    parameters = list(inspect.signature(DATASETS[name].load).parameters.values())
+    assert parameters[0].name == "data_dir" and parameters[0].default is None
+    assert parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters[1:-1])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_without_its_files_it_says_where_to_get_them_and_how_to_lay_them_out(name, tmp_path, cache_dir):
+    described = DATASETS[name].DATASET
+    for data_dir, kind in ((None, ValueError), (tmp_path, FileNotFoundError), (tmp_path / "no", FileNotFoundError)):
+        with pytest.raises(kind) as error:
+            load_point_dataset(name, data_dir=data_dir, cache_dir=cache_dir)
+        assert described.origin in str(error.value) and described.layout in str(error.value)
+
+
+def test_the_example_of_how_to_add_one_works(tmp_path, cache_dir):
+    names: dict = {}
+    exec(DOCUMENT.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], names)
+    for split, name in (("train", "mug_0001"), ("train", "tile_0002"), ("test", "tile_0001")):
+        (tmp_path / split).mkdir(exist_ok=True)
+        np.save(tmp_path / split / f"{name}.npy", np.ones((4, 3), np.float32))
+    splits = names["load"](tmp_path, cache_dir=cache_dir, verify=False)
+    assert splits["train"]["label"][:] == [0, 1] and splits["test"].features["label"].names == ["mug", "tile"]
+    with pytest.raises(ValueError, match="mine, split train, has 2 clouds; expected 100, so 98 are missing"):
+        names["load"](tmp_path, cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_it_is_in_the_document(name):
+    assert f"| `{name}` |" in DOCUMENT.read_text(encoding="utf-8")

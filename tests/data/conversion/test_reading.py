@@ -1,0 +1,26 @@
+import pytest
+
+from hf_any3d.data.conversion.reading import read_lines
+from hf_any3d.data.files import PointCloudFileError
+
+
+def test_lines_come_without_white_space_and_empty_ones(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbfairplane\r\n\r\n  tv stand \nb\xc3\xa4r")
+    assert read_lines(path) == ["airplane", "tv stand", "bär"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a\nb\xff", "byte 3 is not UTF-8 text"), (b"a\n" + b"b" * 2000, "line 2 is 'bbb"), (b"a\0", "line 1 is 'a")],
+)
+def test_what_is_no_list_is_named(tmp_path, content, message):
+    path = tmp_path / "names.txt"
+    path.write_bytes(content)
+    with pytest.raises(PointCloudFileError, match=f"names.txt: .*{message}"):
+        read_lines(path)
+
+
+def test_a_missing_list_is_named(tmp_path):
+    with pytest.raises(PointCloudFileError, match="names.txt: no such file"):
+        read_lines(tmp_path / "names.txt")

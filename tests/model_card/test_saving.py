@@ -1,0 +1,311 @@
+"""Cards of saving, pushing, PEFT and the stock Trainer; cards written by users are kept."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import BertConfig, BertModel, Trainer, TrainingArguments, pipeline
+
+from hf_any3d import (
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActModel,
+    PointCloudProcessor,
+    encoder_linear_pattern,
+)
+from hf_any3d.model_card import TASKS, Subject, build_model_card
+from hf_any3d.model_card.saving import may_be_replaced
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.registration import MODELS
+from tests.model_card.test_building import REPORT
+from tests.test_doors import lora_model
+from tests.tiny_act import tiny_act
+from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_encoders import adapted_model, clouds, random_encoder, tiny_config, tiny_model
+
+PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
+ROWS = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(8))]
+EMPTY = "More Information Needed"
+
+
+@pytest.fixture(scope="module")
+def encoder(hub):
+    """A tiny encoder with a name on the hub."""
+    random_encoder(tiny_config("bert")).push_to_hub("me/cards-encoder")
+    return "me/cards-encoder"
+
+
+def check(card: ModelCard, task: str = "point-cloud-classification", base_model: str | None = None) -> None:
+    """Check what every card of this package contains."""
+    data = card.data
+    assert (data.library_name, data.pipeline_tag, data.get("base_model")) == ("transformers", task, base_model)
+    assert {"hf_any3d", "point-cloud"} <= set(data.tags)
+    assert "import hf_any3d" in card.text and "pip install hf-any3d" in card.text and EMPTY not in card.text
+    assert f'pipeline("{task}"' in card.text and "base_model: ''" not in str(card)
+
+
+def trainer(model, directory, **settings) -> Trainer:
+    arguments = TrainingArguments(
+        str(directory),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        dataloader_pin_memory=False,
+        seed=7,
+        **settings,
+    )
+    return Trainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:4], processing_class=PROCESSOR)
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
+def test_saved_model_has_a_card(make, encoder, tmp_path):
+    make(encoder).save_pretrained(tmp_path / "saved")
+    card = ModelCard.load(tmp_path / "saved" / "README.md")
+    check(card, base_model=encoder)
+    assert ("PeftModel" in card.text) == (make is not tiny_model)
+    assert "Classes: LABEL_0, LABEL_1, LABEL_2." in card.text.replace("\\", "")
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
+def test_pipeline_finds_the_task_in_the_card_of_a_pushed_model(make, encoder, hub):
+    name = f"me/pushed-{make.__name__.replace('_', '-')}"
+    make(encoder).push_to_hub(name)
+    PROCESSOR.push_to_hub(name)
+    card = ModelCard.load(name)
+    check(card, base_model=encoder)
+    assert f'from_pretrained("{name}")' in card.text
+    (answer,) = pipeline(model=name)(clouds()[0])
+    assert answer["label"].startswith("LABEL_")
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model])
+def test_push_to_hub_while_saving_uploads_the_card(make, encoder, hub, tmp_path):
+    name = f"saved-and-pushed-{make.__name__.replace('_', '-')}"
+    if make is tiny_model:
+        make(encoder).save_pretrained(tmp_path / name, push_to_hub=True, repo_id=f"me/{name}")
+        check(ModelCard.load(f"me/{name}"), base_model=encoder)
+    else:
+        make(encoder).push_to_hub(f"me/{name}", tags=["shapes"])
+        card = ModelCard.load(f"me/{name}")
+        check(card, base_model=encoder)
+        assert "shapes" in card.data.tags
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model])
+def test_stock_trainer_pushes_a_card_of_its_run(make, encoder, hub, tmp_path):
+    name = f"me/trained-{make.__name__.replace('_', '-')}"
+    run = trainer(
+        make(encoder),
+        tmp_path / "run",
+        push_to_hub=True,
+        hub_model_id=name,
+        eval_strategy="steps",
+        eval_steps=1,
+        label_smoothing_factor=0.1,
+    )
+    run.train()
+    run.push_to_hub(
+        tags="mine", license="mit", dataset="my shapes", dataset_args="<turned>", dataset_tags=["me/shapes"]
+    )
+    card = ModelCard.load(name)
+    check(card, base_model=encoder)
+    assert card.data.license == "mit" and "mine" in card.data.tags and card.data.datasets == ["me/shapes"]
+    assert "| options | &lt;turned&gt; |" in card.text
+    loss = run.state.log_history[-2]["eval_loss"]
+    assert f"{loss:.4g}" in card.text and "label-smoothed" in card.text
+    assert "| seed | 7 |" in card.text and "| steps | 2 |" in card.text and "my shapes" in card.text
+    (answer,) = pipeline(model=name)(clouds()[0])
+    assert answer["label"].startswith("LABEL_")
+
+
+def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):
+    run = trainer(adapted_model(encoder), tmp_path / "run")
+    run.save_model(tmp_path / "model")
+    check(ModelCard.load(tmp_path / "model" / "README.md"), base_model=encoder)
+
+
+def test_card_of_an_incomplete_adapter_names_what_is_left_out(encoder, tmp_path):
+    base = tiny_model(encoder)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base)))
+    with pytest.warns(UserWarning, match="leaves out"):
+        model.save_pretrained(tmp_path / "part")
+    card = ModelCard.load(tmp_path / "part" / "README.md")
+    assert "is not a complete model: `point_tokenizer`" in card.text and "pipeline(" not in card.text
+    assert card.data.pipeline_tag is None and card.data.base_model == encoder
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model])
+def test_card_of_a_changed_encoder_states_that_it_is_stored(make, encoder, tmp_path, monkeypatch):
+    model = make(encoder)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with torch.no_grad():
+        next(base.any2point.layer_stack.layers[0].parameters()).add_(1.0)
+    model.save_pretrained(tmp_path / "changed")
+    PROCESSOR.save_pretrained(tmp_path / "changed")
+    card = ModelCard.load(tmp_path / "changed" / "README.md")
+    assert f"An encoder that started as `{encoder}` and was changed" in card.text and "frozen" not in card.text
+    assert (card.data.base_model, card.data.base_model_relation) == (encoder, "finetune")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(
+        r"```python\n(.*?)```", card.text.replace('classify("chair.ply", top_k=3)', "None"), re.DOTALL
+    ):
+        exec(block.partition("logits =")[0], names)
+    with torch.no_grad():
+        torch.testing.assert_close(names["model"](clouds()).logits, model.eval()(points=clouds()).logits)
+
+
+def test_local_directory_is_no_base_model(tmp_path):
+    adapted_model("bert").save_pretrained(tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    check(ModelCard(text))
+    assert "base_model" not in text and str(tmp_path) not in text and "/tiny-encoders/" not in text
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_act(ActModel), tiny_autoencoder, lambda: tiny_autoencoder(None)])
+def test_act_models_describe_themselves(make, tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path / "saved")
+    card = ModelCard.load(tmp_path / "saved" / "README.md")
+    task = "point-cloud-feature-extraction" if isinstance(model, ActModel) else "point-cloud-reconstruction"
+    check(card, task)
+    assert "2212.08320" in card.text and "Any2Point" not in card.text
+
+
+def test_every_registered_model_describes_itself():
+    for config, (base, heads) in MODELS.items():
+        for model in {base, *(model for models in heads.values() for model in models)}:
+            assert model.card_info.task in TASKS and model.config_class is config
+            assert vars(CardMixin)["describe_for_card"].__func__ is not model.describe_for_card.__func__
+
+
+def test_model_without_a_description_is_refused():
+    class WithoutInfo(ActForPointCloudClassification):
+        card_info = None
+
+    class WithoutDescription(CardMixin, BertModel):
+        card_info = CardInfo("features")
+
+    class WithoutMixin(BertModel):
+        card_info = CardInfo("features")
+
+    config = tiny_act(ActForPointCloudClassification).config
+    for model, message in (
+        (WithoutInfo, "WithoutInfo cannot be described in a model card: card_info is None"),
+        (WithoutDescription, "WithoutDescription does not implement describe_for_card"),
+        (WithoutMixin, "WithoutMixin has no describe_for_card"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_model_card(Subject(model, config), "me/model")
+
+
+def test_models_of_other_libraries_keep_their_cards(tmp_path):
+    bert = BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+    bert.save_pretrained(tmp_path / "bert")
+    assert not (tmp_path / "bert" / "README.md").exists()
+    get_peft_model(bert, LoraConfig(target_modules=["query"])).save_pretrained(tmp_path / "adapter")
+    assert EMPTY in (tmp_path / "adapter" / "README.md").read_text()
+
+
+OWN = "---\nlicense: mit\n---\n# Mine\n\nI wrote this.\n"
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model])
+def test_card_written_by_a_user_is_kept(make, encoder, hub, tmp_path):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "README.md").write_text(OWN)
+    model = make(encoder)
+    model.save_pretrained(directory)
+    run = trainer(model, directory)
+    run.create_model_card()
+    assert (directory / "README.md").read_text() == OWN
+    name = f"me/own-card-{make.__name__.replace('_', '-')}"
+    HfApi().create_repo(name, exist_ok=True)
+    HfApi().upload_file(path_or_fileobj=OWN.encode(), path_in_repo="README.md", repo_id=name)
+    model.push_to_hub(name)
+    assert "I wrote this." in hub.content(name, "README.md").decode()
+
+
+def test_generated_card_is_replaced_until_it_is_edited(encoder, tmp_path):
+    model, path = tiny_model(encoder), tmp_path / "README.md"
+    model.save_pretrained(tmp_path)
+    model.config.id2label = {0: "chair", 1: "lamp", 2: "sofa"}
+    model.save_pretrained(tmp_path)
+    assert "chair, lamp, sofa" in path.read_text()
+    for edited in (
+        path.read_text() + "\nBeware of stools.\n",
+        path.read_text().replace("---\n", "---\nlicense: mit\n", 1),
+    ):
+        path.write_text(edited)
+        model.config.id2label = {0: "a", 1: "b", 2: "c"}
+        model.save_pretrained(tmp_path)
+        assert path.read_text() == edited
+
+
+def test_card_reformatted_by_the_hub_may_be_replaced(encoder, tmp_path):
+    tiny_model(encoder).save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    card.data.tags.append("more")
+    assert may_be_replaced(str(card).replace("\n", "\r\n")) and may_be_replaced(str(card))
+
+
+def test_untouched_templates_may_be_replaced():
+    template = ModelCard.from_template(ModelCardData(library_name="peft", base_model=""))
+    assert may_be_replaced(str(template)) and may_be_replaced("") and not may_be_replaced(OWN)
+    assert not may_be_replaced(str(template).replace("[More Information Needed]", "Classifies stools.", 1))
+
+
+MALICIOUS = [
+    "<img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "a\n---\nlicense: evil\n---\n# b",
+    "a|b`c",
+    "\x1b[31mred\x1b[0m",
+    "```\nimport os\n",
+    "a\u202eb",
+    "\ud800",
+]
+
+
+def test_untrusted_names_are_escaped(encoder, tmp_path):
+    model = tiny_model(encoder, num_labels=len(MALICIOUS), id2label=dict(enumerate(MALICIOUS)))
+    report = replace(
+        REPORT,
+        data={
+            "name": MALICIOUS[2],
+            "files": {"test": "/home/me/<b>.parquet"},
+            "augmentation": MALICIOUS,
+            "on_hub": False,
+        },
+        metrics={"test": {"accuracy": 0.5, "loss": 1.0}},
+        class_accuracy={"test": dict.fromkeys(MALICIOUS, 0.5)},
+        adapter={"method": "lora", "settings": {"target_modules": MALICIOUS[0]}},
+    )
+    card = build_model_card(Subject.from_model(model, report), MALICIOUS[2] + "/" + MALICIOUS[1])
+    text = str(card)
+    read = ModelCard(text)
+    assert read.data.to_dict().get("license") is None and read.data.eval_results[0].dataset_name == "<b>.parquet"
+    body = read.text
+    prose = re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL)
+    assert "<img" not in prose and "](javascript" not in prose.replace("\\]", "") and "\x1b" not in text
+    assert not any(mark in text for mark in ("\u202e", "\ud800")) and "/home/me" not in text
+    assert [line for line in prose.split("\n") if line.startswith("# ")] == [body.strip().split("\n")[0]]
+    for line in body.split("\n"):
+        if line.startswith("| "):
+            assert line.replace("\\|", "").count("|") in (3, 5), line
+    blocks = [block for block in body.split("```python\n")[1:]]
+    for block in blocks:
+        compile(block.split("```")[0], "card", "exec")
+
+
+def test_card_of_a_part_segmenter_quotes_its_categories(tmp_path):
+    tiny_act(ActForPartSegmentation, category_names=['ta"ble\n', "lamp"]).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert 'category="ta\\"ble\\n"' in text

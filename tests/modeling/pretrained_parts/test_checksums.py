@@ -1,0 +1,102 @@
+"""Weight files of a saved model and their checksum."""
+
+import hashlib
+import json
+import os
+
+import pytest
+
+from hf_any3d.modeling.pretrained_parts.sources import weight_entry, weight_files, weights_checksum
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    (tmp_path / "b.safetensors").write_bytes(b"second")
+    (tmp_path / "a.safetensors").write_bytes(b"first")
+    index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return tmp_path
+
+
+def test_checksum_of_one_file_is_its_sha256(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert weights_checksum(tmp_path) == f"sha256:{sha256(b'weights')}"
+
+
+def test_safetensors_are_preferred_to_pickles(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    assert weight_files(tmp_path) == [tmp_path / "pytorch_model.bin"]
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+
+
+def test_a_single_shard_with_an_index_counts_as_shards(tmp_path):
+    (tmp_path / "only.safetensors").write_bytes(b"weights")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "only.safetensors"}}')
+    line = f"only.safetensors {sha256(b'weights')}\n"
+    assert weights_checksum(tmp_path) == f"sha256:{sha256(line.encode())}"
+
+
+def test_checksum_of_shards_covers_their_sorted_names_and_digests(sharded):
+    lines = f"a.safetensors {sha256(b'first')}\nb.safetensors {sha256(b'second')}\n"
+    assert weights_checksum(sharded) == f"sha256:{sha256(lines.encode())}"
+
+
+def test_swapped_shards_have_another_checksum(sharded):
+    before = weights_checksum(sharded)
+    (sharded / "a.safetensors").write_bytes(b"second")
+    (sharded / "b.safetensors").write_bytes(b"first")
+    assert weights_checksum(sharded) != before
+
+
+def test_changed_file_is_read_again(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"before")
+    first = weights_checksum(tmp_path)
+    weights.write_bytes(b"after!")
+    os.utime(weights, ns=(1, 1))
+    assert weights_checksum(tmp_path) != first
+
+
+def test_unchanged_file_is_not_read_again(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"before")
+    os.utime(weights, ns=(1, 1))
+    first = weights_checksum(tmp_path)
+    weights.write_bytes(b"after!")  # same size and modification time
+    os.utime(weights, ns=(1, 1))
+    assert weights_checksum(tmp_path) == first
+
+
+def test_error_for_missing_weights_names_the_directory(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name}: no weights; expected one of model.safetensors"):
+        weights_checksum(tmp_path)
+
+
+def test_missing_shard_is_named(sharded):
+    (sharded / "a.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.safetensors: this shard of the weights is missing"):
+        weight_files(sharded)
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"weight_map": []}'])
+def test_broken_index_is_named(sharded, text):
+    (sharded / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="index.json: not an index of sharded weights"):
+        weight_files(sharded)
+
+
+@pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "inner/a.safetensors", 3])
+def test_index_may_only_name_files_in_its_directory(sharded, name):
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(ValueError, match="expected a file next to the index"):
+        weight_files(sharded)
+
+
+def test_weight_entry_is_none_without_weights():
+    assert weight_entry({"config.json", "model.onnx"}) is None

@@ -1,0 +1,228 @@
+"""Every entry point rejects a saved model with missing, misshapen or non-finite weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, pipeline
+from typer.testing import CliRunner
+
+from hf_any3d import (
+    ActForPointCloudClassification,
+    Any2PointForPointCloudClassification,
+    AutoModelForPointCloudClassification,
+    AutoModelForPointCloudTextToText,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+)
+from hf_any3d.cli import app
+from hf_any3d.modeling.act import ActConfig
+from hf_any3d.modeling.any2point import Any2PointConfig
+from tests import tiny_act
+from tests.modeling.minigpt3d.test_named_parts import built
+from tests.modeling.minigpt3d.test_named_parts import folder as chat_parts  # noqa: F401  a fixture
+from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
+from tests.modeling.pretrained_parts.test_pretrained_parts import answers, trained_in_place
+from tests.tiny_encoders import saved_encoder, tiny_model
+
+
+def without(directory, *beginnings, file="model.safetensors"):
+    """Take tensors out of a saved model."""
+    stored = load_file(directory / file)
+    kept = {name: tensor for name, tensor in stored.items() if not name.startswith(beginnings)}
+    assert len(kept) < len(stored)
+    save_file(kept, directory / file, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Saved models by kind: of a transformer, of an encoder elsewhere, of one that is stored, and of an adapter."""
+    folder = tmp_path_factory.mktemp("saved")
+    tiny_act.tiny_act(ActForPointCloudClassification).save_pretrained(folder / "act")
+    tiny_model("bert").save_pretrained(folder / "any2point")
+    trained_in_place(tiny_model("bert")).save_pretrained(folder / "stored")
+    get_peft_model(tiny_model("bert"), GuidedAdapterConfig(r=4)).save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost", "named"),
+    [
+        ("act", ("act.blocks.layers.",), r"lacks act\.blocks\.layers\.0\..* and \d+ more"),
+        ("act", ("classifier.",), r"lacks classifier\."),
+        ("any2point", ("any2point.point_tokenizer.",), r"lacks any2point\.point_tokenizer"),
+        (
+            "stored",
+            ("any2point.encoder.encoder.layer.1.attention.self.query.weight",),
+            r"encoder weights .*query\.weight",
+        ),
+    ],
+)
+def test_every_entry_point_refuses_a_model_with_missing_weights(kind, lost, named, saved, tmp_path):
+    directory = shutil.copytree(saved / kind, tmp_path / "model")
+    PointCloudProcessor(num_points=48).save_pretrained(directory)
+    without(directory, *lost)
+    own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
+    for load in (
+        AutoModelForPointCloudClassification.from_pretrained,
+        own.from_pretrained,
+        lambda place: pipeline("point-cloud-classification", model=str(place)),
+    ):
+        with pytest.raises(ValueError, match=named):
+            load(directory)
+
+
+@pytest.mark.usefixtures("libraries_as_they_were")
+def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
+    directory = shutil.copytree(saved / "act", tmp_path / "model")
+    PointCloudProcessor(num_points=60).save_pretrained(directory)
+    without(directory, "act.blocks.layers.")
+    file = Path(__file__).parents[2] / "files" / "chair.ply"
+    result = CliRunner().invoke(app, ["predict", str(file), "--model", str(directory)])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit) and not result.stdout
+    assert "lacks act.blocks.layers.0" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_base_model_with_missing_weights_is_refused(saved, tmp_path):
+    directory = shutil.copytree(saved / "act", tmp_path / "model")
+    without(directory, "act.blocks.layers.")
+    with pytest.raises(ValueError, match=r"lacks act\.blocks|lacks blocks"):
+        AutoModel.from_pretrained(directory)
+    without(directory, "classifier.")
+    with pytest.raises(ValueError, match="lacks"):
+        AutoModel.from_pretrained(directory)
+
+
+@pytest.mark.parametrize(("kind", "field", "value"), [("act", "hidden_size", 384), ("any2point", "head_widths", [99])])
+def test_a_config_with_other_shapes_is_refused_before_weights_are_allocated(
+    kind, field, value, saved, tmp_path, monkeypatch
+):
+    directory = shutil.copytree(saved / kind, tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {field: value}))
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda *words, **named: pytest.fail("weights are made"))
+    own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
+    for load in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
+        with pytest.raises(ValueError, match=r"size mismatch between .* and the config: .* has \[.*\] instead of"):
+            load(directory)
+
+
+def test_new_heads_and_modules_are_initialised(saved):
+    student = saved / "act"
+    changed = ActForPointCloudClassification.from_pretrained(
+        student, num_labels=7, ignore_mismatched_sizes=True, side_network=True
+    )
+    assert changed(tiny_act.clouds()).logits.shape[-1] == 7 and changed.act.side is not None
+
+
+def test_chat_model_with_missing_weights_is_refused(chat_parts, tmp_path):  # noqa: F811
+    model = built(chat_parts)
+    model.store_parts()
+    model.save_pretrained(tmp_path)
+    without(tmp_path, "point_encoder.")
+    with pytest.raises(ValueError, match=r"lacks point_encoder\."):
+        AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
+
+
+def test_missing_weights_inside_wrappers_are_found(tmp_path):
+    chat_model(text_lora=None, qformer_lora=None).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks language_model\..*base_layer"):
+        AutoModelForPointCloudTextToText.from_pretrained(tmp_path, text_lora={"r": 2})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda stored: (
+                stored.pop("base_model.model.classifier.layers.0.weight", None) or _pop(stored, "classifier")
+            ),
+            "lacks",
+        ),
+        (lambda stored: _pop(stored, "guided_adapter_down"), "lacks .*guided_adapter_down"),
+        (lambda stored: _pop(stored, "point_tokenizer"), "lacks .*point_tokenizer"),
+        (
+            lambda stored: stored.update({"base_model.model.extra.weight": torch.zeros(1)}),
+            "has base_model.model.extra.weight, for which",
+        ),
+    ],
+)
+def test_missing_and_unexpected_tensors_of_an_adapter_are_named(change, named, saved, tmp_path):
+    directory = shutil.copytree(saved / "adapter", tmp_path / "model")
+    stored = load_file(directory / "adapter_model.safetensors")
+    change(stored)
+    save_file(stored, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=named):
+        AutoModelForPointCloudClassification.from_pretrained(directory)
+
+
+def _pop(stored, part):
+    del stored[next(name for name in sorted(stored) if part in name)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["act", "any2point", "stored", "adapter"])
+def test_weights_that_are_not_finite_are_refused(kind, value, saved, tmp_path):
+    directory = shutil.copytree(saved / kind, tmp_path / "model")
+    file = directory / ("adapter_model.safetensors" if kind == "adapter" else "model.safetensors")
+    stored = load_file(file)
+    name = next(name for name, tensor in stored.items() if tensor.ndim == 2 and "classifier" in name)
+    stored[name][0, 0] = value
+    save_file(stored, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"classifier.*weight.* not finite"):
+        AutoModelForPointCloudClassification.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
+    with pytest.raises(ValueError, match="final_norm_eps=(nan|inf)"):
+        Any2PointConfig(final_norm_eps=value)
+    with pytest.raises(ValueError, match="layer_norm_eps=(nan|inf)"):
+        ActConfig(layer_norm_eps=value)
+    with pytest.raises(ValueError, match="encoder_config.layer_norm_eps=(nan|inf)"):
+        Any2PointConfig(encoder_config={"model_type": "bert", "layer_norm_eps": value})
+    directory = shutil.copytree(saved / "any2point", tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text()) | {"final_norm_eps": value}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="final_norm_eps"):
+        AutoModelForPointCloudClassification.from_pretrained(directory)
+
+
+# Loading an adapter's directory.
+
+
+def test_adapter_can_be_loaded_with_new_labels(saved):
+    load = AutoModelForPointCloudClassification.from_pretrained
+    with pytest.raises(RuntimeError, match=r"has shape \(3, 16\), expected \(7, 16\).*ignore_mismatched_sizes=True"):
+        load(saved / "adapter", num_labels=7)
+    opened, info = load(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
+    assert answers(opened).shape == (3, 7) and opened.config.num_labels == 7
+    assert all("classifier" in name for name, *_ in info["mismatched_keys"]) and info["mismatched_keys"]
+    kept = load(saved / "adapter")
+    for name, tensor in kept.any2point.state_dict().items():
+        if "original_module" in name:  # what PEFT keeps of the model before it was trained
+            continue
+        assert torch.equal(tensor, opened.any2point.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["adapter", "any2point", "act"])
+def test_unknown_arguments_are_type_errors(kind, saved):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        AutoModelForPointCloudClassification.from_pretrained(saved / kind, foo=1)
+
+
+def test_chat_model_refuses_unknown_arguments(chat_parts, tmp_path):  # noqa: F811
+    built(chat_parts).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        AutoModelForPointCloudTextToText.from_pretrained(tmp_path, foo=1)
+
+
+def test_missing_final_norm_of_an_encoder_is_named(tmp_path):
+    directory = shutil.copytree(saved_encoder("beit"), tmp_path / "beit")
+    without(directory, "pooler.layernorm.")
+    with pytest.raises(ValueError, match=r"lacks weights .*pooler\.layernorm\.bias, pooler\.layernorm\.weight"):
+        tiny_model(str(directory))

@@ -1,0 +1,131 @@
+"""Files are there whole or not at all, and leave nothing else behind."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_any3d.atomic_files import claim, temporary_path, whole_file, write_json, write_text
+from hf_any3d.conversions.saving import new_directory
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def names_below(folder):
+    return sorted(file.name for file in folder.rglob("*") if file.is_file())
+
+
+def test_text_and_json_are_written_with_the_folders_above_them(tmp_path):
+    assert write_text(tmp_path / "a" / "b" / "page.html", "Maße\n").read_text(encoding="utf-8") == "Maße\n"
+    path = write_json(str(tmp_path / "c" / "report.json"), {"größe": [1, 2]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"größe": [1, 2]}
+    assert "größe" in path.read_text(encoding="utf-8"), "people read it too"
+    assert names_below(tmp_path) == ["page.html", "report.json"]
+
+
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    path = write_text(tmp_path / "report.txt", "old")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("ne")
+        assert path.read_text() == "old"
+        unfinished.write_text("new")
+    assert path.read_text() == "new" and names_below(tmp_path) == ["report.txt"]
+
+
+def test_after_an_error_nothing_half_written_stays(tmp_path):
+    path = write_text(tmp_path / "report.txt", "old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as unfinished:
+        unfinished.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and names_below(tmp_path) == ["report.txt"]
+
+
+def test_folder_in_the_place_of_the_file_is_refused_and_kept(tmp_path):
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        write_text(tmp_path, "text")
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    elsewhere = write_text(tmp_path / "elsewhere.txt", "mine")
+    (tmp_path / "report.txt").symlink_to(elsewhere)
+    path = write_text(tmp_path / "report.txt", "new")
+    assert not path.is_symlink() and path.read_text() == "new" and elsewhere.read_text() == "mine"
+
+
+def test_a_disk_that_is_full_is_an_error_that_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"report\.txt could not be written .*nothing of it was kept"):
+            write_text(tmp_path / "report.txt", "x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names_below(tmp_path) == []
+
+
+def killed_while(code):
+    """Run code in a process that is killed when it says so; gives its number."""
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"here\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    return child.pid
+
+
+OPEN = "import importlib.util as u, sys, time; s = u.spec_from_file_location('w', 'hf_any3d/atomic_files.py'); "
+OPEN += "w = u.module_from_spec(s); sys.modules['w'] = w; s.loader.exec_module(w); "
+WAIT = "print('here', flush=True); time.sleep(60)"
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path):
+    path = tmp_path / "report.txt"
+    killed = killed_while(f"{OPEN}c = w.whole_file({str(path)!r}); f = c.__enter__(); f.write_text('ha'); {WAIT}")
+    left = temporary_path(path).name.replace(str(os.getpid()), str(killed))
+    others = temporary_path(path).with_name(temporary_path(path).name.replace(str(os.getpid()), str(os.getppid())))
+    others.write_text("half")
+    assert names_below(tmp_path) == sorted([left, others.name])
+    write_text(path, "whole")
+    assert names_below(tmp_path) == sorted([others.name, "report.txt"])
+
+
+def test_a_second_writer_is_told_and_a_killed_one_keeps_nobody_out(tmp_path):
+    lock = tmp_path / "out" / "_lock"
+    code = f"{OPEN}c = w.claim({str(lock)!r}, 'out'); {WAIT}"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"here\n"
+    with pytest.raises(BlockingIOError, match=f"out: process {child.pid} on .* is writing there; wait"):
+        claim(lock, "out")
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with claim(lock, "out") as first, claim(lock, "out") as again:
+        assert first is again and lock.read_text().startswith(f"process {os.getpid()} on ")
+    assert names_below(tmp_path) == []
+
+
+def test_a_new_directory_appears_whole_and_takes_away_what_killed_processes_left(tmp_path):
+    left = tmp_path / ".model.somewhere.17.tmp"
+    left.mkdir()
+    (left / "weights").write_text("half")
+    with new_directory(tmp_path / "model") as directory:
+        assert not left.exists() and not (tmp_path / "model").exists()
+        (directory / "weights").write_text("whole")
+    assert names_below(tmp_path) == ["weights"] and (tmp_path / "model" / "weights").read_text() == "whole"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_new_directory_is_never_written_through_a_link(tmp_path, there):
+    if there:
+        (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError, match="model: is a symbolic link to .*elsewhere; give a new directory"):
+        with new_directory(tmp_path / "model"):
+            pytest.fail("the work has begun")
+    assert names_below(tmp_path) == []
