@@ -9,7 +9,7 @@ from typing import Any
 from act_adapter_methods import ACT_METHODS
 from adapter_methods import find_method
 
-from hf_any3d.atomic_files import whole_file
+from hf_any3d.atomic_files import atomic_write
 
 _AVERAGED = (
     "accuracy",
@@ -114,5 +114,5 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("trained parameters")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png", bbox_inches="tight")
