@@ -22,7 +22,6 @@ from hf_any3d.conversions.minigpt3d.stages import (
 )
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
-from hf_any3d.modeling.minigpt3d.named_parts import held_names
 
 # Settings without a tensor. The released programs never use another scale or other layers.
 _TEXT_LORA = {"lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["query_key_value", "dense"]}
@@ -101,7 +100,7 @@ def assemble(
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
         config.parts = _named_parts(parts, last.stage) or None
-        held = held_names(model)
+        held = model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
     return Assembly(parts, tuple(files), model, state, tuple(fresh))
 

@@ -29,7 +29,7 @@ from hf_any3d.conversions.renaming import size_of
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
-from hf_any3d.modeling.minigpt3d.named_parts import QueriesAndQFormer
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
 from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
 
 _FIELDS = (

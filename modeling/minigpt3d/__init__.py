@@ -9,7 +9,6 @@ from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
     build_from_parts,
 )
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
-from hf_any3d.modeling.minigpt3d.named_parts import held_names
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge
 from hf_any3d.modeling.minigpt3d.stages import (
     STAGES,
@@ -31,7 +30,6 @@ __all__ = [
     "NormedPhiForCausalLM",
     "NormedPhiModel",
     "build_from_parts",
-    "held_names",
     "load_stage_tensors",
     "merge_lora",
     "names_in",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,20 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    Blip2Config,
+    Blip2PreTrainedModel,
     Blip2QFormerModel,
     Cache,
+    GenerationConfig,
     GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput, logging
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.layers.forward_contract import (
@@ -29,93 +36,25 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, reset_lora
-from hf_any3d.modeling.minigpt3d.named_parts import NamedPartsMixin, adopt_qformer, cast_around, open_part
+from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
-
-
-def fill_placeholders(
-    input_ids: torch.Tensor, point_features: torch.Tensor | None, embed: nn.Module, point_token_id: int
-) -> torch.Tensor:
-    """Embed tokens, with point features in place of the placeholders.
-
-    Args:
-        input_ids: `(batch, tokens)`.
-        point_features: `(clouds, num_query_tokens, hidden)`, in the order of the placeholders, or None.
-        embed: The language model's embeddings, which need no row for the placeholder.
-        point_token_id: Id of the placeholder.
-
-    Returns:
-        `(batch, tokens, hidden)`.
-
-    Raises:
-        ValueError: If the numbers of features and placeholders differ.
-    """
-    placeholders = input_ids == point_token_id
-    embedded = embed(input_ids.masked_fill(placeholders, 0))
-    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronising with the device
-        return embedded
-    expected, given = int(placeholders.sum()), 0 if point_features is None else point_features.shape[:2].numel()
-    if expected != given:
-        raise ValueError(
-            f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
-            "as many as the clouds have"
-        )
-    if not given:
-        return embedded
-    point_features = point_features.to(embedded.device, embedded.dtype)
-    return embedded.masked_scatter(placeholders.unsqueeze(-1), point_features)
-
-
-def clouds_of_samples(input_ids: torch.Tensor, num_query_tokens: int, point_token_id: int) -> list[int]:
-    """Count the clouds in each sample of `(batch, tokens)`."""
-    return ((input_ids == point_token_id).sum(dim=1) // num_query_tokens).tolist()
-
-
-def repeat_by_sample(
-    input_ids: torch.Tensor, point_features: torch.Tensor, times: int, point_token_id: int
-) -> torch.Tensor:
-    """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
-    counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
-    return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
-
-
-def unread_clouds(
-    input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: torch.Tensor, point_token_id: int
-) -> torch.Tensor | None:
-    """Remove the clouds that are already in the cache: those of earlier turns of a conversation.
-
-    Args:
-        input_ids: `(batch, tokens)` of the full conversation.
-        new_ids: `(batch, last tokens)`, the tokens that are not in the cache.
-        point_features: `(clouds, num_query_tokens, hidden)` of the full conversation, or of `new_ids` only.
-        point_token_id: Id of the placeholder.
-
-    Returns:
-        Those of `new_ids`; None if it has no placeholders.
-
-    Raises:
-        ValueError: If the numbers of placeholders and clouds in the conversation differ.
-    """
-    count = point_features.shape[1]
-    new_counts = clouds_of_samples(new_ids, count, point_token_id)
-    if sum(new_counts) == len(point_features):
-        return point_features
-    all_counts = clouds_of_samples(input_ids, count, point_token_id)
-    if sum(all_counts) != len(point_features):
-        raise ValueError(
-            f"input_ids has {sum(all_counts) * count} placeholders for point tokens (id {point_token_id}); expected "
-            f"{len(point_features) * count}, as many as the clouds have"
-        )
-    if sum(new_counts) == 0:
-        return None
-    samples = point_features.split(all_counts)
-    return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, new_counts, strict=True)])
-
+from hf_any3d.modeling.minigpt3d.stages import trained_names
+from hf_any3d.modeling.pretrained_parts import (
+    HUB_ARGUMENTS,
+    PretrainedPart,
+    PretrainedPartsMixin,
+    is_quantized,
+    own_state,
+    remember_weights,
+    set_quantization,
+    single_device,
+)
+from hf_any3d.modeling.pretrained_parts.loading_checks import apply_settings, dtype_named
+from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
+from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
-
+Part = str | os.PathLike | PreTrainedModel
 logger = logging.get_logger(__name__)
 
 
@@ -142,8 +81,31 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
-class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, PreTrainedModel, GenerationMixin):
+class QueriesAndQFormer(Blip2PreTrainedModel):
+    """The query tokens and Q-Former of a BLIP-2 model; other weights of its repository are ignored.
+
+    It can also be saved as a small repository of its own.
+    """
+
+    config_class = Blip2Config
+    _keys_to_ignore_on_load_unexpected = [r"^(vision_model|language_model|language_projection)\."]
+
+    def __init__(self, config: Blip2Config):
+        super().__init__(config)
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, config.qformer_config.hidden_size))
+        self.qformer = Blip2QFormerModel._from_config(config.qformer_config)
+        self.post_init()
+
+
+PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "language_model": AutoModelForCausalLM}
+"""Class that loads each pretrained part."""
+
+
+class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrainedModel, GenerationMixin):
     """Point encoder, bridge and language model.
+
+    Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
+    loaded from their own repositories. Without that record, the full model is saved and loaded.
 
     `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
     placeholders in order, sample by sample.
@@ -165,6 +127,11 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, PreTrainedMo
     _supports_flash_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
+    _part_paths = {
+        "point_encoder": "point_encoder",
+        "qformer": "bridge.qformer",
+        "language_model": "language_model",
+    }
 
     def __init__(
         self,
@@ -424,8 +391,128 @@ class MiniGPT3DForConditionalGeneration(CardMixin, NamedPartsMixin, PreTrainedMo
     def _point_encoder_trains(self) -> bool:
         return any(parameter.requires_grad for parameter in self.point_encoder.parameters())
 
+    # Loading and saving; see `PretrainedPartsMixin`.
 
-Part = str | os.PathLike | PreTrainedModel
+    def part_tensors(self, name: str) -> list[OwnTensor]:
+        """Return a part's tensors except those that the training stages change; see `PretrainedPartsMixin`."""
+        trained, path = set(trained_names(self)), self._part_paths[name]
+        return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
+        configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
+        opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))
+        return own_state(opened.qformer if name == "qformer" else opened)
+
+    def store_parts(self) -> None:
+        """Store all parts with the model from now on.
+
+        Raises:
+            ValueError: If the language model was loaded in 4 or 8 bits, not with its full weights.
+        """
+        if self.config.parts and is_quantized(self.language_model):
+            raise ValueError("the language model was loaded quantized; expected full weights to store")
+        self.config.parts = None
+        self._keys_to_ignore_on_save = set()
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """Load a model with its pretrained parts from their repositories.
+
+        `quantization_config` then applies to the language model, and the model is on one device.
+        """
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config = kwargs.get("config")
+        if name is not None and not isinstance(config, cls.config_class):
+            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+        if config is None or not any(config.part(part).is_elsewhere for part in cls._part_paths):
+            return super()._from_full_repository(name, *args, **kwargs)
+        config = copy.deepcopy(config)
+        others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
+        return cls._from_parts(os.fspath(name), config, hub, **others)
+
+    @classmethod
+    def _from_parts(
+        cls,
+        name: str,
+        config: MiniGPT3DConfig,
+        hub: dict[str, Any],
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> Any:
+        apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
+        dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        model = cls._build_around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
+        _load_stored(model, name, read_stored(name, hub))
+        model.name_or_path = config.name_or_path = name
+        if model.can_generate():
+            try:
+                model.generation_config = GenerationConfig.from_pretrained(name, **hub)
+            except OSError:
+                pass  # keep the default derived from the config
+        if device_map is not None:
+            model.to(single_device(device_map))
+        info = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} | {"error_msgs": []}
+        return (model.eval(), info) if output_loading_info else model.eval()
+
+    @classmethod
+    def _build_around_parts(
+        cls,
+        name: str,
+        config: MiniGPT3DConfig,
+        dtype: torch.dtype,
+        attention: str | None,
+        device_map: Any,
+        quantization: Any,
+    ) -> MiniGPT3DForConditionalGeneration:
+        if quantization is not None and not config.part("language_model").is_elsewhere:
+            raise ValueError(
+                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
+            )
+        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+        opened = {}
+        for part in filter(lambda part: config.part(part).is_elsewhere, cls._part_paths):
+            loading = {} if attention is None else {"attn_implementation": attention}
+            if part == "language_model" and quantization is not None:
+                loading |= {"quantization_config": quantization, "device_map": device_map}
+            opened[part], _ = open_part(
+                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
+            )
+        attention_of = {model: model.config._attn_implementation for model in opened.values()}
+        return cls._assemble(config, opened, attention_of, dtype)
+
+    @classmethod
+    def _assemble(
+        cls,
+        config: MiniGPT3DConfig,
+        opened: Mapping[str, PreTrainedModel],
+        attention_of: Mapping[PreTrainedModel, str | None],
+        dtype: torch.dtype,
+    ) -> MiniGPT3DForConditionalGeneration:
+        """Build a model around loaded parts; those that are not in `opened` are randomly initialised."""
+        model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
+        for part, implementation in attention_of.items():
+            # Nesting a config in another one resets the attention implementation that its model was built with.
+            part.config._attn_implementation = implementation
+        if "qformer" in opened:
+            adopt_qformer(model, opened["qformer"])
+        if is_quantized(model.language_model):
+            model.point_encoder.to(dtype)
+            model.bridge.to(dtype)
+        else:
+            model.to(dtype)
+        for name, path in cls._part_paths.items():
+            if config.part(name).is_elsewhere:
+                remember_weights(model.get_submodule(path))
+        return model
 
 
 def build_from_parts(
@@ -469,22 +556,177 @@ def build_from_parts(
         model, named[part] = open_part(part, recorded, dtype=dtype, **loading)
         return model
 
-    encoder = opened("point_encoder", point_encoder)
-    text_model = opened("language_model", language_model, **quantized)
-    blip2 = None if qformer is None else opened("qformer", qformer)
-    settings = {"point_config": encoder.config, "text_config": text_model.config}
-    if blip2 is not None:
+    models = {"point_encoder": opened("point_encoder", point_encoder)}
+    models["language_model"] = text_model = opened("language_model", language_model, **quantized)
+    attention_of = {model: model.config._attn_implementation for model in models.values()}
+    settings = {"point_config": models["point_encoder"].config, "text_config": text_model.config}
+    if qformer is not None:
+        models["qformer"] = blip2 = opened("qformer", qformer)
         no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         settings["qformer_config"] = blip2.qformer.config.to_dict() | no_dropout
         settings["num_query_tokens"] = blip2.query_tokens.shape[1]
-    attention = {part: part.config._attn_implementation for part in (encoder, text_model)}
     settings["parts"] = {part: recorded.to_dict() for part, recorded in named.items()} or None
-    model = MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(**settings | config), encoder, None, text_model)
-    for part, implementation in attention.items():
-        part.config._attn_implementation = implementation  # reset when the configs were nested
-    if blip2 is not None:
-        adopt_qformer(model, blip2)
+    dtype = text_model.dtype if dtype is None else dtype
+    model = MiniGPT3DForConditionalGeneration._assemble(
+        MiniGPT3DConfig(**settings | config), models, attention_of, dtype
+    )
     model.generation_config = text_model.generation_config
-    cast_around(model, text_model.dtype if dtype is None else dtype)
-    model.remember_parts()
     return model.eval()
+
+
+def open_part(
+    part: str,
+    recorded: PretrainedPart,
+    config: PreTrainedConfig | None = None,
+    dtype: torch.dtype | None = None,
+    model: str | os.PathLike | None = None,
+    **loading: Any,
+) -> tuple[PreTrainedModel, PretrainedPart]:
+    """Load a pretrained part from its repository or directory.
+
+    Args:
+        part: One of `PART_CLASSES`.
+        recorded: Its repository or directory, branch, tag or commit, and expected checksum; without a checksum, any
+            weights are accepted.
+        config: Its config; by default the stored one.
+        dtype: Its dtype; by default the stored one.
+        model: Directory of the model that the part belongs to, the base of relative paths.
+        **loading: `attn_implementation`, `quantization_config` and the like of `from_pretrained`.
+
+    Returns:
+        The part, and its record with name, commit and checksum.
+
+    Raises:
+        EncoderMismatchError: If the weights differ from those recorded.
+        ValueError: If the part lacks weights that its config requires.
+        OSError: If it cannot be loaded.
+    """
+    source = open_recorded(recorded, model)
+    if config is not None:
+        loading["config"] = config
+    if dtype is not None:
+        loading["dtype"] = dtype
+    opened, info = PART_CLASSES[part].from_pretrained(source.path, output_loading_info=True, **loading)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{part} {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
+    set_quantization(opened)
+    return opened, record_source(recorded.name_or_path, source)
+
+
+@torch.no_grad()
+def adopt_qformer(model: MiniGPT3DForConditionalGeneration, source: QueriesAndQFormer) -> None:
+    """Copy a BLIP-2 model's Q-Former into a model, and its query tokens into every query set."""
+    qformer, given = model.bridge.qformer, dict(source.qformer.named_parameters())
+    for name, ours in names_in(qformer, given).items():
+        qformer.get_parameter(ours).copy_(given[name])
+    for queries in model.bridge.experts.queries:
+        queries.copy_(source.query_tokens[0])
+
+
+def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Load the tensors in a directory or repository to the CPU.
+
+    Raises:
+        OSError: If there are none.
+    """
+    file = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+    if file is not None:
+        return load_state_dict(file)
+    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub)
+    shards, _ = get_checkpoint_shard_files(name, index, **hub)
+    return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
+
+
+def _load_stored(model: MiniGPT3DForConditionalGeneration, name: str, stored: dict[str, torch.Tensor]) -> None:
+    own = model.state_dict()
+    tied = set(model.all_tied_weights_keys)
+    wrong = [f"{key} is missing" for key in own.keys() - stored.keys() - model.names_stored_elsewhere() - tied]
+    wrong += [f"{key} is not the model's" for key in stored.keys() - own.keys()]
+    wrong += [
+        f"{key} has shape {tuple(tensor.shape)}, expected {tuple(own[key].shape)}"
+        for key, tensor in stored.items()
+        if key in own and own[key].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError(f"{name}: {'; '.join(sorted(wrong)[:8])}" + f" and {len(wrong) - 8} more" * (len(wrong) > 8))
+    model.load_state_dict(stored, strict=False)
+    model.tie_weights()
+
+
+def fill_placeholders(
+    input_ids: torch.Tensor, point_features: torch.Tensor | None, embed: nn.Module, point_token_id: int
+) -> torch.Tensor:
+    """Embed tokens, with point features in place of the placeholders.
+
+    Args:
+        input_ids: `(batch, tokens)`.
+        point_features: `(clouds, num_query_tokens, hidden)`, in the order of the placeholders, or None.
+        embed: The language model's embeddings, which need no row for the placeholder.
+        point_token_id: Id of the placeholder.
+
+    Returns:
+        `(batch, tokens, hidden)`.
+
+    Raises:
+        ValueError: If the numbers of features and placeholders differ.
+    """
+    placeholders = input_ids == point_token_id
+    embedded = embed(input_ids.masked_fill(placeholders, 0))
+    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronising with the device
+        return embedded
+    expected, given = int(placeholders.sum()), 0 if point_features is None else point_features.shape[:2].numel()
+    if expected != given:
+        raise ValueError(
+            f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
+            "as many as the clouds have"
+        )
+    if not given:
+        return embedded
+    point_features = point_features.to(embedded.device, embedded.dtype)
+    return embedded.masked_scatter(placeholders.unsqueeze(-1), point_features)
+
+
+def clouds_of_samples(input_ids: torch.Tensor, num_query_tokens: int, point_token_id: int) -> list[int]:
+    """Count the clouds in each sample of `(batch, tokens)`."""
+    return ((input_ids == point_token_id).sum(dim=1) // num_query_tokens).tolist()
+
+
+def repeat_by_sample(
+    input_ids: torch.Tensor, point_features: torch.Tensor, times: int, point_token_id: int
+) -> torch.Tensor:
+    """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
+    counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
+    return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
+
+
+def unread_clouds(
+    input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: torch.Tensor, point_token_id: int
+) -> torch.Tensor | None:
+    """Remove the clouds that are already in the cache: those of earlier turns of a conversation.
+
+    Args:
+        input_ids: `(batch, tokens)` of the full conversation.
+        new_ids: `(batch, last tokens)`, the tokens that are not in the cache.
+        point_features: `(clouds, num_query_tokens, hidden)` of the full conversation, or of `new_ids` only.
+        point_token_id: Id of the placeholder.
+
+    Returns:
+        Those of `new_ids`; None if it has no placeholders.
+
+    Raises:
+        ValueError: If the numbers of placeholders and clouds in the conversation differ.
+    """
+    count = point_features.shape[1]
+    new_counts = clouds_of_samples(new_ids, count, point_token_id)
+    if sum(new_counts) == len(point_features):
+        return point_features
+    all_counts = clouds_of_samples(input_ids, count, point_token_id)
+    if sum(all_counts) != len(point_features):
+        raise ValueError(
+            f"input_ids has {sum(all_counts) * count} placeholders for point tokens (id {point_token_id}); expected "
+            f"{len(point_features) * count}, as many as the clouds have"
+        )
+    if sum(new_counts) == 0:
+        return None
+    samples = point_features.split(all_counts)
+    return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, new_counts, strict=True)])

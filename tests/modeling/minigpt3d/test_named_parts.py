@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.minigpt3d import build_from_parts, held_names, set_stage, trained_names
+from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage, trained_names
 from hf_any3d.modeling.minigpt3d.lora import merge_lora
-from hf_any3d.modeling.minigpt3d.named_parts import QueriesAndQFormer
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
 from tests.modeling.minigpt3d.test_parts import CONFIG, LORA, blip2
@@ -51,7 +51,7 @@ def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, s
     model = built(folder, stage)
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
-    assert stored.keys() == model.state_dict().keys() - held_names(model)
+    assert stored.keys() == model.state_dict().keys() - model.names_stored_elsewhere()
     assert set(trained_names(model)) <= stored.keys()
     opened, info = AutoModelForPointCloudTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()) and not opened.training

@@ -6,7 +6,6 @@ from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,
-    held_names,
     load_stage_tensors,
     set_stage,
     stage_names,
@@ -46,7 +45,7 @@ def test_a_model_of_all_stages_stores_only_trained_parameters(full_size):
     full_size.config.parts = {
         part: {"name_or_path": "a/repository"} for part in ("point_encoder", "qformer", "language_model")
     }
-    stored = full_size.state_dict().keys() - held_names(full_size)
+    stored = full_size.state_dict().keys() - full_size.names_stored_elsewhere()
     full_size.config.parts = None
     assert stored == set(trained_names(full_size))
     assert sum(full_size.get_parameter(name).numel() for name in stored) == 47_788_936
