@@ -238,7 +238,7 @@ def evaluate_minigpt3d(
     Interrupted runs resume. Answers are kept, so that another judge can read them later.
     """
     with one_line_errors():
-        from hf_any3d.data.catalog.modelnet40_generative import BENCHMARK
+        from hf_any3d.data.catalog.modelnet40_generative import DATASET
         from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
         from hf_any3d.evaluation.chat_evaluation import open_model
 
@@ -246,7 +246,7 @@ def evaluate_minigpt3d(
         prompts = _read_prompts(judge_prompt or [])
         settings, further = _json_object("--generation", generation), _json_object("--options", options)
         own_settings = _json_object("--judge-settings", judge_settings)
-        classes = BENCHMARK.class_names
+        classes = DATASET.class_names
         quiet_libraries()
         with contextlib.redirect_stdout(sys.stderr):
             chosen = _open_judge(
@@ -289,13 +289,7 @@ def _read_prompts(given: list[str]) -> dict[str, str]:
     return prompts
 
 
-def _classes() -> tuple[str, ...]:
-    from hf_any3d.data.catalog.modelnet40_generative import DATASET
-
-    return DATASET.class_names
-
-
-def _judge_answers(
+def _open_judge(
     kind: JudgeKind | None,
     name: str | None,
     revision: str | None,
