@@ -29,9 +29,9 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
     UnlabelledRows,
     build_autoencoder,
-    build_processor,
     load_splits,
 )
+from hf_any3d.training.protocol import build_processor
 
 ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "scratch": ("from scratch", None),
@@ -135,7 +135,7 @@ def autoencoder(
     """Run the first stage; measures how test clouds are reconstructed before and after it."""
     file = write_arguments(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
     teacher, data = parse_arguments((TeacherArguments, PretrainingDataArguments), [file], others_in_file=True)
-    processor = build_processor(data)
+    processor = build_processor(data, data.processor_config)
     rows = UnlabelledRows(load_splits(data)[0]["test"], processor)
     set_seed(seed)
     before = reconstruction(build_autoencoder(teacher), rows)
@@ -151,7 +151,7 @@ def pretraining(
     own = {"seed": seed, "autoencoder": str(place / "autoencoder")}
     file = write_arguments(place / stage, recipe_of(stage, changes) | own)
     student, data = parse_arguments((StudentArguments, PretrainingDataArguments), [file], others_in_file=True)
-    splits, processor = load_splits(data)[0], build_processor(data)
+    splits, processor = load_splits(data)[0], build_processor(data, data.processor_config)
     probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
     set_seed(seed)
     fresh = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
@@ -257,7 +257,7 @@ def draw(place: Path, path: Path, clouds: int) -> Path:
 
 def _read_data(place: Path) -> tuple[DatasetDict, PointCloudProcessor]:
     data = parse_arguments((PretrainingDataArguments,), [str(place / "arguments.json")], others_in_file=True)[0]
-    return load_splits(data)[0], build_processor(data)
+    return load_splits(data)[0], build_processor(data, data.processor_config)
 
 
 def _start(arm: str, place: Path) -> dict[str, Any]:

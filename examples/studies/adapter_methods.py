@@ -20,7 +20,7 @@ from examples import quickstart
 from examples.studies.learning import random_encoder, replace_encoder
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.training.adapters import build_peft_config
+from hf_any3d.training.models import build_peft_config
 from hf_any3d.training.protocol import set_trainable
 
 

@@ -90,7 +90,7 @@ def in_fresh_process(run: Run) -> dict[str, Any]:
     context = get_context("forkserver" if fork else "spawn")
     if fork:
         # Imported once, in a server process; every run is a fresh copy of it.
-        context.set_forkserver_preload(["datasets", "peft", "transformers", "hf_any3d.training.report"])
+        context.set_forkserver_preload(["datasets", "peft", "transformers", "hf_any3d.training.program"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(train_and_measure, run).result()
 

@@ -48,8 +48,7 @@ from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.settings import AdapterArguments, ModelArguments
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.label_colors import label_colors
 
@@ -161,7 +160,7 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
         segmentation.SegmentationTrainingArguments,
     )
     _, data, _, arguments = parse_arguments(kinds, [arguments_file(task, seed, folder)])
-    checkpoint = program.begin(arguments, logging.getLogger(__name__))
+    checkpoint = program.start_run(arguments, logging.getLogger(__name__))
     splits, _ = program.load_splits(data)
     learned = segmentation.find_task(splits["train"])
     processor = segmentation.build_processor(data, learned)

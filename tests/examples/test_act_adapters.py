@@ -59,7 +59,7 @@ def test_adapted_student_is_pushed_small_and_its_card_runs(hub, tmp_path, monkey
     ("settings", "text"),
     [
         ({"model_type": "act3d"}, "--peft lora freezes untrained weights; expected --model_name_or_path too"),
-        ({"model_name_or_path": "me/any", "tuning": "bitfit"}, "--peft lora beside --tuning bitfit"),
+        ({"model_name_or_path": "me/any", "tuning": "bitfit"}, "--peft lora with --tuning bitfit"),
     ],
 )
 def test_adapters_that_make_no_sense_are_refused(tmp_path, settings, text):

@@ -18,8 +18,8 @@ from examples import (
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import PointModelArguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
     DistillationTrainingArguments,
@@ -29,7 +29,6 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
 )
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
 from tests.examples.conftest import EXAMPLES, words_of
 
 FOLDER = EXAMPLES / "recipes"

@@ -90,7 +90,7 @@ def test_plain_and_random_teachers_are_stored_with_the_model(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"teacher": "none", "random_teacher": True}, "--teacher none leaves no place"),
+        ({"teacher": "none", "random_teacher": True}, "--teacher none with --random_teacher"),
         ({"train_splits": ["test"]}, "--train_splits test; expected 'train' among them"),
         ({"train_splits": ["train", "more"]}, "--train_splits names 'more'"),
         ({"select_on_test": True}, "--select_on_test with the splits"),

@@ -60,5 +60,5 @@ def test_options_come_from_one_place(start, capsys):
 
 
 def test_protocols_that_contradict_each_other_are_refused(start):
-    with pytest.raises(ValueError, match="--few_shot beside a validation split .*expected --validation_fraction 0"):
+    with pytest.raises(ValueError, match="--few_shot with a validation split .*expected --validation_fraction 0"):
         start(validation_fraction=0.2)

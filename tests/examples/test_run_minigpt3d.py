@@ -232,7 +232,7 @@ def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
 @pytest.mark.parametrize("missing", ["point_encoder", "qformer", "language_model"])
 def test_a_missing_part_is_named(run, parts, tmp_path, missing):
     given = {part: name for part, name in parts.items() if part != missing}
-    other = "none for a fresh one" if missing == "qformer" else "--model_name_or_path"
+    other = "none for a new one" if missing == "qformer" else "--model_name_or_path"
     with pytest.raises(ValueError, match=f"--{missing} is not given; expected a name or directory, or {other}"):
         run(1, tmp_path, **given)
 
@@ -263,4 +263,4 @@ def test_a_model_without_a_recorded_stage_is_warned_of(run, parts, stages, tmp_p
     config = json.loads((tmp_path / "unknown" / "config.json").read_text())
     (tmp_path / "unknown" / "config.json").write_text(json.dumps(config | {"stage": None}))
     run(2, tmp_path / "2", model_name_or_path=str(tmp_path / "unknown"), max_steps=1)
-    assert "does not say which stage it was trained in; stage 2 follows stage 1" in caplog.text
+    assert "does not record its training stage; stage 2 must follow stage 1" in caplog.text

@@ -233,7 +233,7 @@ def test_config_file_does_what_the_arguments_do(run, tiny_encoder, tmp_path, for
     [
         ({"peft": "prompt_tuning"}, ValueError, "'prompt_tuning' is unknown or does not fit; expected one of .*lora"),
         ({"peft": "lora", "peft_config": {"rank": 3}}, ValueError, "no setting 'rank'"),
-        ({"peft_config": "r=3"}, ValueError, "--peft_config 'r=3' is no JSON"),
+        ({"peft_config": "r=3"}, ValueError, "--peft_config 'r=3' is not JSON"),
         ({"model_config": "[1]"}, ValueError, "--model_config .*expected a JSON object"),
         ({"test_file": "x.parquet"}, ValueError, "need --train_file"),
         ({"train_file": "x.parquet", "data_dir": "data"}, ValueError, "--data_dir data with --train_file"),
@@ -245,7 +245,7 @@ def test_config_file_does_what_the_arguments_do(run, tiny_encoder, tmp_path, for
         ({"processor_config": {"num_points": 3}}, ValueError, "expected it as --num_points"),
         ({"few_shot": {"way": 3}}, ValueError, "--few_shot: 'fold' is missing or unknown"),
         ({"voting": -1}, ValueError, "--voting -1"),
-        ({"select_on_test": True}, ValueError, "--select_on_test beside a validation split"),
+        ({"select_on_test": True}, ValueError, "--select_on_test with the splits"),
     ],
 )
 def test_wrong_arguments_are_named(run, settings, error, text):

@@ -17,7 +17,7 @@ from hf_any3d.data.catalog.shapenetpart import CATEGORY_PARTS, PART_NAMES
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.evaluation.segmentation import MeanIoU, PartIoU
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.point_rows import WeightedPointLoss
+from hf_any3d.training.segmentation_rows import WeightedPointLoss
 from tests.data.catalog.s3dis_trees import write_arrays
 from tests.data.catalog.shapenet_trees import write_shapenetpart
 from tests.examples.conftest import SMALL, words_of
