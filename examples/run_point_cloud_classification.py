@@ -1,6 +1,6 @@
-"""Trains a classifier of point clouds: on a frozen pretrained encoder, or from a pretrained point transformer.
+"""Train a classifier of point clouds: around a frozen pretrained encoder, or from a pretrained point transformer.
 
-With arguments, or with a JSON or YAML file of them, which words behind it change:
+Arguments can come from a JSON or YAML file; arguments after the file override it:
 
     python examples/run_point_cloud_classification.py --output_dir out/shapes --peft guided_adapter \
         --encoder_name_or_path sentence-transformers/all-MiniLM-L6-v2 --augment scale shift --num_train_epochs 40
@@ -10,8 +10,8 @@ With arguments, or with a JSON or YAML file of them, which words behind it chang
     python examples/run_point_cloud_classification.py --model_type act3d --model_config '{"num_hidden_layers": 6}'
     python -m torch.distributed.run --nproc_per_node 2 examples/run_point_cloud_classification.py recipe.yaml
 
-It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
-chooses the weights; the test split is looked at once, at the end, unless --select_on_test asks for something else.
+The output directory gets the model, a model card with the run's settings and metrics, and metrics.json. A validation
+split selects the weights; the test split is evaluated once, at the end, unless --select_on_test is given.
 """
 
 import logging
@@ -27,27 +27,25 @@ from hf_any3d.evaluation.classification import compute_classification_metrics, j
 from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import CLASSES, PointModelArguments, build_model
 from hf_any3d.training.protocol import (
     ProtocolArguments,
     apply_protocol,
     build_processor,
-    learning_rows,
     protocol_facts,
     voting_rows,
 )
-from hf_any3d.training.rows import evaluation_rows
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
+from hf_any3d.training.rows import evaluation_rows, training_rows
 
 logger = logging.getLogger(__name__)
 
 
 def class_names(rows: Dataset) -> list[str]:
-    """Names of the classes to learn.
+    """Return the names of the classes to learn.
 
     Raises:
-        ValueError: Rows without classes.
+        ValueError: The rows have no classes.
     """
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
@@ -63,11 +61,11 @@ def build_trainer(
     splits: DatasetDict,
     processor: PointCloudProcessor,
 ) -> Trainer:
-    """A Trainer for this task."""
+    """Build a `Trainer` for this task."""
     return program.build_trainer(
         model,
         arguments,
-        learning_rows(splits["train"], processor, data, protocol, arguments.seed),
+        training_rows(splits["train"], processor, data.augment, seed=arguments.seed, whole=protocol.augment_whole),
         evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
         processor,
         data_collator=PointCloudCollator(),
@@ -76,17 +74,17 @@ def build_trainer(
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (PointModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
     model_arguments, data, protocol, adapter, arguments = parse_arguments(
         kinds, sys.argv[1:] if argv is None else argv
     )
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = apply_protocol(*program.load_splits(data), protocol)
     classes = class_names(splits["train"])
-    processor = build_processor(data, protocol)
+    processor = build_processor(data, protocol.processor_config)
     model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=3 * len(data.features))
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data, protocol, splits, processor)
@@ -100,7 +98,7 @@ def main(argv: list[str] | None = None) -> RunReport:
             rows = voting_rows(splits["test"], processor, data, protocol, arguments.seed)
             votes = judge_by_voting(trainer, {"test": rows}, classes, protocol.voting)
             scores = tuple({**plain, **voted} for plain, voted in zip(scores, votes, strict=True))
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,

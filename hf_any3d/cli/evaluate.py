@@ -136,11 +136,10 @@ def _evaluate_classifier(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     from hf_any3d.data import load_point_dataset
     from hf_any3d.registration import register
-    from hf_any3d.training.arguments import parse_arguments
+    from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
-    from hf_any3d.training.settings import DataArguments
 
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
