@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
+from hf_any3d.training.checkpoints import checkpoint_to_resume, find_problem, list_files, remove_incomplete
 from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -39,27 +39,27 @@ def test_a_checkpoint_without_a_whole_state_is_passed_over_with_a_word(tmp_path,
     for asked in (None, True, "true"):
         caplog.clear()
         assert checkpoint_to_resume(tmp_path, asked) == str(whole)
-        assert "checkpoint-20: passed over, since its trainer_state.json is" in caplog.text
+        assert "checkpoint-20 is skipped: its trainer_state.json is" in caplog.text
     with pytest.raises(ValueError, match=r"checkpoint-20: cannot be resumed from: its trainer_state\.json is"):
         checkpoint_to_resume(tmp_path, str(torn))
 
 
 def test_files_that_differ_from_the_list_make_a_checkpoint_incomplete(tmp_path):
     path = checkpoint(tmp_path, 10)
-    assert why_incomplete(path) is None
+    assert find_problem(path) is None
     (path / "optimizer.pt").write_text("half")
-    assert why_incomplete(path) == "its optimizer.pt has 4 bytes; expected 18"
+    assert find_problem(path) == "its optimizer.pt has 4 bytes; expected 18"
     (path / "optimizer.pt").unlink()
-    assert why_incomplete(path) == "its optimizer.pt is missing"
+    assert find_problem(path) == "its optimizer.pt is missing"
     other = checkpoint(tmp_path, 20)
     (other / "trainer_state.json").write_text('{"global_step": 10}')
-    assert why_incomplete(other) == "its trainer_state.json is of step 10, its other files of step 20"
+    assert find_problem(other) == "its trainer_state.json is of step 10, its other files of step 20"
 
 
 def test_nothing_complete_is_told_when_something_was_asked_for(tmp_path):
     (checkpoint(tmp_path, 10) / "trainer_state.json").unlink()
     assert checkpoint_to_resume(tmp_path) is None
-    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from that is complete"):
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint to resume from"):
         checkpoint_to_resume(tmp_path, True)
 
 
@@ -69,7 +69,7 @@ def test_a_checkpoint_without_an_optimizer_is_kept_and_not_resumed_from(tmp_path
     assert checkpoint_to_resume(tmp_path) is None and "save_only_model" in caplog.text
     with pytest.raises(ValueError, match="save_only_model"):
         checkpoint_to_resume(tmp_path, path)
-    make_room(tmp_path, 20)
+    remove_incomplete(tmp_path, 20)
     assert path.is_dir()
 
 
@@ -80,12 +80,12 @@ def test_a_run_that_was_begun_anew_goes_on_from_its_own_checkpoint(tmp_path):
     assert checkpoint_to_resume(tmp_path) == str(own)
 
 
-def test_incomplete_checkpoints_and_one_of_the_same_step_make_room(tmp_path, caplog):
+def test_incomplete_checkpoints_and_one_of_the_same_step_are_removed(tmp_path, caplog):
     first, torn, same = (checkpoint(tmp_path, step) for step in (10, 15, 20))
     (torn / "trainer_state.json").unlink()
-    make_room(tmp_path, 20)
+    remove_incomplete(tmp_path, 20)
     assert first.is_dir() and not torn.exists() and not same.exists()
-    assert "checkpoint-15: removed, since" in caplog.text
+    assert "checkpoint-15 is removed:" in caplog.text
 
 
 def trainer(directory, steps, **settings):
@@ -108,15 +108,15 @@ def trainer(directory, steps, **settings):
 
 
 def test_the_last_complete_checkpoint_is_never_removed_for_an_incomplete_one(tmp_path, caplog):
-    """With save_total_limit 1, and times that tell nothing, the stock Trainer keeps the one of the highest step."""
+    """With save_total_limit 1, and equal modification times, the stock Trainer keeps the one of the highest step."""
     trainer(tmp_path, 2, save_total_limit=1).train()
     torn = checkpoint(tmp_path, 9)
     (torn / "trainer_state.json").unlink()
     resumed = trainer(tmp_path, 3, save_total_limit=1)
     resumed.train(resume_from_checkpoint=True)
-    assert "checkpoint-9: passed over" in caplog.text
+    assert "checkpoint-9 is skipped" in caplog.text
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
-    assert why_incomplete(tmp_path / "checkpoint-3") is None and resumed.state.global_step == 3
+    assert find_problem(tmp_path / "checkpoint-3") is None and resumed.state.global_step == 3
 
 
 def test_trainer_refuses_an_incomplete_checkpoint_by_name(tmp_path):
@@ -160,6 +160,6 @@ def test_a_model_of_an_earlier_run_does_not_stay_beside_half_a_new_one(tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run.model, "save_pretrained", fail)
-    with pytest.raises(OSError, match="could not be saved .No space left on device.; once there is room"):
+    with pytest.raises(OSError, match="could not be saved .No space left on device.; with enough disk space"):
         run.save_model()
     assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "config.json").exists()

@@ -48,7 +48,7 @@ def test_an_interrupted_series_goes_on_where_it_stopped(tmp_path):
 
 def test_folds_of_other_arguments_are_not_mixed_in(tmp_path):
     run_folds(Program(), ["--lr", "1"], tmp_path, 1, fold_words)
-    with pytest.raises(ValueError, match="fold_0: was run with --lr 1 --fold 0, now it is --lr 2 --fold 0"):
+    with pytest.raises(ValueError, match="fold_0: was run with --lr 1 --fold 0, not --lr 2 --fold 0"):
         run_folds(Program(), ["--lr", "2"], tmp_path, 1, fold_words)
 
 

@@ -20,7 +20,7 @@ def test_rare_classes_weigh_more_by_the_power_of_their_rarity(power, ratio):
 
 
 def test_points_that_do_not_count_alone_are_refused():
-    with pytest.raises(ValueError, match="labels has no point that counts"):
+    with pytest.raises(ValueError, match="labels has only ignored points"):
         class_weights([np.array([-100])], 3, 0.5)
 
 

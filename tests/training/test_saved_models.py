@@ -10,7 +10,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
+from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
 from tests.tiny_encoders import tiny_model
 
 NAMES = ["ball", "box", "rod"]
@@ -32,7 +32,7 @@ def saved(folder, **settings) -> str:
 
 
 def judged(model: str, dataset: Dataset, **how) -> dict[str, float]:
-    settings = HowToJudge(DataArguments(), ProtocolArguments(), use_cpu=True, **how)
+    settings = EvaluationSettings(DataArguments(), ProtocolArguments(), use_cpu=True, **how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return evaluate_classifier(model, dataset, "test", settings)[0]["test"]

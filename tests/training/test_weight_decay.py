@@ -62,7 +62,7 @@ def test_norms_biases_and_vectors_do_not_decay_however_they_are_stored():
 
 
 def test_a_pattern_that_fits_nothing_is_an_error():
-    with pytest.raises(ValueError, match="no_weight_decay 'cls_token' fits no parameter of Linear"):
+    with pytest.raises(ValueError, match="no_weight_decay 'cls_token' matches no parameter of Linear"):
         decaying_parameters(nn.Linear(2, 2), ["cls_token"])
 
 
@@ -133,7 +133,7 @@ def test_trainer_follows_the_schedule_by_epochs_and_judges_all_rows(tmp_path, dr
     [
         ({"weight_decay_on": "some"}, "--weight_decay_on 'some'; expected one of trainer, matrices"),
         ({"no_weight_decay": ["token"]}, "needs --weight_decay_on matrices"),
-        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; it has epochs, min_lr"),
+        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; expected one of epochs, min_lr"),
         ({"epoch_cosine": '{"min_lr": -1}'}, "min_lr is -1"),
     ],
 )
