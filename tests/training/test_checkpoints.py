@@ -31,7 +31,7 @@ def checkpoint(folder, step, listed=True, age=0):
 
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("content", [None, "", '{"global_step": 2'])
-def test_a_checkpoint_without_a_whole_state_is_passed_over_with_a_word(tmp_path, caplog, listed, content):
+def test_checkpoint_without_a_complete_state_is_skipped_with_a_warning(tmp_path, caplog, listed, content):
     whole, torn = checkpoint(tmp_path, 10, listed), checkpoint(tmp_path, 20, listed)
     (torn / "trainer_state.json").unlink()
     if content is not None:
@@ -44,7 +44,7 @@ def test_a_checkpoint_without_a_whole_state_is_passed_over_with_a_word(tmp_path,
         checkpoint_to_resume(tmp_path, str(torn))
 
 
-def test_files_that_differ_from_the_list_make_a_checkpoint_incomplete(tmp_path):
+def test_checkpoint_whose_files_differ_from_its_list_is_incomplete(tmp_path):
     path = checkpoint(tmp_path, 10)
     assert find_problem(path) is None
     (path / "optimizer.pt").write_text("half")
@@ -56,14 +56,14 @@ def test_files_that_differ_from_the_list_make_a_checkpoint_incomplete(tmp_path):
     assert find_problem(other) == "its trainer_state.json is of step 10, its other files of step 20"
 
 
-def test_nothing_complete_is_told_when_something_was_asked_for(tmp_path):
+def test_requesting_a_checkpoint_without_a_complete_one_is_an_error(tmp_path):
     (checkpoint(tmp_path, 10) / "trainer_state.json").unlink()
     assert checkpoint_to_resume(tmp_path) is None
     with pytest.raises(FileNotFoundError, match="no complete checkpoint to resume from"):
         checkpoint_to_resume(tmp_path, True)
 
 
-def test_a_checkpoint_without_an_optimizer_is_kept_and_not_resumed_from(tmp_path, caplog):
+def test_checkpoint_without_an_optimizer_is_kept_but_not_used(tmp_path, caplog):
     path = checkpoint(tmp_path, 10, listed=False)
     (path / "optimizer.pt").unlink()
     assert checkpoint_to_resume(tmp_path) is None and "save_only_model" in caplog.text
@@ -73,7 +73,7 @@ def test_a_checkpoint_without_an_optimizer_is_kept_and_not_resumed_from(tmp_path
     assert path.is_dir()
 
 
-def test_a_run_that_was_begun_anew_goes_on_from_its_own_checkpoint(tmp_path):
+def test_run_that_was_started_again_resumes_from_its_own_checkpoint(tmp_path):
     checkpoint(tmp_path, 100, age=3600)
     assert checkpoint_to_resume(tmp_path) == str(tmp_path / "checkpoint-100")
     own = checkpoint(tmp_path, 10)
@@ -107,7 +107,7 @@ def trainer(directory, steps, **settings):
     return PointTrainer(tiny_model(), arguments, train_dataset=ROWS, eval_dataset=ROWS[:5])
 
 
-def test_the_last_complete_checkpoint_is_never_removed_for_an_incomplete_one(tmp_path, caplog):
+def test_last_complete_checkpoint_is_never_replaced_by_an_incomplete_one(tmp_path, caplog):
     """With save_total_limit 1, and equal modification times, the stock Trainer keeps the one of the highest step."""
     trainer(tmp_path, 2, save_total_limit=1).train()
     torn = checkpoint(tmp_path, 9)
@@ -119,7 +119,7 @@ def test_the_last_complete_checkpoint_is_never_removed_for_an_incomplete_one(tmp
     assert find_problem(tmp_path / "checkpoint-3") is None and resumed.state.global_step == 3
 
 
-def test_trainer_refuses_an_incomplete_checkpoint_by_name(tmp_path):
+def test_trainer_refuses_an_incomplete_checkpoint(tmp_path):
     run = trainer(tmp_path, 1)
     run.train()
     (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(b"half")
@@ -127,7 +127,7 @@ def test_trainer_refuses_an_incomplete_checkpoint_by_name(tmp_path):
         trainer(tmp_path, 2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
-def test_a_run_that_was_moved_still_knows_its_best_checkpoint(tmp_path, caplog):
+def test_moved_run_finds_its_best_checkpoint(tmp_path, caplog):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
     first = trainer(tmp_path / "here", 2, **settings)
     first.train()
@@ -139,7 +139,7 @@ def test_a_run_that_was_moved_still_knows_its_best_checkpoint(tmp_path, caplog):
     assert moved.evaluate()["eval_loss"] == pytest.approx(first.state.best_metric, rel=1e-5)
 
 
-def test_a_best_checkpoint_that_is_gone_is_not_reported(tmp_path, caplog):
+def test_missing_best_checkpoint_is_not_reported(tmp_path, caplog):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
     trainer(tmp_path, 2, **settings).train()
     state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
@@ -148,10 +148,10 @@ def test_a_best_checkpoint_that_is_gone_is_not_reported(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         resumed = trainer(tmp_path, 3, **settings)
         resumed.train(resume_from_checkpoint=True)
-    assert "checkpoint-7: is gone" in caplog.text and resumed.state.best_global_step == 3
+    assert "checkpoint-7 does not exist any more" in caplog.text and resumed.state.best_global_step == 3
 
 
-def test_a_model_of_an_earlier_run_does_not_stay_beside_half_a_new_one(tmp_path, monkeypatch):
+def test_failed_save_leaves_no_model_of_an_earlier_run(tmp_path, monkeypatch):
     run = trainer(tmp_path, 1, save_total_limit=1)
     run.save_model()
     assert (tmp_path / "model.safetensors").exists() and (tmp_path / "config.json").exists()
