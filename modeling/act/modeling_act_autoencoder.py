@@ -28,12 +28,12 @@ from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
-    attended_rows,
-    beside_attended_rows,
     bidirectional_inputs,
+    compute_prefix,
     find_family,
     hidden_of,
-    run_beside,
+    prefix_attention,
+    run_with_prefix,
 )
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
@@ -121,7 +121,7 @@ def run_with_prompts(
     skip_prompts = skip_prompts and not record_attention
     if states is not None:
         states.append(tokens)
-    with beside_attended_rows(encoder) if skip_prompts else nullcontext(False) as supported:
+    with prefix_attention(encoder) if skip_prompts else nullcontext(False) as supported:
         for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
             if number and deep:
                 front, own = (part.to(dtype) for part in prompts(number, batch))
@@ -131,9 +131,9 @@ def run_with_prompts(
             if every_layer or not number:
                 tokens = tokens + positions
             last = deep or number == len(layers) - 1
-            rows = attended_rows(layer, front, **arguments) if supported and last else None
-            if rows is not None:
-                tokens = hidden_of(run_beside(layer, tokens, rows, **arguments))
+            prefix = compute_prefix(layer, front, **arguments) if supported and last else None
+            if prefix is not None:
+                tokens = hidden_of(run_with_prefix(layer, tokens, prefix, **arguments))
                 if states is not None:
                     states.append(tokens)
                 continue

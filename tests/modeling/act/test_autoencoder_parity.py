@@ -75,7 +75,7 @@ def assert_as_stored(case, seen, keys):
 @pytest.mark.slow
 def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     # Full sequences, so that layer outputs include the prompts.
-    monkeypatch.setattr(prompted_teacher, "beside_attended_rows", lambda encoder: nullcontext(False))
+    monkeypatch.setattr(prompted_teacher, "prefix_attention", lambda encoder: nullcontext(False))
     case, model = opened
     left = {key for key in case.expected if key.partition(".")[0] in ("eval", "train") and ".step." not in key}
     left -= {key for key in left if "tokenizer_features" in key}
