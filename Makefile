@@ -1,9 +1,9 @@
-# What people and CI run. `make` alone lists it.
+# Commands for people and CI; `make` alone lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
-# Torch comes first and pinned. Left to itself, pip takes the newest one, which on many machines means several GB of
-# CUDA libraries; of the pinned one it takes a CPU build where it is offered one. Any torch from 2.10 on serves:
+# Torch is installed first and pinned: pip would choose the newest one, on many machines with several GB of CUDA
+# libraries; of the pinned one it takes a CPU build where there is one. Any torch from 2.10 works:
 # `make install TORCH='torch==2.10.0'`, or with pip options such as `TORCH='torch --index-url …'`.
 TORCH ?= torch==2.13.0
 QUICKSTART_ARGS ?=
@@ -13,13 +13,12 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
 FUZZ_ARGS ?=
-# Tests run in as many processes as there are cores, a file in one of them.
+# Processes for tests, by default one per core; all tests of a file run in one process.
 PYTEST_WORKERS ?= auto
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# These train for half an hour and are started by hand.
-TRAININGS := $(addprefix examples/benchmarks/,rotary_views.py sound_and_faithful.py)
+BENCHMARKS := $(patsubst examples/speed/%.py,examples.speed.%,$(wildcard examples/speed/[!_]*.py))
 SOURCES := conversions examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -43,8 +42,8 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# On a machine where that does not go, the tests that look at pages are skipped.
-browser: ## Install the browser that tests look at pages with (Debian, as root)
+# Without it the tests of pages are skipped.
+browser: ## Install the browser for tests of pages (Debian, as root)
 	@command -v chromedriver >/dev/null || { apt-get update && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium chromium-driver; }
 
@@ -54,39 +53,39 @@ encoder: $(INSTALLED) ## Fetch the quickstart's pretrained encoder: from the hub
 quickstart: encoder ## Train on the shapes in examples/data and classify a file, in minutes (QUICKSTART_ARGS)
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
 
-demo: $(INSTALLED) ## Talk about shapes with MODEL, a directory or hub name, on a page in the browser (DEMO_ARGS)
+demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in the browser (DEMO_ARGS)
 	@test -n "$(MODEL)" || { echo "make demo MODEL=directory or hub name of a point cloud language model" >&2; exit 1; }
 	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
 test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-fast: $(INSTALLED) ## Run the tests that take seconds
+test-fast: $(INSTALLED) ## Run all tests but the slow ones (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
-mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time, and see that the tests notice (MUTATE_ARGS)
+mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time; the tests must notice (MUTATE_ARGS)
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
-faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, torn, on a full disk
+faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, cut off, on a full disk
 	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style and format, as CI does
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-format: $(INSTALLED) ## Mend style and format where that can be done safely
+format: $(INSTALLED) ## Fix style and format where that is safe
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(INSTALLED) ## Time point operations and the wrapped encoder against their plain forms
-	@set -e; for program in $(filter-out $(TRAININGS),$(wildcard examples/benchmarks/[!_]*.py)); do echo "== $$program"; $(BIN)/python $$program; done
+bench: $(INSTALLED) ## Time our operations and models against plain forms of them
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark; done
 
-bench-learn: $(INSTALLED) ## Train all arms of the learning benchmark and print its table (BENCH_ARGS)
-	$(BIN)/python examples/bench_learn.py $(BENCH_ARGS)
+bench-learn: $(INSTALLED) ## Train all arms of the study of learning and print its table (BENCH_ARGS)
+	$(BIN)/python -m examples.studies.learning $(BENCH_ARGS)
 
-clean: ## Remove what builds and tools leave behind; VENV stays
+clean: ## Remove files of builds and tools; VENV stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

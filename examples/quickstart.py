@@ -1,35 +1,46 @@
-"""The main job in minutes: a frozen text transformer learns real 3D shapes, then classifies mesh files.
+"""Train a frozen text transformer on real 3D shapes in minutes, then classify mesh files.
 
     make quickstart
 
-Trains a small PointNet from scratch and an Any2Point wrap of a pretrained, frozen sentence encoder on the shapes in
-examples/data, compares them on the test split, draws predictions, and classifies the six mesh files in that folder.
-The files and their near-duplicates are left out of training. Nothing here is chosen on the test split; the recipe is
-in shapes_recipe.py.
+Trains a small PointNet from scratch and an Any2Point model around a pretrained, frozen sentence encoder on the shapes
+in examples/data, compares them on the test split, draws predictions, and classifies the six mesh files in that folder.
+These files and their near-duplicates are left out of training. All settings were chosen on validation parts of the
+training split, never on the test split; see studies/results/learning.md. The studies train with the same settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapes_recipe as recipe
+import torch
 import transformers
 from datasets import Dataset, DatasetDict
+from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import pipeline
+from transformers import Trainer, TrainingArguments, pipeline, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import hf_any3d  # registers the models and the pipeline
-from hf_any3d import PointCloudProcessor, load_point_dataset
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+    load_point_dataset,
+)
+from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
+from hf_any3d.evaluation.classification import compute_classification_metrics
+from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.visualization.figures import plot_point_clouds
 
 HERE = Path(__file__).resolve().parent
-FIGURES = HERE / "benchmarks" / "results" / "learning.json"
+FIGURES = HERE / "studies" / "results" / "learning.json"
 DATA = HERE / "data"
 FILES = {
     "chair.ply": ("blendswap-cc-0/chair2", "chair"),
@@ -39,29 +50,232 @@ FILES = {
     "lamp.ply": ("blendswap-cc-0/desklamp", "lamp"),
     "stool.ply": ("blendswap-cc-0/foldingChair", "chair"),
 }
-"""Files to classify: their rows in the embedded shapes, and their classes. The stool, which folds, is the hard one."""
+"""Files to classify: their rows in the embedded shapes, and their classes. The folding stool is the hard one."""
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+MODEL: dict[str, Any] = {
+    "num_layers": 2,
+    "tokenizer": "patch",
+    "num_tokens": 32,
+    "tokenizer_neighbors": 32,
+    "tokenizer_width": 96,
+    "token_scale": 1.5,
+    "line_cells": 8.0,
+    "pooling": ["max", "mean", "cls"],
+    "head_widths": [256],
+    "head_dropout": 0.3,
+}
+"""For `from_encoder_pretrained`."""
+
+ADAPTER: dict[str, Any] = {"gate": 0.2, "voxel_size": 0.5}
+"""For `GuidedAdapterConfig`."""
+
+AUGMENTATION: dict[str, dict] = {
+    "shuffle": {},
+    "scale": {"low": 0.67, "high": 1.5, "per_axis": True},
+    "shift": {"limit": 0.1},
+    "jitter": {},
+}
+"""For `build_transform`."""
+
+TRAINING: dict[str, Any] = {
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 32,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "max_grad_norm": 5.0,
+    "dataloader_drop_last": True,
+}
+"""For `TrainingArguments`, the same for every model."""
+
+LABEL_SMOOTHING = 0.1
+
+
+def build_model(seed: int, names: list[str]) -> PeftModel:
+    """Build a frozen pretrained encoder with an untrained tokenizer, guided adapters and head around it.
+
+    Args:
+        seed: Seed of all random weights.
+        names: Names of the classes, in the order of their numbers.
+    """
+    return add_adapter(build_wrapper(seed, names), seed)
+
+
+def build_wrapper(
+    seed: int, names: list[str], encoder: str | os.PathLike | None = None, **changes: Any
+) -> Any2PointForPointCloudClassification:
+    """Build the model of `build_model` without its adapters.
+
+    Args:
+        seed: See `build_model`.
+        names: See `build_model`.
+        encoder: Hub name or directory of another encoder than `ENCODER`.
+        **changes: Changes of `MODEL`, or further settings of `Any2PointConfig`.
+    """
+    set_seed(seed)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return Any2PointForPointCloudClassification.from_encoder_pretrained(
+        encoder or ENCODER, **labels, **{**MODEL, **changes}
+    )
+
+
+def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **changes: Any) -> PeftModel:
+    """Add guided adapters with the settings of `ADAPTER`, some of them changed."""
+    set_seed(seed)
+    return get_peft_model(model, GuidedAdapterConfig(**{**ADAPTER, **changes}))
+
+
+class PointNet(nn.Module):
+    """A small PointNet (arXiv 1612.00593), the baseline without an encoder.
+
+    All points go through the same layers; a head of two layers follows a maximum over the points. `forward` has the
+    arguments and outputs of a transformers classifier, so that `Trainer` trains it.
+
+    Args:
+        num_labels: Number of classes.
+        widths: Channels of the layers before the maximum.
+        head_width: Channels of the hidden layer after the maximum.
+        dropout: Dropout before the last layer.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        widths: tuple[int, ...] = (64, 128, 256),
+        head_width: int = 128,
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        pairs = zip((3, *widths), widths, strict=False)
+        self.points = nn.Sequential(*(point_layer(inner, outer) for inner, outer in pairs))
+        self.head = nn.Sequential(point_layer(widths[-1], head_width), nn.Dropout(dropout))
+        self.out = nn.Linear(head_width, num_labels)
+
+    def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, 3)`.
+            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
+        """
+        features = self.points(points.flatten(0, 1)).unflatten(0, points.shape[:2])  # (batch, points, width)
+        logits = self.out(self.head(features.amax(dim=1)))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def point_layer(inner: int, outer: int) -> nn.Sequential:
+    """Build a linear layer with batch norm and ReLU, for rows of points."""
+    # The norm subtracts the mean, so a bias before it would have no effect.
+    return nn.Sequential(nn.Linear(inner, outer, bias=False), nn.BatchNorm1d(outer), nn.ReLU())
+
+
+def build_pointnet(seed: int, num_labels: int) -> PointNet:
+    """Build the baseline with weights drawn by `seed`."""
+    set_seed(seed)
+    return PointNet(num_labels)
+
+
+def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any) -> TrainingArguments:
+    """Build the arguments of a run that saves and reports nothing on the way.
+
+    Args:
+        output_dir: Where `Trainer` may write.
+        seed: Seed of row order, augmentation and dropout.
+        **changes: Changed settings, by their names in `TrainingArguments`.
+    """
+    quiet = {
+        "save_strategy": "no",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_strategy": "epoch",
+        "report_to": "none",
+        "remove_unused_columns": False,
+    }
+    settings = {**TRAINING, **quiet, "label_names": ["labels"], **changes}
+    return TrainingArguments(output_dir=os.fspath(output_dir), seed=seed, **settings)
+
+
+def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset) -> Trainer:
+    """Build a stock `Trainer` that augments the training rows and computes accuracy and mean class accuracy.
+
+    Args:
+        model: Any point cloud classifier.
+        arguments: See `training_arguments`.
+        train: Training rows with `points` and `label`.
+    """
+    return Trainer(
+        model,
+        arguments,
+        train_dataset=AugmentedDataset(train, build_transform(AUGMENTATION)),
+        data_collator=PointCloudCollator(),
+        compute_metrics=compute_classification_metrics,
+        compute_loss_func=smoothed_loss,
+    )
+
+
+def smoothed_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Compute cross-entropy with label smoothing; `Trainer`'s own smoothing needs a model with a config.
+
+    Args:
+        outputs: Outputs of a classifier.
+        labels: `(batch,)` class numbers.
+        num_items_in_batch: Rows of the complete optimization step, where it has several batches.
+    """
+    total = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=LABEL_SMOOTHING, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def evaluate(trainer: Trainer, rows: Dataset) -> dict[str, float]:
+    """Compute accuracy, mean class accuracy and loss on all rows of a split."""
+    # Training drops an incomplete last batch; here that would leave rows out of the metrics.
+    trainer.args.dataloader_drop_last = False
+    return trainer.predict(plain_rows(rows), metric_key_prefix="eval").metrics
+
+
+def plain_rows(rows: Dataset) -> Dataset:
+    """Return rows for evaluation: points and label, without augmentation."""
+    return rows.select_columns(["points", "label"]).with_format("numpy")
+
+
+def majority(splits: DatasetDict, split: str = "test") -> dict[str, float]:
+    """Compute the metrics of always answering the most frequent class of the training split."""
+    labels = np.asarray(splits[split]["label"])
+    answer = np.bincount(splits["train"]["label"]).argmax()
+    return {
+        "accuracy": float(np.mean(labels == answer)),
+        "mean_class_accuracy": 1 / len(np.unique(labels)),
+        "trained_parameters": 0,
+        "seconds": 0.0,
+    }
 
 
 def train(
     title: str, model: nn.Module, splits: DatasetDict, options: argparse.Namespace
-) -> tuple[dict[str, Any], Any]:
-    """Train one model by the recipe and measure it on the test split; its table row and its trainer."""
-    print(f"\n{title}: {recipe.trained_parameters(model):,} trained parameters")
-    arguments = recipe.training_arguments(
+) -> tuple[dict[str, Any], Trainer]:
+    """Train one model and evaluate it on the test split; returns its table row and its trainer."""
+    parameters = count_parameters(model)[0]
+    print(f"\n{title}: {parameters:,} trained parameters")
+    arguments = training_arguments(
         options.output_dir / "trainer",
         options.seed,
         max_steps=options.max_steps,
         logging_strategy="no",
         disable_tqdm=False,
     )
-    trainer = recipe.build_trainer(model, arguments, splits["train"])
+    trainer = build_trainer(model, arguments, splits["train"])
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    metrics = recipe.evaluate(trainer, splits["test"])
+    metrics = evaluate(trainer, splits["test"])
     row = {
         "title": title,
-        "trained_parameters": recipe.trained_parameters(model),
+        "trained_parameters": parameters,
         "seconds": seconds,
         "accuracy": metrics["eval_accuracy"],
         "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
@@ -69,15 +283,15 @@ def train(
     return row, trainer
 
 
-def without_files(train: Dataset) -> Dataset:
-    """Leave the shapes of `FILES` and their near-duplicates out of the training split: nothing is just remembered."""
+def without_files(rows: Dataset) -> Dataset:
+    """Leave the shapes of `FILES` and their near-duplicates out of the training split."""
     names = {name for name, _ in FILES.values()}
-    groups = {group for name, group in zip(train["name"], train["group"], strict=True) if name in names}
-    return train.filter(lambda group: group not in groups, input_columns="group")
+    groups = {group for name, group in zip(rows["name"], rows["group"], strict=True) if name in names}
+    return rows.filter(lambda group: group not in groups, input_columns="group")
 
 
 def classify_files(classify: Any) -> str:
-    """Classify the files as they are on disk; a table of right and wrong answers."""
+    """Classify the files as they are on disk; returns a table of right and wrong answers."""
     answers = classify([str(DATA / file) for file in FILES], top_k=2)
     lines, right = [], 0
     for (file, (_, label)), (best, second) in zip(FILES.items(), answers, strict=True):
@@ -90,21 +304,8 @@ def classify_files(classify: Any) -> str:
     return "\n".join([*lines, f"    {right} of {len(FILES)} right; none of these shapes was in the training data."])
 
 
-def majority(splits: DatasetDict) -> dict[str, Any]:
-    """Always the most frequent class of the training split."""
-    labels = np.asarray(splits["test"]["label"])
-    answer = np.bincount(splits["train"]["label"]).argmax()
-    return {
-        "title": "majority class",
-        "trained_parameters": 0,
-        "seconds": 0.0,
-        "accuracy": float(np.mean(labels == answer)),
-        "mean_class_accuracy": 1 / len(np.unique(labels)),
-    }
-
-
-def committed_figures() -> dict[str, str]:
-    """Mean ± std over three seeds of `make bench-learn`, by the title of the row."""
+def study_accuracies() -> dict[str, str]:
+    """Read the accuracies of `make bench-learn`, mean ± std over three seeds, by the title of the row."""
     if not FIGURES.is_file():
         return {}
     rows = json.loads(FIGURES.read_text(encoding="utf-8"))["rows"]
@@ -112,8 +313,8 @@ def committed_figures() -> dict[str, str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """This run beside the committed figures."""
-    committed = committed_figures()
+    """Format the results of this run next to those of three seeds."""
+    published = study_accuracies()
     lines = [
         f"{'model':38s} {'trained':>10s} {'seconds':>8s} {'accuracy':>9s} {'class acc.':>10s}   3 seeds (bench-learn)",
         "-" * 104,
@@ -122,7 +323,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         accuracy, class_accuracy = 100 * row["accuracy"], 100 * row["mean_class_accuracy"]
         lines.append(
             f"{row['title']:38s} {row['trained_parameters']:>10,d} {row['seconds']:>8.0f} {accuracy:>8.1f}% "
-            f"{class_accuracy:>9.1f}%   {committed.get(row['title'], '')}"
+            f"{class_accuracy:>9.1f}%   {published.get(row['title'], '')}"
         )
     return "\n".join(lines)
 
@@ -132,7 +333,7 @@ def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int 
     shown = [test[int(number)] for number in np.linspace(0, len(test) - 1, count)]
     answers = classify([row["points"] for row in shown], batch_size=count)
     titles, colors = [], []
-    for row, ((best, *_),) in zip(shown, ([answer] for answer in answers), strict=True):
+    for row, (best, *_) in zip(shown, answers, strict=True):
         right = names[row["label"]] == best["label"]
         titles.append(best["label"] if right else f"{best['label']} (is {names[row['label']]})")
         colors.append("#1a7f37" if right else "#cf222e")
@@ -144,31 +345,30 @@ def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path("outputs/quickstart"), help="model and picture go here"
-    )
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/quickstart"), help="for model and picture")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-steps", type=int, default=-1, help="stop each training early, to try the program out")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
+    parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, compare, draw, classify."""
     options = parse(arguments)
-    recipe.use_threads(options.threads)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # between peft and transformers, not for our readers
+    warnings.filterwarnings("ignore", category=FutureWarning)  # raised by peft about transformers
     print(f"hf_any3d {hf_any3d.__version__}: a frozen text transformer learns 3D shapes")
     splits = load_point_dataset("shapes")
     splits["train"] = without_files(splits["train"])
     names = splits["train"].features["label"].names
     print(f"{len(splits['train'])} training and {len(splits['test'])} test shapes in {len(names)} classes")
 
-    rows = [majority(splits)]
-    row, _ = train("PointNet from scratch", recipe.build_pointnet(options.seed, len(names)), splits, options)
+    rows = [{"title": "majority class", **majority(splits)}]
+    row, _ = train("PointNet from scratch", build_pointnet(options.seed, len(names)), splits, options)
     rows.append(row)
-    row, trainer = train("wrap, pretrained encoder", recipe.build_model(options.seed, names), splits, options)
+    row, trainer = train("wrap, pretrained encoder", build_model(options.seed, names), splits, options)
     rows.append(row)
     print(f"\n{table(rows)}\n")
 
@@ -181,8 +381,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f'Files in {DATA.relative_to(HERE.parent)}, by pipeline("point-cloud-classification"):')
     print(classify_files(classify))
     print(
-        f"\nMade: a point cloud classifier of {stored / 1e6:.1f} MB in {model_dir} (its encoder stays where it came "
-        f"from) and a picture in {picture}. Try next: hf-any3d predict examples/data/chair.ply --model {model_dir}, a "
+        f"\nMade: a point cloud classifier of {stored / 1e6:.1f} MB in {model_dir} (its encoder is not stored again) "
+        f"and a picture in {picture}. Try next: hf-any3d predict examples/data/chair.ply --model {model_dir}, a "
         "mesh of your own, or examples/run_point_cloud_classification.py with another encoder."
     )
 

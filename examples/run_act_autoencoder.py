@@ -38,10 +38,10 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
     UnlabelledRows,
     build_autoencoder,
-    build_processor,
     load_splits,
     pretraining_rows,
 )
+from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.schedules import ScheduledArguments
 from hf_any3d.visualization.reconstruction import write_reconstructions
 
@@ -96,10 +96,10 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch = Stopwatch()
     kinds = (TeacherArguments, PretrainingDataArguments, AutoencoderTrainingArguments)
     teacher, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = load_splits(data)
-    processor = build_processor(data)
+    processor = build_processor(data, data.processor_config)
     model = build_autoencoder(teacher, in_channels=3 * len(data.features))
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data.augment, splits, processor)
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     if arguments.pictured_clouds and trainer.is_world_process_zero():
         shown = next((splits[split] for split in ("test", "validation") if split in splits), splits["train"])
         draw(model, shown, processor, arguments.pictured_clouds, Path(arguments.output_dir) / PICTURE)
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,

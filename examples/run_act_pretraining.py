@@ -32,11 +32,11 @@ from hf_any3d.training.pretraining import (
     StudentArguments,
     UnlabelledRows,
     build_probe,
-    build_processor,
     load_splits,
     pretraining_rows,
 )
-from hf_any3d.training.report import encoder_facts
+from hf_any3d.training.program import encoder_facts
+from hf_any3d.training.protocol import build_processor
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch = Stopwatch()
     kinds = (StudentArguments, PretrainingDataArguments, ProbeArguments, DistillationTrainingArguments)
     student, data, probing, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = load_splits(data)
-    processor = build_processor(data)
+    processor = build_processor(data, data.processor_config)
     probe = build_probe(probing, data, splits, processor, arguments.per_device_eval_batch_size)
     model = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
     parameters = count_parameters(model)
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("evaluation"):
         judged = {name: UnlabelledRows(splits[name], processor) for name in data.judged_splits() if name in splits}
         scores = judge_pretraining(trainer, judged, probe)
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,

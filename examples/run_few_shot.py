@@ -1,68 +1,55 @@
-"""Trains and judges a classifier on every fold of a few-shot benchmark, and reports mean and standard deviation.
+"""Train and evaluate a classifier on every fold of a few-shot dataset; reports mean and standard deviation.
 
     python examples/run_few_shot.py examples/recipes/any2point_clip_modelnet40_fewshot.yaml --way 5 --shot 10 \
         --data_dir data --output_dir outputs/few_shot/clip_5w10s
     python examples/run_few_shot.py recipe.yaml --way 5 --shot 10 --draw --output_dir outputs/few_shot/drawn
 
-The folds are those of the dataset, or, with --draw, rows of any labelled dataset drawn by a seed. Further words go to
-the training program. An interrupted series goes on where it stopped when it is started again.
+The folds are those of the dataset, or, with --draw, rows of any labeled dataset drawn by a seed. Further arguments go
+to the training program. An interrupted series resumes when it is started again.
 """
 
 import argparse
-import importlib.util
 import json
-import sys
+import runpy
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hf_any3d.training.folds import SUMMARY, run_folds
 from hf_any3d.training.program import run_program
 
 
-def load_program(path: Path) -> ModuleType:
-    """Import a training program, which has `main(words)`."""
-    name = f"few_shot_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run all folds and print the summary."""
-    parser = argparse.ArgumentParser(description="Train and judge on every fold of a few-shot benchmark.")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipe", help="settings file of the training program")
     parser.add_argument("--way", type=int, required=True, help="number of classes")
-    parser.add_argument("--shot", type=int, required=True, help="clouds of a class to learn from")
+    parser.add_argument("--shot", type=int, required=True, help="training clouds per class")
     parser.add_argument("--folds", type=int, default=10, help="number of folds")
-    parser.add_argument("--draw", action="store_true", help="draw rows by a seed, not the dataset's own folds")
-    parser.add_argument("--output_dir", required=True, help="gets a folder for each fold and the summary")
+    parser.add_argument("--draw", action="store_true", help="draw rows by a seed instead of the dataset's own folds")
+    parser.add_argument("--output_dir", required=True, help="for a folder per fold and the summary")
     parser.add_argument("--program", type=Path, default=Path(__file__).with_name("run_point_cloud_classification.py"))
-    # In full only: an abbreviation may be meant for the training program.
+    # An abbreviation could be meant for the training program.
     parser.allow_abbrev = False
     arguments, words = parser.parse_known_args(argv)
     option = "--few_shot" if arguments.draw else "--dataset_options"
     if option in words:
-        parser.error(f"{option} comes from --way and --shot; further options belong into {arguments.recipe}")
+        parser.error(f"{option} comes from --way and --shot; put further options into {arguments.recipe}")
 
     def fold_words(fold: int) -> list[str]:
         return [option, json.dumps({"way": arguments.way, "shot": arguments.shot, "fold": fold})]
 
     result = run_folds(
-        load_program(arguments.program).main,
+        runpy.run_path(str(arguments.program))["main"],
         [arguments.recipe, *words],
         arguments.output_dir,
         arguments.folds,
         fold_words,
     )
     for split, metrics in result["summary"].items():
-        told = [
+        shares = [
             f"{name} {100 * v['mean']:.1f} ± {100 * v['std']:.1f} %" for name, v in metrics.items() if name != "loss"
         ]
-        print(f"{split}, {arguments.folds} folds: {', '.join(told)}")
+        print(f"{split}, {arguments.folds} folds: {', '.join(shares)}")
     print(f"All figures: {Path(arguments.output_dir) / SUMMARY}")
     return result
 

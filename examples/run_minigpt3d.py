@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     data.choose(start.stage)
     if start.frozen_in_half and not (arguments.bf16 or arguments.fp16):
         raise ValueError("--frozen_in_half needs --bf16 or --fp16")
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     check_checkpoint(checkpoint, start.stage)
     with arguments.main_process_first(desc="loading the data"):
         training, validation = load_conversations(data)
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("evaluation"):
         metrics = judge(trainer)
     rows = {name: len(some) for name, some in zip(data.conversations, training, strict=True)}
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         (metrics | training_loss(trainer, trained, checkpoint), {}),

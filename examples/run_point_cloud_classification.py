@@ -27,18 +27,16 @@ from hf_any3d.evaluation.classification import compute_classification_metrics, j
 from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import CLASSES, PointModelArguments, build_model
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import CLASSES, PointModelArguments, build_model
 from hf_any3d.training.protocol import (
     ProtocolArguments,
     apply_protocol,
     build_processor,
-    learning_rows,
     protocol_facts,
     voting_rows,
 )
-from hf_any3d.training.rows import evaluation_rows
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
+from hf_any3d.training.rows import evaluation_rows, training_rows
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ def build_trainer(
     return program.build_trainer(
         model,
         arguments,
-        learning_rows(splits["train"], processor, data, protocol, arguments.seed),
+        training_rows(splits["train"], processor, data.augment, seed=arguments.seed, whole=protocol.augment_whole),
         evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
         processor,
         data_collator=PointCloudCollator(),
@@ -82,11 +80,11 @@ def main(argv: list[str] | None = None) -> RunReport:
     model_arguments, data, protocol, adapter, arguments = parse_arguments(
         kinds, sys.argv[1:] if argv is None else argv
     )
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = apply_protocol(*program.load_splits(data), protocol)
     classes = class_names(splits["train"])
-    processor = build_processor(data, protocol)
+    processor = build_processor(data, protocol.processor_config)
     model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=3 * len(data.features))
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data, protocol, splits, processor)
@@ -100,7 +98,7 @@ def main(argv: list[str] | None = None) -> RunReport:
             rows = voting_rows(splits["test"], processor, data, protocol, arguments.seed)
             votes = judge_by_voting(trainer, {"test": rows}, classes, protocol.voting)
             scores = tuple({**plain, **voted} for plain, voted in zip(scores, votes, strict=True))
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,

@@ -35,12 +35,12 @@ from hf_any3d.evaluation.segmentation import (
     judge_segmentation,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training import point_models, program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import PointModelArguments
-from hf_any3d.training.point_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
+from hf_any3d.training import models as point_models
+from hf_any3d.training import program
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
+from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         SegmentationTrainingArguments,
     )
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         scores = judge(trainer, splits, processor, task, data.scene_votes)
     blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
     blocks |= {"scene_votes": data.scene_votes} if data.scene_votes > 1 else {}
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,

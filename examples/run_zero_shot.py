@@ -25,11 +25,17 @@ from hf_any3d.evaluation.zero_shot import CompareWithClasses, ComputeZeroShotMet
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.captions import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
+from hf_any3d.training.arguments import (
+    AdapterArguments,
+    DataArguments,
+    ModelArguments,
+    PointTrainingArguments,
+    parse_arguments,
+)
+from hf_any3d.training.caption_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
+from hf_any3d.training.models import build_adapted_model
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 
 logger = logging.getLogger(__name__)
 # Rows of held-out classes that the training and validation splits had.
@@ -152,13 +158,13 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch = Stopwatch()
     kinds = (ModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.begin(arguments, logger)
+    checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
     classes, unseen = class_numbers(splits["train"], data.held_out_classes)
     splits = hold_out(splits, unseen)
     processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = program.build_adapted_model(
+    model = build_adapted_model(
         Any2PointForZeroShotPointCloudClassification,
         model_arguments,
         adapter,
@@ -180,7 +186,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         "caption column": data.caption_column,
         "caption templates": data.caption_templates,
     }
-    report, name = program.leave_behind(
+    report, name = program.save_and_push(
         trainer,
         stopwatch,
         scores,

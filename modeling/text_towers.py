@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 
@@ -258,6 +260,7 @@ def _read(source: EncoderSource, file: str) -> Any:
 
 
 _TEXTS_AT_ONCE = 64
+_TEXTS_PER_STEP = 512  # of the progress bar
 
 
 class TextTower:
@@ -432,6 +435,13 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list
             raise ValueError(f"hypothesis_template has {template!r}; expected a text with one {{}} for the label")
     # Not str.format: a label or a template may have other braces.
     return [[template.replace("{}", label) for template in templates] for label in labels]
+
+
+def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
+    """Embed many texts as unit vectors `(texts, width)`, with a progress bar."""
+    starts = range(0, len(texts), _TEXTS_PER_STEP)
+    bar = tqdm(starts, desc="texts", disable=len(starts) < 2)
+    return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
 
 
 def embed_labels(

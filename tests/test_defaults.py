@@ -11,8 +11,9 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
+from hf_any3d.training import arguments as settings
 from hf_any3d.training import minigpt3d_stages as stage_settings
-from hf_any3d.training import point_models, settings
+from hf_any3d.training import models as point_models
 from hf_any3d.training import pretraining as autoencoder_settings
 from hf_any3d.training import pretraining as distillation_settings
 

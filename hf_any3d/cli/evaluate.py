@@ -103,11 +103,10 @@ def _judge(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     from hf_any3d.data import load_point_dataset
     from hf_any3d.registration import register
-    from hf_any3d.training.arguments import parse_arguments
+    from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
-    from hf_any3d.training.settings import DataArguments
 
     register()
     file = [] if recipe is None else [str(recipe)]
@@ -219,7 +218,7 @@ def evaluate_minigpt3d(
     """
     with one_line_errors():
         from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
-        from hf_any3d.evaluation.running import open_model
+        from hf_any3d.evaluation.chat_evaluation import open_model
 
         protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
         prompts = _prompts(judge_prompt or [])
@@ -257,7 +256,7 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 def _prompts(given: list[str]) -> dict[str, str]:
     from hf_any3d.evaluation.llm_judge.prompts import check_prompt
-    from hf_any3d.evaluation.questions import KINDS
+    from hf_any3d.evaluation.question_answering import KINDS
 
     prompts = {}
     for text in given:

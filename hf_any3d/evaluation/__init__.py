@@ -1,11 +1,10 @@
-"""Judging language models that see point clouds: protocols, judges, counting and metrics of captions."""
+"""Evaluate models on point clouds: metrics of each task, and published protocols for models that answer questions."""
 
-from hf_any3d.evaluation.answering import answer_question, read_results
 from hf_any3d.evaluation.caption_metrics import caption_metrics
+from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols
 from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, Judge, JudgeError, LanguageModelJudge
-from hf_any3d.evaluation.llm_judge.judging import figures, judge_answers, judged_name, verdict_on
-from hf_any3d.evaluation.questions import PROTOCOLS, Protocol, find_protocol
-from hf_any3d.evaluation.running import answer_protocols, judge_protocols
+from hf_any3d.evaluation.llm_judge.verdicts import compute_figures, judge_answers, read_verdict, verdicts_path
+from hf_any3d.evaluation.question_answering import PROTOCOLS, Protocol, answer_question, find_protocol, read_results
 
 __all__ = [
     "PROTOCOLS",
@@ -18,11 +17,11 @@ __all__ = [
     "answer_protocols",
     "answer_question",
     "caption_metrics",
-    "figures",
+    "compute_figures",
     "find_protocol",
     "judge_answers",
     "judge_protocols",
-    "judged_name",
+    "verdicts_path",
     "read_results",
-    "verdict_on",
+    "read_verdict",
 ]

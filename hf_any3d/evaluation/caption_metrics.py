@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, resolve_encoder
-from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, open_text_tower, text_tower_settings
-from hf_any3d.training.captions import embed_texts
+from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, embed_texts, open_text_tower, text_tower_settings
 
 # The third order has shares of 0.33, not of a third: so the published figures were made.
 _SHARES = {1: 1.0, 2: 0.5, 3: 0.33, 4: 0.25}

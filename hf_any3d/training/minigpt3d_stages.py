@@ -1,4 +1,4 @@
-"""The stock Trainer on conversations of several kinds, counted in steps."""
+"""Training stages of MiniGPT-3D: arguments, models to start from, and the trainer."""
 
 from __future__ import annotations
 
@@ -25,35 +25,41 @@ from hf_any3d.modeling.minigpt3d import (
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import PointTrainingArguments, check_settings, json_mapping
 from hf_any3d.training.conversation_rows import MixedBatches
 from hf_any3d.training.schedules import StepCosine
-from hf_any3d.training.settings import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
+
+logger = logging.getLogger(__name__)
 
 CONVERSATIONS = {1: ["brief"], 2: ["brief"], 3: ["detailed", "single_round", "multi_round"]}
 CONVERSATIONS[4] = CONVERSATIONS[3]
-"""Stage -> conversations that it was published with."""
+"""Published conversations of each stage."""
 SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_round": (3, 4)}
-"""Conversations -> published ratio and batch size."""
+"""Published ratio and batch size of each kind of conversations."""
 PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
+PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
+    "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},
+    "qformer_lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]},
+}
+"""Default LoRA of models that are built from parts."""
 
 
 @dataclass
 class StageArguments:
-    """Which stage is trained, and from what."""
+    """The training stage, and the model or parts to start from."""
 
-    stage: int = field(default=0, metadata={"help": "Stage of training, 1 to 4."})
+    stage: int = field(default=0, metadata={"help": "Training stage, 1 to 4."})
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model of the stage before: its output directory or repository."}
+        default=None, metadata={"help": "Model of the previous stage: its output directory or repository."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that model."})
     point_encoder: str | None = field(
-        default=None, metadata={"help": "Instead of a model, its parts: hub name or directory of a point encoder."}
+        default=None, metadata={"help": "To build a model from parts: hub name or directory of a point encoder."}
     )
     point_encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
     qformer: str | None = field(
-        default=None, metadata={"help": "The same of a BLIP-2 model; none for a fresh Q-Former."}
+        default=None, metadata={"help": "The same of a BLIP-2 model; none for a new Q-Former."}
     )
     qformer_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
     language_model: str | None = field(
@@ -70,13 +76,13 @@ class StageArguments:
     quantization_config: dict | str | None = field(
         default=None,
         metadata={
-            "help": "JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: opens the language model "
-            "in fewer bits. LoRA, norms and all else stay as they are."
+            "help": "JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: quantizes the language "
+            "model, except for LoRA and norms."
         },
     )
     frozen_in_half: bool = field(
         default=False,
-        metadata={"help": "Keep the language model's frozen matrices in the precision of --bf16 or --fp16."},
+        metadata={"help": "Store the language model's frozen matrices in the precision of --bf16 or --fp16."},
     )
     store_parts: bool = field(
         default=False, metadata={"help": "Store the public parts with the model instead of naming them."}
@@ -95,55 +101,51 @@ class StageArguments:
         if self.model_name_or_path is not None and given:
             raise ValueError(f"--model_name_or_path and --{given[0]}; expected a model or its parts")
         if self.model_name_or_path is not None and self.model_config:
-            raise ValueError("--model_config with --model_name_or_path; expected it with --point_encoder and others")
+            raise ValueError("--model_config with --model_name_or_path; expected it with parts")
         if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
-            other = "none for a fresh one" if missing[0] == "qformer" else "--model_name_or_path"
+            other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
 
 
 @dataclass
 class ConversationArguments:
-    """What is talked about."""
+    """The conversations to train on."""
 
     dataset_name: str = field(
-        default="objaverse_captions", metadata={"help": "Name in the catalogue, whose `which` picks conversations."}
+        default="objaverse_captions", metadata={"help": "Name in the catalogue of a dataset with an option `which`."}
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Where the files of the dataset lie."})
+    data_dir: str | None = field(default=None, metadata={"help": "Directory with the files of the dataset."})
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "JSON object with further options of the dataset, such as verify."}
     )
     conversations: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Conversations to train on, each batch on one kind of them: brief, detailed, single_round, "
-            "multi_round or complex. By default those that the stage was published with."
+            "help": "Kinds of conversations, one in each batch: brief, detailed, single_round, multi_round or "
+            "complex. By default the published ones of the stage."
         },
     )
-    data_ratios: list[float] | None = field(
-        default=None, metadata={"help": "How often each kind is drawn, in relation to the others."}
-    )
-    batch_sizes: list[int] | None = field(
-        default=None, metadata={"help": "Rows of a batch of each kind, on each device."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many of each kind."})
+    data_ratios: list[float] | None = field(default=None, metadata={"help": "Relative frequency of each kind."})
+    batch_sizes: list[int] | None = field(default=None, metadata={"help": "Batch size of each kind, on each device."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Number of training rows of each kind."})
     max_eval_samples: int = field(
-        default=200, metadata={"help": "Judge on the first so many rows of the validation split; 0 for none."}
+        default=200, metadata={"help": "Number of evaluated rows of the validation split; 0 for none."}
     )
-    num_points: int = field(default=8192, metadata={"help": "Points of a cloud, for a model from parts."})
+    num_points: int = field(default=8192, metadata={"help": "Points per cloud, for a model from parts."})
     sampling: str = field(
-        default="random", metadata={"help": "How larger clouds are reduced to them: random, farthest or first."}
+        default="random", metadata={"help": "How these points are sampled: random, farthest or first."}
     )
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
         if self.dataset_options.get("streaming"):
-            raise ValueError("--dataset_options has streaming; expected rows that can be drawn in any order")
+            raise ValueError("--dataset_options has streaming; expected rows that can be read in any order")
 
     def choose(self, stage: int) -> None:
-        """Fill in what a stage was published with, where nothing is said.
+        """Set the published values of a stage where none are given.
 
         Raises:
-            ValueError: A number of ratios or batch sizes that is not that of the kinds, or one of them not positive.
+            ValueError: If ratios or batch sizes are not positive, or not as many as kinds of conversations.
         """
         self.conversations = self.conversations or CONVERSATIONS[stage]
         published = [SIZES.get(kind, (1, 9)) for kind in self.conversations]
@@ -159,7 +161,7 @@ class ConversationArguments:
 
 @dataclass
 class StageTrainingArguments(PointTrainingArguments):
-    """Trainer's own arguments, with defaults for these stages; a run is counted in steps."""
+    """Training arguments, with defaults for these stages; the length of a run is given in steps."""
 
     eval_strategy: str = field(default="no")
     save_strategy: str = field(default="steps")
@@ -175,19 +177,18 @@ class StageTrainingArguments(PointTrainingArguments):
         default=None,
         metadata={
             "help": "JSON object with settings of StepCosine (warmup_steps, warmup_lr, min_lr, epochs) instead of "
-            "lr_scheduler_type; the steps of its epochs are --max_steps together."
+            "lr_scheduler_type; its epochs divide --max_steps."
         },
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.max_steps < 1:
-            raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since the data has no end")
+            raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since batches are drawn without end")
         self.step_cosine = json_mapping(self.step_cosine, "step_cosine") or None
         if self.step_cosine is not None:
             known = {setting.name for setting in fields(StepCosine)} - {"steps_per_epoch"}
-            if unknown := sorted(set(self.step_cosine) - known):
-                raise ValueError(f"--step_cosine has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+            check_settings("step_cosine", self.step_cosine, known)
             settings = {"epochs": 1, **self.step_cosine}
             if self.max_steps % settings["epochs"]:
                 raise ValueError(f"--max_steps {self.max_steps}; expected a multiple of {settings['epochs']} epochs")
@@ -197,43 +198,34 @@ class StageTrainingArguments(PointTrainingArguments):
 
     @property
     def schedule_facts(self) -> dict[str, Any]:
-        """What a report tells of `step_cosine`."""
+        """What a report lists about `step_cosine`."""
         return {} if self.step_cosine is None else {"lr_scheduler": "step_cosine", "step_cosine": self.step_cosine}
 
     @property
     def step_schedule(self) -> StepCosine | None:
-        """The schedule that `step_cosine` tells, if it tells one."""
+        """The schedule of `step_cosine`, or None."""
         if self.step_cosine is None:
             return None
         return StepCosine(**self.step_cosine, steps_per_epoch=self.max_steps // self.step_cosine["epochs"])
 
 
-PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
-    "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},
-    "qformer_lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]},
-}
-"""LoRA of models from parts, where nothing else is said."""
-
-logger = logging.getLogger(__name__)
-
-
 def open_for_stage(
     arguments: StageArguments, num_points: int, sampling: str = "random"
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
-    """Open the model of the stage before, or build one from parts, ready for the stage.
+    """Open the model of the previous stage, or build one from parts, and set the stage.
 
     Args:
-        arguments: Say which.
-        num_points: Points of a cloud, for a model from parts.
-        sampling: How larger clouds are reduced to them, see `PointCloudProcessor`.
+        arguments: The stage, and the model or parts.
+        num_points: Points per cloud, for a model from parts.
+        sampling: How they are sampled, see `PointCloudProcessor`.
 
     Raises:
-        ValueError: If the model was last in another stage than the one before.
+        ValueError: If the model is not of the previous stage.
     """
     if arguments.model_name_or_path is not None:
-        model, processor = _opened(arguments)
+        model, processor = _open_model(arguments)
     else:
-        model, processor = _built(arguments, num_points, sampling)
+        model, processor = _build_model(arguments, num_points, sampling)
     for name, value in arguments.processor_config.items():
         setattr(processor, name, value)
     if arguments.store_parts:
@@ -242,7 +234,7 @@ def open_for_stage(
     return model, processor
 
 
-def _opened(arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+def _open_model(arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     name, revision = arguments.model_name_or_path, arguments.model_revision
     hub = {} if revision is None else {"revision": revision}
     config = MiniGPT3DConfig.from_pretrained(name, **hub)
@@ -259,10 +251,10 @@ def _quantized(arguments: StageArguments) -> dict[str, BitsAndBytesConfig]:
 
 
 def check_checkpoint(checkpoint: str | None, stage: int) -> None:
-    """Refuse to go on from a checkpoint of another stage.
+    """Check that the checkpoint to resume from is of the same stage.
 
     Raises:
-        ValueError: It is of another stage.
+        ValueError: If it is of another stage.
     """
     if checkpoint is None:
         return
@@ -275,10 +267,10 @@ def check_checkpoint(checkpoint: str | None, stage: int) -> None:
 
 
 def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> None:
-    """Keep the matrices of the language model that don't train in half precision, for training with autocast.
+    """Cast the frozen matrices of the language model to half precision, for training with autocast.
 
     Raises:
-        ValueError: If the language model is stored with the model, where halves would take the place of its weights.
+        ValueError: If the language model is stored with the model, whose saved weights would lose precision.
     """
     if "language_model" not in (model.config.parts or {}):
         raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
@@ -288,28 +280,29 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
 
 
 def check_stage_order(before: int | None, stage: int, name: str) -> None:
-    """Refuse a model that is not of the stage before; warn where its stage is not recorded.
+    """Check that a model is of the previous stage; warn if its stage is not recorded.
 
     Args:
-        before: The stage that the model was last in, `MiniGPT3DConfig.stage`.
-        stage: The stage that is to follow.
-        name: Of the model, for messages.
+        before: Last stage of the model, `MiniGPT3DConfig.stage`.
+        stage: The stage to train.
+        name: Name of the model, for messages.
+
+    Raises:
+        ValueError: If it is of another stage.
     """
     if before is None and stage > 1:
-        logger.warning(
-            "%s does not say which stage it was trained in; stage %d follows stage %d", name, stage, stage - 1
-        )
+        logger.warning("%s does not record its training stage; stage %d must follow stage %d", name, stage, stage - 1)
     elif (before or 0) != stage - 1:
-        expected = f"a model of stage {stage - 1}" if stage > 1 else "one that no stage has trained, or parts"
+        expected = f"a model of stage {stage - 1}" if stage > 1 else "an untrained one, or parts"
         raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
 
 
-def _built(
+def _build_model(
     arguments: StageArguments, num_points: int, sampling: str
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     revisions = {part: getattr(arguments, f"{part}_revision") for part in PARTS}
     tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, revision=revisions["language_model"] or "main")
-    # Behind all tokens; for Phi-2 the released one.
+    # The first free id; for Phi-2 the released one.
     config = {**PUBLISHED_LORA, "point_token_id": len(tokenizer), **arguments.model_config}
     qformer = None if arguments.qformer.lower() == "none" else arguments.qformer
     model = build_from_parts(
@@ -326,18 +319,18 @@ def _built(
 
 
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
-    """Say which parts of a model that is to be shared only this machine can find."""
+    """Warn about parts that are local directories, before a model is shared."""
     for part, recorded in (parts or {}).items():
         if os.path.isdir(recorded["name_or_path"]):
             logger.warning(
-                "the %s is named as the directory %s, which others do not have; name a repository, or --store_parts",
+                "the %s is the local directory %s, which others do not have; use a repository or --store_parts",
                 part,
                 recorded["name_or_path"],
             )
 
 
 def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
-    """How many parameters of each part train."""
+    """Count the trained parameters of each part."""
     groups: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -351,14 +344,14 @@ def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
 
 
 class StageTrainer(PointTrainer):
-    """A Trainer whose batches `MixedBatches` draws, and that knows `step_cosine`.
+    """Trainer with batches of `MixedBatches` and the schedule `step_cosine`.
 
     Args:
-        *args: As Trainer has them; the training dataset is made of `kinds`.
-        kinds: Rows of each kind of conversations.
-        batch_sizes: Rows of a batch of each kind, on each device.
-        ratios: How often each kind is drawn, in relation to the others.
-        **kwargs: As Trainer has them.
+        *args: Arguments of Trainer.
+        kinds: Rows of each kind of conversations, which form the training dataset.
+        batch_sizes: Batch size of each kind, on each device.
+        ratios: Relative frequency of each kind.
+        **kwargs: Arguments of Trainer.
     """
 
     args: StageTrainingArguments
@@ -366,10 +359,10 @@ class StageTrainer(PointTrainer):
     def __init__(self, *args, kinds: Sequence[Dataset], batch_sizes: Sequence[int], ratios: Sequence[float], **kwargs):
         super().__init__(*args, train_dataset=ConcatDataset(kinds), **kwargs)
         self.kinds, self.batch_sizes, self.ratios = list(kinds), list(batch_sizes), list(ratios)
-        self.batches()  # says at once what cannot be drawn
+        self.batches()  # raises errors early
 
     def batches(self) -> MixedBatches:
-        """The batches of the whole run on this process."""
+        """Return the sampler of all batches of the run on this process."""
         return MixedBatches(
             [len(rows) for rows in self.kinds],
             self.batch_sizes,
@@ -381,7 +374,7 @@ class StageTrainer(PointTrainer):
         )
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of the whole run; not parted among processes once more, since each draws its own rows."""
+        """Return batches of the complete run, not split among processes: each draws its own rows."""
         return DataLoader(
             self.train_dataset,
             batch_sampler=self.batches(),
@@ -396,8 +389,8 @@ class StageTrainer(PointTrainer):
         )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # A checkpoint lacks what the public parts hold, of which the stock Trainer warns; and it warns only where a
-        # checkpoint lacks anything else.
+        # Checkpoints do not contain the public parts, about which the stock Trainer would warn; anything else that is
+        # missing is an error, not a warning.
         lacking = set(load_result.missing_keys) - self.model.names_stored_elsewhere()
         if wrong := sorted(lacking.union(load_result.unexpected_keys)):
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
@@ -405,7 +398,7 @@ class StageTrainer(PointTrainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule of the learning rate."""
+        """Create the schedule of the learning rate."""
         schedule = self.args.step_schedule
         if self.lr_scheduler is not None or schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)

@@ -1,4 +1,4 @@
-"""The arguments that the two stages of pretraining share."""
+"""Arguments, data and models of the two stages of ACT's pretraining: autoencoder, then distillation."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, json_mapping
 from hf_any3d.training.linear_probe import LinearProbe
-from hf_any3d.training.protocol import FROM_DATA
+from hf_any3d.training.protocol import processor_settings, select_on_test
 from hf_any3d.training.rows import ProcessedDataset, training_transform
-from hf_any3d.training.settings import DataArguments, PointTrainingArguments
+
+NO_TEACHER = "none"
 
 
 @dataclass
 class PretrainingDataArguments(DataArguments):
-    """Which clouds it learns from; classes, where there are any, only tell categories apart."""
+    """The dataset to pretrain on; labels are not used for training."""
 
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training split to judge by, where there is no validation split."}
+        default=0.1, metadata={"help": "Share of the training split to evaluate on, if there is no validation split."}
     )
     select_on_test: bool = field(
-        default=False, metadata={"help": "Choose the weights by the test split, as published programs do."}
+        default=False, metadata={"help": "Select the weights on the test split, as published programs do."}
     )
     processor_config: dict | str | None = field(
         default=None, metadata={"help": "JSON object with further settings of the processor, such as sampling."}
@@ -38,66 +38,49 @@ class PretrainingDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.processor_config = json_mapping(self.processor_config, "processor_config")
-        if own := sorted(set(self.processor_config) & set(FROM_DATA)):
-            raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
+        self.processor_config = processor_settings(self.processor_config)
 
     def judged_splits(self) -> tuple[str, ...]:
-        """Splits to judge on at the end, if they are there."""
+        """Return the names of splits to evaluate at the end."""
         return ("test",) if self.select_on_test else ("validation", "test")
 
 
 @dataclass
 class PretrainingArguments(PointTrainingArguments):
-    """Trainer's own arguments, with defaults for pretraining."""
+    """Training arguments, with defaults for pretraining."""
 
-    # Clouds themselves are what is learned.
+    # The clouds are the targets.
     label_names: list[str] | None = field(default_factory=lambda: ["points"])
     num_train_epochs: float = field(default=300)
     weight_decay_on: str = field(default="matrices")
 
 
 class UnlabelledRows(ProcessedDataset):
-    """Rows `{"points": (num_points, channels)}` and nothing else."""
+    """Rows `{"points": (num_points, channels)}` without labels."""
 
     label_columns = ()
 
 
-def build_processor(data: PretrainingDataArguments) -> PointCloudProcessor:
-    """The processor that is saved with the model."""
-    return PointCloudProcessor(**{name: getattr(data, name) for name in FROM_DATA}, **data.processor_config)
-
-
 def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
-    """Load what the arguments name; see `program.load_splits`.
+    """Load the splits of the arguments; see `program.load_splits` and `select_on_test`.
 
     Raises:
-        ValueError: A test split that is to choose and is not there, or that is not alone in this.
+        ValueError: If the splits do not fit `select_on_test`.
     """
     splits, origin = program.load_splits(data)
-    if data.select_on_test:
-        if "validation" in splits or "test" not in splits:
-            raise ValueError(
-                f"--select_on_test with the splits {', '.join(splits)}; expected 'test', which is not trained on, and "
-                "no 'validation' (--validation_fraction 0)"
-            )
-        splits, origin = DatasetDict(**splits, validation=splits["test"]), TEST_CHOOSES
-    return splits, origin
+    return select_on_test(splits) if data.select_on_test else (splits, origin)
 
 
 def pretraining_rows(
     dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str], seed: int
 ) -> UnlabelledRows:
-    """Rows to train on: other points of larger clouds in each epoch, and augmentation; see `training_rows`."""
+    """Return training rows: other points of larger clouds in each epoch, and augmentation; see `training_rows`."""
     return UnlabelledRows(dataset, processor, training_transform(processor, augment), seed)
-
-
-NO_TEACHER = "none"
 
 
 @dataclass
 class TeacherArguments:
-    """Which frozen encoder teaches, and what stands around it."""
+    """The frozen encoder that teaches, and the config of the autoencoder around it."""
 
     teacher: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
@@ -107,9 +90,9 @@ class TeacherArguments:
         default=None, metadata={"help": "Encoder of a composite checkpoint: text, vision or audio."}
     )
     teacher_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the teacher."})
-    teacher_layers: int | None = field(default=None, metadata={"help": "Use the teacher's first layers only."})
+    teacher_layers: int | None = field(default=None, metadata={"help": "Use only the first layers of the teacher."})
     random_teacher: bool = field(
-        default=False, metadata={"help": "Draw the teacher's weights at random; they are stored with the model."}
+        default=False, metadata={"help": "Use random weights of the teacher; they are stored with the model."}
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
     model_config: dict | str | None = field(
@@ -119,38 +102,38 @@ class TeacherArguments:
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
         if self.teacher == NO_TEACHER and (self.random_teacher or self.tower or self.teacher_layers):
-            raise ValueError("--teacher none leaves no place for --random_teacher, --tower and --teacher_layers")
+            raise ValueError("--teacher none with --random_teacher, --tower or --teacher_layers; expected a teacher")
 
 
 @dataclass
 class AutoencoderTrainingArguments(PretrainingArguments):
-    """Trainer's own arguments, with defaults and schedules for the autoencoder."""
+    """Training arguments, with defaults and schedules for the autoencoder."""
 
     metric_for_best_model: str | None = field(default="chamfer_l1")
     greater_is_better: bool | None = field(default=False)
     learning_rate: float = field(default=5e-4)
     weight_decay: float = field(default=5e-4)
-    temperature_start: float = field(default=1.0, metadata={"help": "Temperature of the Gumbel softmax at first."})
-    temperature_end: float = field(default=0.0625, metadata={"help": "Temperature at last."})
-    temperature_steps: int = field(default=100_000, metadata={"help": "Optimiser steps from first to last."})
-    kl_weight_end: float = field(default=0.1, metadata={"help": "Weight of the KL term at last; 0 at first."})
-    kl_weight_delay: int = field(default=10_000, metadata={"help": "Optimiser steps before the weight grows."})
-    kl_weight_steps: int = field(default=100_000, metadata={"help": "Optimiser steps in which it grows."})
+    temperature_start: float = field(default=1.0, metadata={"help": "Initial temperature of the Gumbel softmax."})
+    temperature_end: float = field(default=0.0625, metadata={"help": "Final temperature."})
+    temperature_steps: int = field(default=100_000, metadata={"help": "Optimiser steps to the final temperature."})
+    kl_weight_end: float = field(default=0.1, metadata={"help": "Final weight of the KL term; initially 0."})
+    kl_weight_delay: int = field(default=10_000, metadata={"help": "Optimiser steps before the weight increases."})
+    kl_weight_steps: int = field(default=100_000, metadata={"help": "Optimiser steps in which it increases."})
     f_score_threshold: float = field(
-        default=0.01, metadata={"help": "How near a rebuilt point is to count as right, in units of the clouds."}
+        default=0.01,
+        metadata={"help": "Distance up to which a reconstructed point is correct, in units of the clouds."},
     )
     drop_zero_sums: bool = field(
         default=False,
-        metadata={"help": "Leave points whose coordinates sum to 0 out of evaluation, as the released program does."},
+        metadata={"help": "Ignore points whose coordinates sum to 0 in evaluation, as the released program does."},
     )
-
     pictured_clouds: int = field(
         default=6,
-        metadata={"help": "So many clouds are shown in a page, beside what was rebuilt of them; 0: none."},
+        metadata={"help": "Number of clouds shown with their reconstructions in a web page."},
     )
 
     def schedules(self) -> dict[str, Callable[[int], float]]:
-        """Temperature and weight of the KL term by optimiser step, as the autoencoder calls them."""
+        """Return temperature and weight of the KL term by optimiser step, under the autoencoder's argument names."""
         return {
             "temperature": partial(
                 gumbel_temperature,
@@ -164,18 +147,18 @@ class AutoencoderTrainingArguments(PretrainingArguments):
         }
 
     def schedule_facts(self) -> dict[str, Any]:
-        """What a report tells of the schedules."""
+        """Return what a report lists about the schedules."""
         return {
             "temperature": f"{self.temperature_start:g} to {self.temperature_end:g} in {self.temperature_steps} steps",
-            "kl_weight": f"0 to {self.kl_weight_end:g} in {self.kl_weight_steps} steps behind {self.kl_weight_delay}",
+            "kl_weight": f"0 to {self.kl_weight_end:g} in {self.kl_weight_steps} steps after {self.kl_weight_delay}",
         }
 
 
 def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoencoder:
-    """An untrained autoencoder around the teacher that the arguments name.
+    """Build an untrained autoencoder around a teacher.
 
     Args:
-        arguments: Say which teacher.
+        arguments: The teacher.
         **config: Further settings of `ActAutoencoderConfig`; those of `arguments` win.
     """
     config |= arguments.model_config
@@ -185,7 +168,6 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
         settings = encoder_settings(
             arguments.teacher, arguments.tower, arguments.teacher_revision, arguments.teacher_layers
         )
-        # The shape of the named encoder, but none of its weights.
         return ActAutoencoder(
             ActAutoencoderConfig(
                 encoder_config=settings["encoder_config"],
@@ -206,11 +188,11 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
 
 @dataclass
 class StudentArguments:
-    """Which autoencoder teaches, and what learns from it."""
+    """The autoencoder that teaches, and the config of the student."""
 
     autoencoder: str = field(metadata={"help": "Directory or hub name of a trained autoencoder; it stays frozen."})
-    mask_ratio: float | None = field(default=None, metadata={"help": "Share of the patches that is hidden."})
-    mask_type: str | None = field(default=None, metadata={"help": "random hides single patches, block a region."})
+    mask_ratio: float | None = field(default=None, metadata={"help": "Share of masked patches."})
+    mask_type: str | None = field(default=None, metadata={"help": "random masks single patches, block a region."})
     distillation_loss: str | None = field(
         default=None, metadata={"help": "cosine, l2, smooth_l1, contrastive or barlow."}
     )
@@ -227,15 +209,17 @@ class StudentArguments:
 
 @dataclass
 class ProbeArguments:
-    """How frozen features are probed during pretraining and at its end."""
+    """Evaluation of frozen features during pretraining and at its end."""
 
     probe_every: int = field(
-        default=0, metadata={"help": "Epochs between two looks of a linear SVM at the features; 0 for none."}
+        default=0, metadata={"help": "Epochs between evaluations of the features by a linear SVM; 0 for none."}
     )
     probe_dataset: str | None = field(
-        default=None, metadata={"help": "Labelled dataset for it; what is pretrained on when left out."}
+        default=None, metadata={"help": "Labelled dataset for it; by default that of pretraining."}
     )
-    probe_data_dir: str | None = field(default=None, metadata={"help": "Where its files lie; --data_dir if left out."})
+    probe_data_dir: str | None = field(
+        default=None, metadata={"help": "Directory of its files; by default --data_dir."}
+    )
     probe_dataset_options: dict | str | None = field(
         default=None, metadata={"help": "JSON object with further options of that dataset."}
     )
@@ -249,9 +233,9 @@ class ProbeArguments:
 
 @dataclass
 class DistillationTrainingArguments(PretrainingArguments):
-    """Trainer's own arguments, with defaults for distillation."""
+    """Training arguments, with defaults for distillation."""
 
-    # How well hidden patches are guessed says little about what the features are good for.
+    # The loss on masked patches does not measure the quality of the features.
     load_best_model_at_end: bool = field(default=False)
     metric_for_best_model: str | None = field(default="loss")
     learning_rate: float = field(default=1e-3)
@@ -264,17 +248,17 @@ def build_probe(
     processor: PointCloudProcessor,
     batch_size: int,
 ) -> LinearProbe | None:
-    """The probe that the arguments ask for, or None.
+    """Build the linear probe, or return None if `probe_every` is 0.
 
     Args:
-        arguments: The probe's.
-        data: What is pretrained on.
-        splits: Its splits.
-        processor: Brings clouds to form.
-        batch_size: Clouds that go through the model together.
+        arguments: Arguments of the probe.
+        data: Arguments of the pretraining data.
+        splits: Splits of the pretraining data.
+        processor: Processor of the clouds.
+        batch_size: Clouds per batch.
 
     Raises:
-        ValueError: Clouds without classes, or none to judge by.
+        ValueError: If the clouds have no classes, or there is no validation split.
     """
     if not arguments.probe_every:
         return None

@@ -1,4 +1,4 @@
-"""The steps that the training programs share, between their arguments and what they leave behind."""
+"""The steps that the training programs share: setup, data, trainer, report, and saving the result."""
 
 from __future__ import annotations
 
@@ -14,37 +14,35 @@ import datasets
 import transformers
 from datasets import DatasetDict, concatenate_datasets
 from huggingface_hub import ModelCard
-from peft import get_peft_model
+from peft import PeftModel
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import PreTrainedConfig, Trainer, set_seed
 
 from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.messages import one_line
 from hf_any3d.model_card import Subject, build_model_card
-from hf_any3d.model_card.run_report import RunReport, Stopwatch
-from hf_any3d.model_card.subject import hub_name
-from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, best_step, peak_memory, training_facts
+from hf_any3d.model_card.subject import adapter_facts, hub_name
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.adapters import build_peft_config, drop_attention
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.report import report_run
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
-from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 
 logger = logging.getLogger(__name__)
 
-# What launchers say the number of processes in: torchrun, and the MPI ones that accelerate knows.
+# Environment variables with the number of processes: of torchrun, and of the MPI launchers that accelerate supports.
 _PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_ENCODER_FACTS = ("name_or_path", "revision", "checksum", "tower", "layers")
 _LAUNCHER = "python -m torch.distributed.run --nproc_per_node N PROGRAM"
 
 
 def run_program(main: Callable[[], Any]) -> None:
     """Run a training program from the command line.
 
-    What is wrong with arguments, files or the disk ends as one line on stderr and exit code 1; with
-    ANY3D_TRACEBACK=1 as a traceback.
+    Errors of arguments, files or the disk are printed as one line on stderr, with exit code 1; with ANY3D_TRACEBACK=1
+    as a traceback.
     """
     try:
         main()
@@ -57,47 +55,46 @@ def run_program(main: Callable[[], Any]) -> None:
 
 
 def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:
-    """Refuse to run as fewer or more processes than a launcher was asked for.
+    """Check that the number of processes is the one that was requested from the launcher.
 
     Args:
-        processes: How many there are, as the training arguments see them.
-        environment: Where launchers leave their wishes; `os.environ` by default.
+        processes: Number of processes, according to the training arguments.
+        environment: Environment variables; `os.environ` by default.
 
     Raises:
-        ValueError: Another number was asked for.
+        ValueError: If another number was requested.
     """
     environment = os.environ if environment is None else environment
-    asked = next((environment[name] for name in _PROCESSES if environment.get(name, "").isdigit()), None)
-    if asked is not None and int(asked) != processes:
+    requested = next((environment[name] for name in _PROCESSES if environment.get(name, "").isdigit()), None)
+    if requested is not None and int(requested) != processes:
         raise ValueError(
-            f"the environment asks for {asked} processes, and this run has {processes}; start it by {_LAUNCHER}, or "
-            f"unset {' and '.join(name for name in _PROCESSES if name in environment)}"
+            f"the environment requests {requested} processes, but this run has {processes}; start it with "
+            f"{_LAUNCHER}, or unset {' and '.join(name for name in _PROCESSES if name in environment)}"
         )
-    # `accelerate launch` without a GPU starts a single process whatever --num_processes says. Of the wish it leaves
-    # the address where the processes were to meet.
+    # Without a GPU, `accelerate launch` ignores --num_processes and starts a single process; it still sets the address
+    # at which the processes would meet.
     by_accelerate = any(name.startswith("ACCELERATE_") for name in environment)
-    if asked is None and processes == 1 and by_accelerate and "MASTER_ADDR" in environment:
+    if requested is None and processes == 1 and by_accelerate and "MASTER_ADDR" in environment:
         raise ValueError(
-            "accelerate launch was asked for several processes and has started a single one, as it does on CPUs; "
-            f"start it by {_LAUNCHER}, or unset MASTER_ADDR if one process is meant"
+            "accelerate launch was to start several processes but has started a single one, as it does on CPUs; "
+            f"start it with {_LAUNCHER}, or unset MASTER_ADDR if one process is intended"
         )
 
 
-def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
-    """Set up logging and the seed, and say how many processes there are.
+def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
+    """Set up logging, output directory and seed, and find the checkpoint to resume from.
 
     Args:
-        arguments: The run's.
-        logger: The program's own; talks on the main process only.
+        arguments: Arguments of the run.
+        logger: Logger of the program; it logs on the main process only.
 
     Returns:
-        The checkpoint to go on from, or None.
+        The checkpoint, or None.
 
     Raises:
-        ValueError: The launcher was asked for another number of processes.
-        FileNotFoundError: A checkpoint was asked for that is not there, or the output directory is a link that leads
-            nowhere.
-        BlockingIOError: Another run writes to the output directory.
+        ValueError: If another number of processes was requested from the launcher.
+        FileNotFoundError: If the requested checkpoint does not exist, or the output directory is a broken link.
+        BlockingIOError: If another run writes to the output directory.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
@@ -111,36 +108,35 @@ def begin(arguments: PointTrainingArguments, logger: logging.Logger) -> str | No
         claim_output(Path(arguments.output_dir))
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     if checkpoint is not None:
-        logger.info("Going on from %s; another --output_dir begins anew.", checkpoint)
+        logger.info("Resuming from %s; use another --output_dir to start again.", checkpoint)
     set_seed(arguments.seed)
     return checkpoint
 
 
 def claim_output(folder: Path) -> None:
-    """Keep other runs out of an output directory, and remove what a killed one was writing there.
+    """Lock an output directory, and remove temporary files of a killed run.
 
     Raises:
-        FileNotFoundError: A symbolic link that leads nowhere.
-        BlockingIOError: Another run writes there.
+        FileNotFoundError: If it is a broken symbolic link.
+        BlockingIOError: If another run writes there.
     """
     if folder.is_symlink():
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: a symbolic link to {os.readlink(folder)}, which is no directory")
+            raise FileNotFoundError(f"{folder}: a symbolic link to {os.readlink(folder)}, which is not a directory")
         logger.warning("%s is a symbolic link; the run is written to %s", folder, folder.resolve())
-    # Files with an underscore first are not pushed to the hub.
+    # Files that start with an underscore are not pushed to the hub.
     claim(folder / "_lock", folder)
     remove_temporaries(folder)
 
 
 def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
-    """Load what a program's arguments name, with a part of the training rows to choose by.
+    """Load the splits of a program's arguments, with part of the training rows as validation split if there is none.
 
     Returns:
-        Splits `train`, `validation` (unless it is neither there nor wanted) and perhaps `test`, and where the one to
-        choose by comes from, in words.
+        Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
 
     Raises:
-        ValueError: No training split, or one that is to be trained on is not there.
+        ValueError: If there is no training split, or not all of `train_splits`.
     """
     if arguments.train_file is not None:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
@@ -162,7 +158,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
             stratify="label" in columns,
         )
         origin = f"{arguments.validation_fraction:g} of the training split, seed {arguments.validation_seed}"
-        origin += f", whole groups of {group_column!r}" if group_column else ""
+        origin += f", complete groups of {group_column!r}" if group_column else ""
     if missing := [name for name in arguments.train_splits if name not in splits]:
         raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(splits)}")
     if len(arguments.train_splits) > 1:
@@ -180,48 +176,12 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
     return splits, origin
 
 
-def build_adapted_model(
-    model_class: type[Any2PointPreTrainedModel],
-    arguments: ModelArguments,
-    adapter: AdapterArguments,
-    labels: list[str],
-    **config: Any,
-) -> nn.Module:
-    """The frozen encoder with tokenizer, head and adapter around it.
-
-    Args:
-        model_class: Says which head.
-        arguments: Say which encoder.
-        adapter: Says which adapter.
-        labels: Names of the classes.
-        **config: Further settings of the config; those of `arguments` win.
-    """
-    model = model_class.from_encoder_pretrained(
-        arguments.encoder_name_or_path,
-        tower=arguments.tower,
-        revision=arguments.encoder_revision,
-        num_layers=arguments.num_layers,
-        attn_implementation=arguments.attn_implementation,
-        id2label=dict(enumerate(labels)),
-        label2id={name: number for number, name in enumerate(labels)},
-        **{**config, **arguments.model_config},
-    )
-    if arguments.encoder_attention_dropout:
-        drop_attention(model, arguments.encoder_attention_dropout)
-    peft = (adapter.peft or "guided_adapter").lower()
-    if peft == "full":
-        model.unfreeze_encoder()
-    if peft in ("none", "full"):
-        return model
-    return get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
-
-
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
-    """What a report tells about the data: among others where the clouds of each split come from."""
+    """Return what a report lists about the data, such as the source of each split."""
     files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     files = {split: file for split, file in files.items() if file is not None}
     on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
-    # Loaders of anybody's files are no datasets.
+    # Loaders of local files are not named datasets.
     is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
     name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
     return {
@@ -247,14 +207,14 @@ def build_trainer(
     processor: PointCloudProcessor,
     **settings: Any,
 ) -> Trainer:
-    """A Trainer that tells its training rows the epoch; without validation rows it neither judges nor chooses.
+    """Build a trainer that sets the epoch of its training rows; without validation rows it keeps the last weights.
 
     Args:
-        model: What is trained.
-        arguments: The run's; changed where there are no validation rows.
-        train_rows: Rows to train on.
-        validation_rows: Rows to choose the weights by.
-        processor: Stored with the model.
+        model: The model.
+        arguments: Arguments of the run; evaluation is switched off if there are no validation rows.
+        train_rows: Training rows.
+        validation_rows: Rows to select the weights on.
+        processor: Processor to store with the model.
         **settings: Further arguments of Trainer, such as `data_collator` and `compute_metrics`.
     """
     if validation_rows is None:
@@ -270,7 +230,7 @@ def build_trainer(
     )
 
 
-def leave_behind(
+def save_and_push(
     trainer: Trainer,
     stopwatch: Stopwatch,
     scores: tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]]],
@@ -279,33 +239,55 @@ def leave_behind(
     parameters: tuple[int, int],
     num_points: int,
     checkpoint: str | None,
-    **facts: Any,
+    encoder: dict[str, Any] | None = None,
+    start: dict[str, Any] | None = None,
+    schedules: dict[str, Any] | None = None,
 ) -> tuple[RunReport, str]:
-    """Write model, card and metrics.json, and push them where that is wanted.
+    """Save model, card and metrics.json, and push them with `push_to_hub`.
 
     Args:
-        trainer: Has trained.
-        stopwatch: Has run since the program began.
-        scores: For each split its metrics, and for each split the scores of its classes.
-        data: See `data_facts`.
-        parameters: See `count_parameters`; counted before training.
-        num_points: Points of a cloud that the model sees.
-        checkpoint: Where the run went on from, if anywhere.
-        **facts: `encoder`, `start` and `schedules`, see `report_run`.
+        trainer: The trainer, after training.
+        stopwatch: Stopwatch of the program.
+        scores: Metrics of each split, and scores of the classes of each split.
+        data: Facts about the data, see `data_facts`; must have `name`.
+        parameters: Result of `count_parameters` before training: loading the best adapter freezes some parameters.
+        num_points: Points per cloud.
+        checkpoint: Checkpoint that the run was resumed from.
+        encoder: Facts about the encoder; those of the model's config by default.
+        start: What a model without a frozen encoder started from.
+        schedules: Further facts about the training, such as its own schedules.
 
     Returns:
-        The report, and the name that others will open the model by: a repository, or the output directory.
+        The report, and the name to load the model by: a repository, or the output directory.
     """
     metrics, class_scores = scores
-    report = report_run(
-        trainer,
+    model, arguments = trainer.model, trainer.args
+    config = model.get_base_model().config if isinstance(model, PeftModel) else model.config
+    report = RunReport(
         data=dict(data),
-        parameters=parameters,
+        encoder=encoder_facts(config) if encoder is None else encoder,
+        adapter=adapter_facts(model),
+        trained_parameters=parameters[0],
+        total_parameters=parameters[1],
         seconds=stopwatch.stop(),
+        peak_memory=peak_memory(),
         metrics=metrics,
         class_accuracy=class_scores,
-        resumed_from=checkpoint,
-        **facts,
+        selection=best_step(trainer),
+        start=start or {},
+        training={
+            **training_facts(trainer),
+            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+            "processes": arguments.world_size,
+            **_schedule_facts(arguments, trainer.state.max_steps),
+            "weight_decay_on": arguments.weight_decay_on,
+            "no_weight_decay": arguments.no_weight_decay,
+            "max_grad_norm": arguments.max_grad_norm,
+            **({"two_steps_per_batch": True} if arguments.two_steps_per_batch else {}),
+            "device": arguments.device.type,
+            "resumed_from": checkpoint,
+            **(schedules or {}),
+        },
     )
     name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
 
@@ -314,7 +296,7 @@ def leave_behind(
         return build_model_card(subject, name, license=trainer.args.license)
 
     trainer.build_model_card = card  # built when it is written, see `write_trainer_card`
-    # metrics.json comes behind the rest: it tells that the run is complete.
+    # metrics.json is written last: it marks the run as complete.
     if trainer.args.push_to_hub:
         trainer.report = report
         trainer.push_to_hub()
@@ -325,3 +307,26 @@ def leave_behind(
             report.save(Path(trainer.args.output_dir) / "metrics.json")
     release_claims()
     return report, name
+
+
+def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return name, type, tower, layers, revision and checksum of an encoder, or of the one that it was trained from.
+
+    Empty for a model without a frozen encoder.
+    """
+    if getattr(config, "encoder_config", None) is None:
+        return {}
+    facts = {key: getattr(config, f"encoder_{key}", None) for key in _ENCODER_FACTS}
+    facts["name"] = facts.pop("name_or_path") or config.encoder_trained_from
+    facts["layers"] = config.encoder_config.num_hidden_layers
+    facts["model_type"] = config.encoder_config.model_type
+    return {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}
+
+
+def _schedule_facts(arguments: PointTrainingArguments, max_steps: int) -> dict[str, Any]:
+    if arguments.epoch_cosine is not None:
+        return {"lr_scheduler": "epoch_cosine", "epoch_cosine": arguments.epoch_cosine}
+    return {
+        "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
+        "warmup_steps": arguments.get_warmup_steps(max_steps),
+    }

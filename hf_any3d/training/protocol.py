@@ -1,8 +1,9 @@
-"""How a benchmark of classification is read, drawn and judged."""
+"""Protocols of training and evaluation: trained parameters, processor, few-shot folds, test selection, and voting."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -15,12 +16,13 @@ from hf_any3d.data.splits import draw_fold
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import DataArguments, json_mapping
 from hf_any3d.training.rows import ProcessedDataset, training_rows
-from hf_any3d.training.settings import DataArguments
 
-# What trains within the base model, by regular expression; all around it, the head, trains anyway.
-_IN_BASE = {
+FROM_DATA = ("num_points", "features", "up_axis")
+"""Settings of the processor that `DataArguments` has."""
+# Regular expressions of the trained parameters in the base model; the head is always trained.
+_TRAINED = {
     "full": r"",
     "head": r"^class_token\.",
     "linear": r"^class_token\.",
@@ -28,54 +30,53 @@ _IN_BASE = {
     "side": r"^class_token\.|^side(\.|_)",
     "bitfit": r"^class_token\.|\.bias$",
 }
-PROTOCOLS = tuple(_IN_BASE)
+PROTOCOLS = tuple(_TRAINED)
 
 
 def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics: bool = False) -> list[str]:
-    """Let some parameters train and freeze the others, as a protocol of fine-tuning says.
+    """Freeze all parameters that a fine-tuning protocol does not train.
 
-    - "full": all.
-    - "head": the head, whatever it is, and class token and position; "linear" and "mlp-3" are the same for models
-      whose head is just that, and refuse others.
-    - "side": those, and the side network.
-    - "bitfit": those, and all biases.
+    - "full" trains all parameters.
+    - "head" trains the head, class token and position; "linear" and "mlp-3" do the same, and require that the head is
+      linear or has two hidden layers.
+    - "side" also trains the side network, "bitfit" all biases.
 
     Args:
         model: A point transformer with a head, such as `ActForPointCloudClassification`.
         protocol: One of `PROTOCOLS`.
-        drifting_statistics: Let parts without any trained parameter follow `train()`: their batch norms then go on
-            measuring and drop path acts, as in the released programs. By default such parts stay in eval mode.
+        drifting_statistics: Let modules without trained parameters follow `train()`, with drop path and changing batch
+            norm statistics, as in the released programs. By default they stay in eval mode.
 
     Returns:
-        Names of the parameters that train.
+        Names of the trained parameters.
 
     Raises:
-        ValueError: An unknown protocol, or a model that has not the head or the side network that it is about.
+        ValueError: If the protocol is unknown, or the model does not have the head or side network for it.
 
     Source: ACT, Sec. 4 (full, MLP-Linear, MLP-3); its released programs (side, bit-fit).
     """
-    if protocol not in _IN_BASE:
+    if protocol not in _TRAINED:
         raise ValueError(f"protocol={protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    _check(model, protocol)
+    _check_head(model, protocol)
     prefix = f"{model.base_model_prefix}."
     names = []
     for name, parameter in model.named_parameters():
         inner = name.removeprefix(prefix)
-        trains = inner == name or re.search(_IN_BASE[protocol], inner) is not None
+        trains = inner == name or re.search(_TRAINED[protocol], inner) is not None
         parameter.requires_grad_(trains)
         if trains:
             names.append(name)
     for module in model.modules():
         vars(module).pop(FROZEN, None)
     if not drifting_statistics:
-        _freeze_whole_parts(model)
+        _freeze_untrained(model)
     model.train(model.training)
     return names
 
 
-def _check(model: PreTrainedModel, protocol: str) -> None:
+def _check_head(model: PreTrainedModel, protocol: str) -> None:
     if getattr(model, model.base_model_prefix, None) is None:
-        raise ValueError(f"{type(model).__name__} has no head; expected a model with one, to be fine-tuned")
+        raise ValueError(f"{type(model).__name__} has no head; expected a model with one")
     widths = tuple(getattr(model.config, "head_widths", ()))
     if protocol == "linear" and widths:
         raise ValueError(f"protocol='linear': the head has hidden layers, head_widths={widths}; expected ()")
@@ -85,23 +86,20 @@ def _check(model: PreTrainedModel, protocol: str) -> None:
         raise ValueError("protocol='side': the model has no side network; expected side_network=True in its config")
 
 
-def _freeze_whole_parts(module: nn.Module) -> None:
-    """Mark the largest parts that hold parameters of which none trains; their modules stay in eval mode."""
+def _freeze_untrained(module: nn.Module) -> None:
+    """Mark modules without trained parameters, and all modules inside, as frozen: they stay in eval mode."""
     for child in module.children():
         parameters = list(child.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             for inner in child.modules():
                 setattr(inner, FROZEN, True)
         else:
-            _freeze_whole_parts(child)
-
-
-FROM_DATA = ("num_points", "features", "up_axis")
+            _freeze_untrained(child)
 
 
 @dataclass
 class ProtocolArguments:
-    """How clouds are brought to form, which of them are drawn, and how the model is judged."""
+    """Preparation of clouds, few-shot folds, test selection and voting."""
 
     processor_config: dict | str | None = field(
         default=None,
@@ -109,29 +107,27 @@ class ProtocolArguments:
     )
     augment_whole: bool = field(
         default=False,
-        metadata={"help": "The transforms take whole clouds, as they are stored, and bring them to num_points."},
+        metadata={"help": "Apply the transforms to complete clouds as stored; they must sample num_points."},
     )
     few_shot: dict | str | None = field(
         default=None,
-        metadata={"help": "JSON object with way, shot and fold: draw few rows of few classes, by a seed."},
+        metadata={"help": "JSON object with way, shot and fold: draw few rows of few classes."},
     )
     select_on_test: bool = field(
         default=False,
-        metadata={"help": "Choose the weights by the test split, as many published figures were; the card says so."},
+        metadata={"help": "Select the weights on the test split, as many published results do; the card states it."},
     )
     voting: int = field(
         default=0,
-        metadata={"help": "Also judge the test split by the mean logits of so many augmented copies of each cloud."},
+        metadata={"help": "Also evaluate the mean logits of this many augmented copies of each test cloud."},
     )
     vote_augment: list[str] | None = field(
-        default=None, metadata={"help": "Transforms of the clouds that vote; those of training when left out."}
+        default=None, metadata={"help": "Transforms of these copies; by default those of training."}
     )
 
     def __post_init__(self):
-        self.processor_config = json_mapping(self.processor_config, "processor_config")
+        self.processor_config = processor_settings(self.processor_config)
         self.few_shot = json_mapping(self.few_shot, "few_shot")
-        if own := sorted(set(self.processor_config) & set(FROM_DATA)):
-            raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
         known = set(signature(draw_fold).parameters) - {"splits"}
         if self.few_shot and (
             wrong := sorted({"way", "shot", "fold"} - set(self.few_shot) or set(self.few_shot) - known)
@@ -143,54 +139,71 @@ class ProtocolArguments:
             raise ValueError(f"--voting {self.voting}; expected 0 or more")
 
 
-def build_processor(data: DataArguments, protocol: ProtocolArguments) -> PointCloudProcessor:
-    """The processor that is saved with the model."""
-    return PointCloudProcessor(**{name: getattr(data, name) for name in FROM_DATA}, **protocol.processor_config)
+def processor_settings(value: dict | str | None) -> dict[str, Any]:
+    """Return the settings of `--processor_config`.
+
+    Raises:
+        ValueError: If one of them has an argument of its own.
+    """
+    settings = json_mapping(value, "processor_config")
+    if own := sorted(set(settings) & set(FROM_DATA)):
+        raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
+    return settings
+
+
+def build_processor(data: DataArguments, settings: Mapping[str, Any]) -> PointCloudProcessor:
+    """Build the processor that is saved with the model, with further settings."""
+    return PointCloudProcessor(**{name: getattr(data, name) for name in FROM_DATA}, **settings)
 
 
 def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments) -> tuple[DatasetDict, str]:
-    """Draw the rows of a few-shot fold, and let the test split choose where that is wanted.
+    """Draw the rows of a few-shot fold, and use the test split for validation, as the protocol requires.
 
     Args:
-        splits: What `load_splits` gave.
-        origin: Where the split to choose by comes from, in words.
-        protocol: The run's.
+        splits: Splits of `load_splits`.
+        origin: Its description of where the validation split comes from.
+        protocol: The protocol.
 
     Returns:
-        Splits and words anew.
+        The new splits and description.
 
     Raises:
-        ValueError: A protocol that the splits do not fit.
+        ValueError: If the splits do not fit the protocol.
     """
-    if "validation" in splits and (protocol.few_shot or protocol.select_on_test):
-        asked = "few_shot" if protocol.few_shot else "select_on_test"
-        raise ValueError(f"--{asked} beside a validation split ({origin}); expected --validation_fraction 0")
     if protocol.few_shot:
+        if "validation" in splits:
+            raise ValueError(f"--few_shot with a validation split ({origin}); expected --validation_fraction 0")
         splits = draw_fold(splits, **protocol.few_shot)
-    if protocol.select_on_test:
-        if "test" not in splits:
-            raise ValueError(f"--select_on_test: there is no test split but {', '.join(splits)}")
-        splits, origin = DatasetDict(**splits, validation=splits["test"]), TEST_CHOOSES
-    return splits, origin
+    return select_on_test(splits) if protocol.select_on_test else (splits, origin)
 
 
-def learning_rows(
-    dataset: Dataset, processor: PointCloudProcessor, data: DataArguments, protocol: ProtocolArguments, seed: int
-) -> ProcessedDataset:
-    """Rows to train on."""
-    return training_rows(dataset, processor, data.augment, seed=seed, whole=protocol.augment_whole)
+def select_on_test(splits: DatasetDict) -> tuple[DatasetDict, str]:
+    """Use the test split as validation split too.
+
+    Returns:
+        The new splits, and a description of where the validation split comes from.
+
+    Raises:
+        ValueError: If there is no test split, or already a validation split.
+    """
+    if "validation" in splits or "test" not in splits:
+        raise ValueError(
+            f"--select_on_test with the splits {', '.join(splits)}; expected 'test', which is not trained on, and "
+            "no 'validation' (--validation_fraction 0)"
+        )
+    return DatasetDict(**splits, validation=splits["test"]), TEST_CHOOSES
 
 
 def voting_rows(
     dataset: Dataset, processor: PointCloudProcessor, data: DataArguments, protocol: ProtocolArguments, seed: int
 ) -> ProcessedDataset:
-    """Rows that vote: other points and another augmentation in each of their epochs."""
+    """Return rows to vote with: other points and another augmentation in each epoch."""
     augment = data.augment if protocol.vote_augment is None else protocol.vote_augment
     return training_rows(dataset, processor, augment, seed=seed, whole=protocol.augment_whole)
 
 
 def protocol_facts(protocol: ProtocolArguments) -> dict[str, Any]:
-    """What a report tells of the protocol; only what was set."""
+    """Return what a report lists about the protocol: settings that are not the default."""
     votes = {"votes": protocol.voting, "augmentation_of_votes": protocol.vote_augment} if protocol.voting else {}
     facts = {
         "processor": protocol.processor_config,

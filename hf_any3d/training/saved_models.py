@@ -14,9 +14,9 @@ from hf_any3d.evaluation.classification import Judgement, compute_classification
 from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.messages import opened
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
 from hf_any3d.training.rows import evaluation_rows
-from hf_any3d.training.settings import DataArguments, PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 
 

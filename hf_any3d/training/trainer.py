@@ -20,8 +20,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
-from hf_any3d.training.settings import PointTrainingArguments
 
 # Vectors here, (1, 1, hidden) in the released programs, whose rule spares vectors.
 _TOKENS = (ClassToken,)

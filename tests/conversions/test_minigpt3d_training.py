@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from examples import run_minigpt3d
 from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.conversions import convert_minigpt3d, convert_minigpt3d_parts
 from tests.conversions.minigpt3d_originals import Originals
-from tests.examples.conftest import load_program, words_of
+from tests.examples.conftest import words_of
 from tests.examples.minigpt3d_runs import BATCHES, SHORT, write_talks
 
 
@@ -28,7 +29,7 @@ def test_a_stage_follows_a_converted_one(folders, tmp_path, file, stage):
     convert_minigpt3d(tmp_path / "start", **folders | {"checkpoint": checkpoint})
     data = {"data_dir": str(write_talks(tmp_path / "talks")), "batch_sizes": BATCHES[stage]}
     where = {"model_name_or_path": str(tmp_path / "start"), "output_dir": str(tmp_path / "out"), "stage": stage}
-    report = load_program("run_minigpt3d").main(words_of(SHORT | data | where))
+    report = run_minigpt3d.main(words_of(SHORT | data | where))
     assert report.start["stage"] == stage
     before, after = (
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path / name).state_dict() for name in ("start", "out")

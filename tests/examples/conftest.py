@@ -1,20 +1,18 @@
-"""What tests of the example programs share: loading a program, and an encoder small enough to train around."""
+"""Short settings, tiny datasets and tiny encoders for tests of the example programs."""
 
-import importlib
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from huggingface_hub import HfApi
+from transformers import AutoModel
 
-from tests.tiny_encoders import random_encoder, tiny_config
+from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
+from tests.tiny_text_towers import write_text_files
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -29,11 +27,11 @@ SMALL = {
     "disable_tqdm": True,
     "seed": 3,
 }
-"""Arguments of a training program that make a run short."""
+"""Arguments of a training program for a short run."""
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:
-    """Arguments as a command line would have them."""
+    """Convert arguments to a command line."""
     words = []
     for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
@@ -41,30 +39,8 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
     return words
 
 
-@contextmanager
-def imported_beside_others(name: str, folder: Path = EXAMPLES) -> Iterator[ModuleType]:
-    """A program that imports other files of examples/; all of them are forgotten at the end."""
-    there = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        yield importlib.import_module(name)
-    for other in set(sys.modules) - there:
-        if EXAMPLES in Path(getattr(sys.modules[other], "__file__", None) or "/").parents:
-            del sys.modules[other]
-
-
-def load_program(name: str) -> ModuleType:
-    """Import a file of examples/ under its own name, without running it."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def tiny_shapes(classes: int = 2, rows: int = 8, points: int = 160) -> DatasetDict:
-    """Random clouds of classes that differ in their extent, the same for training and test."""
+    """Random clouds of classes with different extents, the same for training and test."""
     random = np.random.default_rng(0)
     labels = np.arange(rows) % classes
     clouds = random.normal(size=(rows, points, 3)) * (1 + labels)[:, None, None]
@@ -81,3 +57,13 @@ def tiny_encoder(hub) -> str:
     """Name of a random two-layer BERT on the local hub."""
     random_encoder(tiny_config("bert")).push_to_hub("me/tiny-bert")
     return "me/tiny-bert"
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder(hub, tmp_path_factory) -> str:
+    """Name of a random sentence encoder on the local hub."""
+    directory = write_text_files(tmp_path_factory.mktemp("sentences"), is_sentence_encoder=True)
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
+    HfApi().create_repo("me/tiny-sentence-bert")
+    HfApi().upload_folder(repo_id="me/tiny-sentence-bert", folder_path=directory)
+    return "me/tiny-sentence-bert"

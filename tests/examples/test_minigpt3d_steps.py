@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples import run_minigpt3d
 from tests.examples.act_runs import losses_of
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import CONFIG, SHORT, tensors_of, write_parts, write_talks
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ class Runs:
         return words_of(SHORT | self.parts[dropout] | own | settings)
 
     def __call__(self, output_dir: Path, **settings) -> Steps:
-        load_program("run_minigpt3d").main(self.words(output_dir, **settings))
+        run_minigpt3d.main(self.words(output_dir, **settings))
         return losses_of(output_dir / "checkpoint-3"), tensors_of(output_dir)
 
     def in_two_processes(self, output_dir: Path, **settings) -> Steps:

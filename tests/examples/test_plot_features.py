@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
+from examples import plot_features
 from hf_any3d import PointCloudProcessor
-from tests.examples.conftest import load_program
 from tests.tiny_encoders import adapted_model
-
-
-@pytest.fixture(scope="module")
-def program():
-    return load_program("plot_features")
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +16,10 @@ def saved(tmp_path_factory):
     return str(directory)
 
 
-def test_model_and_dataset_become_a_picture_and_a_page(program, saved, tmp_path, capsys):
+def test_model_and_dataset_become_a_picture_and_a_page(saved, tmp_path, capsys):
     output = [tmp_path / "map.png", tmp_path / "map.html"]
     words = [saved, "--max-samples", "24", "--perplexity", "5", "--feature", "tokens", "--title", "tiny"]
-    program.main([*words, "--output", *map(str, output)])
+    plot_features.main([*words, "--output", *map(str, output)])
     printed = capsys.readouterr().out
     assert all(str(path) in printed and path.stat().st_size > 1000 for path in output)
     assert "24 clouds; the most similar one is of the same class for" in printed
@@ -32,15 +27,15 @@ def test_model_and_dataset_become_a_picture_and_a_page(program, saved, tmp_path,
     assert "<title>tiny</title>" in page and "/" in page.split("const texts = ")[1].split(";")[0]
 
 
-def test_features_are_those_of_the_pipeline(program, saved):
-    rows = program.load_point_dataset("shapes", split="test").select(range(3))
-    pooled, tokens = (program.extract_features(saved, rows, name, 2) for name in ("pooled", "tokens"))
-    answers = program.pipeline("point-cloud-feature-extraction", model=saved)(list(rows["points"]))
+def test_features_are_those_of_the_pipeline(saved):
+    rows = plot_features.load_point_dataset("shapes", split="test").select(range(3))
+    pooled, tokens = (plot_features.extract_features(saved, rows, name, 2) for name in ("pooled", "tokens"))
+    answers = plot_features.pipeline("point-cloud-feature-extraction", model=saved)(list(rows["points"]))
     np.testing.assert_allclose(pooled, [answer["pooled"] for answer in answers], atol=1e-5)
     np.testing.assert_allclose(tokens, [answer["tokens"].mean(0) for answer in answers], atol=1e-5)
 
 
-def test_wrong_endings_are_refused_before_anything_is_computed(program, capsys):
+def test_wrong_endings_are_refused_before_anything_is_computed(capsys):
     with pytest.raises(SystemExit):
-        program.main(["nowhere", "--output", "map.gif"])
+        plot_features.main(["nowhere", "--output", "map.gif"])
     assert "map.gif has type '.gif'; expected .png or .html" in capsys.readouterr().err

@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from examples import plot_masked_reconstructions
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.act import ActForPreTraining
-from tests.examples.conftest import load_program
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
-
-
-@pytest.fixture(scope="module")
-def program():
-    return load_program("plot_masked_reconstructions")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +23,11 @@ def saved(tmp_path_factory):
     return directory
 
 
-def test_files_become_a_page_and_scores(program, saved, tmp_path, capsys):
+def test_files_become_a_page_and_scores(saved, tmp_path, capsys):
     words = [str(saved), str(saved / "chair.npy"), "--mask-ratio", "0.5"]
     pages = []
     for name in ("a", "b"):
-        program.main([*words, "--output", str(tmp_path / f"{name}.html")])
+        plot_masked_reconstructions.main([*words, "--output", str(tmp_path / f"{name}.html")])
         pages.append((tmp_path / f"{name}.html").read_text(encoding="utf-8"))
     assert "chair.npy: 3 of 6 patches" in pages[0] and pages[0] == pages[1], "the seed decides what is hidden"
     assert "chair.npy: CD-L1 of hidden patches 0." in capsys.readouterr().out
@@ -42,7 +37,7 @@ def test_files_become_a_page_and_scores(program, saved, tmp_path, capsys):
     ("words", "text"),
     [(["--output", "a.gif"], "a.gif has type '.gif'"), (["--mask-ratio", "1.5"], "--mask-ratio: 1.5; expected")],
 )
-def test_wrong_words_are_refused_before_the_model_is_opened(program, words, text, capsys):
+def test_wrong_words_are_refused_before_the_model_is_opened(words, text, capsys):
     with pytest.raises(SystemExit):
-        program.main(["nowhere", "chair.ply", *words])
+        plot_masked_reconstructions.main(["nowhere", "chair.ply", *words])
     assert text in capsys.readouterr().err

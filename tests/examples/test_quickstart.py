@@ -7,27 +7,21 @@ import pytest
 from PIL import Image
 from scipy.spatial import KDTree
 
+from examples import quickstart
 from hf_any3d import read_point_cloud
-from tests.examples.conftest import imported_beside_others
-
-
-@pytest.fixture(scope="module")
-def quickstart():
-    with imported_beside_others("quickstart") as program:
-        yield program
 
 
 @pytest.fixture
-def run(quickstart, tiny_encoder, tmp_path, monkeypatch, capsys):
+def run(tiny_encoder, tmp_path, monkeypatch, capsys):
     """What a short run prints, and where it wrote."""
-    monkeypatch.setattr(quickstart.recipe, "ENCODER", tiny_encoder)
-    monkeypatch.setitem(quickstart.recipe.MODEL, "num_layers", None)
+    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
+    monkeypatch.setitem(quickstart.MODEL, "num_layers", None)
     quickstart.main(["--output-dir", str(tmp_path), "--max-steps", "2", "--threads", "1"])
     return capsys.readouterr().out, tmp_path
 
 
 @pytest.mark.slow
-def test_quickstart_compares_draws_saves_and_answers(run, quickstart):
+def test_quickstart_compares_draws_saves_and_answers(run):
     printed, folder = run
     for row in ("majority class", "PointNet from scratch", "wrap, pretrained encoder"):
         assert row in printed
@@ -40,7 +34,7 @@ def test_quickstart_compares_draws_saves_and_answers(run, quickstart):
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "preprocessor_config.json"} <= stored
 
 
-def test_the_files_and_their_near_duplicates_are_not_trained_on(quickstart):
+def test_the_files_and_their_near_duplicates_are_not_trained_on():
     splits = quickstart.load_point_dataset("shapes")
     kept = quickstart.without_files(splits["train"])
     names = {name for name, _ in quickstart.FILES.values()}
@@ -50,7 +44,7 @@ def test_the_files_and_their_near_duplicates_are_not_trained_on(quickstart):
     assert len(kept) == len(splits["train"]) - sum(group in gone for group in splits["train"]["group"])
 
 
-def test_each_file_is_the_mesh_of_its_row(quickstart):
+def test_each_file_is_the_mesh_of_its_row():
     rows = quickstart.load_point_dataset("shapes")["train"]
     labels = rows.features["label"]
     for file, (name, label) in quickstart.FILES.items():
@@ -63,7 +57,7 @@ def test_each_file_is_the_mesh_of_its_row(quickstart):
         assert distance.mean() < 0.035, file  # shapes have radius 1; other shapes are 0.1 and more away
 
 
-def test_majority_answers_the_most_frequent_class_of_the_training_split(quickstart):
+def test_majority_answers_the_most_frequent_class_of_the_training_split():
     splits = quickstart.load_point_dataset("shapes")
     row = quickstart.majority(splits)
     share = list(splits["test"]["label"]).count(splits["train"].features["label"].str2int("chair"))

@@ -12,15 +12,21 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from peft import get_peft_model
 from transformers import AutoConfig
 
+from examples import run_point_cloud_classification
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.arguments import (
+    AdapterArguments,
+    DataArguments,
+    ModelArguments,
+    PointTrainingArguments,
+    parse_arguments,
+)
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.settings import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.tuners import GuidedAdapterConfig
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 from tests.tiny_encoders import saved_encoder
 
 FOLDER = EXAMPLES / "recipes"
@@ -215,11 +221,6 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module")
-def program():
-    return load_program("run_point_cloud_classification")
-
-
 # Every base file once; the others differ from these in numbers and options alone.
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -233,10 +234,10 @@ def program():
         "released/any2point_imagebind_scanobjectnn",
     ],
 )
-def test_recipe_runs(program, benchmarks, tmp_path, recipe):
+def test_recipe_runs(benchmarks, tmp_path, recipe):
     encoder, benchmark = kind_of(recipe)
     settings = SHORT | {"encoder_name_or_path": saved_encoder(ENCODERS[encoder]), "output_dir": str(tmp_path)}
-    report = program.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
+    report = run_point_cloud_classification.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
     assert report.training["steps"] == 1 and report.training["lr_scheduler"] == "epoch_cosine"
     assert set(report.metrics) == {"test"} and report.data["points"] == 1024
     chosen = recipe.startswith("released")

@@ -7,25 +7,21 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from examples import run_act_autoencoder
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.act import ActAutoencoder
 from hf_any3d.processing import PointCloudProcessor
 from tests.examples.act_runs import AUTOENCODER, assert_equal_weights, losses_of
-from tests.examples.conftest import load_program, words_of
-
-
-@pytest.fixture(scope="module")
-def program():
-    return load_program("run_act_autoencoder")
+from tests.examples.conftest import words_of
 
 
 @pytest.fixture
-def run(program, tiny_encoder, tmp_path):
+def run(tiny_encoder, tmp_path):
     """Runs the program with small settings and others; gives the report."""
 
     def start(output_dir="run", **settings):
         own = {"teacher": tiny_encoder, "output_dir": str(tmp_path / output_dir)}
-        return program.main(words_of(AUTOENCODER | own | settings))
+        return run_act_autoencoder.main(words_of(AUTOENCODER | own | settings))
 
     return start
 
@@ -94,7 +90,7 @@ def test_plain_and_random_teachers_are_stored_with_the_model(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"teacher": "none", "random_teacher": True}, "--teacher none leaves no place"),
+        ({"teacher": "none", "random_teacher": True}, "--teacher none with --random_teacher"),
         ({"train_splits": ["test"]}, "--train_splits test; expected 'train' among them"),
         ({"train_splits": ["train", "more"]}, "--train_splits names 'more'"),
         ({"select_on_test": True}, "--select_on_test with the splits"),

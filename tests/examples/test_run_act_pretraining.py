@@ -10,10 +10,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from examples import run_act_autoencoder, run_act_pretraining, run_point_cloud_classification
 from hf_any3d import ActForPointCloudClassification, ActForPreTraining, ActModel
 from hf_any3d.model_card.run_report import RunReport
 from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT, assert_equal_weights, losses_of
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +22,17 @@ def autoencoder(tiny_encoder, tmp_path_factory) -> str:
     """A directory that the first stage left behind."""
     folder = tmp_path_factory.mktemp("stages") / "autoencoder"
     words = words_of(AUTOENCODER | {"teacher": tiny_encoder, "output_dir": str(folder), "max_steps": 4})
-    load_program("run_act_autoencoder").main(words)
+    run_act_autoencoder.main(words)
     return str(folder)
 
 
 @pytest.fixture
 def run(autoencoder, tmp_path):
     """Runs the program with small settings and others; gives the report."""
-    program = load_program("run_act_pretraining")
 
     def start(output_dir="run", **settings):
         own = {"autoencoder": autoencoder, "output_dir": str(tmp_path / output_dir)}
-        return program.main(words_of(STUDENT | own | settings))
+        return run_act_pretraining.main(words_of(STUDENT | own | settings))
 
     return start
 
@@ -53,11 +53,10 @@ def test_three_stages_follow_each_other(run, tmp_path, autoencoder, tiny_encoder
     assert card.data.pipeline_tag == "point-cloud-feature-extraction" and "linear SVM" in card.text
 
     student = ActForPreTraining.from_pretrained(folder)
-    classify = load_program("run_point_cloud_classification")
     tuned = tmp_path / "tuned"
     settings = {k: v for k, v in SHORT.items() if "save" not in k and "eval" not in k and "max" not in k}
     settings |= {"model_name_or_path": str(folder), "output_dir": str(tuned), "max_steps": 2, "max_train_samples": 32}
-    report = classify.main(
+    report = run_point_cloud_classification.main(
         words_of(
             settings
             | {"tuning": "linear", "max_eval_samples": 12, "save_strategy": "no"}
@@ -129,7 +128,7 @@ def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path / "elsewhere")
     words = AUTOENCODER | {"teacher": tiny_encoder, "max_steps": 1, "push_to_hub": True}
     words |= {"hub_model_id": "me/act-autoencoder", "output_dir": str(tmp_path / "autoencoder")}
-    load_program("run_act_autoencoder").main(words_of(words))
+    run_act_autoencoder.main(words_of(words))
     run(autoencoder="me/act-autoencoder", max_steps=1, push_to_hub=True, hub_model_id="me/act-pretrained")
     for repository, name in (("me/act-autoencoder", "reconstructions.html"), ("me/act-pretrained", "metrics.json")):
         files = hub.files(repository)

@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
+from examples import run_few_shot
 from hf_any3d.model_card.run_report import RunReport
-from tests.examples.conftest import SMALL, load_program, words_of
+from tests.examples.conftest import SMALL, words_of
 
 
 @pytest.fixture
@@ -20,11 +21,10 @@ def start(tiny_encoder, tmp_path):
         "few_shot": {"test_per_class": 4},
     }
     recipe.write_text(yaml.safe_dump(settings | {"save_strategy": "no", "eval_strategy": "no"}))
-    program = load_program("run_few_shot")
 
     def run(**more):
         words = words_of({"way": 2, "shot": 3, "folds": 2, "output_dir": str(tmp_path / "out"), **more})
-        return program.main([str(recipe), "--draw", "--load_best_model_at_end", "false", *words])
+        return run_few_shot.main([str(recipe), "--draw", "--load_best_model_at_end", "false", *words])
 
     return run
 
@@ -60,5 +60,5 @@ def test_options_come_from_one_place(start, capsys):
 
 
 def test_protocols_that_contradict_each_other_are_refused(start):
-    with pytest.raises(ValueError, match="--few_shot beside a validation split .*expected --validation_fraction 0"):
+    with pytest.raises(ValueError, match="--few_shot with a validation split .*expected --validation_fraction 0"):
         start(validation_fraction=0.2)

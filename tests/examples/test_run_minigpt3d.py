@@ -11,12 +11,13 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from examples import run_minigpt3d
 from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.minigpt3d import STAGES, stage_names, trained_names
 from tests.data.catalog.pointllm_trees import TRAIN, cloud
 from tests.examples.act_runs import assert_equal_weights, losses_of
-from tests.examples.conftest import EXAMPLES, load_program, words_of
+from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts, write_talks
 from tests.modeling.minigpt3d.tiny_model import PLACES, tiny_config
 
@@ -37,11 +38,10 @@ def parts(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def run(data):
     """Runs the program with small settings and others; gives the report."""
-    program = load_program("run_minigpt3d")
 
     def start(stage: int, output_dir: Path, **settings) -> RunReport:
         own = {"stage": stage, "data_dir": data, "output_dir": str(output_dir), "batch_sizes": BATCHES.get(stage, [1])}
-        return program.main(words_of(SHORT | own | settings))
+        return run_minigpt3d.main(words_of(SHORT | own | settings))
 
     return start
 
@@ -232,7 +232,7 @@ def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
 @pytest.mark.parametrize("missing", ["point_encoder", "qformer", "language_model"])
 def test_a_missing_part_is_named(run, parts, tmp_path, missing):
     given = {part: name for part, name in parts.items() if part != missing}
-    other = "none for a fresh one" if missing == "qformer" else "--model_name_or_path"
+    other = "none for a new one" if missing == "qformer" else "--model_name_or_path"
     with pytest.raises(ValueError, match=f"--{missing} is not given; expected a name or directory, or {other}"):
         run(1, tmp_path, **given)
 
@@ -263,4 +263,4 @@ def test_a_model_without_a_recorded_stage_is_warned_of(run, parts, stages, tmp_p
     config = json.loads((tmp_path / "unknown" / "config.json").read_text())
     (tmp_path / "unknown" / "config.json").write_text(json.dumps(config | {"stage": None}))
     run(2, tmp_path / "2", model_name_or_path=str(tmp_path / "unknown"), max_steps=1)
-    assert "does not say which stage it was trained in; stage 2 follows stage 1" in caplog.text
+    assert "does not record its training stage; stage 2 must follow stage 1" in caplog.text

@@ -14,22 +14,18 @@ from safetensors.torch import load_file
 from transformers import pipeline
 from typer.testing import CliRunner
 
+from examples import run_point_cloud_classification
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.cli import app
 from hf_any3d.model_card.run_report import RunReport
-from tests.examples.conftest import SMALL, load_program, words_of
+from tests.examples.conftest import SMALL, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 FEW = {**SMALL, "max_train_samples": 32, "max_eval_samples": 16}
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_program("run_point_cloud_classification")
-
-
 @pytest.fixture
-def run(script, tiny_encoder, tmp_path):
+def run(tiny_encoder, tmp_path):
     """Runs the script with small settings and others; gives the report."""
 
     def start(output_dir="run", **settings):
@@ -39,7 +35,7 @@ def run(script, tiny_encoder, tmp_path):
             **FEW,
             **settings,
         }
-        return script.main(words_of(settings))
+        return run_point_cloud_classification.main(words_of(settings))
 
     return start
 
@@ -222,13 +218,13 @@ def test_folder_of_clouds_trains_with_the_folders_names_as_classes(run, tmp_path
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
-def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_path, form):
+def test_config_file_does_what_the_arguments_do(run, tiny_encoder, tmp_path, form):
     settings = {**FEW, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
     expected = run("words", **{k: v for k, v in settings.items() if k != "encoder_name_or_path"})
     settings["output_dir"] = str(tmp_path / "file")
     path = tmp_path / f"recipe.{form}"
     path.write_text(json.dumps(settings) if form == "json" else yaml.safe_dump(settings))
-    assert script.main([str(path)]).metrics == expected.metrics
+    assert run_point_cloud_classification.main([str(path)]).metrics == expected.metrics
     assert_equal_weights(tmp_path / "file", tmp_path / "words")
 
 
@@ -237,7 +233,7 @@ def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_p
     [
         ({"peft": "prompt_tuning"}, ValueError, "'prompt_tuning' is unknown or does not fit; expected one of .*lora"),
         ({"peft": "lora", "peft_config": {"rank": 3}}, ValueError, "no setting 'rank'"),
-        ({"peft_config": "r=3"}, ValueError, "--peft_config 'r=3' is no JSON"),
+        ({"peft_config": "r=3"}, ValueError, "--peft_config 'r=3' is not JSON"),
         ({"model_config": "[1]"}, ValueError, "--model_config .*expected a JSON object"),
         ({"test_file": "x.parquet"}, ValueError, "need --train_file"),
         ({"train_file": "x.parquet", "data_dir": "data"}, ValueError, "--data_dir data with --train_file"),
@@ -249,7 +245,7 @@ def test_config_file_does_what_the_arguments_do(run, script, tiny_encoder, tmp_p
         ({"processor_config": {"num_points": 3}}, ValueError, "expected it as --num_points"),
         ({"few_shot": {"way": 3}}, ValueError, "--few_shot: 'fold' is missing or unknown"),
         ({"voting": -1}, ValueError, "--voting -1"),
-        ({"select_on_test": True}, ValueError, "--select_on_test beside a validation split"),
+        ({"select_on_test": True}, ValueError, "--select_on_test with the splits"),
     ],
 )
 def test_wrong_arguments_are_named(run, settings, error, text):

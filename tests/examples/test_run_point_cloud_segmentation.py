@@ -10,16 +10,17 @@ from datasets import List, Value
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
+from examples import run_point_cloud_segmentation as segmentation
 from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset, read_point_cloud
 from hf_any3d.data.catalog.s3dis import CLASS_NAMES
 from hf_any3d.data.catalog.shapenetpart import CATEGORY_PARTS, PART_NAMES
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.evaluation.segmentation import MeanIoU, PartIoU
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.point_rows import WeightedPointLoss
+from hf_any3d.training.segmentation_rows import WeightedPointLoss
 from tests.data.catalog.s3dis_trees import write_arrays
 from tests.data.catalog.shapenet_trees import write_shapenetpart
-from tests.examples.conftest import SMALL, load_program, words_of
+from tests.examples.conftest import SMALL, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 DATA = {
@@ -30,13 +31,8 @@ OWN = {"rooms": {"block_size": 2.5}, "parts": {}}
 NAMES = pytest.mark.parametrize("name", ["rooms", "parts"])
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_program("run_point_cloud_segmentation")
-
-
 @pytest.fixture
-def run(script, tiny_encoder, tmp_path):
+def run(tiny_encoder, tmp_path):
     """Runs the program with small settings and others; gives the report."""
 
     def start(name, output_dir="run", **settings):
@@ -49,7 +45,7 @@ def run(script, tiny_encoder, tmp_path):
             **OWN.get(name, {}),
             **settings,
         }
-        return script.main(words_of(settings))
+        return segmentation.main(words_of(settings))
 
     return start
 
@@ -160,9 +156,9 @@ def test_published_benchmarks_train_from_their_files(run, tmp_path, name):
         assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
 
 
-def test_classes_are_weighed_by_the_training_points(script, run, monkeypatch):
+def test_classes_are_weighed_by_the_training_points(run, monkeypatch):
     seen = []
-    monkeypatch.setattr(script, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
+    monkeypatch.setattr(segmentation, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
     loss = WeightedPointLoss
     report = run("rooms", class_weighting=1.0, max_steps=1)
     labels = np.concatenate(load_point_dataset("rooms", split="train", **DATA["rooms"])["labels"])
@@ -171,23 +167,23 @@ def test_classes_are_weighed_by_the_training_points(script, run, monkeypatch):
     assert np.isfinite(report.metrics["test"]["loss"])
 
 
-def test_labels_without_names_are_refused(script):
+def test_labels_without_names_are_refused():
     rows = load_point_dataset("shapes", split="test").select(range(4))
     with pytest.raises(ValueError, match="the training split has labels None; expected a list of ClassLabel"):
-        script.find_task(rows)
+        segmentation.find_task(rows)
 
 
-def test_classes_without_names_are_named_by_their_numbers(script):
+def test_classes_without_names_are_named_by_their_numbers():
     rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
     plain = rows.cast_column("labels", List(Value("int64")))
-    assert script.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
+    assert segmentation.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_parts_of_a_category_are_told_by_their_names_or_by_the_rows(script, named):
+def test_parts_of_a_category_are_told_by_their_names_or_by_the_rows(named):
     rows = load_point_dataset("parts", split="train", **DATA["parts"])
     rows = rows if named else rows.cast_column("labels", List(Value("int64")))
-    task = script.find_task(rows)
+    task = segmentation.find_task(rows)
     assert task.category_parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [11, 12, 13], [14, 15]]
-    scenes = script.find_task(load_point_dataset("rooms", split="train", **DATA["rooms"]))
+    scenes = segmentation.find_task(load_point_dataset("rooms", split="train", **DATA["rooms"]))
     assert not scenes.has_parts and scenes.names[0] == "floor"

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from transformers import AutoModel, pipeline
 
+from examples import run_zero_shot
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport
-from tests.examples.conftest import imported_beside_others, load_program
 from tests.tiny_encoders import saved_encoder
-from tests.tiny_text_towers import write_text_files
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 UNSEEN = ["chair", "lamp"]
@@ -34,22 +32,8 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_program("run_zero_shot")
-
-
-@pytest.fixture(scope="module")
-def sentence_encoder(hub, tmp_path_factory) -> str:
-    directory = write_text_files(tmp_path_factory.mktemp("sentences"), is_sentence_encoder=True)
-    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
-    HfApi().create_repo("me/tiny-sentence-bert")
-    HfApi().upload_folder(repo_id="me/tiny-sentence-bert", folder_path=directory)
-    return "me/tiny-sentence-bert"
-
-
 @pytest.fixture
-def run(script, sentence_encoder, tmp_path):
+def run(sentence_encoder, tmp_path):
     """Runs the script with small settings and others; gives the report."""
 
     def start(output_dir="run", **settings):
@@ -62,7 +46,7 @@ def run(script, sentence_encoder, tmp_path):
         }
         path = tmp_path / "recipe.json"
         path.write_text(json.dumps(settings))
-        return script.main([str(path)])
+        return run_zero_shot.main([str(path)])
 
     return start
 
@@ -182,40 +166,3 @@ def test_too_few_classes_left_are_refused(run):
     names = load_point_dataset("shapes", split="train").features["label"].names
     with pytest.raises(ValueError, match="--held_out_classes leaves 1 classes; expected at least 2"):
         run(held_out_classes=names[1:])
-
-
-@pytest.fixture(scope="module")
-def bench():
-    with imported_beside_others("bench_zero_shot") as program:
-        yield program
-
-
-def test_benchmark_holds_no_class_out_twice(bench):
-    names = load_point_dataset("shapes", split="train").features["label"].names
-    for validation in (False, True):
-        drawn = [name for number in range(3) for name in bench.draw_classes(names, number, validation)]
-        assert len(drawn) == len(set(drawn) & set(names)) == 15
-    chosen_by = [set(bench.draw_classes(names, number, validation=True)) for number in range(3)]
-    assert all(set(bench.draw_classes(names, number)) not in chosen_by for number in range(3))
-    with pytest.raises(ValueError, match="draw 3; expected 0 to 2"):
-        bench.draw_classes(names, 3)
-
-
-@pytest.mark.slow
-def test_benchmark_goes_on_where_it_stopped_and_tables_all_draws(bench, sentence_encoder, tmp_path, monkeypatch):
-    small = {"num_train_epochs": 1, "max_train_samples": 60, "num_points": 64, "use_cpu": True}
-    monkeypatch.setattr(bench, "ENCODER", sentence_encoder)
-    monkeypatch.setattr(bench, "MODEL_CHANGES", {"num_tokens": 8, "tokenizer_neighbors": 4})
-    monkeypatch.setattr(bench, "RECIPE", small)
-    bench.main(["--output-dir", str(tmp_path), "--draws", "0"])
-    (tmp_path / "draw-0" / "metrics.json").unlink()
-    bench.main(["--output-dir", str(tmp_path), "--draws", "0", "1"])
-    assert not (tmp_path / "draw-0" / "metrics.json").exists(), "a stored draw is not repeated"
-    summary = json.loads((tmp_path / "zero_shot.json").read_text())
-    accuracies = [run["metrics"]["test"]["unseen_accuracy"] for run in summary["runs"]]
-    told = summary["figures"]["test"]["unseen_accuracy"]
-    assert told["mean"] == pytest.approx(np.mean(accuracies))
-    assert told["std"] == pytest.approx(np.std(accuracies, ddof=1))
-    text = (tmp_path / "zero_shot.md").read_text()
-    assert f"{100 * told['mean']:.1f} ± {100 * told['std']:.1f}" in text and "draw 1:" in text
-    assert torch.get_num_threads() == 1

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
+from examples import run_point_cloud_segmentation
 from hf_any3d.model_card.run_report import RunReport
-from tests.examples.conftest import EXAMPLES, load_program
+from tests.examples.conftest import EXAMPLES
 
 LITTLE = {
     "rooms": {"train_rooms": 2, "validation_rooms": 1, "test_rooms": 1, "num_points": 1024},
@@ -22,8 +23,7 @@ def test_a_recipe_trains_for_a_step(name, tiny_encoder, tmp_path):
     # The few steps of this run would all lie before the first evaluation.
     settings["eval_delay"] = 0
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    script = load_program("run_point_cloud_segmentation")
-    report = script.main([str(tmp_path / "recipe.yaml")])
+    report = run_point_cloud_segmentation.main([str(tmp_path / "recipe.yaml")])
     assert report.training["steps"] == 1
     assert report.training["learning_rate"] == settings["learning_rate"]
     assert report.adapter["settings"].items() >= settings["peft_config"].items()

@@ -164,7 +164,7 @@ class Counting:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.judging.SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.verdicts.SECONDS_BETWEEN_SAVES", -1.0)
     protocol = next(protocol for protocol in PROTOCOLS.values() if protocol.kind == "same")
     cloud = Array2D((4, 3), "float32")
     features = Features(points=cloud, colors=cloud, object_id=Value("string"), caption=Value("string"))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from examples import run_point_cloud_classification
 from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.training.program import run_program
-from tests.examples.conftest import load_program, tiny_shapes, words_of
+from tests.examples.conftest import tiny_shapes, words_of
 from tests.faults.killing import ALL, MODES, Ending, fill, points, report, run_child
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
@@ -40,7 +41,7 @@ class Training:
     """A small training program, and what it gives when nothing happens to it."""
 
     def __init__(self, folder: Path):
-        self.folder, self.program = folder, load_program("run_point_cloud_classification")
+        self.folder, self.program = folder, run_point_cloud_classification
         random_encoder(tiny_config("bert")).save_pretrained(folder / "encoder")
         shapes = tiny_shapes(points=40)
         shapes["train"].to_parquet(folder / "train.parquet")

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from hf_any3d.training.adapters import (
+from hf_any3d.training.models import (
     build_peft_config,
     encoder_feedforward_pattern,
     encoder_norm_pattern,

@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
+from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
-from hf_any3d.training.settings import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
 

@@ -5,7 +5,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from hf_any3d.training.adapters import drop_attention
+from hf_any3d.training.models import drop_attention
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.tiny_encoders import LAYERS, clouds, tiny_model
 
@@ -41,5 +41,5 @@ def test_shares_out_of_range_are_refused():
 
 
 def test_encoders_without_such_dropout_are_refused():
-    with pytest.raises(ValueError, match="GPT2Model has no attention with dropout under attention_dropout or dropout"):
+    with pytest.raises(ValueError, match="GPT2Model has no attention with dropout as attention_dropout or dropout"):
         drop_attention(tiny_model("gpt2"), 0.1)

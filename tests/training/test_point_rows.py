@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.point_rows import BlockRows, CropRows
 from hf_any3d.training.rows import training_transform
+from hf_any3d.training.segmentation_rows import BlockRows, CropRows
 
 SIZES = (300, 40, 128)
 

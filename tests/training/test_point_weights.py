@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from hf_any3d.training.point_rows import WeightedPointLoss, class_weights
+from hf_any3d.training.segmentation_rows import WeightedPointLoss, class_weights
 
 LABELS = [np.array([0, 0, 0, 1, -100]), np.array([0, 0, 0, 1])]  # six of class 0, two of class 1, none of class 2
 

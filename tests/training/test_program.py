@@ -8,8 +8,8 @@ import pytest
 from datasets import DatasetDict
 
 from hf_any3d.atomic_files import release_claims
-from hf_any3d.training.program import begin, check_processes, claim_output, data_facts, run_program
-from hf_any3d.training.settings import DataArguments, PointTrainingArguments
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
+from hf_any3d.training.program import check_processes, claim_output, data_facts, run_program, start_run
 from tests.faults.killing import held_by_another
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,8 +56,8 @@ def test_as_many_processes_run_as_launchers_were_asked_for():
     [
         # What `accelerate launch --cpu --num_processes 2` leaves in the environment of its single process.
         (1, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
-        (1, {"WORLD_SIZE": "2"}, "asks for 2 processes, and this run has 1; .*nproc_per_node.* unset WORLD_SIZE"),
-        (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "asks for 4 processes, and this run has 1"),
+        (1, {"WORLD_SIZE": "2"}, "requests 2 processes, but this run has 1; .*nproc_per_node.* unset WORLD_SIZE"),
+        (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "requests 4 processes, but this run has 1"),
     ],
 )
 def test_another_number_of_processes_than_asked_for_is_an_error(processes, environment, text):
@@ -101,9 +101,9 @@ def test_a_second_training_into_the_same_directory_is_told_and_a_killed_one_is_f
     arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with held_by_another(tmp_path / "_lock") as other:
         with pytest.raises(BlockingIOError, match=f"{tmp_path.name}: process {other} on .* is writing there"):
-            begin(arguments, logging.getLogger("test"))
+            start_run(arguments, logging.getLogger("test"))
     (tmp_path / ".metrics.json.somewhere.17.tmp").write_text("half")
-    assert begin(arguments, logging.getLogger("test")) is None
+    assert start_run(arguments, logging.getLogger("test")) is None
     release_claims()
     assert list(tmp_path.iterdir()) == []
 
@@ -115,13 +115,13 @@ def test_an_output_directory_that_is_a_link_is_told_and_one_that_leads_nowhere_r
     release_claims()
     assert f"is a symbolic link; the run is written to {tmp_path / 'disk'}" in caplog.text
     (tmp_path / "disk").rmdir()
-    with pytest.raises(FileNotFoundError, match="run: a symbolic link to .*disk, which is no directory"):
+    with pytest.raises(FileNotFoundError, match="run: a symbolic link to .*disk, which is not a directory"):
         claim_output(tmp_path / "run")
 
 
 def test_the_number_of_processes_is_logged(tmp_path, caplog):
     arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with caplog.at_level(logging.INFO):
-        begin(arguments, logging.getLogger("test"))
+        start_run(arguments, logging.getLogger("test"))
     release_claims()
     assert "Training with 1 process on cpu" in caplog.text

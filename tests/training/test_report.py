@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, package_versions
 from hf_any3d.model_card.subject import adapter_facts
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.report import encoder_facts
+from hf_any3d.training.program import encoder_facts
 from hf_any3d.tuners import encoder_linear_pattern
 from tests.tiny_encoders import tiny_model
 

@@ -8,9 +8,9 @@ import torch
 from datasets import Array2D, ClassLabel, Dataset, Features
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
-from hf_any3d.training.settings import DataArguments
 from tests.tiny_encoders import tiny_model
 
 NAMES = ["ball", "box", "rod"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hf_any3d.training.settings import PointTrainingArguments
+from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.training.settings import PointTrainingArguments
+from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 
 

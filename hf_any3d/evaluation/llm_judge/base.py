@@ -1,4 +1,4 @@
-"""What every judge is."""
+"""The interface of judges."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Protocol
 
 
 class JudgeError(OSError):
-    """A judge gives no reply, and asking again does not help."""
+    """A judge does not reply, and asking again does not help."""
 
 
 class Judge(Protocol):
-    """A function from text to text that says who it is.
+    """A function from a prompt to a reply, with facts about itself.
 
     Attributes:
-        name: What it is called beside figures.
-        settings: What sways its replies.
-        revisions: What exactly replied so far: commits, checksums, or what an endpoint calls its model.
-        reads_prompt: Whether it is told what to do; one that is not gets the bare answer.
+        name: Name in tables and files.
+        settings: Settings that its replies depend on.
+        revisions: Versions that have replied so far: commits, checksums, or an endpoint's names of its model.
+        reads_prompt: Whether it gets a prompt; otherwise it gets the bare answer.
         kinds: Kinds of protocols that it can judge.
-        at_once: Replies that may be asked for at the same time.
+        at_once: Number of concurrent requests.
     """
 
     name: str
@@ -35,3 +35,8 @@ class Judge(Protocol):
         Raises:
             JudgeError: There is no reply.
         """
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no file can store, by the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

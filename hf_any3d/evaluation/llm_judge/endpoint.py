@@ -1,4 +1,4 @@
-"""A judge behind an HTTP endpoint that speaks OpenAI's chat completions, a hosted one or a server of one's own."""
+"""A judge at an HTTP endpoint with OpenAI's chat completions, hosted or self-hosted."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hf_any3d.evaluation.llm_judge.base import JudgeError
-from hf_any3d.evaluation.llm_judge.replies import whole_text
+from hf_any3d.evaluation.llm_judge.base import JudgeError, replace_lone_surrogates
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT = 120.0
 _LARGEST_REPLY = 2**22
 _LARGEST_REFUSAL = 2**14
 _SHOWN = 300
-# A shorter one is a word that servers without keys ask for, such as "none".
+# Shorter ones are placeholders for servers without keys, such as "none".
 _SHORTEST_KEY = 8
 
 
 class EndpointJudge:
-    """Asks a model behind `POST {base_url}/chat/completions`.
+    """Asks a model at `POST {base_url}/chat/completions`.
 
-    Replies that say "later" (429, 5xx), broken connections and replies that are no chat completion are asked for
-    again, after waits that double, or as long as the endpoint says.
+    Temporary failures (429, 5xx), broken connections and replies that are no chat completion are retried, after waits
+    that double, or as long as the endpoint requests.
 
     Args:
-        model: Name of the model, as the endpoint knows it.
+        model: Name of the model at the endpoint.
         base_url: Such as "https://api.openai.com/v1".
         settings: Fields of the request that differ from the published ones; None leaves a field out.
-        key_variable: Environment variable with the key. No key is sent where it is not set.
-        timeout: Seconds within which a whole reply has to be there, however slowly it comes.
-        attempts: How often to ask before giving up.
+        key_variable: Environment variable with the key; if it is not set, no key is sent.
+        timeout: Seconds within which a reply must be complete.
+        attempts: Number of attempts before giving up.
         first_wait: Seconds before the second attempt.
-        at_once: Replies asked for at the same time.
-        sleep: Waits.
+        at_once: Number of concurrent requests.
+        sleep: Function that waits.
 
     Raises:
-        ValueError: The address is none, or a number is out of range.
+        ValueError: The address is invalid, or a number is out of range.
     """
 
     reads_prompt = True
@@ -79,33 +78,34 @@ class EndpointJudge:
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._key_variable, self._timeout = key_variable, timeout
         self._attempts, self._first_wait, self._sleep = attempts, first_wait, sleep
-        # A redirect would carry the key to a place that nobody named.
+        # A redirect would send the key to another address.
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def __call__(self, text: str) -> str:
-        """The model's reply to a prompt.
+        """Return the model's reply to a prompt.
 
         Raises:
-            JudgeError: The endpoint refuses, or does not reply in all attempts.
+            JudgeError: The endpoint refuses, or no attempt succeeds.
         """
         body = json.dumps({"model": self.name, "messages": [{"role": "user", "content": text}], **self.settings})
         if not (self._key.isascii() and self._key.isprintable()):
             raise JudgeError(f"{self._key_variable}: holds characters that no key has")
-        trouble = ""
+        problem = ""
         for attempt in range(self._attempts):
             try:
                 return self._read(_within(self._timeout, lambda: self._ask(body.encode())))
             except _Refusal as refusal:
-                trouble, wait = self._redacted(str(refusal)), refusal.wait
-                if refusal.code not in _PASSING:
-                    raise JudgeError(f"{self._url}: {trouble}{self._hint(refusal.code)}") from None
+                problem, wait = self._redacted(str(refusal)), refusal.wait
+                if refusal.code not in _TEMPORARY:
+                    hint = f"; is {self._key_variable} the right key?" if refusal.code in (401, 403) else ""
+                    raise JudgeError(f"{self._url}: {problem}{hint}") from None
             except (OSError, http.client.HTTPException, ValueError) as error:
-                trouble, wait = self._redacted(str(error)) or type(error).__name__, None
+                problem, wait = self._redacted(str(error)) or type(error).__name__, None
             if attempt + 1 < self._attempts:
-                # A little by chance, so that several askers do not come back together.
+                # With jitter, so that concurrent requests do not return together.
                 doubled = self._first_wait * 2**attempt * random.uniform(1.0, 1.25)
                 self._sleep(min(_LONGEST_WAIT, doubled if wait is None else wait))
-        raise JudgeError(f"{self._url}: no reply in {self._attempts} attempts; the last one: {trouble}")
+        raise JudgeError(f"{self._url}: no reply in {self._attempts} attempts; the last one: {problem}")
 
     def _ask(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -118,33 +118,30 @@ class EndpointJudge:
         except urllib.error.HTTPError as error:
             with error:
                 text = " ".join(error.read(_LARGEST_REFUSAL).decode(errors="replace").split())
-            # What is said is shortened once no key is in it, half of which would be no better.
-            said = self._redacted(f"{error.code} {error.reason} {text}")[:_SHOWN].strip()
-            raise _Refusal(said, error.code, _seconds(error.headers.get("Retry-After"))) from None
+            # Redacted before it is shortened, which could leave half of a key.
+            message = self._redacted(f"{error.code} {error.reason} {text}")[:_SHOWN].strip()
+            raise _Refusal(message, error.code, _seconds(error.headers.get("Retry-After"))) from None
 
     def _read(self, body: bytes) -> str:
         shown = self._redacted(body[:_LARGEST_REFUSAL].decode(errors="replace"))[:80]
         try:
-            told = json.loads(body)
-            reply = told["choices"][0]["message"]["content"]
+            completion = json.loads(body)
+            reply = completion["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
             raise ValueError(f"{shown!r} is no chat completion") from None
         if not isinstance(reply, str):
             raise ValueError(f"the reply's content is a {type(reply).__name__} in {shown!r}; expected text")
-        names = [told[key] for key in ("model", "system_fingerprint") if isinstance(told.get(key), str)]
-        self.revisions.add(whole_text(self._redacted(" ".join(names)))[:_SHOWN])
+        names = [completion[key] for key in ("model", "system_fingerprint") if isinstance(completion.get(key), str)]
+        self.revisions.add(replace_lone_surrogates(self._redacted(" ".join(names)))[:_SHOWN])
         return self._redacted(reply)
 
     def _redacted(self, text: str) -> str:
-        """Text without the key, which some endpoints and proxies repeat."""
+        """Remove the key, which some endpoints and proxies repeat."""
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_KEY else text
 
     @property
     def _key(self) -> str:
         return os.environ.get(self._key_variable, "").strip()
-
-    def _hint(self, code: int) -> str:
-        return f"; is {self._key_variable} the right key?" if code in (401, 403) else ""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -153,7 +150,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Refusal(Exception):
-    """An answer with a status that is no success."""
+    """A response whose status is not a success."""
 
     def __init__(self, text: str, code: int, wait: float | None):
         super().__init__(text)
@@ -161,31 +158,27 @@ class _Refusal(Exception):
 
 
 def _within(seconds: float, ask: Callable[[], bytes]) -> bytes:
-    """Ask in a thread that is left to itself when time is up: a server that drips keeps any single wait short.
-
-    Raises:
-        TimeoutError: Time is up.
-    """
+    """Call `ask` in a thread and abandon it after a time, since a server that sends byte by byte never times out."""
     outcome: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             outcome.put(ask())
-        except Exception as error:  # raised where it is waited for
+        except Exception as error:  # raised in the waiting thread
             outcome.put(error)
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        told = outcome.get(timeout=seconds)
+        result = outcome.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"no whole reply in {seconds:g} seconds") from None
-    if isinstance(told, Exception):
-        raise told
-    return told
+        raise TimeoutError(f"no complete reply in {seconds:g} seconds") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _seconds(header: str | None) -> float | None:
     try:
         return max(0.0, float(header)) if header else None
     except ValueError:
-        return None  # a date; the usual wait does
+        return None  # a date; the default wait is used

@@ -1,4 +1,4 @@
-"""What judges are asked. The wording is ours; what it asks for, and the form of the reply, is the published protocol.
+"""Prompts of judges, in our own wording; the task and the form of the reply are those of the published protocols.
 
 `{ground_truth}`, `{model_output}` and `{classes}` are filled in.
 """
@@ -61,7 +61,7 @@ Person: {ground_truth}
 Model: {model_output}
 Reply: """,
 }
-"""The default text for each kind of protocol."""
+"""The default prompt for each kind of protocol."""
 
 _FIELDS = {
     "same": {"ground_truth", "model_output"},
@@ -71,32 +71,28 @@ _FIELDS = {
 
 
 def check_prompt(prompt: str, kind: str) -> str:
-    """Refuse a text that lacks a place to fill in, or has one that nothing fills.
+    """Return a prompt if it has exactly the fields of its kind.
 
     Raises:
-        ValueError: Such a text.
+        ValueError: A field is missing or unknown.
     """
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
     except ValueError as error:
-        raise ValueError(f"judge prompt: {error}; a brace that is no field is written twice") from None
+        raise ValueError(f"judge prompt: {error}; write a brace that is no field twice") from None
     if fields != _FIELDS[kind]:
-        told = ", ".join(f"{{{name}}}" for name in sorted(fields)) or "none"
-        raise ValueError(f"judge prompt has fields {told}; expected {_expected(kind)}")
+        found, expected = (", ".join(f"{{{n}}}" for n in sorted(names)) for names in (fields, _FIELDS[kind]))
+        raise ValueError(f"judge prompt has fields {found or 'none'}; expected {expected}")
     return prompt
 
 
 def fill_prompt(prompt: str, entry: Mapping[str, object], classes: list[str] | None = None) -> str:
-    """What a judge is told about an answer; one that is empty stands there as ##."""
+    """Fill in a prompt for one answer; an empty answer becomes ##."""
     listed = "\n".join(f"{number}: {name}" for number, name in enumerate(classes or []))
     output = entry["model_output"] or "##"
     return prompt.format_map({"ground_truth": entry["ground_truth"], "model_output": output, "classes": listed})
 
 
 def prompt_checksum(prompt: str) -> str:
-    """`sha256:…` of a prompt, which tells figures of different wordings apart."""
+    """Return `sha256:…` of a prompt, so that figures of different wordings can be told apart."""
     return f"sha256:{hashlib.sha256(prompt.encode()).hexdigest()}"
-
-
-def _expected(kind: str) -> str:
-    return ", ".join(f"{{{name}}}" for name in sorted(_FIELDS[kind]))

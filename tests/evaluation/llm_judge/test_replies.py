@@ -1,6 +1,6 @@
 import pytest
 
-from hf_any3d.evaluation.llm_judge.replies import read_class, read_same, read_score
+from hf_any3d.evaluation.llm_judge.verdicts import read_class, read_same, read_score
 from tests.evaluation.cases import CASES
 
 PARSING = CASES["judge_parsing"]

@@ -1,0 +1,1 @@
+"""Programs to copy, with recipes and data, and the studies and benchmarks that produced the published tables."""

@@ -1,0 +1,128 @@
+"""Compare time and memory of an Any2Point training step with the bare frozen layers on as many tokens.
+
+    python -m examples.speed.any2point_wrapper --preset clip-scan --output wrapper.json
+
+All run forward and backward in float32, in turns in one process; gradients reach the tokens in all of them. Times are
+processor times of this process, which depend little on other work on the machine. Saved bytes are what autograd saves
+for the backward pass, without parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModel
+
+from examples.speed._measure import saved_bytes, storages, timed_in_turns
+from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.atomic_files import write_json
+from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.modeling.encoders import freeze
+
+CLIP_SCAN = VARIANTS["clip-scan"]
+# Encoder, model, adapter.
+PRESETS: dict[str, tuple[dict, dict, dict]] = {
+    "minilm": (
+        dict(model_type="bert", hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+        dict(num_labels=18),
+        {},
+    ),
+    "clip-text": (CLIP_SCAN.encoder, dict(num_labels=18), {}),
+    # The released configuration with its accidents: the frozen layers attend over the clouds of the batch.
+    "clip-scan": (CLIP_SCAN.encoder, CLIP_SCAN.model, CLIP_SCAN.adapter),
+}
+
+
+def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | None, repeats: int) -> dict:
+    """Measure the bare layers, the tokenizer alone and the whole model."""
+    torch.manual_seed(0)
+    encoder_settings, model_settings, adapter_settings = PRESETS[preset]
+    settings = dict(encoder_settings)
+    config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=8, eos_token_id=2, **settings)
+    encoder = AutoModel.from_config(config)
+    chosen = dict(model_settings) | ({} if neighbors is None else {"tokenizer_neighbors": neighbors})
+    config = Any2PointConfig(encoder_config=encoder.config, num_tokens=tokens, **chosen)
+    # Copied before adapters are added.
+    bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+    model = Any2PointForPointCloudClassification(config, freeze(encoder))
+    base = model.any2point
+    layers = list(base.family.layers_of(bare_encoder))
+    clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
+    labels = torch.arange(batch) % config.num_labels
+    shape = (tokens + 1, batch) if config.attention_axis == "batch" else (batch, tokens + 1)
+    sequence = torch.randn(*shape, encoder.config.hidden_size, requires_grad=True)
+    adapted = get_peft_model(model, GuidedAdapterConfig(**adapter_settings)).train()
+
+    def bare() -> torch.Tensor:
+        hidden_states = sequence
+        for layer in layers:
+            hidden_states = layer(hidden_states, attention_mask=None, is_causal=False)
+        return hidden_states.sum()
+
+    def tokenizer() -> torch.Tensor:
+        return base.point_tokenizer(clouds).tokens.sum()
+
+    def wrapped() -> torch.Tensor:
+        return adapted(points=clouds, labels=labels).loss
+
+    steps = {"bare layers": bare, "tokenizer": tokenizer, "whole model": wrapped}
+    parameters = storages(adapted, *layers)
+    saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
+    spent = timed_in_turns({name: lambda step=step: step().backward() for name, step in steps.items()}, repeats)
+    seconds = {name: statistics.median(one.cpu for one in times) for name, times in spent.items()}
+    return {
+        "preset": preset,
+        "batch": batch,
+        "points": points,
+        "tokens": tokens,
+        "neighbors": config.tokenizer_neighbors,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": {
+            name: {
+                "ms_per_cloud": 1000 * seconds[name] / batch,
+                "saved_MB_per_cloud": saved[name] / batch / 1e6,
+                "times_bare_time": seconds[name] / seconds["bare layers"],
+                "times_bare_memory": saved[name] / saved["bare layers"],
+            }
+            for name in steps
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="clip-scan")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--points", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--neighbors", type=int, help="points per neighborhood; by default as in the preset")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = measure(
+        arguments.preset,
+        arguments.batch,
+        arguments.points,
+        arguments.tokens,
+        arguments.neighbors,
+        arguments.repeats,
+    )
+    print(f"{result['preset']}, batch {result['batch']}, {result['tokens']} tokens, k = {result['neighbors']}")
+    print("| forward + backward | ms a cloud | saved MB a cloud | times bare time | times bare memory |")
+    print("|---|---|---|---|---|")
+    for name, row in result["rows"].items():
+        print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in row) + " |")
+    if arguments.output:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""The stages of ACT on the embedded shapes: each runs its program by its recipe and returns the results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from torch import nn
+from transformers import set_seed
+
+from examples import run_act_autoencoder, run_act_pretraining, run_few_shot, run_point_cloud_classification
+from examples.studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
+from hf_any3d import PointCloudProcessor, load_point_dataset
+from hf_any3d.data import validation_split
+from hf_any3d.model_card.run_report import RunReport, peak_memory
+from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
+from hf_any3d.modeling.point_ops import reconstruction_scores
+from hf_any3d.training.arguments import merge, parse_arguments, read_settings
+from hf_any3d.training.linear_probe import LinearProbe
+from hf_any3d.training.pretraining import (
+    PretrainingDataArguments,
+    StudentArguments,
+    TeacherArguments,
+    UnlabelledRows,
+    build_autoencoder,
+    load_splits,
+)
+from hf_any3d.training.protocol import build_processor
+
+ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "scratch": ("from scratch", None),
+    "none": ("no teacher", {"teacher": "none", "teacher_layers": None}),
+    "random": ("random teacher", {"random_teacher": True}),
+    "pretrained": ("pretrained teacher", {}),
+}
+"""Pretraining of a student: title, and changes of the first stage's recipe; None without pretraining."""
+WAYS = {"few_5": 5, "few_10": 10, "few_5_frozen": 5, "few_10_frozen": 10}
+"""Number of classes of the few-shot stages."""
+FROZEN = dict.fromkeys(("few_5_frozen", "few_10_frozen"), {"tuning": "mlp-3", "learning_rate": 3e-3})
+"""Changes of the recipe for stages that train the head alone and keep the student frozen (the paper's MLP-3)."""
+MEAN_OF = ("few_5", "few_10")
+"""The stages whose mean is reported as few-shot accuracy."""
+SHOT = 10
+PRETRAINING = ("autoencoder", "pretraining")
+TARGETS = "targets"
+"""Not a training stage: probes of an autoencoder's inner features."""
+PARTS = ("codes", "teacher", "targets")
+"""Probed features: the chosen codes, the teacher's output for them, the targets of the student."""
+TUNING = ("few_5", "few_10", "full", *FROZEN)
+Changes = Mapping[str, Mapping[str, Any]]
+"""Changes of the recipes: of a stage by its name, of all fine-tuning as "tuning", of every stage as "data"."""
+NO_CHANGES: Changes = {}
+
+
+def recipe_of(stage: str, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Read the settings of a stage, without the teacher and the results of earlier stages."""
+    settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
+    settings |= FROZEN.get(stage, {}) | changes.get("data", {})
+    return settings | changes.get("tuning" if stage in TUNING else stage, {})
+
+
+def write_validation_cut(folder: Path) -> dict[str, Any]:
+    """Split a validation part off the training shapes, by whole groups of near-duplicates, and write both as files.
+
+    In these files the validation part replaces the test split, so that every program evaluates on it.
+
+    Returns:
+        Settings that make a program read these files.
+    """
+    splits = validation_split(load_point_dataset("shapes", split="train"), 0.25, seed=0, group_column="group")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", splits["train"]), ("test", splits["validation"])):
+        rows.with_format(None).to_parquet(folder / f"{name}.parquet")
+    return {"dataset_name": "parquet", "data_dir": str(folder)}
+
+
+def stages_of(arm: str) -> tuple[str, ...]:
+    """Return the stages of an arm, in order."""
+    if ARMS[arm][1] is not None:
+        return (*PRETRAINING, TARGETS, *TUNING)
+    # Freezing an untrained student makes no sense.
+    return tuple(stage for stage in TUNING if stage not in FROZEN)
+
+
+def settings_of(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Collect everything but the seed that affects a stage's result, as JSON reads it back."""
+    earlier = [name for name in stages_of(arm) if name in PRETRAINING and name != stage]
+    earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
+    # Targets are probed in the trained autoencoder, without further training.
+    trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
+    settings: dict[str, Any] = {name: recipe_of(name, changes) for name in trained} | {"changes": ARMS[arm][1]}
+    if stage in WAYS:
+        settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
+    return json.loads(json.dumps(settings))
+
+
+def run_stage(
+    arm: str, stage: str, seed: int, folder: Path, folds: int, changes: Changes = NO_CHANGES, name: str = ""
+) -> dict[str, Any]:
+    """Run one stage, stored as `folder/runs/<arm>-<seed>-<stage><name>.json`, after the stages before it.
+
+    Args:
+        arm: One of `ARMS`.
+        stage: One of `stages_of(arm)`.
+        seed: Seed of weights, row order, augmentation and few-shot folds.
+        folder: Folder for the runs of all arms and seeds.
+        folds: Number of few-shot folds.
+        changes: Changes of the recipes.
+        name: Suffix for runs of the same stage with other changes.
+
+    Returns:
+        The results, with `seconds`, `cpu_seconds` and `peak_memory` (peak bytes of the process so far).
+    """
+    settings, place = settings_of(arm, stage, folds, changes), folder / f"{arm}-{seed}"
+
+    def run() -> dict[str, Any]:
+        reset_if_changed(place / stage, settings)
+        with stopwatch() as spent:
+            result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds, changes)
+        about = {"arm": arm, "stage": stage, "seed": seed}
+        return {**about, **result, **spent, "peak_memory": peak_memory().get("process")}
+
+    return kept_run(folder / "runs" / f"{arm}-{seed}-{stage}{name}.json", settings, run)
+
+
+def autoencoder(
+    arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
+) -> dict[str, Any]:
+    """Run the first stage; measures how test clouds are reconstructed before and after it."""
+    file = write_arguments(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
+    teacher, data = parse_arguments((TeacherArguments, PretrainingDataArguments), [file], others_in_file=True)
+    processor = build_processor(data, data.processor_config)
+    rows = UnlabelledRows(load_splits(data)[0]["test"], processor)
+    set_seed(seed)
+    before = reconstruction(build_autoencoder(teacher), rows)
+    report = run_act_autoencoder.main([file])
+    after = reconstruction(ActAutoencoder.from_pretrained(place / stage), rows)
+    return {"before": before, "after": after, **_facts(report)}
+
+
+def pretraining(
+    arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
+) -> dict[str, Any]:
+    """Run the second stage; measures a linear probe of the student's features before and after it."""
+    own = {"seed": seed, "autoencoder": str(place / "autoencoder")}
+    file = write_arguments(place / stage, recipe_of(stage, changes) | own)
+    student, data = parse_arguments((StudentArguments, PretrainingDataArguments), [file], others_in_file=True)
+    splits, processor = load_splits(data)[0], build_processor(data, data.processor_config)
+    probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
+    set_seed(seed)
+    fresh = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
+    before = probe.accuracies(fresh)["test"]
+    report = run_act_pretraining.main([file])
+    after = probe.accuracies(ActForPreTraining.from_pretrained(place / stage))["test"]
+    return {"probe_before": before, "probe": after, "loss": report.metrics["test"]["loss"], **_facts(report)}
+
+
+def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Probe an autoencoder's inner features of whole clouds, and measure how similar its targets are."""
+    model = ActAutoencoder.from_pretrained(place / "autoencoder").eval()
+    splits, processor = _read_data(place / "autoencoder")
+    probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
+    found = {part: probe.accuracies(InnerFeatures(model, part))["test"] for part in PARTS}
+    rows = UnlabelledRows(splits["test"], processor)
+    points = torch.from_numpy(np.stack([row["points"] for row in rows.__getitems__(list(range(len(rows))))]))
+    made = model.teacher_features(points).flatten(0, 1)  # (clouds * groups, hidden)
+    constant = 1 - torch.cosine_similarity(made, made.mean(dim=0, keepdim=True)).mean()
+    return {**found, "constant": constant.item()}
+
+
+class InnerFeatures(nn.Module):
+    """Gives a probe the maximum and mean of an autoencoder's token features.
+
+    Args:
+        model: The autoencoder.
+        part: One of `PARTS`.
+    """
+
+    def __init__(self, model: ActAutoencoder, part: str):
+        super().__init__()
+        self.model, self.part = model, part
+
+    @torch.no_grad()
+    def probe_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Compute features `(batch, features)` of clouds `(batch, points, 3)`."""
+        if self.part == "codes":
+            patches = self.model.patch(points)
+            tokens, _ = self.model.codebook(self.model.score_codes(patches), hard=True)  # (batch, groups, hidden)
+        else:
+            tokens = self.model.teacher_features(points, through_graph=self.part == "targets")
+        return torch.cat([tokens.amax(dim=1), tokens.mean(dim=1)], dim=-1)
+
+
+def few_shot(
+    arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
+) -> dict[str, Any]:
+    """Fine-tune on few rows of few classes, fold by fold; models are not stored."""
+    # Another seed draws other folds.
+    own = merge(_start(arm, place), {"seed": seed, "few_shot": {"seed": seed}, "save_strategy": "no"})
+    settings = merge(recipe_of(stage, changes), own)
+    words = ["--draw", "--way", str(WAYS[stage]), "--shot", str(SHOT), "--folds", str(folds)]
+    # Kept until all folds are done, so that an interrupted series resumes.
+    runs = place / stage / "folds"
+    result = run_few_shot.main([write_arguments(place / stage, settings), *words, "--output_dir", str(runs)])
+    shutil.rmtree(runs)
+    accuracies = [fold["test"]["accuracy"] for fold in result["folds"]]
+    return {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
+
+
+def full(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
+    """Fine-tune on all classes and all training rows."""
+    file = write_arguments(place / stage, merge(recipe_of(stage, changes), _start(arm, place) | {"seed": seed}))
+    report = run_point_cloud_classification.main([file])
+    return {name: report.metrics["test"][name] for name in ("accuracy", "mean_class_accuracy")} | _facts(report)
+
+
+_RUN: dict[str, Callable[..., dict[str, Any]]] = {
+    "autoencoder": autoencoder,
+    "pretraining": pretraining,
+    TARGETS: targets,
+    "full": full,
+}
+
+
+@torch.no_grad()
+def reconstruction(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, float]:
+    """Measure how well clouds are reconstructed from one code per patch.
+
+    Returns:
+        `patches`: the training loss, the Chamfer distance (L1) of patches, coarse and fine points together;
+        `chamfer_l1`: the distance of whole clouds; `codes`: the number of different codes in use.
+    """
+    model.eval()
+    totals, codes = np.zeros(2), set()
+    for row in range(len(rows)):
+        points = torch.from_numpy(rows[row]["points"]).unsqueeze(0)
+        made = model(points)
+        whole = reconstruction_scores(made.whole_fine, points, 0.01)["chamfer_l1"]
+        totals += (made.reconstruction_loss.item(), whole.item())
+        codes |= set(made.token_ids.flatten().tolist())
+    patches, chamfer = totals / len(rows)
+    return {"patches": float(patches), "chamfer_l1": float(chamfer), "codes": len(codes)}
+
+
+def draw(place: Path, path: Path, clouds: int) -> Path:
+    """Draw test clouds beside their reconstructions by an autoencoder of `run_stage`."""
+    splits, processor = _read_data(place)
+    run_act_autoencoder.draw(ActAutoencoder.from_pretrained(place), splits["test"], processor, clouds, path)
+    return path
+
+
+def _read_data(place: Path) -> tuple[DatasetDict, PointCloudProcessor]:
+    data = parse_arguments((PretrainingDataArguments,), [str(place / "arguments.json")], others_in_file=True)[0]
+    return load_splits(data)[0], build_processor(data, data.processor_config)
+
+
+def _start(arm: str, place: Path) -> dict[str, Any]:
+    start = None if ARMS[arm][1] is None else str(place / "pretraining")
+    return {"model_name_or_path": start}
+
+
+def _facts(report: RunReport) -> dict[str, Any]:
+    resumed = report.training["resumed_from"] is not None
+    return {"trained_parameters": report.trained_parameters, "resumed": resumed}

@@ -1,0 +1,191 @@
+"""One run of the study of adapters, in a fresh process, so that its peak memory is its own."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import DatasetDict, disable_progress_bars
+from torch import nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from examples import quickstart
+from examples.speed._measure import saved_bytes, storages
+from examples.studies.adapter_methods import build_adapted, build_adapted_act
+from examples.studies.runs import evaluate, stopwatch
+from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
+from hf_any3d.model_card.run_report import count_parameters, peak_memory
+
+WARM_UP = 5
+"""Steps that are not timed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that affects the result of a run.
+
+    Args:
+        method: Name of a method or an ablation.
+        seed: Seed of the run.
+        encoder_learning_rate: Learning rate inside the encoder; for "linear", of the linear layer.
+        on_validation: Hold out a part of the training rows and evaluate on it instead of the test split.
+        dataset: Name for `load_point_dataset`.
+        encoder: Name or directory of the pretrained encoder.
+        model: Changes of the quickstart's model, for all methods.
+        training: Changes of the quickstart's training, for all methods.
+        threads: Threads of torch.
+        base: Name or directory of a pretrained point transformer to adapt instead of an encoder.
+    """
+
+    method: str
+    seed: int
+    encoder_learning_rate: float
+    on_validation: bool
+    dataset: str
+    encoder: str
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    base: str | None = None
+
+
+class StepClock(TrainerCallback):
+    """Measures the seconds of each optimization step, without loading its batch."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self.wall.append(time.perf_counter() - self._began[0])
+        self.cpu.append(time.process_time() - self._began[1])
+
+    def medians(self) -> dict[str, float]:
+        """Return median seconds of the steps after the first ones."""
+        first = min(WARM_UP, len(self.wall) - 1)
+        return {
+            "step_seconds": statistics.median(self.wall[first:]),
+            "step_cpu_seconds": statistics.median(self.cpu[first:]),
+        }
+
+
+def in_fresh_process(run: Run) -> dict[str, Any]:
+    """Do a run in its own process and return its result."""
+    fork = "forkserver" in get_all_start_methods()
+    context = get_context("forkserver" if fork else "spawn")
+    if fork:
+        # Imported once, in a server process; every run is a fresh copy of it.
+        context.set_forkserver_preload(["datasets", "peft", "transformers", "hf_any3d.training.program"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(train_and_measure, run).result()
+
+
+def train_and_measure(run: Run) -> dict[str, Any]:
+    """Do a run in this process."""
+    torch.set_num_threads(run.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
+    splits, split = prepare(run)
+    names = splits["train"].features["label"].names
+    before = peak_memory()
+    model = build_model(run, names)
+    with tempfile.TemporaryDirectory() as directory:
+        clock, trainer = StepClock(), make_trainer(run, model, splits, Path(directory) / "trainer")
+        trainer.add_callback(clock)
+        with stopwatch() as spent:
+            training = trainer.train()
+        peak = peak_memory()
+        metrics = evaluate(trainer, splits[split])
+        stored = stored_bytes(model, Path(directory) / "model")
+    return {
+        **metrics,
+        "train_loss": training.training_loss,
+        "trained_parameters": count_parameters(model)[0],
+        "encoder_parameters": sum(p.numel() for _, p in own_parameters(model)),
+        **clock.medians(),
+        **spent,
+        "peak_memory": peak.get("process"),
+        "training_memory": peak["process"] - before["process"] if "process" in peak else None,
+        "saved_activations": activation_bytes(model, splits, trainer.args.train_batch_size),
+        "stored_bytes": stored,
+        "train_rows": len(splits["train"]),
+        "rows": len(splits[split]),
+    }
+
+
+def prepare(run: Run) -> tuple[DatasetDict, str]:
+    """Load the splits of a run; returns them with the name of the split to evaluate on."""
+    splits = load_point_dataset(run.dataset)
+    if not run.on_validation:
+        return splits, "test"
+    columns = splits["train"].column_names
+    return validation_split(splits, 0.25, seed=0, group_column="group" if "group" in columns else None), "validation"
+
+
+def build_model(run: Run, names: list[str]) -> nn.Module:
+    """Build the model that a run trains."""
+    if run.base is not None:
+        return build_adapted_act(run.method, run.seed, names, run.base, run.model)
+    return build_adapted(run.method, run.seed, names, run.encoder, run.model)
+
+
+def own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the trained parameters inside the encoder or the point transformer, with their names."""
+    inside = re.compile(r"\.encoder\.|(^|\.)act\.")
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad and inside.search(name)]
+
+
+def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Path) -> Trainer:
+    """Build the quickstart's `Trainer` with another learning rate inside the encoder."""
+    arguments = quickstart.training_arguments(directory, run.seed, disable_tqdm=True, **run.training)
+    trainer = quickstart.build_trainer(model, arguments, splits["train"])
+    trainer.remove_callback(PrinterCallback)
+    own = {name for name, _ in own_parameters(model)}
+    if run.method == "linear":
+        own = {name for name, p in model.named_parameters() if p.requires_grad}
+    decayed = set(trainer.get_decay_parameter_names(model))
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name in own, name in decayed), []).append(parameter)
+    trainer.optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": run.encoder_learning_rate if is_own else arguments.learning_rate,
+                "weight_decay": arguments.weight_decay if is_decayed else 0.0,
+            }
+            for (is_own, is_decayed), parameters in groups.items()
+        ]
+    )
+    return trainer
+
+
+def stored_bytes(model: nn.Module, directory: Path) -> int:
+    """Return the size of everything that `save_pretrained` writes."""
+    model.save_pretrained(directory)
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def activation_bytes(model: nn.Module, splits: DatasetDict, batch_size: int) -> int:
+    """Measure what a training step on a batch saves for its backward pass, without parameters."""
+    rows = quickstart.plain_rows(splits["train"])
+    batch = PointCloudCollator()([rows[number] for number in range(min(batch_size, len(rows)))])
+    model.train()
+    return saved_bytes(lambda: model(**batch).loss, storages(model))

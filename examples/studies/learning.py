@@ -1,0 +1,215 @@
+"""Does a frozen pretrained text encoder help to learn 3D shapes? Trains every arm with several seeds.
+
+    make bench-learn
+    make bench-learn BENCH_ARGS="--shots 10 --output-dir outputs/learning_few"
+
+All arms train on the whole training split with the quickstart's settings. The last epoch's model is evaluated on the
+test split, which selects nothing. With `--validation` part of the training split, whole groups of near-duplicates, is
+held out and evaluated on instead; this is how the settings were chosen. Every run is stored when it ends and is not
+repeated with the same settings, so the study can be stopped and restarted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import DatasetDict
+from torch import nn
+from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from examples import quickstart
+from examples.studies.runs import (
+    evaluate,
+    every_run,
+    fit,
+    machine,
+    over_seeds,
+    percent,
+    runs_parser,
+    training_settings,
+    use_threads,
+    write_results,
+)
+from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.layers.heads import ClassificationHead
+
+
+class TokenizerAlone(nn.Module):
+    """The Any2Point model without encoder, adapters and positions: tokenizer, maximum and mean pooling, head."""
+
+    def __init__(self, tokenizer: nn.Module, config: Any2PointConfig):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.head = ClassificationHead(
+            2 * config.encoder_config.hidden_size,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+        )
+
+    def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        """Classify point clouds `(batch, points, 3)`."""
+        tokens = self.tokenizer(points).tokens  # (batch, tokens, hidden)
+        logits = self.head(torch.cat([tokens.amax(dim=1), tokens.mean(dim=1)], dim=-1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def tokenizer_alone(seed: int, names: list[str]) -> nn.Module:
+    """Build the model's own tokenizer and a head of the same shape."""
+    wrapper = quickstart.build_wrapper(seed, names)
+    return TokenizerAlone(wrapper.any2point.point_tokenizer, wrapper.config)
+
+
+def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
+    """Build an encoder of the same shape with freshly initialized weights."""
+    return AutoModel.from_config(pretrained.config)
+
+
+@torch.no_grad()
+def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
+    """Shuffle the values of each tensor of the encoder, which keeps their statistics and nothing else."""
+    for parameter in pretrained.parameters():
+        order = torch.randperm(parameter.numel())
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return pretrained
+
+
+def replace_encoder(
+    wrapper: Any2PointForPointCloudClassification, change: Callable[[PreTrainedModel], PreTrainedModel], seed: int
+) -> Any2PointForPointCloudClassification:
+    """Build the same model around another encoder.
+
+    Args:
+        wrapper: Result of `quickstart.build_wrapper`.
+        change: Returns the other encoder, given the pretrained one.
+        seed: Seed of all random weights.
+    """
+    config = wrapper.config
+    # These weights are in no repository; the model would be stored with its encoder.
+    config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
+    set_seed(1000 + seed)
+    encoder = change(wrapper.any2point.encoder)
+    set_seed(seed)
+    return Any2PointForPointCloudClassification(config, encoder=encoder)
+
+
+def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callable[[int, list[str]], nn.Module]:
+    """Return a builder of the quickstart's model around a changed encoder."""
+
+    def build(seed: int, names: list[str]) -> nn.Module:
+        return quickstart.add_adapter(replace_encoder(quickstart.build_wrapper(seed, names), change, seed), seed)
+
+    return build
+
+
+ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
+    "pointnet": ("PointNet from scratch", lambda seed, names: quickstart.build_pointnet(seed, len(names))),
+    "tokenizer": ("tokenizer and head, no encoder", tokenizer_alone),
+    "random": ("wrap, random encoder", wrap_around(random_encoder)),
+    "shuffled": ("wrap, shuffled pretrained encoder", wrap_around(shuffled_encoder)),
+    "pretrained": ("wrap, pretrained encoder", quickstart.build_model),
+}
+"""Title and builder of each trained model."""
+
+
+def train_once(arm: str, seed: int, splits: DatasetDict, split: str, output_dir: Path) -> dict[str, Any]:
+    """Train one arm with one seed and evaluate it on a split."""
+    model = ARMS[arm][1](seed, splits["train"].features["label"].names)
+    trainer, cost = fit(model, seed, splits["train"], output_dir / "trainer")
+    return {**evaluate(trainer, splits[split]), **cost, "rows": len(splits[split])}
+
+
+def few_shapes(dataset: DatasetDict, shots: int, seed: int) -> DatasetDict:
+    """Keep at most `shots` training rows of each class, drawn by `seed`; other splits stay."""
+    labels = np.asarray(dataset["train"]["label"])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    kept = [order[labels[order] == label][:shots] for label in np.unique(labels)]
+    return DatasetDict({**dataset, "train": dataset["train"].select(np.sort(np.concatenate(kept)))})
+
+
+def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Collect everything but the seed that affects the result of an arm."""
+    settings: dict[str, Any] = {"shots": options.shots, "validation": options.validation}
+    if arm != "pointnet":
+        settings["model"] = quickstart.MODEL
+    if arm not in ("pointnet", "tokenizer"):
+        settings["adapter"] = quickstart.ADAPTER
+    return training_settings(**settings)
+
+
+def prepare(options: argparse.Namespace, seed: int) -> tuple[DatasetDict, str]:
+    """Load the splits of a run; returns them with the name of the split to evaluate on."""
+    splits, split = load_point_dataset("shapes"), "test"
+    if options.validation:
+        splits, split = validation_split(splits, options.validation, seed, group_column="group"), "validation"
+    if options.shots:
+        splits = few_shapes(splits, options.shots, seed)
+    return splits, split
+
+
+def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run every arm with every seed."""
+
+    def run(arm: str, seed: int) -> dict[str, Any]:
+        return train_once(arm, seed, *prepare(options, seed), options.output_dir)
+
+    folder = options.output_dir / "runs"
+    return every_run(options.arms, options.seeds, folder, lambda arm: settings_of(arm, options), run)
+
+
+def summarize(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Compute mean and sample standard deviation of every arm over its seeds."""
+    splits, split = prepare(options, options.seeds[0])
+    baseline = quickstart.majority(splits, split) | {"cpu_seconds": 0.0}
+    rows = [{"arm": "majority", "title": "majority class", "runs": 1, **baseline}]
+    for arm in options.arms:
+        own = [run for run in runs if run["arm"] == arm]
+        figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
+        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **over_seeds(own, figures)})
+    about = {"split": split, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
+    return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Format the summary as a Markdown table."""
+    lines = [
+        f"| model | parameters trained | seconds | CPU seconds | {summary['split']} accuracy, % | class accuracy, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in summary["rows"]:
+        cells = [percent(row, name) for name in ("accuracy", "mean_class_accuracy")]
+        cost = f"{row['trained_parameters']:,.0f} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f}"
+        lines.append(f"| {row['title']} | {cost} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = runs_parser(__doc__, "outputs/learning", ARMS)
+    parser.add_argument("--shots", type=int, help="training shapes of each class; all by default")
+    parser.add_argument("--validation", type=float, help="share of the training split to hold out and evaluate on")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the study; print and store its table."""
+    options = parse(arguments)
+    use_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    summary = summarize(run_all(options), options)
+    write_results(options.output_dir, "learning", summary, table(summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Evaluate a model that answers questions: answers, verdicts and metrics of several protocols, in one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_any3d.atomic_files import Claim, claim, write_json
+from hf_any3d.evaluation.caption_metrics import caption_metrics
+from hf_any3d.evaluation.llm_judge import Judge
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers, verdicts_path
+from hf_any3d.evaluation.question_answering import (
+    BATCH_SIZE,
+    PROTOCOLS,
+    Generate,
+    Protocol,
+    answer_question,
+    read_results,
+)
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
+
+TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
+
+
+def open_model(name: str, revision: str | None = None, device: Any = None) -> tuple[Generate, dict[str, Any]]:
+    """Open a model as a function that answers questions with the published prompt.
+
+    Args:
+        name: Directory or hub name.
+        revision: Branch, tag or commit.
+        device: Device to run on; by default the fastest available.
+
+    Returns:
+        The function, and `model` and `revision`: the commit, or the checksum of a directory's weights.
+
+    Raises:
+        OSError: It cannot be loaded.
+    """
+    from transformers import pipeline
+
+    from hf_any3d.registration import register
+
+    register()
+    pipe = pipeline(TASK, model=name, revision=revision, device=device)
+
+    def generate(clouds: Sequence[np.ndarray], question: str, settings: Mapping[str, Any]) -> list[str]:
+        answers = pipe(list(clouds), text=question, chat_template=TEMPLATE, batch_size=len(clouds), **settings)
+        return [texts[0]["generated_text"] for texts in answers]
+
+    commit = getattr(pipe.model.config, "_commit_hash", None)
+    return generate, {"model": name, "revision": commit or weights_checksum(Path(name))}
+
+
+def answer_protocols(
+    protocols: Sequence[Protocol],
+    load_rows: Callable[[Protocol], Dataset],
+    generate: Generate,
+    output_dir: Path,
+    about: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> None:
+    """Ask a model the questions of protocols and write `{protocol}.json` in a folder; see `answer_question`.
+
+    Raises:
+        BlockingIOError: Another process is writing the same file.
+    """
+    for protocol in protocols:
+        path = output_dir / f"{protocol.name}.json"
+        with _claim(path):
+            answer_question(load_rows(protocol), protocol, generate, path, about, settings, batch_size, seed)
+
+
+def judge_protocols(
+    protocols: Sequence[Protocol],
+    output_dir: Path,
+    judge: Judge | None,
+    classes: Sequence[str],
+    prompts: Mapping[str, str] | None = None,
+    metrics: Mapping[str, str | None] | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Judge the stored answers in a folder, without their model.
+
+    Args:
+        protocols: The protocols to judge.
+        output_dir: The folder.
+        judge: The judge; None computes metrics only.
+        classes: Names of the classes, for protocols of kind "class".
+        prompts: Prompts of the judge, by kind of protocol; by default `JUDGE_PROMPTS`.
+        metrics: Encoders for `caption_metrics`; None leaves metrics out.
+        seed: Random seed of classes that replace invalid verdicts.
+
+    Returns:
+        For each protocol `model`, `revision` and the number of `answers`; with a judge `judge`, `judge_revisions` and
+        `figures`; with metrics, for captions, `metrics`. It is also written to `summary.json`, with a judge to
+        `summary.judged-by-….json`, which keeps earlier results of other protocols.
+
+    Raises:
+        FileNotFoundError: There are no answers to a protocol.
+        BlockingIOError: Another process is writing verdicts of the same judge.
+        ValueError: The judge cannot judge a protocol.
+    """
+    unfit = [protocol.name for protocol in protocols if judge is not None and protocol.kind not in judge.kinds]
+    if unfit:
+        raise ValueError(f"judge {judge.name!r} cannot judge {', '.join(unfit)}; it judges {', '.join(judge.kinds)}")
+    summary = {}
+    for protocol in protocols:
+        path = output_dir / f"{protocol.name}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no answers to {protocol.name}; give the model that is to make them")
+        answers = read_results(path)
+        result = {key: answers.get(key) for key in ("model", "revision")} | {"answers": len(answers["results"])}
+        if judge is not None:
+            prompt = (prompts or {}).get(protocol.kind)
+            verdicts = verdicts_path(path, judge)
+            with _claim(verdicts):
+                judged = judge_answers(answers, protocol.kind, judge, verdicts, classes, prompt=prompt, seed=seed)
+            result |= {key: judged[key] for key in ("judge", "judge_revisions", "figures")}
+        if metrics is not None and protocol.kind == "caption":
+            result["metrics"] = caption_metrics(answers["results"], **metrics)
+        summary[protocol.name] = result
+    path = output_dir / "summary.json"
+    path = path if judge is None else verdicts_path(path, judge)
+    write_json(path, _read_summary(path) | summary)
+    return summary
+
+
+def _claim(path: Path) -> Claim:
+    """Keep other processes from writing the same file and discarding each other's results."""
+    return claim(path.with_name(f".{path.name}.lock"), path)
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: holds {type(stored).__name__}; expected an object with the names of protocols")
+    return {name: result for name, result in stored.items() if name in PROTOCOLS}

@@ -1,0 +1,259 @@
+"""Have a judge read stored answers, turn its replies into verdicts, and verdicts into figures."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from hf_any3d.atomic_files import write_json
+from hf_any3d.evaluation.llm_judge.base import Judge, replace_lone_surrogates
+from hf_any3d.evaluation.llm_judge.prompts import JUDGE_PROMPTS, check_prompt, fill_prompt, prompt_checksum
+from hf_any3d.evaluation.question_answering import read_earlier_results, read_results
+
+INVALID = "INVALID"
+# Only the first digit of a number starts a match; otherwise a reply of a million digits would take hours.
+_CLASS = re.compile(r"(?<!\d)\d+#[^#]*#.*")
+_SCORE = re.compile(r"(?<!\d)\d*#.*")
+# The file can have megabytes, which a fast judge would write thousands of times.
+SECONDS_BETWEEN_SAVES = 2.0
+
+
+def judge_answers(
+    answers: Mapping[str, Any],
+    kind: str,
+    judge: Judge,
+    path: Path,
+    classes: Sequence[str] | None = None,
+    prompt: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Have a judge read each answer and keep its verdicts in a file.
+
+    The file is written every few seconds and at the end, also after an error or an interruption. Answers with a
+    verdict in the file are not judged again, unless they have changed.
+
+    Args:
+        answers: The result of `answer_question` or `read_results`.
+        kind: Kind of the protocol: "class", "same" or "caption".
+        judge: The judge.
+        path: The file.
+        classes: Names of the classes, for "class".
+        prompt: The judge's prompt, with the fields of `JUDGE_PROMPTS`; None for the one there.
+        seed: Random seed of classes that replace invalid verdicts.
+
+    Returns:
+        The content of the file: everything in `answers`, with `judge_reply` and the verdict in each result; `judge`
+        with `name`, `settings`, `seed` and `prompt_sha256`; `judge_revisions`; and `figures`, once all are judged.
+
+    Raises:
+        ValueError: The judge cannot judge this kind, or the file is of other answers or another judge.
+        JudgeError: The judge does not reply; the file keeps its earlier replies.
+    """
+    if kind not in judge.kinds:
+        raise ValueError(f"judge {judge.name!r} cannot judge {kind!r}; it judges {', '.join(judge.kinds)}")
+    if kind == "class" and not classes:
+        raise ValueError("classes is empty; expected the names of the classes")
+    about = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
+    if judge.reads_prompt:
+        prompt = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind)
+        about["prompt_sha256"] = prompt_checksum(prompt)
+    header = {key: value for key, value in answers.items() if key != "results"}
+    earlier = {entry["object_id"]: entry for entry in read_earlier_results(path, header | {"judge": about})}
+    earlier_revisions = set(read_results(path).get("judge_revisions", [])) if earlier else set()
+    judged = [_still_valid(earlier.get(entry["object_id"]), entry) for entry in answers["results"]]
+    waiting = [number for number, entry in enumerate(judged) if entry is None]
+
+    def reply_to(number: int) -> str:
+        entry = answers["results"][number]
+        if not judge.reads_prompt:
+            return judge(entry["model_output"])
+        return judge(fill_prompt(prompt, entry, list(classes or [])))
+
+    def save(is_complete: bool) -> dict[str, Any]:
+        results = [entry for entry in judged if entry is not None]
+        stored = {**header, "judge": about, "judge_revisions": sorted(earlier_revisions | set(judge.revisions))}
+        if is_complete:
+            stored["figures"] = compute_figures(kind, results)
+        stored["results"] = results
+        write_json(path, stored)
+        return stored
+
+    def judge_all(threads: ThreadPoolExecutor) -> None:
+        saved = time.monotonic()
+        for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
+            asked = [(number, threads.submit(reply_to, number)) for number in waiting[start : start + judge.at_once]]
+            failure = None
+            for number, reply in asked:
+                try:
+                    text = replace_lone_surrogates(reply.result())
+                except Exception as error:  # raised after the other replies are kept
+                    failure = failure or error
+                    continue
+                entry = answers["results"][number]
+                judged[number] = {**entry, "judge_reply": text, **read_verdict(kind, text, entry, classes, seed)}
+            if failure is not None:
+                raise failure
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                save(is_complete=False)
+                saved = time.monotonic()
+
+    with ThreadPoolExecutor(judge.at_once) as threads:
+        try:
+            judge_all(threads)
+        except BaseException:
+            save(is_complete=False)
+            raise
+    return save(is_complete=True)
+
+
+def verdicts_path(answers: Path, judge: Judge) -> Path:
+    """Return the file for a judge's verdicts, next to that of the answers."""
+    slug = re.sub(r"[^\w.-]+", "-", judge.name).strip("-.") or "judge"
+    return answers.with_name(f"{answers.stem}.judged-by-{slug}.json")
+
+
+def compute_figures(kind: str, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    """Compute the figures of a protocol in percent; None if there is nothing to divide by.
+
+    - "class": `accuracy`, the share of correct answers, including invalid ones that the random class made correct
+      (`lucky`); `clean_accuracy`, the share among the valid ones.
+    - "same": `accuracy`, the share of correct answers among the valid ones.
+    - "caption": `score`, the mean over the valid ones.
+
+    All have `total` and `invalid`.
+
+    Source: the published protocols of PointLLM and MiniGPT-3D.
+    """
+    valid = [verdict["score"] for verdict in verdicts if verdict["is_valid"]]
+    counts: dict[str, float | int | None] = {"total": len(verdicts), "invalid": len(verdicts) - len(valid)}
+    share = 100 * sum(valid) / len(valid) if valid else None
+    if kind == "same":
+        return {"accuracy": share, "correct": sum(valid), **counts}
+    if kind == "caption":
+        return {"score": sum(valid) / len(valid) if valid else None, **counts}
+    correct = sum(verdict["score"] for verdict in verdicts)
+    accuracy = 100 * correct / len(verdicts) if verdicts else None
+    lucky = correct - sum(valid)
+    return {"accuracy": accuracy, "clean_accuracy": share, "correct": correct, "lucky": lucky, **counts}
+
+
+def read_verdict(
+    kind: str, reply: str, entry: Mapping[str, Any], classes: Sequence[str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Turn a judge's reply about one answer into a verdict.
+
+    An invalid class is replaced by a random one that depends only on the seed and the object, not on the order of
+    judging.
+
+    Args:
+        kind: Kind of the protocol.
+        reply: The judge's reply.
+        entry: The answer, with `object_id` and `ground_truth`.
+        classes: Names of the classes, for "class".
+        seed: Random seed of replaced classes.
+
+    Returns:
+        `score`, `reason` and `is_valid`; for "class" also `class` and `class_name`.
+    """
+    if kind == "same":
+        same = read_same(reply)
+        return {"score": same.score, "reason": same.reason, "is_valid": same.verdict != INVALID}
+    if kind == "caption":
+        share = read_score(reply)
+        return {"score": share.score, "reason": share.reason, "is_valid": share.score >= 0}
+    found = read_class(reply, len(classes))
+    number = found.number
+    if number is None:
+        number = random.Random(f"{seed} {entry['object_id']}").randrange(len(classes))
+    return {
+        "score": int(number == entry["ground_truth"]),
+        "class": number,
+        "class_name": classes[number],
+        "reason": found.reason,
+        "is_valid": found.number is not None,
+    }
+
+
+class SameVerdict(NamedTuple):
+    """Whether two texts name the same kind of object.
+
+    Attributes:
+        score: 1 for the same, 0 otherwise.
+        verdict: "T", "F" or "INVALID".
+        reason: The judge's reason; the complete reply if it is invalid.
+    """
+
+    score: int
+    verdict: str
+    reason: str
+
+
+class ClassVerdict(NamedTuple):
+    """Which class a text names.
+
+    Attributes:
+        number: Number of the class; None if the reply is invalid.
+        label: The class as the judge wrote it, or "INVALID".
+        reason: The judge's reason.
+    """
+
+    number: int | None
+    label: str
+    reason: str
+
+
+class ScoreVerdict(NamedTuple):
+    """How much of a caption a text mentions.
+
+    Attributes:
+        score: 0 to 100; -1 if the reply is invalid.
+        reason: The judge's reason; the complete reply if it is invalid.
+    """
+
+    score: int
+    reason: str
+
+
+def read_same(reply: str) -> SameVerdict:
+    """Read `T#reason` or `F#reason`: the first letter counts, in either case."""
+    reply = reply.lstrip()
+    letter = reply[:1].upper()
+    if letter not in ("T", "F"):
+        return SameVerdict(0, INVALID, reply)
+    return SameVerdict(int(letter == "T"), letter, reply[2:])
+
+
+def read_class(reply: str, num_classes: int) -> ClassVerdict:
+    """Read the first `number#class#reason` in a reply; a class "NA" or a number that is none of them is invalid."""
+    found = _CLASS.search(reply)
+    if found is None:
+        return ClassVerdict(None, INVALID, reply.strip())
+    number, label, reason = (part.strip() for part in found.group().split("#")[:3])
+    # The length is checked first, since Python refuses to parse numbers of thousands of digits.
+    if len(number) > 9 or int(number) >= num_classes or label == "NA":
+        return ClassVerdict(None, INVALID, found.group().strip())
+    return ClassVerdict(int(number), label, reason)
+
+
+def read_score(reply: str) -> ScoreVerdict:
+    """Read the first `score#reason` in a reply; a score that is not 0 to 100 is invalid."""
+    found = _SCORE.search(reply)
+    if found is None:
+        return ScoreVerdict(-1, reply.strip())
+    score, reason = (part.strip() for part in found.group().split("#")[:2])
+    if not score or len(score) > 9 or int(score) > 100:
+        return ScoreVerdict(-1, found.group().strip())
+    return ScoreVerdict(int(score), reason)
+
+
+def _still_valid(judged: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return an earlier verdict if it is about the same answer."""
+    is_same = judged is not None and all(judged.get(key) == value for key, value in entry.items())
+    return dict(judged) if is_same else None

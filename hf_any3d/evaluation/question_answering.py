@@ -1,0 +1,215 @@
+"""Ask a model the published questions about clouds, and keep its answers in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from hf_any3d.atomic_files import write_json
+from hf_any3d.chat.generation import PUBLISHED_GENERATION
+from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
+from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
+
+KINDS = ("class", "same", "caption")
+BATCH_SIZE = 15
+"""Clouds per batch in the published programs."""
+_MODELNET = MappingProxyType(PUBLISHED_GENERATION["modelnet40"])
+_OBJAVERSE = MappingProxyType(PUBLISHED_GENERATION["objaverse"])
+
+Generate = Callable[[Sequence[np.ndarray], str, Mapping[str, Any]], Sequence[str]]
+"""From clouds (points, 6), xyz as stored and colors from 0 to 1, a question and settings to an answer for each."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A question to a model about the clouds of one dataset, and how answers are judged.
+
+    Args:
+        name: Name in commands, files and tables.
+        question: The question.
+        dataset: Name of the dataset in the catalogue.
+        kind: How answers are judged: "class", which of the dataset's classes the answer means; "same", whether it
+            names the same kind of object as the caption; "caption", how much of the caption it mentions.
+        settings: Settings of generation.
+        options: Options of the dataset.
+    """
+
+    name: str
+    question: str
+    dataset: str
+    kind: str
+    settings: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def items(self, rows: Dataset) -> list[dict[str, Any]]:
+        """Return `object_id` and `ground_truth` of each row, and `label_name` for classes.
+
+        Raises:
+            ValueError: A column is missing, or an object occurs twice.
+        """
+        truth = "label" if self.kind == "class" else "caption"
+        if missing := {"object_id", truth} - set(rows.column_names):
+            raise ValueError(f"{self.name}: the rows have no {', '.join(sorted(missing))}; see {self.dataset}")
+        texts = rows.select_columns(["object_id", truth]).with_format(None)
+        items = [{"object_id": row["object_id"], "ground_truth": row[truth]} for row in texts]
+        if len({item["object_id"] for item in items}) < len(items):
+            raise ValueError(f"{self.name}: an object_id is there twice; expected rows of different objects")
+        if self.kind == "class":
+            names = self.class_names(rows)
+            items = [item | {"label_name": names[item["ground_truth"]]} for item in items]
+        return items
+
+    @staticmethod
+    def class_names(rows: Dataset) -> list[str]:
+        """Return the names of the classes of rows."""
+        return list(rows.features["label"].names)
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "modelnet40-instruction", CLASSIFICATION_QUESTIONS[0], "modelnet40_generative", "class", _MODELNET,
+            {"question": 0},
+        ),
+        Protocol(
+            "modelnet40-completion", CLASSIFICATION_QUESTIONS[1], "modelnet40_generative", "class", _MODELNET,
+            {"question": 1},
+        ),
+        Protocol(
+            "objaverse-instruction", CLASSIFICATION_QUESTIONS[0], "objaverse_captions", "same", _OBJAVERSE,
+            {"splits": ["test"]},
+        ),
+        Protocol(
+            "objaverse-completion", CLASSIFICATION_QUESTIONS[1], "objaverse_captions", "same", _OBJAVERSE,
+            {"splits": ["test"]},
+        ),
+        Protocol(
+            "objaverse-caption", CAPTION_QUESTION, "objaverse_captions", "caption", _OBJAVERSE, {"splits": ["test"]}
+        ),
+    )
+}  # fmt: skip
+"""The protocols of PointLLM and MiniGPT-3D, by name."""
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return the protocol of a name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol {name!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def answer_question(
+    rows: Dataset,
+    protocol: Protocol,
+    generate: Generate,
+    path: Path,
+    about: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Ask a model about each row and keep its answers in a file, which is written after each batch.
+
+    Rows with an answer in the file are skipped. Each batch has a seed of its own, so a resumed run ends with the same
+    answers as an uninterrupted one.
+
+    Args:
+        rows: The clouds, with the columns of the protocol's dataset.
+        protocol: The question.
+        generate: The model.
+        path: The file.
+        about: Facts about the model to store, such as `model` and `revision`.
+        settings: Settings of generation that differ from the protocol.
+        batch_size: Clouds per batch.
+        seed: Random seed of sampled answers.
+
+    Returns:
+        The content of the file: `prompt`, the question; `results` with `object_id`, `ground_truth`, `model_output`
+        and, for classes, `label_name`; `protocol`, `settings` and all of `about`.
+
+    Raises:
+        ValueError: The file holds answers of another model or about other rows, or the model skips a cloud.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    settings = {**protocol.settings, **(settings or {})}
+    sampling = {"settings": settings, "batch_size": batch_size, "seed": seed}
+    header = {"prompt": protocol.question, "protocol": protocol.name, **about, **sampling}
+    items = protocol.items(rows)
+    results = read_earlier_results(path, header)
+    if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:
+        raise ValueError(f"{path}: has answers about other objects; expected those asked about now, or another folder")
+    stored = header | {"results": results}
+    starts = range(len(results), len(items), batch_size)
+    for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
+        batch = items[start : start + batch_size]
+        torch.manual_seed(seed + start)
+        clouds = [colored_cloud(rows[start + place]) for place in range(len(batch))]
+        texts = generate(clouds, protocol.question, settings)
+        if len(texts) != len(batch):
+            raise ValueError(f"{protocol.name}: {len(batch)} clouds have {len(texts)} answers; expected one each")
+        # As the published programs store them: in lower case, up to the end mark.
+        texts = [released_evaluation_answer(released_answer(text)) for text in texts]
+        results += [item | {"model_output": text} for item, text in zip(batch, texts, strict=True)]
+        write_json(path, stored)
+    return stored
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a file `{"prompt": …, "results": [{"object_id", …}]}`, ours or of the published programs.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds something else, or an object twice.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    results = stored.get("results") if isinstance(stored, dict) else None
+    if not isinstance(results, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("object_id"), (str, int)) for entry in results
+    ):
+        raise ValueError(f'{path}: expected {{"prompt": …, "results": […]}} with an object_id in each result')
+    if len({entry["object_id"] for entry in results}) < len(results):
+        raise ValueError(f"{path}: an object_id is there twice; expected each object once")
+    return stored
+
+
+def read_earlier_results(path: Path, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of an earlier run with the same header; none if there is no file.
+
+    Raises:
+        ValueError: The file has another header; the message names the difference.
+    """
+    if not path.is_file():
+        return []
+    stored = read_results(path)
+    for key, value in json.loads(json.dumps(dict(header))).items():
+        if stored.get(key) != value:
+            raise ValueError(
+                f"{path}: was made with {key} {stored.get(key)!r}, now it is {value!r}; expected the same or another "
+                "folder"
+            )
+    return stored["results"]
+
+
+def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
+    """Return a row as one array (points, 6), neither centred nor scaled; black if it has no colors."""
+    points = np.asarray(row["points"], np.float32)
+    colors = np.zeros_like(points) if row.get("colors") is None else np.asarray(row["colors"], np.float32)
+    return np.concatenate([points[:, :3], colors], axis=1)

@@ -1,0 +1,306 @@
+"""Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from peft import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+    PeftConfig,
+    PeftType,
+    PromptLearningConfig,
+    get_peft_model,
+)
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_any3d.modeling.act import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActForSemanticSegmentation,
+)
+from hf_any3d.modeling.any2point import (
+    Any2PointForPartSegmentation,
+    Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
+    Any2PointPreTrainedModel,
+)
+from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments
+from hf_any3d.training.protocol import PROTOCOLS, set_trainable
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
+from hf_any3d.tuners.tuners_utils import EncoderTuner
+
+CLASSES, PARTS, SCENES = "classification", "part segmentation", "semantic segmentation"
+_MODELS: dict[str, dict[str, type[PreTrainedModel]]] = {
+    "any2point": {
+        CLASSES: Any2PointForPointCloudClassification,
+        PARTS: Any2PointForPartSegmentation,
+        SCENES: Any2PointForSemanticSegmentation,
+    },
+    "act3d": {
+        CLASSES: ActForPointCloudClassification,
+        PARTS: ActForPartSegmentation,
+        SCENES: ActForSemanticSegmentation,
+    },
+}
+SYSTEMS = tuple(_MODELS)
+# Config settings that a fine-tuning protocol requires.
+_PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
+# POLY requires a task number in every batch, SHADOW the config of a language model.
+_UNSUPPORTED_METHODS = {"POLY", "SHADOW"}
+# Attributes in which attention modules of transformers hold their dropout, as a number or a module.
+_DROPOUTS = ("attention_dropout", "dropout")
+
+
+@dataclass
+class PointModelArguments(ModelArguments):
+    """The model to train: a frozen encoder of another modality, or a point transformer."""
+
+    model_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "any2point uses a frozen encoder, act3d is a point transformer. By default act3d with "
+            "--model_name_or_path, else any2point."
+        },
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Directory or hub name of a pretrained point transformer to fine-tune."}
+    )
+    tuning: str = field(
+        default="full",
+        metadata={"help": f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}."},
+    )
+    drifting_statistics: bool = field(
+        default=False,
+        metadata={"help": "Frozen parts drop branches and update running statistics, as in released programs."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.model_type = self.model_type or ("any2point" if self.model_name_or_path is None else "act3d")
+        if self.model_type not in SYSTEMS:
+            raise ValueError(f"--model_type {self.model_type!r}; expected one of {', '.join(SYSTEMS)}")
+        if self.tuning not in PROTOCOLS:
+            raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
+        if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
+            raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
+        if self.model_type == "act3d" and self.model_name_or_path is None and self.tuning != "full":
+            raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
+
+    def start(self) -> dict[str, Any]:
+        """Return what a report lists about the start of training; empty with a frozen encoder."""
+        if self.model_type == "any2point":
+            return {}
+        drift = {"drifting statistics": True} if self.drifting_statistics else {}
+        return {"model": self.model_name_or_path, "tuning": self.tuning, **drift}
+
+
+def build_model(
+    task: str, arguments: PointModelArguments, adapter: AdapterArguments, labels: list[str], **config: Any
+) -> nn.Module:
+    """Build the model to train.
+
+    Args:
+        task: `CLASSES`, `PARTS` or `SCENES`.
+        arguments: System, and what it starts from.
+        adapter: Adapter of the frozen encoder or the pretrained point transformer; with one in the latter,
+            `arguments.tuning` is set to "adapter".
+        labels: Class names.
+        **config: Further settings of the config; those of `arguments` win.
+
+    Raises:
+        ValueError: If the config has no such settings, or an adapter is given for a point transformer that is not
+            pretrained or has another protocol.
+    """
+    model_class = _MODELS[arguments.model_type][task]
+    if arguments.model_type == "any2point":
+        return build_adapted_model(model_class, arguments, adapter, labels, **config)
+    adapted = adapter.peft not in (None, "none", "full")
+    if adapted and arguments.model_name_or_path is None:
+        raise ValueError(f"--peft {adapter.peft} freezes untrained weights; expected --model_name_or_path too")
+    if adapted and arguments.tuning not in ("full", "adapter"):
+        raise ValueError(f"--peft {adapter.peft} with --tuning {arguments.tuning}; expected one of them")
+    settings = {
+        **_label_settings(labels),
+        "autoencoder_config": None,  # set in checkpoints of pretraining
+        **config,
+        **_PROTOCOL_SETTINGS.get(arguments.tuning, {}),
+        **arguments.model_config,
+    }
+    known = {setting.name for setting in fields(ActConfig)}
+    if unknown := sorted(set(arguments.model_config) - known):
+        raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {ActConfig.__name__}")
+    if arguments.model_name_or_path is None:
+        model = model_class(ActConfig(**settings, attn_implementation=arguments.attn_implementation))
+    else:
+        model = model_class.from_pretrained(
+            arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **settings
+        )
+    if adapted:
+        arguments.tuning = "adapter"
+        return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
+    set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
+    return model
+
+
+def build_adapted_model(
+    model_class: type[Any2PointPreTrainedModel],
+    arguments: ModelArguments,
+    adapter: AdapterArguments,
+    labels: list[str],
+    **config: Any,
+) -> nn.Module:
+    """Build a model with a frozen encoder, tokenizer, head and adapter.
+
+    Args:
+        model_class: Class with the head.
+        arguments: The encoder.
+        adapter: The adapter.
+        labels: Class names.
+        **config: Further settings of the config; those of `arguments` win.
+    """
+    model = model_class.from_encoder_pretrained(
+        arguments.encoder_name_or_path,
+        tower=arguments.tower,
+        revision=arguments.encoder_revision,
+        num_layers=arguments.num_layers,
+        attn_implementation=arguments.attn_implementation,
+        **{**_label_settings(labels), **config, **arguments.model_config},
+    )
+    if arguments.encoder_attention_dropout:
+        drop_attention(model, arguments.encoder_attention_dropout)
+    peft = (adapter.peft or "guided_adapter").lower()
+    if peft == "full":
+        model.unfreeze_encoder()
+    if peft in ("none", "full"):
+        return model
+    return get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
+
+
+def peft_methods() -> dict[str, type[PeftConfig]]:
+    """Return the configs of the PEFT methods that fit, by name in lower case.
+
+    Methods that prepend prompts to embedded text do not fit, nor do those that cannot train tokenizer and head too.
+    """
+    return {
+        peft_type.value.lower(): config
+        for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if peft_type.value not in _UNSUPPORTED_METHODS
+        and not issubclass(config, PromptLearningConfig)
+        and {"target_modules", "modules_to_save"} <= {field.name for field in fields(config)}
+    }
+
+
+def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | None = None) -> PeftConfig:
+    """Build the config of a PEFT method for `get_peft_model(model, config)`.
+
+    By default all methods adapt the linear layers of the encoder (`ln_tuning` its norms), and train what is not
+    pretrained in full (`trainable_module_names`) and save it with the adapter, so that they can be compared.
+
+    Args:
+        name: A name of `peft_methods()`, in any case.
+        model: The model to adapt, with a frozen encoder or a pretrained point transformer.
+        settings: Arguments of the config, which override the defaults.
+
+    Raises:
+        ValueError: If the method is unknown or does not fit, or has no such settings.
+    """
+    methods = peft_methods()
+    config = methods.get(name.lower())
+    if config is None:
+        raise ValueError(f"peft method {name!r} is unknown or does not fit; expected one of {', '.join(methods)}")
+    known = {field.name for field in fields(config) if field.init}
+    settings = dict(settings or {})
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(f"peft method {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    settings.setdefault("modules_to_save", trainable_module_names(model))
+    # This package's methods find their target modules themselves.
+    if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
+        defaults: dict[str, Callable[[nn.Module], Any]] = {
+            "target_modules": encoder_norm_pattern if name.lower() == "ln_tuning" else encoder_linear_pattern,
+            "feedforward_modules": encoder_feedforward_pattern,
+        }
+        for key, default in defaults.items():
+            if key in known and key not in settings:
+                settings[key] = default(model)
+    return config(**settings)
+
+
+def encoder_norm_pattern(model: nn.Module) -> str:
+    """Return a regular expression of all norms in the encoder's layers."""
+    return encoder_module_pattern(model, lambda module: "norm" in type(module).__name__.lower())
+
+
+def encoder_feedforward_pattern(model: nn.Module) -> str:
+    """Return a regular expression of the linear layers that project the feed-forward branch back to the hidden size.
+
+    IA3 scales the inputs of these layers, and the outputs of others (arXiv 2205.05638, Sec. 3.3).
+    """
+    width = layer_stack(model).hidden_size
+
+    def projects_back(module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear) and module.out_features == width < module.in_features
+
+    return encoder_module_pattern(model, projects_back)
+
+
+def drop_attention(model: nn.Module, share: float) -> int:
+    """Apply dropout to the attention weights of the frozen layers in training.
+
+    Otherwise a frozen encoder stays in eval mode. Weights stay frozen, evaluation is unchanged, and nothing is saved
+    with the model.
+
+    Args:
+        model: A model with a frozen encoder, with or without an adapter.
+        share: Probability of dropping a weight, from 0 to less than 1.
+
+    Returns:
+        The number of attention modules.
+
+    Raises:
+        ValueError: If the share is out of range, or the encoder has no such attention.
+
+    Source: the released Any2Point programs for ScanObjectNN with DINOv2 and ImageBind (0.1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share is {share}; expected at least 0 and less than 1")
+    owner = encoder_owner(model)
+    found = 0
+    for layer in owner.layer_stack.layers:
+        for module in layer.modules():
+            name = _dropout_name(module)
+            if name is None:
+                continue
+            if isinstance(getattr(module, name), nn.Dropout):
+                getattr(module, name).p = share
+            else:
+                setattr(module, name, share)
+            # Only the attention module follows train() again; its linear layers have no mode.
+            vars(module).pop(FROZEN, None)
+            found += 1
+    if not found:
+        kind = type(getattr(owner, "encoder", owner)).__name__
+        raise ValueError(
+            f"{kind} has no attention with dropout as {' or '.join(_DROPOUTS)}; expected another encoder or no dropout"
+        )
+    return found
+
+
+def _dropout_name(module: nn.Module) -> str | None:
+    if "attention" not in type(module).__name__.lower():
+        return None
+    if not any(isinstance(child, nn.Linear) for child in module.children()):
+        return None
+    return next(
+        (name for name in _DROPOUTS if isinstance(getattr(module, name, None), (float, int, nn.Dropout))), None
+    )
+
+
+def _label_settings(labels: list[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}

@@ -1,0 +1,339 @@
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+
+from hf_any3d.evaluation import (
+    PROTOCOLS,
+    ClassNameJudge,
+    EndpointJudge,
+    JudgeError,
+    answer_question,
+    compute_figures,
+    judge_answers,
+    judge_protocols,
+    read_verdict,
+)
+from tests.evaluation.cases import CASES
+from tests.evaluation.endpoints import LocalEndpoint
+from tests.faults.killing import held_by_another
+
+CLASSES = ["car", "glass box", "tv stand"]
+ANSWERS = {
+    "prompt": "What is this?",
+    "model": "m",
+    "results": [
+        {"object_id": str(n), "ground_truth": "a car", "model_output": text}
+        for n, text in enumerate(["a car", "a boat", "", "a van"])
+    ],
+}
+
+
+def asked(url, **options):
+    waits = []
+    judge = EndpointJudge("judge", url, at_once=1, sleep=waits.append, timeout=5, **options)
+    return judge, waits
+
+
+class Answering:
+    """A judge that says what a function makes of the prompt."""
+
+    name, settings, revisions, reads_prompt, kinds = "function", {}, {"1"}, True, ("same",)
+
+    def __init__(self, reply, at_once=1):
+        self.reply, self.at_once = reply, at_once
+
+    def __call__(self, text):
+        return self.reply(text)
+
+
+def test_endpoint_is_asked_as_published_and_the_key_stays_out_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret-key")
+    with LocalEndpoint((200, "T#same")) as endpoint:
+        judge, _ = asked(endpoint.url, key_variable="SOME_KEY", settings={"top_p": None})
+        told = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
+    path, headers, body = endpoint.requests[0]
+    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret-key"
+    assert body["temperature"] == 1.0 and body["max_tokens"] == 2048 and "top_p" not in body
+    assert "1. a car\n2. a car" in body["messages"][0]["content"]
+    assert "2. ##" in endpoint.requests[2][2]["messages"][0]["content"]
+    assert told["judge_revisions"] == ["judge-0613"] and told["figures"]["accuracy"] == 100
+    assert "secret-key" not in (tmp_path / "judged.json").read_text()
+
+
+def test_endpoint_that_is_busy_or_talks_garbage_is_asked_again():
+    replies = [(429, b"slow down"), (503, b""), (200, b"<html>"), (200, b'{"choices": []}')]
+    replies += [(200, b'{"choices": [{"message": {"content": null}}]}'), (200, "T#yes")]
+    with LocalEndpoint(*replies) as endpoint:
+        judge, waits = asked(endpoint.url)
+        assert judge("?") == "T#yes"
+    assert len(endpoint.requests) == 6 and waits[0] == 7
+    assert all(2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits) if n)
+
+
+@pytest.mark.parametrize(("status", "count"), [(401, 1), (400, 1), (302, 1), (500, 3)])
+def test_endpoint_that_refuses_is_told(status, count):
+    with LocalEndpoint((status, b"no such model")) as endpoint:
+        judge, _ = asked(endpoint.url, attempts=3)
+        with pytest.raises(JudgeError, match=f"{status}.*no such model"):
+            judge("?")
+    assert len(endpoint.requests) == count
+
+
+def test_endpoint_that_is_not_there_is_told():
+    judge, waits = asked("http://127.0.0.1:9/v1", attempts=2)
+    with pytest.raises(JudgeError, match="no reply in 2 attempts"):
+        judge("?")
+    assert len(waits) == 1
+
+
+def test_endpoint_that_drips_is_left_when_time_is_up():
+    def drip(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    with LocalEndpoint((200, drip), (200, "T#yes")) as endpoint:
+        judge = EndpointJudge("judge", endpoint.url, timeout=0.5, sleep=lambda seconds: None)
+        assert judge("?") == "T#yes"
+    with LocalEndpoint((200, drip)) as endpoint:
+        judge = EndpointJudge("judge", endpoint.url, timeout=0.3, attempts=1)
+        with pytest.raises(JudgeError, match="no complete reply in 0.3 seconds"):
+            judge("?")
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_endpoint_that_repeats_the_key_does_not_get_it_into_errors_or_files(tmp_path, monkeypatch, status):
+    monkeypatch.setenv("SOME_KEY", "secret-key-of-mine")
+    said = f"T#your key is secret-key-of-mine {'x' * 270} secret-key-of-mine"
+    body = {"model": "m secret-key-of-mine", "choices": [{"message": {"content": said}}]}
+    for reply in (json.dumps(body).encode(), b"no JSON: secret-key-of-mine" * 9):
+        with LocalEndpoint((status, reply)) as endpoint:
+            judge, _ = asked(endpoint.url, key_variable="SOME_KEY", attempts=2)
+            try:
+                told = json.dumps(judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json"))
+                assert status == 200 and "your key is [key]" in told
+            except JudgeError as error:
+                told = str(error)
+                assert "[key]" in told
+        assert "secret" not in told and "secret" not in (tmp_path / "judged.json").read_text()
+        assert "secret" not in " ".join(judge.revisions)
+        (tmp_path / "judged.json").unlink()
+
+
+def test_a_key_that_no_header_takes_is_not_told(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret\nkey-of-mine")
+    judge, waits = asked("http://127.0.0.1:9/v1", key_variable="SOME_KEY")
+    with pytest.raises(JudgeError, match="^SOME_KEY: holds characters that no key has$"):
+        judge("?")
+    assert not waits
+
+
+def test_halves_of_characters_in_a_reply_lose_no_verdicts(tmp_path):
+    replies = iter(["T#fine", "T#\ud83d lone \udc00", "F#\ud83d\ude00 a pair", "F#no"])
+    told = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
+    stored = json.loads((tmp_path / "judged.json").read_text(encoding="utf-8"))
+    assert [entry["score"] for entry in stored["results"]] == [1, 1, 0, 0] and stored == told
+    assert stored["results"][1]["reason"] == "\ufffd lone \ufffd"
+    assert stored["results"][2]["reason"] == "\U0001f600 a pair"
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b'{"choices":' * 100_000, b'{"choices": 3}', b"1" * 5000, b"\xff\xfe"]
+)
+def test_replies_that_are_no_completion_are_told(body):
+    with LocalEndpoint((200, body)) as endpoint:
+        judge, _ = asked(endpoint.url, attempts=2)
+        with pytest.raises(JudgeError, match="no reply in 2 attempts.*is no chat completion"):
+            judge("?")
+
+
+@pytest.mark.parametrize("kind", ["class", "same", "caption"])
+@pytest.mark.parametrize(
+    "reply", ["1" * 3_000_000, "1#" * 1_000_000, "#" * 3_000_000, "9#a" * 1_000_000 + "#", "T" * 4_000_000]
+)
+def test_long_replies_are_read_once(kind, reply):
+    verdict = read_verdict(kind, reply, {"object_id": "1", "ground_truth": 0}, CLASSES)
+    assert 0 <= verdict["score"] <= 100 or not verdict["is_valid"]
+
+
+def test_judging_goes_on_where_it_was_interrupted(tmp_path):
+    path = tmp_path / "judged.json"
+    with LocalEndpoint((200, "T#a"), (200, "F#b"), (400, b"stop")) as endpoint:
+        with pytest.raises(JudgeError):
+            judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
+    kept = json.loads(path.read_text())
+    assert [entry["score"] for entry in kept["results"]] == [1, 0] and "figures" not in kept
+    with LocalEndpoint((200, "?"), (200, "T#d")) as endpoint:
+        told = judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
+        judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
+    assert len(endpoint.requests) == 2
+    assert told["figures"] == {"accuracy": pytest.approx(200 / 3), "correct": 2, "total": 4, "invalid": 1}
+    assert json.loads(path.read_text()) == told
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_replies_are_kept_however_judging_ends(tmp_path, at_once):
+    path = tmp_path / "judged.json"
+
+    def reply(text):
+        if "a boat" in text:
+            raise KeyboardInterrupt
+        return "T#a"
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_answers(ANSWERS, "same", Answering(reply, at_once), path)
+    assert [entry["object_id"] for entry in json.loads(path.read_text())["results"]] == ["0"]
+
+
+def test_answers_that_changed_are_judged_again_and_the_others_are_not(tmp_path):
+    path, seen = tmp_path / "judged.json", []
+
+    def reply(text):
+        seen.append(text)
+        return "F#b" if "a boat" in text else "T#a"
+
+    judge = Answering(reply)
+    first = judge_answers(ANSWERS, "same", judge, path)["figures"]
+    changed = [
+        entry | {"model_output": "a car"} if entry["object_id"] == "1" else entry for entry in ANSWERS["results"]
+    ]
+    again = judge_answers(ANSWERS | {"results": changed}, "same", judge, path)
+    assert (first["correct"], again["figures"]["correct"], len(seen)) == (3, 4, 5)
+    assert json.loads(path.read_text()) == again
+    fewer = judge_answers(ANSWERS | {"results": changed[:2]}, "same", judge, path)
+    assert len(fewer["results"]) == fewer["figures"]["total"] == 2 and len(seen) == 5
+
+
+def test_verdicts_of_another_prompt_are_not_mixed_in(tmp_path):
+    with LocalEndpoint((200, "T#a")) as endpoint:
+        judge_answers(ANSWERS, "same", asked(endpoint.url)[0], tmp_path / "j.json")
+        with pytest.raises(ValueError, match="j.json: was made with judge"):
+            judge_answers(
+                ANSWERS, "same", asked(endpoint.url)[0], tmp_path / "j.json", prompt="{ground_truth} {model_output}"
+            )
+        with pytest.raises(ValueError, match="judge prompt has fields {classes}"):
+            judge_answers(ANSWERS, "same", asked(endpoint.url)[0], tmp_path / "k.json", prompt="{classes}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("this is a 3d model of a glass box on a car", "1#glass box"),
+        ("A TV-Stand.", "2#tv stand"),
+        ("a tv  stand", "2#tv stand"),
+        ("a racecar and a carpet", "-1#NA"),
+        ("", "-1#NA"),
+    ],
+)
+def test_class_names_are_found_as_whole_words(text, reply):
+    assert ClassNameJudge(CLASSES)(text).startswith(f"{reply}#")
+
+
+def test_the_longest_of_overlapping_names_is_found():
+    assert ClassNameJudge(["glass", "glass box"])("a glass box").startswith("1#")
+
+
+def test_lucky_and_invalid_answers_are_counted_apart():
+    verdicts = [{"score": score, "is_valid": valid} for score, valid in [(1, 1), (0, 1), (1, 0), (0, 0)]]
+    assert compute_figures("class", verdicts) == {
+        "accuracy": 50, "clean_accuracy": 50, "correct": 2, "lucky": 1, "total": 4, "invalid": 2,
+    }  # fmt: skip
+    assert compute_figures("caption", [{"score": -1, "is_valid": False}])["score"] is None
+    shares = [{"score": -1, "is_valid": False}, *({"score": score, "is_valid": True} for score in (40, 70))]
+    assert compute_figures("caption", shares)["score"] == 55
+
+
+def test_random_classes_depend_on_seed_and_object_alone():
+    draws = [
+        read_verdict("class", "?", {"object_id": str(n), "ground_truth": 0}, CLASSES, seed)["class"]
+        for seed in (0, 0, 1)
+        for n in range(30)
+    ]
+    assert draws[:30] == draws[30:60] != draws[60:] and set(draws) == {0, 1, 2}
+
+
+def rows():
+    made = Dataset.from_dict(
+        {
+            "points": [np.full((4, 3), n).tolist() for n in range(5)],
+            "label": [0, 1, 2, 0, 1],
+            "object_id": list("abcde"),
+        }
+    )
+    return made.cast_column("label", ClassLabel(names=CLASSES)).with_format("numpy")
+
+
+class Model:
+    """Draws a class for each cloud, and breaks after so many batches."""
+
+    def __init__(self, batches=99):
+        self.batches, self.seen = batches, []
+
+    def __call__(self, clouds, question, settings):
+        if len(self.seen) == self.batches:
+            raise KeyboardInterrupt
+        self.seen.append((len(clouds), clouds[0].shape, question, settings["max_new_tokens"]))
+        return [f"A {CLASSES[int(number)]}.###x" for number in torch.randint(3, (len(clouds),))]
+
+
+def test_interrupted_answers_are_those_of_a_whole_run(tmp_path):
+    protocol = PROTOCOLS["modelnet40-completion"]
+    ask = {"about": {"model": "m", "revision": "r"}, "batch_size": 2}
+    whole = answer_question(rows(), protocol, Model(), tmp_path / "whole.json", **ask)
+    with pytest.raises(KeyboardInterrupt):
+        answer_question(rows(), protocol, Model(batches=1), tmp_path / "parts.json", **ask)
+    rest = Model()
+    assert answer_question(rows(), protocol, rest, tmp_path / "parts.json", **ask) == whole
+    assert rest.seen == [(2, (4, 6), "This is an object of ", 100), (1, (4, 6), "This is an object of ", 100)]
+    assert json.loads((tmp_path / "parts.json").read_text())["results"] == whole["results"]
+    assert whole["results"][1].keys() == {"object_id", "ground_truth", "label_name", "model_output"}
+    with pytest.raises(ValueError, match="was made with model 'm', now it is 'n'"):
+        answer_question(rows(), protocol, rest, tmp_path / "parts.json", {"model": "n"}, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("decoded", "stored"), [case[::2] for case in CASES["postprocess (decoded, after generate, after eval script)"]]
+)
+def test_answers_are_stored_as_published(tmp_path, decoded, stored):
+    protocol = PROTOCOLS["modelnet40-instruction"]
+    told = answer_question(rows(), protocol, lambda clouds, *_: [decoded] * len(clouds), tmp_path / "a.json", {})
+    assert {entry["model_output"] for entry in told["results"]} == {stored}
+
+
+def test_answers_are_judged_again_without_the_model(tmp_path):
+    protocol = PROTOCOLS["modelnet40-completion"]
+    answers = answer_question(rows(), protocol, Model(), tmp_path / f"{protocol.name}.json", {"model": "m"})
+    right = sum(CLASSES[r["ground_truth"]] in r["model_output"] for r in answers["results"])
+    by_names = judge_protocols([protocol], tmp_path, ClassNameJudge(CLASSES), CLASSES)[protocol.name]
+    assert by_names["figures"]["correct"] == right and by_names["figures"]["invalid"] == 0
+    with LocalEndpoint((200, "Output: 0#car#x")) as endpoint:
+        by_model = judge_protocols([protocol], tmp_path, asked(endpoint.url)[0], CLASSES)[protocol.name]
+    assert by_model["figures"]["correct"] == 2 and "1: glass box" in endpoint.requests[0][2]["messages"][0]["content"]
+    assert by_model["judge"]["name"] == "judge" != by_names["judge"]["name"]
+    assert len(list(tmp_path.glob("*judged-by-*"))) == 4
+    other = PROTOCOLS["modelnet40-instruction"]
+    answer_question(rows(), other, Model(), tmp_path / f"{other.name}.json", {"model": "m"})
+    judge_protocols([other], tmp_path, ClassNameJudge(CLASSES), CLASSES)
+    kept = json.loads((tmp_path / "summary.judged-by-class-names.json").read_text())
+    assert kept[protocol.name] == by_names and list(kept) == [protocol.name, other.name]
+    with pytest.raises(ValueError, match="cannot judge objaverse-caption"):
+        judge_protocols([PROTOCOLS["objaverse-caption"]], tmp_path, ClassNameJudge(CLASSES), CLASSES)
+
+
+def test_a_second_process_is_told_that_the_same_verdicts_are_being_made(tmp_path):
+    """Without a word both would ask the judge about everything, and each throw away what the other was told."""
+    (tmp_path / "objaverse-instruction.json").write_text(json.dumps(ANSWERS))
+    path = tmp_path / "objaverse-instruction.judged-by-function.json"
+    arguments = [PROTOCOLS["objaverse-instruction"]], tmp_path, Answering(lambda text: "T#same"), CLASSES
+    with held_by_another(path.with_name(f".{path.name}.lock")) as other:
+        with pytest.raises(BlockingIOError, match=f"judged-by-function.json: process {other} on .* is writing"):
+            judge_protocols(*arguments)
+    told = judge_protocols(*arguments)
+    assert told["objaverse-instruction"]["figures"]["total"] == 4

@@ -1,0 +1,118 @@
+"""The study of ACT: every stage of an arm, what is stored, and that stored runs are not repeated."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from examples.studies import act, act_stages
+from hf_any3d import load_point_dataset
+from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT
+
+LITTLE = SHORT | {"num_train_epochs": 1, "max_train_samples": 16, "save_strategy": "no", "eval_strategy": "no"}
+LITTLE |= {"validation_fraction": 0}
+TUNING = {"model_type": "act3d", "model_config": {"num_groups": 8, "group_size": 8, **STUDENT["model_config"]}}
+RECIPES = {
+    "autoencoder": {"model_config": AUTOENCODER["model_config"], "teacher_layers": 1},
+    "pretraining": {"model_config": STUDENT["model_config"]},
+    "few_shot": {**TUNING, "few_shot": {"test_per_class": 2}, "max_train_samples": None, "max_eval_samples": None},
+    "full": TUNING,
+}
+
+
+@pytest.fixture
+def recipes(tiny_encoder, tmp_path, monkeypatch):
+    """Recipes of short runs."""
+    for stage, own in RECIPES.items():
+        settings = LITTLE | own | ({"teacher": tiny_encoder} if stage == "autoencoder" else {})
+        (tmp_path / f"shapes_act_{stage}.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(act_stages, "RECIPES", tmp_path)
+    return tmp_path
+
+
+def options(recipes: Path, *arms: str) -> list[str]:
+    return ["--output-dir", str(recipes / "out"), "--arms", *arms, "--seeds", "1", "--folds", "2", "--clouds", "2"]
+
+
+@pytest.mark.slow
+def test_every_stage_of_an_arm_is_run_once_with_table_and_picture(recipes, monkeypatch):
+    act.main(options(recipes, "scratch", "none"))
+    summary = json.loads((recipes / "out" / "act_shapes.json").read_text())
+    assert [row["arm"] for row in summary["tuning"]] == ["scratch", "none"]
+    (row,) = summary["pretraining"]
+    assert row["patches_before"] != row["patches_after"] > 0
+    assert 1 <= row["codes_after"] <= 16 and 0 <= row["probe"] <= 1
+    (row,) = summary["targets"]
+    assert all(0 <= row[part] <= 1 for part in ("codes", "teacher", "targets")) and 0 < row["constant"] < 2
+    few = [run for run in summary["runs"] if run["stage"] in act.WAYS]
+    assert len(few) == 6 and all(len(run["folds"]) == 2 for run in few)
+    text = (recipes / "out" / "act_shapes.md").read_text()
+    assert "from scratch" in text and "no teacher" in text
+    assert (recipes / "out" / "act_reconstructions.png").stat().st_size
+    monkeypatch.setattr(act_stages, "_RUN", {})
+    monkeypatch.setattr(act_stages, "few_shot", None)
+    monkeypatch.setattr(act, "draw", lambda *drawn: None)
+    act.main(options(recipes, "scratch", "none"))
+    assert json.loads((recipes / "out" / "act_shapes.json").read_text()) == summary
+
+
+@pytest.mark.slow
+def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
+    pretrained = AutoModel.from_pretrained(tiny_encoder).encoder.layer[0].attention.self.query.weight
+    found = []
+    for arm in ("pretrained", "random"):
+        act_stages.run_stage(arm, "autoencoder", 0, recipes / "out", 1)
+        model = act_stages.ActAutoencoder.from_pretrained(recipes / "out" / f"{arm}-0" / "autoencoder")
+        found.append(model.encoder.encoder.layer[0].attention.self.query.weight)
+    assert found[0].shape == found[1].shape == pretrained.shape
+    assert torch.equal(found[0], pretrained) and not torch.equal(found[1], pretrained)
+
+
+def test_changed_recipe_of_the_first_stage_affects_all_arms_with_pretraining(recipes):
+    before = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
+    path = recipes / "shapes_act_autoencoder.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"learning_rate": 0.5}))
+    after = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
+    assert [arm for arm in act_stages.ARMS if before[arm] == after[arm]] == ["scratch"]
+
+
+def test_validation_part_has_only_training_shapes_and_shares_no_group(tmp_path):
+    settings = act_stages.write_validation_cut(tmp_path / "data")
+    cut = load_point_dataset(settings["dataset_name"], data_dir=settings["data_dir"])
+    shapes = load_point_dataset("shapes")
+    names = {split: set(rows["name"]) for split, rows in cut.items()}
+    assert names["train"] | names["test"] == set(shapes["train"]["name"])
+    assert not names["train"] & names["test"] and not names["test"] & set(shapes["test"]["name"])
+    assert not set(cut["train"]["group"]) & set(cut["test"]["group"])
+
+
+@pytest.mark.slow
+def test_settings_are_chosen_by_few_shot_accuracy_on_the_validation_part(recipes, monkeypatch, capsys):
+    seen = []
+
+    def few_shot(arm, stage, seed, place, folds, changes):
+        settings = act_stages.recipe_of(stage, changes)
+        seen.append(settings["data_dir"])
+        return {"accuracy": {"scratch": 0.5, "pretrained": 0.6}[arm] + settings.get("learning_rate", 0)}
+
+    monkeypatch.setattr(act_stages, "few_shot", few_shot)
+    monkeypatch.setattr(act_stages, "_RUN", dict.fromkeys(act_stages.PRETRAINING, lambda *stage: {}))
+    monkeypatch.setattr(act, "CANDIDATES", {"as it is": {}, "other rate": {"tuning": {"learning_rate": 0.1}}})
+    act.main([*options(recipes, "scratch"), "--choose"])
+    assert set(seen) == {str(recipes / "out" / "choice" / "data")}
+    assert capsys.readouterr().out.endswith("Chosen: other rate\n")
+    rows = json.loads((recipes / "out" / "choice" / "act_shapes_choice.json").read_text())["rows"]
+    assert [row["mean"] for row in rows] == pytest.approx([0.65, 0.56])
+
+
+def test_gain_is_computed_seed_by_seed():
+    def run(arm, seed, accuracy, stage="full"):
+        return {"arm": arm, "stage": stage, "seed": seed, "accuracy": accuracy}
+
+    runs = [run("scratch", 0, 0.2), run("scratch", 1, 0.6), run("none", 0, 0.3), run("none", 1, 0.7)]
+    row = act.tuning_row(runs, "none")
+    assert row["full_gain"] == pytest.approx(0.1) and row["full_gain_std"] == pytest.approx(0)
+    assert "few" not in row and "full_gain" not in act.tuning_row(runs[2:], "none")

@@ -1,0 +1,87 @@
+"""The study of learning: its arms, and that stored runs are not repeated."""
+
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers import BertConfig, BertModel
+
+from examples import quickstart
+from examples.studies import learning
+
+
+@pytest.fixture
+def bert() -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+
+
+def test_shuffling_keeps_the_values_of_each_tensor_in_another_order(bert):
+    before = {name: value.clone() for name, value in bert.named_parameters()}
+    shuffled = dict(learning.shuffled_encoder(bert).named_parameters())
+    for name, value in before.items():
+        assert torch.equal(shuffled[name].flatten().sort().values, value.flatten().sort().values)
+    moved = "encoder.layer.0.intermediate.dense.weight"
+    assert not torch.equal(shuffled[moved], before[moved])
+
+
+def test_random_encoder_has_the_shape_and_other_weights(bert):
+    torch.manual_seed(1)
+    other = learning.random_encoder(bert)
+    name = "embeddings.position_embeddings.weight"
+    assert other.get_parameter(name).shape == bert.get_parameter(name).shape
+    assert not torch.equal(other.get_parameter(name), bert.get_parameter(name))
+
+
+def test_few_shapes_keeps_at_most_that_many_of_each_class():
+    labels = [0] * 5 + [1] * 2
+    rows = Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(names=["a", "b"])}))
+    few = learning.few_shapes(DatasetDict(train=rows, test=rows), 3, seed=0)
+    assert np.bincount(few["train"]["label"]).tolist() == [3, 2]
+    assert len(few["test"]) == 7
+
+
+def test_pointnet_does_not_depend_on_the_order_of_points():
+    model = quickstart.build_pointnet(0, 4).eval()
+    points = torch.rand(2, 16, 3)
+    torch.testing.assert_close(model(points).logits, model(points.flip(1)).logits)
+
+
+def test_stored_run_is_not_repeated_unless_settings_changed(tmp_path, monkeypatch):
+    calls = []
+
+    def train_once(arm, seed, splits, split, output_dir):
+        calls.append((arm, seed))
+        return {
+            "accuracy": 0.5,
+            "mean_class_accuracy": 0.5,
+            "seconds": 1.0,
+            "cpu_seconds": 1.0,
+            "trained_parameters": 3,
+        }
+
+    rows = Dataset.from_dict({"label": [0, 1, 1]}, features=Features({"label": Value("int64")}))
+    monkeypatch.setattr(learning, "load_point_dataset", lambda name: DatasetDict(train=rows, test=rows))
+    monkeypatch.setattr(learning, "train_once", train_once)
+    options = ["--output-dir", str(tmp_path), "--arms", "pointnet", "tokenizer", "--seeds", "0", "1"]
+    learning.main(options)
+    assert len(calls) == 4
+    learning.main(options)
+    assert len(calls) == 4
+    monkeypatch.setitem(quickstart.TRAINING, "learning_rate", 1.0)
+    learning.main(options)
+    assert len(calls) == 8
+    summary = json.loads((tmp_path / "learning.json").read_text())
+    assert [row["arm"] for row in summary["rows"]] == ["majority", "pointnet", "tokenizer"]
+    assert summary["rows"][0]["accuracy"] == pytest.approx(2 / 3)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_settings_of_a_run_survive_json():
+    options = Namespace(shots=None, validation=None)
+    settings = learning.settings_of("pretrained", options)
+    assert json.loads(json.dumps(settings)) == settings
+    assert "adapter" not in learning.settings_of("tokenizer", options)
