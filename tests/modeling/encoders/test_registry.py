@@ -46,8 +46,8 @@ def test_paths_of_a_family_exist_in_its_encoders(model_type):
 
 @pytest.mark.parametrize("model_type", ALL)
 def test_branch_is_the_last_term_that_a_layer_adds(model_type):
-    # The branch passes through one residual sum only: in pre-norm layers, adding a constant to the branch adds it to the
-    # layer's output.
+    # The branch passes through one residual sum only: in pre-norm layers, a constant added to the branch is added
+    # to the output.
     family = encoder_families()[model_type]
     encoder = random_encoder(tiny_config(model_type))
     layers = family.layers_of(encoder)
