@@ -8,7 +8,6 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
-from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
@@ -26,6 +25,8 @@ from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
+# Fine points that the autoencoder's decoder folds around each coarse point.
+POINTS_PER_COARSE_POINT = 4
 _AUTOENCODER_RANGES: Ranges = {
     "in_channels": (3, 4096),
     "num_groups": TOKENS,

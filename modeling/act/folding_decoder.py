@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.act.configuration_act import POINTS_PER_COARSE_POINT
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 # Corners of the grid around every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
-POINTS_PER_COARSE_POINT = len(_CORNERS)
 
 
 class FoldingDecoder(nn.Module):
