@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, load_dataset
 
-from hf_any3d.atomic_files import whole_file, write_text
+from hf_any3d.atomic_files import atomic_write, write_text
 
 NUM_POINTS = 1024
 LEFT_OUT_SOURCE = "eTeks"  # the one collection under the GPL; all others are CC0 or CC-BY
@@ -95,7 +95,7 @@ def main() -> None:
     if shared:
         raise ValueError(f"groups {sorted(shared)} are in both splits; a group of duplicates belongs to one of them")
     for split, rows in splits.items():
-        with whole_file(arguments.output / f"{split}.parquet") as unfinished:
+        with atomic_write(arguments.output / f"{split}.parquet") as unfinished:
             rows.to_parquet(unfinished)
     write_card(splits, arguments.output)
 

@@ -9,7 +9,6 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
-from hf_any3d.modeling.act.group_norms import NUM_GROUPS
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
@@ -23,6 +22,7 @@ from hf_any3d.modeling.config_checks import (
     Ranges,
     check_numbers,
 )
+from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act.normed_linear import normed_linear
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 # Corners of the grid around every coarse point, in the units of the input.
@@ -54,28 +54,20 @@ class FoldingDecoder(nn.Module):
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
-        if not is_unmodified(self.lift, self.lift_norm, self.widen, self.widen_norm, self.out):
-            fine = self._fold_unfused(tokens, coarse)
-            return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
-        # The first layer is linear: the token's term is computed once per patch, the coarse point's once per point.
-        token_weight, corner_weight, coarse_weight = self.lift.weight.split((width, 2, 3), dim=1)
-        linear = nn.functional.linear
-        rows = linear(tokens, token_weight, self.lift.bias).view(batch * groups, 1, -1) + linear(coarse, coarse_weight)
-        corners = linear(torch.tensor(_CORNERS, dtype=rows.dtype, device=rows.device), corner_weight)
-        rows = normed_linear(rows.flatten(0, 1), corners, self.lift_norm, self.widen)
-        folded = normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
-        fine = folded.view(*coarse.shape[:2], POINTS_PER_COARSE_POINT, 3) + coarse.unsqueeze(2)
-        return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
-
-    def _fold_unfused(self, tokens: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """Compute fine points `(patches, coarse points, 4, 3)` by calling every layer on every point."""
-        shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT)
+        shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT, -1)
         corners = torch.tensor(_CORNERS, dtype=coarse.dtype, device=coarse.device)
-        inputs = [
-            tokens.reshape(len(coarse), 1, 1, -1).expand(*shape, -1),
-            corners.expand(*shape, -1),
-            coarse.unsqueeze(2).expand(*shape, -1),
-        ]
-        rows = self.lift(torch.cat(inputs, dim=-1).flatten(0, 2))  # (patches * coarse points * 4, folding_width)
-        rows = self.widen(torch.relu(self.lift_norm(rows)))
-        return self.out(torch.relu(self.widen_norm(rows))).view(*shape, 3) + coarse.unsqueeze(2)
+        if is_unmodified(self.lift):
+            # Linear: the token's term is computed once per patch, the coarse point's once per point.
+            token_weight, corner_weight, coarse_weight = self.lift.weight.split((width, 2, 3), dim=1)
+            linear = nn.functional.linear
+            patch_rows = linear(tokens, token_weight, self.lift.bias).view(batch * groups, 1, -1)
+            rows = (patch_rows + linear(coarse, coarse_weight)).flatten(0, 1)
+            corner_rows = linear(corners.to(rows.dtype), corner_weight)
+        else:
+            inputs = [tokens.reshape(len(coarse), 1, 1, -1), corners, coarse.unsqueeze(2)]
+            inputs = torch.cat([part.expand(*shape) for part in inputs], dim=-1)
+            rows, corner_rows = self.lift(inputs.flatten(0, 2)), None  # (patches * coarse points * 4, folding_width)
+        rows = kernels.normed_linear(rows, corner_rows, self.lift_norm, self.widen)
+        folded = kernels.normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
+        fine = folded.view(*shape) + coarse.unsqueeze(2)
+        return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)

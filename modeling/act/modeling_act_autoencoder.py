@@ -18,23 +18,24 @@ from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from hf_any3d.modeling.act.configuration_act import ActAutoencoderConfig
 from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
-from hf_any3d.modeling.act.group_norms import NUM_GROUPS, SLOPE, normed_edge_maximum, normed_tokens
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.encoders import (
     EncoderFamily,
     FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
-    attended_rows,
-    beside_attended_rows,
     bidirectional_inputs,
+    compute_prefix,
     find_family,
     hidden_of,
-    run_beside,
+    prefix_attention,
+    run_with_prefix,
 )
+from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS, SLOPE
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -121,7 +122,7 @@ def run_with_prompts(
     skip_prompts = skip_prompts and not record_attention
     if states is not None:
         states.append(tokens)
-    with beside_attended_rows(encoder) if skip_prompts else nullcontext(False) as supported:
+    with prefix_attention(encoder) if skip_prompts else nullcontext(False) as supported:
         for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
             if number and deep:
                 front, own = (part.to(dtype) for part in prompts(number, batch))
@@ -131,9 +132,9 @@ def run_with_prompts(
             if every_layer or not number:
                 tokens = tokens + positions
             last = deep or number == len(layers) - 1
-            rows = attended_rows(layer, front, **arguments) if supported and last else None
-            if rows is not None:
-                tokens = hidden_of(run_beside(layer, tokens, rows, **arguments))
+            prefix = compute_prefix(layer, front, **arguments) if supported and last else None
+            if prefix is not None:
+                tokens = hidden_of(run_with_prefix(layer, tokens, prefix, **arguments))
                 if states is not None:
                     states.append(tokens)
                 continue
@@ -201,7 +202,7 @@ class EdgeLayer(nn.Module):
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
         # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
         terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
-        return normed_edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
+        return kernels.edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
 
 
 class GraphConvolution(nn.Module):
@@ -252,7 +253,7 @@ class GraphConvolution(nn.Module):
         rows = self.output(torch.cat(outputs, dim=-1))
         if not is_unmodified(self.norm):
             return _normed(rows, self.norm)
-        return normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
+        return kernels.normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
 
 
 def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:

@@ -1,52 +1,24 @@
-"""The GELU of CLIP's layers in few passes over memory."""
+"""The GELU of CLIP's layers, fused."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import nn
 from transformers.activations import QuickGELUActivation
 
-SLOPE = 1.702
+from hf_any3d.modeling import kernels
 
 
 class FusedQuickGELU(nn.Module):
-    """`x * sigmoid(1.702 * x)` as one operation that keeps its input only.
-
-    Written out it keeps three tensors of the size of the input for the backward pass, which in a wrapped layer is the
-    largest there is: four times the width of a token.
-    """
+    """`x * sigmoid(1.702 * x)`, saving only its input for the backward pass."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The activation of a tensor of any shape."""
-        if torch.is_grad_enabled() and hidden_states.requires_grad:
-            return _QuickGELU.apply(hidden_states)
-        return _by_way_of_silu(hidden_states)
-
-
-def _by_way_of_silu(hidden_states: torch.Tensor) -> torch.Tensor:
-    return nn.functional.silu(hidden_states * SLOPE, inplace=True).mul_(1 / SLOPE)
-
-
-class _QuickGELU(torch.autograd.Function):
-    """The same with its gradient, which is that of SiLU."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(hidden_states)
-        return _by_way_of_silu(hidden_states)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        (hidden_states,) = ctx.saved_tensors
-        scaled = hidden_states * SLOPE
-        return torch.ops.aten.silu_backward.grad_input(gradient, scaled, grad_input=scaled)
+        """Apply the activation to a tensor of any shape."""
+        return kernels.quick_gelu(hidden_states)
 
 
 def fuse_quick_gelu(model: nn.Module) -> None:
-    """Let every quick GELU inside a model take few passes; its values stay, and it has no weights."""
+    """Replace all quick GELUs inside a model; they have no weights, and values stay the same."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is QuickGELUActivation:

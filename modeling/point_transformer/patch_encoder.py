@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hf_any3d.modeling.batch_norms import is_plain_training, update_running_statistics
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
-from hf_any3d.modeling.point_transformer.pooled_patches import Results, pooled_patches
 
 
 @dataclass
@@ -109,33 +108,7 @@ class PatchEncoder(nn.Module):
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Encode patches; see the class."""
-        if self._can_train_fused(neighborhoods):
-            return self._project(self._train_fused(neighborhoods))
-        return self.pool(self.point_features(neighborhoods))
-
-    def _can_train_fused(self, neighborhoods: torch.Tensor) -> bool:
-        if torch.is_autocast_enabled(neighborhoods.device.type) or neighborhoods.requires_grad:
-            return False
-        plain = is_unmodified(self.widen, self.out)
-        pairs = ((self.lift, self.lift_norm), (self.join, self.join_norm))
-        return plain and neighborhoods[..., 0].numel() > 1 and all(is_plain_training(*pair) for pair in pairs)
-
-    def _train_fused(self, neighborhoods: torch.Tensor) -> torch.Tensor:
-        weights = [self.lift.weight, self.lift_norm.weight, self.lift_norm.bias, self.widen.weight]
-        weights += [self.join.weight, self.join_norm.weight, self.join_norm.bias, self.out.weight, self.out.bias]
-        points = neighborhoods.flatten(0, 1).to(self.lift.weight.dtype)  # (batch * groups, k, channels)
-        results = Results(*pooled_patches(points, weights, [self.lift_norm.eps, self.join_norm.eps]))
-        rows = points.shape[0] * points.shape[1]
-        with torch.no_grad():
-            # Contribution of the biases to the output of the third layer.
-            shift = self.join.weight @ self.widen.bias.repeat(2)
-            shift = shift if self.join.bias is None else shift + self.join.bias
-        update_running_statistics(self.lift_norm, self.lift.bias, *results.lifted_statistics(self.lift.weight), rows)
-        update_running_statistics(self.join_norm, shift, results.joined_mean, results.joined_variance, rows)
-        # Biases that a norm cancels get their true gradient, which is zero.
-        biases = (self.lift.bias, self.widen.bias, self.join.bias)
-        cancelled = sum(bias.sum() for bias in biases if bias is not None)
-        return results.tokens.add(cancelled, alpha=0).unflatten(0, neighborhoods.shape[:2])
+        return self._project(kernels.pooled_patches(neighborhoods, self))
 
     def point_features(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Compute features of every point in its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""

@@ -152,7 +152,7 @@ def test_seen_classes_are_learned(run, tmp_path):
         ({"held_out_classes": ["chairs"]}, "--held_out_classes names 'chairs'; there are appliance, bed"),
         ({"caption_column": "text"}, "--caption_column text; there are"),
         ({"hypothesis_templates": ["chair"]}, "hypothesis_template has 'chair'"),
-        ({"encoder_name_or_path": "me/tiny-plain-bert"}, "says that it embeds sentences"),
+        ({"encoder_name_or_path": "me/tiny-plain-bert"}, "do not define how it embeds sentences"),
     ],
 )
 def test_wrong_arguments_are_named(run, hub, settings, text):

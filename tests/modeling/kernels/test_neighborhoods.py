@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point.neighborhoods import offset_frequencies
-from hf_any3d.modeling.any2point.wave_table import WaveTable
+from hf_any3d.modeling.kernels.neighborhoods import WaveTable, offset_frequencies
 
 FREQUENCIES = offset_frequencies(24, 1000.0, 100.0)
 

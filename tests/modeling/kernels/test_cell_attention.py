@@ -1,11 +1,15 @@
 """Attention along the list of pairs against torch's masked attention."""
 
+import importlib
+
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point import cell_attention
-from hf_any3d.modeling.any2point.cell_attention import attend_in_cells
-from hf_any3d.modeling.any2point.geometry import membership
+from hf_any3d.modeling.kernels import cell_attention
+from hf_any3d.modeling.kernels.cells import membership
+
+# The attribute of the package is the operation itself.
+MODULE = importlib.import_module("hf_any3d.modeling.kernels.cell_attention")
 
 HEADS, WIDTH = 2, 6
 
@@ -19,44 +23,44 @@ def case(batch=2, views=3, tokens=20, cells=9):
 
 
 @pytest.mark.parametrize("cells", [1, 2, 9, 40])
-def test_both_ways_give_the_same_numbers_and_gradients(monkeypatch, cells):
+def test_pairs_and_mask_give_the_same_results_and_gradients(monkeypatch, cells):
     results = []
     for few in (1.0, -1.0):
-        monkeypatch.setattr(cell_attention, "_FEW", few)
+        monkeypatch.setattr(MODULE, "_FEW", few)
         qkv, members = case(cells=cells)
-        gathered = attend_in_cells(qkv, members, HEADS, scale=0.7)
+        gathered = cell_attention(qkv, members, HEADS, scale=0.7)
         gathered.square().sum().backward()
         results.append((gathered.detach(), qkv.grad))
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
 def test_gradients_along_pairs_equal_finite_differences(monkeypatch):
-    monkeypatch.setattr(cell_attention, "_FEW", 1.0)
+    monkeypatch.setattr(MODULE, "_FEW", 1.0)
     qkv, members = case(batch=1, views=2, tokens=4, cells=2)
-    assert torch.autograd.gradcheck(lambda rows: attend_in_cells(rows, members, HEADS, scale=0.7), qkv)
+    assert torch.autograd.gradcheck(lambda rows: cell_attention(rows, members, HEADS, scale=0.7), qkv)
 
 
 def test_large_scores_do_not_overflow(monkeypatch):
-    monkeypatch.setattr(cell_attention, "_FEW", 1.0)
+    monkeypatch.setattr(MODULE, "_FEW", 1.0)
     qkv, members = case()
-    assert attend_in_cells(1e3 * qkv, members, HEADS, scale=1.0).isfinite().all()
+    assert cell_attention(1e3 * qkv, members, HEADS, scale=1.0).isfinite().all()
 
 
-def test_dropout_leaves_out_partners_whatever_their_number():
+def test_dropout_drops_partners_even_if_there_are_few():
     qkv, members = case(tokens=60, cells=40)
     assert len(members.pairs.query) < members.same.numel() / 10, "few enough to be listed"
     torch.manual_seed(0)
-    dropped = torch.stack([attend_in_cells(qkv, members, HEADS, 0.7, dropout=0.5).detach() for _ in range(200)])
-    expected = attend_in_cells(qkv, members, HEADS, 0.7).detach()
+    dropped = torch.stack([cell_attention(qkv, members, HEADS, 0.7, dropout=0.5).detach() for _ in range(200)])
+    expected = cell_attention(qkv, members, HEADS, 0.7).detach()
     assert (dropped[0] == 0).any() and not torch.allclose(dropped[0], dropped[1])
     assert (dropped.mean(dim=0) - expected).square().mean().sqrt() < 0.1 * expected.std()
 
 
-def test_few_pairs_are_listed_and_many_are_masked():
+def test_few_pairs_are_listed_and_many_masked():
     qkv, members = case(cells=40)
-    assert "PairAttention" in attend_in_cells(qkv, members, HEADS, 1.0).grad_fn.next_functions[0][0].name()
+    assert "PairAttention" in cell_attention(qkv, members, HEADS, 1.0).grad_fn.next_functions[0][0].name()
     qkv, members = case(cells=2)
-    assert "PairAttention" not in attend_in_cells(qkv, members, HEADS, 1.0).grad_fn.next_functions[0][0].name()
+    assert "PairAttention" not in cell_attention(qkv, members, HEADS, 1.0).grad_fn.next_functions[0][0].name()
 
 
 @pytest.mark.parametrize("cells", [9, 40], ids=["fewer cells than tokens", "more"])

@@ -1,11 +1,9 @@
-"""Group norm with leaky ReLU on tokens, and on the edges of a graph between them without materialising the edges.
+"""Group norm with leaky ReLU, of tokens and of the edges of a graph between them.
 
 An edge of a graph convolution has the value `a[neighbor] - a[token] + b[token]`. Only the maximum over a token's edges
-is needed after norm and activation. Both are monotonic (decreasing where a gain is negative), so the maximum is taken
-first and the rest is computed once per token. The norm's statistics over all edges follow from sums over tokens,
-weighted by the number of edges that end in each.
-
-Results and gradients equal those of the plain modules up to rounding.
+is needed after norm and activation. Both are monotonic (decreasing where a gain is negative), so the fused
+implementation takes the maximum first and computes the rest once per token. The norm's statistics over all edges
+follow from sums over tokens, weighted by the number of edges that end in each.
 """
 
 from __future__ import annotations
@@ -19,7 +17,32 @@ NUM_GROUPS = 4
 SLOPE = 0.2
 
 
-def normed_edge_maximum(
+def normed_tokens_plain(
+    rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
+) -> torch.Tensor:
+    """Compute `leaky_relu(group_norm(rows))`, with statistics over all tokens of a cloud.
+
+    Args:
+        rows: `(batch, tokens, channels)`.
+        gain: `(channels,)` of the norm.
+        shift: `(channels,)` of the norm.
+        eps: Added to the variance.
+
+    Returns:
+        `(batch, tokens, channels)`.
+    """
+    normed = torch.nn.functional.group_norm(rows.transpose(1, 2), NUM_GROUPS, gain, shift, eps)
+    return torch.nn.functional.leaky_relu(normed, SLOPE).transpose(1, 2)
+
+
+def normed_tokens_fused(
+    rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
+) -> torch.Tensor:
+    """Compute `normed_tokens_plain` in few passes over memory; saves only input and output."""
+    return _NormedTokens.apply(rows, gain, shift, eps)
+
+
+def edge_maximum_plain(
     terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
 ) -> torch.Tensor:
     """Compute the maximum over a token's edges of `leaky_relu(group_norm(edges))`.
@@ -35,15 +58,22 @@ def normed_edge_maximum(
     Returns:
         `(batch, tokens, channels)`.
     """
-    return _NormedEdgeMaximum.apply(terms, neighbors, gain, shift, eps)
+    batch, tokens, k = neighbors.shape
+    given, own = terms.unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (batch, tokens, channels)
+    ends = neighbors.flatten(1).unsqueeze(-1).expand(-1, -1, given.shape[-1])
+    edges = given.gather(1, ends).view(batch, tokens, k, -1) + (own - given).unsqueeze(2)
+    normed = normed_tokens_plain(edges.flatten(1, 2), gain, shift, eps)
+    return normed.view(batch, tokens, k, -1).amax(dim=2)
 
 
-def normed_tokens(rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Compute `leaky_relu(group_norm(rows))` of `(batch, tokens, channels)`."""
-    return _NormedTokens.apply(rows, gain, shift, eps)
+def edge_maximum_fused(
+    terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
+) -> torch.Tensor:
+    """Compute `edge_maximum_plain` without the edges."""
+    return _EdgeMaximum.apply(terms, neighbors, gain, shift, eps)
 
 
-class _NormedEdgeMaximum(torch.autograd.Function):
+class _EdgeMaximum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float

@@ -1,31 +1,98 @@
-"""The training pass of the mini-PointNet as one fused operation.
+"""Mini-PointNet: shared layers on the points of each patch, with a maximum in the middle and one at the end.
 
-Run layer by layer, each norm and each maximum reads and writes a row for every point and keeps it for the backward
-pass. Here
+Run layer by layer, each norm and each maximum reads and writes a row for every point and saves it for the backward
+pass. The fused implementation
 
-- the statistics after the first layer follow from the mean and the covariance of the points, so layer and norm become
-  one small matrix product, which is recomputed wherever it is needed;
-- there is no norm between the second and the third layer, so the third is applied to the output of the first through
-  the product of both weights, and the second is needed for its maximum only;
-- the term of the third layer that depends on the maximum is computed once per patch;
-- only the input of the second norm is kept;
-- a maximum passes a gradient to one point per patch and channel, so its products are sums of few rows.
+- computes the statistics after the first layer from the mean and the covariance of the points, so that layer and norm
+  become one small matrix product, which is recomputed wherever it is needed;
+- applies the third layer to the output of the first through the product of the second and third weight, as no norm
+  separates them; the second layer is needed for its maximum only;
+- computes the third layer's term that depends on the maximum once per patch;
+- saves only the input of the second norm;
+- multiplies the sparse gradients of the maxima, one point per patch and channel, as sums of few rows.
 
-Results and gradients equal those of the plain modules up to rounding; statistics are summed in double precision. The
-forward and backward passes are custom operators, which `torch.compile` supports.
+Results and gradients equal those of the modules up to rounding; statistics are summed in double precision. Both passes
+are custom operators, which `torch.compile` supports.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from hf_any3d.modeling.pooling_rows import PooledGradient, largest
+from hf_any3d.modeling.kernels.pooling import (
+    PooledGradient,
+    is_plain_training,
+    largest,
+    update_running_statistics,
+)
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
-# Numbers per chunk in its widest rows: on the CPU, a chunk stays in the core's cache.
+# Numbers per part in its widest rows: on the CPU, a part stays in the core's cache.
 _PART_CPU, _PART = 1 << 18, 1 << 27
+
+
+class MiniPointNet(Protocol):
+    """The layers of a mini-PointNet; see `PatchEncoder`."""
+
+    lift: nn.Linear
+    lift_norm: nn.BatchNorm1d
+    widen: nn.Linear
+    join: nn.Linear
+    join_norm: nn.BatchNorm1d
+    out: nn.Linear
+
+    def point_features(self, patches: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, groups, k, channels)` to `(batch, groups, k, joined)`."""
+
+
+def pooled_patches_plain(patches: torch.Tensor, layers: MiniPointNet) -> torch.Tensor:
+    """Encode patches, and take the maximum over their points.
+
+    In training, the norms update their running statistics.
+
+    Args:
+        patches: `(batch, groups, k, channels)`.
+        layers: The layers.
+
+    Returns:
+        `(batch, groups, width)`.
+
+    Source: Point-BERT, Sec. 3.1.
+    """
+    # Unlike amax, max does not save the rows for the backward pass.
+    return layers.out(layers.point_features(patches)).max(dim=2).values
+
+
+def layers_are_plain(patches: torch.Tensor, layers: MiniPointNet) -> bool:
+    """Whether the layers are unchanged modules that train in full precision, and patches need no gradient."""
+    if patches.requires_grad or patches[..., 0].numel() < 2 or not is_unmodified(layers.widen, layers.out):
+        return False
+    return is_plain_training(layers.lift, layers.lift_norm) and is_plain_training(layers.join, layers.join_norm)
+
+
+def pooled_patches_fused(patches: torch.Tensor, layers: MiniPointNet) -> torch.Tensor:
+    """Compute `pooled_patches_plain` in training; see the module."""
+    weights = [layers.lift.weight, layers.lift_norm.weight, layers.lift_norm.bias, layers.widen.weight]
+    weights += [layers.join.weight, layers.join_norm.weight, layers.join_norm.bias]
+    weights += [layers.out.weight, layers.out.bias]
+    points = patches.flatten(0, 1).to(layers.lift.weight.dtype)  # (batch * groups, k, channels)
+    results = Results(*pooled_patches(points, weights, [layers.lift_norm.eps, layers.join_norm.eps]))
+    rows = points.shape[0] * points.shape[1]
+    with torch.no_grad():
+        # Contribution of the biases to the output of the third layer.
+        shift = layers.join.weight @ layers.widen.bias.repeat(2)
+        shift = shift if layers.join.bias is None else shift + layers.join.bias
+    lifted = results.lifted_statistics(layers.lift.weight)
+    update_running_statistics(layers.lift_norm, layers.lift.bias, *lifted, rows)
+    update_running_statistics(layers.join_norm, shift, results.joined_mean, results.joined_variance, rows)
+    # Biases that a norm cancels get their true gradient, which is zero.
+    biases = (layers.lift.bias, layers.widen.bias, layers.join.bias)
+    cancelled = sum(bias.sum() for bias in biases if bias is not None)
+    return results.tokens.add(cancelled, alpha=0).unflatten(0, patches.shape[:2])
 
 
 @dataclass
@@ -101,7 +168,7 @@ class Results:
 
 
 class _Patches:
-    """Points of all patches, split into chunks."""
+    """Points of all patches, split into parts."""
 
     def __init__(self, points: torch.Tensor, weights: Weights, eps: list[float]):
         self.patches, self.k, channels = points.shape
@@ -123,7 +190,7 @@ class _Patches:
         self.constant = self.weights.lift_shift - mean * self.gain
 
     def lifted(self, part: slice) -> torch.Tensor:
-        """Compute the rows after the first norm and its ReLU, `(rows of the chunk, lifted)`."""
+        """Compute the rows after the first norm and its ReLU, `(rows of the part, lifted)`."""
         return torch.addmm(self.constant, self.rows[self.rows_of(part)], self.matrix).relu_()
 
 
@@ -219,7 +286,7 @@ def pooled_patches_backward(
 def _through_out(
     patches: _Patches, results: Results, pooled: PooledGradient
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Return gradients of the last weight and, in chunks, of the second norm's output; the sum of the latter, and that
+    """Return gradients of the last weight and, in parts, of the second norm's output; the sum of the latter, and that
     of its product with the norm's centred input.
     """
     own = patches.weights
@@ -245,7 +312,7 @@ def _through_join(
     """Return gradients of the second and third weight, and the sum of those of the first norm's output and their
     product with the points.
 
-    Overwrites the chunks in `grad_hidden`.
+    Overwrites the parts in `grad_hidden`.
     """
     own, count = patches.weights, len(patches.rows)
     deviation = (results.joined_variance + patches.join_eps).rsqrt()

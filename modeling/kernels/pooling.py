@@ -1,4 +1,4 @@
-"""Maximum over the neighbours of every centre, and products with its sparse gradient."""
+"""Maxima over neighbours and cells, products with their sparse gradients, and batch norms fused with linear layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import cached_property
 
 import torch
 from torch import nn
+
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
 def largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +31,7 @@ class PooledGradient:
         values: `(centers, width)`.
         winners: `(centers, width)`, the neighbour that each value belongs to.
         k: Neighbours per centre.
-        parts: Chunks of the centres.
+        parts: Parts of the centres.
     """
 
     values: torch.Tensor
@@ -42,11 +44,11 @@ class PooledGradient:
         return self.values.sum(dim=0)
 
     def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Multiply the transposed gradient `(width, rows)` by other rows `(rows, hidden)`, given in chunks."""
+        """Multiply the transposed gradient `(width, rows)` by other rows `(rows, hidden)`, given in parts."""
         return sum(self.transposed_times(rows, number) for number, rows in enumerate(hidden))
 
     def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """Multiply a chunk by `weight` `(width, hidden)`: `(rows, hidden)`."""
+        """Multiply a part by `weight` `(width, hidden)`: `(rows, hidden)`."""
         channels, values, starts = self._by_row
         part, width = self.parts[number], self.values.shape[1]
         entries = slice(part.start * width, part.stop * width)
@@ -59,7 +61,7 @@ class PooledGradient:
         )
 
     def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
-        """Add the gradient of a chunk to its rows `out` `(rows, width)`."""
+        """Add the gradient of a part to its rows `out` `(rows, width)`."""
         part = self.parts[number]
         out.view(-1, self.k, out.shape[1]).scatter_add_(
             1, self.winners[part].unsqueeze(1), self.values[part].unsqueeze(1)
@@ -67,7 +69,7 @@ class PooledGradient:
         return out
 
     def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        """Multiply a chunk, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
+        """Multiply a part, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
         rows, values = self._rows(number), self.values[self.parts[number]]
         starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
         return nn.functional.embedding_bag(
@@ -75,7 +77,7 @@ class PooledGradient:
         )
 
     def _rows(self, number: int) -> torch.Tensor:
-        """Rows of the winners, `(centers, width)`, counted from the first row of a chunk."""
+        """Rows of the winners, `(centers, width)`, counted from the first row of a part."""
         winners = self.winners[self.parts[number]]
         return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
 
@@ -89,3 +91,59 @@ class PooledGradient:
         count = torch.bincount(rows, minlength=centers * self.k)
         starts = count.cumsum(0) - count
         return order % width, self.values.flatten().index_select(0, order), starts
+
+
+def count_index(index: torch.Tensor, count: int) -> torch.Tensor:
+    """Count how often each number from 0 to `count` - 1 occurs: `(count,)`."""
+    # Not bincount: the length of its result depends on the data, so that a GPU would have to wait.
+    return index.new_zeros(count).scatter_add_(0, index, torch.ones_like(index))
+
+
+def segment_maximum(rows: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the maximum of the rows `(rows, channels)` with each index: `(count, channels)`, 0 where there is none.
+
+    Equal maxima share the gradient.
+
+    Args:
+        rows: `(rows, channels)`.
+        index: `(rows,)` integers, 0 to `count` - 1.
+        count: Number of results.
+    """
+    lengths = count_index(index, count)
+    if torch.compiler.is_exporting():
+        # Exported formats do not support segments.
+        largest = rows.new_full((count, rows.shape[1]), -torch.inf)
+        largest = largest.scatter_reduce(0, index[:, None].expand_as(rows), rows, "amax")
+    else:
+        # Rows sorted by index are reduced in consecutive runs: several times faster than scatter_reduce.
+        rows = rows.index_select(0, index.argsort(stable=True))
+        largest = torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
+    return largest.masked_fill(lengths[:, None] == 0, 0)
+
+
+def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
+    """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
+
+    Synchronised norms, adapters and observers replace these modules with other types or add hooks to them.
+    """
+    if not is_unmodified(linear, norm) or not norm.training:
+        return False
+    return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
+
+
+@torch.no_grad()
+def update_running_statistics(
+    norm: nn.BatchNorm1d, bias: torch.Tensor | None, mean: torch.Tensor, variance: torch.Tensor, rows: int
+) -> None:
+    """Update running statistics as the norm itself would.
+
+    Args:
+        norm: Batch norm to update.
+        bias: Bias of the preceding layer, which `mean` does not include.
+        mean: `(channels,)`.
+        variance: `(channels,)`, biased (divided by `rows`).
+        rows: Number of rows, at least 2.
+    """
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
+    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

@@ -1,10 +1,14 @@
-"""Nearest points of two clouds: every way of searching against the full matrix of distances."""
+"""Nearest points of two clouds: every search against the full matrix of distances."""
+
+import importlib
 
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import chamfer as nearest_pairs_module
-from hf_any3d.modeling.point_ops.chamfer import nearest_pairs
+from hf_any3d.modeling.kernels.chamfer import nearest_pairs
+
+# The attribute of the package is the operation itself.
+MODULE = importlib.import_module("hf_any3d.modeling.kernels.chamfer")
 
 SHAPES = [(1, 1, 1), (300, 32, 32), (7, 8, 128), (2, 129, 130), (2, 40, 700), (1, 900, 800)]
 
@@ -33,7 +37,7 @@ def make(batch, rows, columns, seed=0):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_neighbors_are_those_of_the_full_matrix(monkeypatch, shape, masked, tree_from):
-    monkeypatch.setattr(nearest_pairs_module, "_TREE_FROM", tree_from)
+    monkeypatch.setattr(MODULE, "_TREE_FROM", tree_from)
     x, y, x_mask, y_mask = make(*shape)
     masks = (x_mask, y_mask) if masked else (None, None)
     found, expected = nearest_pairs(x, y, *masks), plainly(x, y, *masks)
@@ -45,7 +49,7 @@ def test_neighbors_are_those_of_the_full_matrix(monkeypatch, shape, masked, tree
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("max_pairs", [1, 7, 100, 5000, None])
-def test_of_equally_near_points_the_first_is_found_whatever_is_held_at_a_time(dtype, max_pairs):
+def test_the_first_of_equally_near_points_is_found_for_any_block_size(dtype, max_pairs):
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-2, 3, (3, 20, 3), generator=generator).to(dtype)
     y = torch.randint(-2, 3, (3, 35, 3), generator=generator).to(dtype)
@@ -53,7 +57,7 @@ def test_of_equally_near_points_the_first_is_found_whatever_is_held_at_a_time(dt
         assert torch.equal(found, expected)
 
 
-def test_distances_that_differ_in_their_last_bit_are_told_apart():
+def test_distances_that_differ_in_their_last_bit_are_distinguished():
     x = torch.zeros(1, 1, 3)
     y = torch.tensor([1.0, 0, 0]).repeat(1, 100, 1)
     y[0, 70, 0] = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
@@ -63,7 +67,7 @@ def test_distances_that_differ_in_their_last_bit_are_told_apart():
 
 
 def test_trees_find_one_of_the_equally_near_points(monkeypatch):
-    monkeypatch.setattr(nearest_pairs_module, "_TREE_FROM", 0)
+    monkeypatch.setattr(MODULE, "_TREE_FROM", 0)
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-2, 3, (2, 60, 3), generator=generator).float()
     y = torch.randint(-2, 3, (2, 90, 3), generator=generator).float()
@@ -77,7 +81,7 @@ def test_trees_find_one_of_the_equally_near_points(monkeypatch):
 
 @pytest.mark.parametrize("count", [20, 2000])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_coordinates_that_are_no_numbers_leave_indices_in_range(count, value):
+def test_nan_and_infinity_leave_indices_in_range(count, value):
     x, y, _, _ = make(1, count, count)
     x[0, 3], y[0, 5] = value, value
     for index in nearest_pairs(x, y):

@@ -1,9 +1,8 @@
-"""Batch norm, ReLU and a linear layer on many rows as one operation that keeps only its input.
+"""Batch norm, ReLU and a linear layer on many rows.
 
-The input may be all sums of one of many rows and one of few (the points of a grid around every point): then only the
-summands are kept, and the norm's statistics follow from theirs. Rows are processed in chunks that stay in the cache.
-
-Results and gradients equal those of the plain modules up to rounding.
+The input may be all sums of one of many rows and one of few (the points of a grid around every point). The fused
+implementation saves only the summands, computes the norm's statistics from theirs, and processes rows in parts that
+stay in the cache.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-# Numbers per chunk: on the CPU as many as fit into the core's cache, elsewhere 256 MiB.
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
+
+# Numbers per part: on the CPU as many as fit into the core's cache, elsewhere 256 MiB.
 _PART_CPU, _PART = 1 << 18, 1 << 26
 
 
-def normed_linear(
+def normed_linear_plain(
     rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
 ) -> torch.Tensor:
-    """Compute `linear(relu(norm(rows + few)))`, and update the norm's running statistics in training.
+    """Compute `linear(relu(norm(rows + few)))`; in training, the norm updates its running statistics.
 
     Args:
         rows: `(rows, channels)`.
@@ -33,6 +34,19 @@ def normed_linear(
     Returns:
         `(rows, few, out_channels)`; `(rows, 1, out_channels)` without `few`.
     """
+    sums = rows.unsqueeze(1) if few is None else rows.unsqueeze(1) + few
+    return linear(torch.relu(norm(sums.flatten(0, 1)))).view(*sums.shape[:2], -1)
+
+
+def is_plain(rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> bool:
+    """Whether both layers are unchanged modules."""
+    return is_unmodified(norm, linear)
+
+
+def normed_linear_fused(
+    rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
+) -> torch.Tensor:
+    """Compute `normed_linear_plain`; saves only its input."""
     few = rows.new_zeros(1, rows.shape[1]) if few is None else few
     batch_statistics = norm.training
     with torch.no_grad():
@@ -52,9 +66,9 @@ def normed_linear(
 
 def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute mean and variance over all sums, `(channels,)`, and update the norm's running statistics."""
-    # Column sums in chunks are several times faster than var_mean.
+    # Column sums in parts are several times faster than var_mean.
     mean = rows.mean(dim=0, dtype=torch.float32)
-    variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _chunks(rows, few)) / len(rows)
+    variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _parts(rows, few)) / len(rows)
     few_variance, few_mean = torch.var_mean(few.float(), dim=0, correction=0)
     mean, variance = mean + few_mean, variance + few_variance
     count = len(rows) * len(few)
@@ -66,7 +80,7 @@ def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> 
     return mean, variance
 
 
-def _chunks(rows: torch.Tensor, few: torch.Tensor) -> Iterator[slice]:
+def _parts(rows: torch.Tensor, few: torch.Tensor) -> Iterator[slice]:
     size = max(1, (_PART_CPU if rows.device.type == "cpu" else _PART) // few.numel())
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
@@ -88,7 +102,7 @@ class _NormedLinear(torch.autograd.Function):
         ctx.save_for_backward(rows, few, mean, scale, gain, shift, weight)
         ctx.batch_statistics = batch_statistics
         output = rows.new_empty(len(rows), len(few), len(weight))
-        for part in _chunks(rows, few):
+        for part in _parts(rows, few):
             inputs = _linear_input(rows[part], few, mean, scale, gain, shift)
             inputs = inputs.flatten(0, 1).to(weight.dtype)
             torch.addmm(bias, inputs, weight.T, out=output[part].view(len(inputs), -1))
@@ -102,7 +116,7 @@ class _NormedLinear(torch.autograd.Function):
         grad_rows = torch.empty_like(rows, dtype=torch.float32)
         grad_few = torch.zeros_like(few, dtype=torch.float32)
         grad_gain, grad_shift = torch.zeros_like(mean), torch.zeros_like(mean)
-        for part in _chunks(rows, few):
+        for part in _parts(rows, few):
             inputs = _linear_input(rows[part], few, mean, scale, gain, shift)  # (rows, few, channels)
             leaving = gradient[part].flatten(0, 1)
             grad_weight += leaving.T @ inputs.flatten(0, 1).to(leaving.dtype)
