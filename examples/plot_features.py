@@ -1,10 +1,10 @@
-"""A map of what a model makes of a dataset's clouds: t-SNE of their features, coloured by class.
+"""Plot a t-SNE map of a model's features of a dataset's clouds, colored by class.
 
     python examples/plot_features.py outputs/quickstart/model --dataset shapes --output features.png features.html
 
 The model may be anything that `pipeline("point-cloud-feature-extraction")` opens: an encoder before or after
-fine-tuning, with a head or without. Beside the pictures it prints how often the most similar cloud is of the same
-class, in the features themselves.
+fine-tuning, with a head or without. The program also prints how often the cloud with the most similar features is of
+the same class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import pipeline
 
-import hf_any3d  # noqa: F401  enters our models and pipelines
+import hf_any3d  # noqa: F401  registers models and pipelines
 from hf_any3d.data import load_point_dataset
 from hf_any3d.visualization.feature_map import METHODS, project_features, same_class_share, write_feature_map
 
@@ -25,13 +25,13 @@ FEATURES = ("pooled", "class_token", "tokens")
 
 
 def extract_features(model: str, rows: Dataset, feature: str, batch_size: int) -> np.ndarray:
-    """Features of all rows, `(clouds, width)`.
+    """Extract the features of all rows, `(clouds, width)`.
 
     Args:
         model: Directory or hub name.
-        rows: With a column of points.
+        rows: Rows with a column of points.
         feature: "pooled", "class_token", or "tokens" for the mean of all tokens.
-        batch_size: Clouds that go through the model together.
+        batch_size: Clouds per batch.
     """
     extract = pipeline("point-cloud-feature-extraction", model=model)
     answers = extract(rows, batch_size=batch_size)
@@ -41,18 +41,18 @@ def extract_features(model: str, rows: Dataset, feature: str, batch_size: int) -
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory or hub name")
-    parser.add_argument("--dataset", default="shapes", help="name in the catalogue, or of a hub repository")
-    parser.add_argument("--data-dir", help="where the dataset's files lie")
+    parser.add_argument("--dataset", default="shapes", help="name in the catalog, or of a hub repository")
+    parser.add_argument("--data-dir", help="folder of the dataset's files")
     parser.add_argument("--options", type=json.loads, default={}, help="JSON object with options of the dataset")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--max-samples", type=int, help="take so many rows, drawn by the seed; all by default")
-    parser.add_argument("--feature", choices=FEATURES, default="pooled", help="tokens: the mean of them")
-    parser.add_argument("--perplexity", type=float, default=25.0, help="neighbours that a cloud is meant to have")
+    parser.add_argument("--max-samples", type=int, help="number of rows, drawn by the seed; all by default")
+    parser.add_argument("--feature", choices=FEATURES, default="pooled", help="tokens means their mean")
+    parser.add_argument("--perplexity", type=float, default=25.0, help="number of neighbors per cloud, roughly")
     parser.add_argument("--metric", default="cosine")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--method", choices=METHODS, default="auto", help="auto takes openTSNE where installed")
+    parser.add_argument("--method", choices=METHODS, default="auto", help="auto uses openTSNE if it is installed")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--title", help="line above the map")
+    parser.add_argument("--title", help="title of the map")
     parser.add_argument("--output", type=Path, nargs="+", default=[Path("features.png")], help=".png or .html files")
     given = parser.parse_args(arguments)
     if wrong := [path for path in given.output if path.suffix.lower() not in (".png", ".html")]:

@@ -1,8 +1,8 @@
-"""What a pretrained student thinks hidden patches look like, beside what its teacher makes of them and the truth.
+"""Draw a pretrained student's reconstructions of masked patches beside those of its teacher and the true points.
 
     python examples/plot_masked_reconstructions.py outputs/act_pretraining examples/data/chair.ply --output masked.html
 
-The student guesses features; the autoencoder's decoder makes points of them, see
+The student predicts features; the autoencoder's decoder turns them into points, see
 `hf_any3d.visualization.reconstruction.reconstruct_masked`.
 """
 
@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory or hub name of a student with its autoencoder")
     parser.add_argument("files", nargs="+", type=Path, help="point files, meshes, or folders of them")
-    parser.add_argument("--mask-ratio", type=float, help="share of the patches to hide; the model's own by default")
-    parser.add_argument("--seed", type=int, default=0, help="governs which patches are hidden")
+    parser.add_argument("--mask-ratio", type=float, help="share of masked patches; the model's own by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
     parser.add_argument("--output", type=Path, nargs="+", default=[Path("masked.html")], help=".html or .png files")
     given = parser.parse_args(arguments)
     if wrong := [path for path in given.output if path.suffix.lower() not in (".html", ".png")]:

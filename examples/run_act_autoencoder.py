@@ -1,4 +1,4 @@
-"""Trains ACT's first stage: a discrete autoencoder of point clouds around a frozen teacher of any modality.
+"""Train ACT's first stage: a discrete autoencoder of point clouds around a frozen teacher of any modality.
 
     python examples/run_act_autoencoder.py --output_dir out/autoencoder --num_train_epochs 20 \
         --teacher sentence-transformers/all-MiniLM-L6-v2 --temperature_steps 800 --kl_weight_delay 0
@@ -6,9 +6,9 @@
     python examples/run_act_autoencoder.py recipe.yaml --teacher openai/clip-vit-base-patch16 --tower vision
     python examples/run_act_autoencoder.py recipe.yaml --teacher none
 
-The teacher is any encoder that hf_any3d reads; --teacher none leaves it out, --random_teacher takes its shape and not
-its weights. Clouds are rebuilt from one code a patch in evaluation; the weights with the lowest Chamfer distance are
-kept. It leaves the autoencoder, a model card, metrics.json and a page of rebuilt clouds in the output directory.
+The teacher is any encoder that hf_any3d supports; --teacher none leaves it out, --random_teacher has its shape with
+random weights. Evaluation reconstructs clouds from one code per patch; the weights with the lowest Chamfer distance
+are kept. The output directory gets the autoencoder, a model card, metrics.json and a page of reconstructed clouds.
 Next: examples/run_act_pretraining.py --autoencoder out/autoencoder.
 """
 
@@ -47,12 +47,12 @@ from hf_any3d.visualization.reconstruction import write_reconstructions
 
 logger = logging.getLogger(__name__)
 PICTURE = "reconstructions.html"
-# Evaluation gathers the rebuilt clouds alone.
+# Evaluation gathers only the loss and the reconstructed clouds.
 IGNORED = [output.name for output in fields(ActAutoencoderOutput) if output.name not in ("loss", "whole_fine")]
 
 
 def categories_of(rows: Dataset) -> list[int] | None:
-    """The category of each row, if there are categories."""
+    """Return the category of each row, or None without categories."""
     return list(rows["label"]) if isinstance(rows.features.get("label"), ClassLabel) else None
 
 
@@ -63,36 +63,36 @@ def build_trainer(
     splits: DatasetDict,
     processor: PointCloudProcessor,
 ) -> Trainer:
-    """A Trainer for this task."""
-    chosen_by = splits.get("validation")
+    """Build a `Trainer` for this task."""
+    validation = splits.get("validation")
     trainer = program.build_trainer(
         model,
         arguments,
         pretraining_rows(splits["train"], processor, augment, arguments.seed),
-        None if chosen_by is None else UnlabelledRows(chosen_by, processor),
+        None if validation is None else UnlabelledRows(validation, processor),
         processor,
         data_collator=PointCloudCollator(),
-        compute_metrics=ComputeReconstructionMetrics(None if chosen_by is None else categories_of(chosen_by)),
+        compute_metrics=ComputeReconstructionMetrics(None if validation is None else categories_of(validation)),
         preprocess_logits_for_metrics=CompareWithClouds(arguments.f_score_threshold, arguments.drop_zero_sums),
     )
-    # Before those that write logs.
+    # Before the callbacks that write logs.
     trainer.callback_handler.callbacks.insert(0, ScheduledArguments(arguments.schedules()))
     return trainer
 
 
 def draw(model: ActAutoencoder, rows: Dataset, processor: PointCloudProcessor, count: int, path: Path) -> None:
-    """Write a page of rebuilt clouds beside what they are made from, of as many categories as there are places."""
+    """Write a page of clouds and their reconstructions, of as many categories as possible."""
     numbers = categories_of(rows) or [0] * len(rows)
     firsts = [numbers.index(number) for number in sorted(set(numbers))]
     chosen = (firsts + [row for row in range(len(rows)) if row not in firsts])[:count]
     names = getattr(rows.features.get("label"), "names", ["cloud"])
-    rebuild = pipeline("point-cloud-reconstruction", model=model, feature_extractor=processor, device=model.device)
-    answers = rebuild([rows[row] for row in chosen])
+    reconstruct = pipeline("point-cloud-reconstruction", model=model, feature_extractor=processor, device=model.device)
+    answers = reconstruct([rows[row] for row in chosen])
     write_reconstructions(path, answers, [names[numbers[row]] for row in chosen], up_axis=processor.up_axis)
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card, page and metrics.json, and push them where that is wanted."""
+    """Train and evaluate; write model, card, page and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (TeacherArguments, PretrainingDataArguments, AutoencoderTrainingArguments)
     teacher, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""Trains ACT's second stage: a point transformer learns to guess what a frozen autoencoder makes of hidden patches.
+"""Train ACT's second stage: a point transformer learns to predict a frozen autoencoder's features of masked patches.
 
     python examples/run_act_pretraining.py --autoencoder out/autoencoder --output_dir out/pretrained \
         --num_train_epochs 20 --probe_every 5
@@ -6,9 +6,9 @@
         --autoencoder outputs/recipes/act_autoencoder_shapenet55
     python examples/run_act_pretraining.py recipe.yaml --mask_type block --mask_ratio 0.6 --distillation_loss smooth_l1
 
-The autoencoder comes from examples/run_act_autoencoder.py. With --probe_every a linear SVM tells every few epochs how
-well frozen features tell labelled clouds apart. It leaves the model, a model card and metrics.json in the output
-directory. Next: examples/run_point_cloud_classification.py --model_name_or_path out/pretrained.
+The autoencoder comes from examples/run_act_autoencoder.py. With --probe_every a linear SVM measures every few epochs
+how well frozen features separate classes of labeled clouds. The output directory gets the model, a model card and
+metrics.json. Next: examples/run_point_cloud_classification.py --model_name_or_path out/pretrained.
 """
 
 import logging
@@ -48,7 +48,7 @@ def build_trainer(
     splits: DatasetDict,
     processor: PointCloudProcessor,
 ) -> Trainer:
-    """A Trainer for this task."""
+    """Build a `Trainer` for this task."""
     return program.build_trainer(
         model,
         arguments,
@@ -60,7 +60,7 @@ def build_trainer(
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (StudentArguments, PretrainingDataArguments, ProbeArguments, DistillationTrainingArguments)
     student, data, probing, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""Trains MiniGPT-3D: a language model learns to talk about point clouds, in four stages.
+"""Train MiniGPT-3D: a language model learns to answer questions about point clouds, in four stages.
 
     python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage1.yaml --data_dir DATA \
         --point_encoder ENCODER --qformer BLIP2 --language_model PHI --output_dir out/stage1
@@ -7,8 +7,8 @@
     python examples/run_minigpt3d.py --stage 3 --data_dir DATA --model_name_or_path out/stage2 \
         --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --activation_checkpointing
 
-Stage 1 trains the way from the point encoder to the Q-Former, stages 2 and 3 nearly all that trains, stage 4 the query
-experts. What a stage leaves behind holds what was trained, and names the parts that were not. Next:
+Stage 1 trains the layers from the point encoder to the Q-Former, stages 2 and 3 nearly everything, stage 4 the query
+experts. A saved stage has the trained weights and the names of the pretrained parts. Next:
 `hf-any3d chat out/stage4 chair.ply`.
 """
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_conversations(data: ConversationArguments) -> tuple[list[Dataset], Dataset | None]:
-    """The rows of each kind of conversations to train on, and the rows to judge by."""
+    """Load the training rows of each kind of conversations, and the validation rows."""
     kinds, validation = [], None
     for number, kind in enumerate(data.conversations):
         wanted = ["train"] + ["validation"] * (number == 0 and data.max_eval_samples > 0)
@@ -67,7 +67,7 @@ def build_trainer(
     kinds: list[Dataset],
     validation: Dataset | None,
 ) -> StageTrainer:
-    """A Trainer for this task."""
+    """Build a `Trainer` for this task."""
     if validation is None:
         arguments.eval_strategy = "no"
     return StageTrainer(
@@ -82,8 +82,8 @@ def build_trainer(
     )
 
 
-def judge(trainer: StageTrainer) -> dict[str, dict[str, float]]:
-    """Loss and perplexity on the validation split, if there is one."""
+def evaluate(trainer: StageTrainer) -> dict[str, dict[str, float]]:
+    """Compute loss and perplexity on the validation split, if there is one."""
     if trainer.eval_dataset is None:
         return {}
     found = trainer.evaluate(metric_key_prefix="validation")
@@ -93,7 +93,7 @@ def judge(trainer: StageTrainer) -> dict[str, dict[str, float]]:
 
 
 def training_loss(trainer: StageTrainer, trained: TrainOutput, checkpoint: str | None) -> dict[str, dict[str, float]]:
-    """Mean loss of the training; of a run that went on from a checkpoint, by what was logged from its beginning."""
+    """Compute the mean training loss; for a resumed run from all logged steps."""
     if checkpoint is None:
         return {"train": {"loss": trained.training_loss}}
     logged = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
@@ -104,7 +104,7 @@ def training_loss(trainer: StageTrainer, trained: TrainOutput, checkpoint: str |
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train a stage, judge, write model, card and metrics.json, and push them where that is wanted."""
+    """Train and evaluate a stage; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (StageArguments, ConversationArguments, StageTrainingArguments)
     start, data, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("training"):
         trained = trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        metrics = judge(trainer)
+        metrics = evaluate(trainer)
     rows = {name: len(some) for name, some in zip(data.conversations, training, strict=True)}
     report, name = program.save_and_push(
         trainer,

@@ -1,6 +1,6 @@
-"""Trains a classifier of point clouds: on a frozen pretrained encoder, or from a pretrained point transformer.
+"""Train a classifier of point clouds: around a frozen pretrained encoder, or from a pretrained point transformer.
 
-With arguments, or with a JSON or YAML file of them, which words behind it change:
+Arguments can come from a JSON or YAML file; arguments after the file override it:
 
     python examples/run_point_cloud_classification.py --output_dir out/shapes --peft guided_adapter \
         --encoder_name_or_path sentence-transformers/all-MiniLM-L6-v2 --augment scale shift --num_train_epochs 40
@@ -10,8 +10,8 @@ With arguments, or with a JSON or YAML file of them, which words behind it chang
     python examples/run_point_cloud_classification.py --model_type act3d --model_config '{"num_hidden_layers": 6}'
     python -m torch.distributed.run --nproc_per_node 2 examples/run_point_cloud_classification.py recipe.yaml
 
-It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
-chooses the weights; the test split is looked at once, at the end, unless --select_on_test asks for something else.
+The output directory gets the model, a model card with the run's settings and metrics, and metrics.json. A validation
+split selects the weights; the test split is evaluated once, at the end, unless --select_on_test is given.
 """
 
 import logging
@@ -42,10 +42,10 @@ logger = logging.getLogger(__name__)
 
 
 def class_names(rows: Dataset) -> list[str]:
-    """Names of the classes to learn.
+    """Return the names of the classes to learn.
 
     Raises:
-        ValueError: Rows without classes.
+        ValueError: The rows have no classes.
     """
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
@@ -61,7 +61,7 @@ def build_trainer(
     splits: DatasetDict,
     processor: PointCloudProcessor,
 ) -> Trainer:
-    """A Trainer for this task."""
+    """Build a `Trainer` for this task."""
     return program.build_trainer(
         model,
         arguments,
@@ -74,7 +74,7 @@ def build_trainer(
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (PointModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
     model_arguments, data, protocol, adapter, arguments = parse_arguments(

@@ -1,7 +1,7 @@
-"""Trains a model that names every point: around a frozen pretrained encoder, or from a pretrained point transformer.
+"""Train a segmentation model: around a frozen pretrained encoder, or from a pretrained point transformer.
 
-Two tasks, told apart by the data: rows with a category in `label` and a part for each point in `labels` teach the
-parts of objects; rows with `labels` alone teach the objects of scenes, which are read in overlapping blocks.
+The data define one of two tasks: parts of objects, if rows have a category in `label` and a part for each point in
+`labels`; objects of scenes, if rows have `labels` alone. Scenes are read in overlapping blocks.
 
     python examples/run_point_cloud_segmentation.py --output_dir out/rooms --dataset_name rooms \
         --block_size 2.5 --augment scale rotate
@@ -13,8 +13,8 @@ parts of objects; rows with `labels` alone teach the objects of scenes, which ar
     python examples/run_point_cloud_segmentation.py --model_name_or_path out/pretrained --dataset_name parts
     python examples/run_point_cloud_segmentation.py recipe.yaml
 
-It leaves the model, a model card filled from the run and metrics.json in the output directory. A validation split
-chooses the weights; the test split is looked at once, at the end, whole scenes put together from their blocks.
+The output directory gets the model, a model card with the run's settings and metrics, and metrics.json. A validation
+split selects the weights; the test split is evaluated once, at the end, on complete scenes.
 """
 
 import logging
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SegmentationDataArguments(DataArguments):
-    """What it is trained on."""
+    """Training data."""
 
     dataset_name: str = field(
         default="rooms",
@@ -55,40 +55,42 @@ class SegmentationDataArguments(DataArguments):
     )
     block_size: float | None = field(
         default=None,
-        metadata={"help": "Edge of the columns that scenes are cut into, in their units; none reads clouds whole."},
+        metadata={
+            "help": "Edge of the columns that scenes are cut into, in their units; by default clouds are not cut."
+        },
     )
-    block_overlap: float = field(default=0.5, metadata={"help": "Share of a column that the next one has too."})
+    block_overlap: float = field(default=0.5, metadata={"help": "Share of a column that overlaps with the next one."})
     min_block_points: int = field(
-        default=1, metadata={"help": "Training columns with fewer points are drawn again, as far as there are others."}
+        default=1, metadata={"help": "Training columns with fewer points are drawn again if there are others."}
     )
     scene_votes: int = field(
         default=1,
-        metadata={"help": "How often scenes are divided into blocks anew to be judged; answers are averaged."},
+        metadata={"help": "How often scenes are divided into blocks for evaluation; predictions are averaged."},
     )
 
 
 @dataclass
 class SegmentationTrainingArguments(PointTrainingArguments):
-    """Trainer's own arguments, with defaults for segmentation."""
+    """Training arguments with defaults for segmentation."""
 
     metric_for_best_model: str | None = field(
-        default="mean_iou", metadata={"help": "Of parts, mean_iou stands for instance_miou."}
+        default="mean_iou", metadata={"help": "For parts, mean_iou means instance_miou."}
     )
     num_train_epochs: float = field(default=20)
     class_weighting: float = field(
         default=0.0,
-        metadata={"help": "Power of the inverse frequency that weighs classes in the loss; 0 weighs all the same."},
+        metadata={"help": "Power of the inverse frequency that weights classes in the loss; 0 weights all the same."},
     )
 
 
 @dataclass
 class Task:
-    """What the data teach.
+    """The task that the data define.
 
     Args:
         names: Names of the classes or parts.
         categories: Names of the categories of objects; None for scenes.
-        category_parts: For each category the part numbers that occur in it; None for scenes.
+        category_parts: Part numbers of each category; None for scenes.
     """
 
     names: list[str]
@@ -97,17 +99,17 @@ class Task:
 
     @property
     def has_parts(self) -> bool:
-        """Whether objects have parts, or scenes objects."""
+        """Whether the task is parts of objects, not objects of scenes."""
         return self.category_parts is not None
 
 
 def find_task(rows: Dataset) -> Task:
-    """What the training rows teach; classes of points without names are named by their numbers.
+    """Find the task of the training rows; classes without names get their numbers as names.
 
-    Which parts a category has is told by their names, such as "chair back", or else by the rows.
+    The parts of a category follow from their names, such as "chair back", or else from the rows.
 
     Raises:
-        ValueError: Rows without classes of points, or a category that no row has.
+        ValueError: The rows have no classes of points, or no row has one of the categories.
     """
     names = point_classes(rows)
     category = rows.features.get("label")
@@ -126,10 +128,10 @@ def find_task(rows: Dataset) -> Task:
 
 
 def point_classes(rows: Dataset) -> list[str]:
-    """Names of the classes that points have.
+    """Return the names of the classes of points.
 
     Raises:
-        ValueError: Rows without classes of points.
+        ValueError: The rows have no classes of points.
     """
     feature = getattr(rows.features.get("labels"), "feature", None)
     if isinstance(feature, ClassLabel):
@@ -144,7 +146,7 @@ def point_classes(rows: Dataset) -> list[str]:
 
 
 def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
-    """Settings of the model's config that follow from the task."""
+    """Return the settings of the model's config that follow from the task."""
     settings: dict[str, Any] = {"in_channels": in_channels}
     if task.has_parts:
         settings |= {"category_names": task.categories, "category_parts": task.category_parts}
@@ -152,12 +154,12 @@ def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
 
 
 def build_processor(data: SegmentationDataArguments, task: Task) -> PointCloudProcessor:
-    """Makes the clouds, here and wherever the model is used."""
+    """Build the processor that is saved with the model."""
     return PointCloudProcessor(
         num_points=data.num_points,
         features=data.features,
         up_axis=data.up_axis,
-        # Objects of a scene keep the sizes and heights that they have; objects alone are known by their form.
+        # Objects of a scene keep their sizes and heights.
         center=True if task.has_parts else "ground",
         scale="unit_sphere" if task.has_parts else None,
         block_size=data.block_size,
@@ -173,9 +175,9 @@ def build_trainer(
     processor: PointCloudProcessor,
     task: Task,
 ) -> Trainer:
-    """A stock Trainer for this task."""
+    """Build a `Trainer` for this task."""
     if task.has_parts:
-        # A category that stands among the labels reaches the metrics.
+        # The metrics get the category only if it is among the labels.
         arguments.label_names = ["labels", "category"]
         if arguments.metric_for_best_model == "mean_iou":
             arguments.metric_for_best_model = "instance_miou"
@@ -204,10 +206,10 @@ def build_trainer(
     )
 
 
-def judge(
+def evaluate(
     trainer: Trainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task, votes: int = 1
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Metrics of the splits that chose or that report, and the IoU of their classes; see `judge_segmentation`."""
+    """Compute metrics and class IoUs of the validation and test splits; see `judge_segmentation`."""
     judged = {
         split: BlockRows(rows, processor, task.has_parts, votes)
         for split, rows in splits.items()
@@ -217,7 +219,7 @@ def judge(
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (
         PointModelArguments,
@@ -239,7 +241,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        scores = judge(trainer, splits, processor, task, data.scene_votes)
+        scores = evaluate(trainer, splits, processor, task, data.scene_votes)
     blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
     blocks |= {"scene_votes": data.scene_votes} if data.scene_votes > 1 else {}
     report, name = program.save_and_push(

@@ -1,15 +1,16 @@
-"""Trains a frozen pretrained encoder to put point clouds where its own text tower puts their names.
+"""Train a model around a frozen encoder that embeds point clouds close to the text embeddings of their names.
 
-The text tower belongs to the same checkpoint: a sentence encoder is its own, CLIP, SigLIP and CLAP have one. Training
-is contrastive, on pairs of clouds and texts; afterwards classes need names only:
+The text tower belongs to the same checkpoint: CLIP, SigLIP and CLAP have one, and a sentence encoder is its own text
+tower. Training is contrastive, on pairs of clouds and texts; afterwards a class is given by its name:
 
     python examples/run_zero_shot.py --output_dir out/zero-shot --held_out_classes sofa lamp vehicle \
         --caption_column title --augment scale shift --num_train_epochs 20
     python examples/run_zero_shot.py recipe.yaml
 
-Held-out classes are never seen in training, neither clouds nor captions with their names; zero-shot accuracy is judged
-on them, among themselves and among all classes, beside the classes that were seen. Without held-out classes the model
-learns all classes, and nothing zero-shot is judged. Model, model card and metrics.json end in the output directory.
+Held-out classes are never seen in training, neither clouds nor captions with their names; zero-shot accuracy is
+measured on them, among themselves and among all classes, next to that of seen classes. Without held-out classes the
+model learns all classes, and there is no zero-shot accuracy. The output directory gets model, model card and
+metrics.json.
 """
 
 import logging
@@ -38,40 +39,40 @@ from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
 
 logger = logging.getLogger(__name__)
-# Rows of held-out classes that the training and validation splits had.
+# Training rows of held-out classes.
 HELD_OUT = "held_out"
 
 
 @dataclass
 class ZeroShotDataArguments(DataArguments):
-    """What it is trained on, and what it never sees."""
+    """Training data and held-out classes."""
 
-    # What classes it knows says nothing about those that it does not know, so nothing is set aside to choose by.
-    validation_fraction: float = field(default=0.0, metadata={"help": "Share of the training split to look at."})
+    # Accuracy on seen classes does not help to select weights for unseen ones, so there is no validation split.
+    validation_fraction: float = field(default=0.0, metadata={"help": "Share of the training split for validation."})
     held_out_classes: list[str] = field(
         default_factory=list,
-        metadata={"help": "Classes that training never sees; zero-shot is judged on them."},
+        metadata={"help": "Classes that training never sees, for zero-shot accuracy."},
     )
     caption_column: str | None = field(
-        default=None, metadata={"help": "Column with a text about each cloud, used in place of its class name."}
+        default=None, metadata={"help": "Column with a text about each cloud, which replaces its class name."}
     )
     caption_templates: list[str] = field(
         default_factory=lambda: list(CAPTION_TEMPLATES),
-        metadata={"help": "What names and captions are put into in training, at {}."},
+        metadata={"help": "Templates for names and captions in training, with {} for the text."},
     )
     hypothesis_templates: list[str] = field(
         default_factory=lambda: list(HYPOTHESIS_TEMPLATES),
-        metadata={"help": "What labels are put into afterwards; several are averaged."},
+        metadata={"help": "Templates for labels after training; embeddings of several are averaged."},
     )
     judged_splits: list[str] = field(
         default_factory=lambda: ["validation", "test", HELD_OUT],
-        metadata={"help": f"Splits to judge on; {HELD_OUT} has the training rows of held-out classes."},
+        metadata={"help": f"Splits to evaluate; {HELD_OUT} has the training rows of held-out classes."},
     )
 
 
 @dataclass
 class ZeroShotTrainingArguments(PointTrainingArguments):
-    """Trainer's own arguments, with defaults for contrastive training."""
+    """Training arguments with defaults for contrastive training."""
 
     load_best_model_at_end: bool = field(default=False)
     metric_for_best_model: str | None = field(default="seen_accuracy")
@@ -80,10 +81,10 @@ class ZeroShotTrainingArguments(PointTrainingArguments):
 
 
 def class_numbers(rows: Dataset, held_out: list[str]) -> tuple[list[str], list[int]]:
-    """Names of all classes, and the numbers of those to hold out.
+    """Return the names of all classes, and the numbers of held-out classes.
 
     Raises:
-        ValueError: Rows without classes, or held-out classes that are not there, or that leave fewer than two.
+        ValueError: The rows have no classes, a held-out class does not exist, or fewer than two classes remain.
     """
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
@@ -97,7 +98,7 @@ def class_numbers(rows: Dataset, held_out: list[str]) -> tuple[list[str], list[i
 
 
 def hold_out(splits: DatasetDict, unseen: list[int]) -> DatasetDict:
-    """Move rows of unseen classes out of `train` and `validation` into a split of their own; `test` keeps all."""
+    """Move rows of unseen classes from `train` and `validation` to their own split; `test` keeps all rows."""
     if not unseen:
         return splits
     kept, moved = DatasetDict(splits), []
@@ -106,7 +107,7 @@ def hold_out(splits: DatasetDict, unseen: list[int]) -> DatasetDict:
             is_unseen = [label in unseen for label in splits[split]["label"]]
             kept[split] = splits[split].select([i for i, away in enumerate(is_unseen) if not away])
             moved.append(splits[split].select([i for i, away in enumerate(is_unseen) if away]))
-    # The validation rows of the dataset's own split may have columns that training rows lack.
+    # Validation rows of the dataset's own split may have other columns, so they are left out.
     kept[HELD_OUT] = moved[0]
     return kept
 
@@ -118,7 +119,7 @@ def captioned_rows(
     data: ZeroShotDataArguments,
     seed: int | None = None,
 ) -> CaptionedDataset:
-    """Rows to train on; without a seed rows to judge by, each with the text that its class is asked for by."""
+    """Build training rows; without a seed, evaluation rows with the label texts of their classes."""
     names = [rows.features["label"].names[int(label)] for label in rows["label"]]
     if seed is None:
         texts = caption_texts(names, templates=data.hypothesis_templates)
@@ -138,7 +139,7 @@ def build_trainer(
     processor: PointCloudProcessor,
     tower: TextTower,
 ) -> Trainer:
-    """The trainer of the programs; without a validation split it neither evaluates nor chooses."""
+    """Build a `Trainer` for this task; without a validation split it does not evaluate."""
     classes, unseen = class_numbers(splits["train"], data.held_out_classes)
     names = embed_labels(tower, [readable(name) for name in classes], data.hypothesis_templates)
     return program.build_trainer(
@@ -154,7 +155,7 @@ def build_trainer(
 
 
 def main(argv: list[str] | None = None) -> RunReport:
-    """Train, judge, write model, card and metrics.json, and push them where that is wanted."""
+    """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
     kinds = (ModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)

@@ -1,8 +1,8 @@
-"""Files that are there whole or not at all, and folders that one process at a time writes to.
+"""Write files atomically, and lock folders that one process at a time writes to.
 
-A program may be killed at any moment, and a disk may be full at any write. Files are therefore written under a name of
-their own beside the one they are to have, `.NAME.HOST.PID.tmp`, and renamed when they are complete; `claim` keeps a
-second program out of a folder, and what a killed one left there is removed.
+A program may be killed at any moment, and a disk may be full at any write. Files are therefore written under a
+temporary name in the same folder, `.NAME.HOST.PID.tmp`, and renamed when complete; `claim` locks a folder, and
+leftovers of killed processes are removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows has other locks; there, nobody is kept out.
+except ImportError:  # not on Windows, where nothing is locked
     fcntl = None
 
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
@@ -27,18 +27,18 @@ _CLAIMS: dict[Path, Claim] = {}
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process writes what is to become `path`."""
+    """Return the path under which this process writes `path` until it is complete."""
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` at the end; after an error nothing of it stays.
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces `path` at the end; after an error it is removed.
 
-    A symbolic link is replaced by the file: what it leads to stays as it is.
+    A symbolic link is replaced, not its target.
 
     Args:
-        path: The file to be; folders above it are made. What was there before stays until the new file is complete.
+        path: The final file; folders above it are created. An existing file is kept until the new one is complete.
 
     Raises:
         OSError: The disk is full or cannot be written; names the file.
@@ -52,39 +52,39 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         publish(unfinished, path)
     except OSError as error:
         if error.filename in (None, str(unfinished)):
-            raise not_written(path, error) from error
+            raise write_error(path, error) from error
         raise
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, after what it holds has reached the disk."""
+    """Flush a finished file to disk and rename it."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def not_written(path: Path, error: OSError) -> OSError:
-    """The same error with the name of the file that could not be written."""
+def write_error(path: Path, error: OSError) -> OSError:
+    """Return the error with the name of the file that could not be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return OSError(error.errno, f"{path} could not be written ({reason}); nothing of it was kept")
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
-    """Write text in UTF-8, whole or not at all; gives the path."""
-    with whole_file(path) as unfinished:
+    """Write text in UTF-8 atomically and return the path."""
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> Path:
-    """Write JSON for people to read too, whole or not at all; gives the path."""
+    """Write indented JSON atomically and return the path."""
     return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any | None:
-    """Read JSON; None when there is no file, or one that an interruption left unreadable."""
+    """Read JSON; None if the file does not exist or is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -92,7 +92,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes of this machine left unfinished of `path`, a file or a folder."""
+    """Remove temporary files or folders of `path` left by killed processes of this machine."""
     name = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_HOST)}\.(\d+)\.tmp")
     for other in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
         found = name.fullmatch(other.name)
@@ -101,19 +101,19 @@ def remove_abandoned(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
-    """Remove all that was being written in `folder`, or only what was to be `name`; nobody may be writing there."""
+    """Remove all temporary files in `folder`, or those of `name`; no process may be writing there."""
     for path in folder.glob(".*.tmp" if name is None else f".{_escaped(name)}.*.tmp"):
         _remove(path)
 
 
 class Claim:
-    """A file that this process holds as long as it writes somewhere; see `claim`."""
+    """A lock file held while this process writes somewhere; see `claim`."""
 
     def __init__(self, path: Path, file: Any):
         self.path, self.file, self.process = path, file, os.getpid()
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if _CLAIMS.get(self.path) is self:
             del _CLAIMS[self.path]
         if self.process == os.getpid():
@@ -128,20 +128,20 @@ class Claim:
 
 
 def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
-    """Make sure that no other process writes to the same place.
+    """Lock an output folder against other processes.
 
-    The system lets go of the claim when the process ends, however it ends, so a killed one keeps nobody out. A
-    process that claims a place twice gets the same claim.
+    The system releases the lock when the process ends, even if killed. A process that claims a folder twice gets the
+    same claim.
 
     Args:
-        lock: The file that stands for the place; it is made, and removed on release.
-        output: The place, for the error.
+        lock: The lock file; it is created, and removed on release.
+        output: The folder, for the error.
 
     Returns:
-        What is to be released at the end; also a context.
+        The claim, to be released at the end; also a context manager.
 
     Raises:
-        BlockingIOError: Another process has it; says which.
+        BlockingIOError: Another process has the lock; names it.
     """
     lock = Path(lock).resolve()
     held = _CLAIMS.get(lock)
@@ -160,7 +160,7 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
             if not isinstance(error, (BlockingIOError, PermissionError)):
                 raise OSError(error.errno, f"{lock}: cannot be locked ({os.strerror(error.errno)})") from error
             raise BlockingIOError(
-                error.errno, f"{output}: {holder} is writing there; wait until it ends, or give another place"
+                error.errno, f"{output}: {holder} is writing there; wait until it ends, or pass another folder"
             ) from None
         if _is_at(lock, file):
             break
@@ -169,13 +169,13 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), f"process {os.getpid()} on {_HOST}\n".encode())
     except OSError:
-        pass  # a full disk: the claim holds, and does not say whose it is
+        pass  # a full disk: the lock holds, without the name of its holder
     _CLAIMS[lock] = made = Claim(lock, file)
     return made
 
 
 def release_claims() -> None:
-    """Let go of everything that this process has claimed."""
+    """Release all claims of this process."""
     for held in list(_CLAIMS.values()):
         held.release()
 
@@ -192,7 +192,7 @@ def _remove(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if process == os.getpid() or os.name == "nt":  # where a signal of 0 ends a process
+    if process == os.getpid() or os.name == "nt":  # on Windows, signal 0 would end the process
         return True
     try:
         os.kill(process, 0)
@@ -204,7 +204,7 @@ def _is_running(process: int) -> bool:
 
 
 def _is_at(path: Path, file: Any) -> bool:
-    """Whether an open file still has its name."""
+    """Whether an open file is still at its path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""PointCloudProcessor: from files and arrays to what a model takes."""
+"""PointCloudProcessor: converts files and arrays to model inputs."""
 
 import os
 import warnings
@@ -13,55 +13,52 @@ from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 from hf_any3d.modeling.card_info import NamesPackageMixin
 
 MOST_POINTS = 10_000_000
-"""Points that a processor gives a cloud at most; settings of strangers may ask for more than a computer holds."""
+"""Upper limit of `num_points`, since settings of untrusted files may exceed the memory."""
 FEATURES = ("xyz", *ATTRIBUTES)
 SAMPLINGS = ("random", "farthest", "first")
 SCALES = ("unit_sphere", None)
 CENTERINGS = (True, "ground", False)
-# Farthest point sampling costs points times samples; a random part of a larger cloud covers it as well.
+EXTENTS = ("kept", "all")
+# Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
-# Whose centre and radius are brought to the origin and to one.
-EXTENTS = ("kept", "all")
-# What saved files hold beside the arguments.
+# Keys of saved files that are not arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
 
 class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
-    """Makes model inputs of point clouds and meshes: read, check, sample, centre, scale, stack.
+    """Convert point clouds and meshes to model inputs: read, check, sample, center, scale, stack.
 
-    A call depends on its clouds and the seed alone, and each cloud is treated as if it were the only one. Meshes are
-    sampled on their surface, by area. Clouds with more than `num_points` points are reduced, then centred and scaled,
-    then, if they have fewer, filled up with repeated points behind the original ones, so that repeats do not shift
-    the centre.
+    The result of a cloud depends only on the cloud and the seed. Meshes are sampled on their surface, by area. Clouds
+    with more than `num_points` points are reduced, then centered and scaled, then, if they have fewer, padded with
+    repeated points after the original ones, so that repeats do not shift the center.
 
     Args:
-        num_points: points a cloud gets.
-        center: True moves the mean of the points to the origin; "ground" does so across the up axis alone and puts the
-            lowest point at height 0, as fits pieces of scenes, where height tells much; False moves nothing.
+        num_points: number of points per cloud.
+        center: True moves the mean of the points to the origin; "ground" does so only across the up axis and moves the
+            lowest point to height 0, as suits parts of scenes, where height matters; False moves nothing.
         scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
         sampling: how to reduce a cloud. "random" draws without replacement; "farthest" spreads the points evenly,
             starting from the first (clouds above a million points are first reduced to that many at random);
             "first" takes them in the order of the input.
-        features: what the channels are, in this order: "xyz" first, then "rgb" (in [0, 1]) and "normals" if the
-            model uses them.
-        min_points: fewer points than that are an error. The default 3 is the fewest that span a surface.
+        features: the channels in order: "xyz" first, then "rgb" (in [0, 1]) and "normals" if the model uses them.
+        min_points: fewer points are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
-        up_axis: the axis that points up in the clouds the model knows; recorded for users, for augmentation and for
-            `center`, nothing is turned.
-        block_size: edge of the square columns that a scene is cut into for segmentation, in the units of the scene;
-            None for models that read clouds whole. Recorded for training and pipelines; a call cuts nothing.
+        up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.
+            Clouds are not rotated.
+        block_size: edge of the square columns into which scenes are cut for segmentation, in the units of the scene;
+            None for models of complete clouds. Recorded for training and pipelines; calls cut nothing.
         block_overlap: share of that edge that neighbouring columns have in common.
-        extent: which points have their mean moved to the origin and their radius scaled to one: the "kept" ones, or
-            "all" points of the cloud, which is then sampled in its new place and size.
-        default_rgb: the colour, each value in [0, 1], of clouds that have none; None makes them an error.
-        min_squared_norm: "farthest" passes over points whose x²+y²+z² is no larger, as the CUDA kernel of many
-            released programs does (there it is 1e-3); None for none. Measured behind `extent="all"`, if that is set.
+        extent: the points whose mean is moved to the origin and whose radius is scaled to one: the "kept" ones, or
+            "all" points of the cloud, which is then normalized before sampling.
+        default_rgb: the colour, each value in [0, 1], of clouds without colours; None makes them an error.
+        min_squared_norm: "farthest" ignores points whose x²+y²+z² is no larger, as the CUDA kernel of many released
+            programs does (there it is 1e-3); None ignores none. Measured after normalization if `extent="all"`.
 
     Raises:
-        ValueError: if an argument is not one of the allowed values.
-        TypeError: for an unknown argument.
+        ValueError: an argument that is not one of the allowed values.
+        TypeError: an unknown argument.
 
     Example:
         ```python
@@ -94,7 +91,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         if unknown:
             raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
         super().__init__(**kwargs)
-        self.num_points = _whole("num_points", num_points, 1, MOST_POINTS)
+        self.num_points = _integer("num_points", num_points, 1, MOST_POINTS)
         self.center = _one_of("center", center, CENTERINGS)
         self.scale = _one_of("scale", scale, SCALES)
         self.sampling = _one_of("sampling", sampling, SAMPLINGS)
@@ -104,8 +101,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.min_squared_norm = min_squared_norm
         self.features = _features(features)
         self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
-        self.min_points = _whole("min_points", min_points, 1, MOST_POINTS)
-        self.seed = None if seed is None else _whole("seed", seed, 0)
+        self.min_points = _integer("min_points", min_points, 1, MOST_POINTS)
+        self.seed = None if seed is None else _integer("seed", seed, 0)
         self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
         if block_size is not None and not block_size > 0:
             raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
@@ -136,10 +133,11 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             `points` (batch, num_points, channels) float32, in the order of the input.
 
         Raises:
-            ValueError: if a cloud has too few points, NaN or infinite coordinates, only equal points, or lacks a
-                feature; names the cloud. PointCloudFileError, a ValueError, if a file cannot be read.
+            ValueError: a cloud with too few points, NaN or infinite coordinates, only equal points or a missing
+                feature; names the cloud.
+            PointCloudFileError: a file that cannot be read; a ValueError too.
         """
-        num_points = self.num_points if num_points is None else _whole("num_points", num_points, 1, MOST_POINTS)
+        num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
@@ -165,7 +163,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Write the file that `save_pretrained` writes; see `NamesPackageMixin`."""
-        # AutoProcessor finds it by that, and would else try what reads images first.
+        # AutoProcessor finds the class by this key; without it, it would try image processors first.
         self.processor_class = type(self).__name__
         try:
             super().to_json_file(json_file_path)
@@ -174,7 +172,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from what such a file holds."""
+        """Build a processor from the content of such a file."""
         own = {"processor_class": cls.__name__}.items()
         return super().from_dict(
             {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
@@ -182,10 +180,10 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
 
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int | None]:
         if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
-            return [self.seed if seed is None else _whole("seed", seed, 0)] * count
+            return [self.seed if seed is None else _integer("seed", seed, 0)] * count
         if len(seed) != count:
             raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
-        return [_whole("seed", one, 0) for one in seed]
+        return [_integer("seed", one, 0) for one in seed]
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
         from hf_any3d.data.point_arrays import new_generator, resample_index
@@ -216,7 +214,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 values = np.tile(np.float32(self.default_rgb), (len(cloud), 1))
             if values is None:
                 raise PointCloudError(
-                    f"no {ATTRIBUTES[name]}; the processor needs them, as features={tuple(self.features)} says"
+                    f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
                 )
             channels.append(values)
         return channels
@@ -237,7 +235,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         xyz = xyz[candidates]
         largest = np.abs(xyz).max()
         if not 1e-12 < largest < 1e12:
-            # Squared distances would leave the range of float32.
+            # Squared distances would exceed the range of float32.
             xyz = (xyz.astype(np.float64) / max(largest, np.finfo(np.float64).tiny)).astype(np.float32)
         index = farthest_point_sample(torch.from_numpy(xyz)[None], num_points, min_squared_norm=self.min_squared_norm)
         return candidates[index[0].numpy()]
@@ -247,7 +245,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
 
         if self.scale is not None and (xyz == xyz[0]).all():
             raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
-        axes = np.ascontiguousarray(xyz.T, dtype=np.float64)  # (3, num_points): each axis in one piece
+        axes = np.ascontiguousarray(xyz.T, dtype=np.float64)  # (3, num_points)
         if self.center:
             origin = mean_point(axes)  # (3, 1)
             if self.center == "ground":
@@ -259,11 +257,11 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
-def _whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if is_whole and least <= value < 2**63 and value > most:
+def _integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if is_integer and least <= value < 2**63 and value > most:
         raise ValueError(f"{name}: {value}; expected {least} to {most:,}")
-    if not is_whole or not least <= value <= most:
+    if not is_integer or not least <= value <= most:
         raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
     return int(value)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.atomic_files import claim, temporary_path, whole_file, write_json, write_text
+from hf_any3d.atomic_files import atomic_write, claim, temporary_path, write_json, write_text
 from hf_any3d.conversions.saving import new_directory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ def test_text_and_json_are_written_with_the_folders_above_them(tmp_path):
 
 def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = write_text(tmp_path / "report.txt", "old")
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("ne")
         assert path.read_text() == "old"
         unfinished.write_text("new")
@@ -39,7 +39,7 @@ def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
 
 def test_after_an_error_nothing_half_written_stays(tmp_path):
     path = write_text(tmp_path / "report.txt", "old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as unfinished:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as unfinished:
         unfinished.write_text("ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and names_below(tmp_path) == ["report.txt"]
@@ -86,7 +86,7 @@ WAIT = "print('here', flush=True); time.sleep(60)"
 
 def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path):
     path = tmp_path / "report.txt"
-    killed = killed_while(f"{OPEN}c = w.whole_file({str(path)!r}); f = c.__enter__(); f.write_text('ha'); {WAIT}")
+    killed = killed_while(f"{OPEN}c = w.atomic_write({str(path)!r}); f = c.__enter__(); f.write_text('ha'); {WAIT}")
     left = temporary_path(path).name.replace(str(os.getpid()), str(killed))
     others = temporary_path(path).with_name(temporary_path(path).name.replace(str(os.getpid()), str(os.getppid())))
     others.write_text("half")

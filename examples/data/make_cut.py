@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, load_dataset
 
-from hf_any3d.atomic_files import whole_file, write_text
+from hf_any3d.atomic_files import atomic_write, write_text
 
 NUM_POINTS = 1024
 LEFT_OUT_SOURCE = "eTeks"  # the one collection under the GPL; all others are CC0 or CC-BY
@@ -40,7 +40,7 @@ def cut_split(dataset: Dataset) -> Dataset:
 
 
 def class_table(splits: DatasetDict) -> str:
-    """Shapes of every class and split as a Markdown table."""
+    """Format the number of shapes of every class and split as a Markdown table."""
     names = splits["train"].features["label"].names
     counts = {split: Counter(rows["label"]) for split, rows in splits.items()}
     lines = ["| class | train | test |", "|---|---|---|"]
@@ -49,7 +49,7 @@ def class_table(splits: DatasetDict) -> str:
 
 
 def license_table(splits: DatasetDict) -> str:
-    """Shapes, licence and authors of every collection as a Markdown table."""
+    """Format shapes, license and authors of every collection as a Markdown table."""
     rows = [row for split in splits.values() for row in split.select_columns(["source", "creator", "license"])]
     lines = ["| collection | shapes | licence | authors |", "|---|---|---|---|"]
     for source in sorted({row["source"] for row in rows}):
@@ -61,7 +61,7 @@ def license_table(splits: DatasetDict) -> str:
 
 
 def write_card(splits: DatasetDict, folder: Path) -> None:
-    """Fill the data card beside this script's template with figures counted in the cut."""
+    """Fill the template of the data card with figures of the cut."""
     largest = max(Counter(splits["test"]["label"]).values()) / len(splits["test"])
     groups = len({group for rows in splits.values() for group in rows["group"]})
     points = np.concatenate(
@@ -87,15 +87,15 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder of the full train.parquet and test.parquet")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="where the cut and its card go")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the cut and its card")
     arguments = parser.parse_args()
     files = {split: str(arguments.source / f"{split}.parquet") for split in ("train", "test")}
     splits = DatasetDict({split: cut_split(rows) for split, rows in load_dataset("parquet", data_files=files).items()})
     shared = set(splits["train"]["group"]) & set(splits["test"]["group"])
     if shared:
-        raise ValueError(f"groups {sorted(shared)} lie in both splits; a group of duplicates belongs to one of them")
+        raise ValueError(f"groups {sorted(shared)} are in both splits; a group of duplicates belongs to one of them")
     for split, rows in splits.items():
-        with whole_file(arguments.output / f"{split}.parquet") as unfinished:
+        with atomic_write(arguments.output / f"{split}.parquet") as unfinished:
             rows.to_parquet(unfinished)
     write_card(splits, arguments.output)
 

@@ -1,4 +1,4 @@
-"""Make the mesh files that the quickstart asks about from a furniture collection of Sweet Home 3D.
+"""Make the mesh files of the quickstart from a furniture collection of Sweet Home 3D.
 
 The collection is BlendSwap-CC-0.sh3f of the package sweethome3d-furniture, a ZIP of OBJ files. Every mesh is written
 as a binary PLY with the colors of its materials; textures are left out.
@@ -26,7 +26,7 @@ FILES = {
 
 
 def main() -> None:
-    """Write every file beside this program."""
+    """Write all files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collection", type=Path, required=True, help="BlendSwap-CC-0.sh3f")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the files")

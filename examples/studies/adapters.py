@@ -32,7 +32,7 @@ from examples import quickstart
 from examples.studies.adapter_methods import ABLATIONS, ACT_METHODS, HEAD, METHODS, find_method
 from examples.studies.adapter_runs import Run, in_fresh_process
 from examples.studies.runs import kept_run, machine, runs_parser, write_results
-from hf_any3d.atomic_files import whole_file
+from hf_any3d.atomic_files import atomic_write
 
 MODEL = {"num_tokens": 16}
 """Changes of the quickstart's model: half the tokens, for speed."""
@@ -221,7 +221,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("trained parameters")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png", bbox_inches="tight")
 
 

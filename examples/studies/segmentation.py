@@ -167,7 +167,7 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
     model = PointNetSegmenter(len(learned.names), len(learned.categories or ()))
     trainer = segmentation.build_trainer(model, arguments, data, splits, processor, learned)
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics, class_ious = segmentation.judge(trainer, splits, processor, learned)
+    metrics, class_ious = segmentation.evaluate(trainer, splits, processor, learned)
     return {
         **metrics["test"],
         "class_ious": class_ious["test"],

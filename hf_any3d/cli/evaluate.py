@@ -1,4 +1,4 @@
-"""`hf-any3d evaluate`: classifiers by their name alone, other systems by the name of their protocols."""
+"""`hf-any3d evaluate`: score a classifier, or a MiniGPT-3D by the published protocols."""
 
 from __future__ import annotations
 
@@ -13,10 +13,44 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.cli.common import Device, one_line_errors, quiet_libraries
+from hf_any3d.cli.common import Device, Revision, one_line_errors, quiet_libraries
 from hf_any3d.messages import opened, say, say_json
 
+if TYPE_CHECKING:
+    from hf_any3d.evaluation import Judge
 
+_DEFAULT = "classifier"
+_URL = "https://api.openai.com/v1"
+
+DataDir = Annotated[str | None, typer.Option(help="Directory with the files of the dataset.", show_default=False)]
+
+
+class JudgeKind(str, Enum):
+    """Kinds of judges."""
+
+    CLASS_NAMES = "class-names"
+    ENDPOINT = "endpoint"
+    LOCAL = "local"
+
+
+class _ClassifierByDefault(TyperGroup):
+    """Reads `evaluate MODEL …` as `evaluate classifier MODEL …`, whatever options come first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+evaluation = typer.Typer(
+    cls=_ClassifierByDefault,
+    no_args_is_help=True,
+    help="Evaluate a trained model. `evaluate MODEL …` is short for `evaluate classifier MODEL …`; a folder with the "
+    "name of a command is given as ./NAME.",
+)
+
+
+@evaluation.command(_DEFAULT)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier.")],
     dataset: Annotated[
@@ -26,75 +60,74 @@ def evaluate(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Settings file of the training program: names the dataset or its files, options, validation share "
-            "and transforms of votes. The split is the one that a training by it has."
+            help="YAML of the training program, with the dataset or its files, options, validation share and "
+            "transforms of votes. Splits are those of a training with it."
         ),
     ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(help="Where the files of the dataset lie.", show_default=False)
-    ] = None,
+    data_dir: DataDir = None,
     options: Annotated[
         str | None, typer.Option(help="JSON object with options of the dataset, such as a variant.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which rows.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "test",
     voting: Annotated[
-        int | None, typer.Option(min=0, help="Also judge by the mean logits of so many augmented copies.")
+        int | None, typer.Option(min=0, help="Also evaluate the mean logits of this many augmented copies.")
     ] = None,
     vote_augment: Annotated[
         list[str] | None, typer.Option(help="A transform of the copies; may be given several times.")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Clouds that go through the model together; 32, or 1 where a batch sways the answer."
-        ),
+        typer.Option(min=1, help="Clouds per batch; by default 32, or 1 if predictions depend on the other clouds."),
     ] = None,
     max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Judge on the first so many rows.", show_default=False)
+        int | None, typer.Option(min=1, help="Evaluate on this many rows at most.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Governs the votes.")] = 0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Leave a GPU alone.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
 ) -> None:
-    """Judge a trained classifier on labelled clouds.
+    """Evaluate a trained classifier on labelled clouds.
 
-    Figures with votes stand apart from those of one look at each cloud.
+    Figures with voting are listed apart from those without.
     """
     with one_line_errors():
         if (dataset is None) == (recipe is None):
             raise ValueError("give either --dataset or --recipe, which names one")
         quiet_libraries()
-        words = _words(
+        arguments = [] if recipe is None else [str(recipe)]
+        arguments += _as_arguments(
             dataset_name=dataset,
             data_dir=data_dir,
             dataset_options=options,
             voting=voting,
             vote_augment=vote_augment,
         )
-        # Progress and what the trainer prints go to stderr, so that stdout holds the answer alone.
+        # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
         with contextlib.redirect_stdout(sys.stderr):
-            metrics, by_class = _judge(model, recipe, words, split, batch_size, max_samples, seed, cpu)
+            metrics, by_class = _evaluate_classifier(
+                model, recipe, arguments, split, batch_size, max_samples, seed, cpu
+            )
     if as_json:
         say_json({"metrics": metrics, "class_accuracy": by_class})
         return
-    wide = max(map(len, metrics))
+    width = max(map(len, metrics))
     for name, values in metrics.items():
         shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
-        say(f"{name:<{wide}}  {shares}   loss {values['loss']:.4f}")
+        say(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
 
 
-def _words(**given: str | int | list[str] | None) -> list[str]:
-    words = []
+def _as_arguments(**given: str | int | list[str] | None) -> list[str]:
+    arguments = []
     for name, value in given.items():
         if value not in (None, []):
-            words += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
-    return words
+            arguments += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+    return arguments
 
 
-def _judge(
+def _evaluate_classifier(
     model: str,
     recipe: Path | None,
-    words: list[str],
+    arguments: list[str],
     split: str,
     batch_size: int | None,
     max_samples: int | None,
@@ -109,46 +142,31 @@ def _judge(
     from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
 
     register()
-    file = [] if recipe is None else [str(recipe)]
-    kinds = (DataArguments, ProtocolArguments)
-    data, protocol = parse_arguments(kinds, [*file, *words], others_in_file=True)
+    data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
     if recipe is None:
         rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
     else:
         splits, _ = apply_protocol(*load_splits(data), protocol)
         if split not in splits:
-            raise ValueError(f"{recipe}: its data have no split {split!r}; there are {', '.join(splits)}")
+            raise ValueError(f"{recipe}: its data has no split {split!r}; there are {', '.join(splits)}")
         rows = splits[split]
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
     return evaluate_classifier(model, rows, split, EvaluationSettings(data, protocol, batch_size, seed, cpu))
 
 
-if TYPE_CHECKING:
-    from hf_any3d.evaluation import Judge
-
-_URL = "https://api.openai.com/v1"
-
-
-class JudgeKind(str, Enum):
-    """Where verdicts come from."""
-
-    CLASS_NAMES = "class-names"
-    ENDPOINT = "endpoint"
-    LOCAL = "local"
-
-
+@evaluation.command("minigpt3d")
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Directory or hub name. Left out, the answers that are in --output-dir are judged.",
+            help="Directory or hub name. Without it, the answers in --output-dir are judged.",
             show_default=False,
         ),
     ] = None,
     output_dir: Annotated[
-        Path, typer.Option(help="Gets answers, verdicts and the summary; what it has is not made again.")
+        Path, typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.")
     ] = Path("minigpt3d-evaluation"),
     protocol: Annotated[
         list[str] | None,
@@ -158,33 +176,33 @@ def evaluate_minigpt3d(
             show_default=False,
         ),
     ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(help="Where the files of the datasets lie.", show_default=False)
-    ] = None,
+    data_dir: DataDir = None,
     options: Annotated[
         str | None, typer.Option(help="JSON object with further options of the datasets.", show_default=False)
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of the model.", show_default=False)] = None,
+    revision: Revision = None,
     generation: Annotated[
         str | None,
-        typer.Option(help="JSON object with settings of generation, in place of published ones.", show_default=False),
+        typer.Option(help="JSON object with settings of generation that replace published ones.", show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clouds that are asked about together.")] = 15,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clouds per batch.")] = 15,
     max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many clouds.", show_default=False)
+        int | None, typer.Option(min=1, help="Evaluate on this many clouds at most.", show_default=False)
     ] = None,
     judge: Annotated[
         JudgeKind | None,
         typer.Option(
-            help="Who judges: class names in the answer, an OpenAI-compatible endpoint, or a language model here. "
-            "Nobody by default.",
+            help="Judge: class names in the answer, an OpenAI-compatible endpoint, or a local language model. None by "
+            "default.",
             show_default=False,
         ),
     ] = None,
     judge_model: Annotated[
-        str | None, typer.Option(help="The judge: a name at the endpoint, or a directory or hub name.")
+        str | None, typer.Option(help="The judge's model: a name at the endpoint, or a directory or hub name.")
     ] = None,
-    judge_revision: Annotated[str | None, typer.Option(help="Of a local judge.", show_default=False)] = None,
+    judge_revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a local judge.", show_default=False)
+    ] = None,
     judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = _URL,
     judge_key_variable: Annotated[
         str, typer.Option(help="Environment variable with the endpoint's key.")
@@ -197,38 +215,41 @@ def evaluate_minigpt3d(
         list[str] | None,
         typer.Option(
             metavar="KIND=FILE",
-            help="What the judge is told, in place of our wording; KIND is class, same or caption.",
+            help="File with a prompt for the judge, in place of ours; KIND is class, same or caption.",
             show_default=False,
         ),
     ] = None,
     metrics: Annotated[
-        bool, typer.Option("--metrics/--no-metrics", help="BLEU, ROUGE and the like for captions.")
+        bool, typer.Option("--metrics/--no-metrics", help="Compute BLEU, ROUGE and the like for captions.")
     ] = True,
     sentence_encoder: Annotated[
-        str, typer.Option(help="For cosines of Sentence-BERT.")
+        str, typer.Option(help="Model for cosines of Sentence-BERT.")
     ] = "sentence-transformers/all-mpnet-base-v2",
-    simcse: Annotated[str, typer.Option(help="For cosines of SimCSE.")] = "princeton-nlp/sup-simcse-roberta-large",
+    simcse: Annotated[
+        str, typer.Option(help="Model for cosines of SimCSE.")
+    ] = "princeton-nlp/sup-simcse-roberta-large",
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Governs answers that are drawn, and random classes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of sampled answers and random classes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Ask a model about clouds and have its answers judged, as published for PointLLM and MiniGPT-3D.
 
-    Interrupted runs go on where they stopped. Answers are kept, so that another judge can look at them later.
+    Interrupted runs resume. Answers are kept, so that another judge can read them later.
     """
     with one_line_errors():
+        from hf_any3d.data.catalog.modelnet40_generative import DATASET
         from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
         from hf_any3d.evaluation.chat_evaluation import open_model
 
         protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
-        prompts = _prompts(judge_prompt or [])
-        settings, further = _object("--generation", generation), _object("--options", options)
-        own_judge = _object("--judge-settings", judge_settings)
-        classes = _classes()
+        prompts = _read_prompts(judge_prompt or [])
+        settings, further = _json_object("--generation", generation), _json_object("--options", options)
+        own_settings = _json_object("--judge-settings", judge_settings)
+        classes = DATASET.class_names
         quiet_libraries()
         with contextlib.redirect_stdout(sys.stderr):
-            looks = _judge_answers(
-                judge, judge_model, judge_revision, judge_url, judge_key_variable, own_judge, device, classes
+            chosen = _open_judge(
+                judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
             )
             if model is not None:
                 with opened(model):
@@ -236,7 +257,7 @@ def evaluate_minigpt3d(
                 load = _loader(data_dir, further, max_samples)
                 answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
             encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
-            summary = judge_protocols(protocols, output_dir, looks, classes, prompts, encoders, seed)
+            summary = judge_protocols(protocols, output_dir, chosen, classes, prompts, encoders, seed)
     if as_json:
         say_json(summary)
         return
@@ -244,7 +265,7 @@ def evaluate_minigpt3d(
         say(line)
 
 
-def _object(option: str, text: str | None) -> dict[str, Any]:
+def _json_object(option: str, text: str | None) -> dict[str, Any]:
     try:
         value = {} if text is None else json.loads(text)
     except ValueError as error:
@@ -254,7 +275,7 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
     return value
 
 
-def _prompts(given: list[str]) -> dict[str, str]:
+def _read_prompts(given: list[str]) -> dict[str, str]:
     from hf_any3d.evaluation.llm_judge.prompts import check_prompt
     from hf_any3d.evaluation.question_answering import KINDS
 
@@ -267,13 +288,7 @@ def _prompts(given: list[str]) -> dict[str, str]:
     return prompts
 
 
-def _classes() -> tuple[str, ...]:
-    from hf_any3d.data.catalog.modelnet40_generative import DATASET
-
-    return DATASET.class_names
-
-
-def _judge_answers(
+def _open_judge(
     kind: JudgeKind | None,
     name: str | None,
     revision: str | None,
@@ -311,13 +326,13 @@ def _loader(data_dir: str | None, further: dict[str, Any], max_samples: int | No
 
 def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
-    for name, told in summary.items():
-        revision = f" at {told['revision']}" if told["revision"] else ""
-        lines.append(f"{name}: {told['answers']} answers of {told['model']}{revision}")
-        if "figures" in told:
-            shown = "   ".join(f"{key} {_number(value)}" for key, value in told["figures"].items())
-            lines.append(f"  {shown}   judge {told['judge']['name']} ({', '.join(told['judge_revisions'])})")
-        for metric, value in told.get("metrics", {}).items():
+    for name, result in summary.items():
+        revision = f" at {result['revision']}" if result["revision"] else ""
+        lines.append(f"{name}: {result['answers']} answers of {result['model']}{revision}")
+        if "figures" in result:
+            shown = "   ".join(f"{key} {_number(value)}" for key, value in result["figures"].items())
+            lines.append(f"  {shown}   judge {result['judge']['name']} ({', '.join(result['judge_revisions'])})")
+        for metric, value in result.get("metrics", {}).items():
             if "not_available" in value:
                 lines.append(f"  {metric}: {value['not_available']}")
             else:
@@ -327,25 +342,3 @@ def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-_DEFAULT = "classifier"
-
-
-class _ClassifierByDefault(TyperGroup):
-    """`evaluate MODEL …` means `evaluate classifier MODEL …`, whatever options come first."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-
-evaluation = typer.Typer(
-    cls=_ClassifierByDefault,
-    no_args_is_help=True,
-    help="Judge a trained model by the published protocols. `evaluate MODEL …` is short for `evaluate classifier "
-    "MODEL …`; a folder that is called like one of the commands is given as ./NAME.",
-)
-evaluation.command(_DEFAULT)(evaluate)
-evaluation.command("minigpt3d")(evaluate_minigpt3d)

@@ -1,4 +1,4 @@
-"""Scenes in overlapping blocks that a model can read, and the blocks' answers as one for the whole scene."""
+"""Cut scenes into overlapping blocks for a model, and merge the predictions of blocks."""
 
 import numpy as np
 
@@ -17,11 +17,11 @@ def split_into_blocks(
     up_axis: str = "y",
     generator: np.random.Generator | int = 0,
 ) -> np.ndarray:
-    """Cut a scene into blocks of equally many points; together they hold every point at least once.
+    """Cut a scene into blocks of equally many points that together cover every point.
 
     Blocks are square columns over the ground, as high as the scene. A column with more points than `num_points` gives
-    several blocks, each spread over the whole column; the last of them is filled up with points of the column that
-    other blocks hold too. A column with fewer points repeats some.
+    several blocks, each spread over the whole column; the last one is filled with points of other blocks of the
+    column. A column with fewer points repeats some.
 
     Args:
         xyz: (points, 3).
@@ -29,7 +29,7 @@ def split_into_blocks(
         block_size: edge of a column, in the units of `xyz`; None takes the whole scene as one column.
         overlap: share of a column's edge that it has in common with the next one, at least 0 and less than 1.
         up_axis: "x", "y" or "z".
-        generator: draws which points go together, or a seed for it.
+        generator: assigns the points of a column to blocks; a generator or a seed.
 
     Returns:
         (blocks, num_points) int64, indices into `xyz`.
@@ -61,11 +61,11 @@ def draw_crop(
 
     Args:
         xyz: (points, 3).
-        num_points: points of the block; some repeat where there are fewer.
+        num_points: points of the block; some repeat if there are fewer.
         block_size: edge of the square column around a random point, in the units of `xyz`; None for the whole scene.
         generator: numpy's random generator.
         up_axis: "x", "y" or "z".
-        min_points: a column with fewer points is drawn again, up to ten times; then the fullest of them is taken.
+        min_points: a column with fewer points is drawn again, up to ten times; then the fullest is taken.
 
     Returns:
         (num_points,) int64, indices into `xyz`.
@@ -83,18 +83,18 @@ def draw_crop(
 
 
 def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.ndarray:
-    """Average what blocks say of the points that they share.
+    """Average the logits of blocks over the points that they share.
 
     Args:
-        index: (blocks, block_points), as `split_into_blocks` gives it.
+        index: (blocks, block_points), from `split_into_blocks`.
         logits: (blocks, block_points, labels).
         num_points: points of the scene.
 
     Returns:
-        (num_points, labels) float64: the mean of each point's logits over all places in which it occurs.
+        (num_points, labels) float64: the mean of each point's logits over all its occurrences.
 
     Raises:
-        ValueError: shapes that do not fit, or a point that no block holds.
+        ValueError: shapes that do not match, or a point in no block.
     """
     index, logits = np.asarray(index), np.asarray(logits)
     if logits.ndim != 3 or logits.shape[:2] != index.shape:
@@ -103,9 +103,9 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
     seen = np.bincount(places, minlength=num_points)
     if len(seen) > num_points or not seen.all():
         missing = int((seen[:num_points] == 0).sum())
-        raise ValueError(f"index leaves out {missing} of {num_points} points, or holds points beyond them")
+        raise ValueError(f"index leaves out {missing} of {num_points} points, or has points beyond them")
     flat = logits.reshape(len(places), -1)
-    # Column by column: adding whole rows at repeated places takes numpy many times as long.
+    # One bincount per label is many times faster than np.add.at on rows.
     total = [np.bincount(places, weights=flat[:, label], minlength=num_points) for label in range(flat.shape[1])]
     return np.stack(total, axis=1) / seen[:, None]
 
@@ -117,7 +117,7 @@ def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:
 
 
 def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.ndarray]:
-    """The points of each column that holds any."""
+    """Return the points of each non-empty column."""
     if not block_size > 0:
         raise ValueError(f"block_size is {block_size}; expected more than 0, or None")
     if not 0 <= overlap < 1:
@@ -134,7 +134,7 @@ def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.n
 
 
 def _starts(values: np.ndarray, block_size: float, stride: float) -> np.ndarray:
-    # In double precision, and a hair wider at both ends, so that rounding leaves no point outside.
+    # In double precision, and slightly wider at both ends, so that rounding leaves no point outside.
     low, high = float(values.min()), float(values.max())
     slack = 1e-6 * max(abs(low), abs(high), block_size)
     count = 1 + max(0, int(np.ceil((high - low + 2 * slack - block_size) / stride)))
@@ -146,5 +146,5 @@ def _blocks_of(column: np.ndarray, num_points: int, generator: np.random.Generat
         return column[resample_index(len(column), num_points, generator)][None]
     order = generator.permutation(column)
     short = -len(order) % num_points
-    # The points in front fill the last block, where they cannot occur already.
+    # The first points fill the last block, which does not contain them.
     return np.concatenate([order, order[:short]]).reshape(-1, num_points)

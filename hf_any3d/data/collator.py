@@ -1,4 +1,4 @@
-"""Batches of clouds that differ in size."""
+"""Collate clouds of different sizes into batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 
 @dataclass
 class PointCloudCollator:
-    """Turns dataset rows into model input; a `data_collator` for Trainer.
+    """Convert dataset rows to model input; a `data_collator` for Trainer.
 
     A row has "points" (num_points_i, channels), as array, tensor or nested lists, and "label" or "labels" (an
     integer) or neither. The batch has "points" (batch, num_points, channels) float32 and "labels" (batch,) int64.
 
-    Which points of a cloud are taken:
+    Points of a cloud are chosen:
 
     - with a `transform` (training) at random, before the transform is applied; torch's seed governs both;
     - with a `seed` at random, but the same for the same cloud at every call, whatever else is in the batch;
-    - otherwise the first `num_points`, which is a fair sample only where points are stored in random order.
+    - otherwise the first `num_points`, which is a fair sample only if points are stored in random order.
 
-    A cloud with fewer points than asked for repeats points, none before all have been taken once. What becomes of a
-    cloud never depends on the other clouds of its batch: without `num_points` all must have equally many.
+    A cloud with fewer than `num_points` repeats points, none before all have been used once. A cloud's points never
+    depend on the other clouds of its batch: without `num_points` all must have equally many.
 
     Trainer uses one collator for training and evaluation: wrap the training rows in `AugmentedDataset` and leave
-    `transform` out, so that evaluation sees the clouds as they are.
+    `transform` out, so that evaluation gets unchanged clouds.
 
     Args:
-        num_points: points a cloud in the batch; None keeps clouds as they are, such as those that a
-            `PointCloudProcessor` has prepared, and refuses a batch of clouds that differ in size.
+        num_points: points per cloud in the batch; None keeps clouds as they are, such as those prepared by a
+            `PointCloudProcessor`, and refuses a batch of clouds of different sizes.
         transform: an augmentation that is applied to every cloud and must keep its number of points.
         seed: fixes the choice of points and the augmentation.
         extra_columns: columns (num_points_i, c) appended to xyz as further channels, such as "colors" or "normals";
-            integer colours are brought to [0, 1].
+            integer colours are scaled to [0, 1].
     """
 
     num_points: int | None = None
@@ -64,7 +64,7 @@ class PointCloudCollator:
             if cloud.shape[1] != channels:
                 raise ValueError(f"row {i} has {cloud.shape[1]} channels; row 0 has {channels}")
             if self.num_points is None and len(cloud) != len(clouds[0]):
-                # Filled up to the largest, a cloud would be answered differently beside larger ones.
+                # Padded to the largest, a cloud's prediction would depend on its batch.
                 raise ValueError(
                     f"row {i} has {len(cloud)} points; row 0 has {len(clouds[0])}: "
                     "give PointCloudCollator(num_points=…), or prepare the clouds with the model's processor"
@@ -90,18 +90,17 @@ class PointCloudCollator:
 
     def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
         random = self.transform is not None or self.seed is not None
-        # A generator for each cloud, so that a cloud's points do not depend on its neighbours in the batch.
+        # One generator per cloud, so that its points do not depend on the other clouds of the batch.
         generator = new_generator(self.seed) if random else None
-        if len(cloud) == num_points:
-            sample = cloud  # nothing to choose
-        else:
+        sample = cloud
+        if len(cloud) != num_points:
             sample = cloud[resample_index(len(cloud), num_points, generator)]
         if self.transform is None:
             return sample
         sample = np.asarray(self.transform(sample, generator), dtype=np.float32)
         if sample.shape != (num_points, cloud.shape[1]):
             raise ValueError(
-                f"transform gave an array of shape {sample.shape}; expected {(num_points, cloud.shape[1])}"
+                f"transform returned an array of shape {sample.shape}; expected {(num_points, cloud.shape[1])}"
             )
         return sample
 
@@ -112,10 +111,10 @@ def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
     if len(missing) == len(values):
         return None
     if missing:
-        raise ValueError(f"rows {missing} have no label, the others have; expected labels in all rows or in none")
+        raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
     labels = torch.as_tensor(np.asarray(values))
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected one integer a row"
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected one integer per row"
         )
     return labels.long()

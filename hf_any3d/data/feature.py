@@ -1,4 +1,4 @@
-"""`PointCloud`, a feature of `datasets` for columns of point cloud files, beside its `Image`, `Audio` and `Mesh`."""
+"""`PointCloud`, a feature of `datasets` for columns of point cloud files, like its `Image`, `Audio` and `Mesh`."""
 
 import io
 import os
@@ -26,163 +26,41 @@ from hf_any3d.data.files.npy import cloud_from_array
 from hf_any3d.data.files.source import Source
 from hf_any3d.data.inputs import as_array, to_cloud
 
-Tokens = Mapping[str, str | bool | None]
-"""Repository on the hub -> token that opens it."""
-
-# Types whose files may name others beside them, and what they name them with.
-_REFERENCES = {"obj": b"mtllib", "gltf": b'"uri"'}
-
-
-def type_of_path(path: str) -> str:
-    """Tell a file's type from the ending of its path, which may be a URL or lead into an archive.
-
-    Args:
-        path: such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
-
-    Raises:
-        PointCloudFileError: a type that cannot be read.
-    """
-    inner = path.split("::", 1)[0]
-    if "://" in inner:
-        inner = inner.split("?", 1)[0]
-    file_type = os.path.splitext(inner)[1].lower().removeprefix(".")
-    if file_type not in supported_file_types():
-        seen = f"file type {file_type!r}" if file_type else "no file type"
-        raise PointCloudFileError(f"{path}: {seen}; expected one of {', '.join(supported_file_types())}")
-    return file_type
-
-
-def type_of_bytes(data: bytes) -> str:
-    """Tell a file's type from its bytes.
-
-    Raises:
-        PointCloudFileError: bytes that do not say what they are.
-    """
-    file_type = file_type_of(data)
-    if file_type is None:
-        raise PointCloudFileError(
-            f"{len(data)} bytes starting with {data[:8]!r} do not tell their file type; pass "
-            "{'bytes': …, 'path': 'name.off'}, where the ending of the path tells it"
-        )
-    return file_type
-
-
-def fetch(path: str, tokens: Tokens | None = None) -> bytes:
-    """Read a file, also from a URL, the hub or an archive, as `datasets` does.
-
-    Raises:
-        PointCloudFileError: no such file.
-    """
-    from datasets import DownloadConfig, config
-    from datasets.utils.file_utils import xopen
-    from datasets.utils.py_utils import string_to_dict
-
-    url = path.split("::")[-1]
-    pattern = config.HUB_DATASETS_URL if url.startswith(config.HF_ENDPOINT) else config.HUB_DATASETS_HFFS_URL
-    fields = string_to_dict(url, pattern)
-    token = None if fields is None else (tokens or {}).get(fields["repo_id"])
-    try:
-        with xopen(path, "rb", download_config=DownloadConfig(token=token)) as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise PointCloudFileError(f"{path}: no such file ({error})") from error
-
-
-def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = None) -> PointCloudData:
-    """Read a cloud from what a dataset stores of it.
-
-    Args:
-        path: where the file is, or only its name when `data` is given.
-        data: its bytes.
-        tokens: for private repositories.
-
-    Raises:
-        PointCloudFileError: a file that is missing or cannot be read; the text names it.
-        PointCloudError: neither path nor bytes.
-    """
-    if data is None:
-        if path is None:
-            raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
-        if (local := local_path(path)) is not None:
-            if not os.path.lexists(local):
-                # `to_parquet` writes no files and gives features no way to.
-                raise PointCloudFileError(
-                    f"{local}: no such file; this dataset stores the path alone: where the file is, write it with "
-                    "embed_files(dataset).to_parquet(…) or push_to_hub, which take files along"
-                )
-            return read_point_cloud(local)  # files beside it, such as materials, are found too
-        data = fetch(path, tokens)
-    file_type = type_of_bytes(data) if path is None else type_of_path(path)
-    return read_point_cloud(_NamedBytes(data, path or f"<{len(data)} bytes>"), file_type=file_type)
-
-
-def self_contained(path: str, file_format: str, tokens: Tokens | None = None) -> dict[str, bytes | str]:
-    """Give a file as bytes and name, so that reading them needs nothing else.
-
-    A local .obj or .gltf that names further files is written anew with what those files say.
-
-    Args:
-        path: a file, local or remote.
-        file_format: "ply" or "npz", for what has to be written anew.
-        tokens: for private repositories.
-
-    Raises:
-        PointCloudFileError: a file that is missing or, if it names others, cannot be read.
-    """
-    local = local_path(path)
-    data, name = fetch(local or path, tokens), os.path.basename(path.split("::", 1)[0])
-    reference = _REFERENCES.get(type_of_path(path))
-    if reference is not None and reference in data and local is not None:
-        data, name = point_cloud_bytes(read_point_cloud(local), file_format), f"{name}.{file_format}"
-    return {"bytes": data, "path": name}
-
-
-def local_path(path: str) -> str | None:
-    """Give the path in this machine's file system, also of a file:// URL; None for what lies elsewhere."""
-    from datasets.utils.file_utils import is_local_path
-
-    if path.startswith("file://") and "::" not in path:
-        return url2pathname(urlsplit(path).path)
-    return path if is_local_path(path) else None
-
-
-class _NamedBytes(io.BytesIO):
-    """A file object with a name, for error messages."""
-
-    def __init__(self, data: bytes, name: str):
-        super().__init__(data)
-        self.name = name
-
-
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType
 
 FORMATS = ("ply", "npz")
+
+Tokens = Mapping[str, str | bool | None]
+"""Repository on the hub -> token that opens it."""
+
+# File type -> mark of a reference to another file.
+_REFERENCES = {"obj": b"mtllib", "gltf": b'"uri"'}
 
 
 @dataclass
 class PointCloud:
     """A column of point clouds and meshes, stored as files of any type that `read_point_cloud` reads.
 
-    It takes:
+    It accepts:
 
-    - a path (str or PathLike) or URL of a file, whose ending tells its type;
-    - the bytes of a file that tells its type itself (.ply, .npy, .npz, .glb, .las, .pcd, .off, .stl);
-    - a dict with `bytes` and/or `path`, where the ending of the path tells the type;
+    - a path (str or PathLike) or URL of a file, whose ending is its type;
+    - the bytes of a file of a type with a signature (.ply, .npy, .npz, .glb, .las, .pcd, .off, .stl);
+    - a dict with `bytes` and/or `path`, where the ending of the path is the type;
     - an array, tensor or nested list (points, 3 or more), with further columns as in .npy files;
     - a dict with `points` and perhaps `colors`, `normals`, `labels`, `faces`, `face_colors`, `offset`;
     - a `PointCloudData`, or a trimesh Trimesh, PointCloud or Scene.
 
-    It gives a dict of arrays with the fields of `PointCloudData`, None where the file has nothing: `points`
+    It returns a dict of arrays with the fields of `PointCloudData`, None for those that the file lacks: `points`
     (points, 3) float32, `colors` (points, 3) float32 in [0, 1], `normals` (points, 3), `labels` (points,) int64, and
-    for meshes `faces` (faces, 3). `PointCloudData(**row["point_cloud"])` makes it the object that samples surfaces.
+    for meshes `faces` (faces, 3). `PointCloudData(**row["point_cloud"])` is the object that samples surfaces.
 
-    Data with this feature opens only where hf_any3d is imported. What others shall open without it are plain columns
-    of arrays; `files_to_points` makes them.
+    Data with this feature opens only where hf_any3d is imported. For others, `files_to_points` converts it to plain
+    columns of arrays.
 
     Args:
-        decode: False gives the stored dict, `{"bytes": …, "path": …}`.
-        format: what clouds that are no files yet are stored as: "ply", which every program reads and which keeps
+        decode: False returns the stored dict, `{"bytes": …, "path": …}`.
+        format: file type of clouds that are stored as new files: "ply", which every program reads and which keeps
             colours in 8 bits, or "npz", which keeps every number.
 
     Raises:
@@ -201,16 +79,16 @@ class PointCloud:
             raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
 
     def __call__(self) -> pa.DataType:
-        """Give the type in which Arrow stores a value."""
+        """Return the Arrow type of a stored value."""
         return self.pa_type
 
     def encode_example(self, value: Any) -> dict[str, bytes | str | None]:
-        """Bring a value into the form in which it is stored.
+        """Convert a value to its stored form.
 
         Files are not opened here; arrays and objects are written as files.
 
         Raises:
-            PointCloudError: a file type that cannot be read, or content that makes no sense.
+            PointCloudError: a file type that cannot be read, or invalid content.
             TypeError: another kind of value.
         """
         if isinstance(value, str):
@@ -230,11 +108,11 @@ class PointCloud:
         """Read a stored value.
 
         Args:
-            value: a dict with `bytes` and `path`, or a path. What is decoded already is given back.
+            value: a dict with `bytes` and `path`, or a path. Decoded values are returned unchanged.
             token_per_repo_id: tokens for files in private repositories on the hub.
 
         Raises:
-            PointCloudFileError: a file that is missing or cannot be read; the text names it.
+            PointCloudFileError: a file that is missing or cannot be read; names it.
         """
         if not self.decode:
             raise RuntimeError("decoding is switched off for this column; cast it to PointCloud(decode=True)")
@@ -245,20 +123,20 @@ class PointCloud:
         return dict(vars(read_stored(value["path"], value["bytes"], token_per_repo_id)))
 
     def flatten(self) -> "FeatureType | dict[str, FeatureType]":
-        """Give the columns of the stored struct where decoding is switched off, else the feature itself."""
+        """Return the columns of the stored struct if decoding is switched off, else the feature itself."""
         from datasets import Value
 
         return self if self.decode else {"bytes": Value("binary"), "path": Value("string")}
 
     def cast_storage(self, storage: pa.Array) -> pa.StructArray:
-        """Bring an Arrow array into the form in which this feature is stored.
+        """Convert an Arrow array to this feature's storage.
 
         Args:
-            storage: paths (string), bytes (binary), structs with `bytes` and/or `path`, or what `encode_example`
-                takes as nested lists or structs, such as an Array2D column of points.
+            storage: paths (string), bytes (binary), structs with `bytes` and/or `path`, or values of `encode_example`
+                as nested lists or structs, such as an Array2D column of points.
 
         Raises:
-            PointCloudError: content that makes no sense.
+            PointCloudError: invalid content.
             TypeError: another type of array.
         """
         from datasets.table import array_cast
@@ -291,9 +169,9 @@ class PointCloud:
         local_files: bool = True,
         remote_files: bool = True,
     ) -> pa.StructArray:
-        """Read the files that are stored by their paths into the array.
+        """Read files stored as paths into the array.
 
-        A local .obj or .gltf that names further files, which would be lost, is stored as this feature's `format`.
+        A local .obj or .gltf that refers to other files is stored in this feature's `format`.
 
         Args:
             storage: the column as stored.
@@ -302,7 +180,7 @@ class PointCloud:
             remote_files: read URLs.
 
         Raises:
-            PointCloudFileError: a file that is missing, or names others and cannot be read.
+            PointCloudFileError: a file that is missing, or refers to others and cannot be read.
         """
 
         def embed(row: dict | None) -> dict | None:
@@ -312,7 +190,7 @@ class PointCloud:
                 return row
             if row["bytes"] is None:
                 return self_contained(row["path"], self.format, token_per_repo_id)
-            # As its siblings do, keep no directories of the machine that made the data.
+            # As in `Image` and `Audio`, keep no directories of the machine that made the data.
             return {"bytes": row["bytes"], "path": os.path.basename(row["path"].split("::", 1)[0])}
 
         return pa.array([embed(row) for row in storage.to_pylist()], self.pa_type)
@@ -338,13 +216,133 @@ class PointCloud:
 
 
 def register_point_cloud() -> None:
-    """Tell `datasets` about the feature, so that data whose description names it opens."""
+    """Register the feature in `datasets`, so that stored data with it opens."""
     from datasets.features import features
 
     if features._FEATURE_TYPES.get(PointCloud.__name__) is not PointCloud:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'register_feature' is experimental")
             features.register_feature(PointCloud, PointCloud.__name__)
+
+
+def type_of_path(path: str) -> str:
+    """Return a file's type from the ending of its path, which may be a URL or inside an archive.
+
+    Args:
+        path: such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
+
+    Raises:
+        PointCloudFileError: a type that cannot be read.
+    """
+    inner = path.split("::", 1)[0]
+    if "://" in inner:
+        inner = inner.split("?", 1)[0]
+    file_type = os.path.splitext(inner)[1].lower().removeprefix(".")
+    if file_type not in supported_file_types():
+        seen = f"file type {file_type!r}" if file_type else "no file type"
+        raise PointCloudFileError(f"{path}: {seen}; expected one of {', '.join(supported_file_types())}")
+    return file_type
+
+
+def type_of_bytes(data: bytes) -> str:
+    """Return a file's type from its bytes.
+
+    Raises:
+        PointCloudFileError: a type without a signature.
+    """
+    file_type = file_type_of(data)
+    if file_type is None:
+        raise PointCloudFileError(
+            f"{len(data)} bytes starting with {data[:8]!r} have no known file type; pass "
+            "{'bytes': …, 'path': 'name.off'}, with the type as the ending of the path"
+        )
+    return file_type
+
+
+def fetch(path: str, tokens: Tokens | None = None) -> bytes:
+    """Read a file, also from a URL, the hub or an archive, as `datasets` does.
+
+    Raises:
+        PointCloudFileError: no such file.
+    """
+    from datasets import DownloadConfig, config
+    from datasets.utils.file_utils import xopen
+    from datasets.utils.py_utils import string_to_dict
+
+    url = path.split("::")[-1]
+    pattern = config.HUB_DATASETS_URL if url.startswith(config.HF_ENDPOINT) else config.HUB_DATASETS_HFFS_URL
+    fields = string_to_dict(url, pattern)
+    token = None if fields is None else (tokens or {}).get(fields["repo_id"])
+    try:
+        with xopen(path, "rb", download_config=DownloadConfig(token=token)) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise PointCloudFileError(f"{path}: no such file ({error})") from error
+
+
+def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = None) -> PointCloudData:
+    """Read a cloud from its stored path or bytes.
+
+    Args:
+        path: path of the file, or only its name when `data` is given.
+        data: its bytes.
+        tokens: for private repositories.
+
+    Raises:
+        PointCloudFileError: neither path nor bytes, or a file that is missing or cannot be read; names it.
+    """
+    if data is None:
+        if path is None:
+            raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
+        if (local := local_path(path)) is not None:
+            if not os.path.lexists(local):
+                # `to_parquet` writes only paths, and features cannot change that.
+                raise PointCloudFileError(
+                    f"{local}: no such file; this dataset stores only the path. On the machine with the file, write "
+                    "it with embed_files(dataset).to_parquet(…) or push_to_hub, which include files"
+                )
+            return read_point_cloud(local)  # finds files that it refers to, such as materials
+        data = fetch(path, tokens)
+    file_type = type_of_bytes(data) if path is None else type_of_path(path)
+    return read_point_cloud(_NamedBytes(data, path or f"<{len(data)} bytes>"), file_type=file_type)
+
+
+def self_contained(path: str, file_format: str, tokens: Tokens | None = None) -> dict[str, bytes | str]:
+    """Return a file as bytes and name that can be read without other files.
+
+    A local .obj or .gltf that refers to other files is rewritten with their content.
+
+    Args:
+        path: a file, local or remote.
+        file_format: "ply" or "npz", for files that are rewritten.
+        tokens: for private repositories.
+
+    Raises:
+        PointCloudFileError: a file that is missing or, if it refers to others, cannot be read.
+    """
+    local = local_path(path)
+    data, name = fetch(local or path, tokens), os.path.basename(path.split("::", 1)[0])
+    reference = _REFERENCES.get(type_of_path(path))
+    if reference is not None and reference in data and local is not None:
+        data, name = point_cloud_bytes(read_point_cloud(local), file_format), f"{name}.{file_format}"
+    return {"bytes": data, "path": name}
+
+
+def local_path(path: str) -> str | None:
+    """Return the path in the local file system, also of a file:// URL; None for remote files."""
+    from datasets.utils.file_utils import is_local_path
+
+    if path.startswith("file://") and "::" not in path:
+        return url2pathname(urlsplit(path).path)
+    return path if is_local_path(path) else None
+
+
+class _NamedBytes(io.BytesIO):
+    """A file object with a name, for error messages."""
+
+    def __init__(self, data: bytes, name: str):
+        super().__init__(data)
+        self.name = name
 
 
 def _cloud_of(value: Any) -> PointCloudData:
@@ -368,7 +366,7 @@ def _cloud_of(value: Any) -> PointCloudData:
 
 
 def _arrays(storage: pa.Array) -> Iterator[np.ndarray | None]:
-    """Rows (points, channels) of a column of lists of lists, without making Python numbers of them."""
+    """Yield arrays (points, channels) of a column of lists of lists, without creating Python numbers."""
     for cloud in storage:
         if not cloud.is_valid:
             yield None

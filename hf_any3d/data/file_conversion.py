@@ -1,4 +1,4 @@
-"""Conversions between columns of files (`PointCloud`) and plain columns of points that anyone can open."""
+"""Convert columns of files (`PointCloud`) to plain columns of points that anyone can open, and back."""
 
 import logging
 import os
@@ -21,96 +21,15 @@ from hf_any3d.data.point_arrays import resample_index
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType
 
-_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8", "labels": "int64"}
-_BYTES_AT_A_TIME = 16 * 2**20
-_TYPICAL_POINTS = 100_000
-
-
-@dataclass(frozen=True)
-class CloudColumns:
-    """Which columns are made of a cloud, and of how many points.
-
-    Attributes:
-        num_points: draw this many points of every cloud; None keeps all points of point files and draws `mesh_points`
-            from the surface of meshes.
-        mesh_points: points of a mesh when `num_points` is None.
-        columns: of "normals", "colors" and "labels", those that are made beside the points; every file must have
-            them. Colours are 0 to 255.
-        seed: decides which points are drawn, for each cloud on its own.
-
-    Raises:
-        ValueError: a number of points below one, or an unknown column.
-    """
-
-    num_points: int | None = None
-    mesh_points: int = 2048
-    columns: Sequence[str] = ()
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, value in (("num_points", self.num_points), ("mesh_points", self.mesh_points)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
-        if isinstance(self.columns, str) or set(self.columns) - {"normals", "colors", "labels"}:
-            unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
-            raise ValueError(f"columns has {unknown!r}; expected 'normals', 'colors' or 'labels', as a list")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns, points first."""
-        return ("points", *self.columns)
-
-    @property
-    def features(self) -> "dict[str, FeatureType]":
-        """Their types in `datasets`."""
-        from datasets import Array2D, List, Value
-
-        return {
-            name: List(Value(_TYPES[name]), length=-1 if self.num_points is None else self.num_points)
-            if name == "labels"
-            else Array2D((self.num_points, 3), _TYPES[name])
-            for name in self.names
-        }
-
-    @property
-    def rows_at_a_time(self) -> int:
-        """How many rows to gather before they are written: enough for speed, few enough for memory."""
-        return max(1, min(1000, _BYTES_AT_A_TIME // (12 * len(self.names) * (self.num_points or _TYPICAL_POINTS))))
-
-    def row(self, cloud: PointCloudData) -> dict[str, np.ndarray]:
-        """Make the columns of one cloud.
-
-        Returns:
-            `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
-            (num_points,) int64.
-
-        Raises:
-            PointCloudError: a cloud without a column asked for, or a mesh without a surface.
-        """
-        # Seeded by its own points, a cloud gives the same sample wherever its file lies and whatever lies beside it.
-        generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points))])
-        index = slice(None)
-        if cloud.is_mesh:
-            cloud = cloud.sample_surface(self.num_points or self.mesh_points, generator)
-        elif self.num_points is not None:
-            index = resample_index(len(cloud), self.num_points, generator)
-        row = {}
-        for name in self.names:
-            values = getattr(cloud, name)
-            if values is None:
-                raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file")
-            if name == "colors":
-                values = (values * 255).round()
-            row[name] = values[index].astype(_TYPES[name])
-        return row
-
-
 logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 
 _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
+_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8", "labels": "int64"}
+_BYTES_AT_A_TIME = 16 * 2**20
+_TYPICAL_POINTS = 100_000
 
 
 def files_to_points(
@@ -126,8 +45,7 @@ def files_to_points(
 ) -> AnyDataset:
     """Replace a column of point cloud files by plain columns of points, which anyone can open and training reads.
 
-    A few clouds at a time are in memory; the result is cached on disk, as that of `Dataset.map`. A dataset that
-    streams goes on streaming.
+    A few clouds at a time are in memory; the result is cached on disk, as with `Dataset.map`. Streams stay streams.
 
     Args:
         dataset: rows or splits with a `PointCloud` column.
@@ -135,14 +53,14 @@ def files_to_points(
         num_points: draw this many points of every cloud, so that all have one size; None keeps all points of point
             files and draws `mesh_points` from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: of "normals", "colors" and "labels", those to be read too; every file must have them then.
-        seed: decides which points are drawn, for each cloud on its own.
+        columns: further columns to read: "normals", "colors" and "labels"; every file must have them.
+        seed: seed of the points that are drawn, combined with each cloud's content.
         on_error: "raise" stops at a file that cannot be read; "skip" leaves its row out with a warning.
-        num_proc: processes that read side by side; not for a dataset that streams.
+        num_proc: processes that read in parallel; not for streams.
 
     Returns:
-        The same rows, read as numpy arrays, with `points` (Array2D float32, in the units of the file) and the columns
-        asked for (`normals` float32, `colors` uint8, `labels` int64) before the other columns.
+        The same rows, read as numpy arrays, with `points` (Array2D float32, in the units of the file) and the
+        requested columns (`normals` float32, `colors` uint8, `labels` int64) before the other columns.
 
     Raises:
         ValueError: a wrong option, no or several PointCloud columns, or a file that cannot be read.
@@ -153,29 +71,29 @@ def files_to_points(
         return type(dataset)({split: files_to_points(rows, **options) for split, rows in dataset.items()})
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    wanted = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)
     features = _features_of(dataset)
     column = _file_column(features, column)
     others = {name: feature for name, feature in features.items() if name != column}
-    if taken := sorted(set(others) & set(wanted.names)):
+    if taken := sorted(set(others) & set(converter.names)):
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it first")
     stored = dataset.with_format(None)
     for name, feature in features.items():
-        if getattr(feature, "decode", False):  # files of other columns pass through unread
+        if getattr(feature, "decode", False):  # files of other columns are not opened
             stored = stored.cast_column(name, replace(feature, decode=False))
     skip = on_error == "skip"
-    arguments = {"column": column, "wanted": wanted, "kept": tuple(others) if skip else (), "skip": skip}
+    arguments = {"column": column, "converter": converter, "kept": tuple(others) if skip else (), "skip": skip}
     if isinstance(dataset, Dataset):
         arguments["stamp"] = _stamp(stored, column)
     rows = _map(
         stored,
         _read_batch,
         arguments,
-        # Only a batch that loses rows has to hold the other columns too.
+        # Only a batch that loses rows needs the other columns too.
         input_columns=None if skip else [column],
-        rows_at_a_time=min(_ROWS_OF_FILES, wanted.rows_at_a_time),
+        rows_at_a_time=min(_ROWS_OF_FILES, converter.rows_at_a_time),
         remove_columns=[column],
-        features=Features({**wanted.features, **others}),
+        features=Features({**converter.features, **others}),
         num_proc=num_proc,
         description="Reading point clouds",
     )
@@ -193,18 +111,18 @@ def points_to_files(
     """Replace plain columns of points by a column of point cloud files.
 
     Args:
-        dataset: rows or splits with `points` (points, 3), as `load_point_dataset` gives them.
+        dataset: rows or splits with `points` (points, 3), as from `load_point_dataset`.
         format: "ply", which every program reads and which keeps colours in 8 bits, or "npz".
         column: name of the new column.
-        columns: of "normals", "colors" and "labels" (one a point), those that go into the files; None takes the
-            normals and colours that are there. The others stay columns.
-        num_proc: processes that write side by side; not for a dataset that streams.
+        columns: columns to write into the files: "normals", "colors" and "labels" (one per point); None takes
+            existing normals and colours. All others stay columns.
+        num_proc: processes that write in parallel; not for streams.
 
     Returns:
-        The same rows with a `PointCloud` column of embedded files in front of the other columns.
+        The same rows with a `PointCloud` column of embedded files before the other columns.
 
     Raises:
-        ValueError: a wrong option, no column of points, or content that makes no sense.
+        ValueError: a wrong option, no column of points, or invalid content.
     """
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         options = {"format": format, "column": column, "columns": columns, "num_proc": num_proc}
@@ -234,16 +152,17 @@ def points_to_files(
 
 
 def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDataset:
-    """Take the files that a dataset refers to by paths into the dataset, so that `to_parquet` writes them too.
+    """Read the files that a dataset refers to by path into the dataset, so that `to_parquet` writes them too.
 
-    `push_to_hub` does so by itself; `to_parquet` alone would write the paths of this machine.
+    `push_to_hub` does so automatically; `to_parquet` alone would write the paths of this machine.
 
     Args:
-        dataset: rows or splits with columns of files, PointCloud, Mesh, Image or others; none that stream.
-        num_proc: processes that read side by side.
+        dataset: rows or splits with columns of files, PointCloud, Mesh, Image or others; not a stream.
+        num_proc: processes that read in parallel.
 
     Raises:
-        ValueError: a file that is missing; the text names it. TypeError: a dataset that streams.
+        ValueError: a file that is missing; names it.
+        TypeError: a stream.
     """
     if isinstance(dataset, DatasetDict):
         return DatasetDict({split: embed_files(rows, num_proc=num_proc) for split, rows in dataset.items()})
@@ -266,6 +185,84 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
     return embedded.with_format(**form)
 
 
+@dataclass(frozen=True)
+class CloudColumns:
+    """Convert clouds to columns of a dataset.
+
+    Attributes:
+        num_points: draw this many points of every cloud; None keeps all points of point files and draws `mesh_points`
+            from the surface of meshes.
+        mesh_points: points of a mesh when `num_points` is None.
+        columns: columns besides the points: "normals", "colors" (0 to 255) and "labels"; every file must have them.
+        seed: seed of the points that are drawn.
+
+    Raises:
+        ValueError: a number of points below one, or an unknown column.
+    """
+
+    num_points: int | None = None
+    mesh_points: int = 2048
+    columns: Sequence[str] = ()
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, value in (("num_points", self.num_points), ("mesh_points", self.mesh_points)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if isinstance(self.columns, str) or set(self.columns) - {"normals", "colors", "labels"}:
+            unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
+            raise ValueError(f"columns has {unknown!r}; expected 'normals', 'colors' or 'labels', as a list")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns, points first."""
+        return ("points", *self.columns)
+
+    @property
+    def features(self) -> "dict[str, FeatureType]":
+        """Types of the columns in `datasets`."""
+        from datasets import Array2D, List, Value
+
+        return {
+            name: List(Value(_TYPES[name]), length=-1 if self.num_points is None else self.num_points)
+            if name == "labels"
+            else Array2D((self.num_points, 3), _TYPES[name])
+            for name in self.names
+        }
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """Rows to write at a time: enough for speed, few enough for memory."""
+        return max(1, min(1000, _BYTES_AT_A_TIME // (12 * len(self.names) * (self.num_points or _TYPICAL_POINTS))))
+
+    def row(self, cloud: PointCloudData) -> dict[str, np.ndarray]:
+        """Convert one cloud.
+
+        Returns:
+            `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
+            (num_points,) int64.
+
+        Raises:
+            PointCloudError: a cloud without a requested column, or a mesh without a surface.
+        """
+        # Seeded by its own points, a cloud gives the same sample whatever its path and the other files.
+        generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points))])
+        index = slice(None)
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(self.num_points or self.mesh_points, generator)
+        elif self.num_points is not None:
+            index = resample_index(len(cloud), self.num_points, generator)
+        row = {}
+        for name in self.names:
+            values = getattr(cloud, name)
+            if values is None:
+                raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file")
+            if name == "colors":
+                values = (values * 255).round()
+            row[name] = values[index].astype(_TYPES[name])
+        return row
+
+
 def _map(
     dataset: Dataset | IterableDataset,
     function: Callable,
@@ -280,8 +277,8 @@ def _map(
     options |= {"batched": True, "batch_size": rows_at_a_time, "fn_kwargs": arguments}
     if isinstance(dataset, IterableDataset):
         if num_proc is not None:
-            raise ValueError(f"num_proc is {num_proc}; a dataset that streams is read in the workers of a DataLoader")
-        # Given to map, features would promise that its results are decoded already.
+            raise ValueError(f"num_proc is {num_proc}; expected None, as DataLoader workers read a stream in parallel")
+        # Passed to map, features would mean that its results are decoded already.
         return dataset.map(function, **options).cast(features)
     return dataset.map(
         function,
@@ -294,29 +291,31 @@ def _map(
     )
 
 
-def _cache_file(dataset: Dataset, *decides: Any) -> str | None:
-    """Where the result is kept for a dataset that lies in memory, since `Dataset.map` would hold it in memory too."""
+def _cache_file(dataset: Dataset, *settings: Any) -> str | None:
+    """Return a cache file for a dataset in memory, since `Dataset.map` would keep its result in memory too."""
     if dataset.cache_files:
-        return None  # beside the dataset's own files, as map does
-    key = Hasher.hash((__version__, dataset._fingerprint, *decides))
+        return None  # map writes next to them
+    key = Hasher.hash((__version__, dataset._fingerprint, *settings))
     folder = Path(config.HF_DATASETS_CACHE) / "hf_any3d" / "conversions"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"{key}.arrow")
 
 
-def _read_batch(*batch, column: str, wanted: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0) -> dict:
+def _read_batch(
+    *batch, column: str, converter: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0
+) -> dict:
     files = batch[0][column] if skip else batch[0]
-    rows, read = {name: [] for name in wanted.names}, []
+    rows, read = {name: [] for name in converter.names}, []
     for place, file in enumerate(files):
-        name = _name_of(file)
+        name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
         try:
             if file is None:
                 raise PointCloudFileError("a row without a point cloud")
             if not (isinstance(file, Mapping) and "path" in file):
-                file = _EXACT.encode_example(file)  # a stream hands on what a function before this one made
+                file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
             cloud = read_stored(file["path"], file.get("bytes"))
             try:
-                row = wanted.row(cloud)
+                row = converter.row(cloud)
             except PointCloudError as error:
                 raise PointCloudFileError(f"{name}: {error}") from None
         except PointCloudError as error:
@@ -338,10 +337,6 @@ def _write_batch(*batch, names: tuple[str, ...], column: str, feature: PointClou
     }
 
 
-def _name_of(file: Any) -> str:
-    return (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
-
-
 def _features_of(dataset: Dataset | IterableDataset) -> Features:
     features = dataset.features
     if features is None:
@@ -360,7 +355,7 @@ def _file_column(features: Features, column: str | None) -> str:
 
 
 def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:
-    """A number that changes when one of the files does, so that nothing outdated is taken from the cache."""
+    """Return a number that changes when one of the files does, for the cache key."""
     for batch in stored.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         for path in batch.column(column).combine_chunks().field("path").to_pylist():
             path = None if path is None else local_path(path)

@@ -1,4 +1,4 @@
-"""What a caller may pass as point clouds, brought into one form."""
+"""Convert everything that a caller may pass as point clouds to `PointCloudData`."""
 
 import os
 import sys
@@ -10,24 +10,24 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
 from hf_any3d.data.files.attributes import unit_colors
 
-# The columns of an array behind x, y and z, by the name of the feature they give.
+# Feature of a processor -> field of `PointCloudData`.
 ATTRIBUTES = {"rgb": "colors", "normals": "normals"}
 
 
 def split_clouds(clouds: Any) -> list[Any]:
-    """Take apart what may be one cloud or many.
+    """Split one or many clouds into a list.
 
-    Many clouds are a list, tuple or column of a dataset, an array or tensor (batch, points, channels), or a dict whose
-    `points` hold many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
+    Many clouds are a list, tuple or column of a dataset, an array or tensor (batch, points, channels), or a dict with
+    the `points` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
 
     Args:
-        clouds: see `to_cloud` for what a single cloud may be.
+        clouds: one or many clouds; see `to_cloud` for single ones.
 
     Returns:
-        One entry a cloud.
+        One entry per cloud.
 
     Raises:
-        ValueError: if there is no cloud, or an array has neither two nor three axes.
+        ValueError: no cloud, or an array with neither two nor three axes.
     """
     if isinstance(clouds, Mapping):
         single = "points" not in clouds or _depth(clouds["points"]) <= 2
@@ -48,23 +48,20 @@ def split_clouds(clouds: Any) -> list[Any]:
 
 
 def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
-    """Bring one cloud into the form of the file readers.
+    """Convert one cloud to `PointCloudData`.
 
     Args:
-        entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) whose channels are those of
-            `features` (further ones are passed over); a dict with `points` and perhaps the other fields of
-            PointCloudData, but for labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
-        features: what the columns of an array are, out of "xyz", "rgb", "normals".
-
-    Returns:
-        A cloud or a mesh.
+        entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) with the channels of
+            `features` (further ones are ignored); a dict with `points` and perhaps the other fields of
+            PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
+        features: the channels of an array: "xyz", "rgb", "normals".
 
     Raises:
-        PointCloudError: if the content makes no sense; PointCloudFileError for files.
-        TypeError: for other types.
+        PointCloudError: invalid content; PointCloudFileError for files.
+        TypeError: another type.
     """
     if isinstance(entry, PointCloudData):
-        # The fields may have been changed since; building it anew checks them.
+        # Its fields may have been changed; building a new one checks them.
         return PointCloudData(**vars(entry))
     if isinstance(entry, (str, os.PathLike)):
         return read_point_cloud(entry)
@@ -91,7 +88,7 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
     if isinstance(row["points"], (str, os.PathLike, Mapping, PointCloudData)):
         return to_cloud(row["points"], features)
     own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
-    # Columns that the row holds under their own names are not looked for behind x, y and z.
+    # Columns that the row has under their own names are not among the channels of `points`.
     cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
     if row.get("colors") is not None:
         cloud["colors"] = unit_colors(as_array(row["colors"], "colors"))
@@ -139,7 +136,7 @@ def _from_trimesh(thing: Any) -> PointCloudData:
 
 
 def _joined(parts: list[PointCloudData]) -> PointCloudData:
-    # As in one file: a scene with any mesh is a mesh, and points without faces stay unsampled.
+    # As in one file: a scene with any mesh is a mesh, and points without faces are not sampled.
     starts = np.cumsum([0] + [len(part) for part in parts])
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
     joined = {"points": np.concatenate([part.points + (0 if part.offset is None else part.offset) for part in parts])}
@@ -158,14 +155,14 @@ def _is_tensor(value: Any) -> bool:
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Make an array of numbers of an array, tensor or nested list.
+    """Convert an array, tensor or nested list to an array of numbers.
 
     Args:
         values: what to convert.
-        name: what errors call it.
+        name: its name in errors.
 
     Raises:
-        PointCloudError: rows of unequal length, or no numbers.
+        PointCloudError: rows of unequal length, or not numbers.
     """
     if _is_tensor(values):
         values = values.detach().cpu()
@@ -175,14 +172,14 @@ def as_array(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise PointCloudError(f"{name} cannot be made an array ({error}); expected rows of equal length") from None
+        raise PointCloudError(f"{name} cannot become an array ({error}); expected rows of equal length") from None
     if array.dtype.kind not in "fiub":
         raise PointCloudError(f"{name} have type {array.dtype}; expected numbers")
     return array
 
 
 def _is_sequence(values: Any) -> bool:
-    # A column of a dataset is a sequence too.
+    # Columns of datasets are sequences too.
     return isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview))
 
 
@@ -205,5 +202,5 @@ def _rows_of_batch(batch: Mapping) -> list[dict]:
     keys = [key for key in ("points", *ATTRIBUTES.values()) if batch.get(key) is not None]
     sizes = {key: len(batch[key]) for key in keys}
     if len(set(sizes.values())) != 1:
-        raise ValueError(f"clouds: the columns hold different numbers of clouds, {sizes}")
+        raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
     return [{key: batch[key][i] for key in keys} for i in range(sizes["points"])]

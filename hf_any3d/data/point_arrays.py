@@ -1,4 +1,4 @@
-"""Which points of a cloud to keep when a model asks for another number than there are."""
+"""Operations on the points of one cloud as arrays: joining channels, resampling, mean and radius."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
 
     Args:
         row: columns as arrays, tensors or nested lists; `points` is (num_points, 3 or more).
-        extra_columns: columns (num_points, c) appended in this order; colours stored as integers go from 0..255 to
+        extra_columns: columns (num_points, c) appended in this order; integer colours are scaled from 0..255 to
             [0, 1].
 
     Returns:
@@ -37,28 +37,28 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
 
 
 def mean_point(axes: np.ndarray) -> np.ndarray:
-    """The mean of the points of a cloud.
+    """Return the mean of the points of a cloud.
 
     Args:
-        axes: (3, num_points), x, y and z one after the other.
+        axes: (3, num_points).
 
     Returns:
-        (3, 1) float64, to the last bit the mean of an array (num_points, 3), whose points numpy adds one by one.
+        (3, 1) float64, bitwise equal to the mean of an array (num_points, 3), whose points numpy adds one by one.
     """
     return np.cumsum(axes, axis=1, dtype=np.float64)[:, -1:] / axes.shape[1]
 
 
 def largest_norm(axes: np.ndarray) -> np.floating:
-    """The largest distance of a point from the origin, of the type of `axes` (3, num_points)."""
+    """Return the largest distance of a point from the origin, in the type of `axes` (3, num_points)."""
     squares = axes * axes
     return np.sqrt((squares[0] + squares[1] + squares[2]).max())
 
 
 def new_generator(seed: int | None = None) -> np.random.Generator:
-    """A numpy generator that is governed by torch's seed unless a seed is given.
+    """Return a numpy generator seeded from torch's generator unless a seed is given.
 
-    Trainer and `torch.utils.data.DataLoader` seed torch, in every worker differently and anew each epoch, but not
-    always numpy. Drawing the seed from torch makes augmentation repeatable and gives no two workers the same stream.
+    Trainer and `torch.utils.data.DataLoader` seed torch, differently in every worker and epoch, but not always numpy.
+    Drawing the seed from torch makes augmentation repeatable and different in each worker.
 
     Args:
         seed: a fixed seed; None draws one from torch's global generator.
@@ -67,21 +67,20 @@ def new_generator(seed: int | None = None) -> np.random.Generator:
 
 
 def resample_index(num_available: int, num_points: int, generator: np.random.Generator | None = None) -> np.ndarray:
-    """Indices of `num_points` points out of `num_available`, each used as evenly as possible.
+    """Return indices of `num_points` points out of `num_available`.
 
-    No point is repeated before all have been taken once.
+    No point is repeated before all have been used once.
 
     Args:
         num_available: points in the cloud, at least 1.
-        num_points: points wanted, at least 1.
-        generator: draws which points; None takes the first ones in their order, from the start again when they run
-            out.
+        num_points: points to take, at least 1.
+        generator: draws the points; None takes them in order, cyclically.
 
     Returns:
         (num_points,) int64.
 
     Raises:
-        ValueError: a cloud without points, or fewer than one point wanted.
+        ValueError: a cloud without points, or `num_points` below 1.
     """
     if num_available < 1:
         raise ValueError("a cloud without points cannot be resampled; expected at least 1 point")

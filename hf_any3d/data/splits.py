@@ -1,4 +1,4 @@
-"""A validation part carved from the training split, so that the test split selects nothing."""
+"""Draw splits: validation rows from the training split, and few-shot folds."""
 
 from __future__ import annotations
 
@@ -6,68 +6,6 @@ from collections import Counter, defaultdict
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
-
-
-def draw_fold(
-    splits: DatasetDict, *, way: int, shot: int, fold: int, seed: int = 0, test_per_class: int = 20
-) -> DatasetDict:
-    """Draw a few classes, and a few rows of each to learn from and to be tested on.
-
-    What is drawn follows from `seed` and `fold` alone, so that every model sees the same folds. Published figures for
-    ModelNet40 rest on lists of rows that their authors share instead; where those are at hand, use them.
-
-    Args:
-        splits: Has `train`, to draw what is learned from, and `test`.
-        way: Number of classes.
-        shot: Rows of a class to learn from.
-        fold: Which of the folds, from 0.
-        seed: Other folds under another seed.
-        test_per_class: Rows of a class to be tested on, 20 in the published protocol.
-
-    Returns:
-        Splits `train` (way * shot rows) and `test`, labelled from 0 to way - 1 with the names of the drawn classes.
-
-    Raises:
-        ValueError: A missing split or class column, a number below 1, or too few classes with enough rows.
-
-    Source: the protocol of OcCo and Point-BERT for ModelNet40 (5 or 10 ways, 10 or 20 shots, 10 folds).
-    """
-    if missing := [split for split in ("train", "test") if split not in splits]:
-        raise ValueError(f"no split {missing[0]!r}; there are {', '.join(splits)}")
-    label = splits["train"].features.get("label")
-    if not isinstance(label, ClassLabel):
-        raise ValueError(f"the training split has label {label}; expected a ClassLabel")
-    wanted = {"train": shot, "test": test_per_class}
-    for name, number, least in (
-        ("way", way, 1),
-        ("shot", shot, 1),
-        ("test_per_class", test_per_class, 1),
-        ("fold", fold, 0),
-    ):
-        if number < least:
-            raise ValueError(f"{name} is {number}; expected at least {least}")
-    labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in wanted}
-    counts = {split: np.bincount(labels[split], minlength=label.num_classes) for split in wanted}
-    fit = np.flatnonzero(np.all([counts[split] >= number for split, number in wanted.items()], axis=0))
-    if len(fit) < way:
-        raise ValueError(
-            f"way is {way}, but only {len(fit)} classes have {shot} rows to learn from and {test_per_class} to be "
-            "tested on"
-        )
-    generator = np.random.default_rng([seed, fold])
-    classes = generator.choice(fit, way, replace=False)
-    names = [label.names[number] for number in classes]
-    drawn = {}
-    for split, number in wanted.items():
-        rows = [generator.choice(np.flatnonzero(labels[split] == kind), number, replace=False) for kind in classes]
-        drawn[split] = _relabelled(splits[split].select(np.concatenate(rows)), np.arange(way).repeat(number), names)
-    return DatasetDict(drawn)
-
-
-def _relabelled(rows: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
-    format_type = rows.format["type"]
-    rows = rows.remove_columns("label").add_column("label", labels.tolist(), feature=ClassLabel(names=names))
-    return rows.with_format(format_type)
 
 
 def validation_split(
@@ -79,17 +17,17 @@ def validation_split(
     stratify: bool = True,
     label_column: str = "label",
 ) -> DatasetDict:
-    """Move a part of the training rows to a split `validation`, by whole groups.
+    """Move some of the training rows to a split `validation`, keeping groups together.
 
-    Groups are drawn in random order. One is taken when that brings the part nearer to `fraction`, within each class
-    where `stratify` is set. At least one group always stays in training, and one is taken where there are two.
+    Groups are drawn in random order. One is moved if that brings the split nearer to `fraction`, within each class if
+    `stratify` is set. At least one group always stays in training, and one is moved if there are two.
 
     Args:
-        dataset: training rows, or splits with `train`; other splits are passed on.
+        dataset: training rows, or splits with `train`; other splits are kept.
         fraction: share of the training rows, between 0 and 1.
-        seed: decides which groups are drawn.
-        group_column: rows with the same value here, such as variants of one model, stay together; None treats every
-            row as a group of its own.
+        seed: seed of the order of groups.
+        group_column: rows with the same value here, such as variants of one model, stay together; None makes every
+            row a group.
         stratify: take the fraction of every class; a group of several classes counts as its most frequent one.
         label_column: column of the classes.
 
@@ -97,8 +35,8 @@ def validation_split(
         Splits `train`, `validation` and the others given; rows keep their order.
 
     Raises:
-        ValueError: a fraction out of range, a missing column or split, a split `validation` that is already there, or
-            too few groups to divide.
+        ValueError: a fraction out of range, a missing column or split, an existing split `validation`, or too few
+            groups.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; expected more than 0 and less than 1")
@@ -130,17 +68,78 @@ def validation_split(
     return DatasetDict(train=rows.select(kept), validation=rows.select(taken), **splits)
 
 
+def draw_fold(
+    splits: DatasetDict, *, way: int, shot: int, fold: int, seed: int = 0, test_per_class: int = 20
+) -> DatasetDict:
+    """Draw a few-shot fold: a few classes, with a few rows of each for training and for testing.
+
+    The draw depends only on `seed` and `fold`, so that every model sees the same folds. Published figures for
+    ModelNet40 use lists of rows shared by their authors instead (`modelnet40_fewshot`).
+
+    Args:
+        splits: `train` and `test`.
+        way: Number of classes.
+        shot: Training rows per class.
+        fold: Number of the fold, from 0.
+        seed: Seed; another one gives other folds.
+        test_per_class: Test rows per class, 20 in the published protocol.
+
+    Returns:
+        Splits `train` (way * shot rows) and `test`, labelled from 0 to way - 1 with the names of the drawn classes.
+
+    Raises:
+        ValueError: A missing split or class column, a number below 1, or too few classes with enough rows.
+
+    Source: the protocol of OcCo and Point-BERT for ModelNet40 (5 or 10 ways, 10 or 20 shots, 10 folds).
+    """
+    if missing := [split for split in ("train", "test") if split not in splits]:
+        raise ValueError(f"no split {missing[0]!r}; there are {', '.join(splits)}")
+    label = splits["train"].features.get("label")
+    if not isinstance(label, ClassLabel):
+        raise ValueError(f"the training split has label {label}; expected a ClassLabel")
+    sizes = {"train": shot, "test": test_per_class}
+    for name, number, least in (
+        ("way", way, 1),
+        ("shot", shot, 1),
+        ("test_per_class", test_per_class, 1),
+        ("fold", fold, 0),
+    ):
+        if number < least:
+            raise ValueError(f"{name} is {number}; expected at least {least}")
+    labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in sizes}
+    counts = {split: np.bincount(labels[split], minlength=label.num_classes) for split in sizes}
+    large = np.flatnonzero(np.all([counts[split] >= number for split, number in sizes.items()], axis=0))
+    if len(large) < way:
+        raise ValueError(
+            f"way is {way}, but only {len(large)} classes have {shot} training and {test_per_class} test rows"
+        )
+    generator = np.random.default_rng([seed, fold])
+    classes = generator.choice(large, way, replace=False)
+    names = [label.names[number] for number in classes]
+    drawn = {}
+    for split, number in sizes.items():
+        rows = [generator.choice(np.flatnonzero(labels[split] == kind), number, replace=False) for kind in classes]
+        drawn[split] = _relabelled(splits[split].select(np.concatenate(rows)), np.arange(way).repeat(number), names)
+    return DatasetDict(drawn)
+
+
 def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generator) -> list[int]:
     if len(groups) < 2:
         return []
-    wanted = fraction * sum(map(len, groups))
+    target = fraction * sum(map(len, groups))
     order = [groups[i] for i in generator.permutation(len(groups))]
     taken, left = [], []
     for group in order:
-        # Half the group beyond what is wanted is as near to it as none of the group.
-        (taken if sum(map(len, taken)) + len(group) / 2 <= wanted else left).append(group)
+        # Taking a group brings the sum nearer to the target if at most half of the group exceeds it.
+        (taken if sum(map(len, taken)) + len(group) / 2 <= target else left).append(group)
     if not taken:
         taken.append(left.pop(min(range(len(left)), key=lambda i: len(left[i]))))
     if not left:
         left.append(taken.pop())
     return [index for group in taken for index in group]
+
+
+def _relabelled(rows: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
+    format_type = rows.format["type"]
+    rows = rows.remove_columns("label").add_column("label", labels.tolist(), feature=ClassLabel(names=names))
+    return rows.with_format(format_type)

@@ -1,4 +1,4 @@
-"""Rows of a dataset read straight from its Arrow buffers, which is what keeps training fed."""
+"""Torch datasets over `datasets.Dataset`: rows read directly from Arrow buffers, and augmented rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from datasets import Array2D, Dataset, Features
 from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.data.transforms import Transform
 
-# Gives the value of a column in one row of one chunk.
 Reader = Callable[[int], Any]
+"""Returns the value of a column in a row of one chunk."""
 
 
 class ArrowRows(torch.utils.data.Dataset):
-    """The rows that `dataset.with_format("numpy")` gives, without the table that it builds for each.
+    """The rows of `dataset.with_format("numpy")`, without building a table for each.
 
     Clouds (Array2D columns of floats) are read-only views of the dataset's memory, or of its memory-mapped file, so
-    that a row costs the same however large its cloud is. Columns of other types, and columns with missing values, are
-    read through `datasets`.
+    that reading a row takes the same time whatever the size of its cloud. Columns of other types, and columns with
+    missing values, are read through `datasets`.
 
     Args:
         dataset: any dataset; selected, shuffled and concatenated ones too.
@@ -30,7 +30,7 @@ class ArrowRows(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset.with_format("numpy")
-        self._columns, self._size = dataset.column_names, len(dataset)  # `datasets` works them out at each call
+        self._columns, self._size = dataset.column_names, len(dataset)  # `datasets` recomputes them at each call
         table = dataset.data
         self._order = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
         self._chunks: dict[str, ColumnChunks] = {}
@@ -42,18 +42,18 @@ class ArrowRows(torch.utils.data.Dataset):
         self._rest = self.dataset.select_columns(rest) if rest else None
 
     def __reduce__(self):
-        # Views would be copied into a pickle; a memory-mapped dataset goes by its path.
+        # A pickle would copy the views; of a memory-mapped dataset it has only the path.
         return ArrowRows, (self.dataset,)
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One row, its columns in the order of the dataset."""
+        """Return one row, its columns in the order of the dataset."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The rows of a batch; DataLoader asks for them together.
+        """Return the rows of a batch, as DataLoader requests them.
 
         Raises:
             IndexError: an index outside the dataset.
@@ -74,82 +74,19 @@ class ArrowRows(torch.utils.data.Dataset):
         }
 
 
-class ColumnChunks:
-    """A column as its chunks, each with a function that reads a row of it.
-
-    Args:
-        starts: (chunks + 1,) the number of the first row of each chunk, and the number of rows.
-        readers: one for each chunk.
-    """
-
-    def __init__(self, starts: np.ndarray, readers: list[Reader]):
-        self.starts, self.readers = starts, readers
-
-    @classmethod
-    def of(cls, column: pa.ChunkedArray, feature: Any) -> ColumnChunks | None:
-        """The chunks of a column, or None where its type or missing values need `datasets`."""
-        chunks = [chunk for chunk in column.chunks if len(chunk)]
-        readers = [_reader(chunk, feature) for chunk in chunks]
-        if None in readers:
-            return None
-        return cls(np.cumsum([0, *map(len, chunks)]), readers)
-
-    def read(self, number: int) -> Any:
-        """The value of row `number`, counted from 0."""
-        chunk = int(self.starts.searchsorted(number, side="right")) - 1
-        return self.readers[chunk](number - int(self.starts[chunk]))
-
-
-def read_table(table: pa.Table, features: Features) -> list[dict[str, Any]] | None:
-    """The rows of a table, as `ArrowRows` gives them; None where a column needs `datasets`."""
-    columns = {name: ColumnChunks.of(table.column(name), features[name]) for name in table.column_names}
-    if None in columns.values():
-        return None
-    return [{name: column.read(number) for name, column in columns.items()} for number in range(len(table))]
-
-
-def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
-    if chunk.null_count:
-        return None
-    if isinstance(feature, Array2D):
-        return _cloud_reader(chunk.storage, feature.shape[1])
-    if pa.types.is_integer(chunk.type):
-        values = chunk.to_numpy()
-        return lambda number: np.int64(values[number])
-    return None
-
-
-def _cloud_reader(outer: pa.Array, channels: int) -> Reader | None:
-    inner = outer.values  # of all points; slices of a column keep what lies beside them, and offsets say where
-    if inner.null_count or inner.values.null_count:
-        return None
-    numbers = inner.values.type
-    if not (pa.types.is_integer(numbers) or pa.types.is_float32(numbers) or pa.types.is_float64(numbers)):
-        return None
-    values = inner.values.to_numpy()
-    dtype = np.int64 if pa.types.is_integer(numbers) else np.float32  # as the numpy format gives them
-    first_point, first_value = outer.offsets.to_numpy(), inner.offsets.to_numpy()
-
-    def read(number: int) -> np.ndarray:
-        start, stop = first_value[first_point[number]], first_value[first_point[number + 1]]
-        return values[start:stop].reshape(-1, channels).astype(dtype, copy=False)  # (num_points, channels)
-
-    return read
-
-
 class AugmentedDataset(torch.utils.data.Dataset):
     """A dataset with augmented points, for Trainer's `train_dataset`.
 
     The augmentation belongs to the training rows rather than to the collator, which Trainer uses for evaluation too.
-    A row has `points`, the extra columns and `label` (or `labels`) where there is one; `points` and the extra columns
-    go through the transform together and come out as separate float32 columns again.
+    A row has `points`, the extra columns and `label` or `labels` if there is one; `points` and the extra columns are
+    transformed together and returned as separate float32 columns.
 
     Args:
         dataset: rows with a column `points`; Array2D is read many times faster than nested lists.
-        transform: called with one cloud (num_points, channels); its randomness follows torch's seed, so that each
-            DataLoader worker draws its own.
-        extra_columns: columns that belong to the points, such as "normals" (then channels 3, 4, 5 of the transform)
-            or "colors" (integers become [0, 1]).
+        transform: called with one cloud (num_points, channels); seeded from torch, differently in each DataLoader
+            worker.
+        extra_columns: columns of the points, such as "normals" (channels 3, 4, 5 of the transform) or "colors"
+            (integers are scaled to [0, 1]).
 
     Raises:
         ValueError: a column that the dataset does not have.
@@ -171,11 +108,74 @@ class AugmentedDataset(torch.utils.data.Dataset):
         return self._augment(self.rows[index])
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        """Rows of a batch; DataLoader asks for them together."""
+        """Return the rows of a batch, as DataLoader requests them."""
         return [self._augment(row) for row in self.rows.__getitems__(indices)]
 
     def _augment(self, row: dict) -> dict:
-        # A copy: what is read is the dataset's own memory, and a transform may write.
+        # A copy, since rows are views of the dataset's memory and a transform may write.
         cloud = self.transform(np.array(stack_channels(row, self.array_columns[1:])))  # (num_points, channels)
         ends = np.cumsum([row[name].shape[1] for name in self.array_columns])
         return {**row, **dict(zip(self.array_columns, np.split(cloud, ends[:-1], axis=1), strict=True))}
+
+
+class ColumnChunks:
+    """The chunks of a column, each with a function that reads one of its rows.
+
+    Args:
+        starts: (chunks + 1,) the number of the first row of each chunk, and the number of rows.
+        readers: one per chunk.
+    """
+
+    def __init__(self, starts: np.ndarray, readers: list[Reader]):
+        self.starts, self.readers = starts, readers
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray, feature: Any) -> ColumnChunks | None:
+        """Return the chunks of a column, or None if its type or missing values need `datasets`."""
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        readers = [_reader(chunk, feature) for chunk in chunks]
+        if None in readers:
+            return None
+        return cls(np.cumsum([0, *map(len, chunks)]), readers)
+
+    def read(self, number: int) -> Any:
+        """Return the value of row `number`, counted from 0."""
+        chunk = int(self.starts.searchsorted(number, side="right")) - 1
+        return self.readers[chunk](number - int(self.starts[chunk]))
+
+
+def read_table(table: pa.Table, features: Features) -> list[dict[str, Any]] | None:
+    """Return the rows of a table as `ArrowRows` does, or None if a column needs `datasets`."""
+    columns = {name: ColumnChunks.of(table.column(name), features[name]) for name in table.column_names}
+    if None in columns.values():
+        return None
+    return [{name: column.read(number) for name, column in columns.items()} for number in range(len(table))]
+
+
+def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
+    if chunk.null_count:
+        return None
+    if isinstance(feature, Array2D):
+        return _cloud_reader(chunk.storage, feature.shape[1])
+    if pa.types.is_integer(chunk.type):
+        values = chunk.to_numpy()
+        return lambda number: np.int64(values[number])
+    return None
+
+
+def _cloud_reader(outer: pa.Array, channels: int) -> Reader | None:
+    inner = outer.values  # of the complete column, also for slices; the offsets locate the rows
+    if inner.null_count or inner.values.null_count:
+        return None
+    numbers = inner.values.type
+    if not (pa.types.is_integer(numbers) or pa.types.is_float32(numbers) or pa.types.is_float64(numbers)):
+        return None
+    values = inner.values.to_numpy()
+    dtype = np.int64 if pa.types.is_integer(numbers) else np.float32  # as in the numpy format
+    first_point, first_value = outer.offsets.to_numpy(), inner.offsets.to_numpy()
+
+    def read(number: int) -> np.ndarray:
+        start, stop = first_value[first_point[number]], first_value[first_point[number + 1]]
+        return values[start:stop].reshape(-1, channels).astype(dtype, copy=False)  # (num_points, channels)
+
+    return read

@@ -1,9 +1,9 @@
 """Augmentations of one point cloud.
 
 Every transform is called as `transform(points, generator=None)` with points (num_points, channels), whose first three
-channels are xyz, and returns a new float32 array; other channels travel with their point. `generator` is a
-`numpy.random.Generator`; without one, its seed is drawn from torch, so that Trainer's seed and the seed of a
-DataLoader worker govern it.
+channels are xyz, and returns a new float32 array; other channels stay with their point. `generator` is a
+`numpy.random.Generator`; by default it is seeded from torch, so that it follows the seed of Trainer and of DataLoader
+workers.
 """
 
 import ast
@@ -21,15 +21,15 @@ AXES = {"x": 0, "y": 1, "z": 2}
 
 
 class Transform(Protocol):
-    """Anything that turns one cloud into another."""
+    """A function from cloud to cloud."""
 
     def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """(num_points, channels) to (num_points', channels), float32."""
+        """Transform (num_points, channels) to (num_points', channels) float32."""
 
 
 @dataclass
 class PointTransform:
-    """Base of the transforms: checks the points, makes the generator, and leaves the caller's array alone."""
+    """Base of the transforms: checks and copies the points and creates the generator."""
 
     def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """Transform one cloud.
@@ -39,10 +39,10 @@ class PointTransform:
             generator: source of randomness; None draws its seed from torch.
 
         Returns:
-            float32, as many points unless the class says otherwise.
+            float32, with as many points unless the class documents otherwise.
 
         Raises:
-            ValueError: points of another shape, or none at all.
+            ValueError: points of another shape, or no points.
         """
         points = np.array(points, dtype=np.float32)
         if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0:
@@ -62,7 +62,7 @@ class PointTransform:
 class RandomScale(PointTransform):
     """Multiply xyz by a random factor between `low` and `high`, one for all axes or one for each.
 
-    With `normals_columns`, the three channels that hold normals are kept perpendicular to the scaled surface.
+    With `normals_columns`, the three channels of normals stay perpendicular to the scaled surface.
     """
 
     low: float = 0.8
@@ -89,7 +89,7 @@ class RandomScale(PointTransform):
 
 @dataclass
 class RandomShift(PointTransform):
-    """Move the whole cloud by up to `limit` along each axis, in the units of the points."""
+    """Shift the cloud by up to `limit` along each axis, in the units of the points."""
 
     limit: float = 0.1
 
@@ -104,9 +104,9 @@ class RandomShift(PointTransform):
 
 @dataclass
 class RandomRotation(PointTransform):
-    """Turn the cloud about an axis through the origin by an angle between -`limit` and `limit` radians.
+    """Rotate the cloud about an axis through the origin by an angle between -`limit` and `limit` radians.
 
-    With `normals_columns`, the three channels that hold normals turn along.
+    With `normals_columns`, the three channels of normals are rotated too.
     """
 
     axis: str = "y"
@@ -133,7 +133,7 @@ class RandomRotation(PointTransform):
 
 @dataclass
 class Jitter(PointTransform):
-    """Move every point on its own by Gaussian noise of `std`, at most `clip` along an axis."""
+    """Add Gaussian noise of `std` to every point, at most `clip` along an axis."""
 
     std: float = 0.01
     clip: float = 0.05
@@ -151,9 +151,9 @@ class Jitter(PointTransform):
 
 @dataclass
 class RandomDropout(PointTransform):
-    """Drop a random share of the points, up to `max_ratio`, and put the first kept point in their places.
+    """Replace a random share of the points, up to `max_ratio`, by the first kept point.
 
-    The number of points stays the same (PointNet++, Sec. 3.3 calls it random input dropout).
+    Source: random input dropout of PointNet++, Sec. 3.3.
     """
 
     max_ratio: float = 0.875
@@ -193,10 +193,10 @@ class RandomSubsample(PointTransform):
 
 @dataclass
 class FarthestSubsample(PointTransform):
-    """Keep `num_points` points that are spread evenly, starting from the first; a smaller cloud stays as it is.
+    """Keep `num_points` evenly spread points, starting from the first; a smaller cloud is not changed.
 
-    Behind `shuffle` the start is random. With `min_squared_norm`, points whose x²+y²+z² is no larger are passed over,
-    as the CUDA kernel of many released programs does (there it is 1e-3).
+    After `shuffle` the start is random. With `min_squared_norm`, points whose x²+y²+z² is no larger are ignored, as in
+    the CUDA kernel of many released programs (there it is 1e-3).
     """
 
     num_points: int = 1024
@@ -217,16 +217,16 @@ class FarthestSubsample(PointTransform):
 
 @dataclass
 class CenterAndScale(PointTransform):
-    """Move the mean of the points to the origin and scale them into the unit sphere; nothing is random.
+    """Move the mean of the points to the origin and scale them into the unit sphere.
 
-    A cloud whose points all coincide is only moved. With `scale=False` all clouds are.
+    With `scale=False`, or if all points coincide, a cloud is only moved.
     """
 
     scale: bool = True
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Normalise xyz."""
-        axes = np.ascontiguousarray(points[:, :3].T)  # (3, num_points): each axis in one piece
+        axes = np.ascontiguousarray(points[:, :3].T)  # (3, num_points)
         axes -= mean_point(axes).astype(np.float32)
         radius = largest_norm(axes) if self.scale else 0
         points[:, :3] = (axes / radius if radius > 0 else axes).T
@@ -257,11 +257,11 @@ TRANSFORMS: dict[str, Callable[..., PointTransform]] = {
     "farthest": FarthestSubsample,
     "center": CenterAndScale,
 }
-"""Names that `build_transform` knows."""
+"""Names for `build_transform`."""
 
 
 def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compose:
-    """Make a chain of transforms from names, as a command line or a JSON file gives them.
+    """Build a chain of transforms from names, as given on a command line or in a JSON file.
 
     Args:
         spec: names in order, each with or without settings: `["scale", "rotate:axis=z,limit=0.5", "jitter"]`; or a
@@ -283,7 +283,7 @@ def _parse(text: str) -> tuple[str, dict]:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
-            raise ValueError(f"transform {text!r}: {part!r} is no setting; expected name:key=value,key=value")
+            raise ValueError(f"transform {text!r}: {part!r} is not a setting; expected name:key=value,key=value")
         try:
             settings[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):

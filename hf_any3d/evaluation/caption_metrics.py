@@ -1,4 +1,4 @@
-"""Metrics of captions that need no judge."""
+"""Metrics of captions without a judge: BLEU, ROUGE, METEOR, and cosines of sentence encoders."""
 
 from __future__ import annotations
 
@@ -16,16 +16,78 @@ from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, resolve_encoder
 from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, embed_texts, open_text_tower, text_tower_settings
 
-# The third order has shares of 0.33, not of a third: so the published figures were made.
-_SHARES = {1: 1.0, 2: 0.5, 3: 0.33, 4: 0.25}
-_INSTEAD_OF_NONE = 0.1
+SENTENCE_BERT = "sentence-transformers/all-mpnet-base-v2"
+SIMCSE = "princeton-nlp/sup-simcse-roberta-large"
+Meteor = Callable[[str, str], float]
+Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+# Weights of BLEU's orders; 0.33 rather than a third, as in the published figures.
+_WEIGHTS = {1: 1.0, 2: 0.5, 3: 0.33, 4: 0.25}
+_SMOOTHING = 0.1  # matches of an order without any
+_MADE_WITH = {"bleu": "words between blanks, smoothed as nltk's method1", "rouge": "counted as by rouge 1.0.1"}
+
+
+class MetricUnavailableError(ImportError):
+    """A library or data file of a metric is missing."""
+
+
+def caption_metrics(
+    results: Sequence[Mapping[str, Any]], sentence_encoder: str | None = SENTENCE_BERT, simcse: str | None = SIMCSE
+) -> dict[str, dict[str, Any]]:
+    """Compute means over answers, times 100: BLEU, ROUGE, METEOR, and cosines of Sentence-BERT and SimCSE.
+
+    Each metric records the libraries and models that it was made with, since others give other figures than the
+    published ones. One that is not available records the reason, and the others are computed.
+
+    Args:
+        results: Answers, with `ground_truth`, the caption, and `model_output`; an empty one counts as "##".
+        sentence_encoder: Directory or hub name for the cosines of Sentence-BERT; None leaves them out.
+        simcse: The same for SimCSE.
+
+    Returns:
+        For each metric `score` and `made_with`, or `not_available`. Scores are None if there are no answers.
+
+    Raises:
+        ValueError: A ground truth is no text or empty.
+    """
+    pairs = []
+    for entry in results:
+        if not isinstance(entry["ground_truth"], str) or not entry["ground_truth"].strip():
+            raise ValueError(f"{entry['object_id']}: ground_truth is {entry['ground_truth']!r}; expected a caption")
+        pairs.append((entry["model_output"].strip() or "##", entry["ground_truth"]))
+    scores: dict[str, list[float]] = {}
+    for pair in pairs:
+        for name, score in (bleu(*pair) | rouge(*pair)).items():
+            scores.setdefault(name, []).append(score)
+    metrics = {name: _mean(values, _MADE_WITH[name.partition("-")[0]]) for name, values in scores.items()}
+
+    try:
+        meteor, made_with = open_meteor()
+        metrics["meteor"] = _mean([meteor(*pair) for pair in pairs], made_with)
+    except MetricUnavailableError as error:
+        metrics["meteor"] = {"not_available": str(error)}
+    texts, captions = ([pair[side] for pair in pairs] for side in (0, 1))
+    openers = {"sentence-bert": (open_sentence_encoder, sentence_encoder), "simcse": (open_simcse, simcse)}
+    for name, (opener, encoder) in openers.items():
+        if encoder is None or not pairs:
+            continue
+        try:
+            cosines, made_with = opener(encoder)
+        except (OSError, ValueError) as error:
+            metrics[name] = {"not_available": f"{encoder}: {str(error).strip()}"}
+        else:
+            metrics[name] = _mean(cosines(texts, captions).tolist(), made_with)
+    return metrics
+
+
+def _mean(scores: Sequence[float], made_with: str) -> dict[str, Any]:
+    return {"score": 100 * sum(scores) / len(scores) if scores else None, "made_with": made_with}
 
 
 def bleu(text: str, reference: str) -> dict[str, float]:
-    """BLEU-1 to BLEU-4 of a text against one reference, from 0 to 1.
+    """Compute BLEU-1 to BLEU-4 of a text against one reference, from 0 to 1.
 
-    Words stand between blanks and are compared as written. An order without a match counts as a tenth of a match;
-    a text without one common word has 0 throughout.
+    Words are separated by spaces and compared as written. An order without a match counts a tenth of a match; a text
+    without a common word has 0 for all orders.
 
     Returns:
         "bleu-1" to "bleu-4".
@@ -34,32 +96,25 @@ def bleu(text: str, reference: str) -> dict[str, float]:
     Techniques for Sentence-Level BLEU". Numbers equal `sentence_bleu` of nltk 3.8.1 with `method1`.
     """
     words, expected = text.split(), reference.split()
-    matches = [_matches(words, expected, order) for order in _SHARES]
+    matches = [_matches(words, expected, order) for order in _WEIGHTS]
     if not matches[0][0]:
-        return {f"bleu-{order}": 0.0 for order in _SHARES}
+        return {f"bleu-{order}": 0.0 for order in _WEIGHTS}
     brevity = 1.0 if len(words) > len(expected) else math.exp(1 - len(expected) / len(words))
-    logs = [math.log((common or _INSTEAD_OF_NONE) / count) for common, count in matches]
-    return {f"bleu-{order}": brevity * math.exp(share * sum(logs[:order])) for order, share in _SHARES.items()}
+    logs = [math.log((common or _SMOOTHING) / count) for common, count in matches]
+    return {f"bleu-{order}": brevity * math.exp(weight * sum(logs[:order])) for order, weight in _WEIGHTS.items()}
 
 
 def _matches(words: Sequence[str], expected: Sequence[str], order: int) -> tuple[int, int]:
-    """How many runs of words the reference has too, each as often as there, and how many there are, at least one."""
+    """Count the n-grams that also occur in the reference, each at most as often as there, and all n-grams (min. 1)."""
     own, there = (Counter(zip(*(some[start:] for start in range(order)), strict=False)) for some in (words, expected))
     return (own & there).total(), max(1, own.total())
 
 
-Meteor = Callable[[str, str], float]
-
-
-class MetricUnavailableError(ImportError):
-    """What a metric is made with is not on this machine."""
-
-
 def open_meteor() -> tuple[Meteor, str]:
-    """METEOR as a function of a text and its reference, from 0 to 1, and what it was made with.
+    """Return METEOR as a function of a text and its reference, from 0 to 1, and the versions that it uses.
 
     Raises:
-        MetricUnavailableError: nltk or its WordNet is missing; says how to get it.
+        MetricUnavailableError: nltk or its WordNet is missing; the message has the command that installs it.
     """
     try:
         import nltk
@@ -76,10 +131,9 @@ def open_meteor() -> tuple[Meteor, str]:
 
 
 def meteor_by(wordnet: Any) -> Meteor:
-    """METEOR with a source of synonyms, nltk's reader of WordNet or one with its `synsets`.
+    """Return METEOR with a source of synonyms: nltk's reader of WordNet or an object with its `synsets`.
 
-    Words stand between blanks, as in the published figures; they match in small letters, by their stems, and as
-    synonyms.
+    Words are separated by spaces, as in the published figures; they match in lower case, by stem and as synonyms.
 
     Source: Banerjee and Lavie, "METEOR"; nltk's `meteor_score`.
     """
@@ -92,17 +146,17 @@ def meteor_by(wordnet: Any) -> Meteor:
 
 
 def rouge(text: str, reference: str) -> dict[str, float]:
-    """F of ROUGE-1, ROUGE-2 and ROUGE-L of a text against one reference, from 0 to 1.
+    """Compute the F-scores of ROUGE-1, ROUGE-2 and ROUGE-L of a text against one reference, from 0 to 1.
 
-    Sentences end at full stops and words at blanks; words are compared as written, and each counts once however often
-    it stands there. ROUGE-L takes together the longest common subsequences of all pairs of sentences. A text that is
-    empty, or all full stops, has 0.
+    Sentences end at full stops and words at spaces; words are compared as written, and repeated ones count once.
+    ROUGE-L unites the longest common subsequences of all pairs of sentences. A text that is empty, or all full stops,
+    has 0.
 
     Returns:
         "rouge-1", "rouge-2" and "rouge-l".
 
-    Source: Lin, "ROUGE"; numbers equal those of the package `rouge` 1.0.1, which differ from those of `rouge-score`:
-    that one stems words and counts them as often as they stand there.
+    Source: Lin, "ROUGE"; numbers equal those of the package `rouge` 1.0.1 and differ from those of `rouge-score`,
+    which stems words and counts repeated ones.
     """
     own, there = _sentences(text), _sentences(reference)
     if not own or not there:
@@ -110,30 +164,30 @@ def rouge(text: str, reference: str) -> dict[str, float]:
     words, expected = sum(own, []), sum(there, [])
     scores = {}
     for order in (1, 2):
-        runs, wanted = _runs(words, order), _runs(expected, order)
-        scores[f"rouge-{order}"] = _f(len(runs & wanted), len(runs), len(wanted))
+        ngrams, wanted = _ngrams(words, order), _ngrams(expected, order)
+        scores[f"rouge-{order}"] = _f_score(len(ngrams & wanted), len(ngrams), len(wanted))
     common = {word for wanted in there for some in own for word in _common_subsequence(wanted, some)}
-    scores["rouge-l"] = _f(len(common), len(set(words)), len(set(expected)))
+    scores["rouge-l"] = _f_score(len(common), len(set(words)), len(set(expected)))
     return scores
 
 
 def _sentences(text: str) -> list[list[str]]:
-    # Nothing but blanks between two full stops is a sentence of one empty word.
+    # Spaces between two full stops are a sentence of one empty word.
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
-def _runs(words: Sequence[str], order: int) -> set[tuple[str, ...]]:
+def _ngrams(words: Sequence[str], order: int) -> set[tuple[str, ...]]:
     return set(zip(*(words[start:] for start in range(order)), strict=False))
 
 
-def _f(common: int, count: int, expected: int) -> float:
+def _f_score(common: int, count: int, expected: int) -> float:
     precision = common / count if count else 0.0
     recall = common / expected if expected else 0.0
     return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
 
 
 def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """A longest common subsequence; of several the one that the published counting finds."""
+    """Return a longest common subsequence; of several the one that `rouge` 1.0.1 finds."""
     lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for row, word in enumerate(first, start=1):
         for column, other in enumerate(second, start=1):
@@ -154,51 +208,45 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str
     return found
 
 
-SENTENCE_BERT = "sentence-transformers/all-mpnet-base-v2"
-SIMCSE = "princeton-nlp/sup-simcse-roberta-large"
-
-Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
-
-
 def open_sentence_encoder(name: str = SENTENCE_BERT, revision: str | None = None) -> tuple[Similarity, str]:
-    """Cosines by a sentence encoder, whose own files say how words become a sentence.
+    """Open a sentence encoder, with the pooling that its files name, as a function that computes cosines.
 
     Args:
         name: Directory or hub name; published figures are made with the default.
         revision: Branch, tag or commit.
 
     Returns:
-        From texts and as many references to their cosines, -1 to 1; and which weights these are.
+        A function from texts and as many references to their cosines, -1 to 1; and name and revision of the weights.
 
     Raises:
-        OSError: It cannot be had.
+        OSError: It cannot be loaded.
         ValueError: It is no sentence encoder.
     """
     source = resolve_encoder(name, revision)
-    place = str(source.path if source.revision is None else source.name)
-    encoder = PretrainedPart(place, source.revision, source.checksum)
+    name_or_path = str(source.path if source.revision is None else source.name)
+    encoder = PretrainedPart(name_or_path, source.revision, source.checksum)
     pooling = text_tower_settings(name, source.revision)["text_pooling"]
     config = Any2PointConfig(parts={"encoder": encoder.to_dict()}, text_pooling=pooling)
     return _cosines(open_text_tower(config)), _name_and_revision(source)
 
 
 def open_simcse(name: str = SIMCSE, revision: str | None = None) -> tuple[Similarity, str]:
-    """Cosines of the pooler's outputs, as SimCSE was trained; see `open_sentence_encoder`.
+    """Open SimCSE, trained on the pooler's outputs, as a function that computes cosines; see `open_sentence_encoder`.
 
     Raises:
-        OSError: It cannot be had.
+        OSError: It cannot be loaded.
         ValueError: It has no trained pooler or no tokenizer.
     """
     source = resolve_encoder(name, revision)
     config = AutoConfig.from_pretrained(source.path)
     model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)
-    if missing := sorted(key for key in report["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{source.name}: lacks {', '.join(missing[:8])}; expected a trained encoder with its pooler")
-    # With its commit, since only the weights were brought here so far.
-    place = source.path if source.revision is None else source.name
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=source.revision or "main")
-    behind_padding = config.model_type in ("roberta", "xlm-roberta", "camembert")
-    places = config.max_position_embeddings - (config.pad_token_id + 1 if behind_padding else 0)
+    # By name and commit, since only the weights have been downloaded so far.
+    name_or_path = source.path if source.revision is None else source.name
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=source.revision or "main")
+    starts_after_padding = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    max_length = config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
     family = TextTowerFamily(
         name="SimCSE",
         model_types=(config.model_type,),
@@ -206,7 +254,7 @@ def open_simcse(name: str = SIMCSE, revision: str | None = None) -> tuple[Simila
         text_config=lambda config: config,
         width=lambda config: config.hidden_size,
         features=_pooler_output,
-        max_length=lambda config: places,
+        max_length=lambda config: max_length,
     )
     return _cosines(TextTower(model, tokenizer, family)), _name_and_revision(source)
 
@@ -224,59 +272,3 @@ def _cosines(tower: TextTower) -> Similarity:
 
 def _name_and_revision(source: EncoderSource) -> str:
     return f"{source.name} at {source.revision or source.file_checksum}"
-
-
-_COUNTED = {"bleu": "words between blanks, smoothed as nltk's method1", "rouge": "counted as by rouge 1.0.1"}
-
-
-def caption_metrics(
-    results: Sequence[Mapping[str, Any]], sentence_encoder: str | None = SENTENCE_BERT, simcse: str | None = SIMCSE
-) -> dict[str, dict[str, Any]]:
-    """Means over answers, times 100: BLEU, ROUGE, METEOR, and cosines of Sentence-BERT and SimCSE.
-
-    Metrics by models are no figures of the published table unless the models are those it was made with, so each says
-    what it was made with. One that cannot be had here says why, and the others are made nonetheless.
-
-    Args:
-        results: Answers, with `ground_truth`, the caption, and `model_output`; an empty one counts as "##".
-        sentence_encoder: Directory or hub name for the cosines of Sentence-BERT; None leaves them out.
-        simcse: The same for SimCSE.
-
-    Returns:
-        For each metric `score` and `made_with`, or `not_available`. Scores are None for no answers.
-
-    Raises:
-        ValueError: A ground truth is no text or empty.
-    """
-    pairs = []
-    for entry in results:
-        if not isinstance(entry["ground_truth"], str) or not entry["ground_truth"].strip():
-            raise ValueError(f"{entry['object_id']}: ground_truth is {entry['ground_truth']!r}; expected a caption")
-        pairs.append((entry["model_output"].strip() or "##", entry["ground_truth"]))
-    scores: dict[str, list[float]] = {}
-    for pair in pairs:
-        for name, score in (bleu(*pair) | rouge(*pair)).items():
-            scores.setdefault(name, []).append(score)
-    told = {name: _told(values, _COUNTED[name.partition("-")[0]]) for name, values in scores.items()}
-
-    try:
-        meteor, made_with = open_meteor()
-        told["meteor"] = _told([meteor(*pair) for pair in pairs], made_with)
-    except MetricUnavailableError as error:
-        told["meteor"] = {"not_available": str(error)}
-    texts, captions = ([pair[side] for pair in pairs] for side in (0, 1))
-    openers = {"sentence-bert": (open_sentence_encoder, sentence_encoder), "simcse": (open_simcse, simcse)}
-    for name, (opener, encoder) in openers.items():
-        if encoder is None or not pairs:
-            continue
-        try:
-            cosines, made_with = opener(encoder)
-        except (OSError, ValueError) as error:
-            told[name] = {"not_available": f"{encoder}: {str(error).strip()}"}
-        else:
-            told[name] = _told(cosines(texts, captions).tolist(), made_with)
-    return told
-
-
-def _told(scores: Sequence[float], made_with: str) -> dict[str, Any]:
-    return {"score": 100 * sum(scores) / len(scores) if scores else None, "made_with": made_with}

@@ -1,4 +1,4 @@
-"""The final look at a trained model, split by split."""
+"""Accuracy of classifiers: as functions, as metrics of `evaluate`, for Trainer, and a model's final scores."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
+Judgement = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
+"""For each split its metrics, and for each split a score of each class."""
+_KEPT = ("accuracy", "mean_class_accuracy", "loss")
+_INPUTS = """
+Args:
+    predictions: predicted classes, integers from 0.
+    references: true classes, integers from 0.
+"""
+
 
 def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """Count how often each class was taken for each other.
+    """Count how often each class was predicted as each other.
 
     Args:
         predictions: (samples,) predicted classes, integers from 0.
         references: (samples,) true classes.
-        num_classes: size of the matrix; None takes the largest class seen plus one.
+        num_classes: Size of the matrix; None takes the largest class plus one.
 
     Returns:
         (num_classes, num_classes) int64; row = true class, column = predicted class.
 
     Raises:
-        ValueError: arrays of different or no length, of another type, or classes outside the range.
+        ValueError: The arrays are empty, of different lengths or no integers, or classes are outside the range.
     """
     predictions, references = _classes(predictions, "predictions"), _classes(references, "references")
     if len(predictions) != len(references):
@@ -41,42 +50,99 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
 
 
 def overall_accuracy(matrix: np.ndarray) -> float:
-    """Share of all samples that are right, from a confusion matrix (num_classes, num_classes)."""
+    """Return the share of correct samples in a confusion matrix (num_classes, num_classes)."""
     return float(np.trace(matrix) / matrix.sum())
 
 
 def class_accuracies(matrix: np.ndarray) -> np.ndarray:
-    """Share of each true class that is right, (num_classes,); NaN for a class that no reference has."""
+    """Return the share of correct samples of each class, (num_classes,); NaN for a class without references."""
     totals = matrix.sum(axis=1)
-    right = np.full(len(matrix), np.nan)
-    return np.divide(np.diag(matrix), totals, out=right, where=totals > 0)
+    return np.divide(np.diag(matrix), totals, out=np.full(len(matrix), np.nan), where=totals > 0)
 
 
 def mean_class_accuracy(matrix: np.ndarray) -> float:
-    """Mean over classes of the share that is right; every class weighs the same, however many samples it has.
-
-    Classes that no reference has are left out of the mean: there is nothing to be right about.
-    """
+    """Return the mean of the classes' accuracies, whatever their sizes, without classes that have no references."""
     return float(np.nanmean(class_accuracies(matrix)))
 
 
-def _classes(values: np.ndarray, name: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-        raise ValueError(f"{name} has shape {values.shape} and type {values.dtype}; expected one integer a sample")
-    return values.astype(np.int64)
+def by_name(names: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """Return the scores (classes,) that are not NaN by the names of their classes."""
+    return {name: float(score) for name, score in zip(names, scores, strict=True) if not np.isnan(score)}
 
 
-Judgement = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
-_KEPT = ("accuracy", "mean_class_accuracy", "loss")
+def compute_classification_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
+    """Compute overall and mean class accuracy of logits; a `compute_metrics` for Trainer.
+
+    Args:
+        eval_prediction: predictions (samples, num_classes), or a tuple that begins with them, and label_ids
+            (samples,).
+
+    Returns:
+        `accuracy` and `mean_class_accuracy`, both in [0, 1].
+
+    Raises:
+        ValueError: The logits have another shape or NaN.
+    """
+    logits = eval_prediction.predictions
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+    if logits.ndim != 2:
+        raise ValueError(f"logits have shape {logits.shape}; expected (samples, num_classes)")
+    if np.isnan(logits).any():
+        raise ValueError("logits have NaN; the model has diverged or its input was not finite")
+    matrix = confusion_matrix(logits.argmax(axis=1), eval_prediction.label_ids, num_classes=logits.shape[1])
+    return {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+
+
+class _ClassificationMetric(evaluate.Metric):
+    """Base of metrics on pairs of integer classes."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "",
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+            format="numpy",
+        )
+
+
+class OverallAccuracy(_ClassificationMetric):
+    """Share of samples whose class is predicted correctly, in [0, 1]: `{"accuracy": float}`."""
+
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return {"accuracy": overall_accuracy(confusion_matrix(predictions, references))}
+
+
+class MeanClassAccuracy(_ClassificationMetric):
+    """Mean of the classes' accuracies, in [0, 1]: `{"mean_class_accuracy": float}`.
+
+    Classes that never occur in the references are left out of the mean.
+    """
+
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return {"mean_class_accuracy": mean_class_accuracy(confusion_matrix(predictions, references))}
+
+
+class ConfusionMatrix(_ClassificationMetric):
+    """Counts of true classes (rows) by predicted class (columns): `{"confusion_matrix": array}`.
+
+    `compute(num_classes=40)` sets the size; otherwise the largest class does.
+    """
+
+    def _compute(
+        self, predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None
+    ) -> dict[str, np.ndarray]:
+        return {"confusion_matrix": confusion_matrix(predictions, references, num_classes)}
 
 
 def judge_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]) -> Judgement:
-    """Judge the trainer's model on splits, and print what comes out.
+    """Evaluate the trainer's model on splits and print the metrics.
 
     Args:
         trainer: Has `compute_classification_metrics` as its `compute_metrics`.
-        splits: Rows of each split to judge on; a split without labels is passed over.
+        splits: Rows of each split; a split without labels is skipped.
         classes: Names of the classes.
 
     Returns:
@@ -95,81 +161,12 @@ def judge_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Seque
 
 
 def accuracy_by_class(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Accuracy of each class that occurs among the labels, from logits (rows, classes)."""
-    matrix = confusion_matrix(logits.argmax(axis=1), labels, len(classes))
-    shares = dict(zip(classes, class_accuracies(matrix), strict=True))
-    return {name: float(share) for name, share in shares.items() if not np.isnan(share)}
+    """Return the accuracy of each class that occurs among the labels, from logits (rows, classes)."""
+    return by_name(classes, class_accuracies(confusion_matrix(logits.argmax(axis=1), labels, len(classes))))
 
 
-_INPUTS = """
-Args:
-    predictions: predicted classes, integers from 0.
-    references: true classes, integers from 0.
-"""
-
-
-class _ClassificationMetric(evaluate.Metric):
-    """What the three metrics share: pairs of integer classes in, a confusion matrix inside."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-            format="numpy",
-        )
-
-
-class OverallAccuracy(_ClassificationMetric):
-    """Share of all samples whose class is predicted right, in [0, 1]: `{"accuracy": float}`."""
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return {"accuracy": overall_accuracy(confusion_matrix(predictions, references))}
-
-
-class MeanClassAccuracy(_ClassificationMetric):
-    """Mean of the classes' own accuracies, in [0, 1]: `{"mean_class_accuracy": float}`.
-
-    Classes that never occur in the references are left out of the mean.
-    """
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return {"mean_class_accuracy": mean_class_accuracy(confusion_matrix(predictions, references))}
-
-
-class ConfusionMatrix(_ClassificationMetric):
-    """Counts of true classes (rows) taken for predicted ones (columns): `{"confusion_matrix": array}`.
-
-    `compute(num_classes=40)` fixes the size; otherwise the largest class seen does.
-    """
-
-    def _compute(
-        self, predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None
-    ) -> dict[str, np.ndarray]:
-        return {"confusion_matrix": confusion_matrix(predictions, references, num_classes)}
-
-
-def compute_classification_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
-    """Overall and mean class accuracy of logits; a `compute_metrics` for Trainer.
-
-    Args:
-        eval_prediction: predictions (samples, num_classes), or a tuple that begins with them, and label_ids
-            (samples,).
-
-    Returns:
-        `accuracy` and `mean_class_accuracy`, both in [0, 1].
-
-    Raises:
-        ValueError: logits of another shape or with NaN, whose largest entry would mean nothing.
-    """
-    logits = eval_prediction.predictions
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
-    if logits.ndim != 2:
-        raise ValueError(f"logits have shape {logits.shape}; expected (samples, num_classes)")
-    if np.isnan(logits).any():
-        raise ValueError("logits have NaN; the model has diverged or its input was not finite")
-    matrix = confusion_matrix(logits.argmax(axis=1), eval_prediction.label_ids, num_classes=logits.shape[1])
-    return {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+def _classes(values: np.ndarray, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        raise ValueError(f"{name} has shape {values.shape} and type {values.dtype}; expected one integer a sample")
+    return values.astype(np.int64)

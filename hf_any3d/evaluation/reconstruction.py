@@ -1,4 +1,4 @@
-"""How well clouds are rebuilt: Chamfer distances and F-score, category by category."""
+"""Reconstruction quality: Chamfer distances and F-score, averaged within categories and then over them."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
+from hf_any3d.evaluation.classification import Judgement
 from hf_any3d.modeling.point_ops import reconstruction_scores
 
 METRICS = ("chamfer_l1", "chamfer_l2", "f_score")
 
 
 class CompareWithClouds:
-    """For Trainer's `preprocess_logits_for_metrics`: rebuilt clouds to what is measured of them.
+    """`preprocess_logits_for_metrics` of Trainer: measures reconstructed clouds.
 
-    The trainer's `label_names` are the points themselves, and it ignores all outputs but the rebuilt clouds.
+    The trainer's `label_names` are the points themselves, and it ignores all outputs but the reconstructed clouds.
 
     Args:
-        threshold: Of the F-score, in the unit of the clouds.
+        threshold: Distance of the F-score, in the unit of the clouds.
         drop_zero_sums: Leave out points whose coordinates sum to exactly 0, as the metrics of Point-BERT and ACT do.
     """
 
     def __init__(self, threshold: float = 0.01, drop_zero_sums: bool = False):
         self.threshold, self.drop_zero_sums = threshold, drop_zero_sums
 
-    def __call__(self, rebuilt: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    def __call__(self, reconstructed: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Measure `(clouds, points, 3)` against `(clouds, points', channels)`: `(clouds, len(METRICS))`."""
-        scores = reconstruction_scores(rebuilt, points, self.threshold, drop_zero_sums=self.drop_zero_sums)
+        scores = reconstruction_scores(reconstructed, points, self.threshold, drop_zero_sums=self.drop_zero_sums)
         return torch.stack([scores[name] for name in METRICS], dim=1)
 
 
 class ComputeReconstructionMetrics:
-    """For Trainer's `compute_metrics`: means over the clouds of each category, then over categories.
+    """`compute_metrics` of Trainer: means over the clouds of each category, then over categories.
 
     Args:
-        categories: Number of each row's category, in the order of the rows; None for clouds without any, which weigh
-            the same then.
+        categories: Number of each row's category, in the order of the rows; None weighs all clouds the same.
 
     Source: released programs of Point-BERT and ACT (validation of the discrete autoencoder).
     """
@@ -49,14 +49,14 @@ class ComputeReconstructionMetrics:
         self.categories = None if categories is None else np.asarray(categories)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """`METRICS` of all rows."""
+        """Return `METRICS` of all rows."""
         by_category = category_means(eval_prediction.predictions, self.categories)
         means = np.mean(list(by_category.values()), axis=0)
         return dict(zip(METRICS, map(float, means), strict=True))
 
     @contextmanager
     def of(self, categories: Sequence[int] | None) -> Iterator[None]:
-        """Judge other rows for a while."""
+        """Evaluate rows with other categories temporarily."""
         before = self.categories
         self.categories = None if categories is None else np.asarray(categories)
         try:
@@ -66,7 +66,7 @@ class ComputeReconstructionMetrics:
 
 
 def category_means(measured: np.ndarray, categories: np.ndarray | None) -> dict[int, np.ndarray]:
-    """Means over the rows of each category.
+    """Average over the rows of each category.
 
     Args:
         measured: `(rows, measures)`.
@@ -76,7 +76,7 @@ def category_means(measured: np.ndarray, categories: np.ndarray | None) -> dict[
         For each category that occurs, `(measures,)` float64.
 
     Raises:
-        ValueError: Another number of categories than of rows.
+        ValueError: The numbers of categories and rows differ.
     """
     measured = np.asarray(measured, dtype=np.float64)
     if categories is None:
@@ -92,15 +92,15 @@ def judge_reconstruction(
     categories: Mapping[str, Sequence[int] | None],
     names: Sequence[str],
     ignore_keys: list[str],
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Judge the trainer's model on splits, and print what comes out.
+) -> Judgement:
+    """Evaluate the trainer's model on splits and print the metrics.
 
     Args:
         trainer: Has `CompareWithClouds` and `ComputeReconstructionMetrics`.
-        splits: Rows of each split to judge on.
+        splits: Rows of each split.
         categories: For each split the rows' categories.
         names: Names of the categories.
-        ignore_keys: Outputs of the model beside the rebuilt clouds.
+        ignore_keys: Outputs of the model other than the reconstructed clouds.
 
     Returns:
         For each split `METRICS` and `loss`; and for each split the Chamfer distance (L1) of each category.

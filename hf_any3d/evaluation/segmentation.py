@@ -1,4 +1,4 @@
-"""Segmentation scores as plain numpy functions."""
+"""Intersection over union: as functions, as metrics of `evaluate`, for Trainer, and a model's final scores."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from torch.utils.data import Subset
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.data.blocks import merge_blocks
-from hf_any3d.evaluation.classification import confusion_matrix, overall_accuracy
+from hf_any3d.evaluation.classification import Judgement, by_name, confusion_matrix, overall_accuracy
 from hf_any3d.modeling.layers.tasks import part_mask
 
 IGNORED = -100
 """Label of points that do not count."""
+# Blocks whose logits are in memory at a time, rounded up to complete clouds.
+_BLOCKS_PER_STEP = 64
 
 
 def counted(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs whose reference counts, of arrays of any equal shape, as two flat arrays."""
+    """Return the pairs whose reference is not ignored as two flat arrays, from arrays of any equal shape."""
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.shape != references.shape:
         raise ValueError(f"predictions have shape {predictions.shape}, references {references.shape}; expected equal")
@@ -30,37 +32,37 @@ def counted(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray
 
 
 def class_ious(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class from a confusion matrix (num_classes, num_classes).
+    """Compute intersection over union of each class from a confusion matrix (num_classes, num_classes).
 
     Returns:
         (num_classes,); NaN for a class that is neither true nor predicted anywhere.
     """
-    right = np.diag(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - right
-    return np.divide(right, union, out=np.full(len(matrix), np.nan), where=union > 0)
+    intersection = np.diag(matrix)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
+    return np.divide(intersection, union, out=np.full(len(matrix), np.nan), where=union > 0)
 
 
 def mean_iou(matrix: np.ndarray) -> float:
-    """Mean over classes of intersection over union; classes that never occur are left out."""
+    """Return the mean intersection over union of the classes that occur."""
     return float(np.nanmean(class_ious(matrix)))
 
 
 def shape_iou(predictions: np.ndarray, references: np.ndarray, parts: Sequence[int]) -> float:
-    """Mean over the parts of a category of intersection over union on one object.
+    """Compute the mean intersection over union of a category's parts on one object.
 
-    A part that the object neither has nor is said to have counts as 1, as ShapeNetPart is evaluated.
+    A part that is neither true nor predicted counts as 1, as in the evaluation of ShapeNetPart.
 
     Args:
         predictions: (points,) part numbers.
-        references: (points,) part numbers, -100 where a point does not count.
-        parts: part numbers of the object's category.
+        references: (points,) part numbers, -100 for points that do not count.
+        parts: Part numbers of the object's category.
     """
     predictions, references = counted(predictions, references)
     ious = []
     for part in parts:
-        said, true = predictions == part, references == part
-        union = np.logical_or(said, true).sum()
-        ious.append(np.logical_and(said, true).sum() / union if union else 1.0)
+        predicted, true = predictions == part, references == part
+        union = np.logical_or(predicted, true).sum()
+        ious.append(np.logical_and(predicted, true).sum() / union if union else 1.0)
     return float(np.mean(ious))
 
 
@@ -70,16 +72,16 @@ def part_ious(
     categories: Sequence[int],
     category_parts: Sequence[Sequence[int]],
 ) -> dict[int, list[float]]:
-    """`shape_iou` of every object, by category.
+    """Compute `shape_iou` of every object, by category.
 
     Args:
-        predictions: part numbers of each object's points.
-        references: true part numbers of each object's points.
-        categories: category number of each object.
-        category_parts: for each category its part numbers.
+        predictions: Part numbers of each object's points.
+        references: True part numbers of each object's points.
+        categories: Category number of each object.
+        category_parts: For each category its part numbers.
 
     Raises:
-        ValueError: lists of different or no length, or an unknown category.
+        ValueError: The lists are empty or of different lengths, or a category is unknown.
     """
     if not len(predictions) == len(references) == len(categories) > 0:
         raise ValueError(
@@ -87,38 +89,38 @@ def part_ious(
             "categories; expected equally many, and at least one"
         )
     by_category: dict[int, list[float]] = {}
-    for said, true, category in zip(predictions, references, categories, strict=True):
+    for predicted, true, category in zip(predictions, references, categories, strict=True):
         category = int(category)
         if not 0 <= category < len(category_parts):
             raise ValueError(f"categories has {category}; expected 0 to {len(category_parts) - 1}")
-        by_category.setdefault(category, []).append(shape_iou(said, true, category_parts[category]))
+        by_category.setdefault(category, []).append(shape_iou(predicted, true, category_parts[category]))
     return by_category
 
 
 def instance_miou(by_category: dict[int, list[float]]) -> float:
-    """Mean over objects of what `part_ious` gave."""
+    """Return the mean over objects of the result of `part_ious`."""
     return float(np.mean([iou for ious in by_category.values() for iou in ious]))
 
 
 def category_miou(by_category: dict[int, list[float]]) -> float:
-    """Mean over categories of the mean over their objects; every category weighs the same."""
+    """Return the mean over categories of the mean over their objects."""
     return float(np.mean([np.mean(ious) for ious in by_category.values()]))
 
 
 def point_confusion(predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """Confusion matrix over all points that count; see `confusion_matrix`."""
+    """Return the confusion matrix of all points that are not ignored; see `confusion_matrix`."""
     return confusion_matrix(*counted(predictions, references), num_classes)
 
 
 _INPUTS = """
 Args:
     predictions: for each cloud, the predicted class of each point, integers from 0.
-    references: for each cloud, the true class of each point; -100 where a point does not count.
+    references: for each cloud, the true class of each point; -100 for points that do not count.
 """
 
 
 class _SegmentationMetric(evaluate.Metric):
-    """What both metrics share: clouds of integer classes in."""
+    """Base of metrics on integer classes of points."""
 
     _more_inputs: dict[str, datasets.Value] = {}
 
@@ -135,8 +137,8 @@ class _SegmentationMetric(evaluate.Metric):
 class MeanIoU(_SegmentationMetric):
     """Intersection over union of semantic classes over the points of all clouds together.
 
-    Gives `{"mean_iou": float, "class_ious": array, "accuracy": float}`; classes that never occur have NaN and are left
-    out of the mean. `compute(num_classes=9)` fixes their number, otherwise the largest class seen does.
+    Returns `{"mean_iou": float, "class_ious": array, "accuracy": float}`; classes that never occur have NaN and are
+    left out of the mean. `compute(num_classes=9)` sets their number; otherwise the largest class does.
     """
 
     def _compute(self, predictions: list, references: list, num_classes: int | None = None) -> dict:
@@ -149,9 +151,9 @@ class MeanIoU(_SegmentationMetric):
 
 
 class PartIoU(_SegmentationMetric):
-    """Intersection over union of parts, object by object, as ShapeNetPart is evaluated.
+    """Intersection over union of parts, object by object, as in the evaluation of ShapeNetPart.
 
-    `compute(categories=…, category_parts=…)` takes each object's category and each category's part numbers; gives
+    `compute(categories=…, category_parts=…)` takes each object's category and each category's part numbers; returns
     `{"instance_miou": float, "category_miou": float, "category_ious": {category: mean}}`.
     """
 
@@ -169,22 +171,20 @@ class PartIoU(_SegmentationMetric):
 
 
 class LabelPoints:
-    """Logits to labels, batch by batch, so that an evaluation need not hold all logits; for Trainer.
-
-    A `preprocess_logits_for_metrics`. With parts, only those of an object's category can be chosen.
+    """`preprocess_logits_for_metrics` of Trainer: turns logits into labels, so that an evaluation keeps no logits.
 
     Args:
-        category_parts: for each category its part numbers; None where there are no categories.
+        category_parts: For each category its part numbers, which restrict an object's labels; None without categories.
     """
 
     def __init__(self, category_parts: Sequence[Sequence[int]] | None = None):
         self.category_parts = category_parts
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Logits `(batch, points, classes)` to `(batch, points)`; `labels` is `(labels, category)` for parts.
+        """Turn logits `(batch, points, classes)` into `(batch, points)`; `labels` is `(labels, category)` for parts.
 
         Raises:
-            ValueError: logits with NaN, whose largest entry would mean nothing.
+            ValueError: The logits have NaN.
         """
         if torch.isnan(logits).any():
             raise ValueError("logits have NaN; the model has diverged or its input was not finite")
@@ -195,23 +195,23 @@ class LabelPoints:
 
 
 def compute_semantic_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
-    """`mean_iou` and `accuracy` of labelled points, both in [0, 1]; a `compute_metrics` beside `LabelPoints`."""
+    """Compute `mean_iou` and `accuracy` of points, both in [0, 1]; a `compute_metrics` for use with `LabelPoints`."""
     matrix = point_confusion(eval_prediction.predictions, eval_prediction.label_ids)
     return {"mean_iou": mean_iou(matrix), "accuracy": overall_accuracy(matrix)}
 
 
 class ComputePartMetrics:
-    """`instance_miou`, `category_miou` and `accuracy` of labelled points; a `compute_metrics` beside `LabelPoints`.
+    """Computes `instance_miou`, `category_miou` and `accuracy`; a `compute_metrics` for use with `LabelPoints`.
 
     Args:
-        category_parts: for each category its part numbers.
+        category_parts: For each category its part numbers.
     """
 
     def __init__(self, category_parts: Sequence[Sequence[int]]):
         self.category_parts = category_parts
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics in [0, 1]; the prediction's `label_ids` are `(labels, category)`."""
+        """Return metrics in [0, 1]; the prediction's `label_ids` are `(labels, category)`."""
         labels, categories = eval_prediction.label_ids
         by_category = part_ious(eval_prediction.predictions, labels, categories, self.category_parts)
         return {
@@ -225,19 +225,15 @@ def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
     return np.concatenate([np.asarray(cloud) for cloud in clouds]) if len(clouds) else np.zeros(0, np.int64)
 
 
-# Logits of about so many blocks are held at a time.
-_HELD = 64
-
-
 class Blocks(Protocol):
-    """Rows that are pieces of labelled clouds: the number of the cloud and of its points for each, and the clouds."""
+    """Blocks of labelled clouds: for each the number of its cloud and of its points, and the dataset of clouds."""
 
     clouds: Sequence[int]
     index: Sequence[np.ndarray]
     dataset: Any
 
     def __getitem__(self, number: int) -> Any:
-        """One piece as the model takes it."""
+        """Return one block as the model's input."""
 
 
 def judge_segmentation(
@@ -245,12 +241,12 @@ def judge_segmentation(
     splits: Mapping[str, Blocks],
     names: Sequence[str],
     category_parts: Sequence[Sequence[int]] | None = None,
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Judge the trainer's model on splits, and print what comes out.
+) -> Judgement:
+    """Evaluate the trainer's model on splits and print the metrics.
 
     Args:
         trainer: A trainer of a segmentation model.
-        splits: Rows of each split to judge on.
+        splits: Blocks of each split.
         names: Names of the classes or parts.
         category_parts: For parts, the part numbers of each category; None for semantic classes.
 
@@ -261,7 +257,7 @@ def judge_segmentation(
     metrics, by_class = {}, {}
     for split, rows in splits.items():
         losses, predictions, references, categories = [], [], [], []
-        for cloud, logits, loss in _clouds(trainer, rows):
+        for cloud, logits, loss in _predict_clouds(trainer, rows):
             row = rows.dataset[cloud]
             category = torch.tensor([int(row["label"])]) if category_parts is not None else None
             labels = LabelPoints(category_parts)(torch.from_numpy(logits)[None], (None, category))[0].numpy()
@@ -275,20 +271,15 @@ def judge_segmentation(
             found = {"mean_iou": mean_iou(matrix), **found}
         else:
             ious = part_ious(predictions, references, categories, category_parts)
-            found = {
-                "instance_miou": instance_miou(ious),
-                "category_miou": category_miou(ious),
-                **found,
-            }
+            found = {"instance_miou": instance_miou(ious), "category_miou": category_miou(ious), **found}
         trainer.log_metrics(split, {f"{split}_{key}": value for key, value in found.items()})
         metrics[split] = found
-        shares = dict(zip(names, class_ious(matrix), strict=True))
-        by_class[split] = {name: float(share) for name, share in shares.items() if not np.isnan(share)}
+        by_class[split] = by_name(names, class_ious(matrix))
     return metrics, by_class
 
 
-def _clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.ndarray, float]]:
-    """Every cloud's number, its merged logits `(points, labels)`, and the loss of the blocks that it came with."""
+def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.ndarray, float]]:
+    """Yield each cloud's number, its merged logits `(points, labels)`, and the loss of its group of blocks."""
     compute, to_labels = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, None
     try:
@@ -306,10 +297,10 @@ def _clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.ndarray, f
 
 
 def _groups(clouds: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of the rows, in groups of whole clouds."""
+    """Yield numbers of blocks in groups of complete clouds."""
     group: list[int] = []
     for number, cloud in enumerate(clouds):
-        if len(group) >= _HELD and cloud != clouds[number - 1]:
+        if len(group) >= _BLOCKS_PER_STEP and cloud != clouds[number - 1]:
             yield group
             group = []
         group.append(number)

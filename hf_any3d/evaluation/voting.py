@@ -1,4 +1,4 @@
-"""Judging a classifier by votes: the mean logits of augmented copies of each cloud."""
+"""Evaluate a classifier by voting: the mean logits of augmented copies of each cloud."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class AugmentedRows(Protocol):
 
 
 def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean logits over copies of each cloud.
+    """Average logits over augmented copies of each cloud.
 
     Args:
         trainer: Holds the model.
-        rows: Rows that differ from epoch to epoch, as training rows do; vote `i` is what they are in epoch `i`, so
-            that votes follow from the rows' seed alone.
-        votes: How many copies, at least 1.
+        rows: Rows that differ from epoch to epoch, as training rows do; vote `i` takes them in epoch `i`, so that
+            votes depend on the rows' seed alone.
+        votes: Number of copies, at least 1.
 
     Returns:
         Logits (rows, classes) float64, and labels (rows,) or None.
 
     Raises:
-        ValueError: Fewer than one vote.
+        ValueError: `votes` is less than 1.
     """
     if votes < 1:
         raise ValueError(f"votes is {votes}; expected at least 1")
@@ -53,21 +53,21 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
 def judge_by_voting(
     trainer: Trainer, splits: Mapping[str, AugmentedRows], classes: Sequence[str], votes: int
 ) -> Judgement:
-    """Judge the trainer's model on splits by votes, and print what comes out.
+    """Evaluate the trainer's model on splits by voting and print the metrics.
 
-    What comes out stands under `{split}_voting`, never beside the figures of one look at each cloud.
+    Results are named `{split}_voting`, so that they are not mixed with those without voting.
 
     Args:
         trainer: Holds the model.
-        splits: Rows of each split, see `vote_logits`; a split without labels is passed over.
+        splits: Rows of each split, see `vote_logits`; a split without labels is skipped.
         classes: Names of the classes.
-        votes: How many copies of each cloud.
+        votes: Number of copies of each cloud.
 
     Returns:
         As `judge_splits`; the loss is that of the mean logits.
 
-    Source: Any2Point's programs hold it and do not use it; Point-BERT, Point-MAE and ACT report it beside plain
-    figures (10 votes).
+    Source: Any2Point's programs contain it but do not use it; Point-BERT, Point-MAE and ACT report it in addition to
+    plain figures (10 votes).
     """
     metrics, by_class = {}, {}
     for split, rows in splits.items():

@@ -1,4 +1,4 @@
-"""Zero-shot scores: how well classes are named that were never seen in training, among themselves and among all."""
+"""Zero-shot scores: accuracy on classes that were not trained, among themselves and among all classes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.evaluation.classification import (
+    Judgement,
+    by_name,
     class_accuracies,
     confusion_matrix,
     mean_class_accuracy,
     overall_accuracy,
 )
 
-# Up to so many classes all orders of their names are tried.
+# Up to this many classes, all permutations of their names are tried; otherwise random ones.
 _ALL_ORDERS = 7
 _DRAWN_ORDERS = 10_000
+# Index of the clouds' embeddings in a model's outputs, after the logits of clouds and of texts.
+_POINT_EMBEDS = 2
 
 
 def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[int]) -> dict[str, float]:
-    """Scores of logits over all classes, seen and unseen.
+    """Score logits over all classes, seen and unseen.
 
     Args:
         logits: `(samples, classes)`.
         labels: `(samples,)` true classes.
-        unseen: The classes that were never seen in training.
+        unseen: The classes that were not trained.
 
     Returns:
-        Of samples of unseen classes, if there are any: `unseen_accuracy` and `unseen_mean_class_accuracy`, where only
-        unseen classes may be answered; `unseen_chance`, one by their number; `unseen_p_value`, see `p_value`;
-        `unseen_among_all`, where any class may be answered. Of samples of seen classes `seen_accuracy` and
-        `seen_among_all`. Where there are both, `harmonic_mean` of both mean class accuracies among all, as generalised
-        zero-shot learning is judged (arXiv 1707.00600, Sec. 4.2).
+        For samples of unseen classes, if there are any: `unseen_accuracy` and `unseen_mean_class_accuracy`, where only
+        unseen classes may be predicted; `unseen_chance`, one over their number; `unseen_p_value`, see `p_value`;
+        `unseen_among_all`, where any class may be predicted. For samples of seen classes `seen_accuracy` and
+        `seen_among_all`. If there are both, `harmonic_mean` of both mean class accuracies among all, the measure of
+        generalised zero-shot learning (arXiv 1707.00600, Sec. 4.2).
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     classes = logits.shape[1]
@@ -50,30 +54,30 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         among = confusion_matrix(
             logits[rows][:, own].argmax(axis=1), np.searchsorted(own, labels[rows]), num_classes=len(own)
         )
-        whole = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
+        among_all = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
         found[f"{name}_accuracy"] = overall_accuracy(among)
         if name == "unseen":
             found["unseen_mean_class_accuracy"] = mean_class_accuracy(among)
             found["unseen_chance"] = 1 / len(unseen)
             found["unseen_p_value"] = p_value(among)
-        found[f"{name}_among_all"] = overall_accuracy(whole)
-        balanced.append(mean_class_accuracy(whole))
+        found[f"{name}_among_all"] = overall_accuracy(among_all)
+        balanced.append(mean_class_accuracy(among_all))
     if len(balanced) == 2:
         found["harmonic_mean"] = 2 * math.prod(balanced) / sum(balanced) if sum(balanced) else 0.0
     return found
 
 
 def p_value(matrix: np.ndarray) -> float:
-    """How often names given to the classes at random would be right as often as the true ones.
+    """Return the share of random assignments of names to classes that are correct at least as often as the true one.
 
-    A model that knows nothing of the names may still tell the classes apart, and then some order of the names fits
-    well by luck. So names are exchanged, not single answers.
+    A model without any notion of the names may still separate the classes, and then some assignment fits well by
+    chance. So names are permuted, not single predictions.
 
     Args:
-        matrix: `(classes, classes)` counts of true classes (rows) taken for others.
+        matrix: `(classes, classes)` counts of true classes (rows) by predicted class.
 
     Returns:
-        Share of all orders of the names, of 10,000 drawn ones beyond seven classes, that are right at least as often.
+        The share among all permutations, or among 10,000 random ones for more than seven classes.
     """
     count = len(matrix)
     if count <= _ALL_ORDERS:
@@ -82,16 +86,12 @@ def p_value(matrix: np.ndarray) -> float:
         generator = np.random.default_rng(0)
         drawn = [generator.permutation(count) for _ in range(_DRAWN_ORDERS - 1)]
         orders = np.array([np.arange(count), *drawn])
-    right = matrix[np.arange(count), orders].sum(axis=1)
-    return float(np.mean(right >= np.trace(matrix)))
-
-
-# Place of the clouds' vectors in a model's answer, behind the logits of clouds and of texts.
-_POINT_EMBEDS = 2
+    correct = matrix[np.arange(count), orders].sum(axis=1)
+    return float(np.mean(correct >= np.trace(matrix)))
 
 
 class CompareWithClasses:
-    """For Trainer's `preprocess_logits_for_metrics`: what clouds are like, from vectors to logits over all classes.
+    """`preprocess_logits_for_metrics` of Trainer: turns embeddings of clouds into logits over all classes.
 
     Args:
         class_embeds: `(classes, width)` unit vectors of the class names.
@@ -101,18 +101,18 @@ class CompareWithClasses:
         self.class_embeds = class_embeds
 
     def __call__(self, outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-        """Cosines `(clouds, classes)`."""
+        """Return cosines `(clouds, classes)`."""
         point_embeds = outputs[_POINT_EMBEDS]
-        # Autocast, under which Trainer evaluates, would round away what tells the best classes apart.
+        # Trainer evaluates under autocast, whose rounding would merge the best classes.
         with torch.autocast(point_embeds.device.type, enabled=False):
             return point_embeds @ self.class_embeds.to(point_embeds).T
 
 
 class ComputeZeroShotMetrics:
-    """For Trainer's `compute_metrics`.
+    """`compute_metrics` of Trainer.
 
     Args:
-        unseen: Numbers of the classes that are never seen in training.
+        unseen: Numbers of the classes that are not trained.
     """
 
     def __init__(self, unseen: Sequence[int]):
@@ -125,14 +125,14 @@ class ComputeZeroShotMetrics:
 
 def judge_zero_shot(
     trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str], unseen: Sequence[int]
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Judge the trainer's model on splits, and print what comes out.
+) -> Judgement:
+    """Evaluate the trainer's model on splits and print the metrics.
 
     Args:
         trainer: Has `CompareWithClasses` and `ComputeZeroShotMetrics`.
-        splits: Rows of each split to judge on.
+        splits: Rows of each split.
         classes: Names of all classes.
-        unseen: Numbers of those that were never seen in training.
+        unseen: Numbers of those that were not trained.
 
     Returns:
         For each split the scores of `zero_shot_scores`; and for each split the accuracy of each class that occurs in
@@ -143,11 +143,9 @@ def judge_zero_shot(
         output = trainer.predict(rows, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)
         metrics[split] = zero_shot_scores(output.predictions, output.label_ids, unseen)
-        # Each kind of class has answers of its own kind only.
-        foreign = np.isin(np.arange(len(classes)), unseen) != np.isin(output.label_ids, unseen)[:, None]
-        answers = np.where(foreign, -np.inf, output.predictions).argmax(axis=1)
-        shares = class_accuracies(confusion_matrix(answers, output.label_ids, len(classes)))
-        by_class[split] = {
-            name: float(share) for name, share in zip(classes, shares, strict=True) if not np.isnan(share)
-        }
+        # Samples of unseen classes are predicted among the unseen ones only, and those of seen classes among the seen.
+        other_kind = np.isin(np.arange(len(classes)), unseen) != np.isin(output.label_ids, unseen)[:, None]
+        answers = np.where(other_kind, -np.inf, output.predictions).argmax(axis=1)
+        matrix = confusion_matrix(answers, output.label_ids, len(classes))
+        by_class[split] = by_name(classes, class_accuracies(matrix))
     return metrics, by_class

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hf_any3d.modeling.any2point.cell_norm import CellNorm
+from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.atomic_files import whole_file, write_text
+from hf_any3d.atomic_files import atomic_write, write_text
 
 _DRAWN = (".png", ".svg", ".pdf")
 _PAGE = """<!doctype html>
@@ -57,7 +57,7 @@ def plot_confusion_matrix(
     if suffix == ".html":
         return write_text(path, _html(matrix, shares, labels, title))
     figure = _draw(matrix, shares, labels, title)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=suffix[1:], bbox_inches="tight")
     return path
 

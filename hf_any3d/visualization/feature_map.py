@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.atomic_files import whole_file, write_text
+from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.visualization.web_page import PAGE_BEGIN, PAGE_END, script_value
 
@@ -255,6 +255,6 @@ def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[st
         axes.set_title(heading, fontsize=11)
     columns = 1 if len(present) <= 25 else 2
     figure.legend(loc="outside right center", ncols=columns, fontsize=9, frameon=False, markerscale=1.3)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")
     return path

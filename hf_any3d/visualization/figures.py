@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.atomic_files import whole_file
+from hf_any3d.atomic_files import atomic_write
 
 
 def plot_point_clouds(
@@ -88,6 +88,6 @@ def plot_point_clouds(
     if legend:
         patches = [Patch(color=tuple(color), label=name) for name, color in legend.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), fontsize=8)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")
     return Path(path)

@@ -18,9 +18,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer, PointTokenizer
-from hf_any3d.modeling.any2point.virtual_projection import Projection, normalize_centers, project
+from hf_any3d.modeling.any2point.virtual_projection import Geometry, Projection, normalize_centers, project
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
     STORED_HERE,

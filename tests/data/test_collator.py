@@ -93,7 +93,7 @@ def test_nested_lists_tensors_and_half_precision_are_accepted():
         ([{"points": cloud(4) * np.nan}], "row 0: points has NaN"),
         ([{"points": np.full((4, 3), 1e30)}], r"row 0: points has 1e\+30; expected numbers of at most 1e\+12"),
         ([{"points": cloud(4), "label": 1}, {"points": cloud(4)}], "rows \\[1\\] have no label"),
-        ([{"points": cloud(4), "label": 0.5}], "expected one integer a row"),
+        ([{"points": cloud(4), "label": 0.5}], "expected one integer per row"),
     ],
 )
 def test_a_bad_batch_names_the_row_and_what_is_expected(batch, message):

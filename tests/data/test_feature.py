@@ -131,7 +131,7 @@ def test_columns_of_several_clouds_and_structs_decode():
     [
         ("chair.docx", "chair.docx: file type 'docx'; expected one of csv, glb"),
         ("chair", "chair: no file type; expected one of"),
-        (b"v 0 0 0\n", r"8 bytes starting with b'v 0 0 0\\n' do not tell their file type"),
+        (b"v 0 0 0\n", r"8 bytes starting with b'v 0 0 0\\n' have no known file type"),
         ({"bytes": None, "path": None}, "a dict with 'bytes', 'path'; expected"),
         ({}, "a dict with nothing"),
         (points()[:, :2], r"an array of shape \(8, 2\); expected \(points, 3 or more\)"),

@@ -58,7 +58,7 @@ def test_classes_with_too_few_rows_are_never_drawn(splits):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"way": 5}, "way is 5, but only 4 classes have 4 rows to learn from and 3 to be tested on"),
+        ({"way": 5}, "way is 5, but only 4 classes have 4 training and 3 test rows"),
         ({"shot": 0}, "shot is 0; expected at least 1"),
         ({"fold": -1}, "fold is -1; expected at least 0"),
     ],

@@ -59,7 +59,7 @@ def test_streams_go_on_streaming_with_the_same_points(scans):
     for streamed, row in zip(stream, stored, strict=True):
         for name, values in row.items():
             np.testing.assert_array_equal(streamed[name], values)
-    with pytest.raises(ValueError, match="num_proc is 2; a dataset that streams"):
+    with pytest.raises(ValueError, match="num_proc is 2; expected None, as DataLoader workers"):
         files_to_points(scans.to_iterable_dataset(), num_proc=2)
 
 

@@ -58,6 +58,6 @@ def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_pat
 
 def test_a_group_on_both_sides_is_refused(tmp_path, monkeypatch):
     source = full_set(tmp_path / "full", {"train": [0, 1, 2], "test": [0, 4, 5]})
-    with pytest.raises(ValueError, match=r"groups \[0\] lie in both splits"):
+    with pytest.raises(ValueError, match=r"groups \[0\] are in both splits"):
         cut(source, tmp_path / "cut", monkeypatch)
     assert not (tmp_path / "cut").exists()

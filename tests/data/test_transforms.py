@@ -198,7 +198,7 @@ def test_the_repr_of_a_chain_names_its_parts_and_settings():
     [
         (["twist"], "unknown transform 'twist'; known are center, dropout"),
         (["scale:lo=1"], "has no setting 'lo'; it has low, high"),
-        (["scale:0.9"], "'0.9' is no setting; expected name:key=value"),
+        (["scale:0.9"], "'0.9' is not a setting; expected name:key=value"),
         (["scale:low=2,high=1"], "RandomScale: high is 1; expected at least low, 2"),
         (["rotate:axis=w"], "axis is 'w'; expected one of x, y, z"),
         ({"dropout": {"max_ratio": 2}}, "max_ratio is 2"),

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_any3d import ActForPointCloudClassification, GuidedAdapterConfig
-from hf_any3d.modeling.any2point.cell_norm import CellNorm
+from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from tests.tiny_act import clouds as act_clouds

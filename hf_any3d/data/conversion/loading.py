@@ -13,7 +13,7 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
-from hf_any3d.atomic_files import not_written, read_json, remove_temporaries, write_json
+from hf_any3d.atomic_files import read_json, remove_temporaries, write_error, write_json
 from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, verify_checksums
 from hf_any3d.data.conversion.published_dataset import PublishedDataset, SplitSource
 from hf_any3d.data.conversion.shards import convert_split
@@ -169,5 +169,5 @@ def _open(
     except DatasetGenerationError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise not_written(folder / "arrow", cause) from cause
+            raise write_error(folder / "arrow", cause) from cause
         raise

@@ -10,7 +10,7 @@ from datasets import Array2D, ClassLabel, Features, List
 from datasets.arrow_writer import ParquetWriter
 from tqdm.auto import tqdm
 
-from hf_any3d.atomic_files import not_written, publish, temporary_path, write_json
+from hf_any3d.atomic_files import publish, temporary_path, write_error, write_json
 from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_shards, record_path, sha256_of
 from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.conversion.statistics import SplitStatistics
@@ -168,7 +168,7 @@ class ShardWriter:
             function(*arguments)
         except OSError as error:
             self.discard()
-            raise not_written(self.path, error) from error
+            raise write_error(self.path, error) from error
         except BaseException:
             self.discard()
             raise

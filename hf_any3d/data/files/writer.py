@@ -2,13 +2,12 @@
 
 import io
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from hf_any3d.atomic_files import atomic_write
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudFileError
 
@@ -32,7 +31,8 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise PointCloudFileError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(_WRITERS)}")
-    _replace(path, lambda file: writer(file, data))
+    with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
+        writer(file, data)
 
 
 def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
@@ -51,21 +51,6 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
     file = io.BytesIO()
     _WRITERS[f".{file_type}"](file, data)
     return file.getvalue()
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        # mkstemp makes files that only their owner may read.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _write_npz(file: BinaryIO, data: PointCloudData) -> None:

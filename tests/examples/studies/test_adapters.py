@@ -1,4 +1,4 @@
-"""The comparison of adapters: what its rows train, that it goes on where it stopped, that it writes what it found."""
+"""The study of adapters: what its methods train, that stored runs are not repeated, and what it writes."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
 
 @pytest.fixture
 def shapes(monkeypatch):
-    """Eight clouds of two classes to train on and four to test on, in the place of the embedded shapes."""
+    """Eight training and four test clouds of two classes, in place of the embedded shapes."""
     generator = np.random.default_rng(0)
     features = Features({"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=["ball", "box"])})
 
@@ -58,7 +58,7 @@ def trained_parts(method, encoder):
         ("head", None),
     ],
 )
-def test_methods_train_the_same_around_the_encoder_and_their_own_inside(tiny_encoder, method, mark):
+def test_methods_differ_only_in_what_they_train_inside_the_encoder(tiny_encoder, method, mark):
     trained = trained_parts(method, tiny_encoder)
     around = {name for name in trained if ".encoder." not in name}
     plain = {name.partition("base_model.model.")[2] or name for name in around}
@@ -84,7 +84,7 @@ def test_bottleneck_is_the_guided_adapter_without_cells_and_gates(tiny_encoder):
     assert parts["no_gate"] == parts["guided"] - {"gate"}
 
 
-def test_ablations_change_what_their_names_say_and_nothing_else(tiny_encoder):
+def test_ablations_change_one_setting_each(tiny_encoder):
     build = adapter_methods.build_adapted
 
     def made(name):
@@ -106,18 +106,17 @@ def test_ablations_change_what_their_names_say_and_nothing_else(tiny_encoder):
 
 
 @pytest.mark.slow
-def test_run_measures_itself_in_a_process_of_its_own(shapes, tiny_encoder):
-    """The only test that starts a process: one step on the embedded shapes."""
+def test_run_is_measured_in_its_own_process(shapes, tiny_encoder):
     run = tiny_run("lora", tiny_encoder)
     found = adapters.in_fresh_process(run)
-    assert found["train_rows"] == 433 and found["rows"] == 141, "a fresh process knows nothing of the tiny set"
+    assert found["train_rows"] == 433 and found["rows"] == 141, "a new process loads the embedded shapes"
     assert 0 <= found["accuracy"] <= 1 and found["loss"] > 0
     assert found["trained_parameters"] > found["encoder_parameters"] > 0
     assert found["peak_memory"] > found["training_memory"] > 0
     assert found["step_cpu_seconds"] > 0 and found["step_seconds"] > 0
 
 
-def test_run_reports_on_the_split_that_it_is_meant_to(shapes, tiny_encoder):
+def test_run_is_evaluated_on_the_chosen_split(shapes, tiny_encoder):
     work = adapter_runs.train_and_measure
     test = work(tiny_run("linear", tiny_encoder))
     assert (test["train_rows"], test["rows"], test["encoder_parameters"]) == (8, 4, 0)
@@ -133,7 +132,7 @@ def test_full_fine_tuning_stores_the_encoder_and_adapters_do_not(shapes, tiny_en
     assert sizes["full"]["saved_activations"] > 0
 
 
-def test_learning_rate_inside_the_encoder_is_its_own(shapes, tiny_encoder):
+def test_parameters_inside_the_encoder_have_their_own_learning_rate(shapes, tiny_encoder):
     run = tiny_run("lora", tiny_encoder, encoder_learning_rate=0.5)
     model = adapter_methods.build_adapted("lora", 0, ["a", "b"], tiny_encoder, TINY)
     trainer = adapter_runs.make_trainer(run, model, shapes, Path("outputs/never"))
@@ -166,7 +165,7 @@ def student(tmp_path_factory):
         ("full", r"^act\."),
     ],
 )
-def test_methods_train_head_and_their_own_inside_a_point_transformer(student, method, mark):
+def test_methods_train_the_head_and_their_own_inside_a_point_transformer(student, method, mark):
     run = tiny_run(method, "", base=student, model={})
     model = adapter_runs.build_model(run, ["a", "b"])
     inside = {name for name, _ in adapter_runs.own_parameters(model)}
@@ -180,7 +179,7 @@ def test_methods_train_head_and_their_own_inside_a_point_transformer(student, me
         assert all(p.requires_grad for p in model.parameters())
 
 
-def test_run_on_a_point_transformer_is_measured_and_tabled(shapes, student, tmp_path, monkeypatch):
+def test_run_on_a_point_transformer_is_in_the_table(shapes, student, tmp_path, monkeypatch):
     work = adapter_runs.train_and_measure
     monkeypatch.setattr(adapters, "in_fresh_process", work)
     options = ["--base", student, "--output-dir", str(tmp_path), "--methods", "guided", "full", "--seeds", "0"]
@@ -199,7 +198,7 @@ def test_ablations_of_views_are_refused_for_a_point_transformer(student):
 
 
 def found(run):
-    """Made up results: losses that make 5e-3 the best learning rate, accuracies by seed."""
+    """Invented results: losses with 5e-3 as best learning rate, accuracies by seed."""
     keys = ("step_seconds", "step_cpu_seconds", "seconds", "cpu_seconds", "mean_class_accuracy", "training_memory")
     loss = abs(np.log10(run.encoder_learning_rate) - np.log10(5e-3))
     sizes = {"trained_parameters": 300_000, "encoder_parameters": 1_000, "saved_activations": 5e6}
@@ -210,13 +209,13 @@ def found(run):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The program with made up runs, and a list of those it started."""
+    """List of the started runs, which return invented results."""
     done = []
     monkeypatch.setattr(adapters, "in_fresh_process", lambda run: done.append(run) or found(run))
     return done
 
 
-def test_finished_runs_are_not_repeated_and_the_test_split_chooses_nothing(started, tmp_path):
+def test_stored_runs_are_not_repeated_and_the_test_split_selects_nothing(started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "lora", "--ablations", "no_gate", "--views", "1"]
     options += ["--seeds", "0", "1", "--learning-rates", "5e-4", "5e-3"]
     adapters.main(options)
@@ -234,7 +233,7 @@ def test_finished_runs_are_not_repeated_and_the_test_split_chooses_nothing(start
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_without_a_search_every_method_has_the_recipes_rate_and_full_fine_tuning_a_tenth(started, tmp_path):
+def test_without_a_search_full_fine_tuning_has_a_tenth_of_the_learning_rate(started, tmp_path):
     adapters.main(["--output-dir", str(tmp_path), "--seeds", "0"])
     rates = {run.method: run.encoder_learning_rate for run in started}
     assert len(started) == len(rates) == 9 + 5 + 3 and not any(run.on_validation for run in started)
@@ -242,21 +241,21 @@ def test_without_a_search_every_method_has_the_recipes_rate_and_full_fine_tuning
     assert set(rates.values()) == {2e-3}
 
 
-def test_table_says_mean_and_deviation_and_what_each_row_is(started, tmp_path):
+def test_table_has_mean_deviation_and_descriptions(started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "guided", "--ablations", "no_gate", "--views"]
     adapters.main([*options, "--learning-rates", "5e-4", "5e-3"])
     text = (tmp_path / "adapters.md").read_text()
     assert "| guided adapter | 300,000 | 1,000 | 0.005 | 71.0 ± 1.0 |" in text
     assert "| head only | 300,000 | 1,000 | – | 71.0 ± 1.0 |" in text
-    assert text.count("| guided adapter |") == 2, "ablations are compared with the whole"
-    assert "- **without gates**: as the paper has it" in text
+    assert text.count("| guided adapter |") == 2, "ablations are compared with the guided adapter"
+    assert "- **without gates**: as in the paper" in text
     stored = json.loads((tmp_path / "adapters.json").read_text())
     assert [row["method"] for row in stored["rows"]] == ["head", "guided", "no_gate"]
     assert stored["learning_rates"] == {"head": 2e-3, "guided": 5e-3} and len(stored["search"]) == 2
     assert (tmp_path / "adapters.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_table_alone_asks_for_runs_that_are_missing(started, tmp_path):
+def test_table_only_names_missing_runs(started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "--ablations", "--views", "--seeds", "0"]
     with pytest.raises(SystemExit, match="--table-only: head with seed 0 has not been run"):
         adapters.main([*options, "--table-only"])

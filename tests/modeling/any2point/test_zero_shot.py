@@ -180,7 +180,7 @@ def test_inputs_that_do_not_fit_are_named(inputs, text):
 
 def test_encoders_without_texts_are_refused():
     for encoder in ("vit", "bert"):
-        with pytest.raises(UnsupportedEncoder, match="no text tower|says that it embeds sentences"):
+        with pytest.raises(UnsupportedEncoder, match="no text tower|do not define how it embeds sentences"):
             tiny_model(saved_encoder(encoder), Any2PointForZeroShotPointCloudClassification)
     with pytest.raises(ValueError, match="text_width is missing; build the model with from_encoder_pretrained"):
         Any2PointForZeroShotPointCloudClassification(Any2PointConfig(encoder_config=tiny_config("bert")))
