@@ -1,4 +1,4 @@
-"""What several families share: tables cut out of embeddings, and the words of the table of encoders."""
+"""Helpers of several families: position tables from embeddings, and descriptions for the table of encoders."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ SINUSOID_LINE = {"kind": "sinusoids, on a line"}
 
 
 def line(weight: torch.Tensor) -> PositionTable:
-    """A table of words, `(length, hidden)`."""
+    """Make the table of a line from `(length, hidden)`."""
     return PositionTable("line", weight, 1, weight.shape[0])
 
 
 def free_line(model: PreTrainedModel) -> PositionTable:
-    """A line of any length, for encoders that add no positions to tokens."""
+    """Make a line of any length, for encoders that add no positions to tokens."""
     return PositionTable("line", None, 1, None)
 
 
 def plane(weight: torch.Tensor, special_tokens: int, rows: int) -> PositionTable:
-    """A table of patches, `(…, special_tokens + rows * columns, hidden)`, without its special tokens."""
+    """Make the table of a grid from `(…, special_tokens + rows * columns, hidden)`, without special tokens."""
     patches = weight.reshape(-1, weight.shape[-1])[special_tokens:]
     return PositionTable("plane", patches, rows, patches.shape[0] // rows)
 
 
 def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    """Rows and columns of an image's patches."""
+    """Return the rows and columns of an image's patches."""
     image, patch = (
         size if isinstance(size, (list, tuple)) else (size, size) for size in (config.image_size, config.patch_size)
     )
@@ -37,16 +37,16 @@ def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def class_token(model: PreTrainedModel) -> torch.Tensor:
-    """The embedding that an image encoder's class token starts from, `(hidden,)`."""
+    """Return the class token's embedding of an image encoder, `(hidden,)`."""
     return model.embeddings.cls_token.flatten()
 
 
 def narrow_embeddings(config: PreTrainedConfig) -> str | None:
-    """Refuses encoders whose embeddings, positions among them, are narrower than their layers."""
+    """Refuse encoders whose embeddings, including positions, are narrower than their layers."""
     width = getattr(config, "embedding_size", None) or config.hidden_size
     if width == config.hidden_size:
         return None
     return (
-        f"its positions are normed at {width} channels before they are widened to the {config.hidden_size} of its "
-        "layers, so nothing can be added to tokens of that width"
+        f"its positions have {width} channels and are normalised before they are projected to the "
+        f"{config.hidden_size} of its layers, so they cannot be added to tokens of that width"
     )

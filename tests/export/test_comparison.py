@@ -1,11 +1,11 @@
-"""The comparison notices what exporters do wrong."""
+"""The comparison detects typical errors of exporters."""
 
 import copy
 
 import pytest
 import torch
 
-from hf_any3d.export.verifying import compare
+from hf_any3d.export.exported_files import compare
 from tests.tiny_encoders import adapted_model
 
 

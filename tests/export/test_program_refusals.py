@@ -1,4 +1,4 @@
-"""What cannot be exported is refused with the reason."""
+"""Models that cannot be exported are refused with the reason."""
 
 import pytest
 import torch
@@ -16,12 +16,12 @@ from tests.tiny_encoders import tiny_model, tiny_scene_model
         ({"offset_normalization": "batch_std"}, "offset_normalization='batch_std'"),
     ],
 )
-def test_models_whose_clouds_touch_each_other_are_refused(settings, flag):
+def test_models_with_batch_dependent_predictions_are_refused(settings, flag):
     with pytest.raises(ValueError, match=f"{flag}: predictions of this model depend on the other clouds"):
         export_program(tiny_model("bert", **settings))
 
 
-def test_models_without_one_label_for_a_cloud_are_refused():
+def test_models_other_than_classifiers_are_refused():
     with pytest.raises(ValueError, match="Any2PointForSemanticSegmentation: only classifiers can be exported"):
         export_program(tiny_scene_model("bert"))
 
