@@ -14,7 +14,7 @@ encoder, Q-Former and language model all take the same way:
 """
 
 from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin, adapter_subfolder
-from hf_any3d.modeling.pretrained_parts.loading_checks import (
+from hf_any3d.modeling.pretrained_parts.loading import (
     encoder_loading,
     is_quantized,
     set_quantization,

@@ -14,7 +14,7 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.encoders import encoder_loading
+from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.tiny_encoders import (
