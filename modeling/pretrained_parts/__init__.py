@@ -1,7 +1,7 @@
 """Pretrained parts of models, whose weights are kept in repositories of their own.
 
 Any2Point's encoder, the teacher of ACT's autoencoder, the point transformer under an adapter, and MiniGPT-3D's point
-encoder, Q-Former and language model all take the same way:
+encoder, Q-Former and language model go through the same steps:
 
 1. The config records the part in `parts` as a `PretrainedPart`: repository, commit, checksum of its tensors.
 2. It is opened from there (`sources.open_recorded`), or from the folder next to an adapter, and its checksum compared;
@@ -24,7 +24,6 @@ from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
     PretrainedPartsMixin,
     remember_weights,
-    remembered_weights,
 )
 from hf_any3d.modeling.pretrained_parts.record import (
     EncoderConfigMixin,
@@ -52,7 +51,6 @@ __all__ = [
     "own_tensors",
     "part_property",
     "remember_weights",
-    "remembered_weights",
     "set_quantization",
     "single_device",
     "source_property",
