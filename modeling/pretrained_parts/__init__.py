@@ -33,7 +33,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     part_property,
     source_property,
 )
-from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, own_tensors, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, tensors_checksum
 
 __all__ = [
     "HUB_ARGUMENTS",
@@ -48,7 +48,6 @@ __all__ = [
     "is_quantized",
     "own_modules",
     "own_state",
-    "own_tensors",
     "part_property",
     "remember_weights",
     "set_quantization",

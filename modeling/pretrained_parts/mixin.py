@@ -38,11 +38,6 @@ def remember_weights(part: nn.Module) -> None:
     vars(part)[_FINGERPRINT] = Fingerprint.of(own_state(part))
 
 
-def remembered_weights(part: nn.Module) -> Fingerprint | None:
-    """Return the fingerprint from `remember_weights`; None for a part that was built, not loaded."""
-    return vars(part).get(_FINGERPRINT)
-
-
 def refuse_merged_adapters(model: nn.Module) -> None:
     """Raise an error if an adapter is temporarily merged into the weights, which then differ from the original ones.
 
@@ -88,7 +83,7 @@ class PretrainedPartsMixin:
         part = self.get_submodule(self._part_paths[name])
         refuse_merged_adapters(part)
         tensors = {own.name: own.tensor for own in self.part_tensors(name)}
-        remembered = remembered_weights(part)
+        remembered: Fingerprint | None = vars(part).get(_FINGERPRINT)  # None if it was built, not loaded
         if remembered is not None and not remembered.is_in_other_precision(tensors):
             return remembered.changed(tensors)
         try:

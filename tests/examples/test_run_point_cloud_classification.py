@@ -319,4 +319,4 @@ def test_evaluate_reads_the_files_named_by_a_recipe(run, tmp_path):
 def test_without_checkpoints_and_validation_a_run_keeps_its_last_weights(run, caplog):
     report = run(save_strategy="no", validation_fraction=0)
     assert report.selection == {} and set(report.metrics) == {"test"}
-    assert "no checkpoint can be chosen, so the weights of the last step are kept" in caplog.text
+    assert "no checkpoint can be selected; the weights of the last step are kept" in caplog.text

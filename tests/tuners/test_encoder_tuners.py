@@ -16,7 +16,7 @@ from hf_any3d import (
 from hf_any3d.tuners.bitfit.model import has_bias
 from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.closeness import assert_nearly_equal, assert_same_gradients
-from tests.test_doors import check_doors
+from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
 
 CONFIGS = {
@@ -65,7 +65,7 @@ def test_a_step_trains_only_the_adapter_and_the_modules_around_the_encoder(encod
 def test_saved_adapter_gives_equal_logits_in_every_entry_point(encoder, config, tmp_path):
     model = trained(encoder, config, tmp_path)
     PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
-    check_doors(str(tmp_path), model, lambda: tiny_model(encoder))
+    check_entry_points(str(tmp_path), model, lambda: tiny_model(encoder))
     low_memory = PeftModel.from_pretrained(tiny_model(encoder), tmp_path, low_cpu_mem_usage=True)
     assert torch.equal(logits_of(low_memory), logits_of(model))
 
