@@ -1,4 +1,4 @@
-"""A frozen text encoder with its tokenizer."""
+"""Text towers: text encoders aligned with an encoder that reads points; they map texts to unit vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 
@@ -23,22 +22,36 @@ from hf_any3d.modeling.encoders import UnsupportedEncoder
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, open_recorded, resolve_encoder
 
+HYPOTHESIS_TEMPLATES = ("a 3D model of a {}.",)
+POOLINGS = ("mean", "cls", "max")
+# Modules of a sentence encoder that `TextTower` implements.
+_SUPPORTED_MODULES = {"transformer", "pooling", "normalize"}
+_OLD_POOLING_NAMES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+}
+# The training length of most sentence encoders; captions are far shorter.
+_SENTENCE_LENGTH = 256
+_BATCH_SIZE = 64
+_TEXTS_PER_STEP = 512  # of the progress bar
+
 
 @dataclass(frozen=True)
 class TextTowerFamily:
-    """How the checkpoints of one family embed texts.
+    """Functions that embed texts with the checkpoints of one family.
 
     Args:
-        name: What people call the family, for tables and messages.
-        model_types: The `model_type` values of whole checkpoints that belong to it.
-        model_class: Name of the transformers class that reads texts, or None for the one that `AutoModel` takes.
-        text_config: The text encoder's config, out of that of the whole checkpoint.
-        width: Width of the space that texts are put into.
-        features: From the model, its inputs and the kind of pooling to `(texts, width)`.
-        max_length: The most words that a text may have; longer ones are cut.
-        fixed_length: Whether texts were always padded to that length, and the padding read along.
-        pools_words: Whether the checkpoint's own files must say how words become a sentence.
-        projections: For a tower, the transformers class and the path of the linear layer that leads it into the space.
+        name: Common name of the family, for tables and messages.
+        model_types: The `model_type` values of its checkpoints.
+        model_class: Name of the transformers class of the text encoder; None for that of `AutoModel`.
+        text_config: Returns the text encoder's config from that of the checkpoint.
+        width: Returns the width of the embeddings.
+        features: Computes embeddings `(texts, width)` from the model, its inputs and the pooling.
+        max_length: Returns the maximum number of tokens per text; longer texts are truncated.
+        fixed_length: Whether texts are always padded to that length, without a mask.
+        pools_words: Whether the pooling of words is defined by the checkpoint's files.
+        projections: Transformers class and path of the linear projection into the common space, by tower.
     """
 
     name: str
@@ -53,7 +66,7 @@ class TextTowerFamily:
     projections: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple:
-        # By name, as what embeds may be a lambda, which pickle refuses.
+        # By name, as fields may be lambdas, which cannot be pickled.
         return _registered, (self.model_types[0],)
 
 
@@ -65,7 +78,7 @@ def _registered(model_type: str) -> TextTowerFamily:
 
 
 def register_text_tower(family: TextTowerFamily) -> TextTowerFamily:
-    """Add a family; every `model_type` may belong to one family only."""
+    """Register a family; a `model_type` may belong to only one."""
     for model_type in family.model_types:
         if model_type in _FAMILIES:
             raise ValueError(f"model_type '{model_type}' already belongs to '{_FAMILIES[model_type].name}'")
@@ -74,164 +87,218 @@ def register_text_tower(family: TextTowerFamily) -> TextTowerFamily:
 
 
 def text_tower_families() -> dict[str, TextTowerFamily]:
-    """All `model_type` values of checkpoints with a text tower, in the order of registration."""
+    """Return all `model_type` values of checkpoints with a text tower, in the order of registration."""
     return dict(_FAMILIES)
 
 
 def find_text_tower(config: PreTrainedConfig) -> TextTowerFamily:
-    """The family of a whole checkpoint's config.
+    """Return the family of a checkpoint's config.
 
     Raises:
-        UnsupportedEncoder: If no text tower is known that is aligned with such an encoder.
+        UnsupportedEncoder: If no text tower is aligned with such an encoder.
     """
     family = _FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedEncoder(
-            f"an encoder of model_type '{config.model_type}' has no text tower that is aligned with it, so there is "
-            f"nothing to compare clouds with; checkpoints of {', '.join(sorted(_FAMILIES))} have one"
+            f"an encoder of model_type '{config.model_type}' has no text tower that is aligned with it, so clouds "
+            f"cannot be compared with texts; checkpoints of {', '.join(sorted(_FAMILIES))} have one"
         )
     return family
 
 
-# What most sentence encoders were trained on; captions are far shorter.
-_SENTENCE_LENGTH = 256
+class TextTower:
+    """A frozen text encoder with its tokenizer, which maps texts to unit vectors.
 
+    It is no `nn.Module`, so that a model that uses it neither counts nor saves its weights.
 
-def _text_part(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The text encoder's config; where the two disagree about the space's width, that of the whole one is right."""
-    text = copy.deepcopy(config.text_config)
-    if getattr(config, "projection_dim", None) is not None:
-        text.projection_dim = config.projection_dim
-    return text
+    Args:
+        model: The text encoder.
+        tokenizer: Its tokenizer.
+        family: Its family.
+        pooling: Pooling of words, for sentence encoders.
+    """
 
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, family: TextTowerFamily, pooling: str | None = None):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.family, self.pooling = tokenizer, family, pooling
+        self.max_length = min(int(tokenizer.model_max_length), family.max_length(model.config))
 
-def _embeds(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    return model(**inputs).text_embeds
+    def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Tokenize texts to `input_ids` and `attention_mask`, `(texts, tokens)` each.
 
-
-def _head(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    # Trained with its padding read along, so without a mask.
-    return model(input_ids=inputs["input_ids"]).pooler_output
-
-
-def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    words = model(**inputs).last_hidden_state  # (texts, words, hidden)
-    mask = inputs["attention_mask"].unsqueeze(-1).to(words.dtype)
-    if pooling == "cls":
-        return words[:, 0]
-    if pooling == "max":
-        return words.masked_fill(mask == 0, -torch.inf).amax(dim=1)
-    return (words * mask).sum(dim=1) / mask.sum(dim=1)
-
-
-def _places(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings
-
-
-def _places_behind_padding(config: PreTrainedConfig) -> int:
-    # RoBERTa's real positions start behind the row of its padding.
-    return config.max_position_embeddings - config.pad_token_id - 1
-
-
-register_text_tower(
-    TextTowerFamily(
-        name="CLIP",
-        model_types=("clip",),
-        model_class="CLIPTextModelWithProjection",
-        text_config=_text_part,
-        width=lambda config: config.projection_dim,
-        features=_embeds,
-        max_length=_places,
-        projections={
-            "text": ("CLIPTextModelWithProjection", "text_projection"),
-            "vision": ("CLIPVisionModelWithProjection", "visual_projection"),
-        },
-    )
-)
-for name, model_type, model_class in (
-    ("SigLIP", "siglip", "SiglipTextModel"),
-    ("SigLIP 2", "siglip2", "Siglip2TextModel"),
-):
-    register_text_tower(
-        TextTowerFamily(
-            name=name,
-            model_types=(model_type,),
-            model_class=model_class,
-            text_config=_text_part,
-            width=lambda config: config.projection_size,
-            features=_head,
-            max_length=_places,
-            fixed_length=True,
-            projections={"text": (model_class, "head")},
+        Raises:
+            ValueError: If there are no texts, or one is not a string or is empty.
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"texts is {texts!r}; expected a list with at least one text")
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"texts has {text!r}; expected words")
+        padding = "max_length" if self.family.fixed_length else "longest"
+        encoded = self.tokenizer(
+            list(texts), padding=padding, truncation=True, max_length=self.max_length, return_tensors="pt"
         )
-    )
-register_text_tower(
-    TextTowerFamily(
-        name="CLAP",
-        model_types=("clap",),
-        model_class="ClapTextModelWithProjection",
-        text_config=_text_part,
-        width=lambda config: config.projection_dim,
-        features=_embeds,
-        max_length=_places_behind_padding,
-    )
-)
-for name, model_types, max_length in (
-    ("sentence encoders", ("bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"), _places),
-    ("sentence encoders", ("roberta", "xlm-roberta", "camembert"), _places_behind_padding),
-):
-    register_text_tower(
-        TextTowerFamily(
-            name=name,
-            model_types=model_types,
-            model_class=None,
-            text_config=lambda config: config,
-            width=lambda config: config.hidden_size,
-            features=_pooled_words,
-            max_length=lambda config, places=max_length: min(places(config), _SENTENCE_LENGTH),
-            pools_words=True,
+        return {
+            "input_ids": encoded["input_ids"],
+            "attention_mask": encoded.get("attention_mask", torch.ones_like(encoded["input_ids"])),
+        }
+
+    @torch.no_grad()
+    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed tokenized texts as float32 unit vectors `(texts, width)` on the device of `input_ids`."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        self.model.to(input_ids.device)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return nn.functional.normalize(self.family.features(self.model, inputs, self.pooling).float(), dim=-1)
+
+    def embed(self, texts: Sequence[str], device: torch.device | str = "cpu") -> torch.Tensor:
+        """Embed texts as unit vectors `(texts, width)`, independently of each other."""
+        inputs = self.tokenize(texts)
+        parts = zip(*(values.split(_BATCH_SIZE) for values in inputs.values()), strict=True)
+        return torch.cat([self.features(ids.to(device), mask.to(device)) for ids, mask in parts])
+
+
+def text_tower_settings(
+    name_or_path: str | os.PathLike, revision: str | None = None, text_pooling: str | None = None
+) -> dict[str, Any]:
+    """Return the fields of a model's config that describe the text tower of an encoder.
+
+    Args:
+        name_or_path: Hub name or directory of the checkpoint.
+        revision: Branch, tag or commit.
+        text_pooling: "mean", "cls" or "max", the pooling of a sentence encoder; None for that in its files.
+
+    Returns:
+        `text_width` and `text_pooling`.
+
+    Raises:
+        UnsupportedEncoder: If the encoder has no aligned text tower, or its files do not define the pooling.
+        ValueError: If `text_pooling` is unknown, or given for an encoder that is no sentence encoder.
+    """
+    source = resolve_encoder(name_or_path, revision)
+    config = AutoConfig.from_pretrained(source.path)
+    family = find_text_tower(config)
+    if text_pooling is not None and (text_pooling not in POOLINGS or not family.pools_words):
+        allowed = f"one of {', '.join(map(repr, POOLINGS))}" if family.pools_words else f"None for {family.name}"
+        raise ValueError(f"text_pooling={text_pooling!r}; expected {allowed}")
+    if family.pools_words and text_pooling is None:
+        text_pooling = sentence_pooling(source)
+    return {"text_width": family.width(family.text_config(config)), "text_pooling": text_pooling}
+
+
+def open_text_tower(config: PreTrainedConfig) -> TextTower:
+    """Load the text tower of a model's encoder, even if the encoder was changed and is stored with the model.
+
+    Args:
+        config: Has a part "encoder", and `text_pooling`.
+
+    Raises:
+        ValueError: If the encoder's source is unknown, or the checkpoint has no tokenizer.
+        EncoderMismatchError: If the weights differ from the recorded ones.
+        UnsupportedEncoder: If the encoder has no aligned text tower.
+    """
+    source, checkpoint, family = _find_checkpoint(config.part("encoder"))
+    model = _load(source, family.model_class, family.text_config(checkpoint))
+    # By commit, cached files are found without the network.
+    name = source.path if source.revision is None else source.name
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=source.revision or "main")
+    # If its files are missing, transformers silently returns a tokenizer that knows no words.
+    if tokenizer("chair")["input_ids"] == tokenizer("lamp")["input_ids"]:
+        raise ValueError(
+            f"encoder {source.name!r}: its files have no tokenizer, or one that does not distinguish 'chair' and "
+            "'lamp'; expected that of its text tower next to the weights"
         )
-    )
+    return TextTower(model, tokenizer, family, config.text_pooling)
 
 
-POOLINGS = ("mean", "cls", "max")
-# Parts that change nothing which we do not do ourselves.
-_UNDERSTOOD = {"transformer", "pooling", "normalize"}
-_OLD_NAMES = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-}
+def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
+    """Return the checkpoint's own projection of the model's encoder into the space of texts, `(text_width, hidden)`.
+
+    For a sentence encoder, this is the identity.
+
+    Args:
+        config: As for `open_text_tower`.
+
+    Returns:
+        None if the checkpoint has no such projection, or one of another shape.
+    """
+    source, checkpoint, family = _find_checkpoint(config.part("encoder"))
+    hidden = config.encoder_config.hidden_size
+    if family.pools_words:
+        return torch.eye(hidden)
+    if config.encoder_tower not in family.projections:
+        return None
+    name, path = family.projections[config.encoder_tower]
+    tower = family.text_config(checkpoint) if config.encoder_tower == "text" else checkpoint.vision_config
+    if getattr(checkpoint, "projection_dim", None) is not None:
+        tower.projection_dim = checkpoint.projection_dim
+    weight = _load(source, name, tower).get_submodule(path).weight.detach()
+    return weight if weight.shape == (config.text_width, hidden) else None
+
+
+def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
+    """Embed many texts as unit vectors `(texts, width)`, with a progress bar."""
+    starts = range(0, len(texts), _TEXTS_PER_STEP)
+    bar = logging.tqdm(starts, desc="texts", disable=len(starts) < 2)
+    return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
+
+
+def embed_labels(
+    tower: TextTower, labels: Sequence[str], templates: Sequence[str], device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts.
+
+    Args:
+        tower: The text tower.
+        labels: The labels.
+        templates: Texts with `{}` in place of the label.
+        device: Device to compute on.
+    """
+    texts = fill_templates(labels, templates)
+    vectors = tower.embed([text for own in texts for text in own], device)
+    return nn.functional.normalize(vectors.unflatten(0, (len(texts), -1)).mean(dim=1), dim=-1)
+
+
+def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Return the texts of each label, one per template.
+
+    Raises:
+        ValueError: If there are no templates, or one does not have exactly one `{}`.
+    """
+    if isinstance(templates, str) or not len(templates):
+        raise ValueError(f"hypothesis_template={templates!r}; expected a list with at least one template")
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ValueError(f"hypothesis_template has {template!r}; expected a text with one {{}} for the label")
+    # Not str.format: labels and templates may contain other braces.
+    return [[template.replace("{}", label) for template in templates] for label in labels]
 
 
 def sentence_pooling(source: EncoderSource) -> str:
-    """How the words of a text become one vector, as the repository's own files have it.
-
-    Args:
-        source: Where the encoder's files are.
-
-    Returns:
-        One of `POOLINGS`.
+    """Return the pooling of a sentence encoder, one of `POOLINGS`, from the files of its repository.
 
     Raises:
-        UnsupportedEncoder: If the files say nothing, or something that is not supported.
+        UnsupportedEncoder: If the files do not define the pooling, or define an unsupported one.
     """
-    modules = _read(source, "modules.json")
-    kinds = [str(part.get("type", "")).rsplit(".", 1)[-1].lower() for part in modules or []]
-    if unknown := [kind for kind in kinds if kind not in _UNDERSTOOD]:
+    modules = _read_json(source, "modules.json") or []
+    kinds = [str(part.get("type", "")).rsplit(".", 1)[-1].lower() for part in modules]
+    if unknown := [kind for kind in kinds if kind not in _SUPPORTED_MODULES]:
         raise UnsupportedEncoder(
             f"{source.name}: its sentences pass a module {unknown[0]!r}; expected transformer, pooling and normalize"
         )
-    folder = next((part["path"] for part, kind in zip(modules or [], kinds, strict=True) if kind == "pooling"), None)
-    settings = _read(source, f"{folder or '1_Pooling'}/config.json")
+    folder = next((part["path"] for part, kind in zip(modules, kinds, strict=True) if kind == "pooling"), None)
+    settings = _read_json(source, f"{folder or '1_Pooling'}/config.json")
     if settings is None:
         raise UnsupportedEncoder(
-            f"{source.name}: nothing in its files (1_Pooling/config.json) says that it embeds sentences; if it was "
-            f"trained to, give text_pooling, one of {', '.join(map(repr, POOLINGS))}"
+            f"{source.name}: its files do not define how it embeds sentences (1_Pooling/config.json); if it was "
+            f"trained for this, give text_pooling, one of {', '.join(map(repr, POOLINGS))}"
         )
     named = settings.get("pooling_mode")
-    chosen = [named] if named else [way for key, way in _OLD_NAMES.items() if settings.get(key)]
-    others = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on and key not in _OLD_NAMES]
+    chosen = [named] if named else [pooling for key, pooling in _OLD_POOLING_NAMES.items() if settings.get(key)]
+    others = [
+        key for key, on in settings.items() if key.startswith("pooling_mode_") and on and key not in _OLD_POOLING_NAMES
+    ]
     if len(chosen) != 1 or chosen[0] not in POOLINGS or others:
         raise UnsupportedEncoder(
             f"{source.name}: pools words by {[*chosen, *others]}; expected one of {', '.join(map(repr, POOLINGS))}"
@@ -239,7 +306,7 @@ def sentence_pooling(source: EncoderSource) -> str:
     return chosen[0]
 
 
-def _read(source: EncoderSource, file: str) -> Any:
+def _read_json(source: EncoderSource, file: str) -> Any:
     if source.revision is None:
         path = Path(source.path) / file
     else:
@@ -259,138 +326,7 @@ def _read(source: EncoderSource, file: str) -> Any:
         raise UnsupportedEncoder(f"{path}: not JSON ({error})") from error
 
 
-_TEXTS_AT_ONCE = 64
-_TEXTS_PER_STEP = 512  # of the progress bar
-
-
-class TextTower:
-    """Texts in, unit vectors out. Frozen, and no `nn.Module`: a model that uses it neither counts nor stores it.
-
-    Args:
-        model: The text encoder.
-        tokenizer: Its tokenizer.
-        family: How it embeds.
-        pooling: How words become a sentence, for sentence encoders.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, family: TextTowerFamily, pooling: str | None = None):
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer, self.family, self.pooling = tokenizer, family, pooling
-        self.max_length = min(int(tokenizer.model_max_length), family.max_length(model.config))
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Texts as `input_ids` and `attention_mask`, `(texts, words)` each.
-
-        Raises:
-            ValueError: If there are no texts, or one is no text or is empty.
-        """
-        if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"texts is {texts!r}; expected a list with at least one text")
-        for text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"texts has {text!r}; expected words")
-        padding = "max_length" if self.family.fixed_length else "longest"
-        encoded = self.tokenizer(
-            list(texts), padding=padding, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        return {
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded.get("attention_mask", torch.ones_like(encoded["input_ids"])),
-        }
-
-    @torch.no_grad()
-    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Unit vectors `(texts, width)` of tokenized texts, float32, on the device of `input_ids`."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        self.model.to(input_ids.device)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return nn.functional.normalize(self.family.features(self.model, inputs, self.pooling).float(), dim=-1)
-
-    def embed(self, texts: Sequence[str], device: torch.device | str = "cpu") -> torch.Tensor:
-        """Unit vectors `(texts, width)` of texts, each the same whatever texts are beside it."""
-        inputs = self.tokenize(texts)
-        parts = zip(*(values.split(_TEXTS_AT_ONCE) for values in inputs.values()), strict=True)
-        return torch.cat([self.features(ids.to(device), mask.to(device)) for ids, mask in parts])
-
-
-def text_tower_settings(
-    name_or_path: str | os.PathLike, revision: str | None = None, text_pooling: str | None = None
-) -> dict[str, Any]:
-    """What a model's config records of the text tower that belongs to an encoder.
-
-    Args:
-        name_or_path: Hub name or directory of the whole checkpoint.
-        revision: Branch, tag or commit.
-        text_pooling: "mean", "cls" or "max", how a sentence encoder pools; None takes what its files say.
-
-    Returns:
-        `text_width` and `text_pooling`.
-
-    Raises:
-        UnsupportedEncoder: If the encoder has no aligned text tower, or does not say how it embeds sentences.
-        ValueError: If `text_pooling` is unknown, or given for an encoder that has a way of its own.
-    """
-    source = resolve_encoder(name_or_path, revision)
-    config = AutoConfig.from_pretrained(source.path)
-    family = find_text_tower(config)
-    if text_pooling is not None and (text_pooling not in POOLINGS or not family.pools_words):
-        allowed = f"one of {', '.join(map(repr, POOLINGS))}" if family.pools_words else f"None for {family.name}"
-        raise ValueError(f"text_pooling={text_pooling!r}; expected {allowed}")
-    if family.pools_words and text_pooling is None:
-        text_pooling = sentence_pooling(source)
-    return {"text_width": family.width(family.text_config(config)), "text_pooling": text_pooling}
-
-
-def open_text_tower(config: PreTrainedConfig) -> TextTower:
-    """Open the text tower that belongs to the encoder of a model, also of one that was changed and is stored with it.
-
-    Args:
-        config: Has a part "encoder", and `text_pooling`.
-
-    Raises:
-        ValueError: If nobody knows where the encoder came from, or the checkpoint lacks the tokenizer.
-        EncoderMismatchError: If the weights are others than the recorded ones.
-        UnsupportedEncoder: If the encoder has no aligned text tower.
-    """
-    source, whole, family = _whole_checkpoint(config.part("encoder"))
-    model = _load(source, family.model_class, family.text_config(whole))
-    # With its commit a file that was fetched once is found without the network.
-    place = source.path if source.revision is None else source.name
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=source.revision or "main")
-    # Where the files are missing transformers makes a tokenizer to which all words are unknown, and says nothing.
-    if tokenizer("chair")["input_ids"] == tokenizer("lamp")["input_ids"]:
-        raise ValueError(
-            f"encoder {source.name!r}: its files have no tokenizer, or one that cannot tell 'chair' from 'lamp'; "
-            "expected that of its text tower beside the weights"
-        )
-    return TextTower(model, tokenizer, family, config.text_pooling)
-
-
-def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
-    """The linear map `(text_width, hidden)` by which the checkpoint itself leads the wrapped tower into its space.
-
-    A sentence encoder lives in that space already: its map is the identity. None where there is no such map, or one
-    of another shape.
-
-    Args:
-        config: As `open_text_tower` takes it.
-    """
-    source, whole, family = _whole_checkpoint(config.part("encoder"))
-    hidden = config.encoder_config.hidden_size
-    if family.pools_words:
-        return torch.eye(hidden)
-    if config.encoder_tower not in family.projections:
-        return None
-    name, path = family.projections[config.encoder_tower]
-    part = family.text_config(whole) if config.encoder_tower == "text" else whole.vision_config
-    if getattr(whole, "projection_dim", None) is not None:
-        part.projection_dim = whole.projection_dim
-    weight = _load(source, name, part).get_submodule(path).weight.detach()
-    return weight if weight.shape == (config.text_width, hidden) else None
-
-
-def _whole_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
+def _find_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
     if encoder.name_or_path is None:
         raise ValueError(
             "the config names no encoder, so the text tower that belongs to it cannot be found; give text_embeds, or "
@@ -399,14 +335,14 @@ def _whole_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTraine
     if encoder.stored:  # the checksum is that of the changed encoder
         encoder = dataclasses.replace(encoder, checksum=None)
     source = open_recorded(encoder)
-    whole = AutoConfig.from_pretrained(source.path)
-    return source, whole, find_text_tower(whole)
+    checkpoint = AutoConfig.from_pretrained(source.path)
+    return source, checkpoint, find_text_tower(checkpoint)
 
 
 def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConfig) -> PreTrainedModel:
     build = AutoModel if model_class is None else getattr(transformers, model_class)
     verbosity = logging.get_verbosity()
-    # The other tower of the checkpoint is left out on purpose: no report of unexpected keys.
+    # The other tower of the checkpoint is skipped on purpose: no report of unexpected keys.
     logging.set_verbosity_error()
     try:
         model, report = build.from_pretrained(
@@ -419,42 +355,101 @@ def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConf
     return model
 
 
-HYPOTHESIS_TEMPLATES = ("a 3D model of a {}.",)
+# The families.
 
 
-def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """For each label the texts that its templates make.
-
-    Raises:
-        ValueError: If there are no templates, or one has no place, or more than one, for the label.
-    """
-    if isinstance(templates, str) or not len(templates):
-        raise ValueError(f"hypothesis_template={templates!r}; expected a list with at least one template")
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(f"hypothesis_template has {template!r}; expected a text with one {{}} for the label")
-    # Not str.format: a label or a template may have other braces.
-    return [[template.replace("{}", label) for template in templates] for label in labels]
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    text = copy.deepcopy(config.text_config)
+    # If they differ, the checkpoint's own value is right.
+    if getattr(config, "projection_dim", None) is not None:
+        text.projection_dim = config.projection_dim
+    return text
 
 
-def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
-    """Embed many texts as unit vectors `(texts, width)`, with a progress bar."""
-    starts = range(0, len(texts), _TEXTS_PER_STEP)
-    bar = tqdm(starts, desc="texts", disable=len(starts) < 2)
-    return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
+def _projected(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
+    return model(**inputs).text_embeds
 
 
-def embed_labels(
-    tower: TextTower, labels: Sequence[str], templates: Sequence[str], device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """One unit vector for each label, `(labels, width)`: the mean direction of the texts that its templates make.
+def _pooler_output(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
+    # Without a mask, as in training.
+    return model(input_ids=inputs["input_ids"]).pooler_output
 
-    Args:
-        tower: Embeds the texts.
-        labels: The labels.
-        templates: Texts with `{}` where the label goes.
-        device: Where to compute.
-    """
-    texts = fill_templates(labels, templates)
-    vectors = tower.embed([text for own in texts for text in own], device)
-    return nn.functional.normalize(vectors.unflatten(0, (len(texts), -1)).mean(dim=1), dim=-1)
+
+def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
+    words = model(**inputs).last_hidden_state  # (texts, tokens, hidden)
+    mask = inputs["attention_mask"].unsqueeze(-1).to(words.dtype)
+    if pooling == "cls":
+        return words[:, 0]
+    if pooling == "max":
+        return words.masked_fill(mask == 0, -torch.inf).amax(dim=1)
+    return (words * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _positions(config: PreTrainedConfig) -> int:
+    return config.max_position_embeddings
+
+
+def _positions_after_padding(config: PreTrainedConfig) -> int:
+    # RoBERTa's positions start after the row of its padding.
+    return config.max_position_embeddings - config.pad_token_id - 1
+
+
+register_text_tower(
+    TextTowerFamily(
+        name="CLIP",
+        model_types=("clip",),
+        model_class="CLIPTextModelWithProjection",
+        text_config=_text_config,
+        width=lambda config: config.projection_dim,
+        features=_projected,
+        max_length=_positions,
+        projections={
+            "text": ("CLIPTextModelWithProjection", "text_projection"),
+            "vision": ("CLIPVisionModelWithProjection", "visual_projection"),
+        },
+    )
+)
+for name, model_type, model_class in (
+    ("SigLIP", "siglip", "SiglipTextModel"),
+    ("SigLIP 2", "siglip2", "Siglip2TextModel"),
+):
+    register_text_tower(
+        TextTowerFamily(
+            name=name,
+            model_types=(model_type,),
+            model_class=model_class,
+            text_config=_text_config,
+            width=lambda config: config.projection_size,
+            features=_pooler_output,
+            max_length=_positions,
+            fixed_length=True,
+            projections={"text": (model_class, "head")},
+        )
+    )
+register_text_tower(
+    TextTowerFamily(
+        name="CLAP",
+        model_types=("clap",),
+        model_class="ClapTextModelWithProjection",
+        text_config=_text_config,
+        width=lambda config: config.projection_dim,
+        features=_projected,
+        max_length=_positions_after_padding,
+    )
+)
+for name, model_types, max_length in (
+    ("sentence encoders", ("bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"), _positions),
+    ("sentence encoders", ("roberta", "xlm-roberta", "camembert"), _positions_after_padding),
+):
+    register_text_tower(
+        TextTowerFamily(
+            name=name,
+            model_types=model_types,
+            model_class=None,
+            text_config=lambda config: config,
+            width=lambda config: config.hidden_size,
+            features=_pooled_words,
+            max_length=lambda config, positions=max_length: min(positions(config), _SENTENCE_LENGTH),
+            pools_words=True,
+        )
+    )

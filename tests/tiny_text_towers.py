@@ -1,4 +1,4 @@
-"""Tiny random checkpoints whole enough to embed texts: encoder, tokenizer, and the files of sentence encoders."""
+"""Tiny random checkpoints that embed texts: encoder, tokenizer, and the files of sentence encoders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MODULES = [
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of letters, with the special tokens where the tiny encoders have them."""
+    """Make a tokenizer of letters with the special token ids of the tiny encoders."""
     special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     vocabulary = {token: number for number, token in enumerate([*special.values(), *string.ascii_lowercase])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -39,7 +39,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_text_files(directory: Path, *, is_sentence_encoder: bool) -> Path:
-    """Put a tokenizer, and what tells a sentence encoder, beside the weights of an encoder."""
+    """Write a tokenizer, and the files of a sentence encoder, to the directory of an encoder."""
     tiny_tokenizer().save_pretrained(directory)
     if is_sentence_encoder:
         (directory / "modules.json").write_text(json.dumps(_MODULES))
@@ -49,7 +49,7 @@ def write_text_files(directory: Path, *, is_sentence_encoder: bool) -> Path:
 
 
 def saved_text_tower(model_type: str) -> str:
-    """The directory of a tiny checkpoint with a text tower; written once a test run."""
+    """Return the directory of a tiny checkpoint with a text tower, written once per test run."""
     directory = Path(os.environ["HF_HOME"]) / "tiny-text-towers" / model_type
     if not directory.is_dir():
         shutil.copytree(saved_encoder(model_type), directory)
@@ -58,12 +58,12 @@ def saved_text_tower(model_type: str) -> str:
 
 
 def tiny_zero_shot_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForZeroShotPointCloudClassification:
-    """`tiny_model` beside its text tower."""
+    """Make a `tiny_model` with a text tower."""
     source = encoder if os.path.isdir(encoder) or "/" in encoder else saved_text_tower(encoder)
     return tiny_model(source, Any2PointForZeroShotPointCloudClassification, **kwargs).eval()
 
 
 def adapted_zero_shot_model(encoder: str = "bert", **kwargs: Any) -> PeftModel:
-    """The same with a guided adapter that changes something from the start."""
+    """Make the same with a guided adapter that has an effect before training."""
     config = GuidedAdapterConfig(r=4, init_weights=False, bottleneck_dropout=0.0)
     return get_peft_model(tiny_zero_shot_model(encoder, **kwargs), config).eval()

@@ -1,7 +1,7 @@
 """Classifiers as files that run without this package: ONNX, and programs of `torch.export`.
 
-Sampling, neighbours, projection, frozen layers and adapters are all inside the graph, and it takes any number of
-clouds of any number of points.
+Sampling, neighbors, projection, frozen layers and adapters are all in the graph, which accepts any number of clouds
+with any number of points.
 """
 
 from hf_any3d.export.exported_files import FORMATS, ExportedFile, export_file

@@ -1,4 +1,4 @@
-"""An exported file that was checked, and beside it what its user must know: how to prepare points, the labels."""
+"""Export a classifier, compare the file with it, and write the settings of its processor and its labels next to it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from hf_any3d.export.onnx_files import export_onnx, open_onnx
-from hf_any3d.export.programs import export_program, open_program
-from hf_any3d.export.tracing import classifier_of
-from hf_any3d.export.verifying import Runner, compare, replaced_when_complete
+from hf_any3d.export.programs import (
+    Runner,
+    classifier_of,
+    eval_mode,
+    export_program,
+    open_program,
+    replaced_when_complete,
+)
 from hf_any3d.processing import PointCloudProcessor
+
+_SETTINGS_VERSION = 1
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -24,9 +33,9 @@ class Format:
     """A kind of exported file.
 
     Args:
-        write: From a classifier and a path to a file.
-        open: From that file to a function from points to logits.
-        packages: What the file was made with, beside torch.
+        write: Writes a classifier to a path.
+        open: Opens that file as a function from points to logits.
+        packages: Packages besides torch whose versions are recorded.
     """
 
     write: Callable[[nn.Module, Path], object]
@@ -40,17 +49,14 @@ FORMATS = {
 }
 
 
-_SETTINGS_VERSION = 1
-
-
 @dataclass(frozen=True)
 class ExportedFile:
-    """What `export_file` made.
+    """The result of `export_file`.
 
     Args:
         path: The file.
-        settings: The JSON file beside it.
-        bytes: Size of the file, weights in a second file included.
+        settings: The JSON file next to it.
+        bytes: Size of the file, including weights in a second file.
         worst_difference: Largest difference between its logits and those of the model.
     """
 
@@ -63,17 +69,17 @@ class ExportedFile:
 def export_file(
     model: nn.Module, output: str | os.PathLike, format: str = "onnx", *, processor: PointCloudProcessor | None = None
 ) -> ExportedFile:
-    """Export a classifier, compare the file with it, and only then put the file into its place.
+    """Export a classifier to a file that appears only if its logits equal the model's.
 
     Args:
         model: A classifier with or without adapters, on the CPU.
-        output: The file. Settings go into a file of the same name that ends with `.json`.
+        output: The file. Settings are written to a file of the same name that ends with `.json`.
         format: One of `FORMATS`.
-        processor: Prepares the model's points; its settings are written down.
+        processor: The model's processor, whose settings are stored.
 
     Raises:
-        ImportError: If packages that the format needs are not installed.
-        ValueError: If the model cannot be exported, or the file disagrees with it.
+        ImportError: Packages of the format are not installed.
+        ValueError: The model cannot be exported, or the file disagrees with it.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}; expected one of {', '.join(map(repr, FORMATS))}")
@@ -87,12 +93,51 @@ def export_file(
     with replaced_when_complete(output) as unfinished:
         FORMATS[format].write(model, unfinished)
         worst = compare(model, FORMATS[format].open(unfinished))
-        told = _settings(model, format, processor) | {"worst_difference": worst}
+        content = _settings(model, format, processor) | {"worst_difference": worst}
         (unfinished.parent / settings.name).write_text(
-            json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         size = sum(file.stat().st_size for file in unfinished.parent.iterdir() if file.name != settings.name)
     return ExportedFile(output, settings, size, worst)
+
+
+def compare(model: nn.Module, run: Runner, *, tolerance: float = TOLERANCE, seed: int = 0) -> float:
+    """Compare the logits of a model and its exported file on random clouds.
+
+    There are batches of two sizes, both different from those of tracing: exporters may bake in indices found while
+    tracing, which only clouds of other sizes reveal.
+
+    Args:
+        model: The classifier, on the CPU.
+        run: Function from points `(batch, points, in_channels)` to logits.
+        tolerance: Largest accepted difference of logits, relative to the largest logit or 1.
+        seed: Random seed of the clouds.
+
+    Returns:
+        The largest difference of two logits.
+
+    Raises:
+        ValueError: Logits differ by more, or labels differ at all.
+    """
+    config = classifier_of(model).config
+    generator = torch.Generator().manual_seed(seed)
+    worst = 0.0
+    for batch, count in ((1, config.min_points + 37), (3, 2 * config.min_points + 501)):
+        points = torch.rand(batch, count, config.in_channels, generator=generator) * 2 - 1
+        with eval_mode(model), torch.no_grad():
+            expected = model(points=points).logits.float()
+        found = run(points).float()
+        if found.shape != expected.shape:
+            raise ValueError(f"the file gives logits {tuple(found.shape)}; expected {tuple(expected.shape)}")
+        difference = (found - expected).abs().max().item()
+        allowed = tolerance * max(1.0, expected.abs().max().item())
+        if not difference <= allowed or not torch.equal(found.argmax(dim=-1), expected.argmax(dim=-1)):
+            raise ValueError(
+                f"the exported file disagrees with the model on {batch} clouds of {count} points: logits differ by "
+                f"{difference:.3g}; expected at most {allowed:.3g} and equal labels"
+            )
+        worst = max(worst, difference)
+    return worst
 
 
 def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | None) -> dict[str, Any]:

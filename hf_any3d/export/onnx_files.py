@@ -1,4 +1,4 @@
-"""ONNX files, which runtimes in other languages and on other devices read."""
+"""Export classifiers as ONNX files, for runtimes in other languages and on other devices."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.export.tracing import classifier_of, trace_classifier
-from hf_any3d.export.verifying import Runner, replaced_when_complete
+from hf_any3d.export.programs import Runner, classifier_of, replaced_when_complete, trace_classifier
 
-# The first one with an operator for GELU.
-OPSET = 20
+OPSET = 20  # the first one with an operator for GELU
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET) -> Path:
@@ -32,20 +30,20 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
         `path`.
 
     Raises:
-        ImportError: If the exporter's packages are not installed.
-        ValueError: If the model cannot be exported.
+        ImportError: The exporter's packages are not installed.
+        ValueError: The model cannot be exported.
     """
     _require("onnx", "onnxscript")
-    kept = {str(parameter.dtype) for parameter in classifier_of(model).parameters() if parameter.is_floating_point()}
-    if kept != {"torch.float32"}:
+    dtypes = {str(parameter.dtype) for parameter in classifier_of(model).parameters() if parameter.is_floating_point()}
+    if dtypes != {"torch.float32"}:
         raise ValueError(
-            f"dtype: the model has weights in {', '.join(sorted(kept))}; expected torch.float32 for ONNX, since "
+            f"dtype: the model has weights in {', '.join(sorted(dtypes))}; expected torch.float32 for ONNX, since "
             "runtimes on CPU lack operators for others"
         )
     program = trace_classifier(model)
     path = Path(path)
-    with replaced_when_complete(path) as unfinished, _without_remarks(), torch.no_grad():
-        made = torch.onnx.export(
+    with replaced_when_complete(path) as unfinished, _without_log_messages(), torch.no_grad():
+        exported = torch.onnx.export(
             program,
             input_names=["points"],
             output_names=["logits"],
@@ -54,15 +52,15 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
             verbose=False,
             custom_translation_table={torch.ops.hf_any3d.knn.default: _nearest},
         )
-        made.save(unfinished)
+        exported.save(unfinished)
     return path
 
 
 def open_onnx(path: Path) -> Runner:
-    """A function from points to logits on the CPU, by onnxruntime.
+    """Open an ONNX file as a function from points to logits, run by onnxruntime on the CPU.
 
     Raises:
-        ImportError: If onnxruntime is not installed.
+        ImportError: onnxruntime is not installed.
     """
     _require("onnxruntime")
     import onnxruntime
@@ -74,7 +72,7 @@ def open_onnx(path: Path) -> Runner:
 
 
 def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
-    """`knn` in operators of ONNX, whose TopK puts equally far points in the order of their indices, as `knn` does."""
+    """Compute `knn` with ONNX operators; like `knn`, TopK orders equally distant points by index."""
     from onnxscript import opset18 as op
 
     distance = None
@@ -95,8 +93,8 @@ def _require(*packages: str) -> None:
 
 
 @contextmanager
-def _without_remarks() -> Iterator[None]:
-    """The exporter remarks on packages that it could have used and on what it could not shorten."""
+def _without_log_messages() -> Iterator[None]:
+    """Silence the exporter's remarks on optional packages and optimizations."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from hf_any3d.modeling import kernels
+
 
 def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0, end: float = 0.0625) -> float:
     """Return the temperature of the Gumbel softmax: half a cosine from `start` to `end`, then `end`.
@@ -94,20 +96,10 @@ class Codebook(nn.Module):
             return nn.functional.embedding(token_ids, self.weight), token_ids
         probabilities = (scores / temperature).softmax(dim=-1)
         if hard:
-            probabilities = _StraightThrough.apply(probabilities, token_ids)
+            # The value of the one-hot vector, the gradient of the probabilities.
+            one_hot = torch.zeros_like(probabilities).scatter_(-1, token_ids.unsqueeze(-1), 1.0)
+            probabilities = one_hot + (probabilities - probabilities.detach())
         return probabilities.to(self.weight.dtype) @ self.weight, token_ids
-
-
-class _StraightThrough(torch.autograd.Function):
-    """One-hot of the selected code, with the gradient of the probabilities."""
-
-    @staticmethod
-    def forward(ctx, probabilities: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(probabilities).scatter_(-1, token_ids.unsqueeze(-1), 1.0)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient, None
 
 
 def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -122,7 +114,8 @@ def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     # exponential_ takes ten times as long on a CPU.
-    uniform = torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=generator)
+    # Contiguous, so that the noise of a seed does not depend on the memory layout of the logits.
+    uniform = torch.empty(like.shape, dtype=dtype, device=like.device).uniform_(generator=generator)
     return uniform.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_().neg_()
 
 
@@ -137,24 +130,5 @@ def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
 
     Source: ACT (arXiv 2212.08320); the direction of the divergence is that of its released program.
     """
-    posterior = _MeanPosterior.apply(logits)  # (batch, codes)
+    posterior = kernels.mean_posterior(logits)  # (batch, codes)
     return -(posterior.log().mean(dim=-1) + math.log(logits.shape[-1])).mean()
-
-
-class _MeanPosterior(torch.autograd.Function):
-    """`softmax(logits).mean(dim=1)`, with the softmax recomputed in the backward pass."""
-
-    @staticmethod
-    def forward(ctx, logits: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
-            total = logits.float().logsumexp(dim=-1, keepdim=True)  # (batch, groups, 1)
-            ctx.save_for_backward(logits, total)
-            return (logits - total).exp_().mean(dim=1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        logits, total = ctx.saved_tensors
-        posterior = (logits - total).exp_()
-        inner = posterior @ gradient.unsqueeze(-1)  # (batch, groups, 1)
-        return posterior.mul_((gradient.unsqueeze(1) - inner) / logits.shape[1]).to(logits.dtype)

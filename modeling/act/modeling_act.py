@@ -23,8 +23,7 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.any2point.geometry import Geometry, Membership, membership
-from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
+from hf_any3d.modeling.any2point.virtual_projection import Geometry, normalize_centers
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
     STORED_HERE,
@@ -35,6 +34,7 @@ from hf_any3d.modeling.card_info import (
 )
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FROZEN
+from hf_any3d.modeling.kernels.cells import Membership, membership
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,

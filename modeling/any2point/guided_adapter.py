@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point.cell_attention import attend_in_cells
-from hf_any3d.modeling.any2point.cell_norm import CellNorm
-from hf_any3d.modeling.any2point.cell_sums import pool_voxels, widened_mean
-from hf_any3d.modeling.any2point.geometry import Geometry, Membership
-from hf_any3d.modeling.any2point.view_ensemble import view_ensemble
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.any2point.virtual_projection import Geometry
+from hf_any3d.modeling.kernels.cells import Membership
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max
 
@@ -70,6 +68,53 @@ class LayerGate(nn.Module):
         return torch.lerp(entered, left, self.weight.to(left.dtype))
 
 
+class CellNorm(nn.Module):
+    """Batch norm over the occupied cells of each view.
+
+    Args:
+        views: Number of views, each with statistics of its own.
+        hidden_size: Channels.
+        count_empty: Whether empty cells count in training as rows of zeros, as in the released programs.
+        eps: Added to the variance.
+        momentum: Weight of a batch in the running statistics.
+    """
+
+    def __init__(
+        self, views: int, hidden_size: int, count_empty: bool = False, eps: float = 1e-5, momentum: float = 0.1
+    ):
+        super().__init__()
+        self.count_empty, self.eps, self.momentum = count_empty, eps, momentum
+        self.weight = nn.Parameter(torch.ones(views, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(views, hidden_size))
+        self.register_buffer("running_mean", torch.zeros(views, hidden_size))
+        self.register_buffer("running_var", torch.ones(views, hidden_size))
+
+    def forward(self, rows: torch.Tensor, members: Membership, gelu: bool = False) -> torch.Tensor:
+        """Normalise `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
+        own = self.weight.dtype
+        if self.training:
+            # Half precision cannot represent counts and sums of many rows.
+            rows = rows.to(torch.promote_types(own, torch.float32))
+        else:
+            rows = rows.to(own)
+            scale = self.weight * (self.running_var + self.eps).rsqrt()
+            normed = torch.addcmul((self.bias - self.running_mean * scale).unsqueeze(1), rows, scale.unsqueeze(1))
+            return nn.functional.gelu(normed) if gelu else normed
+        occupied = members.occupied.to(rows.dtype)  # (batch, views, rows)
+        count = occupied.sum(dim=(0, 2)).unsqueeze(-1)  # (views, 1)
+        # A copy, because a compiled graph takes no tensor for two arguments.
+        total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count.clone()
+        normed, mean, variance = kernels.cell_norm(
+            rows, occupied, self.weight.to(rows.dtype), self.bias.to(rows.dtype), count, total, self.eps, gelu
+        )
+        if members.first_visit(self):
+            with torch.no_grad():
+                unbiased = variance * (total / (total - 1).clamp_min(1))
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return normed.to(own)
+
+
 class CellAttention(nn.Module):
     """A small self-attention for each view among the tokens of a cell, with a norm of its own.
 
@@ -105,7 +150,7 @@ class CellAttention(nn.Module):
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
         qkv = qkv.unflatten(-1, (views, triple)).transpose(1, 2)  # (batch, views, tokens, 3 * width)
         scale = (triple // 3) ** -0.5  # the width of all heads, as published
-        return attend_in_cells(qkv, members, self.heads, scale, self.dropout if self.training else 0.0)
+        return kernels.cell_attention(qkv, members, self.heads, scale, self.dropout if self.training else 0.0)
 
 
 def guided_aggregation(
@@ -134,9 +179,9 @@ def guided_aggregation(
     voxels = geometry.voxels(guidance.voxel_size)
     view_rows = pool_views(tokens, attention, members, guidance.pooling)
     view_rows = view_norm(view_rows, members, gelu=True)  # (batch, views, cells, hidden)
-    voxel_rows = pool_voxels(tokens, voxels)
+    voxel_rows = kernels.max_mean_pool(tokens, voxels)
     voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
-    added = view_ensemble(view_rows, voxel_rows, members, voxels, guidance.scale, geometry.special_tokens)
+    added = kernels.view_ensemble(view_rows, voxel_rows, members, voxels, guidance.scale, geometry.special_tokens)
     return (hidden_states + added).to(hidden_states.dtype)
 
 
@@ -148,7 +193,8 @@ def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membersh
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
-    return widened_mean(tokens, _pool(gathered, members), torch.cat([out_weight, out_bias], dim=1), members)
+    narrow = nn.functional.pad(_pool(gathered, members), (0, 1), value=1.0)  # a column of ones for the bias
+    return kernels.widened_mean(tokens, narrow, torch.cat([out_weight, out_bias], dim=1), members)
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.any2point.pooled_blocks import Kept
-from hf_any3d.modeling.any2point.pooled_blocks_backward import pooled_blocks
-from hf_any3d.modeling.batch_norms import is_plain_training, update_running_statistics
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import flatten_index
 from hf_any3d.modeling.point_transformer import PatchEncoder
@@ -33,38 +30,6 @@ class ResidualBlock(nn.Module):
         # In place: these tensors, one row for every neighbour, are large.
         hidden = self.reduce_norm(self.reduce(rows)).relu_()
         return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
-
-
-def trains_as_one(blocks: Iterable[ResidualBlock], hoods: Neighborhoods) -> bool:
-    """Whether `train_as_one` computes what these blocks would: training, in full precision, of unchanged modules."""
-    features = hoods.features
-    if torch.is_autocast_enabled(features.device.type) or hoods.offsets.requires_grad:
-        return False
-    return all(
-        is_plain_training(linear, norm)
-        for block in blocks
-        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm))
-    )
-
-
-def train_as_one(blocks: nn.ModuleList, hoods: Neighborhoods) -> torch.Tensor:
-    """Train a stage's blocks on its rows and pool them: `(centers, width)`; running statistics move on."""
-    weights, eps = [], []
-    for block in blocks:
-        for linear, norm in ((block.reduce, block.reduce_norm), (block.expand, block.expand_norm)):
-            weights += [linear.weight, linear.bias, norm.weight, norm.bias]
-            eps.append(norm.eps)
-    pooled, _, *rest = pooled_blocks(
-        hoods.features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
-    )
-    for block, kept in zip(blocks, Kept.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
-        update_running_statistics(
-            block.reduce_norm, block.reduce.bias, kept.reduce_mean, kept.reduce_variance, hoods.count
-        )
-        update_running_statistics(
-            block.expand_norm, block.expand.bias, kept.expand_mean, kept.expand_variance, hoods.count
-        )
-    return pooled
 
 
 @dataclass
@@ -274,14 +239,7 @@ class TokenizerStage(nn.Module):
             offsets.flatten(0, 1),
             offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
         )
-        if trains_as_one(self.blocks, hoods):
-            pooled = train_as_one(self.blocks, hoods)
-        else:
-            rows = hoods.all_rows()
-            for block in self.blocks:
-                rows = block(rows)
-            pooled = rows.view(-1, k, self.width).amax(dim=1)
-        return pooled.view(*centers.shape[:2], self.width)
+        return kernels.pooled_blocks(hoods, self.blocks).view(*centers.shape[:2], self.width)
 
 
 def default_tokenizer_width(hidden_size: int, stages: int) -> int:

@@ -1,12 +1,6 @@
 """Pretrained encoders that encode point tokens: supported families, their positions, loading and freezing."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
-from hf_any3d.modeling.encoders.attended_rows import (
-    AttendedRows,
-    attended_rows,
-    beside_attended_rows,
-    run_beside,
-)
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
 from hf_any3d.modeling.encoders.loading import build_encoder, encoder_settings, freeze, load_encoder, open_encoder
 from hf_any3d.modeling.encoders.positions import (
@@ -16,6 +10,12 @@ from hf_any3d.modeling.encoders.positions import (
     bidirectional_inputs,
     convolve_on_line,
     hidden_of,
+)
+from hf_any3d.modeling.encoders.prefix_attention import (
+    Prefix,
+    compute_prefix,
+    prefix_attention,
+    run_with_prefix,
 )
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
@@ -29,11 +29,9 @@ from hf_any3d.modeling.encoders.registry import (
     register_family,
     select_tower,
 )
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, encoder_loading, own_modules
 
 __all__ = [
-    "AdapterLoadingMixin",
-    "AttendedRows",
+    "Prefix",
     "EncoderFamily",
     "FrozenEncoderMixin",
     "LayerPass",
@@ -41,26 +39,24 @@ __all__ = [
     "PositionTable",
     "TokenPlaces",
     "UnsupportedEncoder",
-    "attended_rows",
-    "beside_attended_rows",
+    "compute_prefix",
+    "prefix_attention",
     "bidirectional_inputs",
     "build_encoder",
     "composite_checkpoints",
     "convolve_on_line",
     "encoder_families",
-    "encoder_loading",
     "encoder_settings",
     "find_family",
     "freeze",
     "hidden_of",
     "load_encoder",
     "open_encoder",
-    "own_modules",
     "refuse_encoders",
     "refused_encoders",
     "register_composite",
     "register_family",
-    "run_beside",
+    "run_with_prefix",
     "select_tower",
     "unfreeze",
 ]

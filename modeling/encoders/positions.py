@@ -1,4 +1,4 @@
-"""Learned positions of a pretrained encoder, read at continuous places."""
+"""Learned positions of pretrained encoders at continuous coordinates."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class TokenPlaces:
-    """Continuous places of all tokens, a class token first, in the units of the encoder's own positions.
+    """Continuous coordinates of all tokens in the views, in the units of the encoder's own positions.
 
-    A token without a place in space stands in the middle of every view: as far from one end as from the other.
+    A token without a position in space, such as the class token, is in the middle of every view.
 
     Args:
         entry: `(batch, views, 1 + tokens, 1)` on a line in [0, columns - 1], or `(batch, views, 1 + tokens, 2)` as
             (column, row) on a plane.
         rows: Rows of the plane; 1 on a line.
-        columns: Columns of the plane; places of the line.
-        class_tokens: Whether a class token stands in front (1 or 0); some encoders have biases of its own for it.
+        columns: Columns of the plane; length of the line.
+        class_tokens: Number of class tokens before the others, 1 or 0; some encoders have separate biases for it.
     """
 
     entry: torch.Tensor
@@ -32,13 +32,13 @@ class TokenPlaces:
 
     @classmethod
     def with_class_token(cls, entry: torch.Tensor, rows: int, columns: int) -> TokenPlaces:
-        """Put the class token, in the middle, in front of tokens at `(batch, views, tokens, 1 or 2)`."""
+        """Add a class token, in the middle, before tokens at `(batch, views, tokens, 1 or 2)`."""
         middle = entry.new_tensor([(columns - 1) / 2, (rows - 1) / 2][: entry.shape[-1]])
         front = middle.expand(*entry.shape[:2], 1, -1)
         return cls(torch.cat([front, entry], dim=2), rows, columns)
 
     def followed_by(self, count: int) -> TokenPlaces:
-        """The same with `count` tokens without a place behind them."""
+        """Add `count` tokens without a position in space after the others."""
         if not count:
             return self
         middle = self.entry[:, :, :1].expand(-1, -1, count, -1)
@@ -47,14 +47,14 @@ class TokenPlaces:
 
 @dataclass(frozen=True)
 class LayerPass:
-    """What a family may look at to say what its layers are called with.
+    """One run of an encoder's layers, from which an encoder family makes their arguments.
 
     Args:
         encoder: The frozen encoder.
-        layers: Its layers, adapters around them included.
-        hidden_states: `(batch, 1 + tokens, hidden)`, what enters the first layer.
-        mask: The bidirectional attention mask; None where all tokens see each other anyway.
-        places: Where the tokens are.
+        layers: Its layers, with the adapters around them.
+        hidden_states: `(batch, 1 + tokens, hidden)`, the input of the first layer.
+        mask: The bidirectional attention mask; None if none is needed.
+        places: Coordinates of the tokens.
         rotary_views: How rotary encoders combine the views.
     """
 
@@ -67,32 +67,32 @@ class LayerPass:
 
 
 def bidirectional_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """Keyword arguments, one dictionary a layer, for layers that need to know nothing of places."""
+    """Yield the keyword arguments of each layer, for layers that do not depend on coordinates."""
     for _ in call.layers:
         yield {"attention_mask": call.mask, "is_causal": False}
 
 
 def hidden_of(output: torch.Tensor | tuple) -> torch.Tensor:
-    """The hidden states among what a layer returns; some return attention weights beside them."""
+    """Return the hidden states of a layer's output; some layers return attention weights too."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def convolve_on_line(
     tokens: torch.Tensor, places: TokenPlaces, convolution: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Positions of tokens `(batch, tokens, hidden)`, mean over the views, in the same shape.
+    """Compute convolutional positions of tokens: mean over the views, `(batch, tokens, hidden)`.
 
     Args:
-        tokens: The point tokens, without the class token.
-        places: Where they are, the class token first.
-        convolution: From `(batch, length, hidden)` to the same shape.
+        tokens: `(batch, tokens, hidden)`, without the class token.
+        places: Their coordinates, the class token first.
+        convolution: The encoder's, from `(batch, length, hidden)` to the same shape.
     """
-    whole = torch.arange(places.columns, device=tokens.device)
+    entries = torch.arange(places.columns, device=tokens.device)
     total = 0
     for place in places.entry[:, :, 1:].unbind(dim=1):  # (batch, tokens, 1)
-        # Share of each whole place in a token, (batch, tokens, length): at most two neighbours, summing to one.
-        share = (1 - (place.clamp(0, places.columns - 1) - whole).abs()).clamp_min(0).to(tokens.dtype)
-        # Several tokens on one place are averaged; a place that a token only touches keeps its share.
+        # Linear interpolation weights of each token, (batch, tokens, length): at most two are not zero.
+        share = (1 - (place.clamp(0, places.columns - 1) - entries).abs()).clamp_min(0).to(tokens.dtype)
+        # Tokens at the same entry are averaged; entries with a total weight below 1 are not rescaled.
         load = share.sum(dim=1).clamp_min(1).unsqueeze(-1)
         line = share.transpose(1, 2) @ tokens / load
         total = total + share @ convolution(line)
@@ -101,14 +101,14 @@ def convolve_on_line(
 
 @dataclass(frozen=True)
 class PositionTable:
-    """The positions that an encoder learned, on a line (words) or on a plane (patches).
+    """Learned positions of an encoder, on a line (words) or on a plane (patches).
 
     Args:
         kind: "line" or "plane".
-        weight: `(length, hidden)` on a line, `(rows * columns, hidden)`, row by row, on a plane; None where nothing is
-            added to tokens, because positions act in the attention (relative, rotary) or depend on neighbours.
+        weight: `(length, hidden)` on a line, `(rows * columns, hidden)`, row by row, on a plane; None if nothing is
+            added to tokens, because positions act in the attention (relative, rotary) or are convolutional.
         rows: Rows of the plane; 1 on a line.
-        columns: Columns of the plane; the length of a line, None where any length will do.
+        columns: Columns of the plane; the length of a line, None for any length.
     """
 
     kind: Literal["line", "plane"]
@@ -125,10 +125,10 @@ class PositionTable:
             )
 
     def lookup(self, position: torch.Tensor) -> torch.Tensor:
-        """Interpolate the table linearly at continuous places; places outside are moved to the border.
+        """Interpolate the table linearly at continuous coordinates, clamped to its border.
 
         Args:
-            position: `(..., 1)` entries of the line in [0, length - 1], or `(..., 2)` (column, row) of the plane.
+            position: `(..., 1)` on a line in [0, length - 1], or `(..., 2)` as (column, row) on a plane.
 
         Returns:
             `(..., hidden)` in the table's dtype.
@@ -156,12 +156,12 @@ def _lerp(low: torch.Tensor, high: torch.Tensor, weight: torch.Tensor) -> torch.
 def line_bias(
     places: TokenPlaces, biases: nn.Embedding, bucket: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Bias of pairs on a line.
+    """Interpolate the relative attention bias of all pairs of tokens on a line; mean over the views.
 
     Args:
-        places: Where the tokens are.
-        biases: One row of heads for each bucket.
-        bucket: From whole distances (place of the key minus place of the query) to buckets.
+        places: Coordinates of the tokens.
+        biases: One row of heads per bucket.
+        bucket: Maps integer distances (key minus query) to buckets.
 
     Returns:
         `(batch, heads, queries, keys)` in the dtype of the biases.
@@ -176,12 +176,12 @@ def line_bias(
 
 
 def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
-    """Bias of pairs on a plane, from a table laid out as BEiT's.
+    """Interpolate the relative attention bias of all pairs of tokens on a plane; mean over the views.
 
     Args:
-        places: Where the tokens are, a class token first.
-        biases: `((2 * rows - 1) * (2 * columns - 1) + 3, heads)`: offsets of the query from the key, row by row, then
-            class token to patch, patch to class token, class token to itself.
+        places: Coordinates of the tokens.
+        biases: `((2 * rows - 1) * (2 * columns - 1) + 3, heads)` as in BEiT: offsets of the query from the key, row by
+            row, then class token to patch, patch to class token, class token to itself.
 
     Returns:
         `(batch, heads, queries, keys)` in the dtype of the biases.
@@ -201,7 +201,7 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
 
 
 class Addend:
-    """A term that is added out of place, also where a layer writes `bias += term` into a bias of smaller shape."""
+    """A term that is added out of place even if a layer computes `bias += term` with a bias of smaller shape."""
 
     def __init__(self, values: torch.Tensor):
         self.values = values

@@ -1,15 +1,15 @@
-"""Rotary positions at continuous places: how far queries and keys are turned, and what becomes of several views.
+"""Rotary positions at continuous coordinates, and rules to combine the views.
 
-A rotary encoder has no table: it turns each pair of channels by place times frequency, so any real place will do. A
-token has one place in every view, and one of these rules makes one rotation of them:
+A rotary encoder has no table: it rotates each pair of channels by position times frequency, which is defined for any
+real position. A token has one coordinate per view; these rules combine them into one rotation:
 
-- "split_frequencies" (default): frequencies take turns, each belongs to one view. This is how 2D rotary encoders treat
-  the two axes of an image. Every head sees every view, whatever the number of heads.
-- "split_heads": heads (with the queries that share them, in grouped attention) take turns. Every head turns as it did
-  in pretraining, but knows one view only.
-- "mean_angle": the mean place. Places on a line are linear in space, so their mean is a projection onto one direction,
-  and the others, which the views tell apart, are lost.
-- "first_view": the first view alone, as a lower bound.
+- "split_frequencies" (default): each frequency belongs to one view, in turn, as 2D rotary encoders treat the two axes
+  of an image. Every head depends on all views, whatever the number of heads.
+- "split_heads": each head (with the queries that share its keys, in grouped attention) belongs to one view, in turn. A
+  head rotates as in pretraining, but depends on one view only.
+- "mean_angle": the mean coordinate. Coordinates on a line are linear in space, so their mean is a projection onto one
+  direction, and what distinguishes the views is lost.
+- "first_view": only the first view, as a lower bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hf_any3d.modeling.encoders.positions import LayerPass
 
 
 class HeadRotation:
-    """Cosines or sines that differ between heads, in the place of a tensor that layers broadcast over them.
+    """Cosines or sines that differ between heads, for layers that broadcast one tensor over the heads.
 
     Args:
         values: `(batch, key heads, tokens, channels)`.
@@ -35,7 +35,7 @@ class HeadRotation:
         self.shape = values.shape
 
     def unsqueeze(self, dim: int) -> HeadRotation:
-        """The axis of heads is there already."""
+        """Return itself: the axis of heads exists already."""
         return self
 
     def __rmul__(self, states: torch.Tensor) -> torch.Tensor:
@@ -44,18 +44,18 @@ class HeadRotation:
 
 
 def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tensor:
-    """One rotation for each token (and head) of the rotations in the views.
+    """Combine the rotation angles of the views into one for each token, or for each token and head.
 
     Args:
         angles: `(batch, views, tokens, axes, frequencies)` in radians.
-        rule: One of the rules above.
-        key_heads: Heads of the keys.
+        rule: See the module's docstring.
+        key_heads: Number of heads of the keys.
 
     Returns:
         `(batch, 1 or key heads, tokens, axes, frequencies)`.
 
     Raises:
-        ValueError: If there are more views than frequencies or heads to divide among them.
+        ValueError: If there are more views than frequencies or heads.
     """
     views, frequencies = angles.shape[1], angles.shape[-1]
     if rule == "mean_angle":
@@ -66,7 +66,7 @@ def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tens
     if shares < views:
         raise ValueError(
             f"rotary_views={rule!r}: the encoder has {shares} {what} for num_views={views}; "
-            "take fewer views, or another rule"
+            "use fewer views, or another rule"
         )
     owner = torch.arange(shares, device=angles.device) % views
     if rule == "split_heads":
@@ -78,13 +78,13 @@ def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tens
 def rotation(
     call: LayerPass, coordinates: torch.Tensor, frequencies: torch.Tensor, scaling: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines `(batch, 1 or key heads, tokens, 2 * axes * frequencies)` in the dtype of the hidden states.
+    """Compute cosines and sines, `(batch, 1 or key heads, tokens, 2 * axes * frequencies)` each.
 
     Args:
-        call: The forward pass.
-        coordinates: `(batch, views, tokens, axes)`, what the frequencies multiply.
-        frequencies: `(frequencies,)` in radians for one unit of the coordinates.
-        scaling: Factor of both, which some encoders for long texts have.
+        call: The run of the layers, which defines the dtype.
+        coordinates: `(batch, views, tokens, axes)`.
+        frequencies: `(frequencies,)` in radians per unit of the coordinates.
+        scaling: Factor of both; some encoders for long texts have one.
     """
     config = call.encoder.config
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -97,12 +97,12 @@ def rotation(
 
 
 def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """Keyword arguments for layers of text encoders with rotary positions, one dictionary a layer."""
+    """Yield the keyword arguments of each layer of a text encoder with rotary positions."""
     _refuse_windows(call)
     config, rotary = call.encoder.config, call.encoder.rotary_emb
     made: dict[str, tuple] = {}
     for number in range(len(call.layers)):
-        # Encoders with local and global layers keep frequencies for each kind, under its name.
+        # Encoders with local and global layers have frequencies for each kind of layer.
         kind = config.layer_types[number] if hasattr(rotary, "layer_types") else ""
         if kind not in made:
             prefix = f"{kind}_" if kind else ""
@@ -114,15 +114,15 @@ def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 
 def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """The same for layers that lose the word that attention is not causal: a mask of zeros says it again.
+    """Yield the same with a mask of zeros, for layers that ignore `is_causal=False`.
 
     Raises:
-        ValueError: Under flash attention, which takes no such mask.
+        ValueError: With flash attention, which does not support such a mask.
     """
     implementation = call.encoder.config._attn_implementation
     if "flash" in (implementation or ""):
         raise ValueError(
-            f"attn_implementation={implementation!r}: '{call.encoder.config.model_type}' layers would hide later "
+            f"attn_implementation={implementation!r}: '{call.encoder.config.model_type}' layers would mask later "
             "tokens; expected 'sdpa' or 'eager'"
         )
     tokens = call.hidden_states.shape[1]
@@ -131,11 +131,11 @@ def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 
 def _refuse_windows(call: LayerPass) -> None:
-    """Flash attention would cut windows in the order of the tokens, which means nothing in a cloud."""
+    """Refuse flash attention with a sliding window over the order of the tokens, which is arbitrary in a cloud."""
     config, tokens = call.encoder.config, call.hidden_states.shape[1]
     window = getattr(config, "sliding_window", None)
     if window is not None and window < tokens and "flash" in (config._attn_implementation or ""):
         raise ValueError(
-            f"attn_implementation={config._attn_implementation!r} cuts windows of {window} tokens, fewer than the "
-            f"{tokens} of a cloud; expected 'sdpa' or 'eager'"
+            f"attn_implementation={config._attn_implementation!r} has a sliding window of {window} tokens, fewer than "
+            f"the {tokens} of a cloud; expected 'sdpa' or 'eager'"
         )

@@ -26,26 +26,26 @@ _RANGES: Ranges = {
 
 
 class ImageBindAudioConfig(NamesPackageMixin, PreTrainedConfig):
-    r"""Sizes of the audio trunk of ImageBind (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
+    r"""Configuration of ImageBind's audio encoder (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
 
     Args:
         hidden_size: Channels of a token.
-        num_hidden_layers: Layers.
-        num_attention_heads: Heads of each layer.
-        intermediate_size: Width of the feed-forward branch.
-        hidden_act: Its activation.
+        num_hidden_layers: Number of layers.
+        num_attention_heads: Attention heads per layer.
+        intermediate_size: Hidden channels of the MLP.
+        hidden_act: Activation of the MLP.
         layer_norm_eps: Epsilon of the norms of the layers and of the final norm.
-        patch_norm_eps: Epsilon of the norm behind the patch embedding.
+        patch_norm_eps: Epsilon of the norm after the patch embedding.
         patch_size: Edge of a patch, in mel bins and frames.
-        stride: Distance between patches, which overlap where it is smaller than their edge.
+        stride: Distance between patches, which overlap if it is smaller than `patch_size`.
         num_mel_bins: Mel bins of a spectrogram.
         num_frames: Frames of a spectrogram.
-        add_bias_kv: Whether attention has a learned key and value beside those of the tokens.
-        attention_dropout: Dropout of the attention's weights.
-        initializer_range: Standard deviation of untrained weights.
+        add_bias_kv: Whether attention has an additional learned key and value.
+        attention_dropout: Dropout of the attention weights.
+        initializer_range: Standard deviation of initial weights.
 
     Raises:
-        ValueError: If a spectrogram is smaller than a patch, or the heads do not divide the width.
+        ValueError: If a spectrogram is smaller than a patch, or `hidden_size` is not divisible by the number of heads.
     """
 
     model_type = "imagebind_audio"

@@ -1,4 +1,4 @@
-"""The audio trunk of ImageBind as a transformers model (arXiv 2305.05665)."""
+"""ImageBind's audio encoder as a transformers model (arXiv 2305.05665)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hf_any3d.modeling.layers.forward_contract import (
 
 
 class ImageBindAudioEmbeddings(nn.Module):
-    """Overlapping patches of a spectrogram, a class token in front, learned positions added."""
+    """Embed overlapping patches of a spectrogram after a class token, with learned positions."""
 
     def __init__(self, config: ImageBindAudioConfig):
         super().__init__()
@@ -44,12 +44,12 @@ class ImageBindAudioEmbeddings(nn.Module):
             )
         patches = self.projection(input_values.to(self.projection.weight.dtype))
         patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
-        front = self.cls_token.expand(len(patches), -1, -1)
-        return torch.cat([front, patches], dim=1) + self.position_embeddings
+        class_token = self.cls_token.expand(len(patches), -1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.position_embeddings
 
 
 class ImageBindAudioAttention(nn.Module):
-    """Self-attention in which every token may also look at one learned key and value."""
+    """Self-attention with an additional learned key and value."""
 
     def __init__(self, config: ImageBindAudioConfig):
         super().__init__()
@@ -68,7 +68,7 @@ class ImageBindAudioAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend within `(batch, tokens, hidden)`; returns the sum of values and, where computed, the weights."""
+        """Attend: `(batch, tokens, hidden)` to the same, and the weights if available."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (
             project(hidden_states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -79,7 +79,7 @@ class ImageBindAudioAttention(nn.Module):
                 for tokens, bias in ((key, self.bias_k), (value, self.bias_v))
             )
             if attention_mask is not None:
-                # False forbids in a boolean mask, and 0 allows in one that is added.
+                # A boolean mask is True for visible keys, an additive one is 0.
                 allowed = attention_mask.dtype == torch.bool
                 attention_mask = nn.functional.pad(attention_mask, (0, 1), value=allowed)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -106,7 +106,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, in the form that transformers calls; `(batch, heads, tokens, head width)` each."""
+    """Eager attention with the signature of transformers' attention functions."""
     scores = query @ key.transpose(-1, -2) * scaling  # (batch, heads, tokens, keys)
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -116,7 +116,7 @@ def eager_attention_forward(
 
 
 class ImageBindAudioMLP(nn.Module):
-    """The feed-forward branch."""
+    """Two linear layers with an activation between them, applied to each token."""
 
     def __init__(self, config: ImageBindAudioConfig):
         super().__init__()
@@ -130,7 +130,7 @@ class ImageBindAudioMLP(nn.Module):
 
 
 class ImageBindAudioLayer(GradientCheckpointingLayer):
-    """A transformer layer with its norms in front."""
+    """A pre-norm transformer layer."""
 
     def __init__(self, config: ImageBindAudioConfig):
         super().__init__()
@@ -148,7 +148,7 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
 
 
 class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
-    """What transformers needs to know of the models of this folder."""
+    """Base class: config, initialisation and supported features."""
 
     config_class = ImageBindAudioConfig
     config: ImageBindAudioConfig
@@ -176,7 +176,7 @@ class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
 
 
 class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
-    """Mel spectrograms in, token features out; the class token after the final norm is `pooler_output`."""
+    """ImageBind's audio encoder; `pooler_output` is the class token after the final norm."""
 
     def __init__(self, config: ImageBindAudioConfig):
         super().__init__(config)
@@ -196,34 +196,34 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
 
         Args:
             input_values: `(batch, 1, num_mel_bins, num_frames)` log mel energies, normalised as in training.
-            output_hidden_states: Whether to return what enters the first layer and what leaves each, before the final
-                norm: layers + 1 times `(batch, 1 + patches, hidden)`; None for the config's choice.
-            output_attentions: The same for the attention's weights, which eager attention alone makes: for each layer
+            output_hidden_states: Whether to return the input of the first layer and the output of each, before the
+                final norm: layers + 1 times `(batch, 1 + patches, hidden)`; None for the config's choice.
+            output_attentions: The same for the attention weights, which only eager attention returns: for each layer
                 `(batch, heads, 1 + patches, keys)`.
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If the shape is another; attention weights of another attention.
+            ValueError: If the shape is wrong, or attention weights are requested without eager attention.
         """
         config = self.config
-        wants_hidden, wants_attentions = requested_outputs(
+        return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
         hidden_states = self.embeddings(input_values)
         states = [hidden_states]
-        listening = None
-        if wants_attentions:
-            listening = AttentionRecorder(self.layers, {ImageBindAudioAttention: 1}, config.model_type)
-        with listening or nullcontext():
+        recorder = None
+        if return_attentions:
+            recorder = AttentionRecorder(self.layers, {ImageBindAudioAttention: 1}, config.model_type)
+        with recorder or nullcontext():
             for layer in self.layers:
                 hidden_states = layer(hidden_states)
-                if wants_hidden:
+                if return_hidden:
                     states.append(hidden_states)
-            attentions = listening.weights if wants_attentions else None
+            attentions = recorder.weights if return_attentions else None
         hidden_states = self.layernorm(hidden_states)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
-            hidden_states=tuple(states) if wants_hidden else None,
+            hidden_states=tuple(states) if return_hidden else None,
             attentions=attentions,
         )

@@ -1,7 +1,6 @@
-"""Point operations without compiled extensions: sampling, neighbours, grouping, cells, interpolation
-and distances of clouds.
-"""
+"""Point operations without compiled extensions: sampling, neighbours, grouping, cells, interpolation, distances."""
 
+from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 from hf_any3d.modeling.point_ops.cells import (
     line_cell_count,
     line_cells,
@@ -10,13 +9,7 @@ from hf_any3d.modeling.point_ops.cells import (
     voxel_cells,
 )
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
-from hf_any3d.modeling.point_ops.grouping import (
-    LARGEST_COORDINATE,
-    gather_points,
-    group,
-    in_full_precision,
-    refuse_out_of_range,
-)
+from hf_any3d.modeling.point_ops.grouping import gather_points, group, in_full_precision
 from hf_any3d.modeling.point_ops.neighbors import knn, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.pooling import cell_counts, scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.sampling import farthest_point_sample

@@ -1,56 +1,27 @@
-"""Collecting rows of a cloud by index, with a cheap gradient, and refusing clouds that cannot be worked with."""
+"""Select rows of clouds by index, with a cheap gradient, and check the clouds that a model is given."""
 
 import torch
 from torch import Tensor
 
-# Far beyond any scan in any unit; squares and their sums over a batch stay far inside the range of float32.
-LARGEST_COORDINATE = 1e12
-
-
-def refuse_out_of_range(name: str, values: Tensor, largest: float = LARGEST_COORDINATE) -> None:
-    """Refuse clouds with numbers that would make all that follows NaN, running statistics of norms included.
-
-    Costs one pass over the numbers and, on other devices than the CPU, waiting for its result. Not for code that is
-    compiled.
-
-    Args:
-        name: what the caller calls the clouds, for the error.
-        values: (batch, points, channels) floats of any kind.
-        largest: the largest number allowed, as of its size.
-
-    Raises:
-        ValueError: if a number is NaN, infinite or larger; names the first such cloud.
-    """
-    if not values.numel():
-        return
-    low, high = values.detach().aminmax()
-    if (low >= -largest) & (high <= largest):
-        return
-    sizes = values.detach().abs().flatten(1).amax(dim=1)  # (batch,); NaN where a number is
-    cloud = int((sizes <= largest).logical_not().nonzero()[0])
-    if not sizes[cloud].isfinite():
-        raise ValueError(f"{name}: found NaN or infinite coordinates in cloud {cloud}; expected finite numbers")
-    raise ValueError(
-        f"{name}: found {sizes[cloud]:.3g} in cloud {cloud}; expected numbers of at most {largest:.3g} in size"
-    )
+from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 
 
 def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
     """Check the clouds that a model is given, and cast them to full precision.
 
-    Places stay in full precision in a half precision model: rounded points have other centres and neighbours.
+    Coordinates stay in full precision in a half precision model: rounded points have other centres and neighbours.
 
     Args:
-        points: (batch, points, channels).
-        dtype: precision of the model, into which the squares of all numbers have to fit.
+        points: `(batch, points, channels)`.
+        dtype: Precision of the model, which must be able to represent the squares of all numbers.
 
     Returns:
-        The points in float32, or in float64 where the model or the points are.
+        The points in float32, or in float64 if the model or the points are.
 
     Raises:
-        ValueError: if there is no cloud, or a number is NaN, infinite or too large.
+        ValueError: If there is no cloud, or a number is NaN, infinite or too large.
     """
-    if not torch.compiler.is_compiling():  # compiled, the operator that samples centres checks their coordinates
+    if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centres checks coordinates
         if points.ndim and not len(points):
             raise ValueError(f"points has shape {tuple(points.shape)}; expected at least one cloud")
         if points.is_floating_point():
@@ -59,59 +30,59 @@ def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:
-    """Pick rows of every cloud.
+    """Select rows of every cloud.
 
     Args:
-        values: (batch, points, channels) floats of any kind.
-        index: (batch, picks) integers in [0, points).
+        values: `(batch, points, channels)` floats of any kind.
+        index: `(batch, picks)` integers in [0, points).
 
     Returns:
-        (batch, picks, channels), differentiable in `values`.
+        `(batch, picks, channels)`, differentiable in `values`.
 
     Raises:
-        ValueError: if the shapes do not fit together.
-        IndexError: if an index lies outside the cloud (checked on CPU; elsewhere, or compiled, the check would stall).
+        ValueError: If the shapes do not match.
+        IndexError: If an index is out of range (only checked on the CPU and in uncompiled code).
     """
     return _rows(values, index, "(batch, picks)")
 
 
 def group(values: Tensor, index: Tensor) -> Tensor:
-    """Pick the neighbours' rows for every query.
+    """Select the rows of the neighbours of every query.
 
     Args:
-        values: (batch, points, channels) floats of any kind.
-        index: (batch, queries, neighbors) integers in [0, points), as `knn` returns them.
+        values: `(batch, points, channels)` floats of any kind.
+        index: `(batch, queries, neighbors)` integers in [0, points), as returned by `knn`.
 
     Returns:
-        (batch, queries, neighbors, channels), differentiable in `values`.
+        `(batch, queries, neighbors, channels)`, differentiable in `values`.
 
     Raises:
-        ValueError: if the shapes do not fit together.
-        IndexError: if an index lies outside the cloud (checked on CPU; elsewhere, or compiled, the check would stall).
+        ValueError: If the shapes do not match.
+        IndexError: If an index is out of range (only checked on the CPU and in uncompiled code).
     """
     return _rows(values, index, "(batch, queries, neighbors)")
 
 
 def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
-    """Turn indices into each cloud into indices into all clouds laid end to end.
+    """Convert indices into each cloud to indices into all clouds concatenated.
 
     Args:
-        name: what the caller calls the indices, for the error.
-        index: (batch, ...) integers in [0, count).
-        count: rows of a cloud.
+        name: Name of the indices in messages.
+        index: `(batch, ...)` integers in [0, count).
+        count: Rows of a cloud.
 
     Returns:
-        (batch * ...,) LongTensor.
+        LongTensor `(batch * ...,)`.
 
     Raises:
-        ValueError: if `index` does not hold integers.
-        IndexError: if an index lies outside its cloud (checked on CPU; elsewhere, or compiled, the check would stall).
+        ValueError: If `index` does not contain integers.
+        IndexError: If an index is out of range (only checked on the CPU and in uncompiled code).
     """
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: dtype {index.dtype}; expected torch.int64 or torch.int32")
     if not torch.compiler.is_compiling() and index.device.type == "cpu" and index.numel():
         low, high = index.aminmax()
-        # A flat index past the end of one cloud would silently read the next cloud.
+        # A flat index beyond one cloud would silently read the next one.
         if low < 0 or high >= count:
             raise IndexError(f"{name}: values from {low} to {high}; expected 0 to {count - 1}")
     batch = index.shape[0]
@@ -125,6 +96,6 @@ def _rows(values: Tensor, index: Tensor, expected: str) -> Tensor:
     batch, count, channels = values.shape
     if index.dim() != expected.count(",") + 1 or index.shape[0] != batch:
         raise ValueError(f"index: shape {tuple(index.shape)}; expected {expected} with batch {batch}")
-    # One flat selection: unlike torch.gather it needs no index of the size of the result.
+    # A flat selection: unlike torch.gather, it needs no index of the size of the result.
     flat = flatten_index("index", index, count)
     return values.reshape(batch * count, channels).index_select(0, flat).reshape(*index.shape, channels)

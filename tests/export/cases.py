@@ -1,4 +1,4 @@
-"""Small classifiers to export, one for each way that graphs may differ, and clouds to ask them about."""
+"""Small classifiers to export, one for each kind of graph, and clouds to run them on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def text_with_point_tokenizer() -> PeftModel:
 
 
 def vision_with_patch_tokenizer() -> PeftModel:
-    """Positions from a plane, colours, and every choice of the released programs that concerns one cloud alone."""
+    """Positions from a plane, colors, and the released programs' settings that do not mix clouds."""
     return adapted_model(
         "vit",
         {"gate": 0.5},
@@ -51,7 +51,7 @@ CASES = {case.__name__: case for case in (text_with_point_tokenizer, vision_with
 
 
 def trained(name: str) -> PeftModel:
-    """A case after two steps of training, so that statistics have moved, with several labels among `other_clouds`."""
+    """A case after two training steps, which change the statistics, with several labels among `other_clouds`."""
     model = CASES[name]()
     for seed in (5, 6):
         train_step(model, clouds(6, 64, model.config.in_channels, seed))
@@ -71,6 +71,6 @@ def trained(name: str) -> PeftModel:
 
 
 def other_clouds(channels: int) -> list[torch.Tensor]:
-    """Batches of other sizes than any that a graph was traced with; the last one has equal distances and repeats."""
+    """Batches of sizes that no graph was traced with; the last one has ties and repeated points."""
     grid = (clouds(4, 300, channels, seed=9) * 3).round() / 3
     return [clouds(1, 700, channels, seed=7), clouds(5, 2048, channels, seed=8), grid]

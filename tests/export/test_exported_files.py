@@ -1,4 +1,4 @@
-"""A checked file with its settings, from Python and from the command line."""
+"""Export of a compared file with its settings, from Python and from the command line."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def broken(model, path):
 
 
 @pytest.mark.parametrize("earlier", [None, "an earlier file"])
-def test_file_that_disagrees_never_takes_its_place(monkeypatch, saved, tmp_path, earlier):
+def test_a_file_that_disagrees_is_not_kept(monkeypatch, saved, tmp_path, earlier):
     monkeypatch.setitem(FORMATS, "onnx", Format(broken, lambda path: lambda points: torch.zeros(len(points), 3)))
     output = tmp_path / "model.onnx"
     if earlier is not None:
@@ -48,7 +48,7 @@ def test_file_that_disagrees_never_takes_its_place(monkeypatch, saved, tmp_path,
         (("--output", "."), ".: is a folder; expected the name of a file"),
     ],
 )
-def test_wrong_words_are_told_in_one_line(saved, monkeypatch, tmp_path, words, text):
+def test_wrong_options_give_one_line_errors(saved, monkeypatch, tmp_path, words, text):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["export", str(saved[1]), *words])
     assert result.exit_code == 1 and result.stdout == ""

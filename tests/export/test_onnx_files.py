@@ -1,4 +1,4 @@
-"""ONNX files give PyTorch's answers for clouds of sizes that they were not traced with."""
+"""ONNX files give PyTorch's results for clouds of sizes that they were not traced with."""
 
 from pathlib import Path
 

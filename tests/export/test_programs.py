@@ -1,4 +1,4 @@
-"""Programs of `torch.export`, written by the command line, answer by torch alone as the model does."""
+"""Programs of `torch.export`, written by the command line, give the model's results with torch alone."""
 
 import json
 import subprocess
@@ -40,8 +40,8 @@ def exported(tmp_path_factory):
 
 
 def test_command_writes_the_file_and_its_settings(exported):
-    _, folder, told = exported
-    assert "model.pt2: " in told and " MB; logits differ by at most " in told
+    _, folder, printed = exported
+    assert "model.pt2: " in printed and " MB; logits differ by at most " in printed
     assert {"model.json", "model.pt2"} == {file.name for file in folder.iterdir() if file.suffix != ".safetensors"}
     settings = json.loads((folder / "model.json").read_text())
     assert settings["labels"] == ["bottle", "chair", "lamp"]

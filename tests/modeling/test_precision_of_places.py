@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hf_any3d.modeling.act.group_norms import normed_edge_maximum
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.cell_norm import CellNorm
-from hf_any3d.modeling.any2point.geometry import membership
-from hf_any3d.modeling.any2point.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
+from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
 from hf_any3d.modeling.encoders import PositionTable
+from hf_any3d.modeling.kernels.cells import membership
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import chamfer_distance, farthest_point_sample, knn, three_nearest_interpolate
 from tests.modeling.rounded_products import RoundedProducts, rounded
 from tests.tiny_act import tiny_act
@@ -60,7 +60,7 @@ def edge_statistics():
     generator = torch.Generator().manual_seed(0)
     terms = torch.randn(2, 10, 16, generator=generator) + 2
     index = torch.randint(10, (2, 10, 4), generator=generator)
-    return normed_edge_maximum(terms, index, torch.ones(8), torch.zeros(8))
+    return kernels.edge_maximum(terms, index, torch.ones(8), torch.zeros(8))
 
 
 def encoded_offsets():
@@ -119,9 +119,9 @@ def test_a_segmentation_model_interpolates_in_full_precision(model_class, mode, 
     """Check the inputs and positions that the head interpolates."""
     from hf_any3d.modeling.act import ActForSemanticSegmentation
     from hf_any3d.modeling.act import modeling_act as modeling_act_segmentation
-    from hf_any3d.modeling.any2point import modeling_segmentation
+    from hf_any3d.modeling.any2point import modeling_any2point
 
-    module = modeling_segmentation if model_class == "Any2Point" else modeling_act_segmentation
+    module = modeling_any2point if model_class == "Any2Point" else modeling_act_segmentation
     model = tiny_scene_model() if model_class == "Any2Point" else tiny_act(ActForSemanticSegmentation)
     seen = []
 

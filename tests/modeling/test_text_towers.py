@@ -1,4 +1,4 @@
-"""Text towers: the vectors are the checkpoint's own, whatever else is in the batch, and the wrong ones are refused."""
+"""Text towers embed texts as their checkpoints do, independently of the batch."""
 
 import json
 import pickle
@@ -39,7 +39,7 @@ def tower_of(model_type, tower=None, **kwargs):
 
 @torch.no_grad()
 def own_features(model_type, texts):
-    """What the whole checkpoint gives for each text by itself, the way its authors use it."""
+    """Embed each text alone with the full checkpoint."""
     directory = saved_text_tower(model_type)
     model, tokenizer = AutoModel.from_pretrained(directory).eval(), AutoTokenizer.from_pretrained(directory)
     rows = []
@@ -71,7 +71,7 @@ def own_features(model_type, texts):
         ("modernbert", None),
     ],
 )
-def test_vectors_are_the_checkpoints_own(model_type, tower):
+def test_embeddings_equal_those_of_the_checkpoint(model_type, tower):
     config = config_of(saved_text_tower(model_type), tower)
     opened = open_text_tower(config)
     vectors = opened.embed(TEXTS)
@@ -81,21 +81,21 @@ def test_vectors_are_the_checkpoints_own(model_type, tower):
     assert not opened.model.training
 
 
-def test_every_family_that_is_registered_has_a_supported_encoder():
+def test_every_text_tower_belongs_to_a_supported_encoder():
     for model_type, family in text_tower_families().items():
         assert model_type in encoder_families() or model_type in composite_checkpoints()
         assert pickle.loads(pickle.dumps(family)) is family
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max"])
-def test_other_poolings_see_no_padding(pooling):
+def test_cls_and_max_pooling_ignore_padding(pooling):
     tower = tower_of("bert", text_pooling=pooling)
     alone = torch.cat([tower.embed([text]) for text in TEXTS])
     torch.testing.assert_close(tower.embed(TEXTS), alone, rtol=0, atol=1e-5)
     assert not torch.allclose(alone, tower_of("bert").embed(TEXTS))
 
 
-def test_many_texts_come_in_portions_and_long_ones_are_cut():
+def test_texts_are_batched_and_truncated():
     tower = tower_of("bert")
     texts = [f"{'a' * (number % 7 + 1)}b" for number in range(130)]
     torch.testing.assert_close(tower.embed(texts)[[3, 100]], tower.embed([texts[3], texts[100]]), rtol=0, atol=1e-5)
@@ -103,19 +103,19 @@ def test_many_texts_come_in_portions_and_long_ones_are_cut():
 
 
 @pytest.mark.parametrize("texts", [[], "chair", ["chair", ""], ["  "], [3]])
-def test_texts_that_are_none_are_refused(texts):
+def test_invalid_texts_are_refused(texts):
     with pytest.raises(ValueError, match="texts (is|has)"):
         tower_of("bert").tokenize(texts)
 
 
-def test_vision_encoder_without_texts_is_refused_with_those_that_have_them():
+def test_error_for_an_encoder_without_text_tower_lists_those_with_one():
     with pytest.raises(UnsupportedEncoder, match="'vit' has no text tower.*bert.*clip.*siglip"):
         text_tower_settings(saved_encoder("vit"))
     with pytest.raises(UnsupportedEncoder, match="'llama' has no text tower"):
         find_text_tower(tiny_config("llama"))
 
 
-def test_language_model_that_never_embedded_sentences_is_refused_unless_told_how():
+def test_encoder_without_pooling_files_requires_text_pooling():
     with pytest.raises(UnsupportedEncoder, match="1_Pooling/config.json.*give text_pooling, one of 'mean', 'cls'"):
         text_tower_settings(saved_encoder("bert"))
     assert text_tower_settings(saved_encoder("bert"), text_pooling="cls") == {"text_width": 48, "text_pooling": "cls"}
@@ -134,7 +134,7 @@ def test_language_model_that_never_embedded_sentences_is_refused_unless_told_how
         ("1_Pooling/config.json", "no JSON", "config.json: not JSON"),
     ],
 )
-def test_sentence_encoders_with_parts_of_their_own_are_refused(tmp_path, file, content, text):
+def test_unsupported_modules_and_poolings_are_refused(tmp_path, file, content, text):
     directory = tmp_path / "encoder"
     shutil.copytree(saved_text_tower("bert"), directory)
     (directory / file).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -142,7 +142,7 @@ def test_sentence_encoders_with_parts_of_their_own_are_refused(tmp_path, file, c
         text_tower_settings(directory)
 
 
-def test_newer_files_that_name_the_pooling_are_understood(tmp_path):
+def test_pooling_name_of_newer_files_is_read(tmp_path):
     directory = tmp_path / "encoder"
     shutil.copytree(saved_text_tower("bert"), directory)
     (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
@@ -151,7 +151,7 @@ def test_newer_files_that_name_the_pooling_are_understood(tmp_path):
 
 def test_tower_without_tokenizer_or_with_other_weights_is_refused(tmp_path):
     config = config_of(saved_encoder("bert"), text_pooling="mean")
-    with pytest.raises(ValueError, match="have no tokenizer, or one that cannot tell"):
+    with pytest.raises(ValueError, match="have no tokenizer, or one that does not distinguish"):
         open_text_tower(config)
     config = config_of(saved_text_tower("bert"))
     config.encoder_checksum = "sha256:" + "0" * 64
@@ -162,7 +162,7 @@ def test_tower_without_tokenizer_or_with_other_weights_is_refused(tmp_path):
         open_text_tower(config)
 
 
-def test_tower_of_the_hub_is_that_of_the_pinned_commit(hub, tmp_path):
+def test_text_tower_is_loaded_from_the_pinned_commit(hub, tmp_path):
     name = "me/tiny-sentences"
     directory = write_text_files(tmp_path / "files", is_sentence_encoder=True)
     AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub(name)
@@ -187,7 +187,7 @@ def test_tower_of_the_hub_is_that_of_the_pinned_commit(hub, tmp_path):
         ("bert", None, (48, 48)),
     ],
 )
-def test_own_projection_is_given_where_there_is_a_linear_one(model_type, tower, shape):
+def test_own_projection_is_the_linear_layer_of_the_checkpoint(model_type, tower, shape):
     weight = own_projection(config_of(saved_text_tower(model_type), tower))
     assert (None if weight is None else tuple(weight.shape)) == shape
     if model_type == "clip":
@@ -209,6 +209,6 @@ def test_templates_of_a_label_are_averaged():
             fill_templates(["chair"], wrong)
 
 
-def test_page_of_zero_shot_names_every_model_type():
-    page = (Path(__file__).resolve().parents[3] / "docs" / "zero_shot.md").read_text(encoding="utf-8")
+def test_zero_shot_page_lists_every_model_type():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "zero_shot.md").read_text(encoding="utf-8")
     assert [model_type for model_type in text_tower_families() if f"`{model_type}`" not in page] == []

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.guided_adapter import (
     CellAttention,
     CellNorm,
@@ -17,6 +16,7 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     bottleneck,
     guided_aggregation,
 )
+from hf_any3d.modeling.any2point.virtual_projection import Geometry
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule

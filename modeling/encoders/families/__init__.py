@@ -8,11 +8,11 @@ from hf_any3d.modeling.encoders.registry import refuse_encoders
 
 refuse_encoders(
     ("albert",),
-    "one layer runs again and again, so an adapter behind each pass would have no place of its own",
+    "one layer is applied repeatedly, so its passes could not have separate adapters",
 )
 refuse_encoders(
     ("swin", "swinv2", "donut-swin", "clap_audio_model", "hiera", "segformer", "pvt", "pvt_v2", "cvt", "levit"),
-    "its stages merge tokens of a grid and change their width, and tokens of a cloud form no grid",
+    "its stages merge neighbouring tokens of a grid, and tokens of a cloud form no grid",
 )
 refuse_encoders(
     ("resnet", "convnext", "convnextv2", "regnet", "efficientnet", "dinov3_convnext"),
@@ -20,7 +20,7 @@ refuse_encoders(
 )
 refuse_encoders(
     ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm"),
-    "it reads tokens one after the other, and a cloud has no order",
+    "it processes tokens in sequence, and a cloud has no order",
 )
 refuse_encoders(("fnet",), "it mixes tokens by a Fourier transform along their order, and a cloud has none")
 refuse_encoders(
@@ -29,9 +29,9 @@ refuse_encoders(
 )
 refuse_encoders(
     ("bloom", "mpt"),
-    "its biases grow with the distance to the past only, and say nothing of words to come",
+    "its biases are defined for preceding tokens only",
 )
 refuse_encoders(
     ("gptj", "codegen", "cohere", "cohere2", "roformer"),
-    "it turns neighbouring channels, where rotations here are laid out in halves",
+    "it rotates adjacent channels; only rotations of the two halves of a head are supported",
 )

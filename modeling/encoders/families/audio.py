@@ -1,4 +1,4 @@
-"""Sound encoders with tables: patches of a spectrogram, frames of a log-mel spectrum."""
+"""Audio encoders: convolutional positions of waveforms, tables of spectrogram patches and frames."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, SINUSOID_LINE, free_line, line, plane
+from hf_any3d.modeling.encoders.families.common import LEARNED_PLANE, SINUSOID_LINE, free_line, line, plane
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.layers.forward_contract import onloaded
 
 _KIND = "convolution, on a line"
-_REACHED = "the encoder's convolution over the tokens along each view's line, mean over the views"
+_REACHED = "the encoder's convolution along each view's line, mean over the views"
 
 
-def _norm_in_front(config: PreTrainedConfig) -> str | None:
+def _input_norm(config: PreTrainedConfig) -> str | None:
     return None if _is_stable(config) else "encoder.layer_norm"
 
 
-def _norm_behind(config: PreTrainedConfig) -> str | None:
+def _final_norm(config: PreTrainedConfig) -> str | None:
     return "encoder.layer_norm" if _is_stable(config) else None
 
 
@@ -38,7 +38,7 @@ def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     bias = line_bias(call.places, attention.rel_attn_embed, attention._relative_positions_bucket)
     bias = bias.flatten(0, 1).to(call.hidden_states.dtype)  # (batch * heads, queries, keys)
     for layer in call.layers:
-        # Its attention reads the weights of these four instead of calling them.
+        # Its attention reads the weights of these modules instead of calling them.
         attention = layer.attention
         with onloaded(attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
             yield {"position_bias": bias}
@@ -62,9 +62,9 @@ for name, model_type, inputs in (
             branch="feed_forward",
             positions=free_line,
             kind=f"{_KIND}; relative bias" if gated else _KIND,
-            reached=f"{_REACHED}; bias of each pair at the distance of their places" if gated else _REACHED,
-            final_norm=_norm_behind,
-            input_norm=_norm_in_front,
+            reached=f"{_REACHED}; interpolated bias of each pair" if gated else _REACHED,
+            final_norm=_final_norm,
+            input_norm=_input_norm,
             layer_inputs=inputs,
             line_convolution=_convolution,
         )
@@ -78,7 +78,7 @@ def _ast_positions(model: PreTrainedModel) -> PositionTable:
 
 
 def _imagebind_positions(model: PreTrainedModel) -> PositionTable:
-    # Rows of mel, columns of time.
+    # rows: mel bins, columns: time
     return plane(model.embeddings.position_embeddings, 1, model.config.patch_grid[0])
 
 

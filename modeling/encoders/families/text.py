@@ -1,4 +1,4 @@
-"""Text encoders that add a position from a table to every word."""
+"""Text encoders: tables of positions, relative biases and rotations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from hf_any3d.modeling.encoders.families.parts import LEARNED_LINE, SINUSOID_LINE, free_line, line, narrow_embeddings
+from hf_any3d.modeling.encoders.families.common import LEARNED_LINE, SINUSOID_LINE, free_line, line, narrow_embeddings
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_composite, register_family
 from hf_any3d.modeling.encoders.rotary import masked_rotary_line_inputs, rotary_line_inputs
 from hf_any3d.modeling.layers.forward_contract import onloaded
 
-_REACHED = "bias of each pair at the distance of their places, between whole distances, mean over the views"
+_REACHED = "interpolated bias of each pair, mean over the views"
 
 
 def _t5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
@@ -37,7 +37,7 @@ def _umt5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     for layer in call.layers:
         attention = layer.layer[0].SelfAttention
         bias = line_bias(call.places, attention.relative_attention_bias, attention._relative_position_bucket)
-        # The layer adds the bias of a text in the order of its tokens: what is handed in takes that away again.
+        # The layer also adds the bias of a text in the order of its tokens, which is subtracted here.
         own = attention.compute_bias(tokens, tokens, device=call.hidden_states.device)
         yield {"attention_mask": (bias - own).to(call.hidden_states.dtype), "is_causal": False}
 
@@ -59,8 +59,8 @@ def _deberta_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     full = next(call.encoder.parameters()).dtype == torch.float32
     if config.model_type == "deberta" and full and torch.is_autocast_enabled(entry.device.type):
         raise ValueError("'deberta' layers overflow under autocast; load the encoder with dtype=torch.bfloat16")
-    # Scores depend on content and bucket together, so a layer wants one whole distance for each pair and head: views
-    # are divided among the heads, and distances are rounded.
+    # Scores depend on content and bucket together, so a layer needs one integer distance for each pair and head: each
+    # head uses one view, and distances are rounded.
     place = entry[:, torch.arange(heads, device=entry.device) % entry.shape[1], :, 0]  # (batch, heads, tokens)
     distance = (place.unsqueeze(-1) - place.unsqueeze(-2)).round().long()
     if config.model_type == "deberta-v2":
@@ -85,9 +85,9 @@ def _deberta_positions(model: PreTrainedModel) -> PositionTable:
 
 def _refuses_deberta(config: PreTrainedConfig) -> str | None:
     if not config.relative_attention:
-        return "relative_attention=False; expected True, as every published checkpoint has it"
+        return "relative_attention=False; expected True, as in all published checkpoints"
     if getattr(config, "conv_kernel_size", 0) > 0:
-        return "a convolution over neighbouring words runs beside its first layer, out of reach of the layers"
+        return "a convolution over neighbouring words runs parallel to its first layer"
     return narrow_embeddings(config)
 
 
@@ -120,7 +120,7 @@ register_family(
         branch="output.dense",
         positions=_mpnet_positions,
         kind="learned, on a line; relative bias",
-        reached=f"table read between its entries; {_REACHED}",
+        reached=f"interpolated table; {_REACHED}",
         input_norm="embeddings.LayerNorm",
         layer_inputs=_mpnet_inputs,
     )
@@ -135,7 +135,7 @@ for name, model_types in (("DeBERTa", ("deberta",)), ("DeBERTa v2, v3", ("debert
             branch="output.dense",
             positions=_deberta_positions,
             kind="relative, by content",
-            reached="rounded distances of places; each head reads one view",
+            reached="rounded distances; each head uses one view",
             input_norm="embeddings.LayerNorm",
             layer_inputs=_deberta_inputs,
             refuses=_refuses_deberta,
@@ -157,7 +157,7 @@ _ROTARY = (
     ("StarCoder2", "starcoder2", "mlp", "norm", None),
     ("StableLM", "stablelm", "mlp", "norm", None),
     ("Gemma", "gemma", "mlp", "norm", None),
-    # These norm each branch once more before they add it.
+    # These normalise each branch again before they add it.
     ("Gemma 2", "gemma2", "post_feedforward_layernorm", "norm", None),
     ("Gemma 3 text", "gemma3_text", "post_feedforward_layernorm", "norm", None),
     ("OLMo 2", "olmo2", "post_feedforward_layernorm", "norm", None),
@@ -175,7 +175,7 @@ for name, model_type, branch, final_norm, input_norm in _ROTARY:
             branch=branch,
             positions=free_line,
             kind="rotary, on a line",
-            reached="rotations at the places themselves, views combined by `rotary_views`",
+            reached="rotations at the coordinates, views combined by `rotary_views`",
             final_norm=final_norm,
             input_norm=input_norm,
             layer_inputs=masked_rotary_line_inputs if model_type == "stablelm" else rotary_line_inputs,
@@ -183,24 +183,24 @@ for name, model_type, branch, final_norm, input_norm in _ROTARY:
     )
 
 
-# Places 0 and 1 of these tables are left over from fairseq's padding.
+# Rows 0 and 1 of these tables are not used, a remainder of fairseq's padding.
 _FAIRSEQ_OFFSET = 2
 
 
 def _bert_positions(model: PreTrainedModel) -> PositionTable:
     embeddings = model.embeddings
-    # Every token of a single text carries type 0: its vector is part of what layer 1 expects to see.
+    # All tokens of a single text have type 0, whose vector is part of the first layer's input.
     return line(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
 
 
 def _roberta_positions(model: PreTrainedModel) -> PositionTable:
     table = _bert_positions(model)
-    # Rows up to padding_idx are never used by text: real positions start behind them.
+    # Rows up to padding_idx are not used by text: positions start after them.
     return line(table.weight[model.config.pad_token_id + 1 :])
 
 
 def _opt_norm(config: PreTrainedConfig) -> str | None:
-    # OPT-350m norms behind its layers and has no norm after the last.
+    # OPT-350m has no norm after its last layer, which ends with one.
     return "decoder.final_layer_norm" if config.do_layer_norm_before else None
 
 

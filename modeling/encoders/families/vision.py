@@ -1,4 +1,4 @@
-"""Image encoders: tables and rotations on the grid of patches."""
+"""Image encoders: tables, relative biases and rotations on the grid of patches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, class_token, image_grid, plane
+from hf_any3d.modeling.encoders.families.common import LEARNED_PLANE, class_token, image_grid, plane
 from hf_any3d.modeling.encoders.positions import Addend, LayerPass, PositionTable, plane_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
@@ -17,7 +17,7 @@ from hf_any3d.modeling.layers.forward_contract import onloaded
 
 _RELATIVE = {
     "kind": "relative bias, on a grid",
-    "reached": "bias of each pair at the offset of their places, between whole offsets, mean over the views",
+    "reached": "interpolated bias of each pair, mean over the views",
 }
 
 
@@ -31,7 +31,7 @@ def _beit_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     shared = call.encoder.shared_position_bias
     for layer in call.layers:
         own = layer.relative_position_bias
-        bias = _bias_instead(call, shared, own)
+        bias = _bias(call, shared, own)
         inputs = {"interpolate_pos_encoding": True, "resolution": _resolution(call.encoder.config)}
         yield {"attention_mask": call.mask if bias is None else bias, "is_causal": False, **inputs}
 
@@ -40,13 +40,13 @@ def _data2vec_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     shared = getattr(call.encoder.encoder, "relative_position_bias", None)
     for layer in call.layers:
         own = getattr(layer.attention.attention, "relative_position_bias", None)
-        bias = _bias_instead(call, shared, own)
+        bias = _bias(call, shared, own)
         inputs = {"interpolate_pos_encoding": True, "resolution": _resolution(call.encoder.config)}
         yield {"relative_position_bias": bias if own is None else Addend(bias), **inputs}
 
 
-def _bias_instead(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn.Module | None) -> torch.Tensor | None:
-    """The bias of places, less the bias of an image in the order of its patches that a layer adds on its own."""
+def _bias(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn.Module | None) -> torch.Tensor | None:
+    """Return the bias at the tokens' coordinates, minus the bias of image patches that a layer adds itself."""
     if shared is None and own is None:
         return None
     holders = [module for module in (shared, own) if module is not None]
@@ -70,7 +70,7 @@ register_family(
         layers="layers",
         branch="mlp",
         positions=_optional_grid,
-        # With mean pooling its norm comes behind the mean; tokens never had one of their own.
+        # With mean pooling, the norm is applied after the mean, not to tokens.
         final_norm=lambda config: "pooler.layernorm" if config.use_mean_pooling else "layernorm",
         class_token=class_token,
         layer_inputs=_beit_inputs,
@@ -106,7 +106,7 @@ def _free_grid(model: PreTrainedModel) -> PositionTable:
 
 def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     sizes = call.places.entry.new_tensor([call.places.rows, call.places.columns])
-    # Middles of patches span (-1, 1), and the rows come first.
+    # Centres of patches are in (-1, 1), rows first.
     coordinates = (call.places.entry.flip(-1) + 0.5) / sizes * 2 - 1
     pair = rotation(call, coordinates, 2 * math.pi * call.encoder.rope_embeddings.inv_freq)
     for _ in call.layers:
@@ -114,7 +114,7 @@ def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 
 def _dpt_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    # Its layers say by themselves that attention is not causal, and take no mask.
+    # Its layers set is_causal themselves and take no mask.
     for _ in call.layers:
         yield {}
 
@@ -180,7 +180,7 @@ register_family(
         branch="layer_scale2",
         positions=_free_grid,
         kind="rotary, on a grid",
-        reached="rotations at the places themselves, views combined by `rotary_views`",
+        reached="rotations at the coordinates, views combined by `rotary_views`",
         final_norm="norm",
         class_token=class_token,
         layer_inputs=_dinov3_inputs,

@@ -5,8 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hf_any3d.modeling.act import gumbel_temperature, kl_weight
-from hf_any3d.modeling.act import modeling_act_autoencoder as prompted_teacher
+from hf_any3d.modeling.act import gumbel_temperature, kl_weight, modeling_act_autoencoder
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.modeling.point_ops import chamfer_distance
 from tests.modeling.act.autoencoder_case import CASES, AutoencoderCase
@@ -75,7 +74,7 @@ def assert_as_stored(case, seen, keys):
 @pytest.mark.slow
 def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     # Full sequences, so that layer outputs include the prompts.
-    monkeypatch.setattr(prompted_teacher, "beside_attended_rows", lambda encoder: nullcontext(False))
+    monkeypatch.setattr(modeling_act_autoencoder, "prefix_attention", lambda encoder: nullcontext(False))
     case, model = opened
     left = {key for key in case.expected if key.partition(".")[0] in ("eval", "train") and ".step." not in key}
     left -= {key for key in left if "tokenizer_features" in key}

@@ -1,12 +1,12 @@
 """The folding decoder against plain modules on every point."""
 
 import copy
+import importlib
 
 import pytest
 import torch
 
-from hf_any3d.modeling.act import normed_linear
-from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
+from hf_any3d.modeling.act.modeling_act_autoencoder import FoldingDecoder
 
 
 def plain(decoder, tokens):
@@ -26,7 +26,8 @@ def plain(decoder, tokens):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("part", [1 << 18, 200], ids=["one part", "many parts"])
 def test_points_gradients_and_statistics_match_plain_modules(training, part, monkeypatch):
-    monkeypatch.setattr(normed_linear, "_PART_CPU", part)
+    module = importlib.import_module("hf_any3d.modeling.kernels.normed_linear")
+    monkeypatch.setattr(module, "_PART_CPU", part)
     torch.manual_seed(0)
     decoder = FoldingDecoder(12, 16, 20, 24).train(training)
     for parameter in decoder.parameters():

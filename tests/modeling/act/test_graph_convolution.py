@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act.group_norms import normed_edge_maximum, normed_tokens
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.modeling_act_autoencoder import GraphConvolution
 
 
@@ -46,12 +46,12 @@ def test_statistics_are_accurate_for_a_mean_far_from_zero():
     torch.manual_seed(0)
     terms, neighbors = torch.randn(2, 10, 16) + 1000, torch.randint(10, (2, 10, 4))
     gain, shift = torch.ones(8), torch.zeros(8)
-    far = normed_edge_maximum(terms.double().float(), neighbors, gain, shift)
-    near = normed_edge_maximum(terms - 1000, neighbors, gain, shift)
+    far = kernels.edge_maximum(terms.double().float(), neighbors, gain, shift)
+    near = kernels.edge_maximum(terms - 1000, neighbors, gain, shift)
     torch.testing.assert_close(far, near, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(
-        normed_tokens(terms, torch.ones(16), torch.zeros(16)),
-        normed_tokens(terms - 1000, torch.ones(16), torch.zeros(16)),
+        kernels.normed_tokens(terms, torch.ones(16), torch.zeros(16)),
+        kernels.normed_tokens(terms - 1000, torch.ones(16), torch.zeros(16)),
         rtol=1e-2,
         atol=1e-2,
     )

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point.geometry import Geometry
 from hf_any3d.modeling.any2point.guided_adapter import (
     CellAttention,
     CellNorm,
@@ -14,6 +13,7 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     guided_aggregation,
     pool_views,
 )
+from hf_any3d.modeling.any2point.virtual_projection import Geometry
 from tests.closeness import assert_nearly_equal
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.neighborhoods import encode_offsets, offset_frequencies
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, default_tokenizer_width, normalize_offsets
+from hf_any3d.modeling.kernels.neighborhoods import encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
 from tests.tiny_encoders import SMALL, clouds
 

@@ -1,4 +1,4 @@
-"""Rotary, relative and convolutional positions at places between those that encoders were trained on."""
+"""Rotary, relative and convolutional positions at continuous coordinates."""
 
 from functools import partial
 
@@ -14,11 +14,11 @@ from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config, tiny_model
 
 
 def on_line(*views, columns=9):
-    """Places of one cloud, a row of numbers for each view, the class token's first."""
+    """Coordinates of one cloud, a list for each view, the class token's first."""
     return TokenPlaces(torch.tensor(views).float()[None, :, :, None], 1, columns)
 
 
-def test_class_token_stands_in_the_middle():
+def test_class_token_is_in_the_middle():
     entry = torch.rand(2, 6, 4, 2)
     places = TokenPlaces.with_class_token(entry, 3, 8)
     assert torch.equal(places.entry[:, :, 0], torch.tensor([3.5, 1.0]).expand(2, 6, 2))
@@ -26,15 +26,15 @@ def test_class_token_stands_in_the_middle():
     assert TokenPlaces.with_class_token(entry[..., :1], 1, 8).entry[0, 0, 0].tolist() == [3.5]
 
 
-def test_line_bias_is_the_encoders_own_at_whole_places_and_straight_between():
+def test_line_bias_is_the_encoders_at_integer_coordinates_and_linear_between():
     biases = nn.Embedding(17, 3)
     rows = biases.weight.detach()
 
     def bucket(distance):
         return distance + 8
 
-    whole = line_bias(on_line([0, 3, 8]), biases, bucket)[0]  # (heads, queries, keys)
-    assert torch.equal(whole[:, 1, 2], rows[8 + 5]) and torch.equal(whole[:, 2, 0], rows[8 - 8])
+    at_integers = line_bias(on_line([0, 3, 8]), biases, bucket)[0]  # (heads, queries, keys)
+    assert torch.equal(at_integers[:, 1, 2], rows[8 + 5]) and torch.equal(at_integers[:, 2, 0], rows[8 - 8])
     between = line_bias(on_line([0, 3.25, 8]), biases, bucket)[0]
     torch.testing.assert_close(between[:, 0, 1], 0.75 * rows[8 + 3] + 0.25 * rows[8 + 4])
     torch.testing.assert_close(between[:, 1, 0], 0.75 * rows[8 - 3] + 0.25 * rows[8 - 4])
@@ -47,7 +47,7 @@ def test_line_bias_is_the_mean_over_the_views():
 
 
 @pytest.mark.parametrize("size", [(4, 4), (2, 5)])
-def test_plane_bias_is_beits_own_at_whole_places(size):
+def test_plane_bias_is_that_of_beit_at_integer_coordinates(size):
     rows, columns = size
     config = tiny_config("beit", image_size=(16 * rows, 16 * columns))
     module = random_encoder(config).layers[0].relative_position_bias
@@ -58,7 +58,7 @@ def test_plane_bias_is_beits_own_at_whole_places(size):
     torch.testing.assert_close(found[0], module.relative_position_bias_table[index].permute(2, 0, 1))
 
 
-def test_plane_bias_is_bilinear_between_whole_offsets():
+def test_plane_bias_is_bilinear_between_integer_offsets():
     biases = torch.randn(5 * 5 + 3, 2)
     entry = torch.tensor([[[[0.0, 0.0], [0.5, 1.0]]]])
     bias = plane_bias(TokenPlaces.with_class_token(entry, 3, 3), biases)[0]
@@ -69,7 +69,7 @@ def test_plane_bias_is_bilinear_between_whole_offsets():
     assert torch.equal(bias[:, 0, 0], biases[-1])
 
 
-def test_addend_grows_what_it_is_added_to_in_place():
+def test_addend_is_added_out_of_place():
     own, values = torch.ones(1, 2), torch.arange(6.0).view(3, 2)
     total = own
     total += Addend(values)
@@ -80,7 +80,7 @@ def angles(views=6, frequencies=8, axes=1):
     return torch.randn(2, views, 5, axes, frequencies)
 
 
-def test_frequencies_take_turns_among_the_views():
+def test_frequencies_alternate_between_views():
     given = angles(axes=2)
     found = combine_views(given, "split_frequencies", 4)
     assert found.shape == (2, 1, 5, 2, 8)
@@ -88,7 +88,7 @@ def test_frequencies_take_turns_among_the_views():
         assert torch.equal(found[:, 0, ..., number], given[:, number % 6, ..., number])
 
 
-def test_heads_take_turns_among_the_views():
+def test_heads_alternate_between_views():
     given = angles()
     found = combine_views(given, "split_heads", 8)
     assert found.shape == (2, 8, 5, 1, 8)
@@ -102,12 +102,12 @@ def test_mean_and_first_view():
 
 
 @pytest.mark.parametrize(("rule", "what"), [("split_heads", "4 key heads"), ("split_frequencies", "5 frequencies")])
-def test_more_views_than_shares_are_refused(rule, what):
+def test_more_views_than_heads_or_frequencies_are_refused(rule, what):
     with pytest.raises(ValueError, match=f"rotary_views='{rule}': the encoder has {what} for num_views=6"):
         combine_views(angles(frequencies=5), rule, 4)
 
 
-def test_queries_turn_with_the_head_of_the_keys_that_they_share():
+def test_queries_are_rotated_like_the_keys_that_they_share():
     values = torch.randn(2, 3, 5, 4)
     rotation = HeadRotation(values)
     keys, queries = torch.randn(2, 3, 5, 4), torch.randn(2, 6, 5, 4)
@@ -117,8 +117,8 @@ def test_queries_turn_with_the_head_of_the_keys_that_they_share():
     assert torch.equal(queries * rotation, expected.flatten(1, 2))
 
 
-def test_rotation_depends_on_the_difference_of_places_alone():
-    # Attention of an encoder with one view: moving all places by the same amount must change nothing.
+def test_rotation_depends_only_on_differences_of_coordinates():
+    # With one view, shifting all coordinates by the same amount changes nothing.
     family, encoder = encoder_families()["llama"], random_encoder(tiny_config("llama"))
     tokens = torch.randn(1, 5, HIDDEN)
     layer = family.layers_of(encoder)[0]
@@ -132,7 +132,7 @@ def test_rotation_depends_on_the_difference_of_places_alone():
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "hubert", "data2vec-audio", "wavlm"])
-def test_convolution_is_the_encoders_own_at_whole_places(model_type):
+def test_convolution_is_that_of_the_encoder_at_integer_coordinates(model_type):
     encoder, family = random_encoder(tiny_config(model_type)), encoder_families()[model_type]
     frames = torch.randn(2, 9, HIDDEN)
     order = torch.randperm(9)
@@ -144,7 +144,7 @@ def test_convolution_is_the_encoders_own_at_whole_places(model_type):
     torch.testing.assert_close(found, own[:, order], rtol=1e-4, atol=1e-5)
 
 
-def test_convolution_is_continuous_in_the_places():
+def test_convolution_is_continuous_in_the_coordinates():
     convolution = nn.Conv1d(4, 4, 3, padding=1)
 
     def run(place):
@@ -159,7 +159,7 @@ def test_convolution_is_continuous_in_the_places():
 
 
 @torch.no_grad()
-def test_dinov3_turns_the_middles_of_patches_as_it_does_itself():
+def test_dinov3_rotation_at_patch_centers_is_that_of_the_encoder():
     encoder = tiny_model("dinov3_vit").any2point.encoder
     side = encoder.config.image_size // encoder.config.patch_size
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")

@@ -14,25 +14,25 @@ def plane(rows=3, columns=5, hidden=4):
 
 
 def grid(table):
-    """All whole places of a plane, (rows * columns, 2), column first."""
+    """All integer coordinates of a plane, (rows * columns, 2), column first."""
     row, column = torch.meshgrid(torch.arange(table.rows), torch.arange(table.columns), indexing="ij")
     return torch.stack([column, row], dim=-1).reshape(-1, 2).float()
 
 
-def test_whole_places_give_the_entries_themselves():
+def test_entries_are_returned_at_integer_coordinates():
     on_line, on_plane = line(), plane()
     assert torch.equal(on_line.lookup(torch.arange(5.0)[:, None]), on_line.weight)
     assert torch.equal(on_plane.lookup(grid(on_plane)), on_plane.weight)
 
 
-def test_between_two_entries_the_line_is_straight():
+def test_line_is_linear_between_two_entries():
     table = line()
     for fraction in (0.25, 0.5, 0.9):
         expected = table.weight[2] * (1 - fraction) + table.weight[3] * fraction
         torch.testing.assert_close(table.lookup(torch.tensor([2 + fraction])), expected)
 
 
-def test_between_four_entries_the_plane_is_bilinear():
+def test_plane_is_bilinear_between_four_entries():
     table = plane()
     entries = table.weight.view(3, 5, 4)
     found = table.lookup(torch.tensor([1.25, 0.5]))  # column, row
@@ -41,7 +41,7 @@ def test_between_four_entries_the_plane_is_bilinear():
     torch.testing.assert_close(found, (upper + lower) / 2)
 
 
-def test_places_outside_are_moved_to_the_border():
+def test_coordinates_outside_are_clamped_to_the_border():
     table = line()
     outside = table.lookup(torch.tensor([[-3.0], [4.0], [4.5], [1e9]]))
     assert torch.equal(outside, table.weight[[0, 4, 4, 4]])
@@ -50,7 +50,7 @@ def test_places_outside_are_moved_to_the_border():
     assert torch.equal(corners, entries.weight[[0, 4, 10, 14]])
 
 
-def test_single_entry_is_read_everywhere():
+def test_single_entry_is_constant():
     table = line(length=1)
     assert torch.equal(table.lookup(torch.tensor([[0.0], [0.7], [-2.0]])), table.weight.expand(3, -1))
     one = plane(1, 1)
@@ -63,7 +63,7 @@ def test_leading_axes_and_dtype_are_kept():
     assert found.shape == (2, 6, 7, 4) and found.dtype == torch.bfloat16
 
 
-def test_wrong_size_is_refused():
+def test_weight_of_wrong_size_is_refused():
     with pytest.raises(ValueError, match=r"position table has shape \(14, 4\); expected \(3 \* 5, hidden\)"):
         PositionTable("plane", torch.zeros(14, 4), 3, 5)
 
@@ -73,7 +73,7 @@ def table_of(model_type, **changes):
     return encoder, encoder_families()[model_type].positions(encoder)
 
 
-def test_bert_positions_include_what_every_text_token_carries():
+def test_bert_positions_include_the_type_embedding():
     encoder, table = table_of("bert")
     embeddings = encoder.embeddings
     expected = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
@@ -82,9 +82,9 @@ def test_bert_positions_include_what_every_text_token_carries():
 
 
 @pytest.mark.parametrize("padding", [0, 1, 5])
-def test_roberta_positions_start_behind_the_padding_index(padding):
+def test_roberta_positions_start_after_the_padding_index(padding):
     encoder, table = table_of("roberta", pad_token_id=padding)
-    # The place that transformers gives to the first word of a text without padding.
+    # The position of the first word of a text without padding in transformers.
     ids = torch.full((1, 4), 7)
     first = type(encoder.embeddings).create_position_ids_from_input_ids(ids, encoder.embeddings.padding_idx)[0, 0]
     expected = encoder.embeddings.position_embeddings.weight[first]
@@ -107,7 +107,7 @@ def test_patch_positions_leave_out_the_class_token(model_type):
 
 @pytest.mark.parametrize("model_type", ["vit", "dinov2"])
 def test_images_wider_than_high_have_more_columns_than_rows(model_type):
-    # Dinov2's own embeddings are made for squares; its table is as long as the patches are many.
+    # Dinov2's embeddings assume squares, but its table has one entry per patch.
     encoder, table = table_of(model_type, image_size=(32, 80))
     assert (table.rows, table.columns) == (2, 5)
     assert torch.equal(table.lookup(torch.tensor([4.0, 1.0])), vision_entry(encoder, 1, 1, 4, 5))
@@ -116,11 +116,11 @@ def test_images_wider_than_high_have_more_columns_than_rows(model_type):
 def test_spectrogram_rows_are_frequencies_and_columns_are_time():
     encoder, table = table_of("audio-spectrogram-transformer")
     assert (table.kind, table.rows, table.columns) == ("plane", 3, 5)
-    # The order in which the model itself cuts patches: probe it with a single loud spot.
+    # Probe the order of the model's patches with a single peak.
     spectrogram = torch.zeros(1, 56, 36)  # (batch, time, mel bins), as the processor makes it
     patches = encoder.embeddings.patch_embeddings
-    silent = patches(spectrogram)[0]
+    background = patches(spectrogram)[0]
     spectrogram[0, 54, 18] = 1.0  # the last patch in time, the second in frequency
-    loud = (patches(spectrogram)[0] - silent).abs().amax(dim=-1)
+    peak = (patches(spectrogram)[0] - background).abs().amax(dim=-1)
     expected = {row * table.columns + 4 for row in range(3) if 10 * row <= 18 < 10 * row + 16}
-    assert set(loud.nonzero().flatten().tolist()) == expected
+    assert set(peak.nonzero().flatten().tolist()) == expected

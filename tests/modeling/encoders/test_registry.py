@@ -24,7 +24,7 @@ ALL = list(encoder_families())
 
 
 @pytest.mark.parametrize("model_type", ALL)
-def test_paths_of_a_family_lead_to_the_parts_of_its_encoders(model_type):
+def test_paths_of_a_family_exist_in_its_encoders(model_type):
     family = encoder_families()[model_type]
     encoder = random_encoder(tiny_config(model_type))
     layers = family.layers_of(encoder)
@@ -45,9 +45,9 @@ def test_paths_of_a_family_lead_to_the_parts_of_its_encoders(model_type):
 
 
 @pytest.mark.parametrize("model_type", ALL)
-def test_branch_is_what_the_layer_adds_last(model_type):
-    # Whatever joins the branch must pass through one residual sum only: for layers with the norm in front, adding a
-    # constant to the branch adds it to the layer's output.
+def test_branch_is_the_last_term_that_a_layer_adds(model_type):
+    # The branch passes through one residual sum only: in pre-norm layers, a constant added to the branch is added
+    # to the output.
     family = encoder_families()[model_type]
     encoder = random_encoder(tiny_config(model_type))
     layers = family.layers_of(encoder)
@@ -65,12 +65,12 @@ def test_branch_is_what_the_layer_adds_last(model_type):
         branch.register_forward_hook(lambda module, args, out: out.flip(-1))
         assert not torch.allclose(hidden_of(layers[0](tokens, **inputs)), before, atol=1e-3)
     if family.norm_of(encoder, family.final_norm) is not None:
-        # BEiT scales its branch, channel by channel, before it adds it.
+        # BEiT scales the channels of its branch before it adds it.
         scale = getattr(layers[0], "lambda_2", None)
         expected = torch.full_like(before, 0.5) * (1 if scale is None else scale)
         torch.testing.assert_close(shifted - before, expected)
     else:
-        # Norm behind the sum: a shift that is equal in all channels vanishes in it.
+        # Post-norm layers remove a shift that is equal in all channels.
         torch.testing.assert_close(shifted, before, atol=1e-5, rtol=1e-5)
 
 
@@ -80,21 +80,21 @@ def test_families_pickle_by_name(model_type):
     assert pickle.loads(pickle.dumps(family)) is family
 
 
-def test_at_least_forty_kinds_of_encoders_over_three_towers():
+def test_at_least_forty_model_types_in_three_towers():
     families = encoder_families()
     assert len(families) >= 40
     assert {family.tower for family in families.values()} == {"text", "vision", "audio"}
     assert {"learned, on a line", "relative bias", "rotary, on a line"} <= {f.kind for f in families.values()}
 
 
-def test_unknown_encoder_is_named_with_what_is_supported():
+def test_error_for_an_unknown_encoder_lists_the_supported_ones():
     with pytest.raises(UnsupportedEncoder, match="'bart' is not supported: its layers and pos") as error:
         find_family(BartConfig())
     assert all(model_type in str(error.value) for model_type in (*ALL, "clip"))
 
 
 @pytest.mark.parametrize("model_type", list(refused_encoders()))
-def test_known_encoders_without_a_way_are_refused_with_the_reason(model_type):
+def test_unsupported_encoders_are_refused_with_the_reason(model_type):
     assert model_type not in ALL
     with pytest.raises(UnsupportedEncoder) as error:
         find_family(AutoConfig.for_model(model_type))
@@ -104,13 +104,13 @@ def test_known_encoders_without_a_way_are_refused_with_the_reason(model_type):
 @pytest.mark.parametrize(
     ("model_type", "settings", "reason"),
     [
-        ("electra", {"embedding_size": 16}, "normed at 16 channels before they are widened to the 48"),
+        ("electra", {"embedding_size": 16}, "have 16 channels and are normalised before they are projected to the 48"),
         ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighbouring words"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention=False; expected True"),
         ("dpt", {"is_hybrid": True}, "convolutional backbone"),
     ],
 )
-def test_settings_that_leave_no_way_are_refused_with_the_reason(model_type, settings, reason):
+def test_unsupported_settings_are_refused_with_the_reason(model_type, settings, reason):
     find_family(tiny_config(model_type))
     with pytest.raises(UnsupportedEncoder, match=reason):
         find_family(tiny_config(model_type, **settings))
@@ -124,17 +124,17 @@ def test_unknown_encoder_is_refused_before_its_weights_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("tower", [None, "audio", "txt"])
-def test_composite_checkpoint_asks_for_a_tower(tower):
+def test_composite_checkpoint_requires_a_tower(tower):
     with pytest.raises(UnsupportedEncoder, match=f"tower={tower!r}, expected one of 'text', 'vision'"):
         tiny_model("clip", tower=tower)
 
 
-def test_refused_tower_of_a_composite_checkpoint_says_why():
-    with pytest.raises(UnsupportedEncoder, match="'clap_audio_model' is not supported: its stages merge tokens"):
+def test_unsupported_tower_of_a_composite_checkpoint_is_refused_with_the_reason():
+    with pytest.raises(UnsupportedEncoder, match="'clap_audio_model' is not supported: its stages merge neighb"):
         tiny_model("clap", tower="audio")
 
 
-def test_tower_that_does_not_fit_is_refused():
+def test_wrong_tower_is_refused():
     with pytest.raises(UnsupportedEncoder, match="tower='vision' does not fit: 'bert' is a text encoder"):
         tiny_model("bert", tower="vision")
     assert tiny_model("bert", tower="text").config.encoder_tower == "text"
@@ -144,11 +144,11 @@ def test_tower_that_does_not_fit_is_refused():
     ("checkpoint", "tower"),
     [(c, t) for c, towers in composite_checkpoints().items() for t in towers if (c, t) != ("clap", "audio")],
 )
-def test_towers_of_a_composite_checkpoint_carry_its_weights(checkpoint, tower, tmp_path):
+def test_towers_of_a_composite_checkpoint_have_its_weights(checkpoint, tower, tmp_path):
     model = tiny_model(checkpoint, tower=tower)
     assert model.config.encoder_config.model_type == f"{checkpoint}_{tower}_model"
-    whole = AutoModel.from_pretrained(saved_encoder(checkpoint))
-    expected = whole.get_submodule(f"{tower}_model").state_dict()
+    full = AutoModel.from_pretrained(saved_encoder(checkpoint))
+    expected = full.get_submodule(f"{tower}_model").state_dict()
     found = model.any2point.encoder.state_dict()
     assert found and all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     model.save_pretrained(tmp_path)
@@ -157,8 +157,8 @@ def test_towers_of_a_composite_checkpoint_carry_its_weights(checkpoint, tower, t
 
 
 def test_single_tower_of_a_composite_checkpoint_is_selected_from_its_config():
-    whole = AutoConfig.from_pretrained(saved_encoder("clip"))
-    assert select_tower(whole, "vision") is whole.vision_config
+    full = AutoConfig.from_pretrained(saved_encoder("clip"))
+    assert select_tower(full, "vision") is full.vision_config
 
 
 def test_model_type_belongs_to_one_family():
@@ -169,12 +169,12 @@ def test_model_type_belongs_to_one_family():
     assert encoder_families()["bert"] is bert
 
 
-def test_listing_cannot_be_used_to_change_the_registry():
+def test_changing_the_returned_families_does_not_change_the_registry():
     encoder_families().clear()
     assert list(encoder_families()) == ALL
 
 
 @pytest.mark.parametrize("count", [0, 3, -1])
-def test_impossible_number_of_layers_is_refused(count):
+def test_invalid_number_of_layers_is_refused(count):
     with pytest.raises(ValueError, match=rf"num_layers={count}; expected 1 to {LAYERS}"):
         encoder_settings(saved_encoder("bert"), None, None, count)

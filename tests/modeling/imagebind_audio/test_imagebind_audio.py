@@ -1,4 +1,4 @@
-"""ImageBind's audio encoder against the layers of torch, and through transformers' own doors."""
+"""ImageBind's audio encoder, compared with torch's layers, and loaded with the auto classes."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def spectrograms(config, batch=2):
 
 
 def reference(model, input_values):
-    """The trunk as its paper's authors build it: torch's attention with its own bias key and value."""
+    """Compute the encoder's output with torch's attention and its bias key and value, as the authors do."""
     config, embeddings = model.config, model.embeddings
     patches = nn.functional.unfold(input_values, config.patch_size, stride=config.stride).transpose(1, 2)
     tokens = embeddings.norm(patches @ embeddings.projection.weight.flatten(1).T)
@@ -48,7 +48,7 @@ def reference(model, input_values):
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("add_bias_kv", [True, False])
-def test_trunk_computes_what_torchs_own_layers_compute(add_bias_kv, attention):
+def test_encoder_equals_one_of_torchs_layers(add_bias_kv, attention):
     model = random_encoder(tiny_config("imagebind_audio", add_bias_kv=add_bias_kv))
     model.set_attn_implementation(attention)
     values = spectrograms(model.config)
@@ -69,7 +69,7 @@ def test_bias_key_and_value_matter(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32])
-def test_masked_tokens_are_not_seen_but_the_bias_key_is(model, kind):
+def test_masked_tokens_are_ignored_but_the_bias_key_is_not(model, kind):
     layer = model.layers[0]
     tokens = torch.randn(1, 6, model.config.hidden_size)
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_masked_tokens_are_not_seen_but_the_bias_key_is(model, kind):
     torch.testing.assert_close(masked[:, :4], layer(tokens[:, :4]), rtol=1e-5, atol=1e-5)
 
 
-def test_defaults_are_the_sizes_of_the_published_trunk():
+def test_defaults_are_the_published_sizes():
     config = ImageBindAudioConfig()
     assert config.patch_grid == (12, 19)
     with torch.device("meta"):
@@ -90,7 +90,7 @@ def test_defaults_are_the_sizes_of_the_published_trunk():
 
 
 @torch.no_grad()
-def test_saved_trunk_is_opened_by_the_auto_classes(model, tmp_path):
+def test_saved_encoder_is_loaded_by_the_auto_classes(model, tmp_path):
     model.save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is ImageBindAudioConfig
     loaded = AutoModel.from_pretrained(tmp_path)
@@ -99,7 +99,7 @@ def test_saved_trunk_is_opened_by_the_auto_classes(model, tmp_path):
 
 
 @torch.no_grad()
-def test_hidden_states_and_attention_are_given_when_asked_for(model):
+def test_hidden_states_and_attentions_are_returned_on_request(model):
     model.set_attn_implementation("eager")
     output = model(spectrograms(model.config), output_hidden_states=True, output_attentions=True)
     tokens = output.last_hidden_state.shape[1]
@@ -113,7 +113,7 @@ def test_spectrograms_of_another_shape_are_refused(model, shape):
         model(torch.zeros(shape))
 
 
-def test_a_spectrogram_may_be_a_single_patch_wide():
+def test_a_spectrogram_may_have_a_single_patch():
     assert ImageBindAudioConfig(num_mel_bins=16, num_frames=16).patch_grid == (1, 1)
 
 
@@ -124,6 +124,6 @@ def test_a_spectrogram_may_be_a_single_patch_wide():
         ({"hidden_size": 50}, "hidden_size=50; expected a multiple of num_attention_heads=12"),
     ],
 )
-def test_impossible_sizes_are_refused(settings, text):
+def test_invalid_sizes_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         ImageBindAudioConfig(**settings)

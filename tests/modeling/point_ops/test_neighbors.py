@@ -1,10 +1,15 @@
 """Nearest neighbours: every method against the plain loop, ties included."""
 
+import importlib
+
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import knn, neighbors
+from hf_any3d.modeling.point_ops import knn
 from tests.modeling.point_ops.loops import neighbors_plainly
+
+# The attribute of the package is the operation itself.
+MODULE = importlib.import_module("hf_any3d.modeling.kernels.knn")
 
 
 @pytest.mark.parametrize("method", ["exact", "kdtree", "auto"])
@@ -39,7 +44,7 @@ def test_results_do_not_depend_on_the_block_size(monkeypatch, method, block):
     clouds = torch.randint(-2, 3, (3, 100, 3)).float()
     queries = clouds[:, :37] + 0.25
     whole = knn(queries, clouds, 5, method=method)
-    monkeypatch.setattr(neighbors, "_BLOCK_CPU", block)
+    monkeypatch.setattr(MODULE, "_BLOCK_CPU", block)
     assert torch.equal(knn(queries, clouds, 5, method=method), whole)
 
 
@@ -53,8 +58,8 @@ def test_autocast_does_not_change_the_neighbors(method):
 
 def test_auto_takes_the_tree_only_where_it_pays(monkeypatch):
     taken = []
-    monkeypatch.setattr(neighbors, "_search_tree", _noting(taken, "kdtree", neighbors._search_tree))
-    monkeypatch.setattr(neighbors, "_search_exact", _noting(taken, "exact", neighbors._search_exact))
+    monkeypatch.setattr(MODULE, "_search_tree", _noting(taken, "kdtree", MODULE._search_tree))
+    monkeypatch.setattr(MODULE, "_search_exactly", _noting(taken, "exact", MODULE._search_exactly))
     cloud = torch.rand(1, 64, 3)
     knn(cloud, cloud, 4)
     knn(cloud, cloud, 5)
@@ -85,7 +90,7 @@ def test_no_query_gives_no_neighbor(method):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query": torch.zeros(5, 3)}, r"query: shape \(5, 3\); expected \(batch, query, channels\)"),
+        ({"query": torch.zeros(5, 3)}, r"query: shape \(5, 3\); expected \(batch, points, channels\)"),
         ({"points": torch.zeros(1, 5, 2)}, r"points: shape \(1, 5, 2\)"),
         ({"points": torch.zeros(1, 5, 3, dtype=torch.int32)}, "points: dtype torch.int32"),
         ({"query": torch.zeros(2, 5, 3)}, "query: batch of 2; expected 1"),

@@ -1,11 +1,14 @@
 """Farthest point sampling against the plain loop and against the original kernel, thread by thread."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import farthest_point_sample, sampling
-from hf_any3d.modeling.point_ops.sampling import _sample_with_torch, cuda_priority
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels.farthest_point_sample import cuda_priority
+from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.modeling.point_ops.loops import sample_like_the_kernel, sample_plainly
 
 SIZES = [1, 2, 3, 7, 64, 100, 333]
@@ -65,18 +68,19 @@ def test_skip_limit_is_compared_in_double_precision():
     assert farthest_point_sample(cloud, 2, min_squared_norm=squared_norm).tolist() == [[0, 0]]
 
 
-def test_gpu_loop_and_cpu_loop_agree(make_clouds):
+def test_loops_in_torch_and_in_numpy_agree(make_clouds):
     clouds = torch.from_numpy(make_clouds(5, 200))
     start = torch.tensor([0, 3, 199, 50, 7])
-    nearest = torch.full((5, 200), float("inf"))
-    index = _sample_with_torch(clouds.permute(2, 0, 1).contiguous(), nearest, start, 80)
-    assert torch.equal(index, farthest_point_sample(clouds, 80, start_index=start))
+    arguments = clouds, 80, start, None, "first"
+    sample = kernels.farthest_point_sample
+    assert torch.equal(sample.plain(*arguments), sample.fused(*arguments))
 
 
 def test_a_batch_larger_than_the_cache_is_sampled_in_parts(monkeypatch):
     clouds = torch.randn(7, 100, 3)
     whole = farthest_point_sample(clouds, 30)
-    monkeypatch.setattr(sampling, "_CACHED_POINTS", 300)
+    module = importlib.import_module("hf_any3d.modeling.kernels.farthest_point_sample")
+    monkeypatch.setattr(module, "_CACHED_POINTS", 300)
     assert torch.equal(farthest_point_sample(clouds, 30), whole)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from hf_any3d.modeling.kernels.farthest_point_sample import _cuda_order, cuda_priority, sample_in_graph
 from hf_any3d.modeling.point_ops import farthest_point_sample
-from hf_any3d.modeling.point_ops.sampling import _cuda_order, cuda_priority, sample_in_graph
 
 
 def clouds(batch: int, count: int, steps: int | None) -> torch.Tensor:

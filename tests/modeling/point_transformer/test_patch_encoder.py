@@ -1,10 +1,15 @@
 """The mini-PointNet against its formula, written out."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.point_transformer import PatchEncoder, pooled_patches
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.point_transformer import PatchEncoder
+
+MODULE = importlib.import_module("hf_any3d.modeling.kernels.pooled_patches")
 
 CHECKS = ("test_schema", "test_faketensor")
 
@@ -36,7 +41,7 @@ def patches_of(channels: int) -> torch.Tensor:
 
 @pytest.fixture(params=[1, 2 * 6 * 16, 1 << 18], ids=["part a patch", "two", "one part"])
 def _parts(request, monkeypatch):
-    monkeypatch.setattr(pooled_patches, "_PART_CPU", request.param)
+    monkeypatch.setattr(MODULE, "_PART_CPU", request.param)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -44,7 +49,7 @@ def _parts(request, monkeypatch):
 def test_fused_training_matches_the_plain_modules(channels, bias, _parts):
     ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
     patches = patches_of(channels).double() + 5  # a mean larger than the deviation
-    assert ours._can_train_fused(patches)
+    assert kernels.pooled_patches.uses_fused(patches, ours)
     found, expected = ours(patches), written_out(plain, patches)
     torch.testing.assert_close(found, expected)
     weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=found.dtype)
@@ -68,10 +73,10 @@ def test_operators_have_fake_kernels_and_schemas():
     weights += [encoder.join.weight, encoder.join_norm.weight, encoder.join_norm.bias]
     weights += [encoder.out.weight, encoder.out.bias]
     with torch.no_grad():
-        torch.library.opcheck(pooled_patches.pooled_patches, (patches, weights, [1e-5, 1e-5]), test_utils=CHECKS)
-        results = pooled_patches.pooled_patches(patches, weights, [1e-5, 1e-5])
+        torch.library.opcheck(MODULE.pooled_patches, (patches, weights, [1e-5, 1e-5]), test_utils=CHECKS)
+        results = MODULE.pooled_patches(patches, weights, [1e-5, 1e-5])
         arguments = (torch.ones_like(results[0]), patches, weights, [1e-5, 1e-5], results)
-        torch.library.opcheck(pooled_patches.pooled_patches_backward, arguments, test_utils=CHECKS)
+        torch.library.opcheck(MODULE.pooled_patches_backward, arguments, test_utils=CHECKS)
 
 
 def test_only_one_row_for_each_point_is_kept_in_training():
@@ -87,13 +92,21 @@ def test_only_one_row_for_each_point_is_kept_in_training():
     assert sum(kept.values()) < 4 * rows * (16 + 3) * 1.3
 
 
-def test_training_is_not_fused_with_replaced_layers_or_autocast():
+def test_replaced_layers_half_precision_and_evaluation_are_not_fused():
     encoder, patches = made().train(), patches_of(3)
+    uses_fused = kernels.pooled_patches.uses_fused
+    assert uses_fused(patches, encoder)
     encoder.widen = nn.Sequential(encoder.widen)
-    assert not encoder._can_train_fused(patches)
+    assert not uses_fused(patches, encoder)
+    assert not uses_fused(patches, made().eval()) and not uses_fused(patches, made().bfloat16().train())
+
+
+def test_autocast_does_not_round_the_fused_rows():
+    encoder, patches = made().train(), patches_of(3)
+    expected = encoder(patches)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not made().train()._can_train_fused(patches)
-    assert not made().eval()._can_train_fused(patches) and not made().bfloat16().train()._can_train_fused(patches)
+        found = encoder(patches)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected.bfloat16())
 
 
 @pytest.mark.parametrize("bias", [True, False])

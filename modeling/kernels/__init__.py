@@ -1,0 +1,158 @@
+"""Operations that have a fused implementation, the plain one beside it, and the table that chooses between them.
+
+Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
+forward and backward; the plain one documents the arguments. The fused ones are all of `torch.autograd.Function` and
+`torch.library.custom_op` in this package. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones
+everywhere.
+"""
+
+from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs
+from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
+from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
+from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
+from hf_any3d.modeling.kernels.farthest_point_sample import (
+    farthest_point_sample_fused,
+    farthest_point_sample_plain,
+    farthest_point_sample_traced,
+)
+from hf_any3d.modeling.kernels.group_norms import (
+    edge_maximum_fused,
+    edge_maximum_plain,
+    normed_tokens_fused,
+    normed_tokens_plain,
+)
+from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
+from hf_any3d.modeling.kernels.max_mean_pool import max_mean_pool_fused, max_mean_pool_plain
+from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
+from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
+from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
+from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
+from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
+from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
+from hf_any3d.modeling.kernels.widened_mean import widened_mean_fused, widened_mean_plain
+
+__all__ = [
+    "TABLE",
+    "Kernel",
+    "cell_attention",
+    "cell_norm",
+    "chamfer",
+    "edge_maximum",
+    "farthest_point_sample",
+    "knn",
+    "max_mean_pool",
+    "mean_posterior",
+    "normed_linear",
+    "normed_tokens",
+    "pooled_blocks",
+    "pooled_patches",
+    "quick_gelu",
+    "view_ensemble",
+    "widened_mean",
+    "set_kernels",
+]
+
+# Any2Point: the tokenizer
+pooled_blocks = Kernel(
+    pooled_blocks_plain,
+    pooled_blocks_fused,
+    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics "
+    "need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    condition=blocks_are_plain,
+    result_in_autocast=True,
+)
+
+# Any2Point: the guided adapter
+cell_attention = Kernel(
+    cell_attention_plain,
+    cell_attention_fused,
+    "Not with dropout, nor if more than a sixth of all pairs share a cell: masked attention is faster. Not on other "
+    "devices than the CPU, which would wait for the number of pairs; not in compiled code, for which no size may "
+    "depend on data.",
+    devices=("cpu",),
+    compiles=False,
+    condition=has_few_pairs,
+)
+widened_mean = Kernel(
+    widened_mean_plain,
+    widened_mean_fused,
+    "Not in compiled code: compilers and exporters support the matrix products of the plain one better than sums "
+    "by index.",
+    compiles=False,
+)
+max_mean_pool = Kernel(
+    max_mean_pool_plain,
+    max_mean_pool_fused,
+    "Not on other devices than the CPU, which would wait for the number of voxels with several tokens; not in "
+    "compiled code, for which no size may depend on data.",
+    devices=("cpu",),
+    compiles=False,
+)
+cell_norm = Kernel(cell_norm_plain, cell_norm_fused, "Always used in training.")
+view_ensemble = Kernel(
+    view_ensemble_plain,
+    view_ensemble_fused,
+    "Not in compiled code: compilers and exporters support the matrix products of the plain one better than sums "
+    "by index.",
+    compiles=False,
+)
+
+# Frozen encoders
+quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
+
+# ACT
+pooled_patches = Kernel(
+    pooled_patches_plain,
+    pooled_patches_fused,
+    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics "
+    "need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    condition=layers_are_plain,
+    result_in_autocast=True,
+)
+edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
+normed_tokens = Kernel(normed_tokens_plain, normed_tokens_fused, "Always used.")
+normed_linear = Kernel(
+    normed_linear_plain,
+    normed_linear_fused,
+    "Not for layers that an adapter or a hook replaces, which must be called.",
+    condition=is_plain,
+)
+mean_posterior = Kernel(mean_posterior_plain, mean_posterior_fused, "Always used.")
+
+# Point operations
+farthest_point_sample = Kernel(
+    farthest_point_sample_plain,
+    farthest_point_sample_fused,
+    "Not on other devices than the CPU, where numpy does not run. Compilers get one operator, exporters a loop.",
+    devices=("cpu",),
+    traced=farthest_point_sample_traced,
+)
+knn = Kernel(
+    knn_plain,
+    knn_fused,
+    "Not on other devices than the CPU, where trees do not run; not for fewer than 16 points per neighbour, where a "
+    "tree is slower. Compilers and exporters get one operator.",
+    devices=("cpu",),
+    condition=has_many_points,
+    traced=knn_traced,
+)
+chamfer = Kernel(chamfer_plain, chamfer_fused, "Always used.")
+
+TABLE: dict[str, Kernel] = {
+    "pooled_blocks": pooled_blocks,
+    "cell_attention": cell_attention,
+    "widened_mean": widened_mean,
+    "max_mean_pool": max_mean_pool,
+    "cell_norm": cell_norm,
+    "view_ensemble": view_ensemble,
+    "quick_gelu": quick_gelu,
+    "pooled_patches": pooled_patches,
+    "edge_maximum": edge_maximum,
+    "normed_tokens": normed_tokens,
+    "normed_linear": normed_linear,
+    "mean_posterior": mean_posterior,
+    "farthest_point_sample": farthest_point_sample,
+    "knn": knn,
+    "chamfer": chamfer,
+}
+"""All operations by name, for documentation, tests and measurements."""

@@ -1,0 +1,115 @@
+"""Attention among the tokens that share a cell.
+
+Cells are small: few of all pairs of tokens share one. The fused implementation runs along the list of these pairs;
+a masked attention computes the scores of all pairs and discards nearly all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.kernels.cells import Membership, Pairs
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
+# With more pairs than this share of all of them, masked attention is faster (measured: equal at a fifth).
+_FEW = 1 / 6
+
+
+def cell_attention_plain(
+    qkv: torch.Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0
+) -> torch.Tensor:
+    """Attend to the tokens of the same cell.
+
+    Args:
+        qkv: `(batch, views, tokens, 3 * width)`: queries, keys and values, each with its heads concatenated.
+        members: Cells of the tokens.
+        heads: Number of heads.
+        scale: Factor of the scores.
+        dropout: Dropout of the attention weights.
+
+    Returns:
+        `(batch, views, tokens, width)`.
+
+    Source: Any2Point, Sec. 3.3.
+    """
+    # Four axes, views and clouds in one: for more, torch has no kernel that does not keep the attention weights.
+    query, key, value = (
+        part.transpose(1, 2) for part in qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).unbind(2)
+    )  # each (batch * views, heads, tokens, head width)
+    gathered = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=members.same.flatten(0, 1), dropout_p=dropout, scale=scale
+    )
+    return gathered.transpose(1, 2).reshape(*qkv.shape[:3], -1)
+
+
+def cell_attention_fused(
+    qkv: torch.Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0
+) -> torch.Tensor:
+    """Run `cell_attention_plain` without dropout along the list of pairs; saves only its input."""
+    return _PairAttention.apply(qkv.flatten(0, 2), members.pairs, heads, scale).view(*qkv.shape[:3], -1)
+
+
+def has_few_pairs(qkv: torch.Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
+    """Whether few pairs of tokens share a cell, and there is no dropout."""
+    return not dropout and len(members.pairs.query) <= _FEW * members.same.numel()
+
+
+class _PairAttention(torch.autograd.Function):
+    """Attention `(tokens, width)` of rows `(tokens, 3 * width)` of all clouds and views.
+
+    The sums over the partners of a token are sums over consecutive pairs. Half precision is computed in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, pairs: Pairs, heads: int, scale: float) -> torch.Tensor:
+        wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
+        width = qkv.shape[1] // 3
+        # A product with its transpose repeats the number of a head for all of its channels.
+        channels = torch.eye(heads, dtype=wide.dtype, device=qkv.device).repeat_interleave(width // heads, dim=0)
+        query, key, value = _gather(wide, pairs)
+        score = _sum_heads(query.mul_(key), heads).mul_(scale)  # (pairs, heads)
+        largest = torch.segment_reduce(score, "max", lengths=pairs.partners, axis=0, unsafe=True)
+        share = score.sub_(largest.index_select(0, pairs.query)).exp_()
+        total = pairs.sum(share)  # (tokens, heads)
+        gathered = pairs.sum((share @ channels.T).mul_(value)).div_(total @ channels.T)
+        ctx.save_for_backward(qkv, channels, gathered, largest.add_(total.log_()))
+        ctx.pairs, ctx.scale = pairs, scale
+        return gathered.to(qkv.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        qkv, channels, gathered, log_total = ctx.saved_tensors
+        pairs: Pairs = ctx.pairs
+        gradient = gradient.to(channels.dtype)
+        query, key, value = _gather(qkv.to(channels.dtype), pairs)
+        heads = channels.shape[1]
+        score = _sum_heads(query * key, heads).mul_(ctx.scale)
+        share = score.sub_(log_total.index_select(0, pairs.query)).exp_()  # (pairs, heads)
+        grad_gathered = gradient.index_select(0, pairs.query)
+        grad_score = _sum_heads(value.mul_(grad_gathered), heads)
+        # The shares of a token sum to one, so the part common to all of its partners is subtracted.
+        common = _sum_heads(gradient * gathered, heads)
+        grad_score.sub_(common.index_select(0, pairs.query)).mul_(share).mul_(ctx.scale)
+        grad_score = grad_score @ channels.T  # (pairs, width)
+        grad_query = pairs.sum(key.mul_(grad_score))
+        grad_key = pairs.sum(query.mul_(grad_score), over_queries=True)
+        grad_value = pairs.sum(grad_gathered.mul_(share @ channels.T), over_queries=True)
+        return torch.cat([grad_query, grad_key, grad_value], dim=1).to(qkv.dtype), None, None, None
+
+
+def _gather(qkv: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, ...]:
+    """Return new tensors of the queries, keys and values of the pairs, `(pairs, width)` each."""
+    query, key, value = qkv.chunk(3, dim=1)
+    return query.index_select(0, pairs.query), key.index_select(0, pairs.key), value.index_select(0, pairs.key)
+
+
+def _sum_heads(rows: torch.Tensor, heads: int) -> torch.Tensor:
+    """Sum `(rows, width)` over the channels of each head: `(rows, heads)`."""
+    # Heads are narrow: adding one channel of all heads at a time is faster than a sum or a product.
+    return functools.reduce(torch.add, rows.view(len(rows), heads, -1).unbind(-1))

@@ -1,0 +1,130 @@
+"""Batch statistics, scaling and GELU of the occupied cells of each view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
+
+def cell_norm_plain(
+    rows: torch.Tensor,
+    occupied: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    count: torch.Tensor,
+    total: torch.Tensor,
+    eps: float,
+    gelu: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Normalise the occupied rows of each view by their batch statistics.
+
+    Args:
+        rows: `(batch, views, rows, hidden)`, float32 or float64.
+        occupied: `(batch, views, rows)`, 1 for rows that count, else 0.
+        weight: `(views, hidden)`, the norm's gain.
+        bias: `(views, hidden)`, the norm's shift.
+        count: `(views, 1)`, number of occupied rows.
+        total: `(views, 1)`, divisor of the statistics; larger than `count` if rows of zeros count too.
+        eps: Added to the variance.
+        gelu: Whether GELU follows.
+
+    Returns:
+        `(batch, views, rows, hidden)`, undefined in rows that are not occupied; then mean and variance
+        `(views, hidden)` without gradients.
+    """
+    inside = occupied.unsqueeze(-1)
+    mean = (rows * inside).sum(dim=(0, 2)) / total  # (views, hidden)
+    centered = rows - mean.unsqueeze(1)
+    squares = (centered.square() * inside).sum(dim=(0, 2)) + (total - count) * mean.square()
+    variance = squares / total
+    normed = bias.unsqueeze(1) + centered * (weight * (variance + eps).rsqrt()).unsqueeze(1)
+    return nn.functional.gelu(normed) if gelu else normed, mean.detach(), variance.detach()
+
+
+def cell_norm_fused(
+    rows: torch.Tensor,
+    occupied: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    count: torch.Tensor,
+    total: torch.Tensor,
+    eps: float,
+    gelu: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute `cell_norm_plain` in few passes over memory; saves only its input."""
+    return _CellNorm.apply(rows, occupied, weight, bias, count, total, eps, gelu)
+
+
+class _CellNorm(torch.autograd.Function):
+    """The separate steps would save four tensors of the size of the rows; here the backward pass recomputes them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: torch.Tensor,
+        occupied: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        count: torch.Tensor,
+        total: torch.Tensor,
+        eps: float,
+        gelu: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        table, inside = _by_view(rows), _by_view(occupied)
+        mean = _sum_rows(inside, table) / total  # (views, hidden)
+        centered = table - mean.unsqueeze(1)
+        squares = _sum_rows(inside, centered.square()) + (total - count) * mean.square()
+        variance = squares / total
+        scale = weight * (variance + eps).rsqrt()
+        normed = torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1), out=centered)
+        if gelu:
+            normed = nn.functional.gelu(normed)
+        ctx.save_for_backward(rows, occupied, weight, bias, mean, (variance + eps).rsqrt(), total)
+        ctx.gelu = gelu
+        ctx.mark_non_differentiable(mean, variance)
+        return _by_cloud(normed, rows), mean, variance
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, gradient: torch.Tensor, *unused: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
+        table, inside, grad_normed = _by_view(rows), _by_view(occupied), _by_view(gradient)
+        scale = weight * deviation
+        centered = table - mean.unsqueeze(1)
+        if ctx.gelu:
+            normed = torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1))
+            grad_normed = torch.ops.aten.gelu_backward(grad_normed, normed)
+        grad_bias = _sum_rows(inside, grad_normed)
+        grad_weight = _sum_rows(inside, grad_normed * centered) * deviation
+        # In training, mean and variance depend on every occupied row.
+        share = scale / -total
+        grad_mean, grad_centered = (grad_bias * share).unsqueeze(1), (grad_weight * deviation * share).unsqueeze(1)
+        grad_rows = torch.addcmul(grad_mean, centered, grad_centered, out=centered)
+        grad_rows.addcmul_(grad_normed, scale.unsqueeze(1)).mul_(inside.unsqueeze(-1))
+        return _by_cloud(grad_rows, rows), None, grad_weight, grad_bias, None, None, None, None
+
+
+def _by_view(rows: torch.Tensor) -> torch.Tensor:
+    """Reshape `(batch, views, rows, ...)` to `(views, batch * rows, ...)`; a copy unless views are contiguous."""
+    return rows.transpose(0, 1).flatten(1, 2)
+
+
+def _by_cloud(table: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Invert `_by_view` for tensors with the shape of `like`."""
+    return table.unflatten(1, (len(like), -1)).transpose(0, 1)
+
+
+def _sum_rows(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Sum the occupied rows: `(views, rows, hidden)` to `(views, hidden)`."""
+    # No matrix product: TF32 would round the statistics. On a CPU, embedding_bag reads memory once.
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return (occupied.unsqueeze(-1) * values).sum(dim=1)
+    views, rows, hidden_size = values.shape
+    index = torch.arange(views * rows).view(views, rows)
+    return nn.functional.embedding_bag(
+        index, values.reshape(-1, hidden_size), mode="sum", per_sample_weights=occupied.to(values.dtype)
+    )

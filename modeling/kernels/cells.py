@@ -1,0 +1,179 @@
+"""Which tokens share a cell, as matrices and as index lists, and sums over the tokens of each cell.
+
+Every token is in one cell of each view, so a matrix between tokens and cells has a single entry in each of its
+columns. Products with it are sums of few rows, computed along the list of tokens by cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Links:
+    """Cells of the tokens as a list; tokens of all clouds are concatenated, and so are cells of all views and clouds.
+
+    Cells are ordered by view, so that an operation on one view reads adjacent rows.
+
+    Args:
+        rows: `(tokens, views)`, the row of a token's cell among the rows of all views and clouds.
+        order: `(tokens * views,)`, the entries of `rows` sorted by row.
+        starts: `(rows,)`, the start of each row's entries in `order`.
+        shares: `(tokens, views)`, one over the number of tokens in a token's cell.
+    """
+
+    rows: torch.Tensor
+    order: torch.Tensor
+    starts: torch.Tensor
+    shares: torch.Tensor
+
+
+@dataclass
+class SharedCells:
+    """Cells with more than one token.
+
+    Args:
+        tokens: `(entries,)`, the entries of `Links.rows`, flattened, in such cells, sorted by cell.
+        counts: `(cells,)`, number of entries of each cell.
+        rows: `(cells,)`, the rows of these cells as numbered by `Links`.
+    """
+
+    tokens: torch.Tensor
+    counts: torch.Tensor
+    rows: torch.Tensor
+
+
+@dataclass
+class Pairs:
+    """All pairs of tokens that share a cell, including each token with itself; all clouds and views concatenated.
+
+    Args:
+        query: `(pairs,)`, the first token of each pair, ascending.
+        key: `(pairs,)`, the second one.
+        swapped: `(pairs,)`, the number of the pair with both tokens swapped.
+        starts: `(tokens,)`, the start of the pairs of each first token.
+        partners: `(tokens,)`, their number.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    swapped: torch.Tensor
+    starts: torch.Tensor
+    partners: torch.Tensor
+
+    def sum(self, rows: torch.Tensor, over_queries: bool = False) -> torch.Tensor:
+        """Sum rows `(pairs, channels)` for each first token, or for each second one: `(tokens, channels)`."""
+        index = self.swapped if over_queries else torch.arange(len(rows), device=rows.device)
+        return nn.functional.embedding_bag(index, rows, self.starts, mode="sum")
+
+
+@dataclass
+class Membership:
+    """Which tokens share a cell, in every view.
+
+    Rows are cells. In views with more cells than tokens, the row of a cell is the number of its first token, so that
+    shapes never depend on the data.
+
+    Args:
+        row: `(batch, views, tokens)`, the row of each token's cell.
+        pool: `(batch, views, rows, tokens)`, averages the tokens of a cell; rows of empty cells are zero.
+        occupied: `(batch, views, rows)`, True for cells that contain a token.
+        same: `(batch, views, 1, tokens, tokens)`, True where two tokens share a cell.
+        cells: Number of cells of a view, empty ones included.
+    """
+
+    row: torch.Tensor
+    pool: torch.Tensor
+    occupied: torch.Tensor
+    same: torch.Tensor
+    cells: int
+    _visitors: set[int] = field(default_factory=set, repr=False)
+
+    @cached_property
+    def links(self) -> Links:
+        """The cells as a list."""
+        batch, views, count, _ = self.pool.shape
+        first = torch.arange(batch * views, device=self.row.device).view(views, batch, 1).transpose(0, 1) * count
+        rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
+        ordered, order = rows.flatten().sort()
+        starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
+        shares = self.pool.amax(dim=-1).transpose(0, 1).flatten()[rows]
+        return Links(rows, order, starts, shares)
+
+    @cached_property
+    def shared_cells(self) -> SharedCells:
+        """The cells with more than one token as a list."""
+        order = self.links.order
+        tokens = order[self.links.shares.flatten().index_select(0, order) < 1]
+        rows, counts = self.links.rows.flatten().index_select(0, tokens).unique_consecutive(return_counts=True)
+        return SharedCells(tokens, counts, rows)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The pairs of tokens in a cell as a list."""
+        tokens = self.same.shape[-1]
+        row, key = self.same.reshape(-1, tokens).nonzero().T.contiguous()
+        key = key + row - row % tokens
+        partners = torch.zeros(self.same.numel() // tokens, dtype=row.dtype, device=row.device)
+        partners.index_add_(0, row, torch.ones_like(row))
+        return Pairs(row, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
+
+    def first_visit(self, visitor: object) -> bool:
+        """Return False from the second call on: a pass recomputed by gradient checkpointing must not count twice."""
+        known = id(visitor) in self._visitors
+        self._visitors.add(id(visitor))
+        return not known
+
+
+def membership(cell: torch.Tensor, cells: int) -> Membership:
+    """Return the membership of tokens in cells `(batch, views, tokens)`, numbered from 0 to `cells` - 1."""
+    same = cell.unsqueeze(-1) == cell.unsqueeze(-2)  # (batch, views, tokens, tokens)
+    tokens = cell.shape[-1]
+    rows, row = (cells, cell) if cells <= tokens else (tokens, same.to(torch.uint8).argmax(dim=-1))
+    member = (row.unsqueeze(-2) == torch.arange(rows, device=cell.device).unsqueeze(-1)).float()
+    count = member.sum(dim=-1, keepdim=True)  # (batch, views, rows, 1)
+    return Membership(row, member / count.clamp_min(1), count.squeeze(-1) > 0, same.unsqueeze(2), cells)
+
+
+def as_table(rows: torch.Tensor) -> torch.Tensor:
+    """Concatenate rows `(batch, views, rows, hidden)` as numbered by `Links`."""
+    return rows.transpose(0, 1).flatten(0, 2)
+
+
+def from_table(table: torch.Tensor, members: Membership) -> torch.Tensor:
+    """Invert `as_table`."""
+    batch, views, rows, _ = members.pool.shape
+    return table.view(views, batch, rows, -1).transpose(0, 1)
+
+
+def sum_in_cells(tokens: torch.Tensor, links: Links, weights: torch.Tensor) -> torch.Tensor:
+    """Compute weighted sums over the tokens of each cell, `(cells, hidden)`, all cells concatenated.
+
+    Args:
+        tokens: `(batch, tokens, hidden)`.
+        links: Cells of the tokens.
+        weights: `(tokens, views)`.
+    """
+    weights = weights.to(tokens.dtype).flatten().index_select(0, links.order)
+    return nn.functional.embedding_bag(
+        links.order // links.rows.shape[1],
+        tokens.flatten(0, 1),
+        links.starts,
+        mode="sum",
+        per_sample_weights=weights,
+    )
+
+
+def sum_over_views(table: torch.Tensor, links: Links, weights: torch.Tensor) -> torch.Tensor:
+    """Compute weighted sums over the cells of each token, `(tokens, hidden)`: the transpose of `sum_in_cells`."""
+    return nn.functional.embedding_bag(links.rows, table, mode="sum", per_sample_weights=weights.to(table.dtype))
+
+
+def mean_in_cells(tokens: torch.Tensor, members: Membership) -> torch.Tensor:
+    """Average the tokens `(batch, tokens, hidden)` of each cell: `(batch, views, rows, hidden)`, zeros if empty."""
+    mean = members.pool.to(tokens.dtype).flatten(1, 2) @ tokens
+    return mean.view(*members.pool.shape[:3], -1)

@@ -1,0 +1,110 @@
+"""Choose between the fused and the plain implementation of an operation."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+VARIABLE = "HF_ANY3D_KERNELS"
+SETTINGS = ("auto", "torch")
+
+
+def set_kernels(setting: str) -> str:
+    """Choose how operations are computed in this process; the environment variable HF_ANY3D_KERNELS does the same.
+
+    Args:
+        setting: "auto" uses a fused implementation wherever the table of `hf_any3d.modeling.kernels` allows it,
+            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem. Code that
+            `torch.compile` has traced keeps what it was traced with.
+
+    Returns:
+        The previous setting.
+
+    Raises:
+        ValueError: If the setting is another.
+    """
+    global _setting
+    previous, _setting = _setting, _checked(setting, "setting")
+    return previous
+
+
+def _checked(setting: str, name: str) -> str:
+    if setting not in SETTINGS:
+        raise ValueError(f"{name}={setting!r}; expected one of {', '.join(map(repr, SETTINGS))}")
+    return setting
+
+
+_setting = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+
+
+def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
+    """Wrap the backward pass of a fused implementation, which autocast would round if it is called inside of it."""
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *gradients: Any) -> R:
+        flat = [part for gradient in gradients for part in (gradient if isinstance(gradient, list) else [gradient])]
+        device = next((gradient.device.type for gradient in flat if gradient is not None), None)
+        if device is None or not torch.is_autocast_enabled(device):
+            return backward(ctx, *gradients)
+        with torch.autocast(device, enabled=False):
+            return backward(ctx, *gradients)
+
+    return wrapper
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel(Generic[P, R]):
+    """An operation with a fused and a plain implementation; calling it runs one of them.
+
+    The first argument has a `device`.
+
+    Args:
+        plain: Implementation in plain torch; documents the arguments.
+        fused: Implementation of the same signature that saves time or memory.
+        reason: When the fused implementation is not used, and why.
+        devices: Types of the devices on which the fused implementation is used; None for all.
+        compiles: Whether compilers and exporters can trace the fused implementation.
+        condition: Whether the fused implementation computes what the plain one does, from the arguments; None for
+            always.
+        traced: What compilers and exporters are given instead of both; None for one of both.
+        result_in_autocast: Whether the plain implementation returns autocast's dtype under autocast. The fused one
+            always runs with autocast disabled, in the precision of its arguments or better.
+    """
+
+    plain: Callable[P, R]
+    fused: Callable[P, R]
+    reason: str
+    devices: tuple[str, ...] | None = None
+    compiles: bool = True
+    condition: Callable[P, bool] | None = None
+    traced: Callable[P, R] | None = None
+    result_in_autocast: bool = False
+
+    def uses_fused(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether a call with these arguments runs the fused implementation."""
+        if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
+            return False
+        if self.devices is not None and args[0].device.type not in self.devices:
+            return False
+        return self.condition is None or self.condition(*args, **kwargs)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the operation."""
+        if self.traced is not None and torch.compiler.is_compiling():
+            return self.traced(*args, **kwargs)
+        if not self.uses_fused(*args, **kwargs):
+            return self.plain(*args, **kwargs)
+        device: Any = args[0].device.type
+        if not torch.is_autocast_enabled(device):
+            return self.fused(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            result = self.fused(*args, **kwargs)
+        return result.to(torch.get_autocast_dtype(device)) if self.result_in_autocast else result

@@ -1,0 +1,501 @@
+"""Residual blocks of a tokenizer stage and the maximum over neighbours.
+
+A stage has one row for every neighbour of every centre, far more rows than points or tokens, and its batch norms need
+all rows before they return the first. Run layer by layer, each layer, norm and sum reads and writes all rows through
+main memory and saves them for the backward pass. The fused implementation
+
+- multiplies the summands of the first linear layer's input, of which there are few, before they are added;
+- works on parts of the rows that stay in the cache, wherever a norm does not need all of them;
+- computes the statistics after a linear layer from the mean and the covariance of its input, so that the norm becomes
+  part of the weights, and the residual sum part of the product;
+- saves only the narrow rows between the two layers of a block, and the input of all blocks but the first;
+- multiplies the sparse gradient of the maximum, one neighbour per centre and channel, as sums of few rows; the norm's
+  contribution to the others is a linear function of them.
+
+Results and gradients equal those of the modules up to rounding. Both passes are custom operators, which
+`torch.compile` supports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
+from hf_any3d.modeling.kernels.pooling import (
+    PooledGradient,
+    is_plain_training,
+    largest,
+    update_running_statistics,
+)
+
+
+class ResidualBlock(Protocol):
+    """Module that computes `relu(rows + expand_norm(expand(relu(reduce_norm(reduce(rows))))))`."""
+
+    reduce: nn.Linear
+    reduce_norm: nn.BatchNorm1d
+    expand: nn.Linear
+    expand_norm: nn.BatchNorm1d
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map `(rows, width)` to `(rows, width)`."""
+
+
+def pooled_blocks_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> torch.Tensor:
+    """Apply residual blocks to the rows of all neighbourhoods and take the maximum of each neighbourhood.
+
+    In training, the norms update their running statistics.
+
+    Args:
+        hoods: The neighbourhoods.
+        blocks: The blocks.
+
+    Returns:
+        `(centers, width)`.
+    """
+    rows = hoods.all_rows()
+    for block in blocks:
+        rows = block(rows)
+    return rows.view(*hoods.neighbors.shape, -1).amax(dim=1)
+
+
+def blocks_are_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
+    """Whether there are blocks, unchanged and training in full precision, and offsets need no gradient."""
+    pairs = [pair for block in blocks for pair in _layers(block)]
+    return bool(pairs) and not hoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
+
+
+def _layers(block: ResidualBlock) -> tuple[tuple[nn.Linear, nn.BatchNorm1d], ...]:
+    return (block.reduce, block.reduce_norm), (block.expand, block.expand_norm)
+
+
+def pooled_blocks_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> torch.Tensor:
+    """Compute `pooled_blocks_plain` in training; see the module."""
+    weights, eps = [], []
+    for block in blocks:
+        for linear, norm in _layers(block):
+            weights += [linear.weight, linear.bias, norm.weight, norm.bias]
+            eps.append(norm.eps)
+    features = hoods.features.to(weights[0].dtype)  # half precision under autocast
+    pooled, _, *rest = pooled_blocks(
+        features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
+    )
+    for block, saved in zip(blocks, Saved.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
+        statistics = (saved.reduce_mean, saved.reduce_variance), (saved.expand_mean, saved.expand_variance)
+        for (linear, norm), (mean, variance) in zip(_layers(block), statistics, strict=True):
+            update_running_statistics(norm, linear.bias, mean, variance, hoods.count)
+    return pooled
+
+
+@dataclass
+class Block:
+    """Weights of a residual block.
+
+    The biases of the linear layers are not read: the norms cancel them.
+
+    Args:
+        reduce: `(hidden, width)`.
+        reduce_bias: `(hidden,)`.
+        reduce_gain: `(hidden,)` of the following norm.
+        reduce_shift: `(hidden,)`.
+        expand: `(width, hidden)`.
+        expand_bias: `(width,)`.
+        expand_gain: `(width,)` of the following norm.
+        expand_shift: `(width,)`.
+        reduce_eps: Added to the variance in the first norm.
+        expand_eps: Added to the variance in the second.
+    """
+
+    reduce: torch.Tensor
+    reduce_bias: torch.Tensor
+    reduce_gain: torch.Tensor
+    reduce_shift: torch.Tensor
+    expand: torch.Tensor
+    expand_bias: torch.Tensor
+    expand_gain: torch.Tensor
+    expand_shift: torch.Tensor
+    reduce_eps: float
+    expand_eps: float
+
+    @staticmethod
+    def unpack(weights: list[torch.Tensor], eps: list[float]) -> list[Block]:
+        """Build blocks from the operators' lists: eight tensors and two epsilons per block."""
+        return [Block(*weights[8 * i : 8 * i + 8], *eps[2 * i : 2 * i + 2]) for i in range(len(eps) // 2)]
+
+
+@dataclass
+class Saved:
+    """Statistics of a block, and the rows that it saves for the backward pass, in parts.
+
+    Args:
+        reduce_mean: `(hidden,)` of the output of the first linear layer.
+        reduce_variance: `(hidden,)`.
+        hidden_mean: `(hidden,)` of the input of the second linear layer.
+        hidden_covariance: `(hidden, hidden)` of the same.
+        expand_mean: `(width,)` of the output of the second linear layer.
+        expand_variance: `(width,)`.
+        reduced: For each part the output `(rows, hidden)` of the first linear layer.
+        inputs: For each part the input `(rows, width)` of the block; empty for the first block, whose input is
+            recomputed.
+    """
+
+    reduce_mean: torch.Tensor
+    reduce_variance: torch.Tensor
+    hidden_mean: torch.Tensor
+    hidden_covariance: torch.Tensor
+    expand_mean: torch.Tensor
+    expand_variance: torch.Tensor
+    reduced: list[torch.Tensor]
+    inputs: list[torch.Tensor]
+
+    def hidden(self, block: Block) -> Iterator[torch.Tensor]:
+        """Compute the input `(rows, hidden)` of the second linear layer part by part, each overwriting the last."""
+        gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
+        shift = block.reduce_shift - self.reduce_mean * gain
+        buffer = torch.empty_like(self.reduced[0])
+        return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
+
+    def pack(self) -> list[torch.Tensor]:
+        """Return all tensors in order."""
+        *statistics, reduced, inputs = vars(self).values()
+        return [*statistics, *reduced, *inputs]
+
+    @staticmethod
+    def unpack(tensors: list[torch.Tensor], blocks: int, parts: int) -> list[Saved]:
+        """Invert `pack` for the tensors of all blocks."""
+        tensors = iter(tensors)
+        return [
+            Saved(*islice(tensors, 6), list(islice(tensors, parts)), list(islice(tensors, parts if block else 0)))
+            for block in range(blocks)
+        ]
+
+
+@torch.library.custom_op("hf_any3d::pooled_blocks", mutates_args=())
+def pooled_blocks(
+    features: torch.Tensor,
+    neighbors: torch.Tensor,
+    centers: torch.Tensor,
+    offsets: torch.Tensor,
+    frequencies: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+) -> list[torch.Tensor]:
+    """Apply residual blocks with batch statistics, then take the maximum of each neighbourhood.
+
+    Args:
+        features: See `Neighborhoods`, as the next four.
+        neighbors: Neighbours of the centres.
+        centers: The centres.
+        offsets: Normalised offsets.
+        frequencies: Frequencies of their encoding.
+        weights: Eight tensors per block, in the order of `Block`.
+        eps: Two numbers per block, in the order of `Block`.
+
+    Returns:
+        The pooled features `(centers, width)`, the neighbours `(centers, width)` that have the maximum, as numbers in
+        [0, k), then the tensors that `Saved.unpack` reads.
+    """
+    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    parts = hoods.parts()
+    first, *others = Block.unpack(weights, eps)
+    saved = [_first_half(hoods, first, hoods.reduced_rows(first.reduce), [])]
+    # The input of the first block is computed only here, one part at a time, and overwritten.
+    sums, shift = _second_half(first, saved[0], map(hoods.rows, parts))
+    for block in others:
+        inputs: list[torch.Tensor] = []
+        saved.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs), inputs))
+        sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs))
+    pooled = features.new_empty(len(neighbors), hoods.width)
+    winners = neighbors.new_empty(pooled.shape)
+    for part, rows in zip(parts, sums, strict=True):
+        pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], hoods.width))
+    # The shift is the same for all neighbours and the ReLU monotonic: both are applied after the maximum.
+    return [pooled.add_(shift).relu_(), winners, *(tensor for one in saved for tensor in one.pack())]
+
+
+def _next_rows(
+    block: Block, sums: Iterable[torch.Tensor], shift: torch.Tensor, inputs: list[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Finish the previous block and apply this block's first linear layer, in parts; appends its input to `inputs`."""
+    for rows in sums:
+        inputs.append(rows.add_(shift).relu_())
+        yield rows @ block.reduce.T
+
+
+def _first_half(
+    hoods: Neighborhoods, block: Block, parts: Iterable[torch.Tensor], inputs: list[torch.Tensor]
+) -> Saved:
+    """Compute the statistics of both norms from the output of the first linear layer, given in parts."""
+    reduced, means, variances = [], [], []
+    for rows in parts:
+        reduced.append(rows)
+        mean, variance = torch.batch_norm_update_stats(rows, None, None, momentum=0.0)
+        means.append(mean)
+        variances.append(variance)
+    dtype = block.reduce.dtype
+    shares = torch.tensor([len(rows) / hoods.count for rows in reduced], dtype=torch.float64, device=mean.device)
+    part_means = torch.stack(means).double()  # (parts, hidden)
+    mean = shares @ part_means
+    # Variance within the parts plus variance between them: no cancellation of large numbers.
+    variance = shares @ (torch.stack(variances) + (part_means - mean).square())
+    saved = Saved(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
+    total = torch.zeros_like(mean)
+    products = total.new_zeros(len(total), len(total))
+    half = len(total) // 2
+    for hidden in saved.hidden(block):
+        total += hidden.sum(dim=0)
+        # Symmetric: the lower left quarter follows from the upper right one.
+        products[:half] += hidden[:, :half].T @ hidden
+        products[half:, half:] += hidden[:, half:].T @ hidden[:, half:]
+    products[half:, :half] = products[:half, half:].T
+    mean = total / hoods.count
+    covariance = products / hoods.count - mean.outer(mean)
+    expand = block.expand.double()
+    variance = ((expand @ covariance) * expand).sum(dim=1).clamp_min_(0)
+    saved.hidden_mean, saved.hidden_covariance = mean.to(dtype), covariance.to(dtype)
+    saved.expand_mean, saved.expand_variance = (expand @ mean).to(dtype), variance.to(dtype)
+    return saved
+
+
+def _second_half(
+    block: Block, saved: Saved, inputs: Iterable[torch.Tensor]
+) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
+    """Apply the second linear layer, its norm and the residual sum, except for the shift of each channel.
+
+    Overwrites the block's input, given in parts. Returns the output in parts, and the shift.
+    """
+    gain = block.expand_gain * (saved.expand_variance + block.expand_eps).rsqrt()
+    weight = (block.expand * gain.unsqueeze(1)).T
+    pairs = zip(inputs, saved.hidden(block), strict=True)
+    return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - saved.expand_mean * gain
+
+
+@pooled_blocks.register_fake
+def _result_shapes(features, neighbors, centers, offsets, frequencies, weights, eps):
+    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    pooled = features.new_empty(len(neighbors), hoods.width)
+    sizes = [(part.stop - part.start) * neighbors.shape[1] for part in hoods.parts()]
+    results = [pooled, neighbors.new_empty(pooled.shape)]
+    for number, block in enumerate(Block.unpack(weights, eps)):
+        width, hidden = block.expand.shape
+        shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
+        shapes += [(size, hidden) for size in sizes] + [(size, width) for size in sizes if number]
+        results += [features.new_empty(shape) for shape in shapes]
+    return results
+
+
+class _PooledGradient(PooledGradient):
+    """Gradient of the last block's output: that of the maximum."""
+
+    def add_product(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
+        return out.add_(self.times(weight, number))
+
+    def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
+        """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
+        half = out.shape[1]
+        out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
+        out.index_add_(0, hoods.centers, self.values[:, half:])
+
+
+@dataclass
+class _RowsGradient:
+    """Gradient of the output of a block that another one follows.
+
+    Args:
+        parts: For each part `(rows, width)`.
+        sum: `(width,)` over all rows.
+        times_hidden: `(width, hidden)`, product of its transpose with the input of the second linear layer.
+        grad_features: `(points, width / 2)`, the gradient of the features through the residual of the first block.
+    """
+
+    parts: list[torch.Tensor]
+    sum: torch.Tensor
+    times_hidden: torch.Tensor
+    grad_features: torch.Tensor
+
+    def total(self) -> torch.Tensor:
+        """Return the sum over all rows, `(width,)`."""
+        return self.sum
+
+    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return the product of the transposed gradient `(width, rows)` with the block's hidden rows."""
+        return self.times_hidden
+
+    def add_product(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
+        return out.addmm_(self.parts[number], weight)
+
+    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the gradient of a part to its rows `out` `(rows, width)`."""
+        return out.add_(self.parts[number])
+
+    def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
+        """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
+        out.add_(self.grad_features)
+
+
+@torch.library.custom_op("hf_any3d::pooled_blocks_backward", mutates_args=())
+def pooled_blocks_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    neighbors: torch.Tensor,
+    centers: torch.Tensor,
+    offsets: torch.Tensor,
+    frequencies: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+    results: list[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Compute the gradients of `pooled_blocks`.
+
+    Takes the gradient of the pooled features, the arguments and the results of the forward pass; returns the gradient
+    of `features`, then those of `weights`.
+    """
+    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    blocks = Block.unpack(weights, eps)
+    pooled, winners, *rest = results
+    parts = hoods.parts()
+    saved = Saved.unpack(rest, len(blocks), len(parts))
+    grad_output: _PooledGradient | _RowsGradient
+    grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
+    gradients: list[torch.Tensor] = []
+    for number in reversed(range(len(blocks))):
+        block, own = blocks[number], saved[number]
+        grad_reduced, grad_norm, grad_expand = _through_expand(hoods, block, own, grad_output)
+        if number:
+            hidden = saved[number - 1].hidden(blocks[number - 1])
+            grad_output, grad_reduce = _to_rows(
+                hoods, block, own.inputs, grad_reduced, grad_output, hidden, first=number == 1
+            )
+        else:
+            grad_features, grad_reduce = hoods.reduced_gradient(block.reduce, grad_reduced.rows)
+            grad_output.add_to_features(grad_features, hoods)
+        grad_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
+        own_gradients = [grad_reduce, grad_biases[0], *grad_norm, grad_expand[0], grad_biases[1], *grad_expand[1:]]
+        gradients = own_gradients + gradients
+    return [grad_features, *gradients]
+
+
+@dataclass
+class _ReducedGradient:
+    """Gradient of the output of a block's first linear layer, computed in parts from that of its norm's output.
+
+    Args:
+        grad_norm: For each part `(rows, hidden)`, the gradient of the norm's output.
+        reduced: For each part `(rows, hidden)`, the output of the linear layer.
+        gain: `(hidden,)`, factors of `grad_norm`.
+        slope: `(hidden,)`, factors of `reduced`: in training the statistics depend on every row.
+        constant: `(hidden,)`.
+    """
+
+    grad_norm: list[torch.Tensor]
+    reduced: list[torch.Tensor]
+    gain: torch.Tensor
+    slope: torch.Tensor
+    constant: torch.Tensor
+
+    def rows(self, numbers: slice) -> torch.Tensor:
+        """Compute the rows `(rows, hidden)` of several parts together."""
+        grad_norm, reduced = self.grad_norm[numbers], self.reduced[numbers]
+        sizes = [len(rows) for rows in grad_norm]
+        together = self.gain.new_empty(sum(sizes), len(self.gain))
+        for out, rows, entered in zip(together.split(sizes), grad_norm, reduced, strict=True):
+            torch.addcmul(self.constant, rows, self.gain, out=out).addcmul_(entered, self.slope)
+        return together
+
+
+def _through_expand(
+    hoods: Neighborhoods, block: Block, saved: Saved, grad_output: _PooledGradient | _RowsGradient
+) -> tuple[_ReducedGradient, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Return gradients of the first layer's output, of its norm, and of the second layer with its norm."""
+    product = grad_output.product(saved.hidden(block))  # (width, hidden)
+    grad_shift = grad_output.total()
+    deviation = (saved.expand_variance + block.expand_eps).rsqrt()
+    gain = block.expand_gain * deviation
+    # The output of the second layer is not saved. Its products with the gradient and with the hidden rows follow from
+    # the layer's weight and the products of the hidden rows with the gradient and with themselves.
+    grad_gain = deviation * ((block.expand * product).sum(dim=1) - saved.expand_mean * grad_shift)
+    share = (gain * deviation * grad_gain).unsqueeze(1) * block.expand  # (width, hidden)
+    grad_weight = gain.unsqueeze(1) * (product - grad_shift.outer(saved.hidden_mean)) - share @ saved.hidden_covariance
+    weight = gain.unsqueeze(1) * block.expand
+    spread = block.expand.T @ share / -hoods.count  # (hidden, hidden)
+    constant = saved.hidden_mean @ -spread - grad_shift @ weight / hoods.count
+    # In parts: small blocks of memory are reused, a large one would be allocated at every step.
+    grad_hidden: list[torch.Tensor] = []
+    total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
+    for number, (hidden, reduced) in enumerate(zip(saved.hidden(block), saved.reduced, strict=True)):
+        rows = torch.addmm(constant, hidden, spread)
+        grad_hidden.append(rows)
+        grad_output.add_product(rows, weight, number)
+        torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
+        total += rows.sum(dim=0)
+        moment += torch.sub(reduced, saved.reduce_mean, out=hidden).mul_(rows).sum(dim=0)
+    deviation = (saved.reduce_variance + block.reduce_eps).rsqrt()
+    gain = block.reduce_gain * deviation
+    slope = gain * deviation.square() * moment / -hoods.count
+    constant = -saved.reduce_mean * slope - gain * total / hoods.count
+    grad_reduced = _ReducedGradient(grad_hidden, saved.reduced, gain, slope, constant)
+    return grad_reduced, (moment * deviation, total), (grad_weight, grad_gain, grad_shift)
+
+
+def _to_rows(
+    hoods: Neighborhoods,
+    block: Block,
+    inputs: list[torch.Tensor],
+    grad_reduced: _ReducedGradient,
+    grad_output: _PooledGradient | _RowsGradient,
+    previous_hidden: Iterable[torch.Tensor],
+    first: bool,
+) -> tuple[_RowsGradient, torch.Tensor]:
+    """Return the gradients of the previous block's output before its ReLU, and of the first linear layer."""
+    grad_weight = torch.zeros_like(block.reduce)
+    width = block.reduce.shape[1]
+    grad_features = torch.zeros_like(hoods.features)
+    gradient = _RowsGradient([], block.reduce.new_zeros(width), torch.zeros_like(block.expand), grad_features)
+    for number, (part, entered, hidden) in enumerate(zip(hoods.parts(), inputs, previous_hidden, strict=True)):
+        reduced = grad_reduced.rows(slice(number, number + 1))
+        grad_weight.addmm_(reduced.T, entered)
+        rows = grad_output.add_to(reduced @ block.reduce, number)
+        torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows)  # the ReLU
+        # Sums over all rows that the previous block needs first.
+        gradient.sum += rows.sum(dim=0)
+        gradient.times_hidden.addmm_(rows.T, hidden)
+        if first:
+            hoods.add_to_features(grad_features, part, rows)
+        gradient.parts.append(rows)
+    return gradient, grad_weight
+
+
+@pooled_blocks_backward.register_fake
+def _gradient_shapes(gradient, features, neighbors, centers, offsets, frequencies, weights, eps, results):
+    return [torch.empty_like(features), *map(torch.empty_like, weights)]
+
+
+def _save(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
+    *tensors, weights, eps = inputs
+    ctx.eps, ctx.counts = eps, (len(tensors), len(weights))
+    ctx.save_for_backward(*tensors, *weights, *output)
+    ctx.mark_non_differentiable(*output[1:])
+    # Otherwise torch would allocate zeros for the gradients of all unused outputs.
+    ctx.set_materialize_grads(False)
+
+
+@without_autocast
+def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
+    tensors, weights = ctx.counts
+    saved = list(ctx.saved_tensors)
+    features, *grad_weights = pooled_blocks_backward(
+        gradients[0], *saved[:tensors], saved[tensors : tensors + weights], ctx.eps, saved[tensors + weights :]
+    )
+    return features, None, None, None, None, grad_weights, None
+
+
+pooled_blocks.register_autograd(_backward, setup_context=_save)

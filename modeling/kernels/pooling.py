@@ -1,0 +1,149 @@
+"""Maxima over neighbours and cells, products with their sparse gradients, and batch norms fused with linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
+
+
+def largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the maximum over the neighbours of `(centers, k, width)` and its first index; overwrites `rows`."""
+    k = rows.shape[1]
+    largest = rows.amax(dim=1)
+    # Several times faster than a maximum with indices: all but the maxima become hugely negative.
+    places = torch.arange(k, 0, -1, device=rows.device, dtype=rows.dtype).unsqueeze(-1)
+    rows.sub_(largest.unsqueeze(1))
+    first = torch.add(places, rows, alpha=1e30, out=rows).amax(dim=1)
+    return largest, (k - first).long().clamp_(0, k - 1)  # rows of NaN have no winner
+
+
+@dataclass
+class PooledGradient:
+    """Gradient with respect to the input of the maximum: one value per centre and channel, zero elsewhere.
+
+    Args:
+        values: `(centers, width)`.
+        winners: `(centers, width)`, the neighbour that each value belongs to.
+        k: Neighbours per centre.
+        parts: Parts of the centres.
+    """
+
+    values: torch.Tensor
+    winners: torch.Tensor
+    k: int
+    parts: list[slice]
+
+    def total(self) -> torch.Tensor:
+        """Sum over all rows: `(width,)`."""
+        return self.values.sum(dim=0)
+
+    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Multiply the transposed gradient `(width, rows)` by other rows `(rows, hidden)`, given in parts."""
+        return sum(self.transposed_times(rows, number) for number, rows in enumerate(hidden))
+
+    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+        """Multiply a part by `weight` `(width, hidden)`: `(rows, hidden)`."""
+        channels, values, starts = self._by_row
+        part, width = self.parts[number], self.values.shape[1]
+        entries = slice(part.start * width, part.stop * width)
+        return nn.functional.embedding_bag(
+            channels[entries],
+            weight,
+            starts[part.start * self.k : part.stop * self.k] - entries.start,
+            mode="sum",
+            per_sample_weights=values[entries],
+        )
+
+    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
+        """Add the gradient of a part to its rows `out` `(rows, width)`."""
+        part = self.parts[number]
+        out.view(-1, self.k, out.shape[1]).scatter_add_(
+            1, self.winners[part].unsqueeze(1), self.values[part].unsqueeze(1)
+        )
+        return out
+
+    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
+        """Multiply a part, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
+        rows, values = self._rows(number), self.values[self.parts[number]]
+        starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
+        return nn.functional.embedding_bag(
+            rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
+        )
+
+    def _rows(self, number: int) -> torch.Tensor:
+        """Rows of the winners, `(centers, width)`, counted from the first row of a part."""
+        winners = self.winners[self.parts[number]]
+        return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
+
+    @cached_property
+    def _by_row(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Channels and values of all entries, sorted by row, and the start of every row."""
+        centers, width = self.winners.shape
+        places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
+        rows = (self.winners + places).flatten().int()  # int32 sorts in half the time of int64
+        order = rows.argsort()
+        count = torch.bincount(rows, minlength=centers * self.k)
+        starts = count.cumsum(0) - count
+        return order % width, self.values.flatten().index_select(0, order), starts
+
+
+def count_index(index: torch.Tensor, count: int) -> torch.Tensor:
+    """Count how often each number from 0 to `count` - 1 occurs: `(count,)`."""
+    # Not bincount: the length of its result depends on the data, so that a GPU would have to wait.
+    return index.new_zeros(count).scatter_add_(0, index, torch.ones_like(index))
+
+
+def segment_maximum(rows: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the maximum of the rows `(rows, channels)` with each index: `(count, channels)`, 0 where there is none.
+
+    Equal maxima share the gradient.
+
+    Args:
+        rows: `(rows, channels)`.
+        index: `(rows,)` integers, 0 to `count` - 1.
+        count: Number of results.
+    """
+    lengths = count_index(index, count)
+    if torch.compiler.is_exporting():
+        # Exported formats do not support segments.
+        largest = rows.new_full((count, rows.shape[1]), -torch.inf)
+        largest = largest.scatter_reduce(0, index[:, None].expand_as(rows), rows, "amax")
+    else:
+        # Rows sorted by index are reduced in consecutive runs: several times faster than scatter_reduce.
+        rows = rows.index_select(0, index.argsort(stable=True))
+        largest = torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
+    return largest.masked_fill(lengths[:, None] == 0, 0)
+
+
+def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
+    """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
+
+    Synchronised norms, adapters and observers replace these modules with other types or add hooks to them.
+    """
+    if not is_unmodified(linear, norm) or not norm.training:
+        return False
+    return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
+
+
+@torch.no_grad()
+def update_running_statistics(
+    norm: nn.BatchNorm1d, bias: torch.Tensor | None, mean: torch.Tensor, variance: torch.Tensor, rows: int
+) -> None:
+    """Update running statistics as the norm itself would.
+
+    Args:
+        norm: Batch norm to update.
+        bias: Bias of the preceding layer, which `mean` does not include.
+        mean: `(channels,)`.
+        variance: `(channels,)`, biased (divided by `rows`).
+        rows: Number of rows, at least 2.
+    """
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
+    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

@@ -1,0 +1,46 @@
+"""The GELU of CLIP's layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
+_FACTOR = 1.702
+
+
+def quick_gelu_plain(values: torch.Tensor) -> torch.Tensor:
+    """Compute `values * sigmoid(1.702 * values)` of a tensor of any shape."""
+    return values * torch.sigmoid(_FACTOR * values)
+
+
+def quick_gelu_fused(values: torch.Tensor) -> torch.Tensor:
+    """Compute `quick_gelu_plain` in few passes; saves only its input.
+
+    The plain one saves three tensors of its size, four times the width of a token, the largest of a wrapped layer.
+    """
+    if torch.is_grad_enabled() and values.requires_grad:
+        return _QuickGELU.apply(values)
+    return _scaled_silu(values)
+
+
+def _scaled_silu(values: torch.Tensor) -> torch.Tensor:
+    return nn.functional.silu(values * _FACTOR, inplace=True).mul_(1 / _FACTOR)
+
+
+class _QuickGELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(values)
+        return _scaled_silu(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (values,) = ctx.saved_tensors
+        scaled = values * _FACTOR
+        return torch.ops.aten.silu_backward.grad_input(gradient, scaled, grad_input=scaled)

@@ -1,0 +1,239 @@
+"""Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.pretrained_parts.tensors import not_finite
+
+
+def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]:
+    """Return `from_pretrained` arguments of an encoder for those of the full model.
+
+    Args:
+        device_map: A device, its name, "auto" for the fastest one, or a dictionary that names one device; None for the
+            CPU. The encoder's layers are called one by one on outputs of the rest of the model, so all have to be on
+            one device.
+        quantization_config: A quantization config of transformers; None for full weights.
+
+    Raises:
+        ValueError: If the dictionary names several devices.
+    """
+    loading = {} if quantization_config is None else {"quantization_config": quantization_config}
+    return loading if device_map is None else loading | {"device_map": {"": single_device(device_map)}}
+
+
+def single_device(device_map: Any) -> Any:
+    """Return the device that a `device_map` names, see `encoder_loading`.
+
+    Raises:
+        ValueError: If a dictionary names several devices.
+    """
+    if isinstance(device_map, dict):
+        devices = set(device_map.values())
+        if len(devices) != 1:
+            raise ValueError(f"device_map={device_map}; expected one device for the whole model")
+        return devices.pop()
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return device_map
+
+
+def is_quantized(part: PreTrainedModel) -> bool:
+    """Whether a pretrained part was loaded quantized."""
+    return getattr(part, "hf_quantizer", None) is not None
+
+
+def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
+    """Let a quantized part pass on gradients, and remove the quantization from its config.
+
+    Args:
+        part: The pretrained part; unchanged if it is not quantized.
+        stored_quantized: Whether its checkpoint is quantized; the config then keeps the setting.
+    """
+    if not is_quantized(part):
+        return
+    if not stored_quantized:
+        # A loading option, not a property of the weights: the stored ones are not quantized.
+        del part.config.quantization_config
+    for module in part.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # In eval mode on a CPU, 4-bit layers of bitsandbytes pack their weights and then pass no gradient. Frozen
+            # layers may be in eval mode while layers before them are trained.
+            module.support_avx512bf16_for_cpu = False
+
+
+# Arguments that auto classes and pipelines pass on, or that have no effect here.
+_WITHOUT_EFFECT = {
+    *("_commit_hash", "_from_auto", "_from_pipeline", "_fast_init", "adapter_kwargs", "adapter_name", "code_revision"),
+    *("disable_mmap", "from_flax", "from_tf", "generation_config", "low_cpu_mem_usage", "mirror"),
+    *("offload_state_dict", "proxies", "tqdm_class", "trust_remote_code", "use_safetensors", "weights_only"),
+}
+_NOT_SUPPORTED = {
+    *("device_mesh", "distributed_config", "fusion_config", "gguf_file", "kernel_config", "key_mapping", "max_memory"),
+    *("offload_buffers", "offload_folder", "state_dict", "tp_plan", "tp_size", "use_kernels", "variant"),
+}
+
+
+def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any], what: str) -> None:
+    """Set fields of a config from keyword arguments of `from_pretrained`; transformers' own ones are skipped.
+
+    Args:
+        model_class: Class to load, for messages.
+        config: Its config, changed in place.
+        arguments: Keyword arguments of the call.
+        what: Description of what is loaded, for messages.
+
+    Raises:
+        ValueError: If an argument is not supported by this way of loading.
+        TypeError: As transformers raises for a complete model, if an argument is no field of the config.
+    """
+    given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
+    if given:
+        raise ValueError(f"{given[0]}={arguments[given[0]]!r}: not supported for {what}")
+    settings = {name: value for name, value in arguments.items() if name not in _WITHOUT_EFFECT | _NOT_SUPPORTED}
+    if unknown := sorted(name for name in settings if not hasattr(config, name)):
+        raise TypeError(f"{model_class.__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
+    for name, value in settings.items():
+        setattr(config, name, value)
+
+
+def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype of a name such as "bfloat16"; None for "auto"."""
+    if isinstance(dtype, str):
+        return None if dtype == "auto" else getattr(torch, dtype)
+    return dtype
+
+
+def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return the class that a config was saved with if it is one of ours, else `model_class`."""
+    ours = [base for base in model_class.__mro__ if getattr(base, "config_class", None) is model_class.config_class]
+    root = [base for base in ours if issubclass(base, PreTrainedModel)][-1]
+    known = {root, *_subclasses(root)}
+    return next((model for model in known if model.__name__ in (config.architectures or ())), model_class)
+
+
+def _subclasses(root: type) -> set[type]:
+    children = set(root.__subclasses__())
+    return children.union(*(_subclasses(child) for child in children))
+
+
+def refuse_other_shapes(
+    model_class: type[PreTrainedModel], folder: str | os.PathLike, hub: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Raise an error before loading if the weights in a directory have other shapes than its config defines.
+
+    transformers checks this too, but only after allocating every mismatched weight, which may take gigabytes if the
+    config defines a large model.
+
+    Args:
+        model_class: Class to load.
+        folder: The directory.
+        hub: `subfolder` and the like.
+        settings: Further arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: Naming the first mismatched weights.
+    """
+    if settings.get("ignore_mismatched_sizes") or settings.get("quantization_config") is not None:
+        return
+    config = settings.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        given = {key: value for key, value in settings.items() if key in _fields(model_class.config_class)}
+        config = model_class.config_class.from_pretrained(folder, **hub, **given)
+    if any(getattr(part, "quantization_config", None) for part in _configs(config)):
+        return
+    with torch.device("meta"):
+        expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    mismatched = [
+        f"{name} has {shape} instead of {expected[name]}"
+        for name, shape in sorted(_stored_shapes(Path(folder, hub.get("subfolder") or "")))
+        if expected.get(name, shape) != shape
+    ]
+    if mismatched:
+        raise ValueError(
+            f"{folder}: size mismatch between the weights and the config: {listed(mismatched)}; with "
+            "ignore_mismatched_sizes=True these weights are newly initialized"
+        )
+
+
+def _fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    return {*config_class.__dataclass_fields__, *config_class.attribute_map, "num_labels", "id2label", "label2id"}
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _configs(value)
+
+
+def _stored_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file():
+        files = sorted(folder.glob("model-*-of-*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as stored:
+                names = stored.keys()
+                yield from [(name, stored.get_slice(name).get_shape()) for name in names]
+        except SafetensorError:  # transformers reports what is wrong with the file
+            return
+
+
+def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any], hub: dict[str, Any]) -> None:
+    """Raise an error if a saved model lacks weights that it had when it was saved.
+
+    A new head on a pretrained model, or a module that was switched on by an argument, is newly initialised as in
+    transformers: the saved model never had it.
+
+    Args:
+        model: The loaded model.
+        name: Directory or repository.
+        info: Result of `output_loading_info`.
+        hub: `revision`, `token`, `cache_dir` and the like.
+
+    Raises:
+        ValueError: Naming the weights.
+    """
+    missing = set(info["missing_keys"])
+    if not missing:
+        return
+    config = type(model).config_class.from_pretrained(name, **hub)
+    saved_class = class_of_saved(type(model), config)
+    with torch.device("meta"):
+        saved = saved_class(config)
+    prefix = f"{type(model).base_model_prefix}."
+
+    def base_name(key: str) -> str:
+        # The name in a base model, without wrappers that a config puts around layers.
+        return key.removeprefix(prefix).replace(".base_layer.", ".")
+
+    had = {base_name(key) for key in saved.state_dict()}
+    if lost := sorted(key for key in missing if base_name(key) in had):
+        raise ValueError(
+            f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions would "
+            "be random. Expected the weights as they were saved"
+        )
+
+
+def refuse_non_finite(model: PreTrainedModel, name: str) -> None:
+    """Raise an error if weights are NaN or infinite.
+
+    Raises:
+        ValueError: Naming the weights.
+    """
+    if names := not_finite(model):
+        raise ValueError(f"{name}: {listed(names)} not finite (NaN or infinity); expected finite weights")
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """Join the first names, with the number of further ones."""
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)

@@ -1,0 +1,41 @@
+"""Models that cannot be exported are refused with the reason."""
+
+import pytest
+import torch
+
+from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d.export import export_program
+from tests.tiny_encoders import tiny_model, tiny_scene_model
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"attention_axis": "batch"}, "attention_axis='batch'"),
+        ({"line_mapping": "wrap"}, "line_mapping='wrap'"),
+        ({"offset_normalization": "batch_std"}, "offset_normalization='batch_std'"),
+    ],
+)
+def test_models_with_batch_dependent_predictions_are_refused(settings, flag):
+    with pytest.raises(ValueError, match=f"{flag}: predictions of this model depend on the other clouds"):
+        export_program(tiny_model("bert", **settings))
+
+
+def test_models_other_than_classifiers_are_refused():
+    with pytest.raises(ValueError, match="Any2PointForSemanticSegmentation: only classifiers can be exported"):
+        export_program(tiny_scene_model("bert"))
+
+
+def test_models_without_weights_are_refused():
+    config = tiny_model("bert").config
+    with torch.device("meta"):
+        model = Any2PointForPointCloudClassification(config)
+    with pytest.raises(ValueError, match="meta device"):
+        export_program(model)
+
+
+def test_other_attention_than_sdpa_and_eager_is_refused():
+    model = tiny_model("bert")
+    model.config.encoder_config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="attn_implementation='flex_attention'.*expected|load the model with 'sdpa'"):
+        export_program(model)

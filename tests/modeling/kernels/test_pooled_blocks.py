@@ -1,0 +1,114 @@
+"""The fused blocks of a tokenizer stage against the modules, called one after the other."""
+
+import copy
+
+import pytest
+import torch
+
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
+from hf_any3d.modeling.kernels import neighborhoods
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.kernels.pooling import largest as find_largest
+
+plain, fused = kernels.pooled_blocks.plain, kernels.pooled_blocks.fused
+
+WIDTH, HIDDEN, POINTS, CENTERS, K = 12, 5, 20, 9, 6
+
+
+@pytest.fixture(params=[1, 2, 3], ids="{} blocks".format)
+def case(request):
+    """Blocks without a default weight and random neighbourhoods, in float64."""
+    generator = torch.Generator().manual_seed(5)
+    blocks = torch.nn.ModuleList(ResidualBlock(WIDTH, HIDDEN) for _ in range(request.param)).double()
+    with torch.no_grad():
+        for parameter in blocks.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    hoods = Neighborhoods(
+        torch.randn(POINTS, WIDTH // 2, generator=generator, dtype=torch.float64).requires_grad_(),
+        torch.randint(POINTS, (CENTERS, K), generator=generator),
+        torch.randint(POINTS, (CENTERS,), generator=generator),
+        torch.rand(CENTERS, K, 3, generator=generator, dtype=torch.float64) - 0.5,
+        offset_frequencies(WIDTH, 1000.0, 100.0).double(),
+    )
+    return blocks, hoods
+
+
+def run(how, blocks, hoods):
+    """Outputs, gradients and buffers of one training step."""
+    blocks = copy.deepcopy(blocks).train()
+    pooled = how(hoods, blocks)
+    weight = torch.arange(pooled.numel(), dtype=pooled.dtype).sin().view_as(pooled)
+    inputs = [hoods.features, *blocks.parameters()]
+    return pooled, torch.autograd.grad((pooled * weight).sum(), inputs), list(blocks.buffers())
+
+
+@pytest.mark.parametrize("part", [1, 2 * K * WIDTH, 1 << 18], ids=["single", "two", "whole"])
+def test_one_operation_equals_the_modules(case, part, monkeypatch):
+    monkeypatch.setattr(neighborhoods, "_PART_CPU", part)
+    expected, found = run(plain, *case), run(fused, *case)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_waves_read_from_a_table_change_nothing(case):
+    blocks, hoods = case
+    # Slow waves: a table of them is shorter than the list of offsets.
+    hoods.frequencies = hoods.frequencies / 100
+    assert len(hoods.table.waves) < hoods.offsets.numel()
+    torch.testing.assert_close(run(fused, blocks, hoods), run(plain, blocks, hoods), rtol=1e-5, atol=2e-6)
+
+
+def test_first_of_equally_large_neighbors_wins_and_undefined_rows_do_no_harm():
+    rows = torch.tensor([[1.0, 3.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0], [0.0, -1e-20, 1e-20, 0.0]]).unsqueeze(-1)
+    largest, winners = find_largest(rows.clone())
+    assert largest.flatten().tolist() == [3.0, 5.0, rows[2, 2].item()]
+    assert winners.flatten().tolist() == [1, 0, 2]
+    rows[0] = float("nan")
+    largest, winners = find_largest(rows)
+    assert largest[0].isnan() and 0 <= winners[0] < 4
+
+
+def test_input_of_the_first_block_and_full_rows_are_not_kept(case):
+    blocks, hoods = case
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
+        fused(hoods, blocks.train())
+    rows = CENTERS * K
+    wide = [tensor for tensor in kept if tensor.numel() == rows * WIDTH]
+    narrow = [tensor for tensor in kept if tensor.numel() == rows * HIDDEN]
+    assert len(wide) == len(blocks) - 1 and len(narrow) == len(blocks)
+
+
+def test_a_large_mean_does_not_drown_the_spread(case):
+    blocks, hoods = case
+    far = Neighborhoods(
+        hoods.features.detach().float() * 1e-2 + 10, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies
+    )
+    far.features.requires_grad_()
+    found = run(fused, copy.deepcopy(blocks).float(), far)[0]
+    far.features = far.features.detach().double().requires_grad_()
+    torch.testing.assert_close(found.double(), run(plain, blocks, far)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_changed_modules_and_other_modes_are_not_fused(case):
+    blocks, hoods = case
+    uses_fused = kernels.pooled_blocks.uses_fused
+    assert uses_fused(hoods, blocks.train())
+    assert not uses_fused(hoods, copy.deepcopy(blocks).eval())
+    assert not uses_fused(hoods, copy.deepcopy(blocks).bfloat16())
+    assert not uses_fused(hoods, [])
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(blocks))
+    assert not uses_fused(hoods, synchronised)
+    hoods.offsets.requires_grad_()
+    assert not uses_fused(hoods, blocks)
+
+
+def test_autocast_does_not_round_the_fused_rows(case):
+    blocks, hoods = copy.deepcopy(case[0]).float().train(), case[1]
+    hoods.features = hoods.features.detach().float().requires_grad_()
+    hoods.offsets, hoods.frequencies = hoods.offsets.float(), hoods.frequencies.float()
+    expected = fused(hoods, copy.deepcopy(blocks))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kernels.pooled_blocks(hoods, blocks)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())

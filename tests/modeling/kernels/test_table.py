@@ -1,0 +1,206 @@
+"""Every operation of the table: its two implementations agree, and the setting chooses between them."""
+
+import copy
+import runpy
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
+from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
+from hf_any3d.modeling.kernels import dispatch
+from hf_any3d.modeling.kernels.cells import membership
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.point_transformer import PatchEncoder
+from tests.tiny_encoders import adapted_model, clouds
+
+CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 8, 4
+
+
+def randn(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def randint(high: int, *shape: int) -> torch.Tensor:
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(7))
+
+
+MEMBERS, VOXELS = membership(randint(CELLS, CLOUDS, VIEWS, TOKENS), CELLS), membership(randint(6, 2, 1, 10), TOKENS)
+OCCUPIED = MEMBERS.occupied.double()
+COUNT = OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
+NORM, LINEAR = nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
+BLOCKS = nn.ModuleList(ResidualBlock(12, 5) for _ in range(2)).double()
+PATCH_ENCODER = PatchEncoder(3, 6, (4, 6, 8)).double()
+
+
+def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
+    frequencies = offset_frequencies(12, 1000.0, 1.0).double()
+    return Neighborhoods(features, randint(20, 9, 6), randint(20, 9), offsets, frequencies), BLOCKS
+
+
+# For each operation: tensors to differentiate, and the arguments made from them.
+CASES = {
+    "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
+    "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
+    "widened_mean": (
+        (randn(CLOUDS, TOKENS, HIDDEN), randn(CLOUDS, VIEWS, CELLS, WIDTH), randn(VIEWS, WIDTH, HIDDEN)),
+        lambda *tensors: (*tensors, MEMBERS),
+    ),
+    "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
+    "cell_norm": (
+        (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, HIDDEN)),
+        lambda rows, weight, bias: (rows, OCCUPIED, weight, bias, COUNT, COUNT + 1, 1e-5, True),
+    ),
+    "view_ensemble": (
+        (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(CLOUDS, TOKENS, HIDDEN)),
+        lambda rows, others: (rows, others, MEMBERS, VOXELS, 0.3, 1),
+    ),
+    "quick_gelu": ((randn(5, 7),), lambda values: (values,)),
+    "pooled_patches": ((), lambda: (randn(2, 5, 6, 3).detach(), PATCH_ENCODER)),
+    "edge_maximum": (
+        (randn(2, 9, 16), randn(8), randn(8)),
+        lambda terms, gain, shift: (terms, randint(9, 2, 9, 4), gain, shift),
+    ),
+    "normed_tokens": ((randn(2, 9, 8), randn(8), randn(8)), lambda *tensors: tensors),
+    "normed_linear": ((randn(11, 6), randn(4, 6)), lambda rows, few: (rows, few, NORM, LINEAR)),
+    "mean_posterior": ((randn(2, 9, 12),), lambda logits: (logits,)),
+    "farthest_point_sample": ((), lambda: (randn(2, 40, 3), 9, 3, 0.1, "cuda")),
+    "knn": ((), lambda: (randn(2, 5, 3), randn(2, 70, 3), 4, "auto")),
+    "chamfer": (
+        (randn(2, 9, 3), randn(2, 7, 3)),
+        lambda x, y: (x, y, "l1", randint(2, 2, 9).bool() | (x[..., 0] > 0)),
+    ),
+}
+# Statistics in float32 whatever the precision of the rows.
+TOLERANCES = {"edge_maximum": 1e-4, "normed_tokens": 1e-4, "normed_linear": 1e-4, "pooled_blocks": 1e-6, "knn": 1e-6}
+MODULES = [BLOCKS, PATCH_ENCODER, NORM, LINEAR]
+
+
+def trained(name: str) -> list[nn.Parameter]:
+    modules = {"pooled_blocks": BLOCKS, "pooled_patches": PATCH_ENCODER}
+    module = nn.ModuleList([NORM, LINEAR]) if name == "normed_linear" else modules.get(name)
+    return [] if module is None else list(module.parameters())
+
+
+def results_of(name: str, call: callable) -> tuple[list[torch.Tensor], tuple, list[torch.Tensor]]:
+    """Outputs, gradients and running statistics of one call in training."""
+    tensors, arguments = CASES[name]
+    buffers = [buffer for module in MODULES for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    outputs = call(*arguments(*tensors))
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    if name == "cell_norm":
+        outputs[0] = outputs[0] * OCCUPIED.unsqueeze(-1)
+    if name == "chamfer":
+        outputs[0] = outputs[0].masked_fill(~arguments(*tensors)[3], 0)
+    total = sum((part * torch.arange(part.numel()).sin().view_as(part)).sum() for part in outputs)
+    inputs = [*tensors, *trained(name)]
+    gradients = torch.autograd.grad(total, inputs, allow_unused=True) if total.requires_grad else ()
+    after = [buffer.clone() for buffer in buffers]
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
+    return outputs, gradients, after
+
+
+def test_every_operation_has_a_case():
+    assert CASES.keys() == kernels.TABLE.keys()
+    assert all(getattr(kernels, name) is kernel for name, kernel in kernels.TABLE.items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fused_equals_plain(name):
+    kernel, tolerance = kernels.TABLE[name], TOLERANCES.get(name, 1e-9)
+    fused, plain = results_of(name, kernel.fused), results_of(name, kernel.plain)
+    for found, expected in zip(fused, plain, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            other = torch.zeros_like(one) if other is None else other
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - TOLERANCES.keys() - {"pooled_patches"}))
+def test_gradients_equal_finite_differences(name):
+    tensors, arguments = CASES[name]
+    if tensors:
+        fused = kernels.TABLE[name].fused
+        assert torch.autograd.gradcheck(lambda *t: _first(name, fused(*arguments(*t))), tensors)
+
+
+def _first(name: str, outputs: torch.Tensor | tuple) -> torch.Tensor:
+    if name == "cell_norm":
+        return outputs[0] * OCCUPIED.unsqueeze(-1)
+    return outputs[1] if isinstance(outputs, tuple) else outputs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_setting_and_table_choose_the_implementation(name, use_kernels):
+    kernel = kernels.TABLE[name]
+    arguments = CASES[name][1](*CASES[name][0])
+    use_kernels("torch")
+    assert not kernel.uses_fused(*arguments)
+    use_kernels("auto")
+    assert kernel.uses_fused(*arguments) or name == "cell_attention", "many pairs in this case"
+    assert kernel.reason.endswith(".")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_rounds_results_no_more_than_its_own_precision(name):
+    """Under autocast the fused implementation works in full precision, forward and backward."""
+    kernel = kernels.TABLE[name]
+    expected = results_of(name, kernel)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results_of(name, kernel)
+    # The gradient of a result that is rounded afterwards is rounded, too.
+    rounded = kernel.result_in_autocast
+    tolerance = 1e-2 if rounded or name == "cell_attention" else 1e-6
+    for one, other in list(zip(found, expected, strict=True))[: 1 if rounded else None]:
+        one = [part.to(like.dtype) for part, like in zip(one, other, strict=True)]
+        torch.testing.assert_close(one, list(other), rtol=tolerance, atol=tolerance)
+
+
+def test_setting_is_checked():
+    with pytest.raises(ValueError, match="setting='triton'; expected one of 'auto', 'torch'"):
+        kernels.set_kernels("triton")
+
+
+def test_environment_variable_sets_the_default(monkeypatch):
+    monkeypatch.setenv("HF_ANY3D_KERNELS", "torch")
+    assert runpy.run_path(dispatch.__file__)["_setting"] == "torch"
+    monkeypatch.setenv("HF_ANY3D_KERNELS", "")
+    with pytest.raises(ValueError, match="HF_ANY3D_KERNELS=''; expected one of 'auto', 'torch'"):
+        runpy.run_path(dispatch.__file__)
+
+
+def test_whole_models_give_the_same_results_with_plain_operations(use_kernels):
+    for model, inputs in (any2point(), act_autoencoder()):
+        results = []
+        for setting in ("auto", "torch"):
+            use_kernels(setting)
+            copied = copy.deepcopy(model).train()
+            torch.manual_seed(0)
+            output = copied(**inputs)
+            output.loss.backward()
+            gradients = {name: p.grad for name, p in copied.named_parameters() if p.grad is not None}
+            results.append((output, gradients))
+        (fused, gradients), (plain, expected) = results
+        torch.testing.assert_close(fused.logits, plain.logits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fused.loss, plain.loss, rtol=1e-4, atol=1e-5)
+        assert gradients.keys() == expected.keys()
+        largest = max(gradient.abs().max() for gradient in expected.values())
+        for name, gradient in gradients.items():
+            assert (gradient - expected[name]).abs().max() < 1e-3 * largest, name
+
+
+def any2point():
+    model = adapted_model("clip_text_model", num_layers=1, head_dropout=0.0)
+    return model, {"points": clouds(), "labels": torch.arange(3)}
+
+
+def act_autoencoder():
+    config = ActAutoencoderConfig(
+        num_groups=8, group_size=8, num_codes=16, hidden_size=16, graph_widths=(8, 8, 8, 8), sample_codes=False
+    )
+    torch.manual_seed(0)
+    return ActAutoencoder(config), {"points": clouds()}

@@ -1,0 +1,148 @@
+"""What stands at the doors: encoders with other weights, encoders elsewhere, adapters that are not whole."""
+
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel
+
+from hf_any3d import AutoModelForPointCloudClassification, GuidedAdapterConfig, encoder_linear_pattern
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from tests.test_entry_points import (
+    MAKERS,
+    PROCESSOR,
+    made_and_trained,
+    outputs_of,
+    through_auto_class,
+    through_peft,
+    through_pipeline,
+)
+from tests.tiny_encoders import adapted_model, random_encoder, saved_encoder, tiny_config, tiny_model
+
+DOORS = pytest.mark.parametrize("door", [through_auto_class, through_peft, through_pipeline])
+
+
+def put_encoder(directory, seed=0):
+    """A tiny BERT in a directory, instead of what is there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if seed == 0:
+        shutil.copytree(saved_encoder("bert"), directory)
+    else:
+        random_encoder(tiny_config("bert"), seed).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A trained adapter in a directory, its encoder in another one, and what it says."""
+    encoder = put_encoder(tmp_path / "encoder")
+    model = made_and_trained(adapted_model, encoder)
+    model.save_pretrained(tmp_path / "model")
+    PROCESSOR.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model"), tmp_path / "encoder", outputs_of(model)[0]
+
+
+@DOORS
+def test_encoder_with_other_weights_is_refused_by_every_entry_point(door, shared):
+    name, encoder, _ = shared
+    put_encoder(encoder, seed=9)
+    with pytest.raises(ValueError, match="change( results)? silently") as error:
+        door(name, lambda: tiny_model(str(encoder)))
+    assert str(encoder) in str(error.value)
+    if door is not through_pipeline:
+        assert isinstance(error.value, EncoderMismatchError)
+
+
+def test_encoder_with_other_weights_is_refused_without_adapters_too(tmp_path):
+    encoder = put_encoder(tmp_path / "encoder")
+    tiny_model(encoder).save_pretrained(tmp_path / "model")
+    put_encoder(encoder, seed=9)
+    for auto in (AutoModel, AutoModelForPointCloudClassification):
+        with pytest.raises(EncoderMismatchError, match="change( results)? silently"):
+            auto.from_pretrained(tmp_path / "model")
+
+
+def test_error_names_a_missing_encoder(shared):
+    name, encoder, _ = shared
+    shutil.rmtree(encoder)
+    with pytest.raises(ValueError, match=str(encoder)):
+        through_auto_class(name, None)
+
+
+@MAKERS
+def test_encoder_may_be_elsewhere_if_its_weights_are_the_same(make, tmp_path):
+    encoder = put_encoder(tmp_path / "encoder")
+    model = made_and_trained(make, encoder)
+    model.save_pretrained(tmp_path / "model")
+    expected = outputs_of(model)[0]
+    elsewhere = str(shutil.move(encoder, tmp_path / "elsewhere"))
+    found = through_auto_class(str(tmp_path / "model"), None, encoder_name_or_path=elsewhere)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    with pytest.raises(EncoderMismatchError):
+        through_auto_class(str(tmp_path / "model"), None, encoder_name_or_path=put_encoder(encoder, seed=9))
+
+
+@MAKERS
+def test_encoder_may_come_from_a_mirror_on_the_hub(make, hub, tmp_path):
+    AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub(first := f"me/first-{make.__name__}")
+    model = made_and_trained(make, first)
+    model.save_pretrained(tmp_path)
+    # The mirror has other commits than the one that the config pins.
+    AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub(mirror := f"me/mirror-{make.__name__}")
+    found = through_auto_class(str(tmp_path), None, encoder_name_or_path=mirror)
+    torch.testing.assert_close(found, outputs_of(model)[0], rtol=0, atol=1e-6)
+    random_encoder(tiny_config("bert"), seed=9).push_to_hub(mirror)
+    with pytest.raises(EncoderMismatchError):
+        through_auto_class(str(tmp_path), None, encoder_name_or_path=mirror)
+
+
+def lora_alone(base):
+    return get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base), init_lora_weights=False))
+
+
+def test_adapter_without_tokenizer_and_head_warns_when_it_is_saved(tmp_path):
+    model = lora_alone(tiny_model())
+    with pytest.warns(UserWarning, match="leaves out point_tokenizer, class_token, output_norm, classifier"):
+        model.save_pretrained(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_adapter_on_a_saved_model_opens_with_that_model(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "base")
+    model = lora_alone(base).eval()
+    expected = outputs_of(model)[0]
+    with pytest.warns(UserWarning, match="leaves out"):
+        model.save_pretrained(tmp_path / "adapter")
+    name = str(tmp_path / "adapter")
+    assert torch.equal(through_auto_class(name, None), expected)
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "base")
+    assert torch.equal(outputs_of(PeftModel.from_pretrained(again, name).eval())[0], expected)
+
+
+def test_peft_model_warns_about_a_base_of_another_shape(shared):
+    name, encoder, _ = shared
+    with pytest.warns(UserWarning, match="num_tokens=16, the adapter was trained with 8"):
+        PeftModel.from_pretrained(tiny_model(str(encoder), num_tokens=16), name)
+
+
+def test_unchanged_base_gives_no_warning(shared, recwarn):
+    name, encoder, expected = shared
+    assert torch.equal(through_peft(name, lambda: tiny_model(str(encoder))), expected)
+    assert not [warning for warning in recwarn if "base model" in str(warning.message)]
+
+
+def test_every_adapter_of_a_model_can_be_opened_by_its_folder(tmp_path):
+    model = made_and_trained(adapted_model, "bert")
+    model.add_adapter("second", GuidedAdapterConfig(r=3, init_weights=False))
+    model.save_pretrained(tmp_path)
+    first = outputs_of(model)[0]
+    model.set_adapter("second")
+    second = outputs_of(model.eval())[0]
+    assert not torch.allclose(first, second, atol=1e-4)
+    for name, expected in ((tmp_path, first), (tmp_path / "second", second)):
+        assert torch.equal(through_auto_class(str(name), None), expected)
+        assert torch.equal(through_peft(str(name), tiny_model), expected)
+    found = AutoModelForPointCloudClassification.from_pretrained(tmp_path, subfolder="second")
+    assert torch.equal(outputs_of(found)[0], second)

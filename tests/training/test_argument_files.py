@@ -1,0 +1,69 @@
+"""Files of settings that stand on others."""
+
+import json
+
+import pytest
+
+from hf_any3d.training.arguments import merge, read_settings
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name: str, text: str):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return put
+
+
+def test_file_overrides_its_bases_and_later_bases_earlier_ones(write):
+    write("base/one.yaml", "rate: 1\nsteps: 1\nmodel: {a: 1, b: 1, deep: {x: 1}}\naugment: [scale, shift]\n")
+    write("base/two.json", json.dumps({"steps": 2, "model": {"b": 2, "deep": {"y": 2}}}))
+    path = write("run.yaml", "extends: [base/one.yaml, base/two.json]\nmodel: {c: 3}\naugment: [jitter]\n")
+    assert read_settings(path) == {
+        "rate": 1,
+        "steps": 2,
+        "model": {"a": 1, "b": 2, "c": 3, "deep": {"x": 1, "y": 2}},
+        "augment": ["jitter"],
+    }
+
+
+def test_bases_may_extend_bases_by_relative_paths(write):
+    write("base/root.yaml", "a: 1\nb: 1\n")
+    write("base/middle.yaml", "extends: root.yaml\nb: 2\n")
+    assert read_settings(write("run.yaml", "extends: base/middle.yaml\n")) == {"a": 1, "b": 2}
+
+
+def test_base_may_be_extended_twice(write):
+    write("root.yaml", "a: 1\n")
+    write("left.yaml", "extends: root.yaml\nl: 1\n")
+    write("right.yaml", "extends: root.yaml\nr: 1\n")
+    assert read_settings(write("run.yaml", "extends: [left.yaml, right.yaml]\n")) == {"a": 1, "l": 1, "r": 1}
+
+
+def test_mapping_can_be_replaced_by_null():
+    assert merge({"a": {"x": 1}, "b": 1}, {"a": None, "b": {"y": 1}}) == {"a": None, "b": {"y": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("extends: absent.yaml\n", FileNotFoundError, "run.yaml: 'extends' names 'absent.yaml', but there is no file"),
+        ("extends: run.yaml\n", ValueError, "run.yaml: 'extends' leads back to this file"),
+        ("extends: {a: 1}\n", ValueError, "run.yaml: 'extends' is {'a': 1}; expected the path of a file"),
+        ("extends: [1]\n", ValueError, "expected the path of a file or a list of paths"),
+        ("extends: list.yaml\n", ValueError, "list.yaml: holds a list; expected names and values"),
+    ],
+)
+def test_errors_name_invalid_bases(write, text, error, message):
+    write("list.yaml", "- a\n")
+    with pytest.raises(error, match=message):
+        read_settings(write("run.yaml", text))
+
+
+def test_cycle_of_files_is_an_error(write):
+    write("other.yaml", "extends: run.yaml\n")
+    with pytest.raises(ValueError, match="leads back"):
+        read_settings(write("run.yaml", "extends: other.yaml\n"))

@@ -1,0 +1,99 @@
+"""PEFT methods by name."""
+
+import re
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from hf_any3d.training.models import (
+    build_peft_config,
+    encoder_feedforward_pattern,
+    encoder_norm_pattern,
+    peft_methods,
+)
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
+from tests.tiny_encoders import clouds, tiny_model, train_step
+
+# What some methods need beyond the defaults, mostly because the tiny encoder is 48 wide.
+SETTINGS = {
+    "adalora": {"total_step": 10},
+    "c3a": {"block_size": 16},
+    "miss": {"r": 4},
+    "road": {"group_size": 16},
+    "shira": {"r": 4},
+    "vblora": {"vector_length": 16},
+    "waveft": {"n_frequency": 16},
+}
+
+
+def matched(model: nn.Module, pattern: str) -> set[str]:
+    return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
+
+
+@pytest.mark.parametrize("name", sorted(peft_methods()))
+def test_every_listed_method_trains_and_opens_again(name, tmp_path):
+    model = tiny_model()
+    model = get_peft_model(model, build_peft_config(name, model, SETTINGS.get(name)))
+    before = {key: p.detach().clone() for key, p in model.named_parameters() if p.requires_grad}
+    train_step(model)
+    changed = [key for key, p in model.named_parameters() if key in before and not torch.equal(p, before[key])]
+    for part in trainable_module_names(tiny_model()):
+        assert any(f".{part}.modules_to_save." in key for key in changed), f"{part} was not trained"
+    assert any("modules_to_save" not in key for key in before), "nothing of the method itself is trained"
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(points=clouds()).logits, model.eval()(points=clouds()).logits)
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "poly", "trainable_tokens", "unheard_of"])
+def test_unsupported_methods_are_refused_and_supported_ones_listed(name):
+    with pytest.raises(ValueError, match=f"'{name}' is unknown or does not fit; expected one of .*guided_adapter"):
+        build_peft_config(name, tiny_model())
+
+
+def test_names_are_case_insensitive_and_settings_override_defaults():
+    config = build_peft_config("LoRA", tiny_model(), {"r": 2, "target_modules": ["query"], "modules_to_save": ["x"]})
+    assert (config.r, config.target_modules, config.modules_to_save) == (2, {"query"}, ["x"])
+
+
+def test_unknown_setting_is_refused_and_known_ones_listed():
+    with pytest.raises(ValueError, match="'ia3' has no setting 'rank'; it has .*feedforward_modules"):
+        build_peft_config("ia3", tiny_model(), {"rank": 4})
+
+
+@pytest.mark.parametrize(
+    ("family", "ends", "per_layer"),
+    [
+        ("bert", "output.dense", 1),
+        ("clip_text_model", "fc2", 1),
+        ("vit", "fc2", 1),
+        ("dinov2", "fc2", 1),
+        ("audio-spectrogram-transformer", "fc2", 1),
+    ],
+)
+def test_feedforward_modules_are_the_last_of_the_branch(family, ends, per_layer):
+    model = tiny_model(family)
+    names = matched(model, encoder_feedforward_pattern(model))
+    assert len(names) == 2 * per_layer and all(name.endswith(ends) for name in names)
+    assert not any("attention" in name for name in names)
+    assert names < matched(model, encoder_linear_pattern(model))
+
+
+def test_ia3_scales_inputs_of_feedforward_modules_and_outputs_of_others():
+    model = tiny_model()
+    model = get_peft_model(model, build_peft_config("ia3", model))
+    vectors = {key: p.numel() for key, p in model.named_parameters() if "ia3_l" in key and ".layer.0." in key}
+    inner = model.get_base_model().config.encoder_config.intermediate_size
+    entering = [size for key, size in vectors.items() if "output.dense" in key and "attention" not in key]
+    assert entering == [inner] and len(vectors) == 6
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_norm_pattern_matches_only_norms_of_layers(family):
+    model = tiny_model(family)
+    names = matched(model, encoder_norm_pattern(model))
+    assert len(names) == 4
+    assert all(isinstance(model.get_submodule(name), nn.LayerNorm) for name in names)

@@ -1,0 +1,103 @@
+"""Rows for segmentation: labels stay with their points, blocks cover clouds, crops follow from the seed."""
+
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, Features, List
+from torch.utils.data import DataLoader
+from transformers import default_data_collator
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.training.rows import training_transform
+from hf_any3d.training.segmentation_rows import BlockRows, CropRows
+
+SIZES = (300, 40, 128)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Clouds in which the side of a point, left or right of zero, is its label."""
+    generator = np.random.default_rng(0)
+    points = [generator.uniform(-2, 2, (size, 3)).astype(np.float32) for size in SIZES]
+    features = Features(
+        {
+            "points": Array2D((None, 3), "float32"),
+            "labels": List(ClassLabel(names=["left", "right"])),
+            "label": ClassLabel(names=["a", "b"]),
+        }
+    )
+    columns = {"points": points, "labels": [(cloud[:, 0] > 0).astype(int) for cloud in points], "label": [0, 1, 0]}
+    return Dataset.from_dict(columns, features=features)
+
+
+def processor(**settings):
+    return PointCloudProcessor(**{"num_points": 64, "center": False, "scale": None, **settings})
+
+
+def right_of_zero(row):
+    return (row["points"][:, 0] > 0).astype(int)
+
+
+@pytest.mark.parametrize("block_size", [None, 1.5])
+def test_labels_stay_with_their_points(dataset, block_size):
+    rows = BlockRows(dataset, processor(block_size=block_size))
+    # Scaling and jitter in place; shuffling and dropout move points from row to row.
+    transform = training_transform(rows.processor, ["scale", "shuffle", "dropout"])
+    for drawn in (rows, CropRows(dataset, processor(block_size=block_size), transform, seed=0)):
+        assert len(drawn) > 2
+        for row in drawn:
+            assert row.keys() == {"points", "labels"}
+            assert row["points"].shape == (64, 3) and row["points"].dtype == np.float32
+            assert row["labels"].shape == (64,) and row["labels"].dtype == np.int64
+            assert np.array_equal(row["labels"], right_of_zero(row))
+
+
+@pytest.mark.parametrize("block_size", [None, 1.5])
+def test_blocks_cover_every_cloud(dataset, block_size):
+    rows = BlockRows(dataset, processor(block_size=block_size))
+    for cloud, size in enumerate(SIZES):
+        seen = np.concatenate([index for index, own in zip(rows.index, rows.clouds, strict=True) if own == cloud])
+        assert np.array_equal(np.unique(seen), np.arange(size))
+    again = BlockRows(dataset, processor(block_size=block_size))
+    assert all(np.array_equal(rows[n]["points"], again[n]["points"]) for n in range(len(rows)))
+
+
+def test_number_of_crops_covers_the_clouds_once(dataset):
+    rows = CropRows(dataset, processor())
+    assert rows.clouds.tolist() == [0] * 5 + [1] + [2] * 2
+    with pytest.raises(IndexError, match="row 8 of 8"):
+        rows[8]
+
+
+def test_crops_depend_only_on_seed_epoch_and_row(dataset):
+    rows, again, other = (CropRows(dataset, processor(block_size=1.5), seed=seed) for seed in (0, 0, 1))
+    first = rows[3]["points"]
+    assert np.array_equal(first, again[3]["points"]) and not np.array_equal(first, other[3]["points"])
+    again.epoch = 1
+    assert not np.array_equal(first, again[3]["points"])
+
+
+def test_category_is_returned_on_request(dataset):
+    for rows in (BlockRows(dataset, processor(), True), CropRows(dataset, processor(), with_category=True)):
+        batch = next(iter(DataLoader(rows, batch_size=len(rows), collate_fn=default_data_collator)))
+        assert batch["category"].tolist() == [int(dataset[int(cloud)]["label"]) for cloud in rows.clouds]
+        assert batch["points"].shape == (len(rows), 64, 3) and batch["labels"].shape == (len(rows), 64)
+
+
+def test_errors_name_what_is_missing(dataset):
+    with pytest.raises(ValueError, match="no column 'labels'; it has points, label"):
+        CropRows(dataset.remove_columns("labels"), processor())
+    with pytest.raises(ValueError, match="no column 'label'; it has points, labels"):
+        BlockRows(dataset.remove_columns("label"), processor(), with_category=True)
+    with pytest.raises(ValueError, match="seed is None"):
+        BlockRows(dataset, processor(seed=None))
+
+
+def test_each_vote_divides_clouds_differently(dataset):
+    once, thrice = (BlockRows(dataset, processor(block_size=1.5), votes=votes) for votes in (1, 3))
+    assert len(thrice) == 3 * len(once) and thrice.clouds.count(0) == 3 * once.clouds.count(0)
+    first = [index for index, cloud in zip(thrice.index, thrice.clouds, strict=True) if cloud == 0]
+    own = len(first) // 3
+    assert np.array_equal(np.stack(first[:own]), np.stack(once.index[:own]))
+    assert not np.array_equal(np.stack(first[own : 2 * own]), np.stack(first[:own]))
+    with pytest.raises(ValueError, match="votes is 0"):
+        BlockRows(dataset, processor(), votes=0)
