@@ -13,10 +13,12 @@ import numpy as np
 from hf_any3d.chat import ChatSession
 from hf_any3d.chat.generation import Cancelled
 from hf_any3d.data.files import PointCloudData, read_point_cloud
-from hf_any3d.demo.sliders import CONTEXT
+
 from hf_any3d.demo.uploads import read_upload
 from hf_any3d.processing import PointCloudProcessor
 
+CONTEXT = 400
+"""Tokens of a conversation in the released demo, including the next answer."""
 LONGEST_QUESTION = 2_000
 """Characters; counting the tokens of a longer one would keep everybody waiting."""
 _SAMPLED = {"random": "drawn at random", "farthest": "spread evenly", "first": "the first"}

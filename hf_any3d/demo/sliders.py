@@ -36,10 +36,6 @@ SLIDERS = (
 )
 """The released demo's. Its other settings are fixed: top-p 0.9, repetition penalty 1.05, length penalty 1."""
 
-CONTEXT = 400
-"""Tokens that the released demo lets a conversation have, with the answer's."""
-
-
 def generation_settings(*values: float) -> dict[str, Any]:
     """Arguments of `generate` for the values of all sliders, in their order."""
     chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
