@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 
@@ -241,7 +240,7 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
 def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
     """Embed many texts as unit vectors `(texts, width)`, with a progress bar."""
     starts = range(0, len(texts), _TEXTS_PER_STEP)
-    bar = tqdm(starts, desc="texts", disable=len(starts) < 2)
+    bar = logging.tqdm(starts, desc="texts", disable=len(starts) < 2)
     return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
 
 

@@ -23,20 +23,20 @@ from hf_any3d.messages import one_line, opened, printable, say, say_json
         (3.5, "3.5"),
     ],
 )
-def test_only_what_cannot_steer_a_terminal_stays_as_it_is(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert printable(text) == shown
 
 
-def test_line_breaks_stay_where_they_are_wanted():
+def test_line_breaks_are_kept_on_request():
     assert printable("one\ntwo\x1b", keep="\n") == "one\ntwo\\u001b"
 
 
-def test_errors_of_several_lines_become_one():
+def test_multi_line_errors_become_one_line():
     assert one_line(ValueError("first\n  second\n\nerror: third\x1b[0m")) == "first second error: third\\u001b[0m"
     assert one_line(ZeroDivisionError()) == "ZeroDivisionError"
 
 
-def test_json_can_be_read_back_and_steers_nothing(capsys):
+def test_json_is_valid_and_escaped(capsys):
     value = {"file": "\x1b[2J\x9b", "labels": ["a\nb", "\u202e", "椅子", "\ud800"]}
     say_json(value)
     out = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_json_can_be_read_back_and_steers_nothing(capsys):
     assert all(char == "\n" or char.isprintable() for char in out)
 
 
-def test_a_terminal_that_cannot_write_a_character_ends_no_program(monkeypatch):
+def test_unprintable_characters_do_not_end_a_program(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     say("chair 椅子")
@@ -54,20 +54,20 @@ def test_a_terminal_that_cannot_write_a_character_ends_no_program(monkeypatch):
 @pytest.mark.parametrize(
     "error", [RuntimeError("size\nmismatch"), KeyError("x"), SafetensorError("short"), RecursionError()]
 )
-def test_whatever_a_model_raises_when_it_is_opened_names_the_model(error):
+def test_any_loading_error_names_the_model(error):
     with pytest.raises(ValueError, match=f"me/model: this model cannot be opened .{type(error).__name__}: "):
         with opened("me/model"):
             raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("me/model is bad"), FileNotFoundError("gone"), ImportError("peft")])
-def test_errors_that_commands_tell_anyway_stay_as_they_are(error):
+def test_errors_that_commands_handle_are_unchanged(error):
     with pytest.raises(type(error)) as caught, opened("me/model"):
         raise error
     assert caught.value is error
 
 
-def test_what_transformers_tells_of_a_model_becomes_its_last_word():
+def test_tracebacks_of_transformers_are_reduced_to_the_reason():
     with pytest.raises(ValueError, match="^me/model: no JSON here$"), opened("me/model"):
         raise ValueError("no\nJSON here")
     told = "while loading with {}, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
@@ -79,14 +79,14 @@ def test_what_transformers_tells_of_a_model_becomes_its_last_word():
             raise ValueError(text)
 
 
-def test_a_list_of_all_that_a_library_knows_is_cut():
+def test_long_lists_are_cut():
     for text in (f"no kind of these: {'kind ' * 1000}", f"me/model: {'kind ' * 1000}"):
         with pytest.raises(ValueError, match="^me/model: ") as caught, opened("me/model"):
             raise ValueError(text)
         assert len(str(caught.value)) < 600 and str(caught.value).endswith("...")
 
 
-def test_a_message_with_a_name_of_thousands_of_letters_is_cut():
+def test_very_long_messages_are_cut():
     line = one_line(ValueError("no such model: " + "9" * 5000 + "; expected a directory"))
     assert line.startswith("no such model: 9") and line.endswith("9; expected a directory") and len(line) < 1300
     assert one_line(ValueError("short")) == "short"

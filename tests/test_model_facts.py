@@ -26,7 +26,7 @@ def test_parameters_of_segmentation_heads_are_counted(make, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["vit", None])
-def test_autoencoders_tell_their_codes_and_their_teacher_if_any(encoder, tmp_path):
+def test_facts_of_autoencoders_list_codes_and_teacher(encoder, tmp_path):
     model = tiny_autoencoder(encoder)
     model.save_pretrained(tmp_path)
     facts = model_facts(str(tmp_path))
@@ -36,7 +36,7 @@ def test_autoencoders_tell_their_codes_and_their_teacher_if_any(encoder, tmp_pat
     assert facts.get("encoder type") == encoder
 
 
-def test_a_model_that_talks_tells_its_stage_and_its_parts(tmp_path):
+def test_facts_of_minigpt3d_list_stage_and_parts(tmp_path):
     parts = write_parts(tmp_path)
     model = build_from_parts(parts["point_encoder"], None, parts["language_model"], **TALKING)
     set_stage(model, 2)
@@ -49,7 +49,7 @@ def test_a_model_that_talks_tells_its_stage_and_its_parts(tmp_path):
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
 
 
-def test_a_student_has_no_encoder_to_tell_of(tmp_path):
+def test_facts_of_a_student_have_no_encoder(tmp_path):
     model = ActForPointCloudClassification(ActConfig(num_hidden_layers=1, id2label={0: "chair", 1: "lamp"}))
     model.save_pretrained(tmp_path)
     facts = model_facts(str(tmp_path))

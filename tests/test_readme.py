@@ -1,4 +1,4 @@
-"""The README keeps its word: its blocks run, in order, in a fresh folder, around a small encoder."""
+"""All code of the README runs, in order, in a new folder, with a small encoder."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def run(command: list[str], cwd: Path, hub: LocalHub) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder as the README expects it, and a hub of its own that holds a small encoder under the real one's name."""
+    """A folder like a checkout, and a local hub with a small encoder under the real one's name."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "examples").mkdir()
     shutil.copytree(ROOT / "examples" / "data", folder / "examples" / "data")

@@ -24,7 +24,7 @@ from examples.speed._measure import Spent, saved_bytes, storages, timed_in_turns
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
 from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.act.masking import random_mask
-from hf_any3d.modeling.point_transformer.blocks import DropPath
+from hf_any3d.modeling.point_transformer import DropPath
 
 TRANSCRIPTION = "transcription"
 # In the released program the student's mini-PointNet encodes all patches and the teacher is in training mode.

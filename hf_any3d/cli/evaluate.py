@@ -139,7 +139,7 @@ def _evaluate_classifier(
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
-    from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
+    from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
 
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
@@ -152,7 +152,7 @@ def _evaluate_classifier(
         rows = splits[split]
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
-    return evaluate_classifier(model, rows, split, HowToJudge(data, protocol, batch_size, seed, cpu))
+    return evaluate_classifier(model, rows, split, EvaluationSettings(data, protocol, batch_size, seed, cpu))
 
 
 @evaluation.command("minigpt3d")

@@ -1,1 +1,1 @@
-"""What a training run needs beside the model: metrics, pictures of results, and reports."""
+"""Training: arguments, data, models, trainer and reports of the training programs."""

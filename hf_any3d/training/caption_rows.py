@@ -1,4 +1,4 @@
-"""Rows of clouds with the texts that they are trained on: vectors of captions, embedded once by a frozen tower."""
+"""Rows for contrastive training: clouds with embeddings of captions, computed once by a frozen text tower."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CAPTION_TEMPLATES = (
 class CaptionedDataset(ProcessedDataset):
     """Rows `{"points", "label", "text_embeds": (width,)}` for contrastive training.
 
-    With a `seed` a row's text is drawn anew in each epoch from those that it may have; without one it is the first.
+    With a `seed` each epoch draws one of a row's texts; without one it is the first.
 
     Args:
         dataset: Rows with `points` and `label`.
-        processor: Makes the clouds.
-        texts: For each row the texts that it may be trained on.
-        tower: Embeds them, all of them once, here.
-        transform: Applied to each cloud behind the processor; needs a seed.
-        seed: Draws points, augmentation and texts anew in each epoch.
+        processor: Processor of the clouds.
+        texts: Texts of each row.
+        tower: Text tower that embeds all of them once.
+        transform: Applied to each processed cloud; requires a seed.
+        seed: Seed of points, augmentation and texts, which differ in each epoch.
 
     Raises:
-        ValueError: If there are not texts for each row.
+        ValueError: If a row has no texts.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class CaptionedDataset(ProcessedDataset):
         self.vectors = embed_texts(tower, distinct)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Rows of a batch, each with the vector of its text."""
+        """Return the rows of a batch, each with the embedding of its text."""
         rows = super().__getitems__(indices)
         return [row | {"text_embeds": self._text(index)} for index, row in zip(indices, rows, strict=True)]
 
@@ -67,13 +67,13 @@ class CaptionedDataset(ProcessedDataset):
         own = self.numbers[index]
         drawn = 0
         if self.seed is not None:
-            # Apart from the generator of the points, so that texts change nothing in them.
+            # A separate generator, so that texts do not change the points.
             drawn = np.random.default_rng([self.seed, self.epoch, index, 1]).integers(len(own))
         return self.vectors[own[drawn]]
 
 
 def readable(label: str) -> str:
-    """A class name as words: `night_stand` is no text."""
+    """Convert a class name such as `night_stand` to words."""
     return re.sub(r"[_\s]+", " ", label).strip()
 
 
@@ -83,21 +83,21 @@ def caption_texts(
     templates: Sequence[str] = CAPTION_TEMPLATES,
     forbidden: Sequence[str] = (),
 ) -> list[list[str]]:
-    """The texts that each row may be trained on: its caption, or else its class name, in every template.
+    """Return the texts of each row: its caption, or else its class name, in every template.
 
-    Names beside captions would draw all clouds of a class to one place, which leaves less to tell of other classes.
+    Class names in addition to captions would pull all clouds of a class together, which generalizes less.
 
     Args:
         labels: Class name of each row.
-        captions: Caption of each row, where it has one.
+        captions: Caption of each row, or None.
         templates: Texts with `{}`.
-        forbidden: Words that no caption may have, the names of held-out classes; a caption with one is left out.
+        forbidden: Names of held-out classes; captions that contain one are not used.
     """
     banned = re.compile("|".join(rf"\b{re.escape(readable(word))}" for word in forbidden), re.IGNORECASE)
     names = []
     for number, label in enumerate(labels):
         caption = captions[number] if captions is not None else None
         allowed = caption and caption.strip() and not (forbidden and banned.search(caption))
-        # Captions are titles: in the middle of a sentence they are written small.
+        # Captions are titles, but lower case within a sentence.
         names.append(caption.strip().lower() if allowed else readable(label))
     return fill_templates(names, templates)

@@ -1,4 +1,4 @@
-"""Conversations about clouds, as rows of a dataset and as batches with labels."""
+"""Rows and batches of conversations about point clouds."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from hf_any3d.chat.released_texts import training_messages
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.torch_datasets import ArrowRows
 
+_TURNS = "conversations"
+
 
 class MixedBatches(Sampler[list[int]]):
-    """Batches of row numbers of concatenated datasets.
+    """Sampler of batches from concatenated datasets, each batch from one of them.
 
-    For each batch one dataset is drawn. Its rows come in passes, shuffled anew for each, without the incomplete last
-    batch. All that is random follows from the seed and the batch's number alone, so a run that goes on from any
-    step sees the batches that it would have seen. Processes share the draw of the dataset and part its rows.
+    The dataset of each batch is drawn at random. Its rows are shuffled for each pass, and the incomplete last batch is
+    dropped. All random choices depend only on the seed and the batch number, so a resumed run gets the same batches.
+    All processes draw the same dataset and split its rows.
 
     Args:
-        lengths: Rows of each dataset.
-        batch_sizes: For each dataset, rows of a batch in each process.
-        ratios: How often each is drawn, in relation to the others.
-        batches: How many batches there are.
-        seed: Governs all that is random.
+        lengths: Number of rows of each dataset.
+        batch_sizes: Batch size of each dataset, per process.
+        ratios: Relative frequency of each dataset.
+        batches: Number of batches.
+        seed: Seed of all random choices.
         rank: Number of this process.
-        processes: How many there are.
+        processes: Number of processes.
 
     Raises:
-        ValueError: Another number of sizes or ratios than of datasets, one that is not positive, or a dataset with
-            fewer rows than a batch.
+        ValueError: If sizes or ratios are not positive or not as many as datasets, or a dataset has fewer rows than a
+            batch.
     """
 
     def __init__(
@@ -78,13 +80,10 @@ class MixedBatches(Sampler[list[int]]):
             yield (starts[number] + batch[self.rank :: self.processes]).tolist()
 
     def draws(self) -> list[int]:
-        """The dataset of each batch; fewer batches draw the beginning of what more batches draw."""
+        """Return the dataset number of each batch; the first ones do not depend on the number of batches."""
         borders = np.cumsum(self.ratios) / np.sum(self.ratios)
         drawn = np.random.default_rng((self.seed, 0)).random(self.batches)
         return np.minimum(np.searchsorted(borders, drawn, side="right"), len(borders) - 1).tolist()
-
-
-_TURNS = "conversations"
 
 
 class ConversationRows(torch.utils.data.Dataset):
@@ -92,18 +91,18 @@ class ConversationRows(torch.utils.data.Dataset):
 
     Args:
         dataset: Rows with `points`, `colors` where the processor needs them, and `conversations`.
-        processor: Says what of a cloud is needed.
+        processor: Processor, which defines the columns that are needed.
 
     Raises:
-        ValueError: A column is missing.
+        ValueError: If a column is missing.
     """
 
     def __init__(self, dataset: Dataset, processor: MiniGPT3DProcessor):
         clouds = ["points", *(ATTRIBUTES[name] for name in processor.feature_extractor.features[1:])]
-        there = dataset.column_names
-        if missing := [name for name in ("points", _TURNS) if name not in there]:
-            raise ValueError(f"the dataset has no column {missing[0]!r}; it has {', '.join(there)}")
-        self._clouds = ArrowRows(dataset.select_columns([name for name in clouds if name in there]))
+        names = dataset.column_names
+        if missing := [name for name in ("points", _TURNS) if name not in names]:
+            raise ValueError(f"the dataset has no column {missing[0]!r}; it has {', '.join(names)}")
+        self._clouds = ArrowRows(dataset.select_columns([name for name in clouds if name in names]))
         self._turns = dataset.select_columns([_TURNS]).with_format(None)
 
     def __len__(self) -> int:
@@ -113,7 +112,7 @@ class ConversationRows(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows of a batch; DataLoader asks for them together."""
+        """Return the rows of a batch; called by DataLoader."""
         turns = self._turns.__getitems__(list(indices))
         return [
             {"messages": training_messages(turn[_TURNS]), "cloud": cloud}
@@ -122,17 +121,17 @@ class ConversationRows(torch.utils.data.Dataset):
 
 
 class ConversationCollator:
-    """Makes a batch of rows: token ids, points, and labels on the answers alone.
+    """Collate rows to a batch of token ids, points, and labels of the answers.
 
     Args:
-        processor: The model's.
+        processor: Processor of the model.
     """
 
     def __init__(self, processor: MiniGPT3DProcessor):
         self.processor = processor
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Give `input_ids`, `attention_mask`, `labels` `(rows, tokens)` and `points` `(rows, points, channels)`."""
+        """Return `input_ids`, `attention_mask`, `labels` `(rows, tokens)` and `points` `(rows, points, channels)`."""
         batch = self.processor.apply_chat_template(
             [row["messages"] for row in rows],
             tokenize=True,

@@ -1,4 +1,4 @@
-"""Many runs of one program over the folds of a few-shot benchmark, and their mean."""
+"""Run a training program over the folds of a few-shot dataset, and average the results."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def run_folds(
     folds: int,
     fold_words: Callable[[int], list[str]],
 ) -> dict[str, Any]:
-    """Run a program once for each fold, and gather what comes out.
+    """Run a program once for each fold, and summarize the results.
 
-    Folds that are complete are not run again: an interrupted series goes on where it stopped, the fold it was in from
-    its last checkpoint.
+    Complete folds are not run again: an interrupted series continues with the fold that it stopped in, from its last
+    checkpoint.
 
     Args:
-        run: A training program; takes the words of its command line and writes metrics.json into --output_dir.
+        run: A training program, called with its command line arguments; it writes metrics.json to --output_dir.
         words: Arguments of all folds.
-        output_dir: Gets a folder for each fold, and the summary as few_shot.json.
-        folds: How many.
-        fold_words: The arguments that say which fold it is.
+        output_dir: Directory for one directory per fold and the summary, few_shot.json.
+        folds: Number of folds.
+        fold_words: Function from the number of a fold to its arguments.
 
     Returns:
         `folds`, the metrics of each split for each fold, and `summary`: for each split and metric, `mean` and `std`
         over the folds (std with n - 1, 0 for a single fold).
 
     Raises:
-        ValueError: No fold asked for, or a folder with a fold of other arguments.
+        ValueError: If `folds` is less than 1, or a directory holds a fold with other arguments.
     """
     if folds < 1:
         raise ValueError(f"folds is {folds}; expected at least 1")
@@ -51,7 +51,7 @@ def run_folds(
     for fold in tqdm(range(folds), desc="folds", unit="fold"):
         folder = root / f"fold_{fold}"
         own = [*words, *fold_words(fold)]
-        _claim(folder, own)
+        _check_arguments(folder, own)
         if not (folder / "metrics.json").is_file():
             run([*own, "--output_dir", str(folder)])
         reports.append(RunReport.load(folder / "metrics.json"))
@@ -61,7 +61,7 @@ def run_folds(
 
 
 def summarize(metrics: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Mean and standard deviation over runs, split by split and metric by metric; see `run_folds`."""
+    """Compute mean and standard deviation over runs for each split and metric; see `run_folds`."""
     summary: dict[str, dict[str, dict[str, float]]] = {}
     for split, first in metrics[0].items():
         for name in first:
@@ -71,14 +71,14 @@ def summarize(metrics: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
     return {"folds": list(metrics), "summary": summary}
 
 
-def _claim(folder: Path, words: list[str]) -> None:
-    """Note what a fold is run with, and refuse a folder of another run."""
+def _check_arguments(folder: Path, words: list[str]) -> None:
+    """Store the arguments of a fold, and refuse the directory of another run."""
     path = folder / _WORDS
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if there != words:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored != words:
             raise ValueError(
-                f"{folder}: was run with {' '.join(there)}, now it is {' '.join(words)}; expected the same or "
+                f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
                 "another --output_dir"
             )
         return

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features, to see during pretraining what a model has learned."""
+"""Linear probe: evaluate the features of a model during pretraining by a linear classifier."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ ACCURACY = "probe_accuracy"
 
 @dataclass
 class LinearProbe:
-    """A linear support vector machine that learns the classes of labelled clouds from a model's features.
+    """Linear support vector machine on the features of a model.
 
-    Features are standardised by the mean and deviation of the clouds that are learned from. Neither the model nor
-    torch's source of randomness is changed, so that training goes on as if it had not been looked at.
+    Features are standardized by mean and deviation of the training clouds. Neither the model nor torch's random state
+    is changed, so probing does not affect training.
 
     Args:
-        splits: Clouds with a ClassLabel: `train` to learn from, others to judge.
-        processor: Brings them to form; has a seed.
-        batch_size: Clouds that go through the model together.
-        cost: The machine's C: what an error costs beside a small margin.
+        splits: Clouds with a ClassLabel: `train` to fit on, others to evaluate.
+        processor: Processor with a seed.
+        batch_size: Clouds per batch.
+        cost: C of the support vector machine.
 
     Raises:
         ImportError: If scikit-learn is missing.
-        ValueError: Clouds without classes.
+        ValueError: If a split has no classes.
     """
 
     splits: DatasetDict
@@ -51,11 +51,11 @@ class LinearProbe:
                 )
 
     def accuracies(self, model: nn.Module, quiet: bool = True) -> dict[str, float]:
-        """Accuracy on each split but `train`.
+        """Compute the accuracy on each split except for `train`.
 
         Args:
-            model: Has `probe_features(points)`, `(batch, points, channels)` to `(batch, features)`.
-            quiet: Show no progress.
+            model: Model with `probe_features(points)`, `(batch, points, channels)` to `(batch, features)`.
+            quiet: Hide the progress bar.
         """
         standardize, machine = _import_sklearn()
         found = {split: self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
@@ -88,13 +88,13 @@ class LinearProbe:
 
 
 class ProbeCallback(TrainerCallback):
-    """Logs what a linear probe finds, every few epochs, as `eval_probe_accuracy`.
+    """Log the accuracy of a linear probe every few epochs, as `eval_probe_accuracy`.
 
     Args:
-        trainer: Whose log it goes into.
-        probe: Has a split of the name `split`.
-        every: Epochs between two looks.
-        split: Where it is judged; needs no other split but `train`.
+        trainer: Trainer to log with.
+        probe: Probe with the splits `train` and `split`.
+        every: Epochs between evaluations.
+        split: Split to evaluate.
     """
 
     def __init__(self, trainer: Trainer, probe: LinearProbe, every: int, split: str = "validation"):
@@ -107,7 +107,7 @@ class ProbeCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Look, where it is time."""
+        """Evaluate the probe every few epochs."""
         if state.is_world_process_zero and round(state.epoch) % self.every == 0:
             self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)[self.split]})
 
@@ -115,15 +115,15 @@ class ProbeCallback(TrainerCallback):
 def judge_pretraining(
     trainer: Trainer, splits: Mapping[str, Any], probe: LinearProbe | None
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Judge the trainer's model on splits, and print what comes out.
+    """Evaluate the trainer's model on splits, and print the results.
 
     Args:
-        trainer: Has trained.
-        splits: Rows of each split to judge on.
-        probe: Judges on its own splits; None for none.
+        trainer: The trainer, after training.
+        splits: Rows of each split.
+        probe: Linear probe with its own splits, or None.
 
     Returns:
-        For each split `loss` and `probe_accuracy`, as far as it has them; and nothing class by class.
+        `loss` and `probe_accuracy` of each split, where available; and no scores of classes.
     """
     metrics: dict[str, dict[str, float]] = {}
     for split, rows in splits.items():

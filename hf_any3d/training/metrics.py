@@ -1,4 +1,4 @@
-"""The metrics that training programs report, as `evaluate` modules in the package and as `compute_metrics`."""
+"""Metrics of the training programs, as `evaluate` modules and as `compute_metrics` functions."""
 
 from hf_any3d.evaluation.classification import (
     ConfusionMatrix,

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, measured anew once the weights stand still."""
+"""Recompute the running statistics of batch norms after training."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 
 @torch.no_grad()
 def refresh_norm_statistics(trainer: Trainer) -> int:
-    """Replace the running statistics of a model's batch norms by those of its training rows under its final weights.
+    """Recompute the running statistics of a model's batch norms on its training rows, with its final weights.
 
-    Running statistics begin at zero and one and follow the weights late: after a hundred steps a model that learned
-    well can answer nonsense in eval mode. One pass over the training rows in train mode mends that.
+    Running statistics start at zero and one and lag behind the weights: after a hundred steps a trained model can fail
+    in eval mode. This runs one pass over the training rows in train mode.
 
-    Norms that the pass does not measure keep their statistics: those of a frozen encoder, of a pretrained point
-    transformer below adapters, of adapters that are not active, and originals that a trained copy stands in for.
+    Norms that the pass does not use keep their statistics: those of a frozen encoder, of a point transformer with
+    adapters, of inactive adapters, and originals of modules that PEFT trains as copies.
 
     Args:
-        trainer: After `train()`. What is shuffled follows from its seed.
+        trainer: The trainer, after `train()`; its seed shuffles the rows.
 
     Returns:
-        How many norms were measured.
+        The number of recomputed norms.
     """
     model = trainer.model
-    # The encoder's own norms are known by what is in the module itself: adapters answer for their base layer too.
+    # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
     norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
     if not norms:
         return 0
@@ -63,9 +63,9 @@ def _keeps_statistics(module: nn.Module) -> bool:
 
 @contextmanager
 def _averaging_over_batches(norms: list[nn.Module]) -> Iterator[set[nn.Module]]:
-    """Let norms keep the plain mean over the batches that they see; those that see none stay as they are.
+    """Let norms compute plain means over batches; norms that get no batch keep their statistics.
 
-    Gives the norms that have measured something, all of them once the block is left.
+    Yields the set of norms that got a batch, complete after the block.
     """
     measured: set[nn.Module] = set()
     kept = {norm: ([buffer.clone() for buffer in norm.buffers()], norm.momentum) for norm in norms}
@@ -74,15 +74,15 @@ def _averaging_over_batches(norms: list[nn.Module]) -> Iterator[set[nn.Module]]:
         norm.running_mean.zero_()
         norm.running_var.fill_(1)
         if isinstance(norm, CellNorm):
-            hooks.append(norm.register_forward_pre_hook(_WeighBatches(measured)))
+            hooks.append(norm.register_forward_pre_hook(_AverageBatches(measured)))
         else:
             norm.num_batches_tracked.zero_()
-            norm.momentum = None  # the plain mean over batches; no fused path passes such a norm by
+            norm.momentum = None  # plain mean over batches; fused kernels do not bypass such a norm
     try:
         yield measured
         measured.update(n for n in norms if not isinstance(n, CellNorm) and n.num_batches_tracked > 0)
     except BaseException:
-        measured.clear()  # half a pass measures nothing
+        measured.clear()  # an incomplete pass changes nothing
         raise
     finally:
         for hook in hooks:
@@ -94,8 +94,8 @@ def _averaging_over_batches(norms: list[nn.Module]) -> Iterator[set[nn.Module]]:
                     buffer.copy_(before)
 
 
-class _WeighBatches:
-    """Gives each batch that a `CellNorm` sees the weight that makes its statistics the plain mean."""
+class _AverageBatches:
+    """Set the momentum of a `CellNorm` so that its statistics are plain means over batches."""
 
     def __init__(self, measured: set[nn.Module]):
         self.measured, self.batches = measured, 0

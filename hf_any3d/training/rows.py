@@ -1,4 +1,4 @@
-"""Rows of a dataset as a model sees them: brought to form by the processor, then augmented."""
+"""Rows of a dataset as model inputs: prepared by the processor, then augmented."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from hf_any3d.data.torch_datasets import ArrowRows, read_table
 from hf_any3d.data.transforms import Compose, build_transform
 from hf_any3d.processing import PointCloudProcessor
 
+READ_TOGETHER = 32
+"""Streamed rows that are decoded and prepared together."""
+
 
 class SharedEpoch:
-    """The number of an epoch that the worker processes of a DataLoader see as soon as it is set.
+    """Epoch number in shared memory, so that running worker processes of a DataLoader see changes.
 
-    A plain attribute reaches workers only when they are started: those that outlive an epoch (`persistent_workers`)
-    would repeat the augmentation of the first one for ever.
+    Workers get a plain attribute only when they start: with `persistent_workers` they would repeat the augmentation of
+    the first epoch.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -41,22 +44,22 @@ class SharedEpoch:
 class ProcessedDataset(torch.utils.data.Dataset):
     """Rows `{"points": (num_points, channels), "label": …}`, prepared when they are read.
 
-    Clouds pass through the processor that is saved with the model, so that training and evaluation see what
-    a pipeline will give the model, down to the choice of points.
+    Clouds are prepared by the processor that is saved with the model, so that training and evaluation have the same
+    inputs as a pipeline, including the sampled points.
 
-    With a `seed`, what is random follows from it, `epoch` and the row's number alone: not from the number of worker
-    processes, nor from where a run was interrupted.
+    With a `seed`, all random choices depend only on it, `epoch` and the row number: not on the number of worker
+    processes or on interruptions.
 
     Args:
-        dataset: Rows with `points`, the columns that the processor's features need, and `label` where there is one.
-        processor: Makes the clouds.
-        transform: Applied to each cloud behind the processor; needs a seed.
-        seed: Draws points and augmentation anew in each epoch; None leaves the processor its own seed.
-        whole: Give the transform the whole clouds as they are stored, in place of the processor; it must bring them
-            to as many points as the processor gives.
+        dataset: Rows with `points`, the columns that the processor's features need, and `label` if there is one.
+        processor: Processor of the clouds.
+        transform: Applied to each processed cloud; requires a seed.
+        seed: Seed of points and augmentation, which differ in each epoch; None for the processor's seed.
+        whole: Apply the transform to complete clouds as stored, instead of the processor; it must return `num_points`
+            points.
     """
 
-    # Columns beside the points that rows keep, where the dataset has them.
+    # Columns to keep in addition to the points, if the dataset has them.
     label_columns: tuple[str, ...] = ("label",)
     epoch = SharedEpoch()
 
@@ -68,12 +71,10 @@ class ProcessedDataset(torch.utils.data.Dataset):
         seed: int | None = None,
         whole: bool = False,
     ):
-        if transform is not None and seed is None:
-            raise ValueError("transform without a seed; expected both, or neither")
         if whole and transform is None:
-            raise ValueError("whole clouds without a transform that brings them to form")
-        wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *self.label_columns)
-        columns = [name for name in wanted if name in dataset.column_names]
+            raise ValueError("whole=True without a transform; expected one that samples complete clouds")
+        _check_seed(transform, seed)
+        columns = _columns(dataset.column_names, processor, self.label_columns)
         self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.rows = ArrowRows(self.dataset)
         self.processor, self.transform, self.seed = processor, transform, seed
@@ -87,7 +88,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Rows of a batch, each as if it were read alone; DataLoader asks for them together."""
+        """Return the rows of a batch, each as if read alone; called by DataLoader."""
         rows = self.rows.__getitems__(indices)
         keys = None if self.seed is None else [(self.seed, self.epoch, index) for index in indices]
         clouds = prepare_clouds(rows, self.processor, self.transform, keys, self.whole)
@@ -104,21 +105,20 @@ def prepare_clouds(
     keys: Sequence[tuple[int, ...]] | None = None,
     whole: bool = False,
 ) -> list[np.ndarray]:
-    """Clouds as a model sees them in training: other points for other keys, and augmented.
+    """Prepare clouds for training: sampled and augmented, depending on their keys.
 
     Args:
         rows: Rows of a dataset.
-        processor: Makes the clouds.
-        transform: Applied to each cloud behind the processor.
-        keys: For each row whole numbers from 0 that all that is random follows from; None leaves the processor its
-            own seed.
-        whole: Give the transform the whole clouds, in place of the processor.
+        processor: Processor of the clouds.
+        transform: Applied to each processed cloud.
+        keys: Non-negative integers for each row that seed all random choices; None for the processor's seed.
+        whole: Apply the transform to complete clouds, instead of the processor.
 
     Returns:
-        For each row (num_points, channels) float32, whatever rows it is read with.
+        For each row (num_points, channels) float32, independent of the other rows.
 
     Raises:
-        ValueError: A cloud that the processor refuses, or a transform of whole clouds that gives too few points.
+        ValueError: If a cloud is invalid, or a transform of complete clouds returns another number of points.
     """
     generators = [None] * len(rows) if keys is None else [np.random.default_rng(key) for key in keys]
     drawn = None if keys is None else [int(generator.integers(2**31)) for generator in generators]
@@ -131,28 +131,28 @@ def prepare_clouds(
     for cloud in clouds:
         if len(cloud) != processor.num_points and whole:
             raise ValueError(
-                f"transforms of whole clouds gave {len(cloud)} points, the model takes {processor.num_points}; "
-                f"expected a last one such as subsample:num_points={processor.num_points}"
+                f"transforms of complete clouds returned {len(cloud)} points, expected {processor.num_points}; add "
+                f"subsample:num_points={processor.num_points}"
             )
     return clouds
 
 
 def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:
-    """A row's cloud as it is stored, `(points, channels)` with the channels of `features`.
+    """Return a row's complete cloud, `(points, channels)` with the channels of `features`.
 
     Raises:
-        ValueError: A row that lacks one of the features.
+        ValueError: If the row lacks one of the features.
     """
     cloud = to_cloud(row, features)
     columns = [cloud.points, *(getattr(cloud, ATTRIBUTES[name]) for name in features[1:])]
     missing = [name for name, column in zip(features, columns, strict=True) if column is None]
     if missing:
-        raise ValueError(f"a row has no {ATTRIBUTES[missing[0]]}, which features {', '.join(features)} ask for")
+        raise ValueError(f"a row has no {ATTRIBUTES[missing[0]]}, which features {', '.join(features)} require")
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
 class EpochCallback(TrainerCallback):
-    """Tells training rows which epoch it is; a Trainer with such rows needs it among its `callbacks`."""
+    """Set the epoch of training rows; required in the `callbacks` of a Trainer with such rows."""
 
     def __init__(self, rows: ProcessedDataset):
         self.rows = rows
@@ -160,7 +160,7 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Called before the first batch of an epoch is read, also where a run is resumed amid one."""
+        """Set the epoch before its first batch is read, also when a run is resumed within an epoch."""
         self.rows.epoch = int(state.epoch + 1e-6)
 
 
@@ -172,21 +172,21 @@ def training_rows(
     seed: int = 0,
     whole: bool = False,
 ) -> ProcessedDataset:
-    """Rows to train on: other points of larger clouds in each epoch, and augmentation.
+    """Return training rows: other points of larger clouds in each epoch, and augmentation.
 
     Args:
         dataset: Rows with `points` and `label`.
         processor: The processor that is saved with the model.
-        augment: Transforms as `build_transform` takes them. Rotations turn about the processor's up axis unless they
-            name one; normals among the features go along.
-        seed: Governs all that is random.
-        whole: The transforms take whole clouds as they are stored, in place of the processor.
+        augment: Transforms as `build_transform` takes them. Rotations are about the processor's up axis unless they
+            name one; they rotate normals too.
+        seed: Seed of all random choices.
+        whole: Apply the transforms to complete clouds as stored, instead of the processor.
     """
     return ProcessedDataset(dataset, processor, training_transform(processor, augment), seed, whole)
 
 
 def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -> Compose | None:
-    """The augmentation that `augment` names, fitted to the processor's up axis and features; None for none."""
+    """Build the augmentation for the processor's up axis and features; None if `augment` is empty."""
     if not augment:
         return None
     transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment])
@@ -199,10 +199,10 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
 
 
 def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> ProcessedDataset:
-    """Rows to judge a model by, equal each time they are read.
+    """Return evaluation rows, which are the same in each epoch.
 
     Raises:
-        ValueError: A processor without a seed.
+        ValueError: If the processor has no seed.
     """
     if processor.seed is None:
         raise ValueError(
@@ -211,36 +211,25 @@ def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> Process
     return ProcessedDataset(dataset, processor)
 
 
-def _about_up_axis(text: str, up_axis: str) -> str:
-    name, _, settings = text.partition(":")
-    if name.strip() != "rotate" or "axis=" in settings:
-        return text
-    return f"{name}:axis={up_axis}" + (f",{settings}" if settings else "")
-
-
-READ_TOGETHER = 32
-"""Rows that are decoded and prepared in one go."""
-
-
 class StreamedRows(torch.utils.data.IterableDataset):
-    """`ProcessedDataset` for data that is streamed: read in its order, never held as a whole.
+    """`ProcessedDataset` for streamed data, read in order and never completely in memory.
 
-    With a `seed`, what is random follows from it, `epoch` and the cloud's own points, so that a cloud is prepared
-    alike whichever process reads it, and in whatever order.
+    With a `seed`, all random choices depend only on it, `epoch` and the cloud's points, so that a cloud is prepared
+    the same by any process and in any order.
 
-    Worker processes of a DataLoader divide the shards of the dataset. Several training processes each take their part
-    with `datasets.distributed.split_dataset_by_node` before the dataset comes here; Trainer divides the rows itself
-    and takes them whole. All processes need the same number of workers.
+    Worker processes of a DataLoader split the shards of the dataset. Of several training processes each needs its part
+    of the dataset, by `datasets.distributed.split_dataset_by_node`; Trainer splits the rows itself and needs the
+    complete dataset. All processes need the same number of workers.
 
     Args:
-        dataset: Rows with `points`, the columns that the processor's features need, and `label` where there is one;
-            shuffled, if training needs it, by `dataset.shuffle(seed, buffer_size)`.
-        processor: Makes the clouds.
-        transform: Applied to each cloud behind the processor; needs a seed.
-        seed: Draws points and augmentation anew in each epoch; None leaves the processor its own seed.
+        dataset: Rows with `points`, the columns that the processor's features need, and `label` if there is one;
+            for training shuffled by `dataset.shuffle(seed, buffer_size)`.
+        processor: Processor of the clouds.
+        transform: Applied to each processed cloud; requires a seed.
+        seed: Seed of points and augmentation, which differ in each epoch; None for the processor's seed.
 
     Raises:
-        ValueError: A dataset that does not say what its columns are, or has no points; a transform without a seed.
+        ValueError: If the dataset has unknown column types or no points, or for a transform without a seed.
     """
 
     label_columns: tuple[str, ...] = ("label",)
@@ -253,21 +242,19 @@ class StreamedRows(torch.utils.data.IterableDataset):
         transform: Compose | None = None,
         seed: int | None = None,
     ):
-        if transform is not None and seed is None:
-            raise ValueError("transform without a seed; expected both, or neither")
+        _check_seed(transform, seed)
         names = dataset.column_names or []
         if dataset.features is None or "points" not in names:
             raise ValueError(f"dataset has columns {', '.join(names) or 'of unknown types'}; expected points")
-        wanted = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *self.label_columns)
-        dataset = dataset.select_columns([name for name in wanted if name in names])
+        dataset = dataset.select_columns(_columns(names, processor, self.label_columns))
         self.features = dataset.features
-        # Arrow hands on what the files hold; numpy's format would decode every number of every cloud on its own.
+        # The numpy format would decode every number of every cloud separately.
         self.dataset = dataset.with_format("arrow")
         self.processor, self.transform, self.seed = processor, transform, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew, and shuffle anew where the dataset is shuffled; Trainer calls this."""
+        """Set the epoch of random choices and of shuffling; called by Trainer."""
         self.epoch = epoch
         self.dataset.set_epoch(epoch)
 
@@ -283,9 +270,9 @@ class StreamedRows(torch.utils.data.IterableDataset):
         if torch.utils.data.get_worker_info() is None:
             yield from self.dataset.iter(READ_TOGETHER)
             return
-        rows = iter(self.dataset)  # `datasets` divides what is read row by row among workers, and only that
-        while some := list(islice(rows, READ_TOGETHER)):
-            yield pa.concat_tables(some)
+        rows = iter(self.dataset)  # `datasets` splits only row-wise iteration among workers
+        while tables := list(islice(rows, READ_TOGETHER)):
+            yield pa.concat_tables(tables)
 
     def _decode(self, table: pa.Table) -> list[dict[str, Any]]:
         rows = read_table(table.combine_chunks(), self.features)
@@ -299,12 +286,29 @@ class StreamedRows(torch.utils.data.IterableDataset):
 def streamed_training_rows(
     dataset: IterableDataset, processor: PointCloudProcessor, augment: Sequence[str] = (), *, seed: int = 0
 ) -> StreamedRows:
-    """Rows to train on from a streamed dataset: other points and other augmentation in each epoch.
+    """Return training rows of a streamed dataset: other points and augmentation in each epoch.
 
     Args:
         dataset: Rows with `points` and `label`.
         processor: The processor that is saved with the model.
         augment: Transforms as `build_transform` takes them; see `training_rows`.
-        seed: Governs all that is random but the order of the rows.
+        seed: Seed of all random choices except for the order of the rows.
     """
     return StreamedRows(dataset, processor, training_transform(processor, augment), seed)
+
+
+def _check_seed(transform: Compose | None, seed: int | None) -> None:
+    if transform is not None and seed is None:
+        raise ValueError("transform without a seed; expected both, or neither")
+
+
+def _columns(names: Sequence[str], processor: PointCloudProcessor, label_columns: Sequence[str]) -> list[str]:
+    needed = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *label_columns)
+    return [name for name in needed if name in names]
+
+
+def _about_up_axis(text: str, up_axis: str) -> str:
+    name, _, settings = text.partition(":")
+    if name.strip() != "rotate" or "axis=" in settings:
+        return text
+    return f"{name}:axis={up_axis}" + (f",{settings}" if settings else "")

@@ -1,4 +1,4 @@
-"""Judging a classifier that was trained before."""
+"""Evaluate saved classifiers, as `hf-any3d evaluate` does."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from hf_any3d.training.trainer import PointTrainer
 
 
 @dataclass(frozen=True)
-class HowToJudge:
-    """What an evaluation needs beside model and rows.
+class EvaluationSettings:
+    """Settings of an evaluation.
 
     Args:
-        data: Says which transforms voting clouds go through, if `protocol` does not.
-        protocol: Says how many votes there are.
-        batch_size: Clouds that go through the model together; None for 32, or 1 where a batch sways the answer.
-        seed: Governs the votes.
-        use_cpu: Leave a GPU alone.
+        data: Transforms of voting clouds, if `protocol` has none.
+        protocol: Number of votes.
+        batch_size: Clouds per batch; None for 32, or 1 if predictions depend on the other clouds of a batch.
+        seed: Seed of the votes.
+        use_cpu: Do not use a GPU.
     """
 
     data: DataArguments
@@ -39,22 +39,24 @@ class HowToJudge:
     use_cpu: bool = False
 
 
-def evaluate_classifier(model_name: str, rows: Dataset, split: str, how: HowToJudge, **hub: Any) -> Judgement:
-    """Judge a saved classifier on labelled clouds, brought to form by its own processor.
+def evaluate_classifier(
+    model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
+) -> Judgement:
+    """Evaluate a saved classifier on labelled clouds, prepared by its processor.
 
     Args:
         model_name: Directory or hub name.
         rows: The clouds, with `label`.
-        split: What to call them.
-        how: Votes, batch size and seed.
+        split: Name of the split in the result.
+        settings: Votes, batch size and seed.
         **hub: `revision`, `token` and the like.
 
     Returns:
-        For each of `split` and, with votes, `{split}_voting`: accuracy, mean class accuracy and loss; and the accuracy
-        of each class.
+        For `split` and, with votes, `{split}_voting`: accuracy, mean class accuracy and loss; and the accuracy of each
+        class.
 
     Raises:
-        ValueError: Classes other than the model's.
+        ValueError: If the classes are not the model's.
     """
     with opened(model_name):
         model = AutoModelForPointCloudClassification.from_pretrained(model_name, **hub)
@@ -64,13 +66,13 @@ def evaluate_classifier(model_name: str, rows: Dataset, split: str, how: HowToJu
     names = label.names if isinstance(label, ClassLabel) else None
     if names != classes:
         raise ValueError(f"split {split} has the classes {names}; expected the model's, {classes}")
-    alone = 1 if model.config.batch_dependent_flags else 32
+    batch_size = 1 if model.config.batch_dependent_flags else 32
     with tempfile.TemporaryDirectory() as folder:
         arguments = PointTrainingArguments(
             folder,
-            per_device_eval_batch_size=how.batch_size or alone,
-            seed=how.seed,
-            use_cpu=how.use_cpu,
+            per_device_eval_batch_size=settings.batch_size or batch_size,
+            seed=settings.seed,
+            use_cpu=settings.use_cpu,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
@@ -80,8 +82,8 @@ def evaluate_classifier(model_name: str, rows: Dataset, split: str, how: HowToJu
             model, arguments, data_collator=PointCloudCollator(), compute_metrics=compute_classification_metrics
         )
         scores = judge_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
-        if how.protocol.voting:
-            voters = voting_rows(rows, processor, how.data, how.protocol, how.seed)
-            votes = judge_by_voting(trainer, {split: voters}, classes, how.protocol.voting)
+        if settings.protocol.voting:
+            voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
+            votes = judge_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
             scores = tuple({**plain, **voted} for plain, voted in zip(scores, votes, strict=True))
     return scores

@@ -1,4 +1,4 @@
-"""Rows for segmentation: pieces of labelled clouds as a model sees them."""
+"""Rows for segmentation: crops and blocks of labelled clouds as model inputs, and a class-weighted loss."""
 
 from __future__ import annotations
 
@@ -18,66 +18,11 @@ from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
 
 
-def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) -> torch.Tensor:
-    """Weigh classes by their inverse frequency.
-
-    Args:
-        labels: The class number of every point, cloud by cloud; -100 where a point does not count.
-        num_classes: How many classes there are.
-        power: Of the inverse frequency: 0 weighs all classes the same, 1 balances them, 0.5 lies between.
-
-    Returns:
-        `(num_classes,)` float32, such that a point weighs 1 on average; 0 for a class that never occurs.
-
-    Raises:
-        ValueError: No point counts.
-    """
-    counts = np.zeros(num_classes)
-    for cloud in labels:
-        cloud = np.asarray(cloud)
-        counts += np.bincount(cloud[cloud != IGNORED], minlength=num_classes)
-    if not counts.sum():
-        raise ValueError("labels has no point that counts")
-    share = counts / counts.sum()
-    weights = np.where(share > 0, np.maximum(share, np.finfo(float).tiny) ** -power, 0.0)
-    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
-
-
-class WeightedPointLoss:
-    """Cross-entropy over points with weights of classes; a `compute_loss_func` for Trainer.
-
-    Args:
-        weights: `(num_classes,)`, see `class_weights`.
-    """
-
-    def __init__(self, weights: torch.Tensor):
-        self.weights = weights
-
-    def __call__(
-        self,
-        outputs: TokenClassifierOutput,
-        labels: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Mean over the points that count, of `(batch, points, classes)` logits and `(batch, points)` labels.
-
-        Args:
-            outputs: What a segmentation model returns.
-            labels: -100 where a point does not count.
-            num_items_in_batch: Points that count in the whole optimisation step, where it has several batches.
-        """
-        logits = outputs.logits.flatten(0, 1).float()
-        total = nn.functional.cross_entropy(
-            logits, labels.flatten(), self.weights.to(logits.device), ignore_index=IGNORED, reduction="sum"
-        )
-        return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
-
-
 class _PointLabelRows(ProcessedDataset):
-    """What both kinds of rows share: a piece of a cloud with a label for each of its points.
+    """Base class of both kinds of rows: pieces of clouds with a label for each point.
 
-    A row is `{"points": (num_points, channels) float32, "labels": (num_points,) int64}`, and `category` where the
-    dataset has a `label` for the whole cloud and `with_category` is set.
+    A row is `{"points": (num_points, channels) float32, "labels": (num_points,) int64}`, with `with_category` also
+    `category`, the `label` of the cloud.
     """
 
     label_columns = ("labels", "label")
@@ -98,37 +43,37 @@ class _PointLabelRows(ProcessedDataset):
         self.with_category = with_category
 
     def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Rows of a batch, one by one: several may be pieces of one large cloud."""
+        """Return the rows of a batch, read one by one: several may be pieces of one large cloud."""
         return [self[number] for number in numbers]
 
     def _piece(
         self, row: dict[str, Any], index: np.ndarray, generator: np.random.Generator | None = None
     ) -> dict[str, Any]:
         columns = [name for name in row if name not in self.label_columns]
-        # As many points as the processor gives: it keeps all, in their order, which labels rely on.
+        # The piece has num_points points, so the processor keeps all of them in order, as the labels require.
         points = self.processor({name: row[name][index] for name in columns}, return_tensors="np")["points"][0]
         labels = np.asarray(row["labels"])[index].astype(np.int64)
         if self.transform is not None:
-            # Labels travel with their points as one more channel; float32 is exact up to 2**24.
-            together = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
-            points, labels = together[:, :-1], together[:, -1].astype(np.int64)
+            # Labels are transformed with their points, as one more channel; float32 is exact up to 2**24.
+            labelled = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
+            points, labels = labelled[:, :-1], labelled[:, -1].astype(np.int64)
         piece = {"points": np.ascontiguousarray(points), "labels": labels}
         return {**piece, "category": int(row["label"])} if self.with_category else piece
 
 
 class CropRows(_PointLabelRows):
-    """Rows to train on: in each epoch other random crops of every cloud, about as many as cover it once.
+    """Training rows: in each epoch other random crops of every cloud, about as many as cover it once.
 
-    What is random follows from seed, epoch and the row's number alone.
+    All random choices depend only on seed, epoch and row number.
 
     Args:
         dataset: Rows with `points` and `labels` (num_points,), the columns that the processor's features need, and
-            `label` where the category is wanted.
-        processor: Makes the pieces; its `block_size` says how large they are.
+            `label` for the category.
+        processor: Processor of the crops, with their `block_size`.
         transform: Augmentation that keeps the number of points.
-        seed: Governs all that is random.
-        with_category: Give the cloud's `label` as `category`.
-        min_points: Columns with fewer points are drawn again, see `draw_crop`.
+        seed: Seed of all random choices.
+        with_category: Return the cloud's `label` as `category`.
+        min_points: Minimum number of points of a crop before sampling, see `draw_crop`.
     """
 
     def __init__(
@@ -144,7 +89,7 @@ class CropRows(_PointLabelRows):
         self.min_points = min_points
         sizes = [len(labels) for labels in self.dataset["labels"]]
         times = [max(1, round(size / processor.num_points)) for size in sizes]
-        self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), which cloud each row is a crop of
+        self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), cloud of each row
 
     def __len__(self) -> int:
         return len(self.clouds)
@@ -167,16 +112,16 @@ class CropRows(_PointLabelRows):
 
 
 class BlockRows(_PointLabelRows):
-    """Rows to judge a model by: blocks that cover every point of every cloud, the same each time.
+    """Evaluation rows: blocks that cover every point of every cloud, the same in each epoch.
 
     Args:
         dataset: As for `CropRows`.
         processor: As for `CropRows`; must have a seed.
-        with_category: Give the cloud's `label` as `category`.
-        votes: Divide every cloud so many times, each time with other points together.
+        with_category: Return the cloud's `label` as `category`.
+        votes: Number of different divisions of each cloud into blocks.
 
     Raises:
-        ValueError: A processor without a seed, a missing column, or fewer than one vote.
+        ValueError: If the processor has no seed, a column is missing, or there is less than one vote.
     """
 
     def __init__(self, dataset: Dataset, processor: PointCloudProcessor, with_category: bool = False, votes: int = 1):
@@ -205,3 +150,58 @@ class BlockRows(_PointLabelRows):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return self._piece(self.rows[self.clouds[number]], self.index[number])
+
+
+def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) -> torch.Tensor:
+    """Weigh classes by their inverse frequency.
+
+    Args:
+        labels: For each cloud the class numbers of its points; -100 for ignored points.
+        num_classes: Number of classes.
+        power: Exponent of the inverse frequency: 0 gives equal weights, 1 balances the classes, 0.5 is in between.
+
+    Returns:
+        `(num_classes,)` float32 with a mean of 1 over points; 0 for a class that does not occur.
+
+    Raises:
+        ValueError: If all points are ignored.
+    """
+    counts = np.zeros(num_classes)
+    for cloud in labels:
+        cloud = np.asarray(cloud)
+        counts += np.bincount(cloud[cloud != IGNORED], minlength=num_classes)
+    if not counts.sum():
+        raise ValueError("labels has only ignored points; expected at least one label")
+    share = counts / counts.sum()
+    weights = np.where(share > 0, np.maximum(share, np.finfo(float).tiny) ** -power, 0.0)
+    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
+
+
+class WeightedPointLoss:
+    """Cross-entropy over points with class weights; a `compute_loss_func` of Trainer.
+
+    Args:
+        weights: `(num_classes,)`, see `class_weights`.
+    """
+
+    def __init__(self, weights: torch.Tensor):
+        self.weights = weights
+
+    def __call__(
+        self,
+        outputs: TokenClassifierOutput,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return the mean over points of `(batch, points, classes)` logits and `(batch, points)` labels.
+
+        Args:
+            outputs: Output of a segmentation model.
+            labels: Class numbers; -100 for ignored points.
+            num_items_in_batch: Number of points that are not ignored, in all batches of the optimiser step.
+        """
+        logits = outputs.logits.flatten(0, 1).float()
+        total = nn.functional.cross_entropy(
+            logits, labels.flatten(), self.weights.to(logits.device), ignore_index=IGNORED, reduction="sum"
+        )
+        return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)

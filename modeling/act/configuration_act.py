@@ -1,4 +1,4 @@
-"""Configuration of ACT's student and its fine-tuning tasks."""
+"""Configurations of ACT: the discrete autoencoder with its teacher, and the point transformer with its tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
-from hf_any3d.modeling.act.folding_decoder import POINTS_PER_COARSE_POINT
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
@@ -26,6 +25,8 @@ from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
+# Fine points that the autoencoder's decoder folds around each coarse point.
+POINTS_PER_COARSE_POINT = 4
 _AUTOENCODER_RANGES: Ranges = {
     "in_channels": (3, 4096),
     "num_groups": TOKENS,
@@ -56,13 +57,15 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
     The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
     released programs (the last group).
 
-    Args:
+    Args: Teacher
         encoder_config: Config of the frozen teacher (of one tower for composite checkpoints such as CLIP); None for no
             teacher, as in Point-BERT's dVAE (published with `hidden_size=256`).
         parts: Source of the weights of the teacher, "encoder", see `PretrainedPart`: its `name_or_path`, `revision`
             and `checksum`; other weights are rejected when loading. Without it they are stored with the model. The
             fields are also arguments and properties: `encoder_name_or_path`, `encoder_revision`, `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
+
+    Args: Patches, codes and decoder
         in_channels: Channels of an input point; only xyz is reconstructed.
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the centre; a multiple of 4.
@@ -74,6 +77,8 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
         graph_widths: Output channels of its edge convolutions.
         coarse_width: Hidden channels of the decoder's layers for coarse points.
         folding_width: Hidden channels of the decoder's folding layers.
+
+    Args: Prompts and positions
         num_prompts: Learned tokens before those of the cloud in the teacher; 0 for none.
         prompt_depth: "deep": every layer of the teacher has its own prompts; "shallow": the prompts of the first layer
             pass through all layers.
@@ -82,6 +87,8 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
         use_input_norm: Apply the teacher's norm before its first layer, if it has one, before positions are added.
         use_final_norm: Apply the teacher's norm after its last layer, if it has one.
         initializer_range: Standard deviation of initial prompts.
+
+    Args: Deviations of the released programs
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
         noise_in_eval: Draw Gumbel noise in eval mode too, as the released programs do; the codes of a cloud then vary.
@@ -206,7 +213,7 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
     released programs.
 
-    Args:
+    Args: Patches and transformer
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the centre.
@@ -225,44 +232,51 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
         side_network: Whether to add a second patch encoder, mixed with the model by a learned weight (side tuning).
+
+    Args: Classification head
         pooling: Pooled features that the head reads, in order: any of "cls", "max", "mean".
         head_widths: Widths of the head's hidden layers; empty for a linear head.
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
-        segmentation_layers: Segmentation: blocks, from 0, whose outputs are propagated to points.
-        propagation_widths: Segmentation: channels of the two layers that propagate tokens to points.
+
+    Args: Segmentation
+        segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
+        propagation_widths: Channels of the two layers that propagate tokens to points.
         category_width: Part segmentation: channels of the category embedding.
-        segmentation_head_widths: Segmentation: widths of the head's hidden layers.
-        segmentation_head_dropout: Segmentation: dropout after each hidden layer.
+        segmentation_head_widths: Widths of the head's hidden layers.
+        segmentation_head_dropout: Dropout after each hidden layer.
         category_parts: Part segmentation: for each category of objects, the labels of its parts.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: exclude parts of other categories from logits and loss.
-        parts: Adapters: source of the pretrained transformer, "base", that an adapter was trained with, see
-            `PretrainedPart`. Its fields are also properties: `base_name_or_path`, `base_revision`, `base_checksum`.
-        autoencoder_config: Pretraining: config of the frozen autoencoder, the teacher.
-        mask_ratio: Pretraining: share of the patches that are hidden from the student, below 1; with 0 it sees all and
-            predicts the teacher's features of each, without a decoder.
-        mask_type: Pretraining: "random" patches, or a "block" of neighbours.
-        encode_visible_only: Pretraining: encode only visible patches with the mini-PointNet. The released program
-            encodes all and then drops the hidden ones; these affect only the norms' batch statistics, at five times
-            the work.
-        decoder_num_hidden_layers: Pretraining: blocks of the decoder.
-        decoder_num_attention_heads: Pretraining: heads per decoder block; None for `num_attention_heads`.
-        decoder_drop_path_rate: Pretraining: stochastic depth rate of the decoder's last block.
-        distillation_loss: Pretraining: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
-        target_layer: Pretraining: teacher features that the student predicts: the output of the "graph_decoder", which
-            enters the point decoder, or the output of the "teacher" before it, as in the paper.
-        class_token_loss: Pretraining: also predict hidden patches from an inner block's tokens and the class token, so
-            that the latter has to represent the full cloud.
-        class_token_layer: Pretraining: number of that block, from 0.
-        feature_head_width: Pretraining: width of two layers, never trained, that the released program applies to the
-            class token for linear probes; None probes the features that a head would read.
-        teacher_dtype: Pretraining: dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None
-            leaves it unchanged.
-        noisy_targets: Pretraining: select the teacher's codes with Gumbel noise, as the released program does; the
-            targets of a patch then vary.
-        teacher_in_training_mode: Pretraining: run the frozen autoencoder with batch statistics, which drift, and
-            prompt dropout, as the released program does.
+
+    Args: Adapters
+        parts: Source of the pretrained transformer, "base", that an adapter was trained with, see `PretrainedPart`.
+            Its fields are also properties: `base_name_or_path`, `base_revision`, `base_checksum`.
+
+    Args: Pretraining
+        autoencoder_config: Config of the frozen autoencoder, the teacher.
+        mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
+            teacher's features of each, without a decoder.
+        mask_type: "random" patches, or a "block" of neighbours.
+        encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
+            then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
+        decoder_num_hidden_layers: Blocks of the decoder.
+        decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
+        decoder_drop_path_rate: Stochastic depth rate of the decoder's last block.
+        distillation_loss: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
+        target_layer: Teacher features that the student predicts: the output of the "graph_decoder", which enters the
+            point decoder, or the output of the "teacher" before it, as in the paper.
+        class_token_loss: Also predict hidden patches from an inner block's tokens and the class token, so that the
+            latter has to represent the full cloud.
+        class_token_layer: Number of that block, from 0.
+        feature_head_width: Width of two layers, never trained, that the released program applies to the class token
+            for linear probes; None probes the features that a head would read.
+        teacher_dtype: Dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None leaves it
+            unchanged.
+        noisy_targets: Select the teacher's codes with Gumbel noise, as the released program does; the targets of a
+            patch then vary.
+        teacher_in_training_mode: Run the frozen autoencoder with batch statistics, which drift, and prompt dropout, as
+            the released program does.
     """
 
     model_type = "act3d"

@@ -20,8 +20,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
-from hf_any3d.modeling.act.configuration_act import ActAutoencoderConfig
-from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
+from hf_any3d.modeling.act.configuration_act import POINTS_PER_COARSE_POINT, ActAutoencoderConfig
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.encoders import (
     EncoderFamily,
@@ -46,6 +45,97 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.point_ops import chamfer_distance, group, in_full_precision, knn
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
+
+# Corners of the grid around every coarse point, in the units of the input.
+_CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
+_POSITION_WIDTH = 128
+
+
+class GraphConvolution(nn.Module):
+    """Edge convolutions on one graph of nearest centres, and a layer on their concatenated outputs.
+
+    Args:
+        in_channels: Input channels of a token.
+        out_channels: Output channels of a token.
+        input_width: Output channels of the first linear layer.
+        widths: Output channels of the edge convolutions.
+        num_neighbors: Neighbours of a token, including itself.
+
+    Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a fixed graph.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        input_width: int = 128,
+        widths: Sequence[int] = (256, 512, 512, 1024),
+        num_neighbors: int = 4,
+    ):
+        super().__init__()
+        self.num_neighbors = num_neighbors
+        self.input = nn.Linear(in_channels, input_width)
+        all_widths = [input_width, *widths]
+        self.layers = nn.ModuleList(EdgeLayer(a, b) for a, b in zip(all_widths, widths, strict=False))
+        self.output = nn.Linear(sum(widths), out_channels, bias=False)
+        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+
+    def neighbors_of(self, centers: torch.Tensor) -> torch.Tensor:
+        """Return the graph `(batch, tokens, num_neighbors)` of centres `(batch, tokens, 3)`."""
+        return knn(centers, centers, self.num_neighbors)
+
+    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        """Map tokens to `(batch, tokens, out_channels)`.
+
+        Args:
+            tokens: `(batch, tokens, in_channels)`.
+            neighbors: `(batch, tokens, k)`, from `neighbors_of`.
+        """
+        tokens = self.input(tokens)
+        outputs = []
+        for layer in self.layers:
+            tokens = layer(tokens, neighbors)
+            outputs.append(tokens)
+        rows = self.output(torch.cat(outputs, dim=-1))
+        if not is_unmodified(self.norm):
+            return _normed(rows, self.norm)
+        return kernels.normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+class EdgeLayer(nn.Module):
+    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbours j of token i.
+
+    Args:
+        in_channels: Input channels of a token.
+        out_channels: Output channels of a token.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.linear = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+
+    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        """Map tokens to `(batch, tokens, out_channels)`.
+
+        Args:
+            tokens: `(batch, tokens, in_channels)`.
+            neighbors: `(batch, tokens, k)`.
+        """
+        if not is_unmodified(self.linear, self.norm):
+            ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
+            starts = tokens.unsqueeze(2).expand_as(ends)
+            edges = self.linear(torch.cat([ends - starts, starts], dim=-1))  # (batch, tokens, k, out_channels)
+            return _normed(edges, self.norm).amax(dim=2)
+        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
+        # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
+        terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
+        return kernels.edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """Group norm and leaky ReLU of `(batch, …, channels)`; statistics are taken over all rows of a cloud."""
+    return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), SLOPE).movedim(1, -1)
 
 
 class Prompts(nn.Module):
@@ -174,94 +264,64 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
     return TokenPlaces(entry, rows, columns, class_tokens=0)
 
 
-class EdgeLayer(nn.Module):
-    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbours j of token i.
+class FoldingDecoder(nn.Module):
+    """Predict coarse points with an MLP, and fine points by folding a grid of four corners around each of them.
 
     Args:
-        in_channels: Input channels of a token.
-        out_channels: Output channels of a token.
+        width: Channels of a token.
+        group_size: Fine points per patch, a multiple of 4.
+        coarse_width: Hidden channels of the MLP.
+        folding_width: Hidden channels of the folding layers.
+
+    Source: FoldingNet (arXiv 1712.07262) as Point-BERT (arXiv 2111.14819) uses it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, width: int, group_size: int, coarse_width: int = 1024, folding_width: int = 512):
         super().__init__()
-        self.linear = nn.Linear(2 * in_channels, out_channels, bias=False)
-        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+        self.num_coarse = group_size // POINTS_PER_COARSE_POINT
+        self.coarse = nn.Sequential(
+            nn.Linear(width, coarse_width),
+            nn.ReLU(inplace=True),
+            nn.Linear(coarse_width, coarse_width),
+            nn.ReLU(inplace=True),
+            nn.Linear(coarse_width, 3 * self.num_coarse),
+        )
+        # Input: token, corner, coarse point, in this order.
+        self.lift = nn.Linear(width + 2 + 3, folding_width)
+        self.lift_norm = nn.BatchNorm1d(folding_width)
+        self.widen = nn.Linear(folding_width, folding_width)
+        self.widen_norm = nn.BatchNorm1d(folding_width)
+        self.out = nn.Linear(folding_width, 3)
 
-    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`.
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct the points of patches, relative to their centres.
 
         Args:
-            tokens: `(batch, tokens, in_channels)`.
-            neighbors: `(batch, tokens, k)`.
+            tokens: `(batch, groups, width)`.
+
+        Returns:
+            Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`, four
+            for each coarse point in turn.
         """
-        if not is_unmodified(self.linear, self.norm):
-            ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
-            starts = tokens.unsqueeze(2).expand_as(ends)
-            edges = self.linear(torch.cat([ends - starts, starts], dim=-1))  # (batch, tokens, k, out_channels)
-            return _normed(edges, self.norm).amax(dim=2)
-        # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
-        # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
-        terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
-        return kernels.edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
-
-
-class GraphConvolution(nn.Module):
-    """Edge convolutions on one graph of nearest centres, and a layer on their concatenated outputs.
-
-    Args:
-        in_channels: Input channels of a token.
-        out_channels: Output channels of a token.
-        input_width: Output channels of the first linear layer.
-        widths: Output channels of the edge convolutions.
-        num_neighbors: Neighbours of a token, including itself.
-
-    Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a fixed graph.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        input_width: int = 128,
-        widths: Sequence[int] = (256, 512, 512, 1024),
-        num_neighbors: int = 4,
-    ):
-        super().__init__()
-        self.num_neighbors = num_neighbors
-        self.input = nn.Linear(in_channels, input_width)
-        all_widths = [input_width, *widths]
-        self.layers = nn.ModuleList(EdgeLayer(a, b) for a, b in zip(all_widths, widths, strict=False))
-        self.output = nn.Linear(sum(widths), out_channels, bias=False)
-        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
-
-    def neighbors_of(self, centers: torch.Tensor) -> torch.Tensor:
-        """Return the graph `(batch, tokens, num_neighbors)` of centres `(batch, tokens, 3)`."""
-        return knn(centers, centers, self.num_neighbors)
-
-    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`.
-
-        Args:
-            tokens: `(batch, tokens, in_channels)`.
-            neighbors: `(batch, tokens, k)`, from `neighbors_of`.
-        """
-        tokens = self.input(tokens)
-        outputs = []
-        for layer in self.layers:
-            tokens = layer(tokens, neighbors)
-            outputs.append(tokens)
-        rows = self.output(torch.cat(outputs, dim=-1))
-        if not is_unmodified(self.norm):
-            return _normed(rows, self.norm)
-        return kernels.normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
-
-
-def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-    """Group norm and leaky ReLU of `(batch, …, channels)`; statistics are taken over all rows of a cloud."""
-    return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), SLOPE).movedim(1, -1)
-
-
-_POSITION_WIDTH = 128
+        batch, groups, width = tokens.shape
+        coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
+        shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT, -1)
+        corners = torch.tensor(_CORNERS, dtype=coarse.dtype, device=coarse.device)
+        if is_unmodified(self.lift):
+            # Linear: the token's term is computed once per patch, the coarse point's once per point.
+            token_weight, corner_weight, coarse_weight = self.lift.weight.split((width, 2, 3), dim=1)
+            linear = nn.functional.linear
+            patch_rows = linear(tokens, token_weight, self.lift.bias).view(batch * groups, 1, -1)
+            rows = (patch_rows + linear(coarse, coarse_weight)).flatten(0, 1)
+            corner_rows = linear(corners.to(rows.dtype), corner_weight)
+        else:
+            inputs = [tokens.reshape(len(coarse), 1, 1, -1), corners, coarse.unsqueeze(2)]
+            inputs = torch.cat([part.expand(*shape) for part in inputs], dim=-1)
+            rows, corner_rows = self.lift(inputs.flatten(0, 2)), None  # (patches * coarse points * 4, folding_width)
+        rows = kernels.normed_linear(rows, corner_rows, self.lift_norm, self.widen)
+        folded = kernels.normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
+        fine = folded.view(*shape) + coarse.unsqueeze(2)
+        return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
 
 
 @dataclass

@@ -1,18 +1,14 @@
-"""Any2Point (arXiv 2404.07989): any frozen transformer reads point clouds."""
+"""Any2Point (arXiv 2404.07989): point clouds as input of any frozen transformer."""
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.modeling_any2point import (
+    Any2PointForPartSegmentation,
     Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
+    Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
     Any2PointOutput,
     Any2PointPreTrainedModel,
-)
-from hf_any3d.modeling.any2point.modeling_segmentation import (
-    Any2PointForPartSegmentation,
-    Any2PointForSemanticSegmentation,
-)
-from hf_any3d.modeling.any2point.modeling_zero_shot import (
-    Any2PointForZeroShotPointCloudClassification,
     Any2PointZeroShotOutput,
 )
 

@@ -1,10 +1,12 @@
-"""Any2Point: a frozen pretrained transformer of any modality reads point clouds."""
+"""Any2Point: point clouds as input of a frozen pretrained transformer of any modality, with heads for each task."""
 
 from __future__ import annotations
 
 import copy
+import math
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -45,11 +47,26 @@ from hf_any3d.modeling.layers.forward_contract import (
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, pool
-from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
-from hf_any3d.modeling.point_ops import in_full_precision
+from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, pool
+from hf_any3d.modeling.layers.tasks import (
+    PartSegmentationMixin,
+    PointCloudClassificationMixin,
+    SemanticSegmentationMixin,
+    check_category_parts,
+    refuse_problem_type,
+)
+from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
+from hf_any3d.modeling.text_towers import (
+    TextTower,
+    embed_labels,
+    open_text_tower,
+    own_projection,
+    text_tower_settings,
+)
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
+# A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
+_LARGEST_SCALE = 100.0
 
 
 @dataclass
@@ -57,18 +74,17 @@ class Any2PointOutput(ModelOutput):
     """Token features of point clouds.
 
     Args:
-        last_hidden_state: `(batch, 1 + tokens, hidden)`, the class token first, after the final norm.
-        pooler_output: `(batch, len(config.pooling) * hidden)`, what a head reads.
-        centers: `(batch, tokens, 3)`, places of the tokens in the units of the input.
-        center_index: `(batch, tokens)`, the input points that the centres are.
-        levels: What the tokenizer made of points before they became tokens, where it was asked for: pairs of features
-            `(batch, places, width)` and places `(batch, places, 3)`, or None for the input points.
-        hidden_states: On request, what enters the first of the encoder's layers, and what leaves each layer with its
+        last_hidden_state: `(batch, 1 + tokens, hidden)`, after the final norm; the class token is first.
+        pooler_output: `(batch, len(config.pooling) * hidden)`, input of the heads.
+        centers: `(batch, tokens, 3)`, positions of the tokens in the units of the input.
+        center_index: `(batch, tokens)`, indices of the centres among the input points.
+        levels: On request, features of the tokenizer's stages: pairs of features `(batch, places, width)` and
+            positions `(batch, places, 3)`, or None for the positions of the input points.
+        hidden_states: On request, the input of the encoder's first layer and the output of each layer with its
             adapters, before the final norm and in the encoder's precision: layers + 1 times
-            `(batch, 1 + tokens, hidden)`. Positions that are added before every layer are not in them.
-        attentions: On request, of each layer the weights `(batch, heads, 1 + tokens, keys)`, as the encoder's family
-            gives them; prompts that an adapter adds are among the tokens. With `attention_axis="batch"` attention runs
-            over clouds: `(1 + tokens, heads, batch, batch)`.
+            `(batch, 1 + tokens, hidden)`. Positions that are added before every layer are not included.
+        attentions: On request, the attention weights of each layer, `(batch, heads, 1 + tokens, keys)`; prompts of an
+            adapter are among the tokens. With `attention_axis="batch"`, `(1 + tokens, heads, batch, batch)`.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -80,8 +96,31 @@ class Any2PointOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+@dataclass
+class Any2PointZeroShotOutput(ModelOutput):
+    """Similarity of clouds and texts.
+
+    Args:
+        loss: Mean contrastive loss of both directions.
+        logits_per_point_cloud: `(clouds, texts)`, cosines times the learned scale.
+        logits_per_text: `(texts, clouds)`, the transpose.
+        point_embeds: `(clouds, text_width)`, unit vectors.
+        text_embeds: `(texts, text_width)`, unit vectors.
+        hidden_states: On request, those of `Any2PointOutput`.
+        attentions: On request, those of `Any2PointOutput`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_point_cloud: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    point_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
 class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
-    """What all Any2Point models share: config, initialisation, and training the encoder too."""
+    """Base class of the Any2Point models."""
 
     config_class = Any2PointConfig
     config: Any2PointConfig
@@ -99,18 +138,18 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
 
-        What trains are the encoder's parameters that point tokens meet: layers, norms and positions, not the
-        embeddings of words or patches. Dropout inside the encoder follows `train()`. A model that is opened again has
-        a frozen encoder, as it was stored; call this once more to go on training it.
+        Trains the parameters that process point tokens: layers, norms and positions, not the embeddings of words or
+        patches. Dropout inside the encoder follows `train()`. A reloaded model has a frozen encoder with the stored
+        weights; call this again to continue training it.
 
         Returns:
-            Names of those parameters.
+            Names of the trained parameters.
 
         Raises:
-            ValueError: If there are adapters in the encoder; a quantized encoder.
+            ValueError: If the encoder has adapters or is quantized.
         """
         core, config = getattr(self, self.base_model_prefix, self), self.config
-        # From a generator of its own, so that the random numbers of a training run stay what they are.
+        # A separate generator, so that the random numbers of a training run do not change.
         points = torch.rand(2, config.min_points, config.in_channels, generator=torch.Generator().manual_seed(0))
         device = next(core.point_tokenizer.parameters()).device
         return unfreeze(self, lambda: core(points.to(device)).last_hidden_state)
@@ -148,14 +187,14 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
 
 
 class Any2PointModel(Any2PointPreTrainedModel):
-    """Points in, token features out: tokenizer, virtual projection, frozen layers, final norm.
+    """Token features of point clouds: tokenizer, virtual projection, frozen layers, final norm.
 
-    Guided adapters are added by PEFT (`get_peft_model(model, GuidedAdapterConfig())`); without them this is the plain
+    Guided adapters are added by PEFT (`get_peft_model(model, GuidedAdapterConfig())`); without them this is the
     frozen encoder on point tokens.
 
     Args:
-        config: The configuration; must hold an `encoder_config`.
-        encoder: A loaded encoder to use; a randomly initialised one is built from the config when left out.
+        config: The configuration, with an `encoder_config`.
+        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
     """
 
     card_info = CardInfo("features", opens="Any2PointModel")
@@ -175,11 +214,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_size = config.encoder_config.hidden_size
         self.point_tokenizer = TOKENIZERS[config.tokenizer](config, hidden_size)
         self.class_token = ClassToken(hidden_size)
-        # All tokens pass here on their way into the layers: where `get_input_embeddings` points.
+        # All tokens pass this module before the layers; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
-        # Ours to train and to store, so a copy; encoders whose layers end with a norm get a fresh one. Its precision
-        # is that of the other trained parts, not the encoder's: `from_pretrained(dtype=…)` sets the default.
+        # A copy, because it is trained and stored with the model; encoders without a final norm get a new one. Its
+        # precision is that of the other trained parameters, not the encoder's: `from_pretrained(dtype=…)` sets it.
         self.output_norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm)
         self.output_norm.to(torch.get_default_dtype()).requires_grad_(True)
         if config.final_norm_eps is not None:
@@ -191,7 +230,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     @torch.no_grad()
     def _start_from_encoder(self) -> None:
-        """Take over what the encoder knows: its class token and its final norm."""
+        """Copy the class token and the final norm from the encoder."""
         if self.family.class_token is not None:
             self.class_token.token.copy_(self.family.class_token(self.encoder))
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
@@ -201,11 +240,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
             weight = self.family.positions(self.encoder).weight
             if weight is None:
                 raise ValueError(
-                    f"token_scale={self.config.token_scale}: '{self.encoder.config.model_type}' encoders learned no "
-                    "positions that are added to tokens, so there is no spread to take over; expected None"
+                    f"token_scale={self.config.token_scale}: '{self.encoder.config.model_type}' encoders have no "
+                    "learned positions whose standard deviation it could scale; expected None"
                 )
-            spread = weight.float().std()
-            self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * spread)
+            self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * weight.float().std())
 
     @honours_contract
     def forward(
@@ -215,28 +253,28 @@ class Any2PointModel(Any2PointPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Any2PointOutput:
-        """Read point clouds.
+        """Compute token features of point clouds.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            output_levels: Give what the tokenizer made of points before they became tokens, too.
-            output_hidden_states: Whether to return what enters and leaves the layers; None for the config's choice.
-            output_attentions: The same for attention weights, which eager attention alone makes.
+            output_levels: Whether to return the features of the tokenizer's stages.
+            output_hidden_states: Whether to return the hidden states of the layers; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
 
         Raises:
             TypeError: For an unknown keyword.
             ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
-                infinite or too large; attention weights of another attention, or of an encoder whose layers do not
-                give them.
+                infinite or too large; if attention weights are requested without eager attention, or of an encoder
+                whose layers do not return them.
         """
         config = self.config
-        wants_hidden, wants_attentions = requested_outputs(
+        return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, self.encoder.config._attn_implementation
         )
         self.warn_if_encoder_is_random()
         self._warn_once_about_batches()
         points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
-        # Tokenizers of others need not have levels.
+        # A custom tokenizer may have no levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
@@ -250,14 +288,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self.input_tokens(hidden_states)
-        listening = None
-        if wants_attentions:
+        recorder = None
+        if return_attentions:
             layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
-            listening = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
-        with listening or nullcontext():
-            states = [] if wants_hidden else None
+            recorder = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        with recorder or nullcontext():
+            states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
-            attentions = listening.weights if wants_attentions else None
+            attentions = recorder.weights if return_attentions else None
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
@@ -266,12 +304,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
             tokens.centers,
             tokens.index,
             levels,
-            tuple(states) if wants_hidden else None,
+            tuple(states) if return_hidden else None,
             attentions,
         )
 
     def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
-        """What is added to the tokens, `(batch, tokens, hidden)`; zeros where positions act in the layers alone."""
+        """Return the positions to add to the tokens, `(batch, tokens, hidden)`; zeros if only layers use positions."""
         convolution = self.family.line_convolution
         if convolution is not None:
             own = tokens.to(self.encoder.dtype)
@@ -286,7 +324,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         places: TokenPlaces,
         states: list[torch.Tensor] | None,
     ) -> torch.Tensor:
-        """Run the layers on `(batch, 1 + tokens, hidden)`; `states` gets what enters the first and leaves each."""
+        """Run the layers on `(batch, 1 + tokens, hidden)`; appends the hidden states to `states`."""
         config, encoder = self.config, self.encoder
         where = config.position_injection
         if where != "every_layer":
@@ -299,7 +337,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if geometry.batch_second:
             hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
         layers = self.family.layers_of(encoder)
-        # Layers that read prompts beside the tokens want masks and places for them, too.
+        # Layers with prompts need masks and positions for them, too.
         lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
         made = [hidden_states]
@@ -307,7 +345,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
             if where != "input":
                 hidden_states = hidden_states + positions
-            # A guided adapter wraps a layer and wants to know where tokens are; a bare layer does not take the word.
+            # Layers wrapped by a guided adapter need the places of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             call = partial(layer, **arguments, **guidance)
             hidden_states = self._run_layer(layer, call, hidden_states)
@@ -318,7 +356,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
 
     def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
-        """What the layers are called with where `extra` tokens without a place follow the sequence."""
+        """Return the arguments of the layers if `extra` tokens without a position follow the sequence."""
         encoder = self.encoder
         if extra:
             hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, extra))
@@ -330,8 +368,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         )
 
     def _run_layer(self, layer: nn.Module, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Run a layer, and keep no more than what enters it where it is checkpointed."""
-        # Frozen layers stay in eval mode, so that their own switch, which `every_n_layers` sets, never fires.
+        """Run a layer, with gradient checkpointing if enabled."""
+        # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
         if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
             return hidden_of(self._gradient_checkpointing_func(call, hidden_states))
         return hidden_of(call(hidden_states))
@@ -347,12 +385,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self._warned_about_batches = True
 
 
-class Any2PointWithHead(Any2PointPreTrainedModel):
-    """`Any2PointModel` as `any2point`, for a subclass to put a head on.
+class _Any2PointWithHead(Any2PointPreTrainedModel):
+    """`Any2PointModel` as `any2point`; a subclass adds a head.
 
     Args:
         config: The configuration, with `num_labels` or `id2label`.
-        encoder: A loaded encoder to use.
+        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
     """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -360,7 +398,7 @@ class Any2PointWithHead(Any2PointPreTrainedModel):
         self.any2point = Any2PointModel(config, encoder)
 
 
-class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2PointWithHead):
+class Any2PointForPointCloudClassification(PointCloudClassificationMixin, _Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
     card_info = CardInfo("classification")
@@ -372,3 +410,384 @@ class Any2PointForPointCloudClassification(PointCloudClassificationMixin, Any2Po
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.post_init()
+
+
+class PointPropagation(nn.Module):
+    """Propagate the features of tokens and of the cloud to every point (after PointNet++, Sec. 3.4).
+
+    The features of a point are a sum over the three nearest tokens, the cloud, the point's own channels with its
+    position relative to those tokens (without it, neighbours across an edge would look alike), and the tokenizer's
+    levels at the nearest places.
+
+    Args:
+        config: The model's configuration.
+        level_widths: Channels of the tokenizer's levels; empty to ignore them.
+    """
+
+    def __init__(self, config: Any2PointConfig, level_widths: Sequence[int] = ()):
+        super().__init__()
+        hidden_size, width = config.encoder_config.hidden_size, config.propagation_width
+        self.from_tokens = nn.Linear(hidden_size, width, bias=False)
+        self.from_cloud = nn.Linear(len(config.pooling) * hidden_size, width, bias=False)
+        self.from_point = nn.Sequential(
+            nn.Linear(config.in_channels + 3, width), nn.ReLU(), nn.Linear(width, width, bias=False)
+        )
+        self.from_levels = nn.ModuleList(nn.Linear(channels, width, bias=False) for channels in level_widths)
+        self.norm = HeadNorm(width)
+
+    def forward(
+        self, points: torch.Tensor, features: Any2PointOutput, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute features of every point.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            features: Output of `Any2PointModel` for these points.
+            condition: `(batch, width)`, added to every point of a cloud, or None.
+
+        Returns:
+            `(batch, points, width)`.
+        """
+        dtype = self.from_tokens.weight.dtype
+        # Coordinates stay in full precision in a half precision model.
+        points = points.to(torch.promote_types(dtype, torch.float32))
+        tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
+        centers = features.centers.to(points.dtype)
+        near = three_nearest_interpolate(points, centers, torch.cat([tokens.to(points.dtype), centers], dim=-1))
+        offsets = points[..., :3] - near[..., -3:]
+        own = self.from_point(torch.cat([points, offsets], dim=-1).to(dtype))
+        whole = self.from_cloud(features.pooler_output.to(dtype))  # (batch, width)
+        if condition is not None:
+            whole = whole + condition
+        mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (batch, points, width)
+        if self.from_levels and features.levels is None:
+            raise ValueError("features.levels is missing; call the model with output_levels=True")
+        # The finest levels come first; a head without levels has no such layers.
+        for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=False):
+            level = linear(level.to(dtype))  # (batch, places, width)
+            if places is not None:
+                level = three_nearest_interpolate(points, places.to(points.dtype), level)
+            mixed = mixed + level
+        return torch.relu(self.norm(mixed.flatten(0, 1))).view_as(mixed)
+
+
+class Any2PointSegmenter(_Any2PointWithHead):
+    """Base class for segmentation: the model, propagation to every point, and a head for each point."""
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
+        refuse_problem_type(config)
+        levels = self.any2point.point_tokenizer.level_widths if config.propagate_levels else ()
+        self.propagation = PointPropagation(config, levels)
+        self.segmenter = ClassificationHead(
+            config.propagation_width,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+        )
+
+    def point_logits(
+        self,
+        points: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple[torch.Tensor, Any2PointOutput]:
+        """Return logits `(batch, points, labels)` of every point, and the output of the model; see `forward`.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            condition: `(batch, propagation_width)`, added to every point of a cloud, or None.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
+        """
+        features = self.any2point(
+            points,
+            output_levels=self.config.propagate_levels,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        point_features = self.propagation(points, features, condition)
+        return self.segmenter(point_features.flatten(0, 1)).unflatten(0, points.shape[:2]), features
+
+
+class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
+    """Predicts the object class of every point of a scene, or of a block of it."""
+
+    card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
+        self.post_init()
+
+
+class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
+    """Predicts the part of every point of an object, given the object's category.
+
+    Args:
+        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
+        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
+
+    Raises:
+        ValueError: If `category_parts` is missing or contains a part that is not a label.
+    """
+
+    card_info = CardInfo("part_segmentation")
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
+        check_category_parts(config.category_parts, config.num_labels)
+        self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
+        self.post_init()
+
+    def category_features(self, category: torch.Tensor) -> torch.Tensor:
+        """Return the features of categories `(batch,)` to add to points: `(batch, propagation_width)`."""
+        return self.category_embedding(category)
+
+
+class PointTextAlignment(nn.Module):
+    """Project the features of clouds into the space of the texts; has the learned temperature."""
+
+    def __init__(self, config: Any2PointConfig):
+        super().__init__()
+        features = len(config.pooling) * config.encoder_config.hidden_size
+        self.projection = nn.Linear(features, config.text_width)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
+        projected = self.projection(pooled.to(self.projection.weight.dtype)).float()
+        scale = self.logit_scale.float().exp().clamp(max=_LARGEST_SCALE)
+        return nn.functional.normalize(projected, dim=-1), scale
+
+    @torch.no_grad()
+    def start_from(self, weight: torch.Tensor) -> None:
+        """Initialise as a map `(text_width, hidden)` applied to the mean of all poolings."""
+        pools = self.projection.in_features // weight.shape[1]
+        self.projection.weight.copy_(weight.repeat(1, pools) / pools)
+        self.projection.bias.zero_()
+
+
+class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
+    """`Any2PointModel` that compares clouds with texts, as `CLIPModel` compares images with texts.
+
+    The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
+    recorded name, revision and checksum, and is not part of the model: it is neither stored nor adapted, and its
+    parameters do not count. Train the model on pairs of clouds and texts before use.
+
+    Args:
+        config: The configuration, with `text_width`, which `from_encoder_pretrained` sets.
+        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
+
+    Raises:
+        ValueError: If the config has no `text_width`.
+    """
+
+    card_info = CardInfo("zero_shot")
+
+    input_modalities = ("point_cloud", "text")
+
+    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        if config.text_width is None:
+            raise ValueError("text_width is missing; build the model with from_encoder_pretrained(name_or_path)")
+        self.any2point = Any2PointModel(config, encoder)
+        self.alignment = PointTextAlignment(config)
+        self._text_tower: TextTower | None = None
+        self.post_init()
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        encoder_name_or_path: str | os.PathLike | None = None,
+        *,
+        config: Any2PointConfig | None = None,
+        revision: str | None = None,
+        text_pooling: str | None = None,
+        **kwargs: Any,
+    ) -> Any2PointForZeroShotPointCloudClassification:
+        """Build a model on an encoder with an aligned text tower; see `Any2PointModel.from_encoder_pretrained`.
+
+        The projection is initialised from the checkpoint's linear projection if there is one (CLIP, the texts of
+        SigLIP), as the identity for sentence encoders, else at random.
+
+        Args:
+            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            config: A complete configuration instead of a name.
+            revision: Branch, tag or commit of the encoder's repository.
+            text_pooling: "mean", "cls" or "max" for a sentence encoder whose files do not define it.
+            **kwargs: `tower`, `num_layers`, `dtype`, … and any field of `Any2PointConfig`.
+
+        Raises:
+            UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
+            ValueError: If both or neither of name and config are given.
+        """
+        if encoder_name_or_path is not None and config is None:
+            kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
+        model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)
+        if config is None and (weight := own_projection(model.config)) is not None:
+            model.alignment.start_from(weight)
+        return model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PointTextAlignment):
+            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The frozen text encoder and its tokenizer, loaded at first use."""
+        if self._text_tower is None:
+            self._text_tower = open_text_tower(self.config)
+        return self._text_tower
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return unit vectors `(texts, text_width)` of tokenized texts.
+
+        Args:
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`, 0 for padding.
+            position_ids: For the signature of `CLIPModel.get_text_features`; must be None.
+            token_type_ids: Returned by tokenizers of sentence encoders; must be all 0.
+
+        Raises:
+            ValueError: If positions are given, or a token type is not 0.
+        """
+        if position_ids is not None:
+            raise ValueError("position_ids are given; expected None: the text tower computes them")
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("token_type_ids contains numbers other than 0; expected texts of one sentence")
+        return self.text_tower.features(input_ids, attention_mask)
+
+    def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
+        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
+
+        Args:
+            labels: Names of classes.
+            templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
+        """
+        return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
+
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
+        return self.alignment(self.any2point(points, return_dict=True).pooler_output)[0]
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Any2PointZeroShotOutput:
+        """Compare clouds with texts.
+
+        Args:
+            points: `(clouds, points, in_channels)`, xyz first.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`.
+            text_embeds: `(texts, text_width)`, embedded texts instead of both.
+            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
+                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
+            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
+            return_loss: Whether to return the loss.
+            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the texts are given twice, or texts and clouds form no pairs; if attention weights are
+                requested without eager attention.
+        """
+        if input_ids is not None and text_embeds is not None:
+            raise ValueError("both input_ids and text_embeds are given; expected one of them")
+        features = self.any2point(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        requested = {"hidden_states": features.hidden_states, "attentions": features.attentions}
+        point_embeds, scale = self.alignment(features.pooler_output)
+        if input_ids is not None:
+            text_embeds = self.get_text_features(input_ids, attention_mask)
+        return_loss = labels is not None if return_loss is None else return_loss
+        if text_embeds is None:
+            if return_loss:
+                raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
+            return Any2PointZeroShotOutput(point_embeds=point_embeds, **requested)
+        text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
+        # Cosines times a hundred: autocast would round away the difference between the best labels.
+        with torch.autocast(point_embeds.device.type, enabled=False):
+            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
+        if return_loss:
+            loss = contrastive_loss(logits, matching_pairs(*_pair_labels(logits, labels, text_labels)))
+        return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **requested)
+
+
+def _pair_labels(
+    logits: torch.Tensor, labels: torch.Tensor | None, text_labels: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    clouds, texts = logits.shape
+    if labels is None:
+        labels = torch.arange(clouds, device=logits.device)
+    if text_labels is None:
+        if clouds != texts:
+            raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")
+        text_labels = labels
+    if labels.shape != (clouds,) or text_labels.shape != (texts,):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and text_labels {tuple(text_labels.shape)}; expected "
+            f"({clouds},) and ({texts},)"
+        )
+    return labels, text_labels
+
+
+def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
+    """Return which clouds and texts have equal labels, `(clouds, texts)` of 0 and 1.
+
+    Args:
+        cloud_labels: `(clouds,)`.
+        text_labels: `(texts,)`.
+
+    Raises:
+        ValueError: If no label is in both.
+    """
+    matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
+    if not matches.any():
+        raise ValueError(
+            f"clouds have labels {cloud_labels.unique().tolist()} and texts {text_labels.unique().tolist()}; expected "
+            "some in common"
+        )
+    return matches
+
+
+def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    """Compute InfoNCE in both directions, with all pairs of equal labels as positives.
+
+    In a batch with few classes, clouds of the same class would be false negatives of each other; here the positives of
+    a row share its target equally (SupCon, arXiv 2004.11362, with the sum inside the target). If all labels differ,
+    this is CLIP's loss. Rows without positives are ignored.
+
+    Args:
+        logits: `(clouds, texts)`.
+        matches: `(clouds, texts)`, see `matching_pairs`.
+    """
+    return (_one_direction(logits.float(), matches) + _one_direction(logits.float().T, matches.T)) / 2
+
+
+def _one_direction(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    has_positive = matches.any(dim=1)
+    targets = matches[has_positive] / matches[has_positive].sum(dim=1, keepdim=True)
+    return nn.functional.cross_entropy(logits[has_positive], targets)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.activations import QuickGELUActivation
 from transformers.utils import logging
 
-from hf_any3d.modeling.encoders.quick_gelu import fuse_quick_gelu
+from hf_any3d.modeling import kernels
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.pretrained_parts import is_quantized, remember_weights, set_quantization
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
@@ -135,6 +137,31 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return _without_unused(encoder, family)
 
 
+def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Freeze an encoder, and mark its own modules to tell them from adapters that are added later."""
+    fuse_quick_gelu(encoder)
+    for module in encoder.modules():
+        setattr(module, FROZEN, True)
+    encoder.requires_grad_(False)
+    return encoder.eval()
+
+
+class FusedQuickGELU(nn.Module):
+    """`x * sigmoid(1.702 * x)`, saving only its input for the backward pass."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the activation to a tensor of any shape."""
+        return kernels.quick_gelu(hidden_states)
+
+
+def fuse_quick_gelu(model: nn.Module) -> None:
+    """Replace all quick GELUs inside a model; they have no weights, and values stay the same."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is QuickGELUActivation:
+                setattr(module, name, FusedQuickGELU())
+
+
 def _class_of(family: EncoderFamily) -> type:
     return AutoModel if family.model_class is None else getattr(transformers, family.model_class)
 
@@ -144,12 +171,3 @@ def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrain
         parent, _, name = path.rpartition(".")
         delattr(encoder.get_submodule(parent), name)
     return encoder
-
-
-def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Freeze an encoder, and mark its own modules to tell them from adapters that are added later."""
-    fuse_quick_gelu(encoder)
-    for module in encoder.modules():
-        setattr(module, FROZEN, True)
-    encoder.requires_grad_(False)
-    return encoder.eval()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.kernels.cells import Membership, Pairs
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 # With more pairs than this share of all of them, masked attention is faster (measured: equal at a fifth).
 _FEW = 1 / 6
@@ -81,6 +82,7 @@ class _PairAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         qkv, channels, gathered, log_total = ctx.saved_tensors
         pairs: Pairs = ctx.pairs

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
 
 def cell_norm_plain(
     rows: torch.Tensor,
@@ -87,6 +89,7 @@ class _CellNorm(torch.autograd.Function):
         return _by_cloud(normed, rows), mean, variance
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor, *unused: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
         table, inside, grad_normed = _by_view(rows), _by_view(occupied), _by_view(gradient)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,21 @@ def _checked(setting: str, name: str) -> str:
 
 
 _setting = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+
+
+def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
+    """Wrap the backward pass of a fused implementation, which autocast would round if it is called inside of it."""
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *gradients: Any) -> R:
+        flat = [part for gradient in gradients for part in (gradient if isinstance(gradient, list) else [gradient])]
+        device = next((gradient.device.type for gradient in flat if gradient is not None), None)
+        if device is None or not torch.is_autocast_enabled(device):
+            return backward(ctx, *gradients)
+        with torch.autocast(device, enabled=False):
+            return backward(ctx, *gradients)
+
+    return wrapper
 
 
 @dataclass(frozen=True, eq=False)

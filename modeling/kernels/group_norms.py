@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
 NUM_GROUPS = 4
 SLOPE = 0.2
 
@@ -111,6 +113,7 @@ class _EdgeMaximum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         given, own, ends, count, winner, scale, gain, output = ctx.saved_tensors
         batch, tokens, channels = output.shape
@@ -157,6 +160,7 @@ class _NormedTokens(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, mean, scale, gain, output = ctx.saved_tensors
         grad_norm = _through_activation(gradient.float(), output)

@@ -14,6 +14,7 @@ from hf_any3d.modeling.kernels.cells import (
     sum_in_cells,
     sum_over_views,
 )
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.kernels.pooling import segment_maximum
 
 
@@ -58,6 +59,7 @@ class _MeanPlusAlone(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         links = ctx.links
         return sum_over_views(gradient, links, links.shares + (links.shares == 1)).view(ctx.shape), None

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
 
 def mean_posterior_plain(logits: torch.Tensor) -> torch.Tensor:
     """Compute `softmax(logits).mean(dim=1)` in float32 or better: `(batch, tokens, codes)` to `(batch, codes)`."""
@@ -27,6 +29,7 @@ class _MeanPosterior(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         logits, total = ctx.saved_tensors
         posterior = (logits - total).exp_()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 # Numbers per part: on the CPU as many as fit into the core's cache, elsewhere 256 MiB.
@@ -110,6 +111,7 @@ class _NormedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, few, mean, scale, gain, shift, weight = ctx.saved_tensors
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
 from hf_any3d.modeling.kernels.pooling import (
     PooledGradient,
@@ -487,6 +488,7 @@ def _save(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
     ctx.set_materialize_grads(False)
 
 
+@without_autocast
 def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     tensors, weights = ctx.counts
     saved = list(ctx.saved_tensors)

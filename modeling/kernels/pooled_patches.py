@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.kernels.pooling import (
     PooledGradient,
     is_plain_training,
@@ -370,6 +371,7 @@ def _keep(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
     ctx.set_materialize_grads(False)
 
 
+@without_autocast
 def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     points, *saved = ctx.saved_tensors
     if gradients[0] is None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
 _FACTOR = 1.702
 
 
@@ -37,6 +39,7 @@ class _QuickGELU(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (values,) = ctx.saved_tensors
         scaled = values * _FACTOR

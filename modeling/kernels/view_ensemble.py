@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.kernels.cells import Membership, as_table, from_table
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 _SHORTEST = 1e-8
 # Numbers gathered at a time: on the CPU as many as fit into the last cache, elsewhere 64 MiB.
@@ -106,6 +107,7 @@ class _ViewEnsemble(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         view_rows, voxel_rows, length, voxel_length, lengths, cosine, weights, total = ctx.saved_tensors
         cells, voxels = ctx.members.links, ctx.voxels.links

@@ -14,6 +14,7 @@ from hf_any3d.modeling.kernels.cells import (
     sum_in_cells,
     sum_over_views,
 )
+from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 
 def widened_mean_plain(
@@ -54,6 +55,7 @@ class _WidenedMean(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         narrow, weight = ctx.saved_tensors
         links = ctx.members.links

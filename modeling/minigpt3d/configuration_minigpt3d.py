@@ -32,10 +32,14 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
 
     The defaults are the published sizes.
 
-    Args:
+    Args: Models
         point_config: Configuration of the point encoder; the first token of its `last_hidden_state` is a class token.
         qformer_config: Configuration of the Q-Former, of which only the query path is used.
         text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
+        parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
+            and "language_model": `name_or_path`, `revision` and `checksum` of each, see `PretrainedPart`.
+
+    Args: Bridge
         point_mlp_widths: Hidden widths of the MLP between point encoder and Q-Former; empty for one linear layer.
         num_query_tokens: Tokens per cloud for the language model.
         num_query_experts: Number of query sets.
@@ -50,12 +54,12 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
         projector_width: Width between the two layers of the projector.
         point_token_id: Placeholder id of a cloud's tokens in `input_ids`. It needs no row in the language model's
             embeddings.
+
+    Args: LoRA and training
         text_lora: Arguments of `peft.LoraConfig` for the language model; None for a language model without LoRA.
         qformer_lora: The same for the Q-Former.
         initializer_range: Standard deviation of initial weights of the modules between the two models.
         stage: The last training stage of the model; None if not recorded.
-        parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
-            and "language_model": `name_or_path`, `revision` and `checksum` of each, see `PretrainedPart`.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
             released program by accident; answers are then random.
 

@@ -1,4 +1,4 @@
-"""What tests of ACT's programs share: settings that make a run short, and what two runs have in common."""
+"""Short settings of ACT's programs, and comparisons of runs."""
 
 import json
 from pathlib import Path
@@ -53,13 +53,13 @@ STUDENT = SHORT | {
 
 
 def losses_of(checkpoint: Path) -> list[float]:
-    """The training loss of each step until a checkpoint."""
+    """Read the training loss of each step until a checkpoint."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
 def assert_equal_weights(one: Path, other: Path) -> None:
-    """Two saved models hold the same tensors."""
+    """Assert that two saved models have the same tensors."""
     first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
     assert first.keys() == second.keys()
     for name, tensor in first.items():

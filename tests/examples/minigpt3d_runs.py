@@ -1,4 +1,4 @@
-"""What tests of the four stages share: tiny public parts, a tiny PointLLM tree, and arguments of a short run."""
+"""Tiny pretrained parts, a tiny PointLLM folder and short settings for MiniGPT-3D's stages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BATCHES = {1: [2], 2: [2], 3: [2, 3, 2], 4: [2, 3, 2]}
 
 
 def tiny_text(**changes: Any) -> dict[str, Any]:
-    """Settings of a language model for the tokenizer of bytes."""
+    """Settings of a language model for the byte tokenizer."""
     tokenizer = byte_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
@@ -46,7 +46,7 @@ def tiny_text(**changes: Any) -> dict[str, Any]:
 
 
 def write_parts(folder: Path, **changes: Any) -> dict[str, str]:
-    """A point encoder, a BLIP-2 model and a language model with its tokenizer; gives the program's arguments."""
+    """Save a point encoder, a BLIP-2 model and a language model with its tokenizer; returns program arguments."""
     torch.manual_seed(0)
     source = tiny_model(text_config=tiny_text(**changes), text_lora=None, qformer_lora=None)
     names = {part: str(folder / part) for part in ("point_encoder", "qformer", "language_model")}
@@ -58,7 +58,7 @@ def write_parts(folder: Path, **changes: Any) -> dict[str, str]:
 
 
 def write_talks(root: Path) -> Path:
-    """A PointLLM tree with a few conversations of each kind."""
+    """Write a PointLLM folder with a few conversations of each kind."""
     write_pointllm(root)
     talks = [talk(name, "detailed_description") for name in TRAIN]
     talks += [talk(name, "single_round") for name in (*TRAIN, *TRAIN)]
@@ -68,5 +68,5 @@ def write_talks(root: Path) -> Path:
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model that a stage left behind, those of its parts too."""
+    """Load all tensors of a saved stage, those of its pretrained parts too."""
     return MiniGPT3DForConditionalGeneration.from_pretrained(folder).state_dict()

@@ -1,4 +1,4 @@
-"""A PEFT method in a pretrained point transformer, by the program: pushed small, its card runs, doors are equal."""
+"""PEFT methods on a pretrained point transformer: the pushed repository, its card and its entry points."""
 
 import json
 import re
@@ -22,7 +22,7 @@ SETTINGS = {k: v for k, v in SHORT.items() if "save" not in k and "eval_s" not i
 
 
 @pytest.mark.slow
-def test_adapted_student_is_pushed_small_and_its_card_runs(hub, tmp_path, monkeypatch):
+def test_adapted_student_pushes_a_small_repository_whose_card_runs(hub, tmp_path, monkeypatch):
     tiny_act(ActModel).push_to_hub("me/student")
     words = {"model_name_or_path": "me/student", "peft": "guided_adapter", "output_dir": str(tmp_path / "run")}
     words |= {"push_to_hub": True, "hub_model_id": "me/adapted-student", "license": "mit"}
@@ -62,7 +62,7 @@ def test_adapted_student_is_pushed_small_and_its_card_runs(hub, tmp_path, monkey
         ({"model_name_or_path": "me/any", "tuning": "bitfit"}, "--peft lora with --tuning bitfit"),
     ],
 )
-def test_adapters_that_make_no_sense_are_refused(tmp_path, settings, text):
+def test_adapters_without_a_pretrained_student_are_refused(tmp_path, settings, text):
     with pytest.raises(ValueError, match=text):
         run_point_cloud_classification.main(
             words_of(SETTINGS | {"peft": "lora", "output_dir": str(tmp_path)} | settings)

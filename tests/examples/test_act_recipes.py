@@ -1,4 +1,4 @@
-"""ACT's recipes: what they set, against the published values, and that each kind of them runs."""
+"""ACT's recipes have the published values, and each kind of them runs."""
 
 import re
 import sys
@@ -46,7 +46,7 @@ HEADS = ("full", "mlp3", "linear")
 
 
 def published() -> dict[str, tuple]:
-    """Learning rate, weight decay, epochs, batch, points and patches of each run."""
+    """Return learning rate, weight decay, epochs, batch size, points and patches of each run."""
     frozen = {"full": 5e-4, "mlp3": 1e-3, "linear": 1e-3}
     runs: dict[str, tuple] = {
         "autoencoder_shapenet55": (5e-4, 5e-4, 300, 64, 1024, 64),
@@ -67,7 +67,7 @@ PUBLISHED = published()
 
 
 def kinds_of(recipe: str) -> tuple[type, ...]:
-    """The arguments of the program that a recipe is for."""
+    """Return the argument classes of a recipe's program."""
     if "autoencoder" in recipe or "pretraining" in recipe:
         return FIRST if "autoencoder" in recipe else SECOND
     if "shapenetpart" in recipe or "s3dis" in recipe:
@@ -80,13 +80,13 @@ def kinds_of(recipe: str) -> tuple[type, ...]:
 
 
 def parsed(recipe: str) -> dict[type, object]:
-    """A recipe's arguments, by the kind that they are of."""
+    """Parse a recipe; returns its arguments by class."""
     kinds = kinds_of(recipe)
     values = parse_arguments(kinds, [str(FOLDER / f"{recipe}.yaml")])
     return {base: value for value in values for base in type(value).__mro__}
 
 
-def test_every_run_that_was_published_has_a_recipe():
+def test_every_published_run_has_a_recipe():
     assert {recipe.removeprefix("act_") for recipe in RECIPES if "/" not in recipe} == set(PUBLISHED)
 
 
@@ -190,7 +190,7 @@ def test_segmentation_is_as_published(prefix):
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *OWN])
-def test_recipe_tells_its_own_command(recipe):
+def test_recipe_has_its_own_command(recipe):
     text = (FOLDER / f"{recipe}.yaml").read_text()
     program = re.search(r"python (examples/run_\w+\.py) ", text)[1]
     assert (EXAMPLES.parent / program).is_file() and f"{program} examples/recipes/{recipe}.yaml" in text
@@ -200,7 +200,7 @@ def test_recipe_tells_its_own_command(recipe):
 
 
 def made_up_clouds(rows: int, seed: int, points: int, parts: bool = False) -> Dataset:
-    """Clouds of two classes, or with parts that are told by their names."""
+    """Clouds of two classes, or with named parts."""
     generator = np.random.default_rng(seed)
     clouds = generator.standard_normal((rows, points, 3)).astype(np.float32)
     columns = {"points": list(clouds), "label": [i % 2 for i in range(rows)]}
@@ -213,9 +213,9 @@ def made_up_clouds(rows: int, seed: int, points: int, parts: bool = False) -> Da
 
 
 @pytest.fixture
-def benchmarks(monkeypatch) -> None:
-    """Stands in for the benchmarks of the catalogue."""
-    module = ModuleType("hf_any3d.data.catalog.made_up")
+def datasets(monkeypatch) -> None:
+    """Replaces the datasets of the catalog."""
+    module = ModuleType("hf_any3d.data.catalog.fake")
 
     def load(data_dir=None, **options):
         parts = options.pop("parts", False)
@@ -225,7 +225,7 @@ def benchmarks(monkeypatch) -> None:
     module.load = load
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("scanobjectnn", "modelnet40", "modelnet40_fewshot", "shapenet55", "shapenetpart"):
-        monkeypatch.setitem(catalog.CATALOG, name, "made_up")
+        monkeypatch.setitem(catalog.CATALOG, name, "fake")
 
 
 SHORT = {
@@ -242,7 +242,7 @@ TINY = {**CUT, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.mark.slow
-def test_recipes_of_all_stages_run_one_after_the_other(benchmarks, tmp_path, tiny_encoder):
+def test_recipes_of_all_stages_run_in_order(datasets, tmp_path, tiny_encoder):
     def start(program: ModuleType, recipe: str, output: str, **settings):
         settings = SHORT | {"output_dir": str(tmp_path / output)} | settings
         return program.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])

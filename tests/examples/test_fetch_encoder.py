@@ -1,4 +1,4 @@
-"""The program that brings the quickstart's encoder."""
+"""The download of the quickstart's encoder."""
 
 import importlib
 import sys
@@ -24,7 +24,7 @@ def bert() -> BertModel:
 
 @pytest.fixture
 def listed(bert, tmp_path, monkeypatch):
-    """Lists an encoder under a name, in a package that is not installed yet; gives where it would be installed."""
+    """Register an encoder in a package that is not installed; returns where it would be installed."""
     bert.save_pretrained(tmp_path / "files")
     entry = OfflinePackage("carries_a_bert", "files", weights_checksum(tmp_path / "files"), "carrier==1.0")
     for name in ("me/fetch-hub", "me/fetch-changed", "me/fetch-package"):
@@ -38,7 +38,7 @@ def refuse(requirement: str) -> None:
     raise AssertionError(f"{requirement} was to be installed")
 
 
-def test_hub_spares_the_installation(hub, bert, listed):
+def test_nothing_is_installed_if_the_hub_has_the_encoder(hub, bert, listed):
     bert.push_to_hub("me/fetch-hub")
     assert fetch_encoder.fetch_encoder("me/fetch-hub", refuse).revision == hub.commits("me/fetch-hub")[-1]
 
@@ -51,22 +51,22 @@ def test_other_weights_on_the_hub_are_refused(hub, listed):
         fetch_encoder.fetch_encoder("me/fetch-changed", refuse)
 
 
-def test_package_is_installed_when_the_hub_is_out_of_reach(listed, monkeypatch):
+def test_package_is_installed_if_the_hub_is_unreachable(listed, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    asked = []
+    installed = []
 
     def install(requirement):
-        asked.append(requirement)
+        installed.append(requirement)
         listed.mkdir()
         (listed / "__init__.py").touch()
         (listed.parents[1] / "files").rename(listed / "files")
         importlib.invalidate_caches()
 
     assert fetch_encoder.fetch_encoder("me/fetch-package", install).path == listed / "files"
-    assert asked == ["carrier==1.0"]
+    assert installed == ["carrier==1.0"]
 
 
-def test_installation_that_brings_nothing_is_an_error(listed, monkeypatch):
+def test_installation_without_the_encoder_is_an_error(listed, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderUnavailableError, match="me/fetch-package"):
         fetch_encoder.fetch_encoder("me/fetch-package", lambda requirement: None)

@@ -1,4 +1,4 @@
-"""The recipes of MiniGPT-3D's four stages against the published values."""
+"""The recipes of MiniGPT-3D's four stages have the published values."""
 
 import pytest
 import yaml

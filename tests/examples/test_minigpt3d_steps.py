@@ -1,4 +1,4 @@
-"""Steps of MiniGPT-3D's training: equal however they are computed."""
+"""Training steps of MiniGPT-3D are equal with accumulation, checkpointing and several processes."""
 
 import os
 import subprocess
@@ -16,11 +16,11 @@ from tests.examples.minigpt3d_runs import CONFIG, SHORT, tensors_of, write_parts
 pytestmark = pytest.mark.slow
 
 Steps = tuple[list[float], dict[str, torch.Tensor]]
-"""Losses of the steps, and all tensors at the end."""
+"""Losses of the steps, and all tensors after the last one."""
 
 
 class Runs:
-    """Trains from parts; gives losses and tensors.
+    """Trains from pretrained parts; returns losses and tensors.
 
     Args:
         folder: For parts and data.
@@ -62,7 +62,7 @@ def assert_close(one: Steps, other: Steps, tolerance: float) -> None:
         torch.testing.assert_close(tensor, other[1][name], rtol=0, atol=tolerance, msg=name)
 
 
-def test_gradients_add_up_to_those_of_a_larger_batch(run, tmp_path):
+def test_accumulated_gradients_equal_those_of_a_larger_batch(run, tmp_path):
     settings = {"max_train_samples": 2, "learning_rate": 1e-3}
     large = run(tmp_path / "large", batch_sizes=[2], **settings)
     small = run(tmp_path / "small", batch_sizes=[1], gradient_accumulation_steps=2, **settings)

@@ -1,4 +1,4 @@
-"""The map of features: from a saved model and a dataset to pictures."""
+"""The map of features of a saved model and a dataset."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def saved(tmp_path_factory):
     return str(directory)
 
 
-def test_model_and_dataset_become_a_picture_and_a_page(saved, tmp_path, capsys):
+def test_model_and_dataset_give_a_picture_and_a_page(saved, tmp_path, capsys):
     output = [tmp_path / "map.png", tmp_path / "map.html"]
     words = [saved, "--max-samples", "24", "--perplexity", "5", "--feature", "tokens", "--title", "tiny"]
     plot_features.main([*words, "--output", *map(str, output)])
@@ -35,7 +35,7 @@ def test_features_are_those_of_the_pipeline(saved):
     np.testing.assert_allclose(tokens, [answer["tokens"].mean(0) for answer in answers], atol=1e-5)
 
 
-def test_wrong_endings_are_refused_before_anything_is_computed(capsys):
+def test_unknown_file_types_are_refused_before_loading(capsys):
     with pytest.raises(SystemExit):
         plot_features.main(["nowhere", "--output", "map.gif"])
     assert "map.gif has type '.gif'; expected .png or .html" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The program that shows what a student thinks hidden patches look like."""
+"""The pictures of a student's reconstructions of masked patches."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def saved(tmp_path_factory):
     return directory
 
 
-def test_files_become_a_page_and_scores(saved, tmp_path, capsys):
+def test_files_give_a_page_and_scores(saved, tmp_path, capsys):
     words = [str(saved), str(saved / "chair.npy"), "--mask-ratio", "0.5"]
     pages = []
     for name in ("a", "b"):
@@ -37,7 +37,7 @@ def test_files_become_a_page_and_scores(saved, tmp_path, capsys):
     ("words", "text"),
     [(["--output", "a.gif"], "a.gif has type '.gif'"), (["--mask-ratio", "1.5"], "--mask-ratio: 1.5; expected")],
 )
-def test_wrong_words_are_refused_before_the_model_is_opened(words, text, capsys):
+def test_wrong_arguments_are_refused_before_loading(words, text, capsys):
     with pytest.raises(SystemExit):
         plot_masked_reconstructions.main(["nowhere", "chair.ply", *words])
     assert text in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The quickstart, on a small encoder and for a few steps: it compares, draws, saves and answers."""
+"""The quickstart, with a small encoder and few steps."""
 
 import re
 
@@ -13,7 +13,7 @@ from hf_any3d import read_point_cloud
 
 @pytest.fixture
 def run(tiny_encoder, tmp_path, monkeypatch, capsys):
-    """What a short run prints, and where it wrote."""
+    """Output and folder of a short run."""
     monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
     monkeypatch.setitem(quickstart.MODEL, "num_layers", None)
     quickstart.main(["--output-dir", str(tmp_path), "--max-steps", "2", "--threads", "1"])
@@ -21,7 +21,7 @@ def run(tiny_encoder, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_quickstart_compares_draws_saves_and_answers(run):
+def test_quickstart_compares_draws_saves_and_classifies(run):
     printed, folder = run
     for row in ("majority class", "PointNet from scratch", "wrap, pretrained encoder"):
         assert row in printed
@@ -34,7 +34,7 @@ def test_quickstart_compares_draws_saves_and_answers(run):
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "preprocessor_config.json"} <= stored
 
 
-def test_the_files_and_their_near_duplicates_are_not_trained_on():
+def test_files_and_their_near_duplicates_are_not_in_training():
     splits = quickstart.load_point_dataset("shapes")
     kept = quickstart.without_files(splits["train"])
     names = {name for name, _ in quickstart.FILES.values()}

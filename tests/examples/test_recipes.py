@@ -1,4 +1,4 @@
-"""The recipes: what they set, against the published values, and that each of them runs."""
+"""Any2Point's recipes have the published values, and each kind of them runs."""
 
 import sys
 from pathlib import Path
@@ -50,12 +50,12 @@ def parsed(recipe: str, *words: str):
 
 
 def kind_of(recipe: str) -> tuple[str, str]:
-    """Encoder and data set of a recipe, by its name."""
+    """Return encoder and dataset of a recipe by its name."""
     parts = Path(recipe).name.split("_")
     return parts[1], "scan" if parts[2] == "scanobjectnn" else "modelnet"
 
 
-def test_every_run_that_was_published_has_a_recipe():
+def test_every_published_run_has_a_recipe():
     names = {
         f"any2point_{encoder}_{data}"
         for encoder in ENCODERS
@@ -76,14 +76,14 @@ def test_every_run_that_was_published_has_a_recipe():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_has_the_published_values_of_its_program(recipe):
     model, data, protocol, adapter, training = parsed(recipe)
-    encoder, benchmark = kind_of(recipe)
-    neighbours, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, benchmark]
+    encoder, dataset = kind_of(recipe)
+    neighbours, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, dataset]
     settings = Any2PointConfig(**model.model_config)
     assert (settings.num_tokens, settings.tokenizer_neighbors, settings.num_views) == (128, neighbours, 6)
     assert (settings.line_direction if encoder == "clip" else settings.plane_distance) == place
     assert settings.head_widths == [256, 256] and settings.head_dropout == 0.5
-    assert settings.head_bias is (benchmark == "modelnet")
-    assert model.encoder_attention_dropout == (0.1 if encoder != "clip" and benchmark == "scan" else 0)
+    assert settings.head_bias is (dataset == "modelnet")
+    assert model.encoder_attention_dropout == (0.1 if encoder != "clip" and dataset == "scan" else 0)
     guided = GuidedAdapterConfig(**adapter.peft_config)
     assert (guided.r, guided.cell_size, guided.voxel_size, guided.pooling) == (width, cell, voxel, pooling)
     assert (guided.aggregation_scale, guided.bottleneck_scale) == (aggregation, bottleneck)
@@ -94,7 +94,7 @@ def test_recipe_has_the_published_values_of_its_program(recipe):
     assert (training.adam_beta1, training.adam_beta2, training.label_smoothing_factor) == (0.9, 0.999, 0)
     assert (training.per_device_train_batch_size, training.per_device_eval_batch_size) == (32, 64)
     assert training.dataloader_drop_last and training.weight_decay_on == "matrices"
-    modelnet, few = benchmark == "modelnet", recipe.endswith("fewshot")
+    modelnet, few = dataset == "modelnet", recipe.endswith("fewshot")
     epochs = 150 if few else 300
     assert training.num_train_epochs == epochs + modelnet
     schedule = training.epoch_schedule
@@ -104,9 +104,9 @@ def test_recipe_has_the_published_values_of_its_program(recipe):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" in recipe])
-def test_released_recipe_is_the_variant_that_converted_checkpoints_have(recipe):
-    encoder, benchmark = kind_of(recipe)
-    variant = VARIANTS[f"{encoder}-{benchmark}"]
+def test_released_recipe_has_the_settings_of_converted_checkpoints(recipe):
+    encoder, dataset = kind_of(recipe)
+    variant = VARIANTS[f"{encoder}-{dataset}"]
     model, _, protocol, adapter, _ = parsed(recipe)
     expected = {name: value for name, value in variant.model.items() if name != "id2label"}
     ours = {name: tuple(v) if isinstance(v, list) else v for name, v in model.model_config.items()}
@@ -119,7 +119,7 @@ def test_released_recipe_is_the_variant_that_converted_checkpoints_have(recipe):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" not in recipe])
-def test_other_recipes_have_no_accident(recipe):
+def test_other_recipes_have_no_accidents(recipe):
     model, _, protocol, *_ = parsed(recipe)
     config = Any2PointConfig(**model.model_config)
     sound = Any2PointConfig()
@@ -140,8 +140,8 @@ def test_other_recipes_have_no_accident(recipe):
     ],
 )
 def test_recipe_trains_as_many_parameters_as_its_program(recipe, without_head, head):
-    encoder, benchmark = kind_of(recipe)
-    variant = VARIANTS[f"{encoder}-{benchmark}"]
+    encoder, dataset = kind_of(recipe)
+    variant = VARIANTS[f"{encoder}-{dataset}"]
     settings, _, _, adapter, _ = parsed(recipe)
     # In true size, with shapes but no numbers.
     with torch.device("meta"):
@@ -182,8 +182,8 @@ def test_clouds_of_modelnet40_are_augmented_as_published():
     assert protocol.processor_config["extent"] == "all" and protocol.processor_config["min_squared_norm"] == 1e-3
 
 
-def made_up_clouds(rows: int, seed: int) -> Dataset:
-    """Spheres and boxes of 1300 points with normals in channels behind the coordinates."""
+def random_clouds(rows: int, seed: int) -> Dataset:
+    """Generate spheres and clouds of 1300 points, with normals after the coordinates."""
     generator = np.random.default_rng(seed)
     points = generator.standard_normal((rows, 1300, 6)).astype(np.float32)
     points[::2, :, :3] /= np.linalg.norm(points[::2, :, :3], axis=2, keepdims=True)
@@ -192,20 +192,20 @@ def made_up_clouds(rows: int, seed: int) -> Dataset:
 
 
 @pytest.fixture
-def benchmarks(monkeypatch) -> list[dict]:
-    """Stands in for the benchmarks of the catalogue; tells the options that each was loaded with."""
-    asked = []
+def loaded(monkeypatch) -> list[dict]:
+    """Replaces the datasets of the catalog; lists the options that each was loaded with."""
+    requested = []
 
     def load(data_dir=None, **options):
-        asked.append(options)
-        return DatasetDict(train=made_up_clouds(5, 0), test=made_up_clouds(5, 1))
+        requested.append(options)
+        return DatasetDict(train=random_clouds(5, 0), test=random_clouds(5, 1))
 
-    module = ModuleType("hf_any3d.data.catalog.made_up")
+    module = ModuleType("hf_any3d.data.catalog.fake")
     module.load = load
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("scanobjectnn", "modelnet40", "modelnet40_fewshot"):
-        monkeypatch.setitem(catalog.CATALOG, name, "made_up")
-    return asked
+        monkeypatch.setitem(catalog.CATALOG, name, "fake")
+    return requested
 
 
 SHORT = {
@@ -234,8 +234,8 @@ SHORT = {
         "released/any2point_imagebind_scanobjectnn",
     ],
 )
-def test_recipe_runs(benchmarks, tmp_path, recipe):
-    encoder, benchmark = kind_of(recipe)
+def test_recipe_runs(loaded, tmp_path, recipe):
+    encoder, dataset = kind_of(recipe)
     settings = SHORT | {"encoder_name_or_path": saved_encoder(ENCODERS[encoder]), "output_dir": str(tmp_path)}
     report = run_point_cloud_classification.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
     assert report.training["steps"] == 1 and report.training["lr_scheduler"] == "epoch_cosine"
@@ -245,11 +245,11 @@ def test_recipe_runs(benchmarks, tmp_path, recipe):
     assert ("on the test split itself" in text) is chosen and bool(report.selection) is chosen
     variant = "_".join(Path(recipe).name.split("_")[3:]) or "pb_t50_rs"
     few = {"way": 5, "shot": 10, "fold": 0} if recipe.endswith("fewshot") else {}
-    assert benchmarks == [few if benchmark == "modelnet" else {"variant": variant}]
+    assert loaded == [few if dataset == "modelnet" else {"variant": variant}]
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "fewshot" not in recipe])
-def test_recipe_tells_its_own_command(recipe):
+def test_recipe_has_its_own_command(recipe):
     text = (FOLDER / f"{recipe}.yaml").read_text()
     assert f"examples/recipes/{recipe}.yaml --data_dir DATA" in text
     assert yaml.safe_load(text)["output_dir"] == f"outputs/recipes/{recipe}"

@@ -1,4 +1,4 @@
-"""ACT's first stage from its arguments to what the second stage opens."""
+"""ACT's first stage: what it trains, logs, resumes and saves."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.examples.conftest import words_of
 
 @pytest.fixture
 def run(tiny_encoder, tmp_path):
-    """Runs the program with small settings and others; gives the report."""
+    """Run the program with small settings and further ones; returns the report."""
 
     def start(output_dir="run", **settings):
         own = {"teacher": tiny_encoder, "output_dir": str(tmp_path / output_dir)}
@@ -27,7 +27,7 @@ def run(tiny_encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_leaves_a_model_that_opens_again_a_card_and_a_report(run, tmp_path, tiny_encoder):
+def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     report = run()
     assert set(report.metrics) == {"validation", "test"}
     for found in report.metrics.values():
@@ -66,14 +66,14 @@ def test_temperature_and_weight_follow_the_step_and_are_logged(run, tmp_path):
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 3  # amid an epoch
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "temperature_steps": 8}
-    whole = run("whole", **settings)
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "half" / f"checkpoint-{step}")
-    half = run("half", **settings)
-    assert half.training["resumed_from"].endswith(f"checkpoint-{step}") and half.metrics == whole.metrics
+    full = run("full", **settings)
+    shutil.copytree(tmp_path / "full" / f"checkpoint-{step}", tmp_path / "resumed" / f"checkpoint-{step}")
+    resumed = run("resumed", **settings)
+    assert resumed.training["resumed_from"].endswith(f"checkpoint-{step}") and resumed.metrics == full.metrics
     last = f"checkpoint-{8 // step * step}"
-    assert losses_of(tmp_path / "half" / last) == losses_of(tmp_path / "whole" / last)
-    assert_equal_weights(tmp_path / "half" / last, tmp_path / "whole" / last)
-    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+    assert losses_of(tmp_path / "resumed" / last) == losses_of(tmp_path / "full" / last)
+    assert_equal_weights(tmp_path / "resumed" / last, tmp_path / "full" / last)
+    assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""ACT's second stage, and all three stages one after the other."""
+"""ACT's second stage, and all three stages in order."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.examples.conftest import EXAMPLES, words_of
 
 @pytest.fixture(scope="module")
 def autoencoder(tiny_encoder, tmp_path_factory) -> str:
-    """A directory that the first stage left behind."""
+    """Directory of the first stage's model."""
     folder = tmp_path_factory.mktemp("stages") / "autoencoder"
     words = words_of(AUTOENCODER | {"teacher": tiny_encoder, "output_dir": str(folder), "max_steps": 4})
     run_act_autoencoder.main(words)
@@ -28,7 +28,7 @@ def autoencoder(tiny_encoder, tmp_path_factory) -> str:
 
 @pytest.fixture
 def run(autoencoder, tmp_path):
-    """Runs the program with small settings and others; gives the report."""
+    """Run the program with small settings and further ones; returns the report."""
 
     def start(output_dir="run", **settings):
         own = {"autoencoder": autoencoder, "output_dir": str(tmp_path / output_dir)}
@@ -38,7 +38,7 @@ def run(autoencoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_three_stages_follow_each_other(run, tmp_path, autoencoder, tiny_encoder):
+def test_all_three_stages_run_in_order(run, tmp_path, autoencoder, tiny_encoder):
     report = run(probe_every=1)
     folder = tmp_path / "run"
     assert RunReport.load(folder / "metrics.json") == report
@@ -87,16 +87,16 @@ def test_probing_changes_nothing_of_the_training(run, tmp_path):
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 4  # between two epochs
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}
-    whole = run("whole", **settings)
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "half" / f"checkpoint-{step}")
-    half = run("half", **settings)
-    assert half.training["resumed_from"].endswith(f"checkpoint-{step}") and half.metrics == whole.metrics
+    full = run("full", **settings)
+    shutil.copytree(tmp_path / "full" / f"checkpoint-{step}", tmp_path / "resumed" / f"checkpoint-{step}")
+    resumed = run("resumed", **settings)
+    assert resumed.training["resumed_from"].endswith(f"checkpoint-{step}") and resumed.metrics == full.metrics
     last = f"checkpoint-{8 // step * step}"
-    assert losses_of(tmp_path / "half" / last) == losses_of(tmp_path / "whole" / last)
-    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+    assert losses_of(tmp_path / "resumed" / last) == losses_of(tmp_path / "full" / last)
+    assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
 
 
-def test_other_clouds_may_be_probed(run):
+def test_another_dataset_can_be_probed(run):
     report = run(probe_every=5, probe_dataset="shapes", validation_fraction=0, max_steps=2, eval_strategy="no")
     assert set(report.metrics["test"]) == {"loss", "probe_accuracy"}
     assert report.data["probed on"] == "shapes" and set(report.metrics["validation"]) == {"probe_accuracy"}
@@ -116,7 +116,7 @@ def test_wrong_arguments_are_named(run, settings, text):
         run(**settings)
 
 
-def test_student_alone_opens_from_what_was_pretrained(run, tmp_path):
+def test_student_alone_opens_from_a_pretrained_model(run, tmp_path):
     run(max_steps=1)
     assert ActModel.from_pretrained(tmp_path / "run")(torch.randn(1, 96, 3)).last_hidden_state.shape == (1, 9, 16)
 

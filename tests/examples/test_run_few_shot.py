@@ -1,4 +1,4 @@
-"""The few-shot program: all folds, their mean, and going on after an interruption."""
+"""The few-shot program: its folds, their mean, and resuming."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.examples.conftest import SMALL, words_of
 
 @pytest.fixture
 def start(tiny_encoder, tmp_path):
-    """Runs the program on two folds drawn from the embedded shapes."""
+    """Run the program on two folds of the embedded shapes."""
     recipe = tmp_path / "recipe.yaml"
     settings = {
         **SMALL,
@@ -30,7 +30,7 @@ def start(tiny_encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_folds_are_drawn_trained_and_summed_up(start, tmp_path, capsys):
+def test_folds_are_drawn_trained_and_summarized(start, tmp_path, capsys):
     result = start(voting=2, augment=["scale"])
     folder = tmp_path / "out"
     reports = [RunReport.load(folder / f"fold_{fold}" / "metrics.json") for fold in range(2)]
@@ -53,12 +53,12 @@ def test_folds_are_drawn_trained_and_summed_up(start, tmp_path, capsys):
     assert again["summary"] == result["summary"]
 
 
-def test_options_come_from_one_place(start, capsys):
+def test_options_given_twice_are_refused(start, capsys):
     with pytest.raises(SystemExit):
         start(few_shot={"way": 3})
     assert "--few_shot comes from --way and --shot" in capsys.readouterr().err
 
 
-def test_protocols_that_contradict_each_other_are_refused(start):
+def test_few_shot_with_a_validation_split_is_refused(start):
     with pytest.raises(ValueError, match="--few_shot with a validation split .*expected --validation_fraction 0"):
         start(validation_fraction=0.2)

@@ -1,4 +1,4 @@
-"""MiniGPT-3D's four stages, one after the other, on tiny models and a tiny PointLLM tree."""
+"""MiniGPT-3D's four stages in order, on tiny models and a tiny PointLLM folder."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def parts(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(data):
-    """Runs the program with small settings and others; gives the report."""
+    """Run the program with small settings and further ones; returns the report."""
 
     def start(stage: int, output_dir: Path, **settings) -> RunReport:
         own = {"stage": stage, "data_dir": data, "output_dir": str(output_dir), "batch_sizes": BATCHES.get(stage, [1])}
@@ -48,7 +48,7 @@ def run(data):
 
 @pytest.fixture(scope="module")
 def stages(run, parts, tmp_path_factory) -> dict[int, Path]:
-    """What each of the four stages left behind."""
+    """Directory of each stage's model."""
     folder = tmp_path_factory.mktemp("stages")
     left = {stage: folder / str(stage) for stage in STAGES}
     run(1, left[1], **parts, model_config=CONFIG)
@@ -62,7 +62,7 @@ def history_of(folder: Path, step: int) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_each_stage_changes_what_it_trains_and_nothing_else(stages):
+def test_each_stage_changes_only_what_it_trains(stages):
     before = tensors_of(stages[1])
     for stage in STAGES[1:]:
         after = tensors_of(stages[stage])
@@ -73,7 +73,7 @@ def test_each_stage_changes_what_it_trains_and_nothing_else(stages):
 
 
 @pytest.mark.slow
-def test_what_is_stored_was_trained_or_is_no_parts(stages):
+def test_only_trained_and_new_weights_are_stored(stages):
     for folder in stages.values():
         stored = load_file(folder / "model.safetensors")
         model, info = AutoModelForPointCloudTextToText.from_pretrained(folder, output_loading_info=True)
@@ -86,7 +86,7 @@ def test_what_is_stored_was_trained_or_is_no_parts(stages):
 
 
 @pytest.mark.slow
-def test_reports_and_cards_say_what_was_trained(stages):
+def test_reports_and_cards_name_what_was_trained(stages):
     for stage, folder in stages.items():
         report = RunReport.load(folder / "metrics.json")
         assert report.trained_parameters == sum(report.training["trained"].values())
@@ -103,7 +103,7 @@ def test_reports_and_cards_say_what_was_trained(stages):
 
 
 @pytest.mark.slow
-def test_a_trained_model_answers_by_its_processor(stages):
+def test_trained_model_answers_with_its_processor(stages):
     chat = pipeline("point-cloud-text-to-text", model=str(stages[4]), device="cpu")
     assert chat.model.config.use_query_experts
     assert isinstance(chat(cloud(TRAIN[0]), max_new_tokens=3)[0]["generated_text"], str)
@@ -118,19 +118,19 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, parts, 
     start = {**parts, "model_config": CONFIG} if stage == 1 else {"model_name_or_path": str(stages[2])}
     settings = start | {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     settings |= {"step_cosine": {"warmup_steps": 2}, "gradient_accumulation_steps": 2}
-    whole = run(stage, tmp_path / "whole", **settings)
-    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "half" / "checkpoint-3")
-    half = run(stage, tmp_path / "half", **settings)
+    full = run(stage, tmp_path / "full", **settings)
+    shutil.copytree(tmp_path / "full" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    resumed = run(stage, tmp_path / "resumed", **settings)
     assert (
-        half.training["resumed_from"].endswith("checkpoint-3")
-        and half.metrics["validation"] == (whole.metrics["validation"])
+        resumed.training["resumed_from"].endswith("checkpoint-3")
+        and resumed.metrics["validation"] == (full.metrics["validation"])
     )
-    assert half.metrics["train"]["loss"] == pytest.approx(whole.metrics["train"]["loss"], rel=1e-3)
-    assert len(losses_of(tmp_path / "whole" / "checkpoint-6")) == 6
-    assert losses_of(tmp_path / "half" / "checkpoint-6") == losses_of(tmp_path / "whole" / "checkpoint-6")
-    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
+    assert resumed.metrics["train"]["loss"] == pytest.approx(full.metrics["train"]["loss"], rel=1e-3)
+    assert len(losses_of(tmp_path / "full" / "checkpoint-6")) == 6
+    assert losses_of(tmp_path / "resumed" / "checkpoint-6") == losses_of(tmp_path / "full" / "checkpoint-6")
+    assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
     assert "missing keys" not in caplog.text
-    checkpoint, model = (tmp_path / "whole" / name / "model.safetensors" for name in ("checkpoint-6", ""))
+    checkpoint, model = (tmp_path / "full" / name / "model.safetensors" for name in ("checkpoint-6", ""))
     assert checkpoint.stat().st_size == model.stat().st_size
 
 
@@ -156,7 +156,7 @@ def test_half_precision_and_checkpointing_train(run, stages, tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_may_be_stored_with_the_model(run, parts, tmp_path):
+def test_pretrained_parts_can_be_stored_with_the_model(run, parts, tmp_path):
     run(1, tmp_path / "all", **parts, model_config=CONFIG, store_parts=True, processor_config={"hide_inner_bos": True})
     stored = load_file(tmp_path / "all" / "model.safetensors")
     model = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "all")
@@ -165,7 +165,7 @@ def test_parts_may_be_stored_with_the_model(run, parts, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fresh_q_former_is_stored(run, parts, tmp_path):
+def test_new_q_former_is_stored(run, parts, tmp_path):
     config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
     run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config, sampling="first")
     stored = load_file(tmp_path / "1" / "model.safetensors")
@@ -230,7 +230,7 @@ def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
 
 
 @pytest.mark.parametrize("missing", ["point_encoder", "qformer", "language_model"])
-def test_a_missing_part_is_named(run, parts, tmp_path, missing):
+def test_missing_pretrained_part_is_named(run, parts, tmp_path, missing):
     given = {part: name for part, name in parts.items() if part != missing}
     other = "none for a new one" if missing == "qformer" else "--model_name_or_path"
     with pytest.raises(ValueError, match=f"--{missing} is not given; expected a name or directory, or {other}"):
@@ -244,21 +244,21 @@ def test_missing_data_is_named(run, parts, tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_come_in_their_order(run, stages, tmp_path):
+def test_stages_in_another_order_are_refused(run, stages, tmp_path):
     for stage, before in ((1, 1), (3, 1), (2, 3), (4, 2)):
         with pytest.raises(ValueError, match=rf"--stage {stage} of .*, a model of stage {before}; expected "):
             run(stage, tmp_path, model_name_or_path=str(stages[before]))
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_stage_is_not_gone_on_from(run, stages, tmp_path):
+def test_checkpoint_of_another_stage_is_refused(run, stages, tmp_path):
     run(2, tmp_path, model_name_or_path=str(stages[1]), save_strategy="steps", save_steps=1)
     with pytest.raises(ValueError, match="checkpoint-2 is of stage 2; expected one of stage 3"):
         run(3, tmp_path, model_name_or_path=str(stages[2]))
 
 
 @pytest.mark.slow
-def test_a_model_without_a_recorded_stage_is_warned_of(run, parts, stages, tmp_path, caplog):
+def test_model_without_a_recorded_stage_causes_a_warning(run, parts, stages, tmp_path, caplog):
     shutil.copytree(stages[1], tmp_path / "unknown")
     config = json.loads((tmp_path / "unknown" / "config.json").read_text())
     (tmp_path / "unknown" / "config.json").write_text(json.dumps(config | {"stage": None}))

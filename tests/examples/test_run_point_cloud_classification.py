@@ -1,4 +1,4 @@
-"""The training script from its arguments to what others download."""
+"""The classification program, from its arguments to the pushed repository."""
 
 import json
 import re
@@ -26,7 +26,7 @@ FEW = {**SMALL, "max_train_samples": 32, "max_eval_samples": 16}
 
 @pytest.fixture
 def run(tiny_encoder, tmp_path):
-    """Runs the script with small settings and others; gives the report."""
+    """Run the program with small settings and further ones; returns the report."""
 
     def start(output_dir="run", **settings):
         settings = {
@@ -57,7 +57,7 @@ def python_blocks(card: str) -> list[str]:
 
 
 @pytest.mark.parametrize("peft", ["guided_adapter", "lora", "ia3", "none"])
-def test_what_is_pushed_is_small_and_opens_by_every_door_with_equal_logits(hub, run, tmp_path, monkeypatch, peft):
+def test_pushed_repository_is_small_and_all_entry_points_give_equal_logits(hub, run, tmp_path, monkeypatch, peft):
     name = f"me/script-{peft.replace('_', '-')}"
     report = run(peft=peft, augment=["scale", "rotate:limit=0.5"], push_to_hub=True, hub_model_id=name)
     assert 0 < report.trained_parameters < report.total_parameters
@@ -91,7 +91,7 @@ def test_what_is_pushed_is_small_and_opens_by_every_door_with_equal_logits(hub, 
         assert scores[label] == pytest.approx(float(probabilities[number]), abs=1e-6)
 
 
-def test_full_fine_tuning_is_stored_whole_and_says_what_it_started_from(run, tmp_path):
+def test_full_fine_tuning_stores_all_weights_and_names_its_start(run, tmp_path):
     report = run(peft="full")
     stored = weights_in(tmp_path / "run")
     assert sum(tensor.numel() for tensor in stored.values()) >= report.total_parameters > report.trained_parameters
@@ -105,7 +105,7 @@ def test_full_fine_tuning_is_stored_whole_and_says_what_it_started_from(run, tmp
     assert "all of them are stored in this repository" in card.text and "frozen" not in card.text
 
 
-def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
+def test_pipeline_reaches_the_reported_test_accuracy(run, tmp_path):
     report = run(num_train_epochs=3, augment=["scale"])
     rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
     answers = pipeline("point-cloud-classification", model=str(tmp_path / "run"))(rows["points"], batch_size=5)
@@ -117,7 +117,7 @@ def test_reported_test_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
     assert np.mean(list(by_class.values())) == pytest.approx(report.metrics["test"]["mean_class_accuracy"])
 
 
-def test_metrics_file_and_card_tell_the_run(run, tmp_path, hub):
+def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
     report = run(peft="lora", peft_config={"r": 3}, num_layers=1, num_train_epochs=2)
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
     assert report.adapter["method"] == "lora" and report.adapter["settings"]["r"] == 3
@@ -135,9 +135,9 @@ def test_metrics_file_and_card_tell_the_run(run, tmp_path, hub):
     assert card.data.pipeline_tag == "point-cloud-classification"
     assert card.data.base_model == "me/tiny-bert" and card.data.base_model_relation == "adapter"
     assert "lora" in card.data.tags
-    told = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
-    assert told["test", "accuracy"] == report.metrics["test"]["accuracy"]
-    assert told["validation", "mean_class_accuracy"] == report.metrics["validation"]["mean_class_accuracy"]
+    results = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert results["test", "accuracy"] == report.metrics["test"]["accuracy"]
+    assert results["validation", "mean_class_accuracy"] == report.metrics["validation"]["mean_class_accuracy"]
     for fact in (
         f"{report.trained_parameters:,}",
         report.encoder["checksum"],
@@ -150,7 +150,7 @@ def test_metrics_file_and_card_tell_the_run(run, tmp_path, hub):
 
 @pytest.mark.parametrize("peft", ["guided_adapter", "none"])
 @pytest.mark.parametrize("step", [3, 4])
-def test_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, peft, step):
+def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path, peft, step):
     settings = {
         "peft": peft,
         "num_train_epochs": 2,
@@ -161,21 +161,21 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, peft, s
         "save_total_limit": 3,
         "augment": ["scale", "jitter"],
     }
-    whole = run("whole", **settings)
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "half" / f"checkpoint-{step}")
-    half = run("half", **settings)
-    assert half.training["resumed_from"].endswith(f"checkpoint-{step}") and whole.training["resumed_from"] is None
-    assert half.training["steps"] == whole.training["steps"] == 8
-    assert half.metrics == whole.metrics
+    full = run("full", **settings)
+    shutil.copytree(tmp_path / "full" / f"checkpoint-{step}", tmp_path / "resumed" / f"checkpoint-{step}")
+    resumed = run("resumed", **settings)
+    assert resumed.training["resumed_from"].endswith(f"checkpoint-{step}") and full.training["resumed_from"] is None
+    assert resumed.training["steps"] == full.training["steps"] == 8
+    assert resumed.metrics == full.metrics
     # What the runs keep may be the common checkpoint; what they reach is not.
     last = f"checkpoint-{2 * step}"
-    assert_equal_weights(tmp_path / "half" / last, tmp_path / "whole" / last)
-    assert_equal_weights(tmp_path / "half", tmp_path / "whole")
-    anew = run("half", **settings, resume_from_checkpoint="false")
-    assert anew.training["resumed_from"] is None
+    assert_equal_weights(tmp_path / "resumed" / last, tmp_path / "full" / last)
+    assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
+    restarted = run("resumed", **settings, resume_from_checkpoint="false")
+    assert restarted.training["resumed_from"] is None
 
 
-def test_test_split_chooses_nothing(run, tmp_path):
+def test_test_split_selects_nothing(run, tmp_path):
     shapes = load_point_dataset("shapes")
     shapes["train"].select(range(40)).to_parquet(tmp_path / "train.parquet")
     shapes["train"].select(range(40, 70)).to_parquet(tmp_path / "validation.parquet")
@@ -190,14 +190,14 @@ def test_test_split_chooses_nothing(run, tmp_path):
     assert_equal_weights(tmp_path / "one", tmp_path / "two")
 
 
-def test_without_validation_the_last_weights_are_kept_and_the_card_says_so(run, tmp_path):
+def test_without_validation_the_last_weights_are_kept_as_the_card_states(run, tmp_path):
     report = run(validation_fraction=0, report_to="tensorboard")
     assert set(report.data["rows"]) == {"train", "test"} and report.selection == {}
     assert "the last step" in (tmp_path / "run" / "README.md").read_text()
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
-def test_folder_of_clouds_trains_with_the_folders_names_as_classes(run, tmp_path):
+def test_folder_names_are_classes(run, tmp_path):
     generator = np.random.default_rng(0)
     for label in ("flat", "round"):
         (tmp_path / "scans" / label).mkdir(parents=True)
@@ -218,7 +218,7 @@ def test_folder_of_clouds_trains_with_the_folders_names_as_classes(run, tmp_path
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
-def test_config_file_does_what_the_arguments_do(run, tiny_encoder, tmp_path, form):
+def test_settings_file_equals_command_line_arguments(run, tiny_encoder, tmp_path, form):
     settings = {**FEW, "encoder_name_or_path": tiny_encoder, "peft_config": {"r": 4}, "augment": ["scale", "shift"]}
     expected = run("words", **{k: v for k, v in settings.items() if k != "encoder_name_or_path"})
     settings["output_dir"] = str(tmp_path / "file")
@@ -253,7 +253,7 @@ def test_wrong_arguments_are_named(run, settings, error, text):
         run(**settings)
 
 
-def test_votes_stand_apart_from_plain_figures_and_are_found_again_by_evaluate(run, tmp_path):
+def test_voting_is_reported_separately_and_reproduced_by_evaluate(run, tmp_path):
     chain = ["scale:low=0.5,high=2,per_axis=True"]
     report = run(voting=3, vote_augment=chain)
     assert set(report.metrics) == {"validation", "test", "test_voting"}
@@ -282,14 +282,14 @@ def test_votes_stand_apart_from_plain_figures_and_are_found_again_by_evaluate(ru
     assert f"accuracy {100 * report.metrics['test']['accuracy']:.2f} %" in result.stdout
 
 
-def test_weights_may_be_chosen_on_the_test_split_but_the_card_says_so(run, tmp_path):
+def test_card_states_that_weights_were_selected_on_the_test_split(run, tmp_path):
     report = run(validation_fraction=0, select_on_test=True, num_train_epochs=2)
     assert report.data["validation"] == "the test split itself" and set(report.metrics) == {"test"}
     assert report.selection["value"] == pytest.approx(report.metrics["test"]["accuracy"])
     assert "on the test split itself" in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_evaluate_judges_the_files_that_a_recipe_names(run, tmp_path):
+def test_evaluate_reads_the_files_named_by_a_recipe(run, tmp_path):
     shapes = load_point_dataset("shapes")
     shapes["train"].select(range(40)).to_parquet(tmp_path / "train.parquet")
     shapes["test"].select(range(16, 40)).to_parquet(tmp_path / "test.parquet")
@@ -319,4 +319,4 @@ def test_evaluate_judges_the_files_that_a_recipe_names(run, tmp_path):
 def test_without_checkpoints_and_validation_a_run_keeps_its_last_weights(run, caplog):
     report = run(save_strategy="no", validation_fraction=0)
     assert report.selection == {} and set(report.metrics) == {"test"}
-    assert "no checkpoint can be chosen, so the weights of the last step are kept" in caplog.text
+    assert "no checkpoint can be selected; the weights of the last step are kept" in caplog.text

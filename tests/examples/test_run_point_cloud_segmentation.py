@@ -1,4 +1,4 @@
-"""The segmentation program from its arguments to what others download, for scenes and for parts."""
+"""The segmentation program, from its arguments to the pushed repository, for scenes and parts."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ NAMES = pytest.mark.parametrize("name", ["rooms", "parts"])
 
 @pytest.fixture
 def run(tiny_encoder, tmp_path):
-    """Runs the program with small settings and others; gives the report."""
+    """Run the program with small settings and further ones; returns the report."""
 
     def start(name, output_dir="run", **settings):
         settings = {
@@ -51,7 +51,7 @@ def run(tiny_encoder, tmp_path):
 
 
 def folder_with_chair(folder: Path) -> Path:
-    """A folder with the chair of the test files at the size of a chair, in metres."""
+    """Write a folder with the test files' chair at a height of one meter."""
     folder.mkdir()
     chair = read_point_cloud(FILES / "chair.ply")
     chair.points /= np.ptp(chair.points, axis=0).max()
@@ -61,7 +61,7 @@ def folder_with_chair(folder: Path) -> Path:
 
 @NAMES
 @pytest.mark.parametrize("peft", ["guided_adapter", "none"])
-def test_what_is_pushed_is_small_and_its_card_runs(hub, run, tmp_path, monkeypatch, name, peft):
+def test_pushed_repository_is_small_and_its_card_runs(hub, run, tmp_path, monkeypatch, name, peft):
     repository = f"me/segmentation-{name}-{peft.replace('_', '-')}"
     report = run(name, peft=peft, augment=["scale", "rotate"], push_to_hub=True, hub_model_id=repository)
     files = hub.files(repository)
@@ -90,30 +90,30 @@ def test_what_is_pushed_is_small_and_its_card_runs(hub, run, tmp_path, monkeypat
 
 
 @NAMES
-def test_reported_scores_are_what_the_pipeline_reaches(run, tmp_path, name):
+def test_pipeline_reaches_the_reported_scores(run, tmp_path, name):
     report = run(name, num_train_epochs=2)
     rows = load_point_dataset(name, split="test", **DATA[name])
     answers = pipeline("point-cloud-segmentation", model=str(tmp_path / "run"))(list(rows), batch_size=4)
-    said, true = [answer["labels"] for answer in answers], [row["labels"] for row in rows]
+    predicted, true = [answer["labels"] for answer in answers], [row["labels"] for row in rows]
     reported = report.metrics["test"]
-    right = np.concatenate(said) == np.concatenate(true)
+    right = np.concatenate(predicted) == np.concatenate(true)
     assert right.mean() == pytest.approx(reported["accuracy"])
     if name == "rooms":
-        metric = MeanIoU(cache_dir=str(tmp_path)).compute(predictions=said, references=true)
+        metric = MeanIoU(cache_dir=str(tmp_path)).compute(predictions=predicted, references=true)
         assert metric["mean_iou"] == pytest.approx(reported["mean_iou"])
         assert "floor" in report.class_accuracy["test"]
     else:
         parts = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "run").config.category_parts
         categories = [int(row["label"]) for row in rows]
         metric = PartIoU(cache_dir=str(tmp_path)).compute(
-            predictions=said, references=true, categories=categories, category_parts=parts
+            predictions=predicted, references=true, categories=categories, category_parts=parts
         )
         assert metric["instance_miou"] == pytest.approx(reported["instance_miou"])
         assert metric["category_miou"] == pytest.approx(reported["category_miou"])
 
 
 @NAMES
-def test_metrics_file_and_card_tell_the_run(run, tmp_path, name):
+def test_metrics_file_and_card_describe_the_run(run, tmp_path, name):
     report = run(name, num_train_epochs=2, peft="lora")
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
     main = "mean_iou" if name == "rooms" else "instance_miou"
@@ -136,7 +136,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_benchmarks_train_from_their_files(run, tmp_path, name):
+def test_published_datasets_train_from_their_files(run, tmp_path, name):
     write, options, settings = PUBLISHED[name]
     write(tmp_path / "data")
     options = {**options, "cache_dir": str(tmp_path / "cache")}
@@ -151,12 +151,12 @@ def test_published_benchmarks_train_from_their_files(run, tmp_path, name):
         assert 0 <= report.metrics["test"]["instance_miou"] <= 1
     else:
         assert names == list(CLASS_NAMES) and not config.category_parts
-        # Four blocks of each of two rooms to train on, of a third one to choose by, and two whole rooms to test.
+        # Four blocks of each of two training rooms and of one validation room, and two complete test rooms.
         assert report.data["rows"] == {"train": 8, "validation": 4, "test": 2}
         assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
 
 
-def test_classes_are_weighed_by_the_training_points(run, monkeypatch):
+def test_classes_are_weighted_by_the_training_points(run, monkeypatch):
     seen = []
     monkeypatch.setattr(segmentation, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
     loss = WeightedPointLoss
@@ -173,14 +173,14 @@ def test_labels_without_names_are_refused():
         segmentation.find_task(rows)
 
 
-def test_classes_without_names_are_named_by_their_numbers():
+def test_classes_without_names_get_their_numbers():
     rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
     plain = rows.cast_column("labels", List(Value("int64")))
     assert segmentation.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_parts_of_a_category_are_told_by_their_names_or_by_the_rows(named):
+def test_parts_of_a_category_follow_from_names_or_rows(named):
     rows = load_point_dataset("parts", split="train", **DATA["parts"])
     rows = rows if named else rows.cast_column("labels", List(Value("int64")))
     task = segmentation.find_task(rows)

@@ -1,4 +1,4 @@
-"""The zero-shot training script from its arguments to what others download, and the benchmark around it."""
+"""The zero-shot program, from its arguments to the pushed repository."""
 
 import json
 import re
@@ -34,7 +34,7 @@ SMALL = {
 
 @pytest.fixture
 def run(sentence_encoder, tmp_path):
-    """Runs the script with small settings and others; gives the report."""
+    """Run the program with small settings and further ones; returns the report."""
 
     def start(output_dir="run", **settings):
         settings = {
@@ -52,7 +52,7 @@ def run(sentence_encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_pushed_opens_by_the_cards_own_examples(hub, run, tmp_path, monkeypatch):
+def test_examples_of_the_pushed_card_run(hub, run, tmp_path, monkeypatch):
     name = "me/zero-shot-script"
     report = run(caption_column="title", augment=["scale"], push_to_hub=True, hub_model_id=name)
     files = hub.files(name)
@@ -73,7 +73,7 @@ def test_what_is_pushed_opens_by_the_cards_own_examples(hub, run, tmp_path, monk
     assert ModelCard(card).data.pipeline_tag == TASK
 
 
-def test_held_out_classes_are_never_trained_on_and_the_report_says_how_they_fare(run, tmp_path):
+def test_held_out_classes_are_not_in_training_and_are_evaluated(run, tmp_path):
     report = run(augment=["scale"])
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
     shapes = load_point_dataset("shapes")
@@ -89,7 +89,7 @@ def test_held_out_classes_are_never_trained_on_and_the_report_says_how_they_fare
 
 
 @pytest.mark.slow
-def test_reported_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
+def test_pipeline_reaches_the_reported_accuracy(run, tmp_path):
     report = run(num_train_epochs=2, hypothesis_templates=["a {}", "the {}"])
     rows = load_point_dataset("shapes", split="test").select(range(SMALL["max_eval_samples"]))
     names = rows.features["label"].names
@@ -108,7 +108,7 @@ def test_reported_accuracy_is_what_the_pipeline_reaches(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path):
+def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     settings = {
         "num_train_epochs": 2,
         "max_train_samples": 40,
@@ -116,21 +116,21 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path):
         "augment": ["jitter"],
         "save_total_limit": 3,
     }
-    whole = run("whole", **settings)
-    steps = whole.training["steps"]
-    last = tmp_path / "whole" / f"checkpoint-{steps // 2}"
-    half = run("half", **settings, resume_from_checkpoint=str(last))
-    assert half.training["resumed_from"] and half.metrics == whole.metrics
+    full = run("full", **settings)
+    steps = full.training["steps"]
+    last = tmp_path / "full" / f"checkpoint-{steps // 2}"
+    resumed = run("resumed", **settings, resume_from_checkpoint=str(last))
+    assert resumed.training["resumed_from"] and resumed.metrics == full.metrics
 
 
-def test_all_classes_may_be_learned_and_weights_chosen_by_validation(run):
+def test_without_held_out_classes_validation_can_select_weights(run):
     report = run(held_out_classes=[], validation_fraction=0.2, load_best_model_at_end=True)
     assert set(report.metrics["test"]) == {"seen_accuracy", "seen_among_all"}
     assert report.selection["metric"] == "seen_accuracy"
 
 
 @pytest.mark.slow
-def test_what_is_seen_is_learned(run, tmp_path):
+def test_seen_classes_are_learned(run, tmp_path):
     generator = np.random.default_rng(0)
     for label, extent in (("flat", [1, 1, 0.05]), ("round", [1, 1, 1]), ("long", [1, 0.1, 0.1])):
         for split, count in (("train", 16), ("test", 8)):
@@ -138,7 +138,7 @@ def test_what_is_seen_is_learned(run, tmp_path):
             for number in range(count):
                 points = generator.standard_normal((80, 3)) * extent
                 np.save(tmp_path / "scans" / split / label / f"{number}.npy", points.astype(np.float32))
-    # To a random text tower whole sentences are nearly the same.
+    # To a random text tower full sentences are nearly the same.
     words = {"caption_templates": ["{}"], "hypothesis_templates": ["{}"]}
     data = {"dataset_name": "folder", "data_dir": str(tmp_path / "scans"), "held_out_classes": ["long"]}
     report = run(**data, **words, num_train_epochs=12, per_device_train_batch_size=8, learning_rate=0.003)
@@ -162,7 +162,7 @@ def test_wrong_arguments_are_named(run, hub, settings, text):
         run(**settings)
 
 
-def test_too_few_classes_left_are_refused(run):
+def test_too_few_remaining_classes_are_refused(run):
     names = load_point_dataset("shapes", split="train").features["label"].names
     with pytest.raises(ValueError, match="--held_out_classes leaves 1 classes; expected at least 2"):
         run(held_out_classes=names[1:])

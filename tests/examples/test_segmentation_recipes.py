@@ -1,4 +1,4 @@
-"""The committed recipes for segmentation: they are read, and a step of each runs on little data."""
+"""A step of each segmentation recipe, on little data."""
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ LITTLE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(LITTLE))
-def test_a_recipe_trains_for_a_step(name, tiny_encoder, tmp_path):
+def test_recipe_trains_for_a_step(name, tiny_encoder, tmp_path):
     settings = yaml.safe_load((EXAMPLES / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
     assert settings["dataset_name"] == name and settings["output_dir"] == f"outputs/{name}"
     settings |= {"encoder_name_or_path": tiny_encoder, "num_layers": 1, "max_steps": 1, "output_dir": str(tmp_path)}

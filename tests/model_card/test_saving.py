@@ -21,7 +21,7 @@ from hf_any3d.model_card.saving import may_be_replaced
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.registration import MODELS
 from tests.model_card.test_building import REPORT
-from tests.test_doors import lora_model
+from tests.test_entry_points import lora_model
 from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import adapted_model, clouds, random_encoder, tiny_config, tiny_model

@@ -119,9 +119,9 @@ def test_a_segmentation_model_interpolates_in_full_precision(model_class, mode, 
     """Check the inputs and positions that the head interpolates."""
     from hf_any3d.modeling.act import ActForSemanticSegmentation
     from hf_any3d.modeling.act import modeling_act as modeling_act_segmentation
-    from hf_any3d.modeling.any2point import modeling_segmentation
+    from hf_any3d.modeling.any2point import modeling_any2point
 
-    module = modeling_segmentation if model_class == "Any2Point" else modeling_act_segmentation
+    module = modeling_any2point if model_class == "Any2Point" else modeling_act_segmentation
     model = tiny_scene_model() if model_class == "Any2Point" else tiny_act(ActForSemanticSegmentation)
     seen = []
 

@@ -22,7 +22,7 @@ def processed() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_classification_gives_the_models_own_answers(tmp_path):
+def test_classification_equals_the_model(tmp_path):
     model = tiny_act(ActForPointCloudClassification, id2label=NAMES)
     classify = opened("point-cloud-classification", model, tmp_path)
     expected = model(processed()).logits.softmax(dim=-1)
@@ -33,7 +33,7 @@ def test_classification_gives_the_models_own_answers(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("model_class", [ActForPointCloudClassification, ActForSemanticSegmentation])
-def test_features_come_from_below_any_head(tmp_path, model_class):
+def test_features_are_those_of_the_base_model(tmp_path, model_class):
     model = tiny_act(model_class)
     extract = opened("point-cloud-feature-extraction", model, tmp_path)
     assert type(extract.model).__name__ == "ActModel"
@@ -46,7 +46,7 @@ def test_features_come_from_below_any_head(tmp_path, model_class):
 
 
 @pytest.mark.parametrize("model_class", [ActForSemanticSegmentation, ActForPartSegmentation])
-def test_segmentation_names_every_point(tmp_path, model_class):
+def test_segmentation_labels_every_point(tmp_path, model_class):
     segment = opened("point-cloud-segmentation", tiny_act(model_class), tmp_path)
     assert type(segment.model) is model_class
     parts = model_class is ActForPartSegmentation

@@ -26,7 +26,7 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_scores_that_are_no_numbers_are_refused_by_the_name_of_the_cloud(task, batch_size, tmp_path):
+def test_non_finite_scores_are_refused_with_the_name_of_the_cloud(task, batch_size, tmp_path):
     make, damaged, arguments = TASKS[task]
     model = make().eval()
     processor = PointCloudProcessor(num_points=48, sampling="first")

@@ -62,24 +62,24 @@ def written(directory):
     return paths
 
 
-def test_answers_tell_the_clouds_apart(expected):
+def test_answers_differ_between_clouds(expected):
     assert len({answers[0][1] for answers in expected}) == 5
     assert len({answers[0][0] for answers in expected}) > 1
 
 
-def test_pipeline_is_ours_with_model_and_processor(classify):
+def test_pipeline_has_model_and_processor(classify):
     assert type(classify) is PointCloudClassificationPipeline
     assert classify.feature_extractor.num_points == POINTS
     assert not classify.model.training
 
 
-def test_path_gives_the_answers_of_one_cloud(classify, expected, tmp_path):
+def test_path_returns_the_answers_of_one_cloud(classify, expected, tmp_path):
     paths = written(tmp_path)
     for path in (paths[2], str(paths[2])):
         assert agrees([classify(path)], expected[2:3])
 
 
-def test_list_of_paths_gives_a_list_of_answers(classify, expected, tmp_path):
+def test_list_of_paths_returns_a_list_of_answers(classify, expected, tmp_path):
     paths = written(tmp_path)
     assert agrees(classify(paths), expected)
     assert agrees(classify([str(paths[0])]), expected[:1])
@@ -105,7 +105,7 @@ def dataset():
     return Dataset.from_dict({"points": list(clouds(5).numpy()), "label": [0, 1, 2, 0, 1]}, features=features)
 
 
-def test_column_of_a_dataset_gives_a_list(classify, expected, dataset):
+def test_column_of_a_dataset_returns_a_list(classify, expected, dataset):
     assert agrees(classify(dataset["points"], batch_size=2), expected)
     assert agrees(classify(dataset.with_format("torch")["points"]), expected)
 
@@ -115,7 +115,7 @@ def test_rows_of_a_dataset_are_clouds(classify, expected, dataset):
     assert agrees(classify(list(dataset)), expected)
 
 
-def test_key_dataset_and_generator_give_iterators(classify, expected, dataset):
+def test_key_dataset_and_generator_return_iterators(classify, expected, dataset):
     answers = classify(KeyDataset(dataset, "points"), batch_size=2)
     assert not isinstance(answers, list)
     assert agrees(list(answers), expected)
@@ -135,13 +135,13 @@ def test_mesh_is_sampled_on_its_surface(classify, tmp_path):
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (50, 3)])
-def test_top_k_labels_come_best_first(classify, expected, top_k, count):
+def test_top_k_labels_are_sorted_by_score(classify, expected, top_k, count):
     assert agrees(classify(list(clouds(5)), top_k=top_k), expected, count)
     scores = [answer["score"] for answer in classify(clouds(5)[0], top_k=50)]
     assert sum(scores) == pytest.approx(1) and scores == sorted(scores, reverse=True)
 
 
-def test_call_takes_back_what_the_pipeline_was_made_with(saved, expected):
+def test_call_overrides_arguments_of_the_pipeline(saved, expected):
     classify = pipeline("point-cloud-classification", model=saved[0], top_k=2)
     assert agrees(classify(list(clouds(5))), expected, 2)
     assert agrees(classify(list(clouds(5)), top_k=None), expected, 3)
@@ -160,7 +160,7 @@ FUNCTIONS = {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "none
         ("softmax", "multi_label_classification", "softmax"),
     ],
 )
-def test_scores_are_made_as_asked_or_as_the_problem_type_wants(classify, saved, monkeypatch, given, problem, taken):
+def test_scores_follow_function_to_apply_or_problem_type(classify, saved, monkeypatch, given, problem, taken):
     monkeypatch.setattr(classify.model.config, "problem_type", problem)
     with torch.no_grad():
         logits = saved[1](points=PointCloudProcessor(num_points=POINTS)(clouds(5))["points"]).logits
@@ -172,7 +172,7 @@ def test_scores_are_made_as_asked_or_as_the_problem_type_wants(classify, saved, 
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_batch_size_changes_no_answer(classify, expected, batch_size):
+def test_batch_size_does_not_change_answers(classify, expected, batch_size):
     assert agrees(classify(list(clouds(5)), batch_size=batch_size, top_k=3), expected, 3)
 
 
@@ -181,11 +181,11 @@ def test_workers_read_in_order(classify, expected, tmp_path):
 
 
 @pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 48, 3), np.float32)])
-def test_no_cloud_gives_no_answer(classify, nothing):
+def test_empty_list_returns_an_empty_list(classify, nothing):
     assert classify(nothing) == []
 
 
-def test_progress_is_shown_when_asked_for_or_when_it_takes_long(classify, capfd):
+def test_progress_is_shown_on_request_or_for_many_clouds(classify, capfd):
     few, many = list(clouds(3)), list(clouds(2)) * 50
     for inputs, progress, shown in ((few, None, False), (few, True, True), (many, None, True), (many, False, False)):
         capfd.readouterr()
@@ -193,7 +193,7 @@ def test_progress_is_shown_when_asked_for_or_when_it_takes_long(classify, capfd)
         assert ("cloud/s" in capfd.readouterr().err) == shown
 
 
-def test_unknown_argument_is_refused_with_the_known_ones(classify):
+def test_unknown_argument_is_refused_and_known_ones_listed(classify):
     with pytest.raises(TypeError, match="unknown arguments: topk; expected top_k, function_to_apply, batch_size"):
         classify(clouds(5)[0], topk=3)
     with pytest.raises(ValueError, match="top_k=0; expected at least 1"):
@@ -202,7 +202,7 @@ def test_unknown_argument_is_refused_with_the_known_ones(classify):
         classify(clouds(5)[0], function_to_apply="tanh")
 
 
-def test_bad_files_are_named(classify, tmp_path):
+def test_errors_name_bad_files(classify, tmp_path):
     broken = tmp_path / "broken.ply"
     broken.write_bytes(b"ply\nformat ascii 1.0\nelement vertex 5\n")
     good = written(tmp_path)[0]
@@ -216,7 +216,7 @@ def test_bad_files_are_named(classify, tmp_path):
         classify(tmp_path / "notes.docx")
 
 
-def test_clouds_that_make_no_sense_are_refused(classify):
+def test_invalid_clouds_are_refused(classify):
     with pytest.raises(ValueError, match=r"shape \(48, 2\)"):
         classify(np.zeros((48, 2), np.float32))
     with pytest.raises(ValueError, match="NaN|finite"):
@@ -242,7 +242,7 @@ def test_bfloat16_gives_nearly_the_same_scores(saved, expected):
 
 def test_model_saved_in_bfloat16_answers_nearly_the_same(tmp_path):
     """Around an encoder with a final norm, which the model takes over and stores."""
-    model = tiny_model("vit", clear=True)
+    model = tiny_model("vit", large_logits=True)
     processor = PointCloudProcessor(num_points=POINTS)
     with torch.no_grad():
         expected = model(processor(clouds(5))["points"]).logits.softmax(dim=-1)

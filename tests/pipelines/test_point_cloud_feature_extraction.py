@@ -36,7 +36,7 @@ def agrees(found, expected):
     return True
 
 
-def test_repository_of_a_classifier_gives_features(saved):
+def test_repository_of_a_classifier_returns_features(saved):
     extract = pipeline("point-cloud-feature-extraction", model=saved[0])
     assert type(extract) is PointCloudFeatureExtractionPipeline
     cloud = clouds(1, 60)[0].numpy()
@@ -46,7 +46,7 @@ def test_repository_of_a_classifier_gives_features(saved):
     assert agrees(found, expected_of(saved[1], cloud))
 
 
-def test_many_clouds_give_a_list_whatever_the_batch(saved, tmp_path):
+def test_many_clouds_return_a_list_for_any_batch_size(saved, tmp_path):
     extract = pipeline("point-cloud-feature-extraction", model=saved[0])
     inputs = [cloud.numpy() for cloud in clouds(3)]
     np.save(tmp_path / "cloud.npy", inputs[1])

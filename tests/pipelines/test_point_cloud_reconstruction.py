@@ -43,7 +43,7 @@ def test_pipeline_and_auto_class_open_the_saved_autoencoder(saved, reconstruct):
 
 
 @torch.no_grad()
-def test_answer_is_the_models_own_with_its_scores(saved, reconstruct):
+def test_answer_equals_the_model_with_scores(saved, reconstruct):
     cloud = clouds(1, 70)[0].numpy()
     answer = reconstruct(cloud)
     points = PointCloudProcessor(num_points=POINTS)(cloud)["points"]
@@ -68,13 +68,13 @@ def test_answer_is_the_models_own_with_its_scores(saved, reconstruct):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_batch_size_changes_no_answer(reconstruct, batch_size):
+def test_batch_size_does_not_change_answers(reconstruct, batch_size):
     inputs = [cloud.numpy() for size in (60, 48, 200) for cloud in clouds(1, size)]
     answers = reconstruct(inputs, batch_size=batch_size)
     assert all(same(answer, reconstruct(cloud)) for answer, cloud in zip(answers, inputs, strict=True))
 
 
-def test_files_rows_meshes_and_generators_are_taken(reconstruct, tmp_path):
+def test_files_rows_meshes_and_generators_are_accepted(reconstruct, tmp_path):
     cloud = clouds(1, 70)[0].numpy()
     np.save(tmp_path / "cloud.npy", cloud)
     expected = reconstruct(cloud)
@@ -84,7 +84,7 @@ def test_files_rows_meshes_and_generators_are_taken(reconstruct, tmp_path):
     assert reconstruct(trimesh.creation.box())["points"].shape == (POINTS, 3)
 
 
-def test_reconstructions_are_written_colored_by_patch_and_shown(reconstruct, tmp_path):
+def test_reconstructions_are_written_in_patch_colors_and_shown(reconstruct, tmp_path):
     cloud = clouds(1, 70)[0].numpy()
     np.save(tmp_path / "desk.npy", cloud)
     out = tmp_path / "out"
@@ -111,7 +111,7 @@ def test_clouds_without_a_name_are_numbered_in_each_call(reconstruct, tmp_path):
     ]
 
 
-def test_wrong_arguments_are_refused(reconstruct):
+def test_invalid_arguments_are_refused(reconstruct):
     cloud = clouds(1)[0]
     with pytest.raises(ValueError, match="formats names 'stl'; expected any of ply, obj, npz, html, png"):
         reconstruct(cloud, formats="stl")
@@ -121,7 +121,7 @@ def test_wrong_arguments_are_refused(reconstruct):
         reconstruct(cloud, top_k=3)
 
 
-def test_scores_that_are_no_numbers_are_refused_also_where_places_are_finite(saved, reconstruct, monkeypatch):
+def test_non_finite_scores_are_refused_even_with_finite_points(saved, reconstruct, monkeypatch):
     decoder = type(saved[1].decoder)
     forward = decoder.forward
 

@@ -52,14 +52,14 @@ def same(one, other):
     return True
 
 
-def test_pipeline_is_ours(parts):
+def test_pipeline_and_auto_class_open_the_saved_model(parts):
     segment, model = parts
     assert type(segment) is PointCloudSegmentationPipeline
     assert type(segment.model) is type(model.get_base_model()) and not segment.model.training
 
 
 @torch.no_grad()
-def test_cloud_of_the_models_size_gets_the_models_own_labels(parts):
+def test_cloud_of_the_models_size_gets_the_labels_of_the_model(parts):
     segment, model = parts
     cloud = clouds(1)[0].numpy()
     order = split_into_blocks(cloud, POINTS)[0]
@@ -73,7 +73,7 @@ def test_cloud_of_the_models_size_gets_the_models_own_labels(parts):
 
 
 @pytest.mark.parametrize("count", [20, 48, 49, 500])
-def test_every_point_gets_a_label_whatever_the_size(parts, scenes, count):
+def test_every_point_gets_a_label_for_any_size(parts, scenes, count):
     cloud = clouds(1, count)[0].numpy()
     for answer, allowed in ((parts[0](cloud, category=1), {2, 3, 4}), (scenes[0](cloud), {0, 1, 2})):
         assert answer["labels"].shape == answer["scores"].shape == (count,)
@@ -95,7 +95,7 @@ def test_segments_are_masks_of_all_points_largest_first(scenes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_batch_size_changes_no_answer(scenes, batch_size):
+def test_batch_size_does_not_change_answers(scenes, batch_size):
     inputs = [cloud.numpy() for size in (60, 200, 48) for cloud in clouds(1, size)]
     alone = [scenes[0](cloud) for cloud in inputs]
     assert len(np.unique(np.concatenate([answer["labels"] for answer in alone]))) > 1
@@ -121,7 +121,7 @@ def test_mesh_is_sampled_densely(parts):
     assert same(answer, parts[0](trimesh.creation.box(), category=0))
 
 
-def test_far_coordinates_come_back_as_given(scenes):
+def test_far_coordinates_are_returned_unchanged(scenes):
     cloud = clouds(1, 100)[0].numpy().astype(np.float64) + [400_000, 5_000_000, 0]
     np.testing.assert_allclose(scenes[0](cloud)["points"], cloud, atol=1e-3)
 
@@ -139,7 +139,7 @@ def test_answers_are_written_as_ply_and_page(parts, tmp_path):
     assert answer["segments"][0]["label"] in (out / "desk.html").read_text(encoding="utf-8")
 
 
-def test_answers_are_written_as_colored_obj_where_asked_for(parts, tmp_path):
+def test_answers_are_written_as_colored_obj_on_request(parts, tmp_path):
     cloud = clouds(1, 70)[0].numpy()
     answer = parts[0]({"points": cloud, "label": 0}, output_dir=tmp_path, formats="obj")
     assert [file.name for file in tmp_path.iterdir()] == ["cloud-0.obj"]
@@ -154,7 +154,7 @@ def test_clouds_without_a_name_are_numbered(scenes, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cloud-0.ply", "cloud-1.ply"]
 
 
-def test_wrong_arguments_are_refused(parts, scenes, tmp_path):
+def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
     cloud = clouds(1)[0]
     with pytest.raises(ValueError, match="category is missing: .* one of table, lamp, or its number"):
         parts[0](cloud)
@@ -176,7 +176,7 @@ def test_saved_pipeline_opens_again(parts, tmp_path):
     assert same(again(cloud, category=0), parts[0](cloud, category=0))
 
 
-def test_models_of_other_tasks_are_refused_rather_than_given_a_random_head(tmp_path):
+def test_models_of_other_tasks_are_refused(tmp_path):
     for name, model in (("scene", tiny_scene_model()), ("classifier", tiny_model())):
         model.save_pretrained(tmp_path / name)
         PointCloudProcessor(num_points=POINTS).save_pretrained(tmp_path / name)

@@ -24,7 +24,7 @@ def text_of(told):
     return answer["generated_text"]
 
 
-def test_a_chat_goes_on_with_the_answer(pipe):
+def test_chat_ends_with_the_answer(pipe):
     messages = chat_about("What is this?", cloud())
     told = text_of(pipe(messages))
     assert told[:-1] == messages and told[-1]["role"] == "assistant" and told[-1]["content"]
@@ -38,7 +38,7 @@ def test_the_answer_is_what_the_model_generates(pipe):
     assert pipe.processor.decode_answers(told) == [text_of(pipe(cloud()))]
 
 
-def test_every_form_of_a_cloud_with_its_question(pipe, tmp_path):
+def test_all_forms_of_clouds_are_accepted(pipe, tmp_path):
     path = tmp_path / "chair.npz"
     write_point_cloud(path, PointCloudData(cloud()[:, :3], cloud()[:, 3:]))
     expected = text_of(pipe(chat_about("Caption it.", cloud()), return_full_text=False))
@@ -47,7 +47,7 @@ def test_every_form_of_a_cloud_with_its_question(pipe, tmp_path):
     assert text_of(pipe({"path": str(path), "text": "Caption it."})) == expected
 
 
-def test_batches_answer_as_their_parts_do_alone(pipe):
+def test_batch_size_does_not_change_answers(pipe):
     chats = [
         chat_about("What is this?", cloud()),
         chat_about("And which of the two is the older one?", cloud(1), cloud(2)),
@@ -62,7 +62,7 @@ def test_batches_answer_as_their_parts_do_alone(pipe):
     assert list(pipe((chat for chat in chats), batch_size=3)) == alone
 
 
-def test_many_clouds_with_one_question_or_their_own(pipe):
+def test_many_clouds_may_share_a_question_or_have_their_own(pipe):
     clouds, texts = [cloud(seed) for seed in range(3)], ["What is this?", "Color?", "How old is it, then?"]
     assert pipe(clouds, text="Color?", batch_size=2) == [pipe(one, text="Color?") for one in clouds]
     expected = [pipe(one, text=text) for one, text in zip(clouds, texts, strict=True)]
@@ -71,7 +71,7 @@ def test_many_clouds_with_one_question_or_their_own(pipe):
         pipe(clouds[:2], text=texts)
 
 
-def test_datasets_serve(pipe):
+def test_datasets_are_accepted(pipe):
     rows = Dataset.from_dict({"points": [cloud(0).tolist(), cloud(1).tolist()], "text": ["Hm?", "What?"]})
     expected = [pipe(cloud(0), text="Hm?"), pipe(cloud(1), text="What?")]
     assert pipe(rows.to_list(), batch_size=2) == expected
@@ -80,7 +80,7 @@ def test_datasets_serve(pipe):
     assert list(pipe(KeyDataset(rows, "points"), text="Color?", batch_size=2)) == same
 
 
-def test_answers_of_a_batch_stop_one_by_one(pipe):
+def test_answers_of_a_batch_end_separately(pipe):
     says = Says(pipe.processor.tokenizer, "A chair.### and more", " It is a lamp###", "####")
     told = pipe([cloud(0), cloud(1), cloud(2)], logits_processor=[says], max_new_tokens=40, batch_size=3)
     assert [text_of(one) for one in told] == ["A chair.", "It is a lamp", ""]
@@ -93,19 +93,19 @@ def test_several_answers_to_one_question(pipe):
     assert told == [pipe(cloud(seed), num_beams=3, num_return_sequences=2) for seed in (0, 1)]
 
 
-def test_published_prompts_are_taken_by_name(pipe):
+def test_published_prompts_are_used_by_name(pipe):
     texts = {text_of(pipe(cloud(), chat_template=name)) for name in ("training", "evaluation", "demo")}
     assert len(texts) > 1
 
 
-def test_begun_answers_are_continued(pipe):
+def test_unfinished_answers_are_continued(pipe):
     begun = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
     says = Says(pipe.processor.tokenizer, " a chair.###")
     told = text_of(pipe(begun, logits_processor=[says], max_new_tokens=20))
     assert len(told) == 2 and told[-1] == {"role": "assistant", "content": "This is a chair."}
 
 
-def test_repetition_counts_in_the_answer_alone(pipe):
+def test_repetition_penalty_applies_only_to_the_answer(pipe):
     greedy = text_of(pipe(cloud()))
     punished = text_of(pipe(cloud(), repetition_penalty=1e6))
     assert punished[0] == greedy[0] and len(set(punished)) == len(punished)
@@ -114,7 +114,7 @@ def test_repetition_counts_in_the_answer_alone(pipe):
     assert config.repetition_penalty == 1e6
 
 
-def test_unknown_arguments_are_named(pipe):
+def test_errors_name_unknown_arguments(pipe):
     with pytest.raises(TypeError, match="unknown arguments: beams"):
         pipe(cloud(), beams=3)
 

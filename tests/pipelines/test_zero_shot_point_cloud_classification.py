@@ -51,7 +51,7 @@ def agrees(answers, expected):
     return True
 
 
-def test_all_labels_come_back_with_shares_the_best_first(classify, saved):
+def test_all_labels_are_returned_sorted_by_score(classify, saved):
     assert isinstance(classify, ZeroShotPointCloudClassificationPipeline)
     answer = classify(clouds(5)[0], candidate_labels=LABELS)
     assert agrees([answer], expected_of(saved[1])[:1])
@@ -63,7 +63,7 @@ def test_all_labels_come_back_with_shares_the_best_first(classify, saved):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_many_clouds_give_what_each_gives_by_itself(classify, saved, batch_size):
+def test_many_clouds_get_the_scores_of_single_ones(classify, saved, batch_size):
     assert agrees(classify(list(clouds(5)), LABELS, batch_size=batch_size), expected_of(saved[1]))
     assert agrees(classify(clouds(5).numpy(), candidate_labels=LABELS, batch_size=batch_size), expected_of(saved[1]))
     rows = ({"points": cloud.numpy()} for cloud in clouds(5))
@@ -145,7 +145,7 @@ def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):
         ({"candidate_labels": LABELS, "labels": 3}, TypeError, "unknown arguments: labels; expected candidate_labels"),
     ],
 )
-def test_arguments_that_make_no_sense_are_named(classify, arguments, error, text):
+def test_errors_name_invalid_arguments(classify, arguments, error, text):
     with pytest.raises(error, match=text):
         classify(clouds(1)[0], **arguments)
 
@@ -157,7 +157,7 @@ def test_models_of_another_task_are_refused(tmp_path):
         pipeline(TASK, model=str(tmp_path))
 
 
-def test_model_as_object_and_saved_pipeline_give_the_same(classify, saved, tmp_path):
+def test_model_object_and_saved_pipeline_give_equal_answers(classify, saved, tmp_path):
     given = pipeline(TASK, model=saved[1], feature_extractor=PointCloudProcessor(num_points=POINTS))
     assert agrees(given(list(clouds(5)), LABELS), expected_of(saved[1]))
     classify.save_pretrained(tmp_path)

@@ -22,13 +22,13 @@ class Training:
     augment: list[str] = field(default_factory=list)
 
 
-def test_words_fill_the_dataclasses():
+def test_command_line_arguments_are_parsed():
     words = ["--name", "a", "--rate", "1e-3", "--augment", "scale", "jitter", "--settings", '{"x": 1}']
     model, training = parse_arguments((Model, Training), words)
     assert model == Model("a", settings='{"x": 1}') and training == Training(0.001, augment=["scale", "jitter"])
 
 
-def test_yaml_numbers_with_exponents_are_numbers_but_names_stay_names(tmp_path):
+def test_yaml_numbers_with_exponents_are_parsed_but_text_is_kept(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("name: 1e5\nrevision: 12e4567\nrate: 1e-3\nsettings:\n  eps: 1E-6\n  inner: [2e2, up]\n")
     model, training = parse_arguments((Model, Training), [str(path)])
@@ -36,13 +36,13 @@ def test_yaml_numbers_with_exponents_are_numbers_but_names_stay_names(tmp_path):
     assert model == Model("1e5", "12e4567", {"eps": 1e-6, "inner": [200.0, "up"]})
 
 
-def test_json_file_gives_what_it_holds(tmp_path):
+def test_json_file_is_read(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"name": "a", "steps": 3, "augment": ["scale"]}))
     assert parse_arguments((Model, Training), [str(path)]) == (Model("a"), Training(steps=3, augment=["scale"]))
 
 
-def test_words_behind_a_file_win_over_it_and_mappings_are_merged(tmp_path):
+def test_command_line_overrides_a_file_and_merges_mappings(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("name: a\nsettings: {x: 1, inner: {y: 2, z: 3}}\nrate: 0.5\nsteps: 7\naugment: [scale, jitter]\n")
     words = ["--settings", '{"inner": {"z": 4}, "w": 5}', "--rate", "0.25", "--augment", "shift"]
@@ -51,7 +51,7 @@ def test_words_behind_a_file_win_over_it_and_mappings_are_merged(tmp_path):
     assert training == Training(0.25, 7, ["shift"])
 
 
-def test_wrong_words_behind_a_file_are_refused(tmp_path, capsys):
+def test_invalid_arguments_after_a_file_are_refused(tmp_path, capsys):
     path = tmp_path / "a.yaml"
     path.write_text("settings: {x: 1}\n")
     with pytest.raises(SystemExit):
@@ -70,18 +70,18 @@ def test_wrong_words_behind_a_file_are_refused(tmp_path, capsys):
         ("a.json", "{", "a.json: Expecting"),
     ],
 )
-def test_wrong_files_are_named(tmp_path, name, content, text):
+def test_errors_name_invalid_files(tmp_path, name, content, text):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=text):
         parse_arguments((Model, Training), [str(tmp_path / name)])
 
 
-def test_missing_file_is_named(tmp_path):
+def test_error_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.yaml"):
         parse_arguments((Model, Training), [str(tmp_path / "absent.yaml")])
 
 
-def test_mappings_come_as_text_as_mapping_or_not_at_all():
+def test_mappings_may_be_json_mapping_or_none():
     assert json_mapping('{"a": 1}', "x") == json_mapping({"a": 1}, "x") == {"a": 1}
     assert json_mapping(None, "x") == {}
     for wrong in ("{a: 1}", "[1]", "3"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import checkpoint_to_resume, list_files, make_room, why_incomplete
+from hf_any3d.training.checkpoints import checkpoint_to_resume, find_problem, list_files, remove_incomplete
 from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -31,7 +31,7 @@ def checkpoint(folder, step, listed=True, age=0):
 
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("content", [None, "", '{"global_step": 2'])
-def test_a_checkpoint_without_a_whole_state_is_passed_over_with_a_word(tmp_path, caplog, listed, content):
+def test_checkpoint_without_a_complete_state_is_skipped_with_a_warning(tmp_path, caplog, listed, content):
     whole, torn = checkpoint(tmp_path, 10, listed), checkpoint(tmp_path, 20, listed)
     (torn / "trainer_state.json").unlink()
     if content is not None:
@@ -39,53 +39,53 @@ def test_a_checkpoint_without_a_whole_state_is_passed_over_with_a_word(tmp_path,
     for asked in (None, True, "true"):
         caplog.clear()
         assert checkpoint_to_resume(tmp_path, asked) == str(whole)
-        assert "checkpoint-20: passed over, since its trainer_state.json is" in caplog.text
+        assert "checkpoint-20 is skipped: its trainer_state.json is" in caplog.text
     with pytest.raises(ValueError, match=r"checkpoint-20: cannot be resumed from: its trainer_state\.json is"):
         checkpoint_to_resume(tmp_path, str(torn))
 
 
-def test_files_that_differ_from_the_list_make_a_checkpoint_incomplete(tmp_path):
+def test_checkpoint_whose_files_differ_from_its_list_is_incomplete(tmp_path):
     path = checkpoint(tmp_path, 10)
-    assert why_incomplete(path) is None
+    assert find_problem(path) is None
     (path / "optimizer.pt").write_text("half")
-    assert why_incomplete(path) == "its optimizer.pt has 4 bytes; expected 18"
+    assert find_problem(path) == "its optimizer.pt has 4 bytes; expected 18"
     (path / "optimizer.pt").unlink()
-    assert why_incomplete(path) == "its optimizer.pt is missing"
+    assert find_problem(path) == "its optimizer.pt is missing"
     other = checkpoint(tmp_path, 20)
     (other / "trainer_state.json").write_text('{"global_step": 10}')
-    assert why_incomplete(other) == "its trainer_state.json is of step 10, its other files of step 20"
+    assert find_problem(other) == "its trainer_state.json is of step 10, its other files of step 20"
 
 
-def test_nothing_complete_is_told_when_something_was_asked_for(tmp_path):
+def test_requesting_a_checkpoint_without_a_complete_one_is_an_error(tmp_path):
     (checkpoint(tmp_path, 10) / "trainer_state.json").unlink()
     assert checkpoint_to_resume(tmp_path) is None
-    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from that is complete"):
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint to resume from"):
         checkpoint_to_resume(tmp_path, True)
 
 
-def test_a_checkpoint_without_an_optimizer_is_kept_and_not_resumed_from(tmp_path, caplog):
+def test_checkpoint_without_an_optimizer_is_kept_but_not_used(tmp_path, caplog):
     path = checkpoint(tmp_path, 10, listed=False)
     (path / "optimizer.pt").unlink()
     assert checkpoint_to_resume(tmp_path) is None and "save_only_model" in caplog.text
     with pytest.raises(ValueError, match="save_only_model"):
         checkpoint_to_resume(tmp_path, path)
-    make_room(tmp_path, 20)
+    remove_incomplete(tmp_path, 20)
     assert path.is_dir()
 
 
-def test_a_run_that_was_begun_anew_goes_on_from_its_own_checkpoint(tmp_path):
+def test_run_that_was_started_again_resumes_from_its_own_checkpoint(tmp_path):
     checkpoint(tmp_path, 100, age=3600)
     assert checkpoint_to_resume(tmp_path) == str(tmp_path / "checkpoint-100")
     own = checkpoint(tmp_path, 10)
     assert checkpoint_to_resume(tmp_path) == str(own)
 
 
-def test_incomplete_checkpoints_and_one_of_the_same_step_make_room(tmp_path, caplog):
+def test_incomplete_checkpoints_and_one_of_the_same_step_are_removed(tmp_path, caplog):
     first, torn, same = (checkpoint(tmp_path, step) for step in (10, 15, 20))
     (torn / "trainer_state.json").unlink()
-    make_room(tmp_path, 20)
+    remove_incomplete(tmp_path, 20)
     assert first.is_dir() and not torn.exists() and not same.exists()
-    assert "checkpoint-15: removed, since" in caplog.text
+    assert "checkpoint-15 is removed:" in caplog.text
 
 
 def trainer(directory, steps, **settings):
@@ -107,19 +107,19 @@ def trainer(directory, steps, **settings):
     return PointTrainer(tiny_model(), arguments, train_dataset=ROWS, eval_dataset=ROWS[:5])
 
 
-def test_the_last_complete_checkpoint_is_never_removed_for_an_incomplete_one(tmp_path, caplog):
-    """With save_total_limit 1, and times that tell nothing, the stock Trainer keeps the one of the highest step."""
+def test_last_complete_checkpoint_is_never_replaced_by_an_incomplete_one(tmp_path, caplog):
+    """With save_total_limit 1, and equal modification times, the stock Trainer keeps the one of the highest step."""
     trainer(tmp_path, 2, save_total_limit=1).train()
     torn = checkpoint(tmp_path, 9)
     (torn / "trainer_state.json").unlink()
     resumed = trainer(tmp_path, 3, save_total_limit=1)
     resumed.train(resume_from_checkpoint=True)
-    assert "checkpoint-9: passed over" in caplog.text
+    assert "checkpoint-9 is skipped" in caplog.text
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
-    assert why_incomplete(tmp_path / "checkpoint-3") is None and resumed.state.global_step == 3
+    assert find_problem(tmp_path / "checkpoint-3") is None and resumed.state.global_step == 3
 
 
-def test_trainer_refuses_an_incomplete_checkpoint_by_name(tmp_path):
+def test_trainer_refuses_an_incomplete_checkpoint(tmp_path):
     run = trainer(tmp_path, 1)
     run.train()
     (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(b"half")
@@ -127,7 +127,7 @@ def test_trainer_refuses_an_incomplete_checkpoint_by_name(tmp_path):
         trainer(tmp_path, 2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
-def test_a_run_that_was_moved_still_knows_its_best_checkpoint(tmp_path, caplog):
+def test_moved_run_finds_its_best_checkpoint(tmp_path, caplog):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
     first = trainer(tmp_path / "here", 2, **settings)
     first.train()
@@ -139,7 +139,7 @@ def test_a_run_that_was_moved_still_knows_its_best_checkpoint(tmp_path, caplog):
     assert moved.evaluate()["eval_loss"] == pytest.approx(first.state.best_metric, rel=1e-5)
 
 
-def test_a_best_checkpoint_that_is_gone_is_not_reported(tmp_path, caplog):
+def test_missing_best_checkpoint_is_not_reported(tmp_path, caplog):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
     trainer(tmp_path, 2, **settings).train()
     state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
@@ -148,10 +148,10 @@ def test_a_best_checkpoint_that_is_gone_is_not_reported(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         resumed = trainer(tmp_path, 3, **settings)
         resumed.train(resume_from_checkpoint=True)
-    assert "checkpoint-7: is gone" in caplog.text and resumed.state.best_global_step == 3
+    assert "checkpoint-7 does not exist any more" in caplog.text and resumed.state.best_global_step == 3
 
 
-def test_a_model_of_an_earlier_run_does_not_stay_beside_half_a_new_one(tmp_path, monkeypatch):
+def test_failed_save_leaves_no_model_of_an_earlier_run(tmp_path, monkeypatch):
     run = trainer(tmp_path, 1, save_total_limit=1)
     run.save_model()
     assert (tmp_path / "model.safetensors").exists() and (tmp_path / "config.json").exists()
@@ -160,6 +160,6 @@ def test_a_model_of_an_earlier_run_does_not_stay_beside_half_a_new_one(tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run.model, "save_pretrained", fail)
-    with pytest.raises(OSError, match="could not be saved .No space left on device.; once there is room"):
+    with pytest.raises(OSError, match="could not be saved .No space left on device.; with enough disk space"):
         run.save_model()
     assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "config.json").exists()

@@ -20,7 +20,7 @@ def without_other_noise(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("encoder", ["dinov2", "imagebind_audio", "clip_text_model", "bert"])
-def test_frozen_attention_is_noisy_in_training_alone(encoder):
+def test_frozen_attention_has_dropout_only_in_training(encoder):
     points = clouds(4)
     still = without_other_noise(tiny_model(encoder, head_dropout=0.0))
     torch.testing.assert_close(still(points).logits, still(points).logits)

@@ -29,7 +29,7 @@ def fold_words(fold: int) -> list[str]:
     return ["--fold", str(fold)]
 
 
-def test_mean_and_deviation_are_over_the_folds_and_votes_stay_apart(tmp_path):
+def test_mean_and_deviation_are_over_folds_for_each_split(tmp_path):
     result = run_folds(Program(), ["--lr", "1"], tmp_path, 4, fold_words)
     assert result["summary"]["test"]["accuracy"] == {"mean": pytest.approx(0.15), "std": pytest.approx(0.1290994)}
     assert result["summary"]["test_voting"]["accuracy"] == {"mean": 0.5, "std": 0.0}
@@ -37,7 +37,7 @@ def test_mean_and_deviation_are_over_the_folds_and_votes_stay_apart(tmp_path):
     assert json.loads((tmp_path / "few_shot.json").read_text()) == result
 
 
-def test_an_interrupted_series_goes_on_where_it_stopped(tmp_path):
+def test_interrupted_series_continues(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_folds(Program(fails_at=2), [], tmp_path, 4, fold_words)
     assert not (tmp_path / "few_shot.json").exists()
@@ -46,9 +46,9 @@ def test_an_interrupted_series_goes_on_where_it_stopped(tmp_path):
     assert later.ran == [2, 3] and len(result["folds"]) == 4
 
 
-def test_folds_of_other_arguments_are_not_mixed_in(tmp_path):
+def test_folds_with_other_arguments_are_refused(tmp_path):
     run_folds(Program(), ["--lr", "1"], tmp_path, 1, fold_words)
-    with pytest.raises(ValueError, match="fold_0: was run with --lr 1 --fold 0, now it is --lr 2 --fold 0"):
+    with pytest.raises(ValueError, match="fold_0: was run with --lr 1 --fold 0, not --lr 2 --fold 0"):
         run_folds(Program(), ["--lr", "2"], tmp_path, 1, fold_words)
 
 

@@ -43,13 +43,13 @@ def assert_same_step(result: dict, expected: dict) -> None:
 
 
 @pytest.mark.parametrize("peft", ["none", "guided_adapter"])
-def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(encoder, peft, tmp_path):
+def test_accumulated_batches_give_the_gradient_of_the_complete_batch(encoder, peft, tmp_path):
     whole = one_step(encoder, peft, 1, str(tmp_path))
     assert whole["world_size"] == 1 and whole["gradient_norm"] > 0.01
     assert_same_step(one_step(encoder, peft, 4, str(tmp_path)), whole)
 
 
-def test_without_our_flag_the_step_is_refused(encoder, tmp_path):
+def test_error_without_the_flag_of_the_models(encoder, tmp_path):
     # Trainer then hands the model a number that it would have to divide by, and divides no more itself.
     with pytest.raises(TypeError, match="num_items_in_batch"):
         one_step(encoder, "none", 4, str(tmp_path), loss_kwargs=True)
@@ -57,7 +57,7 @@ def test_without_our_flag_the_step_is_refused(encoder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_two_processes_give_the_gradient_of_the_whole_batch(encoder, accumulation_steps, tmp_path):
+def test_two_processes_give_the_gradient_of_the_complete_batch(encoder, accumulation_steps, tmp_path):
     whole = one_step(encoder, "guided_adapter", 1, str(tmp_path))
     result = in_two_processes(encoder, "guided_adapter", accumulation_steps, tmp_path)
     assert result["world_size"] == 2

@@ -35,14 +35,14 @@ def processor() -> PointCloudProcessor:
     return PointCloudProcessor(num_points=64, scale=None)
 
 
-def test_classes_that_features_tell_apart_are_found(splits, processor):
+def test_separable_classes_are_learned(splits, processor):
     assert LinearProbe(splits, processor, batch_size=5).accuracies(Extent()) == {"validation": 1.0}
     # In the unit sphere nothing tells them apart.
     processor.scale = "unit_sphere"
     assert LinearProbe(splits, processor).accuracies(Extent())["validation"] < 1
 
 
-def test_a_look_leaves_model_and_randomness_as_they_were(splits, processor):
+def test_probing_does_not_change_model_and_random_state(splits, processor):
     model, before = Extent().train(), torch.random.get_rng_state()
     LinearProbe(splits, processor).accuracies(model)
     assert model.training and int(model.norm.num_batches_tracked) == 0
@@ -57,7 +57,7 @@ def test_clouds_without_classes_are_refused(splits, processor):
         ProbeCallback(None, None, 0)
 
 
-def test_missing_scikit_learn_is_named(splits, processor, monkeypatch):
+def test_error_names_missing_scikit_learn(splits, processor, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(ImportError, match="pip install scikit-learn"):
         LinearProbe(splits, processor)

@@ -18,7 +18,7 @@ def dataset_of(row: int) -> int:
     return int(np.searchsorted(np.cumsum(LENGTHS), row, side="right"))
 
 
-def test_a_batch_is_of_one_dataset_and_has_its_size():
+def test_batch_has_rows_of_one_dataset_and_its_batch_size():
     for batch, drawn in zip(mixed(), mixed().draws(), strict=True):
         assert {dataset_of(row) for row in batch} == {drawn}
         assert len(set(batch)) == len(batch) == SIZES[drawn]
@@ -30,7 +30,7 @@ def test_datasets_are_drawn_by_their_ratios():
     np.testing.assert_allclose(shares, np.array(RATIOS) / 8, atol=0.015)
 
 
-def test_each_pass_has_every_row_at_most_once_and_passes_differ():
+def test_each_pass_has_every_row_at_most_once_in_a_new_order():
     batches = [batch for batch in mixed(300) if dataset_of(batch[0]) == 1]
     passes = [sum(batches[start : start + 3], []) for start in range(0, len(batches) - 3, 3)]
     for rows in passes:
@@ -39,13 +39,13 @@ def test_each_pass_has_every_row_at_most_once_and_passes_differ():
     assert set().union(*passes) == set(range(7, 18))
 
 
-def test_batches_follow_from_seed_and_number_alone():
+def test_batches_depend_only_on_seed_and_number():
     longer, again = list(mixed(50)), list(mixed(20))
     assert longer[:20] == again == list(mixed(20))
     assert list(mixed(20, seed=2)) != again
 
 
-def test_processes_part_what_one_would_read_with_larger_batches():
+def test_processes_split_the_batches_of_one_process():
     one = list(MixedBatches(LENGTHS, [2 * size for size in SIZES], RATIOS, 60, 1))
     first, second = (list(mixed(60, rank=rank, processes=2)) for rank in (0, 1))
     for whole, *parts in zip(one, first, second, strict=True):
@@ -62,6 +62,6 @@ def test_processes_part_what_one_would_read_with_larger_batches():
         (([3, 2], [1, 3], [1, 1]), "dataset 1 has 2 rows; expected a batch of 3 at least"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(arguments, text):
+def test_invalid_settings_are_refused(arguments, text):
     with pytest.raises(ValueError, match=text):
         MixedBatches(*arguments, batches=1, seed=0)

@@ -45,7 +45,7 @@ def test_statistics_are_those_of_all_rows():
     assert model.norm.momentum == 0.1 and not model.training
 
 
-def test_eval_mode_of_a_barely_trained_model_follows_its_training_mode():
+def test_eval_mode_after_a_short_training_matches_training_mode():
     model = adapted_zero_shot_model()
     rows = [{"points": cloud} for cloud in clouds(8)]
     batch = default_data_collator(rows)
@@ -60,7 +60,7 @@ def test_eval_mode_of_a_barely_trained_model_follows_its_training_mode():
     assert apart() < before / 5
 
 
-def test_norms_of_a_frozen_encoder_stay():
+def test_norms_of_a_frozen_encoder_are_unchanged():
     model = Scaled()
     freeze(model.norm)
     assert refresh_norm_statistics(trainer_of(model, [{"rows": torch.ones(3)}], 1)) == 0
@@ -68,7 +68,7 @@ def test_norms_of_a_frozen_encoder_stay():
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_rows_that_fill_no_batch_still_count(count):
+def test_fewer_rows_than_a_batch_are_used(count):
     model = Scaled()
     rows = [{"rows": torch.full((3,), float(number))} for number in range(count)]
     refresh_norm_statistics(trainer_of(model, rows, 8))
@@ -79,7 +79,7 @@ def statistics(model):
     return {name: buffer.clone() for name, buffer in model.named_buffers() if "running_" in name}
 
 
-def test_norms_of_guided_adapters_are_measured():
+def test_norms_of_guided_adapters_are_recomputed():
     model = adapted_zero_shot_model()
     batches = []
     trainer = trainer_of(model, [{"points": cloud} for cloud in clouds(8)], 4)
@@ -122,7 +122,7 @@ def test_refreshing_one_adapter_leaves_the_others_and_the_originals():
     assert any("original_module" in name for name in before) and any(".default." in name for name in before)
 
 
-def test_norms_below_adapters_on_a_pretrained_transformer_stay():
+def test_norms_of_an_adapted_point_transformer_are_unchanged():
     model = get_peft_model(tiny_act(ActForPointCloudClassification), GuidedAdapterConfig(init_weights=False))
     rows = [{"points": cloud, "labels": torch.tensor(0)} for cloud in act_clouds(4)]
     before = statistics(model)
@@ -132,14 +132,14 @@ def test_norms_below_adapters_on_a_pretrained_transformer_stay():
     assert moved == {name for name in before if ".default." in name}
 
 
-def test_norms_are_left_as_they_were_when_the_pass_fails():
+def test_failed_pass_changes_no_norm():
     model = Scaled()
     with pytest.raises(ValueError, match="Expected more than 1 value"):
         refresh_norm_statistics(trainer_of(model, [{"rows": torch.ones(3)}], 1))
     assert model.norm.momentum == 0.1 and torch.equal(model.norm.running_mean, torch.zeros(3))
 
 
-def test_norms_that_are_worked_out_with_the_layer_behind_them_are_measured():
+def test_norms_in_fused_operations_are_recomputed():
     model = tiny_autoencoder(None)
     rows = [{"points": cloud} for cloud in act_clouds(4)]
     before = statistics(model)

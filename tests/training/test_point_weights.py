@@ -12,15 +12,15 @@ LABELS = [np.array([0, 0, 0, 1, -100]), np.array([0, 0, 0, 1])]  # six of class 
 
 
 @pytest.mark.parametrize(("power", "ratio"), [(0.0, 1.0), (0.5, 3**0.5), (1.0, 3.0)])
-def test_rare_classes_weigh_more_by_the_power_of_their_rarity(power, ratio):
+def test_weights_are_powers_of_inverse_frequencies(power, ratio):
     weights = class_weights(LABELS, 3, power)
     assert weights[1] / weights[0] == pytest.approx(ratio)
     assert weights[2] == 0
     assert 0.75 * weights[0] + 0.25 * weights[1] == pytest.approx(1.0), "a point weighs 1 on average"
 
 
-def test_points_that_do_not_count_alone_are_refused():
-    with pytest.raises(ValueError, match="labels has no point that counts"):
+def test_labels_with_only_ignored_points_are_refused():
+    with pytest.raises(ValueError, match="labels has only ignored points"):
         class_weights([np.array([-100])], 3, 0.5)
 
 
@@ -36,7 +36,7 @@ def test_equal_weights_give_the_plain_mean_over_points():
     torch.testing.assert_close(WeightedPointLoss(torch.ones(3))(outputs, labels), expected)
 
 
-def test_batches_of_one_step_add_up_to_the_mean_over_all_their_points():
+def test_batches_of_a_step_sum_to_the_mean_over_all_points():
     outputs, labels = batch()
     loss = WeightedPointLoss(class_weights(LABELS, 3, 0.5))
     pieces = [

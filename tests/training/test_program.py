@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("error", [ValueError("--lr is -1; expected more"), FileNotFoundError("no such file: x")])
-def test_errors_of_users_end_as_one_line_and_exit_code_1(error, monkeypatch, capsys):
+def test_user_errors_are_printed_as_one_line_with_exit_code_1(error, monkeypatch, capsys):
     def main():
         raise error
 
@@ -29,7 +29,7 @@ def test_errors_of_users_end_as_one_line_and_exit_code_1(error, monkeypatch, cap
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_errors_of_the_program_keep_their_traceback():
+def test_program_errors_keep_their_traceback():
     def main():
         raise ZeroDivisionError
 
@@ -37,14 +37,14 @@ def test_errors_of_the_program_keep_their_traceback():
         run_program(main)
 
 
-def test_a_program_started_by_hand_ends_in_one_line(monkeypatch, tmp_path):
+def test_program_in_a_subprocess_prints_one_error_line(monkeypatch, tmp_path):
     words = ["--output_dir", str(tmp_path), "--validation_fraction", "1"]
     monkeypatch.setattr("sys.argv", ["run_point_cloud_classification.py", *words])
     with pytest.raises(SystemExit, match=r"^error: --validation_fraction 1.0; expected at least 0"):
         runpy.run_path(str(ROOT / "examples" / "run_point_cloud_classification.py"), run_name="__main__")
 
 
-def test_as_many_processes_run_as_launchers_were_asked_for():
+def test_requested_number_of_processes_is_accepted():
     check_processes(1, {})
     check_processes(2, {"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"})
     check_processes(1, {"ACCELERATE_USE_CPU": "True"})
@@ -60,7 +60,7 @@ def test_as_many_processes_run_as_launchers_were_asked_for():
         (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "requests 4 processes, but this run has 1"),
     ],
 )
-def test_another_number_of_processes_than_asked_for_is_an_error(processes, environment, text):
+def test_other_number_of_processes_than_requested_is_an_error(processes, environment, text):
     with pytest.raises(ValueError, match=text):
         check_processes(processes, environment)
 
@@ -85,19 +85,19 @@ def test_another_number_of_processes_than_asked_for_is_an_error(processes, envir
         ),
     ],
 )
-def test_reports_name_the_data_of_each_split_and_no_directory_of_the_author(given, told):
+def test_reports_name_the_data_of_each_split_without_directories(given, told):
     facts = data_facts(DataArguments(**given), DatasetDict(), "none")
     assert {key: facts[key] for key in told} == told
 
 
-def test_a_directory_is_no_dataset_of_the_hub(tmp_path, monkeypatch):
+def test_directory_is_not_listed_as_a_hub_dataset(tmp_path, monkeypatch):
     (tmp_path / "me" / "scans").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     facts = data_facts(DataArguments(dataset_name="me/scans"), DatasetDict(), "none")
     assert (facts["name"], facts["on_hub"], facts["hub_type"]) == ("scans", False, "custom")
 
 
-def test_a_second_training_into_the_same_directory_is_told_and_a_killed_one_is_forgotten(tmp_path):
+def test_output_directory_is_locked_until_the_run_ends(tmp_path):
     arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with held_by_another(tmp_path / "_lock") as other:
         with pytest.raises(BlockingIOError, match=f"{tmp_path.name}: process {other} on .* is writing there"):
@@ -108,7 +108,7 @@ def test_a_second_training_into_the_same_directory_is_told_and_a_killed_one_is_f
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_directory_that_is_a_link_is_told_and_one_that_leads_nowhere_refused(tmp_path, caplog):
+def test_linked_output_directory_gives_a_warning_and_a_broken_link_an_error(tmp_path, caplog):
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     claim_output(tmp_path / "run")

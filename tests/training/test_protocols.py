@@ -26,7 +26,7 @@ def of_true_size(**changes) -> ActForPointCloudClassification:
 
 
 @pytest.mark.parametrize("protocol", RELEASED)
-def test_a_protocol_trains_what_the_released_program_trains(protocol):
+def test_protocol_trains_the_parameters_of_the_released_program(protocol):
     case = ReferenceCase("act_cls", "cls")
     theirs, changes = RELEASED[protocol]
     shapes = dict(case.manifest["state_dict"])
@@ -43,7 +43,7 @@ def test_a_protocol_trains_what_the_released_program_trains(protocol):
     assert trained == [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def test_parts_of_a_segmenter_that_are_new_train_alone():
+def test_head_protocol_trains_only_new_modules_of_a_segmenter():
     case = ReferenceCase("act_partseg", "partseg")
     with torch.device("meta"):
         model = ActForPartSegmentation(ActConfig(num_labels=50, category_parts=[[n] for n in range(16)]))
@@ -51,7 +51,7 @@ def test_parts_of_a_segmenter_that_are_new_train_alone():
     assert set(set_trainable(model, "head")) == expected
 
 
-def test_weight_decay_can_spare_what_the_released_program_spares():
+def test_weight_decay_can_be_that_of_the_released_program():
     case = ReferenceCase("act_cls", "cls")
     model = of_true_size()
     decaying = set(decaying_parameters(model, [r"class_token\.token$"]))
@@ -68,7 +68,7 @@ def one_step(model: PreTrainedModel) -> tuple[dict, dict]:
     return before, model.state_dict()
 
 
-def test_frozen_parts_stay_as_they_are_statistics_included():
+def test_frozen_parts_keep_weights_and_statistics():
     model = tiny_act(ActForPointCloudClassification, drop_path_rate=0.9)
     trained = set(set_trainable(model, "head"))
     before, after = one_step(model)
@@ -82,7 +82,7 @@ def test_frozen_parts_stay_as_they_are_statistics_included():
     assert not model.act.blocks.training and model.classifier.training and not model.eval().classifier.training
 
 
-def test_statistics_drift_on_request_as_released():
+def test_drifting_statistics_change_as_released():
     model = tiny_act(ActForPointCloudClassification)
     set_trainable(model, "head", drifting_statistics=True)
     before, after = one_step(model)
@@ -92,7 +92,7 @@ def test_statistics_drift_on_request_as_released():
     assert torch.equal(before[weight], after[weight])
 
 
-def test_a_later_protocol_takes_the_place_of_an_earlier_one():
+def test_later_protocol_replaces_an_earlier_one():
     model = tiny_act(ActForPointCloudClassification)
     set_trainable(model, "head")
     assert len(set_trainable(model, "full")) == len(list(model.parameters()))

@@ -24,7 +24,7 @@ def test_shared_weights_count_once():
     assert count_parameters(model) == (9 + 3, 9 + 3 + 3)
 
 
-def test_peak_memory_is_what_the_process_held_at_most_in_bytes():
+def test_peak_memory_is_in_bytes():
     # A process of its own: the one of the tests has held more before than is held here.
     program = """
         from hf_any3d.model_card.run_report import peak_memory
@@ -38,7 +38,7 @@ def test_peak_memory_is_what_the_process_held_at_most_in_bytes():
     assert 500_000_000 < after - before < 700_000_000
 
 
-def test_stopwatch_adds_up_the_parts_of_a_name():
+def test_stopwatch_sums_the_parts_of_a_name():
     stopwatch = Stopwatch()
     for _ in range(2):
         with stopwatch.part("sleep"):
@@ -49,18 +49,18 @@ def test_stopwatch_adds_up_the_parts_of_a_name():
     assert seconds["sleep"] >= 0.02 and seconds["total"] >= seconds["sleep"] and "failure" in seconds
 
 
-def test_versions_name_what_is_installed():
+def test_versions_are_those_of_installed_packages():
     versions = package_versions()
     assert versions["torch"] == torch.__version__ and versions["hf-any3d"] and versions["python"][0] == "3"
 
 
-def test_file_that_is_no_report_is_named(tmp_path):
+def test_error_names_a_file_that_is_not_a_report(tmp_path):
     (tmp_path / "metrics.json").write_text('{"accuracy": 1}')
     with pytest.raises(ValueError, match="metrics.json: not a run report"):
         RunReport.load(tmp_path / "metrics.json")
 
 
-def test_adapter_facts_tell_what_differs_from_the_defaults():
+def test_adapter_facts_list_non_default_settings():
     model = tiny_model()
     assert adapter_facts(model) == {}
     pattern = encoder_linear_pattern(model)
@@ -68,13 +68,13 @@ def test_adapter_facts_tell_what_differs_from_the_defaults():
     assert facts == {"method": "lora", "settings": {"r": 3, "target_modules": pattern, "lora_dropout": 0.1}}
 
 
-def test_encoder_facts_tell_tower_and_layers_used():
+def test_encoder_facts_list_tower_and_layers():
     facts = encoder_facts(tiny_model("clip", tower="vision", num_layers=1).config)
     assert (facts["tower"], facts["layers"], facts["model_type"]) == ("vision", 1, "clip_vision_model")
     assert facts["checksum"].startswith("tensors-sha256:") and facts["name"].endswith("clip")
 
 
-def test_last_checkpoint_is_found_unless_another_wish_is_told(tmp_path):
+def test_last_checkpoint_is_found_unless_another_is_requested(tmp_path):
     assert checkpoint_to_resume(tmp_path / "absent") is None
     assert checkpoint_to_resume(tmp_path) is None
     for step in (5, 20, 100):

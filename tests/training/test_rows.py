@@ -32,7 +32,7 @@ def dataset() -> Dataset:
     return Dataset.from_dict(rows, features=features)
 
 
-def test_evaluation_rows_are_what_the_processor_makes_of_a_cloud(dataset):
+def test_evaluation_rows_equal_the_output_of_the_processor(dataset):
     processor = PointCloudProcessor(num_points=32)
     rows = evaluation_rows(dataset, processor)
     expected = processor(dataset.with_format("numpy")[4]["points"], return_tensors="np")["points"][0]
@@ -41,7 +41,7 @@ def test_evaluation_rows_are_what_the_processor_makes_of_a_cloud(dataset):
     np.testing.assert_array_equal(rows.__getitems__([0, 4])[1]["points"], expected)
 
 
-def test_training_rows_follow_from_seed_epoch_and_number_alone(dataset):
+def test_training_rows_depend_only_on_seed_epoch_and_number(dataset):
     processor = PointCloudProcessor(num_points=32)
     rows = training_rows(dataset, processor, ["scale", "jitter"], seed=1)
     first = rows[2]["points"]
@@ -55,7 +55,7 @@ def test_training_rows_follow_from_seed_epoch_and_number_alone(dataset):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_batch_holds_what_rows_read_one_by_one_are(dataset, name):
+def test_batch_equals_rows_read_one_by_one(dataset, name):
     keeps = {"subsample": "subsample:num_points=32", "farthest": "farthest:num_points=32"}
     rows = training_rows(dataset, PointCloudProcessor(num_points=32), [keeps.get(name, name), "jitter"], seed=4)
     for row, number in zip(rows.__getitems__([5, 0, 2, 2]), [5, 0, 2, 2], strict=True):
@@ -63,7 +63,7 @@ def test_a_batch_holds_what_rows_read_one_by_one_are(dataset, name):
         np.testing.assert_array_equal(row["points"], rows[number]["points"])
 
 
-def test_other_points_of_larger_clouds_are_seen_in_each_epoch(dataset):
+def test_each_epoch_has_other_points_of_larger_clouds(dataset):
     rows = training_rows(dataset, PointCloudProcessor(num_points=32, center=False, scale=None))
     whole = {tuple(point) for point in dataset.with_format("numpy")[0]["points"]}
     epochs = []
@@ -73,7 +73,7 @@ def test_other_points_of_larger_clouds_are_seen_in_each_epoch(dataset):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_transforms_of_whole_clouds_stand_in_for_the_processor(dataset):
+def test_transforms_of_complete_clouds_replace_the_processor(dataset):
     chain = ["scale:low=2,high=2", "center:scale=False", "farthest:num_points=40", "subsample:num_points=32"]
     processor = PointCloudProcessor(num_points=32, features=("xyz", "normals"))
     rows = training_rows(dataset, processor, chain, seed=1, whole=True)
@@ -90,20 +90,20 @@ def test_transforms_of_whole_clouds_stand_in_for_the_processor(dataset):
     assert not np.allclose(rows[3]["points"], points)
 
 
-def test_whole_clouds_that_do_not_fit_are_refused(dataset):
+def test_invalid_transforms_of_complete_clouds_are_refused(dataset):
     processor = PointCloudProcessor(num_points=32)
     rows = training_rows(dataset, processor, ["shuffle"], whole=True)
-    with pytest.raises(ValueError, match="gave 50 points, the model takes 32; .* subsample:num_points=32"):
+    with pytest.raises(ValueError, match="returned 50 points, expected 32; add subsample:num_points=32"):
         rows[0]
-    with pytest.raises(ValueError, match="whole clouds without a transform"):
+    with pytest.raises(ValueError, match="whole=True without a transform"):
         training_rows(dataset, processor, whole=True)
     colours = PointCloudProcessor(num_points=32, features=("xyz", "rgb"))
-    with pytest.raises(ValueError, match="no colors, which features xyz, rgb ask for"):
+    with pytest.raises(ValueError, match="no colors, which features xyz, rgb require"):
         training_rows(dataset, colours, ["subsample:num_points=32"], whole=True)[0]
 
 
 @pytest.mark.parametrize("axis", ["y", "z"])
-def test_rotations_turn_about_the_up_axis_and_take_normals_along(dataset, axis):
+def test_rotations_are_about_the_up_axis_and_rotate_normals(dataset, axis):
     processor = PointCloudProcessor(num_points=50, features=["xyz", "normals"], up_axis=axis)
     plain = evaluation_rows(dataset, processor)[0]["points"]
     turned = training_rows(dataset, processor, ["rotate:limit=1.0"], seed=3)[0]["points"]
@@ -116,7 +116,7 @@ def test_rotations_turn_about_the_up_axis_and_take_normals_along(dataset, axis):
     np.testing.assert_allclose(along[0], along[1], atol=1e-5)
 
 
-def test_an_axis_that_is_named_is_kept(dataset):
+def test_given_rotation_axis_is_kept(dataset):
     processor = PointCloudProcessor(num_points=50, up_axis="z")
     turned = training_rows(dataset, processor, ["rotate:axis=x"], seed=3)[0]["points"]
     np.testing.assert_allclose(turned[:, 0], evaluation_rows(dataset, processor)[0]["points"][:, 0], atol=1e-6)
@@ -128,7 +128,7 @@ def test_evaluation_needs_a_processor_with_a_seed(dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_trainer_moves_rows_on_with_its_epochs_whatever_reads_them(dataset, tmp_path, workers):
+def test_trainer_sets_the_epoch_of_rows_in_all_processes(dataset, tmp_path, workers):
     seen = []
 
     class Noted(EpochCallback):
@@ -204,7 +204,7 @@ def fingerprints(rows, persistent):
 
 
 @pytest.mark.parametrize("make", [None, crops, captions, stream])
-def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, make, tmp_path, monkeypatch):
+def test_persistent_workers_see_the_next_epoch(dataset, make, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     rows = training_rows(dataset, PointCloudProcessor(num_points=32), ["jitter"], seed=1)
     rows = rows if make is None else make(tmp_path)
@@ -216,7 +216,7 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, make, tmp_path,
         assert not torch.equal(kept[one][changing], kept[other][changing])
 
 
-def test_a_copy_of_the_rows_has_an_epoch_of_its_own(dataset):
+def test_copy_of_the_rows_has_its_own_epoch(dataset):
     rows = training_rows(dataset, PointCloudProcessor(num_points=32), ["jitter"], seed=1)
     again = pickle.loads(pickle.dumps(rows))
     rows.epoch, again.epoch = 2, 1

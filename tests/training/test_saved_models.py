@@ -10,7 +10,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.saved_models import HowToJudge, evaluate_classifier
+from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
 from tests.tiny_encoders import tiny_model
 
 NAMES = ["ball", "box", "rod"]
@@ -32,13 +32,13 @@ def saved(folder, **settings) -> str:
 
 
 def judged(model: str, dataset: Dataset, **how) -> dict[str, float]:
-    settings = HowToJudge(DataArguments(), ProtocolArguments(), use_cpu=True, **how)
+    settings = EvaluationSettings(DataArguments(), ProtocolArguments(), use_cpu=True, **how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return evaluate_classifier(model, dataset, "test", settings)[0]["test"]
 
 
-def test_the_order_of_clouds_means_nothing_also_to_models_that_look_at_whole_batches(tmp_path):
+def test_order_of_clouds_does_not_matter_for_batch_dependent_models(tmp_path):
     order = [0, 3, 1, 4, 2, 5]
     for name, settings in (("sound", {}), ("faithful", {"attention_axis": "batch"})):
         model = saved(tmp_path / name, **settings)

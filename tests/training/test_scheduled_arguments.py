@@ -20,7 +20,7 @@ class Listener(nn.Module):
         return {"loss": (self.weight * x).mean(), "logits": x}
 
 
-def test_each_step_has_its_value_and_evaluation_the_models_own(tmp_path):
+def test_each_step_has_its_value_and_evaluation_the_default(tmp_path):
     model, rows = Listener(), [{"x": torch.ones(2)} for _ in range(6)]
     arguments = TrainingArguments(
         tmp_path,

@@ -44,12 +44,12 @@ def rates(schedule: EpochCosine, epochs: int, steps_per_epoch: int = 3, peak: fl
     return seen
 
 
-def test_every_epoch_has_the_published_rate_of_the_programs_for_scanobjectnn():
+def test_rates_are_those_of_the_programs_for_scanobjectnn():
     for number, steps in enumerate(rates(EpochCosine(epochs=EPOCHS), EPOCHS), start=1):
         assert steps == pytest.approx([clock_value(number - 1)] * 3, rel=1e-12), number
 
 
-def test_every_epoch_has_the_published_rate_of_the_programs_for_modelnet():
+def test_rates_are_those_of_the_programs_for_modelnet():
     for number, steps in enumerate(rates(EpochCosine(epochs=EPOCHS, repeat_first=1), EPOCHS + 1)):
         assert steps == pytest.approx([clock_value(max(0, number - 1))] * 3, rel=1e-12), number
 
@@ -62,7 +62,7 @@ def test_known_values(epoch, rate):
     assert EpochCosine(epochs=300).rate(epoch, 5e-4) == pytest.approx(rate, rel=1e-6)
 
 
-def test_a_floor_other_than_the_start_of_the_warmup():
+def test_floor_may_differ_from_the_start_of_the_warmup():
     schedule = EpochCosine(epochs=100, warmup_lr=1e-6, min_lr=1e-7)
     assert schedule.rate(0, 1e-3) == 1e-6
     assert schedule.rate(100, 1e-3) == schedule.rate(170, 1e-3) == pytest.approx(1e-7)
@@ -98,7 +98,7 @@ def test_parameter_groups_keep_their_own_peaks_in_every_step(kind):
         scheduler.step()
 
 
-def test_the_schedule_of_transformers_is_another_one():
+def test_schedule_of_transformers_differs():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     theirs = get_cosine_with_min_lr_schedule_with_warmup(optimizer, 10, EPOCHS, min_lr=FLOOR)
     ours = EpochCosine(epochs=EPOCHS)
@@ -118,7 +118,7 @@ def test_the_schedule_of_transformers_is_another_one():
         ({"epochs": 3, "repeat_first": -1}, "repeat_first is -1"),
     ],
 )
-def test_wrong_settings_are_named(settings, text):
+def test_errors_name_invalid_settings(settings, text):
     with pytest.raises(ValueError, match=text):
         EpochCosine(**settings)
 
@@ -129,13 +129,13 @@ def stage(name: str) -> tuple[StepCosine, float]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_steps_of_minigpt3d_have_the_published_rate_to_the_last_digit(name):
+def test_rates_are_exactly_those_of_minigpt3d(name):
     schedule, peak = stage(name)
     for epoch, step, rate in CASES["lr_schedule ([epoch, step in epoch, lr])"][name]:
         assert schedule.rate(epoch * schedule.steps_per_epoch + step, peak) == rate, (epoch, step)
 
 
-def test_an_optimizer_is_given_the_rate_of_each_step():
+def test_optimizer_gets_the_rate_of_each_step():
     schedule = StepCosine(epochs=2, steps_per_epoch=4, warmup_steps=3, warmup_lr=0.1, min_lr=0.2)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = schedule.scheduler(optimizer)
@@ -149,7 +149,7 @@ def test_an_optimizer_is_given_the_rate_of_each_step():
     assert seen[3] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 3 / 8)))
 
 
-def test_trainer_of_stages_keeps_and_gives_the_schedule_of_its_settings():
+def test_stage_trainer_uses_the_schedule_of_its_arguments():
     arguments = StageTrainingArguments(
         "unused", max_steps=10, step_cosine={"warmup_steps": 2, "warmup_lr": 0.1, "min_lr": 0.0}
     )
@@ -159,7 +159,7 @@ def test_trainer_of_stages_keeps_and_gives_the_schedule_of_its_settings():
     assert given is trainer.lr_scheduler and given is not None
 
 
-def test_a_warmup_longer_than_an_epoch_starts_anew_in_the_next():
+def test_warmup_longer_than_an_epoch_starts_again_in_the_next():
     schedule = StepCosine(epochs=3, steps_per_epoch=4, warmup_steps=6, warmup_lr=0.0)
     assert [schedule.rate(step, 0.6) for step in range(6)] == pytest.approx([0, 0.1, 0.2, 0.3, 0, 0.1])
 
@@ -173,6 +173,6 @@ def test_a_warmup_longer_than_an_epoch_starts_anew_in_the_next():
         ({"min_lr": -1.0}, "min_lr is -1.0; expected 0 or more"),
     ],
 )
-def test_wrong_settings_of_steps_are_named(settings, text):
+def test_errors_name_invalid_settings_of_steps(settings, text):
     with pytest.raises(ValueError, match=text):
         StepCosine(**{"epochs": 1, "steps_per_epoch": 1, **settings})

@@ -34,7 +34,7 @@ def kinds_of_linear(model) -> set[str]:
 
 
 @pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
-def test_a_language_model_in_fewer_bits_trains_its_lora(parts, bits, tmp_path):
+def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
     pytest.importorskip("bitsandbytes")
     plain, model = opened(parts), opened(parts, quantization_config=bits)
     assert len(kinds_of_linear(model.language_model)) > 1 and kinds_of_linear(model.bridge) == {"Linear"}
@@ -62,7 +62,7 @@ def test_a_language_model_in_fewer_bits_trains_its_lora(parts, bits, tmp_path):
         again.store_parts()
 
 
-def test_only_frozen_matrices_of_the_language_model_are_halved(parts):
+def test_only_frozen_matrices_of_the_language_model_are_cast(parts):
     model = opened(parts)
     halve_frozen(model, torch.bfloat16)
     halved = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
@@ -77,12 +77,12 @@ def test_only_frozen_matrices_of_the_language_model_are_halved(parts):
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_a_stored_language_model_is_not_halved():
+def test_stored_language_model_is_not_cast():
     with pytest.raises(ValueError, match="--frozen_in_half with a language model that is stored"):
         halve_frozen(tiny_model(text_config=tiny_text()), torch.bfloat16)
 
 
-def test_groups_name_all_that_trains():
+def test_groups_count_all_trained_parameters():
     model = tiny_model()
     names = {}
     for stage in (1, 2, 4):

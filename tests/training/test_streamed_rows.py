@@ -106,7 +106,7 @@ def test_two_processes_with_two_workers_read_every_cloud_once(tmp_path):
         assert {label: value for part in parts for label, value in part} == pytest.approx(expected, abs=1e-4)
 
 
-def test_clouds_follow_from_seed_epoch_and_points_alone(shards):
+def test_clouds_depend_only_on_seed_epoch_and_points(shards):
     processor = PointCloudProcessor(num_points=40)
 
     def read(dataset, seed=1, epoch=0):
@@ -121,7 +121,7 @@ def test_clouds_follow_from_seed_epoch_and_points_alone(shards):
         assert not any(np.allclose(first[label], other[label]) for label in first)
 
 
-def test_without_a_seed_rows_are_those_that_evaluation_sees(shards, tmp_path):
+def test_without_a_seed_rows_equal_evaluation_rows(shards, tmp_path):
     processor = PointCloudProcessor(num_points=40)
     rows = list(StreamedRows(streamed(shards), processor))
     mapped = load_point_dataset("parquet", data_dir=shards, split="train", cache_dir=str(tmp_path / "cache"))
@@ -168,7 +168,7 @@ def test_trainer_trains_on_a_stream_for_a_number_of_steps(shards, tmp_path):
     assert sorted(set(epochs)) == [0, 1]  # three batches an epoch
 
 
-def test_what_cannot_be_streamed_is_named(shards):
+def test_errors_name_what_cannot_be_streamed(shards):
     dataset = streamed(shards)
     with pytest.raises(ValueError, match="has columns label; expected points"):
         StreamedRows(dataset.select_columns(["label"]), PointCloudProcessor())

@@ -28,7 +28,7 @@ class PooledMlp(torch.nn.Module):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_stock_trainer_learns_from_augmented_rows_and_is_judged_on_plain_ones(workers, tmp_path):
+def test_stock_trainer_trains_on_augmented_rows_and_evaluates_plain_ones(workers, tmp_path):
     splits = validation_split(load_point_dataset("shapes"), 0.2, seed=0, group_column="group")
     transform = build_transform(["scale", "rotate:limit=0.3", "jitter"])
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
 
 
-def test_evaluation_gives_the_plain_loss_and_training_the_smoothed_one(tmp_path):
+def test_evaluation_loss_is_plain_and_training_loss_smoothed(tmp_path):
     rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(6))]
     arguments = PointTrainingArguments(
         tmp_path,

@@ -44,14 +44,14 @@ def decayed_by_the_program(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_as_many_numbers_decay_as_in_the_released_program(name):
+def test_number_of_decaying_weights_is_that_of_the_released_program(name):
     model = model_without_memory(name)
     decaying = set(decaying_parameters(model, SPARED[name.split("-")[1]]))
     ours = sum(p.numel() for key, p in model.named_parameters() if p.requires_grad and key in decaying)
     assert ours == decayed_by_the_program(name)
 
 
-def test_norms_biases_and_vectors_do_not_decay_however_they_are_stored():
+def test_norms_biases_and_vectors_never_decay():
     model = model_without_memory("dinov2-scan")
     decaying = decaying_parameters(model)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -61,8 +61,8 @@ def test_norms_biases_and_vectors_do_not_decay_however_they_are_stored():
         assert any(part in name for name in decaying), part
 
 
-def test_a_pattern_that_fits_nothing_is_an_error():
-    with pytest.raises(ValueError, match="no_weight_decay 'cls_token' fits no parameter of Linear"):
+def test_pattern_without_a_match_is_an_error():
+    with pytest.raises(ValueError, match="no_weight_decay 'cls_token' matches no parameter of Linear"):
         decaying_parameters(nn.Linear(2, 2), ["cls_token"])
 
 
@@ -109,14 +109,14 @@ def groups(trainer: PointTrainer) -> dict[float, int]:
     return {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in made}
 
 
-def test_trainer_makes_the_groups_that_are_asked_for(tmp_path):
+def test_trainer_builds_the_requested_groups(tmp_path):
     assert groups(trainer(tmp_path, weight_decay_on="matrices", weight_decay=0.05)) == {0.05: 8, 0.0: 6}
     spared = trainer(tmp_path, weight_decay_on="matrices", no_weight_decay=["linear"], weight_decay=0.05)
     assert groups(spared) == {0.05: 0, 0.0: 14}
 
 
 @pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
-def test_trainer_follows_the_schedule_by_epochs_and_judges_all_rows(tmp_path, drop_last, steps):
+def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, drop_last, steps):
     schedule = {"warmup_epochs": 1, "warmup_lr": 1e-6, "min_lr": 1e-5}
     run = trainer(tmp_path, epoch_cosine=schedule, dataloader_drop_last=drop_last, learning_rate=0.1, logging_steps=1)
     run.train()
@@ -133,17 +133,17 @@ def test_trainer_follows_the_schedule_by_epochs_and_judges_all_rows(tmp_path, dr
     [
         ({"weight_decay_on": "some"}, "--weight_decay_on 'some'; expected one of trainer, matrices"),
         ({"no_weight_decay": ["token"]}, "needs --weight_decay_on matrices"),
-        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; it has epochs, min_lr"),
+        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; expected one of epochs, min_lr"),
         ({"epoch_cosine": '{"min_lr": -1}'}, "min_lr is -1"),
     ],
 )
-def test_wrong_settings_are_named(tmp_path, settings, text):
+def test_errors_name_invalid_settings(tmp_path, settings, text):
     with pytest.raises(ValueError, match=text):
         trainer(tmp_path, **settings)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.labels is not None], ids=lambda case: case.name)
-def test_neither_trainer_lets_norms_gates_scales_and_class_tokens_decay(case, tmp_path):
+def test_norms_gates_scales_and_class_tokens_do_not_decay(case, tmp_path):
     model = case.build()
     if case.name.startswith("Any2Point"):
         model = get_peft_model(model, GuidedAdapterConfig(gate=0.5))

@@ -16,7 +16,7 @@ from hf_any3d import (
 from hf_any3d.tuners.bitfit.model import has_bias
 from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.closeness import assert_nearly_equal, assert_same_gradients
-from tests.test_doors import check_doors
+from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
 
 CONFIGS = {
@@ -65,7 +65,7 @@ def test_a_step_trains_only_the_adapter_and_the_modules_around_the_encoder(encod
 def test_saved_adapter_gives_equal_logits_in_every_entry_point(encoder, config, tmp_path):
     model = trained(encoder, config, tmp_path)
     PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
-    check_doors(str(tmp_path), model, lambda: tiny_model(encoder))
+    check_entry_points(str(tmp_path), model, lambda: tiny_model(encoder))
     low_memory = PeftModel.from_pretrained(tiny_model(encoder), tmp_path, low_cpu_mem_usage=True)
     assert torch.equal(logits_of(low_memory), logits_of(model))
 
@@ -116,7 +116,7 @@ def test_training_a_second_adapter_leaves_the_first_unchanged(encoder, config):
 
 
 def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config):
-    model = get_peft_model(tiny_model(encoder, clear=True), config(), adapter_name="first")
+    model = get_peft_model(tiny_model(encoder, large_logits=True), config(), adapter_name="first")
     targets = {
         name.removeprefix("base_model.model.")
         for name, module in model.named_modules()
@@ -126,7 +126,7 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     upper = sorted(name for name in targets if "layer.1" in name or "layers.1" in name)
     lower = sorted(targets - set(upper))
     assert upper and lower
-    model = get_peft_model(tiny_model(encoder, clear=True), config(target_modules=lower), adapter_name="first")
+    model = get_peft_model(tiny_model(encoder, large_logits=True), config(target_modules=lower), adapter_name="first")
     train_step(model)
     before = logits_of(model)
     model.add_adapter("second", config(target_modules=upper))
@@ -149,7 +149,7 @@ def test_unload_returns_the_base_model(encoder, config):
 
 def test_gradient_checkpointing_gives_the_same_gradients(encoder, config):
     def gradients(checkpointing):
-        model = get_peft_model(tiny_model(encoder, head_dropout=0.0, clear=True), config())
+        model = get_peft_model(tiny_model(encoder, head_dropout=0.0, large_logits=True), config())
         if checkpointing:
             model.get_base_model().activation_checkpointing_enable()
         torch.manual_seed(3)
@@ -161,7 +161,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(encoder, config):
 
 
 def test_half_precision_encoder_keeps_the_adapter_in_full_precision(encoder, config, tmp_path):
-    model = get_peft_model(tiny_model(encoder, dtype=torch.bfloat16, clear=True), config())
+    model = get_peft_model(tiny_model(encoder, dtype=torch.bfloat16, large_logits=True), config())
     own = {name: p.dtype for name, p in model.named_parameters() if model.base_model.prefix in name}
     assert set(own.values()) == {torch.float32}
     assert train_step(model).isfinite()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.parts import LEARNED_PLANE, SINUSOID_LINE, free_line, line, plane
+from hf_any3d.modeling.encoders.families.common import LEARNED_PLANE, SINUSOID_LINE, free_line, line, plane
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.layers.forward_contract import onloaded

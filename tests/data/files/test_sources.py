@@ -60,7 +60,7 @@ def test_what_is_no_file_is_explained(tmp_path):
     ):
         with pytest.raises(PointCloudFileError, match=why):
             read_point_cloud(source)
-    with pytest.raises(PointCloudFileError, match="gives str; open it in binary mode"):
+    with pytest.raises(PointCloudFileError, match="returns str; open it in mode"):
         read_point_cloud(io.StringIO("1 2 3"), file_type="xyz")
     with pytest.raises(PointCloudFileError, match="file type 'fbx'"):
         read_point_cloud(b"1 2 3", file_type="fbx")

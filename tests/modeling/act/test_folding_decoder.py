@@ -6,7 +6,7 @@ import importlib
 import pytest
 import torch
 
-from hf_any3d.modeling.act.folding_decoder import FoldingDecoder
+from hf_any3d.modeling.act.modeling_act_autoencoder import FoldingDecoder
 
 
 def plain(decoder, tokens):

@@ -1,4 +1,4 @@
-"""The contrastive loss: CLIP's where all pairs differ, and no punishment for clouds that mean the same."""
+"""The contrastive loss: CLIP's if all labels differ, with equal labels as positives."""
 
 import math
 
@@ -6,25 +6,25 @@ import pytest
 import torch
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from hf_any3d.modeling.any2point.modeling_zero_shot import contrastive_loss, right_pairs
+from hf_any3d.modeling.any2point.modeling_any2point import contrastive_loss, matching_pairs
 
 
-def test_pairs_that_all_differ_have_clips_loss():
+def test_the_loss_is_clips_if_all_labels_differ():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(5)
     torch.testing.assert_close(
-        contrastive_loss(logits, right_pairs(labels, labels)), image_text_contrastive_loss(logits.T)
+        contrastive_loss(logits, matching_pairs(labels, labels)), image_text_contrastive_loss(logits.T)
     )
 
 
-def test_clouds_of_one_class_are_not_pushed_off_each_others_texts():
+def test_clouds_of_one_class_are_no_negatives_of_each_others_texts():
     labels = torch.tensor([0, 0, 1])
     sure = torch.where(labels[:, None] == labels[None], 50.0, -50.0)
-    # Two right answers for two rows of three, which share the target: what is left is its entropy.
+    # Two of the three rows have two positives, which share the target: the entropy of the target remains.
     least = 2 / 3 * math.log(2)
-    assert contrastive_loss(sure, right_pairs(labels, labels)) == pytest.approx(least, abs=1e-5)
+    assert contrastive_loss(sure, matching_pairs(labels, labels)) == pytest.approx(least, abs=1e-5)
     only_pairs = torch.where(torch.eye(3, dtype=torch.bool), 50.0, -50.0)
-    assert contrastive_loss(only_pairs, right_pairs(labels, labels)) > 10
+    assert contrastive_loss(only_pairs, matching_pairs(labels, labels)) > 10
 
 
 def test_texts_may_be_fewer_or_more_than_clouds():
@@ -33,17 +33,17 @@ def test_texts_may_be_fewer_or_more_than_clouds():
     to_texts = torch.nn.functional.cross_entropy(logits, labels)
     targets = torch.tensor([[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
     to_clouds = torch.nn.functional.cross_entropy(logits.T, targets)
-    torch.testing.assert_close(contrastive_loss(logits, right_pairs(labels, texts)), (to_texts + to_clouds) / 2)
+    torch.testing.assert_close(contrastive_loss(logits, matching_pairs(labels, texts)), (to_texts + to_clouds) / 2)
 
 
-def test_rows_without_a_right_answer_do_not_count():
+def test_rows_without_positives_are_ignored():
     logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
-    loss = contrastive_loss(logits, right_pairs(torch.tensor([0, 1, 7]), torch.tensor([0, 1])))
+    loss = contrastive_loss(logits, matching_pairs(torch.tensor([0, 1, 7]), torch.tensor([0, 1])))
     to_texts = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([0, 1]))
     to_clouds = torch.nn.functional.cross_entropy(logits.T, torch.tensor([0, 1]))
     torch.testing.assert_close(loss, (to_texts + to_clouds) / 2)
-    with pytest.raises(ValueError, match=r"labels \[5\] of the clouds and \[0, 1\] of the texts"):
-        right_pairs(torch.tensor([5, 5, 5]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"clouds have labels \[5\] and texts \[0, 1\]"):
+        matching_pairs(torch.tensor([5, 5, 5]), torch.tensor([0, 1]))
 
 
 def test_half_precision_logits_have_a_full_precision_loss():

@@ -128,5 +128,5 @@ def test_line_length_spreads_the_tokens_of_encoders_without_a_table():
 
 
 def test_token_scale_needs_positions_that_are_added():
-    with pytest.raises(ValueError, match="token_scale=1.0: 'llama' encoders learned no positions"):
+    with pytest.raises(ValueError, match="token_scale=1.0: 'llama' encoders have no learned positions"):
         tiny_model("llama", token_scale=1.0)

@@ -15,7 +15,7 @@ from hf_any3d import (
     PointCloudProcessor,
     encoder_linear_pattern,
 )
-from tests.test_doors import check_doors
+from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import adapted_model, clouds, tiny_model, tiny_scene_model, train_step
 
 
@@ -68,7 +68,7 @@ def test_fine_tuned_model_comes_back_equal_through_each_door(encoder, tmp_path):
     assert not torch.allclose(logits_of(model), logits_of(tiny_model(encoder)), atol=1e-3)
     model.save_pretrained(tmp_path)
     PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
-    check_doors(str(tmp_path), model, None)
+    check_entry_points(str(tmp_path), model, None)
     stored = load_file(tmp_path / "model.safetensors")
     for name, parameter in model.named_parameters():
         assert torch.equal(stored[name], parameter), name

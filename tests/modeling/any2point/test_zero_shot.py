@@ -188,7 +188,7 @@ def test_encoders_without_texts_are_refused():
         Any2PointConfig(temperature=0)
 
 
-def check_doors(name, model, base):
+def check_entry_points(name, model, base):
     expected = logits_of(model)
     opened = [AutoModelForZeroShotPointCloudClassification.from_pretrained(name)]
     if isinstance(model, PeftModel):
@@ -211,7 +211,7 @@ def test_doors_of_a_directory_lead_to_equal_models(make, encoder, tower, tmp_pat
     model.save_pretrained(tmp_path)
     PROCESSOR.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("tokenizer*")), "texts belong to the encoder's repository"
-    check_doors(str(tmp_path), model, lambda: tiny_zero_shot_model(encoder, tower=tower))
+    check_entry_points(str(tmp_path), model, lambda: tiny_zero_shot_model(encoder, tower=tower))
 
 
 @pytest.mark.parametrize("make", [adapted_zero_shot_model, tiny_zero_shot_model])
@@ -228,7 +228,7 @@ def test_doors_of_the_hub_lead_to_equal_models_in_small_repositories(make, hub, 
     train_step(model)
     model.push_to_hub(name)
     PROCESSOR.push_to_hub(name)
-    check_doors(name, model, lambda: tiny_zero_shot_model(encoder))
+    check_entry_points(name, model, lambda: tiny_zero_shot_model(encoder))
     weights = hub.content(name, next(path for path in hub.files(name) if path.endswith(".safetensors")))
     header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     assert any("alignment.logit_scale" in tensor for tensor in header)

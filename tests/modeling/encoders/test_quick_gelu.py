@@ -6,7 +6,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.activations import QuickGELUActivation
 
 from hf_any3d.modeling.encoders import freeze
-from hf_any3d.modeling.encoders.quick_gelu import FusedQuickGELU, fuse_quick_gelu
+from hf_any3d.modeling.encoders.loading import FusedQuickGELU, fuse_quick_gelu
 
 
 def test_values_and_gradients_are_those_of_transformers():

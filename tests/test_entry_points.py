@@ -65,7 +65,7 @@ def through_pipeline(name, base, **kwargs):
     return torch.tensor([[score[f"LABEL_{label}"] for label in range(3)] for score in scores]).log()
 
 
-def check_doors(name, model, base):
+def check_entry_points(name, model, base):
     """Through each door the same logits, of which a pipeline shows the shares, and the same features."""
     logits, features = outputs_of(model)
     doors = {through_auto_class: logits, through_pipeline: logits.log_softmax(dim=-1)}
@@ -80,21 +80,21 @@ def check_doors(name, model, base):
 
 @MAKERS
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
-def test_doors_of_a_directory_lead_to_equal_models(make, encoder, tmp_path):
+def test_directory_opens_equal_through_every_entry_point(make, encoder, tmp_path):
     model = made_and_trained(make, encoder)
     model.save_pretrained(tmp_path / "made")
     PROCESSOR.save_pretrained(tmp_path / "made")
-    check_doors(str(tmp_path / "made"), model, lambda: tiny_model(encoder))
+    check_entry_points(str(tmp_path / "made"), model, lambda: tiny_model(encoder))
     shutil.move(tmp_path / "made", tmp_path / "moved")
-    check_doors(str(tmp_path / "moved"), model, lambda: tiny_model(encoder))
+    check_entry_points(str(tmp_path / "moved"), model, lambda: tiny_model(encoder))
 
 
 @MAKERS
-def test_tower_of_a_composite_encoder_comes_back(make, tmp_path):
+def test_tower_of_a_composite_encoder_is_restored(make, tmp_path):
     model = made_and_trained(make, "clip", tower="text")
     model.save_pretrained(tmp_path)
     PROCESSOR.save_pretrained(tmp_path)
-    check_doors(str(tmp_path), model, lambda: tiny_model("clip", tower="text"))
+    check_entry_points(str(tmp_path), model, lambda: tiny_model("clip", tower="text"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def pushed_encoder(hub):
 
 
 @MAKERS
-def test_doors_of_the_hub_lead_to_equal_models(make, hub, pushed_encoder):
+def test_repository_opens_equal_through_every_entry_point(make, hub, pushed_encoder):
     encoder, commit = pushed_encoder
     name = f"me/doors-{make.__name__.replace('_', '-')}"
     model = made_and_trained(make, encoder, revision=commit)
@@ -116,11 +116,11 @@ def test_doors_of_the_hub_lead_to_equal_models(make, hub, pushed_encoder):
     PROCESSOR.push_to_hub(name)
     config = AutoModel.from_pretrained(name).config
     assert (config.encoder_name_or_path, config.encoder_revision) == (encoder, commit)
-    check_doors(name, model, lambda: tiny_model(encoder, revision=commit))
+    check_entry_points(name, model, lambda: tiny_model(encoder, revision=commit))
 
 
 @MAKERS
-def test_what_is_pushed_holds_the_trained_parts_alone(make, hub, tmp_path):
+def test_pushed_files_contain_only_trained_parts(make, hub, tmp_path):
     name = f"me/small-{make.__name__.replace('_', '-')}"
     random_encoder(tiny_config("bert", vocab_size=10_000)).save_pretrained(tmp_path)
     model = make(str(tmp_path))
@@ -140,8 +140,8 @@ def test_what_is_pushed_holds_the_trained_parts_alone(make, hub, tmp_path):
 
 
 @MAKERS
-def test_dtype_and_attention_can_be_chosen_at_a_door(make, tmp_path):
-    model = made_and_trained(make, "bert", clear=True)
+def test_dtype_and_attention_can_be_chosen_when_loading(make, tmp_path):
+    model = made_and_trained(make, "bert", large_logits=True)
     model.save_pretrained(tmp_path)
     PROCESSOR.save_pretrained(tmp_path)
     logits, _ = outputs_of(model)
@@ -154,7 +154,7 @@ def test_dtype_and_attention_can_be_chosen_at_a_door(make, tmp_path):
 
 
 @MAKERS
-def test_loading_says_nothing_and_misses_nothing(make, tmp_path, recwarn, capfd):
+def test_loading_gives_no_warnings_and_misses_no_weights(make, tmp_path, recwarn, capfd):
     model = made_and_trained(make, "bert")
     model.save_pretrained(tmp_path)
     capfd.readouterr()

@@ -22,20 +22,20 @@ def rows():
     return rows.cast_column("label", ClassLabel(names=LABELS))
 
 
-def test_captions_go_into_every_template_and_names_where_there_is_none():
+def test_captions_fill_every_template_and_class_names_replace_missing_ones():
     texts = caption_texts(["night_stand", "lamp"], ["Bedside table ", None], ["a {}", "{}!"])
     assert texts == [["a bedside table", "bedside table!"], ["a lamp", "lamp!"]]
     assert caption_texts(["night_stand"], templates=["{}"]) == [["night stand"]]
     assert readable("flower__pot ") == "flower pot"
 
 
-def test_captions_that_name_a_held_out_class_give_way_to_the_class_name():
+def test_captions_with_a_held_out_class_are_replaced_by_the_class_name():
     captions = ["Sofa bed", "Bedside table", "Garden bench", "Embedded screen"]
     texts = caption_texts(["chair"] * 4, captions, ["{}"], forbidden=["bed", "night_stand"])
     assert texts == [["chair"], ["chair"], ["garden bench"], ["embedded screen"]]
 
 
-def test_each_epoch_draws_a_text_of_the_rows_own_and_the_seed_repeats_it(rows, tower):
+def test_each_epoch_draws_a_text_of_the_row_by_the_seed(rows, tower):
     texts = caption_texts(LABELS, templates=["a {}", "{}", "the {}"])
     drawn = CaptionedDataset(rows, PROCESSOR, texts, tower, seed=5)
     seen = set()
@@ -52,7 +52,7 @@ def test_each_epoch_draws_a_text_of_the_rows_own_and_the_seed_repeats_it(rows, t
     assert seen == {0, 1, 2}
 
 
-def test_without_a_seed_the_first_text_is_taken(rows, tower):
+def test_without_a_seed_the_first_text_is_used(rows, tower):
     fixed = CaptionedDataset(rows, PROCESSOR, [["a chair", "x"], ["a lamp"], ["a table"]], tower)
     for epoch in range(3):
         fixed.epoch = epoch

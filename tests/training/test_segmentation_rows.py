@@ -61,14 +61,14 @@ def test_blocks_cover_every_cloud(dataset, block_size):
     assert all(np.array_equal(rows[n]["points"], again[n]["points"]) for n in range(len(rows)))
 
 
-def test_crops_are_as_many_as_cover_the_clouds_once(dataset):
+def test_number_of_crops_covers_the_clouds_once(dataset):
     rows = CropRows(dataset, processor())
     assert rows.clouds.tolist() == [0] * 5 + [1] + [2] * 2
     with pytest.raises(IndexError, match="row 8 of 8"):
         rows[8]
 
 
-def test_crops_follow_from_seed_epoch_and_row(dataset):
+def test_crops_depend_only_on_seed_epoch_and_row(dataset):
     rows, again, other = (CropRows(dataset, processor(block_size=1.5), seed=seed) for seed in (0, 0, 1))
     first = rows[3]["points"]
     assert np.array_equal(first, again[3]["points"]) and not np.array_equal(first, other[3]["points"])
@@ -76,14 +76,14 @@ def test_crops_follow_from_seed_epoch_and_row(dataset):
     assert not np.array_equal(first, again[3]["points"])
 
 
-def test_category_comes_along_when_wanted(dataset):
+def test_category_is_returned_on_request(dataset):
     for rows in (BlockRows(dataset, processor(), True), CropRows(dataset, processor(), with_category=True)):
         batch = next(iter(DataLoader(rows, batch_size=len(rows), collate_fn=default_data_collator)))
         assert batch["category"].tolist() == [int(dataset[int(cloud)]["label"]) for cloud in rows.clouds]
         assert batch["points"].shape == (len(rows), 64, 3) and batch["labels"].shape == (len(rows), 64)
 
 
-def test_what_is_missing_is_named(dataset):
+def test_errors_name_what_is_missing(dataset):
     with pytest.raises(ValueError, match="no column 'labels'; it has points, label"):
         CropRows(dataset.remove_columns("labels"), processor())
     with pytest.raises(ValueError, match="no column 'label'; it has points, labels"):
@@ -92,7 +92,7 @@ def test_what_is_missing_is_named(dataset):
         BlockRows(dataset, processor(seed=None))
 
 
-def test_votes_divide_every_cloud_anew(dataset):
+def test_each_vote_divides_clouds_differently(dataset):
     once, thrice = (BlockRows(dataset, processor(block_size=1.5), votes=votes) for votes in (1, 3))
     assert len(thrice) == 3 * len(once) and thrice.clouds.count(0) == 3 * once.clouds.count(0)
     first = [index for index, cloud in zip(thrice.index, thrice.clouds, strict=True) if cloud == 0]

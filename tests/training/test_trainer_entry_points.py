@@ -5,7 +5,7 @@ import torch
 from transformers import AutoFeatureExtractor, Trainer, TrainingArguments
 
 from hf_any3d import PointCloudProcessor
-from tests.test_doors import PROCESSOR, check_doors, lora_model
+from tests.test_entry_points import PROCESSOR, check_entry_points, lora_model
 from tests.tiny_encoders import adapted_model, clouds, tiny_model
 
 MAKERS = pytest.mark.parametrize("make", [adapted_model, lora_model, tiny_model])
@@ -29,12 +29,12 @@ def trainer(model, directory, steps, **kwargs):
 
 
 @MAKERS
-def test_pushed_run_opens_through_each_door(make, hub, tmp_path):
+def test_pushed_run_opens_through_every_entry_point(make, hub, tmp_path):
     name = f"me/run-{make.__name__.replace('_', '-')}"
     run = trainer(make("bert"), tmp_path, 2, push_to_hub=True, hub_model_id=name, save_strategy="no")
     run.train()
     run.push_to_hub()
-    check_doors(name, run.model.eval(), lambda: tiny_model("bert"))
+    check_entry_points(name, run.model.eval(), lambda: tiny_model("bert"))
     processor = AutoFeatureExtractor.from_pretrained(name)
     assert isinstance(processor, PointCloudProcessor) and processor.to_dict() == PROCESSOR.to_dict()
     assert {"README.md", "preprocessor_config.json", "config.json"} <= set(hub.files(name))
@@ -50,7 +50,7 @@ def test_best_checkpoint_is_loaded_at_the_end(make, tmp_path):
 
 
 @MAKERS
-def test_interrupted_run_goes_on_silently_to_the_same_end(make, tmp_path, capfd, recwarn):
+def test_interrupted_run_resumes_without_warnings_to_the_same_result(make, tmp_path, capfd, recwarn):
     whole = trainer(make("bert"), tmp_path / "whole", 4, save_strategy="no")
     whole.train()
     trainer(make("bert"), tmp_path / "parts", 2, save_steps=2).train()

@@ -18,7 +18,7 @@ def write(tmp_path):
     return put
 
 
-def test_a_file_wins_over_its_bases_and_later_bases_over_earlier_ones(write):
+def test_file_overrides_its_bases_and_later_bases_earlier_ones(write):
     write("base/one.yaml", "rate: 1\nsteps: 1\nmodel: {a: 1, b: 1, deep: {x: 1}}\naugment: [scale, shift]\n")
     write("base/two.json", json.dumps({"steps": 2, "model": {"b": 2, "deep": {"y": 2}}}))
     path = write("run.yaml", "extends: [base/one.yaml, base/two.json]\nmodel: {c: 3}\naugment: [jitter]\n")
@@ -30,20 +30,20 @@ def test_a_file_wins_over_its_bases_and_later_bases_over_earlier_ones(write):
     }
 
 
-def test_bases_stand_on_bases_by_paths_from_their_own_folder(write):
+def test_bases_may_extend_bases_by_relative_paths(write):
     write("base/root.yaml", "a: 1\nb: 1\n")
     write("base/middle.yaml", "extends: root.yaml\nb: 2\n")
     assert read_settings(write("run.yaml", "extends: base/middle.yaml\n")) == {"a": 1, "b": 2}
 
 
-def test_one_base_may_be_reached_by_two_ways(write):
+def test_base_may_be_extended_twice(write):
     write("root.yaml", "a: 1\n")
     write("left.yaml", "extends: root.yaml\nl: 1\n")
     write("right.yaml", "extends: root.yaml\nr: 1\n")
     assert read_settings(write("run.yaml", "extends: [left.yaml, right.yaml]\n")) == {"a": 1, "l": 1, "r": 1}
 
 
-def test_a_mapping_can_be_taken_away():
+def test_mapping_can_be_replaced_by_null():
     assert merge({"a": {"x": 1}, "b": 1}, {"a": None, "b": {"y": 1}}) == {"a": None, "b": {"y": 1}}
 
 
@@ -57,13 +57,13 @@ def test_a_mapping_can_be_taken_away():
         ("extends: list.yaml\n", ValueError, "list.yaml: holds a list; expected names and values"),
     ],
 )
-def test_wrong_bases_are_named(write, text, error, message):
+def test_errors_name_invalid_bases(write, text, error, message):
     write("list.yaml", "- a\n")
     with pytest.raises(error, match=message):
         read_settings(write("run.yaml", text))
 
 
-def test_a_circle_of_files_is_an_error(write):
+def test_cycle_of_files_is_an_error(write):
     write("other.yaml", "extends: run.yaml\n")
     with pytest.raises(ValueError, match="leads back"):
         read_settings(write("run.yaml", "extends: other.yaml\n"))

@@ -49,17 +49,17 @@ def test_every_listed_method_trains_and_opens_again(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["prompt_tuning", "poly", "trainable_tokens", "unheard_of"])
-def test_methods_that_do_not_fit_are_refused_with_those_that_do(name):
+def test_unsupported_methods_are_refused_and_supported_ones_listed(name):
     with pytest.raises(ValueError, match=f"'{name}' is unknown or does not fit; expected one of .*guided_adapter"):
         build_peft_config(name, tiny_model())
 
 
-def test_names_are_read_in_any_case_and_settings_win():
+def test_names_are_case_insensitive_and_settings_override_defaults():
     config = build_peft_config("LoRA", tiny_model(), {"r": 2, "target_modules": ["query"], "modules_to_save": ["x"]})
     assert (config.r, config.target_modules, config.modules_to_save) == (2, {"query"}, ["x"])
 
 
-def test_unknown_setting_is_named_with_those_there_are():
+def test_unknown_setting_is_refused_and_known_ones_listed():
     with pytest.raises(ValueError, match="'ia3' has no setting 'rank'; it has .*feedforward_modules"):
         build_peft_config("ia3", tiny_model(), {"rank": 4})
 
@@ -82,7 +82,7 @@ def test_feedforward_modules_are_the_last_of_the_branch(family, ends, per_layer)
     assert names < matched(model, encoder_linear_pattern(model))
 
 
-def test_ia3_scales_what_enters_feedforward_modules_and_what_leaves_others():
+def test_ia3_scales_inputs_of_feedforward_modules_and_outputs_of_others():
     model = tiny_model()
     model = get_peft_model(model, build_peft_config("ia3", model))
     vectors = {key: p.numel() for key, p in model.named_parameters() if "ia3_l" in key and ".layer.0." in key}
@@ -92,7 +92,7 @@ def test_ia3_scales_what_enters_feedforward_modules_and_what_leaves_others():
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
-def test_norm_pattern_finds_both_norms_of_each_layer_and_none_outside(family):
+def test_norm_pattern_matches_only_norms_of_layers(family):
     model = tiny_model(family)
     names = matched(model, encoder_norm_pattern(model))
     assert len(names) == 4

@@ -55,12 +55,12 @@ def refused(model: Path) -> str:
         ({"num_tokens": "many"}, "num_tokens='many'"),
     ],
 )
-def test_settings_that_no_model_has_are_told(strange, settings, told):
+def test_impossible_settings_are_refused(strange, settings, told):
     changed(strange / "config.json", **settings)
     assert told in refused(strange)
 
 
-def test_a_huge_encoder_is_not_begun(strange):
+def test_huge_encoder_is_refused_before_it_is_built(strange):
     config = json.loads((strange / "config.json").read_text())
     changed(strange / "config.json", encoder_config=config["encoder_config"] | {"num_hidden_layers": 10**6})
     assert "encoder_config.num_hidden_layers=1000000; expected 0 to 512" in refused(strange)
@@ -76,28 +76,28 @@ def test_a_huge_encoder_is_not_begun(strange):
         ({"rank_pattern": {"(x+x+)+y": 4}}, "repeats a group"),
     ],
 )
-def test_adapters_that_take_for_ever_are_refused(strange, command, settings, told):
+def test_adapters_that_could_take_hours_are_refused(strange, command, settings, told):
     changed(strange / "adapter_config.json", **settings)
     code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
     assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1
     assert told in err
 
 
-def test_a_cut_weight_file_is_told(strange):
+def test_truncated_weight_file_is_reported(strange):
     file = strange / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
     assert code == 1 and out == "" and len(err.splitlines()) == 1 and str(strange) in err
 
 
-def test_a_processor_that_asks_for_too_many_points_is_told(strange):
+def test_processor_with_too_many_points_is_refused(strange):
     changed(strange / "preprocessor_config.json", num_points=10**8)
     code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
     assert "num_points: 100000000; expected 1 to 10,000,000" in err
 
 
-def test_class_and_file_names_steer_no_terminal_and_forge_no_line(strange, tmp_path):
+def test_class_and_file_names_are_escaped_in_terminals(strange, tmp_path):
     labels = {"0": "bottle\x1b[2J", "1": "chair\nerror: all is lost", "2": "\u202elamp"}
     changed(strange / "config.json", id2label=labels, label2id={name: int(i) for i, name in labels.items()})
     file = tmp_path / "ch\x1b[31mair\n.ply"
@@ -113,7 +113,7 @@ def test_class_and_file_names_steer_no_terminal_and_forge_no_line(strange, tmp_p
     assert code == 1 and len(err.splitlines()) == 1 and err[:-1].isprintable()
 
 
-def test_an_adapter_larger_than_its_weights_takes_no_memory(strange):
+def test_adapter_larger_than_its_weights_allocates_no_memory(strange):
     state = load_file(strange / "adapter_model.safetensors")
     save_file({name: torch.zeros(1) for name in state}, strange / "adapter_model.safetensors", {"format": "pt"})
     changed(strange / "adapter_config.json", r=4_000)
@@ -121,7 +121,7 @@ def test_an_adapter_larger_than_its_weights_takes_no_memory(strange):
     assert code == 1 and out == "" and len(err.splitlines()) == 1
 
 
-def test_code_in_a_directory_is_neither_run_nor_asked_about(strange, tmp_path, monkeypatch):
+def test_code_in_a_directory_is_never_run(strange, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", None)
     (strange / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     for file in ("config.json", "preprocessor_config.json"):
@@ -132,7 +132,7 @@ def test_code_in_a_directory_is_neither_run_nor_asked_about(strange, tmp_path, m
     assert code == 0 or (err.startswith("error: ") and len(err.splitlines()) == 1)
 
 
-def test_settings_of_megatron_are_refused_by_name(strange, tmp_path, monkeypatch):
+def test_megatron_config_is_refused(strange, tmp_path, monkeypatch):
     (tmp_path / "chosen_by_a_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     for core in ("megatron.core", "chosen_by_a_stranger"):

@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from hf_any3d import AutoModelForPointCloudClassification, GuidedAdapterConfig, encoder_linear_pattern
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.test_doors import (
+from tests.test_entry_points import (
     MAKERS,
     PROCESSOR,
     made_and_trained,
@@ -44,7 +44,7 @@ def shared(tmp_path):
 
 
 @DOORS
-def test_encoder_with_other_weights_is_refused_at_each_door(door, shared):
+def test_encoder_with_other_weights_is_refused_by_every_entry_point(door, shared):
     name, encoder, _ = shared
     put_encoder(encoder, seed=9)
     with pytest.raises(ValueError, match="change( results)? silently") as error:
@@ -63,7 +63,7 @@ def test_encoder_with_other_weights_is_refused_without_adapters_too(tmp_path):
             auto.from_pretrained(tmp_path / "model")
 
 
-def test_encoder_that_is_gone_is_named(shared):
+def test_error_names_a_missing_encoder(shared):
     name, encoder, _ = shared
     shutil.rmtree(encoder)
     with pytest.raises(ValueError, match=str(encoder)):
@@ -121,13 +121,13 @@ def test_adapter_on_a_saved_model_opens_with_that_model(tmp_path):
     assert torch.equal(outputs_of(PeftModel.from_pretrained(again, name).eval())[0], expected)
 
 
-def test_base_of_another_shape_is_named_at_the_door_of_peft(shared):
+def test_peft_model_warns_about_a_base_of_another_shape(shared):
     name, encoder, _ = shared
     with pytest.warns(UserWarning, match="num_tokens=16, the adapter was trained with 8"):
         PeftModel.from_pretrained(tiny_model(str(encoder), num_tokens=16), name)
 
 
-def test_base_as_it_was_gives_no_warning(shared, recwarn):
+def test_unchanged_base_gives_no_warning(shared, recwarn):
     name, encoder, expected = shared
     assert torch.equal(through_peft(name, lambda: tiny_model(str(encoder))), expected)
     assert not [warning for warning in recwarn if "base model" in str(warning.message)]
