@@ -92,7 +92,7 @@ def own_places(core, count):
 
 @torch.no_grad()
 @pytest.mark.parametrize("model_type", list(encoder_families()))
-def test_layers_see_what_the_encoders_own_pass_shows_them(model_type, monkeypatch):
+def test_layers_get_the_inputs_of_the_encoders_own_forward_pass(model_type, monkeypatch):
     core = tiny_model(model_type, rotary_views="mean_angle").any2point
     entered, own = own_pass(core)
 

@@ -69,7 +69,7 @@ def test_gradient_norms_agree_to_one_percent(gradient_run):
     assert compared > 70
 
 
-def test_batch_statistics_move_as_published(gradient_run):
+def test_running_statistics_are_updated_as_published(gradient_run):
     case, model, _ = gradient_run
     buffers = plain_names(model, model.named_buffers())
     pairs = named_tensors(case, case.manifest["buffers"], buffers)

@@ -129,7 +129,7 @@ def test_gradient_checkpointing_gives_equal_gradients(make):
     assert_same_gradients(found, expected)
 
 
-def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
+def test_attention_can_be_chosen_at_every_entry_point(saved):
     path, model = saved
     config = AutoModelForPointCloudClassification.from_pretrained(path).config
     opened = [
@@ -141,7 +141,7 @@ def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
         torch.testing.assert_close(logits(opened[0]), logits(model), rtol=1e-5, atol=1e-5)
 
 
-def test_flash_attention_that_is_not_installed_is_told_by_transformers(saved):
+def test_missing_flash_attention_raises_the_error_of_transformers(saved):
     if is_flash_attn_2_available():
         pytest.skip("flash attention is installed")
     for build in (
@@ -176,7 +176,7 @@ def test_maps_of_several_devices_are_refused():
         tiny_model(device_map={"encoder": 0, "head": "cpu"})
 
 
-def test_quantization_is_handed_to_the_encoder_alone(monkeypatch):
+def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
     """The words reach the loading of the encoder, in the form that every quantizer asks for."""
     wanted = BitsAndBytesConfig(load_in_8bit=True)
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
@@ -229,7 +229,7 @@ def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, 
     assert sum(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained) > 10
 
 
-def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
+def test_lora_targets_the_layers_of_the_quantized_encoder(bits, wide):
     model = tiny_model(wide, quantization_config=bits, large_logits=True)
     lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
     adapted = get_peft_model(model, lora).train()
@@ -243,7 +243,7 @@ def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
     assert rest and all(gradient is not None and gradient.isfinite().all() for gradient in rest)
 
 
-def test_saved_models_open_with_a_quantized_encoder_and_do_not_remember_it(bits, saved, tmp_path_factory):
+def test_saved_models_load_with_a_quantized_encoder_and_do_not_store_the_setting(bits, saved, tmp_path_factory):
     path, model = saved
     with torch.no_grad():
         expected = logits(model)

@@ -113,7 +113,7 @@ def test_discrete_decisions_are_identical(run, key):
     assert torch.equal(ours[key], case.expected[key].to(ours[key].dtype))
 
 
-def test_tokens_share_voxels_exactly_where_the_original_says(run):
+def test_tokens_share_the_voxels_of_the_original(run):
     case, ours = run
     expected = case.expected["voxel"]
     for cloud in range(len(expected)):

@@ -91,7 +91,7 @@ def test_the_value_of_a_cloud_does_not_depend_on_its_batch(norm):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("padding", [0.0, float("nan")])
 @pytest.mark.parametrize("count", [40, 3000])
-def test_masked_points_count_for_nothing(norm, padding, count):
+def test_masked_points_are_ignored(norm, padding, count):
     x, y = clouds((2, count, 3), (2, count + 20, 3))
     x_mask, y_mask = torch.rand(2, count) < 0.6, torch.rand(2, count + 20) < 0.6
     padded = x.masked_fill(~x_mask[..., None], padding).requires_grad_()
@@ -137,7 +137,7 @@ def test_nan_reaches_the_result(count):
 
 
 @pytest.mark.parametrize(("count", "index_bytes"), [(32, 1), (5000, 2)])
-def test_beside_the_clouds_only_small_indices_are_kept_for_the_backward_pass(count, index_bytes):
+def test_only_clouds_and_small_indices_are_saved_for_the_backward_pass(count, index_bytes):
     x, y = clouds((2, count, 3), (2, count, 3))
     x.requires_grad_()
     kept = {}

@@ -32,5 +32,5 @@ def test_points_near_the_origin_are_no_candidates():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 500, 511, 512, 513, 2000])
-def test_order_of_preference_is_the_kernels(count):
+def test_priority_is_that_of_the_cuda_kernel(count):
     assert _cuda_order(count, torch.device("cpu")).tolist() == cuda_priority(count).tolist()
