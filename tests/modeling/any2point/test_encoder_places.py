@@ -1,4 +1,4 @@
-"""What attention sees in every encoder family: all tokens, their places, and nothing of their order."""
+"""Attention in every encoder family uses all tokens and their places, but not their order."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ RULES = {"split_frequencies": 6, "split_heads": 2, "mean_angle": 6, "first_view"
 
 
 class GivenTokens(torch.nn.Module):
-    """Stands where the tokenizer stands: tokens and centres as they were given."""
+    """Replaces the tokenizer by given tokens and centres."""
 
     def __init__(self, tokens, centers):
         super().__init__()

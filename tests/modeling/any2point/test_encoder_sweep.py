@@ -1,4 +1,4 @@
-"""Every registered encoder family through everything that an Any2Point model promises."""
+"""The contract of Any2Point models for every registered encoder family."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ from tests.tiny_encoders import (
 
 TOKENS = SMALL["num_tokens"]
 every_family = pytest.mark.parametrize("family", list(encoder_families()))
-# One for each way to tell places and each shape of layers; what concerns mechanics more than families runs on these.
+# One for each kind of position and of layer, for tests that do not depend on the family otherwise.
 some_families = pytest.mark.parametrize(
     "family",
     [
@@ -41,7 +41,7 @@ def core_of(model):
 
 
 def encoder_weights(model):
-    """The frozen weights of an adapted model by name: all in the encoder but the adapters."""
+    """Return the frozen weights of an adapted model by name: the encoder without adapters."""
     tensors = core_of(model).encoder.state_dict()
     return {name: tensor.clone() for name, tensor in tensors.items() if "guided_adapter_" not in name}
 
@@ -239,7 +239,7 @@ def test_autocast_trains_as_full_precision_does(family):
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in trained.values()]))
     assert_nearly_equal(logits[1], logits[0], 0.1)
     assert gradients[0].abs().max() > 0.01
-    # Gradients of random weights on three clouds: half precision moves them, but keeps their direction.
+    # Gradients of random weights on three clouds: half precision changes them, but not their direction.
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.7
 
 
@@ -315,7 +315,7 @@ def test_model_copies_class_token_and_final_norm_of_its_encoder(family):
     assert saved_encoder(family) == core.config.encoder_name_or_path
 
 
-# Their layers keep their attention weights to themselves, also by eager attention.
+# Their layers do not return attention weights, even with eager attention.
 _SILENT = {"data2vec-vision", "mpnet", "deberta", "deberta-v2", "megatron-bert"}
 
 

@@ -1,4 +1,4 @@
-"""An encoder that trains with everything around it, and is stored with the model."""
+"""Full fine-tuning: an encoder that trains and is stored with the model."""
 
 import warnings
 
@@ -42,7 +42,7 @@ def test_step_changes_only_encoder_parameters_that_process_clouds(encoder):
         assert name in names or torch.equal(parameter, before[name]), name
     layers = [name for name in before if name.startswith(f"{model.any2point.family.layers}.0.")]
     changed = {name for name in names if not torch.equal(model.any2point.encoder.get_parameter(name), before[name])}
-    # Keys may be shifted without changing attention: the gradient of their bias is rounding.
+    # Attention does not depend on the bias of keys: its gradient is rounding noise.
     assert set(layers) - changed <= {name for name in layers if "bias" in name or "relative" in name}
 
 

@@ -20,7 +20,7 @@ def geometry(kind="line", tokens=12, batch=2, cell_size=4.0, **kwargs):
 
 
 def cells_by_hand(place, size):
-    """Tokens of every occupied cell of one view: {cell: [tokens]}, in the order of the tokens."""
+    """Return the tokens of every occupied cell of one view, `{cell: [tokens]}`."""
     cells = {}
     for token, position in enumerate(place.tolist()):
         cells.setdefault(tuple(math.floor(value / size) for value in position), []).append(token)
@@ -28,7 +28,7 @@ def cells_by_hand(place, size):
 
 
 def check(members, batch, view, groups):
-    """One view of a membership against the groups of tokens it must describe."""
+    """Check one view of a membership against groups of tokens."""
     row = members.row[batch, view].tolist()
     assert sorted(map(sorted, groups)) == sorted(
         sorted(t for t in range(len(row)) if row[t] == r) for r in sorted(set(row))

@@ -31,7 +31,7 @@ def test_training_loss_and_logits_agree(gradient_run):
 
 
 def named_tensors(case, names, tensors):
-    """Our tensor for each original name, taken out of its stack where there is one."""
+    """Return the tensor for each original name, unstacked if necessary."""
     for name in names:
         frozen, ours = rename(name, case.variant)
         assert not frozen and len(ours) == 1, name

@@ -1,4 +1,4 @@
-"""The guided adapter against a plain program that goes view by view and cell by cell."""
+"""The guided adapter against a plain loop over views and cells."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def randomize(module):
 
 @pytest.fixture
 def case():
-    """Tokens, their places on a line of three cells, and modules without a default weight; all in float64."""
+    """Tokens, their places on a line of three cells, and modules with random weights, in float64."""
     generator = torch.Generator().manual_seed(3)
     draw = {"generator": generator, "dtype": torch.float64}
     place = torch.rand(BATCH, VIEWS, TOKENS, 1, **draw) * 9

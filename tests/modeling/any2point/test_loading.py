@@ -1,4 +1,4 @@
-"""A model never runs with another encoder than its config names without saying so."""
+"""A model with another encoder than its config names raises an error or warns."""
 
 import warnings
 
@@ -14,7 +14,7 @@ SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "num_labels": 3}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A small encoder and a model around it, in directories of their own."""
+    """A small encoder and a model around it, in separate directories."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)

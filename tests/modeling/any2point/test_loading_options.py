@@ -1,4 +1,4 @@
-"""Precision, attention, device and quantization of the encoder, by every way to open a model."""
+"""Precision, attention, device and quantization of the encoder, at every entry point."""
 
 import json
 
@@ -56,7 +56,7 @@ def head_of(model):
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """An encoder whose layers are as wide as blocks of 4 bits ask for."""
+    """An encoder with layers wide enough for blocks of 4 bits."""
     path = tmp_path_factory.mktemp("wide")
     random_encoder(tiny_config("bert", hidden_size=64, intermediate_size=128)).save_pretrained(path)
     return str(path)
@@ -64,7 +64,7 @@ def wide(tmp_path_factory):
 
 @pytest.fixture(params=["adapter", "whole"])
 def saved(request, wide, tmp_path):
-    """A repository that holds an adapter, and one that holds all that trains."""
+    """A repository with an adapter, and one with all trained parameters."""
     model = (
         adapted_model(wide, large_logits=True) if request.param == "adapter" else tiny_model(wide, large_logits=True)
     )
@@ -112,7 +112,7 @@ def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(m
         grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
         assert all(grad.dtype == torch.float32 for grad in grads)
         gradients.append(torch.cat([grad.flatten() for grad in grads]))
-    # Norms over three clouds, or their points, enlarge what rounding moves.
+    # Norms over three clouds, or their points, amplify rounding.
     assert_nearly_equal(answers[1], answers[0], 0.2)
     assert gradients[0].abs().max() > 0.01
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.8
@@ -177,7 +177,7 @@ def test_maps_of_several_devices_are_refused():
 
 
 def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
-    """The words reach the loading of the encoder, in the form that every quantizer asks for."""
+    """The loading of the encoder gets the config, in the form that every quantizer supports."""
     wanted = BitsAndBytesConfig(load_in_8bit=True)
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
     assert encoder_loading(None, None) == {}
@@ -235,7 +235,7 @@ def test_lora_targets_the_layers_of_the_quantized_encoder(bits, wide):
     adapted = get_peft_model(model, lora).train()
     assert any("bit" in type(module).__name__ and "peft" in type(module).__module__ for module in adapted.modules())
     adapted(points=clouds(), labels=torch.arange(3)).loss.backward()
-    # The first halves of LoRA wait for the second ones, which begin as zeros.
+    # LoRA's A matrices have no gradient while its B matrices are zero.
     second = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
     assert len(second) >= 2 * LAYERS
     assert [name for name, gradient in second.items() if gradient is None or not gradient.abs().max() > 1e-6] == []

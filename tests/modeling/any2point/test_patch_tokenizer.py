@@ -1,4 +1,4 @@
-"""The patch tokenizer against a plain mini-PointNet, and what it refuses."""
+"""The patch tokenizer against a plain mini-PointNet, and its errors."""
 
 import pytest
 import torch

@@ -139,7 +139,7 @@ def test_number_of_stages_sets_the_number_of_points(blocks, needed):
 
 
 def plain_stage(stage, xyz, features, centers, centers_index, config):
-    """One level of one cloud, centre by centre."""
+    """Compute a stage for one cloud, centre by centre."""
     tokens = []
     for center, own in zip(centers, centers_index.tolist(), strict=True):
         near = (xyz - center).square().sum(dim=-1).argsort(stable=True)[: config.tokenizer_neighbors]

@@ -1,4 +1,4 @@
-"""Models that name every point: shapes, gradients, categories, propagation, and every door of a repository."""
+"""Segmentation models: shapes, gradients, categories, propagation, and every entry point of a repository."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Each tokenizer inside a whole model: the promises that the sweep over encoders makes for the default one."""
+"""Each tokenizer in a model: the contract that the sweep over encoders checks for the default one."""
 
 import pytest
 import torch

@@ -152,7 +152,7 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     centers = normalize_centers(clouds(2, 9))
     projection = project(centers, PLANE, Any2PointConfig(plane_size=(100, 50), plane_cells=10))
     assert projection.extent == (100.0, 50.0) and projection.cell_size == 10.0
-    # The same viewing angles read the same entries, whatever a pixel is.
+    # Equal viewing angles have equal entries for any size of a pixel.
     default = project(centers, PLANE, Any2PointConfig())
     torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
 
@@ -164,7 +164,7 @@ def test_trained_positions_get_a_gradient_and_places_none():
     projection = project(centers, table, Any2PointConfig())
     assert not projection.view_positions.requires_grad
     projection.embedding.sum().backward()
-    # Each of the five tokens shares out one sixth a view among two entries, for each of six channels.
+    # Each of five tokens distributes a sixth per view over two entries, in each of six channels.
     torch.testing.assert_close(table.weight.grad.sum(), torch.tensor(30.0))
     assert centers.grad is None
 

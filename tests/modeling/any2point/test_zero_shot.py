@@ -1,4 +1,4 @@
-"""Clouds and texts in one space: outputs, training, and equal numbers through every door of a small repository."""
+"""Zero-shot models: outputs, training, and equal results at every entry point of a small repository."""
 
 import copy
 import json
@@ -45,7 +45,7 @@ MAKERS = pytest.mark.parametrize("make", [adapted_zero_shot_model, lora_model, t
 
 
 def train_step(model):
-    """One step on three pairs; returns the loss it started from."""
+    """Run one step on three pairs; returns the loss before it."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)

@@ -1,4 +1,4 @@
-"""Picking rows of a cloud by index."""
+"""Selecting rows of a cloud by index."""
 
 import pytest
 import torch
