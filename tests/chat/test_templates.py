@@ -19,7 +19,7 @@ LOOP = "{% for message in messages %}{{ message.content }}{% endfor %}"
         "{% for m in messages %}{%- generation -%}{{ m.content }}{%- endgeneration -%}{% endfor %}",
     ],
 )
-def test_templates_that_loop_over_messages_are_taken(template):
+def test_templates_that_loop_over_messages_are_accepted(template):
     check_templates(template)
     check_templates({"default": template, "other": LOOP})
 
@@ -35,7 +35,7 @@ def test_templates_that_loop_over_messages_are_taken(template):
         ("{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", "loops recursively"),
         (
             "{% for a in messages %}" * 3 + "{% endfor %}" * 3,
-            "3 loops",
+            "3 nested loops",
         ),
         ("{% set x = 'a' %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}", "doubles a text"),
         (

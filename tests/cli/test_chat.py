@@ -44,13 +44,13 @@ def test_questions_get_answers_and_restart_forgets(model, files):
     assert len(told) == 4 and told[0] == told[2] and told[0] not in (told[1], told[3])
 
 
-def test_drawn_answers_repeat_with_their_seed(model, files):
+def test_sampled_answers_repeat_with_their_seed(model, files):
     options = ("--temperature", "5", "--top-p", "1", "--max-new-tokens", "8", "--device", "cpu", "--seed")
     first, again, other = (talk(model, files[0], "Hm?", options=(*options, seed))[1] for seed in ("1", "1", "2"))
     assert first == again != other
 
 
-def test_what_cannot_be_is_told_and_the_talk_goes_on(model, files, tmp_path):
+def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path):
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")
     lines = ("/open gone.ply", f"/open {broken}", "/sing", "What? " * 100, "What is this?")
@@ -68,6 +68,6 @@ def test_what_cannot_be_is_told_and_the_talk_goes_on(model, files, tmp_path):
         (None, ("--template", "mine"), "chat_template='mine'; expected one of"),
     ],
 )
-def test_it_does_not_begin_with_what_cannot_be(model, files, name, options, told):
+def test_invalid_arguments_are_refused_before_the_first_question(model, files, name, options, told):
     result, lines = talk(model, name or files[0], "What?", options=options)
     assert result.exit_code == 1 and lines == [] and told in result.stderr and result.stderr.count("\n") == 1

@@ -151,7 +151,7 @@ def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
     assert next(line for line in out.splitlines() if line.startswith("points ")).endswith("–")
 
 
-def test_files_pass_one_by_one_where_a_batch_sways_the_answer(tmp_path):
+def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_path):
     build(attention_axis="batch").save_pretrained(tmp_path)
     PointCloudProcessor(num_points=64).save_pretrained(tmp_path)
     files = [FILES / "chair.ply", FILES / "lamp.stl"]

@@ -106,7 +106,7 @@ def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path
 
 
 @pytest.mark.parametrize("variant", ["linear", "side"])
-def test_other_protocols_of_fine_tuning_are_told_by_their_tensors(variant, tmp_path):
+def test_fine_tuning_protocols_are_recognized_by_their_tensors(variant, tmp_path):
     setting = Setting("cls", tmp_path, variant=variant)
     model = setting.opened()
     assert not differing(model, setting.original.converted)
@@ -179,7 +179,7 @@ def test_teacher_may_have_more_layers_than_the_checkpoint(tmp_path):
         ("dvae_plain", {"encoder_config": None, "group_size": 32}),
     ],
 )
-def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path):
+def test_accidents_of_the_program_are_switched_on_and_documented(case, flags, tmp_path):
     setting = Setting(case, tmp_path)
     config = setting.opened().config
     flags = flags | {"sampling_min_squared_norm": 1e-3, "noise_in_eval": True}
@@ -195,7 +195,7 @@ def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path
         assert teacher.layer_norm_eps == {"bert": 1e-12, "clip_vision_model": 1e-5, "vit": 1e-6}[teacher.model_type]
 
 
-def test_pretraining_goes_on_as_the_program_did(tmp_path):
+def test_pretraining_has_the_settings_of_the_program(tmp_path):
     config = Setting("pretrain_cls", tmp_path).opened().config
     expected = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
     expected |= {"class_token_loss": True, "decoder_num_hidden_layers": 2, "sampling_min_squared_norm": 1e-3}
@@ -214,7 +214,7 @@ def test_student_of_pretraining_opens_as_a_base_model_for_fine_tuning(tmp_path):
     assert student and all(torch.equal(tensor, state[name]) for name, tensor in student.items())
 
 
-def test_classifier_answers_by_name(tmp_path):
+def test_classifier_returns_class_names(tmp_path):
     setting = Setting("cls", tmp_path)
     assert setting.convert()[0] == 0
     classify = pipeline("point-cloud-classification", model=str(setting.output))
@@ -242,7 +242,7 @@ def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
     assert (processor.block_size, processor.up_axis, processor.scale) == (1.0, "z", None)
 
 
-def test_parts_and_rooms_have_the_names_of_their_data_sets(tmp_path):
+def test_parts_and_rooms_have_the_names_of_their_datasets(tmp_path):
     config = Setting("partseg", tmp_path).opened().config
     assert list(config.id2label.values()) == list(shapenetpart.PART_NAMES)
     assert config.category_names[:3] == ["Airplane", "Bag", "Cap"] and config.category_parts[2] == [6, 7]
@@ -254,7 +254,7 @@ def test_parts_and_rooms_have_the_names_of_their_data_sets(tmp_path):
     assert config.id2label[0] == "ceiling" and config.id2label[12] == "clutter"
 
 
-def test_labels_of_other_data_sets_have_numbers(tmp_path):
+def test_labels_of_other_datasets_are_numbers(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
     assert setting.opened().config.id2label[0] == "airplane"
     shutil.rmtree(setting.output)
@@ -272,7 +272,7 @@ def refused_again(setting, *words):
     return setting.refused(*words)
 
 
-def test_what_has_no_shape_may_be_given(tmp_path):
+def test_settings_without_a_tensor_can_be_given(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
     words = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
     config = setting.opened(*words).config
@@ -286,7 +286,7 @@ def test_what_has_no_shape_may_be_given(tmp_path):
     assert "group_size=16; the decoder makes 32 points" in setting.refused("--group-size", 16)
 
 
-def test_bare_names_and_half_precision_do(tmp_path):
+def test_bare_names_and_half_precision_are_accepted(tmp_path):
     setting = Setting("cls", tmp_path)
     half = {name: t.half() if t.is_floating_point() else t for name, t in setting.original.state.items()}
     torch.save({"base_model": half}, setting.checkpoint, _use_new_zipfile_serialization=False)
@@ -340,7 +340,7 @@ def test_missing_tensors_are_listed(case, names, told, tmp_path):
     assert told in setting.refused()
 
 
-def test_tensors_of_another_shape_are_told(tmp_path):
+def test_tensors_of_another_shape_are_named(tmp_path):
     setting = Setting("semseg", tmp_path)
     setting.altered(lambda state: state.update({"convs3_cls.bias": torch.ones(12)}))
     assert "of another shape: segmenter.head.out.bias is (12,), expected (13,)" in setting.refused()
@@ -355,7 +355,7 @@ def test_tensors_of_another_shape_are_told(tmp_path):
         ("dvae_plain", "act", "kind='act'; expected one of pretrain, dvae, cls, partseg, semseg"),
     ],
 )
-def test_checkpoint_of_another_kind_says_which(case, kind, told, tmp_path):
+def test_checkpoint_of_another_kind_is_recognized(case, kind, told, tmp_path):
     err = Setting(case, tmp_path).refused(kind=kind)
     assert "original.pth: " in err and told in err
 
@@ -392,7 +392,7 @@ def test_teacher_with_another_activation_is_refused(tmp_path):
     assert told in setting.refused(*words)
 
 
-def test_teacher_whose_heads_are_unknown_has_to_be_named(tmp_path):
+def test_teacher_with_an_unknown_number_of_heads_must_be_named(tmp_path):
     setting = Setting("dvae_shallow", tmp_path)
     narrow = {
         name: tensor[..., :100] if "visual_embed" in name and "mlp.fc1.weight" in name else tensor
@@ -417,13 +417,13 @@ def test_pickled_objects_are_refused_and_never_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [{"model": {"a": torch.ones(1)}}, {"optimizer": {"lr": 1.0}}, [torch.ones(2)], {}])
-def test_files_without_a_state_dict_are_told(content, tmp_path):
+def test_files_without_a_state_dict_are_refused(content, tmp_path):
     setting = Setting("cls", tmp_path)
     torch.save(content, setting.checkpoint)
     assert "no state dict; expected one under 'base_model' or 'model_state_dict', found" in setting.refused()
 
 
-def test_wrong_words_are_told(tmp_path):
+def test_wrong_arguments_are_refused(tmp_path):
     setting = Setting("cls", tmp_path)
     assert "missing.pth: no such file" in setting.refused(checkpoint=tmp_path / "missing.pth")
     setting.checkpoint.write_bytes(setting.checkpoint.read_bytes()[:5000])

@@ -54,7 +54,7 @@ def config():
     return tiny_config("imagebind_audio")
 
 
-def test_every_audio_tensor_finds_its_place(config, tmp_path):
+def test_every_audio_tensor_is_converted(config, tmp_path):
     state = original(config)
     torch.save(state, tmp_path / "imagebind.pth")
     facts = convert_imagebind_audio(tmp_path / "imagebind.pth", tmp_path / "out", config=config)
@@ -81,7 +81,7 @@ def test_every_audio_tensor_finds_its_place(config, tmp_path):
         ({"modality_preprocessors.audio.cls_token": torch.ones(1, 1, 4)}, "embeddings.cls_token is (1, 1, 4)"),
     ],
 )
-def test_tensors_that_do_not_fit_are_told(config, tmp_path, change, told):
+def test_tensors_that_do_not_fit_are_refused(config, tmp_path, change, told):
     torch.save(original(config) | change, tmp_path / "imagebind.pth")
     with pytest.raises(ValueError) as caught:
         convert_imagebind_audio(tmp_path / "imagebind.pth", tmp_path / "out", config=config)
@@ -89,7 +89,7 @@ def test_tensors_that_do_not_fit_are_told(config, tmp_path, change, told):
     assert [path.name for path in tmp_path.iterdir()] == ["imagebind.pth"]
 
 
-def test_command_says_what_is_missing(config, tmp_path):
+def test_command_lists_missing_tensors(config, tmp_path):
     state = {name: tensor for name, tensor in original(config).items() if "bias_k" not in name}
     torch.save(state, tmp_path / "imagebind.pth")
     words = ["convert", "imagebind-audio", tmp_path / "imagebind.pth", "--output", tmp_path / "out"]

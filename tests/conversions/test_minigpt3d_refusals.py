@@ -97,7 +97,7 @@ def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, word
     assert "missing: bridge.projector.fc1.bias" in refused(words, tmp_path)
 
 
-def test_stages_come_in_order_and_on_what_they_stand_on(words, tmp_path):
+def test_stages_must_be_in_order_and_complete(words, tmp_path):
     swapped = words | {"checkpoint": words["second_checkpoint"], "second_checkpoint": words["checkpoint"]}
     assert "stage_4.pth: holds stage IV, which lacks all of stage II or III; give that" in refused(swapped, tmp_path)
     alone = {name: path for name, path in words.items() if name != "second_checkpoint"}
@@ -115,7 +115,7 @@ def test_two_files_of_one_stage_are_in_order():
     check_order([StageFile(Path("start.pth"), 0, 1, {}, {}), *files])
 
 
-def test_files_in_each_others_place_are_refused(words, tmp_path):
+def test_swapped_files_are_refused(words, tmp_path):
     for option, other in (("point_encoder", "qformer"), ("qformer", "point_encoder"), ("checkpoint", "point_encoder")):
         assert f"{words[other]}: no state dict; expected one under" in refused(
             words | {option: words[other]}, tmp_path
@@ -171,14 +171,14 @@ def test_missing_files_are_named(words, tmp_path):
     assert refused(words, tmp_path) == f"error: {words['second_checkpoint']}: no such file\n"
 
 
-def test_what_is_there_already_stays(words, tmp_path):
+def test_existing_files_are_kept(words, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     assert "exists already and is not empty" in refused(words, tmp_path)
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
-def test_a_tokenizer_is_needed_and_may_lie_elsewhere(words, tmp_path):
+def test_a_tokenizer_is_required_and_may_be_elsewhere(words, tmp_path):
     other = tmp_path / "in" / "tokenizer"
     other.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -207,6 +207,6 @@ def test_other_dtypes_and_numbers_too_large_for_them_are_refused(words, tmp_path
     assert "bridge.projector.fc1.weight has numbers that float16 cannot hold; give --dtype bfloat16" in error
 
 
-def test_widths_whose_heads_cannot_be_told_are_refused(words, tmp_path):
+def test_widths_with_an_unknown_number_of_heads_are_refused(words, tmp_path):
     changed(words["point_encoder"], lambda state: state.update({"norm.weight": torch.ones(50)}), key="base_model")
     assert "point_model.pth: the point encoder has 50 channels; expected a multiple of 64" in refused(words, tmp_path)

@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "stage"), [("stage_0.pth", 1), ("stage_3.pth", 4)])
-def test_a_stage_follows_a_converted_one(folders, tmp_path, file, stage):
+def test_training_stages_start_from_converted_models(folders, tmp_path, file, stage):
     checkpoint = folders["checkpoint"].with_name(file)
     convert_minigpt3d(tmp_path / "start", **folders | {"checkpoint": checkpoint})
     data = {"data_dir": str(write_talks(tmp_path / "talks")), "batch_sizes": BATCHES[stage]}

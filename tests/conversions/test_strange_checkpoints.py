@@ -86,7 +86,7 @@ def test_files_that_unpack_to_many_times_their_size_are_refused(saved, monkeypat
         read_checkpoint(repacked(saved))
 
 
-def test_tensors_may_share_numbers_but_not_without_end(saved):
+def test_tensors_may_share_storage_up_to_a_limit(saved):
     weight = torch.randn(100, 100)
     torch.save({"model": {"tied": weight, "to": weight, "view": weight[:2]}}, saved)
     assert torch.equal(read_checkpoint(saved)["to"], weight)
@@ -143,7 +143,7 @@ def test_the_largest_numbers_of_float32_are_finite(saved):
 @pytest.mark.parametrize(
     ("count", "ending"), [(1, "n0"), (20, "n19"), (21, "n19 and 1 more"), (30, "n19 and 10 more")]
 )
-def test_many_names_are_told_by_the_first_and_a_count(count, ending):
+def test_long_lists_of_names_are_shortened(count, ending):
     assert listed([f"n{number}" for number in range(count)]).endswith(ending)
 
 
@@ -162,7 +162,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_tensors_that_do_not_fit_or_are_not_finite_are_told_by_every_converter(door, folders, tmp_path):
+def test_every_converter_refuses_tensors_that_do_not_fit_or_are_not_finite(door, folders, tmp_path):
     opened, others = DOORS[door], folders(door)
     original = opened.content()
     state = original[opened.state]
@@ -203,7 +203,7 @@ def test_kernels_that_read_several_points_are_refused(folders, tmp_path):
             opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(door))
 
 
-def test_names_of_a_checkpoint_are_short_texts(saved):
+def test_long_and_non_text_names_are_refused(saved):
     torch.save({"model": {"a": torch.ones(1), "b" * 501: torch.ones(1)}}, saved)
     with pytest.raises(ValueError, match="names of tensors are text of up to 500 characters; found one of 501"):
         read_checkpoint(saved)
@@ -212,7 +212,7 @@ def test_names_of_a_checkpoint_are_short_texts(saved):
         read_checkpoint(saved)
 
 
-def test_a_full_disk_is_told_in_one_line(folders, tmp_path, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error(folders, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     def full(*words, **named):
@@ -229,7 +229,7 @@ def test_a_full_disk_is_told_in_one_line(folders, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["original.pth"]
 
 
-def test_parts_that_were_converted_are_looked_at_again(folders, tmp_path):
+def test_converted_parts_are_checked_again(folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
     opened, folder = DOORS["minigpt3d-stage"], folders("minigpt3d-stage")

@@ -60,7 +60,7 @@ def ask(browser, text):
     return browser.texts("#chat .bot.message")
 
 
-def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_path):
+def test_a_visitor_asks_about_a_shape_and_restarts(address, browser, tmp_path):
     browser.open(address)
     browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
     assert browser.text("#note").startswith("40 points.")
@@ -86,7 +86,7 @@ def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_pat
     assert ask(browser, "What is this?") and browser.errors() == []
 
 
-def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp_path):
+def test_files_and_examples_are_shown_and_broken_ones_refused(address, browser, tmp_path):
     mine, broken = tmp_path / "mine.ply", tmp_path / "broken.ply"
     write_point_cloud(mine, PointCloudData(np.tile(cloud()[:, :3], (50, 1))))
     broken.write_text("nothing")

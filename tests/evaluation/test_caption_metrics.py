@@ -67,7 +67,7 @@ def test_simcse_cuts_texts_to_its_places(simcse):
     assert cosines(["a" * 37 + "b"], ["a" * 37 + "c"])[0] < 1 - 1e-6
 
 
-def test_every_metric_says_what_it_was_made_with(simcse):
+def test_every_metric_records_what_it_was_made_with(simcse):
     folder = saved_text_tower("mpnet")
     told = caption_metrics(RESULTS, folder, str(simcse))
     assert told["sentence-bert"]["made_with"].startswith(f"{folder} at sha256:")
@@ -78,7 +78,7 @@ def test_every_metric_says_what_it_was_made_with(simcse):
     assert told["sentence-bert"]["score"] == pytest.approx((one["score"] + 100 * other) / 2, abs=1e-3)
 
 
-def test_what_cannot_be_had_is_told_and_the_rest_is_made(tmp_path, simcse):
+def test_unavailable_metrics_are_reported_and_the_others_computed(tmp_path, simcse):
     folder = saved_text_tower("bert")
     poolerless = tmp_path / "poolerless"
     RobertaModel(RobertaModel.from_pretrained(simcse).config, add_pooling_layer=False).save_pretrained(poolerless)

@@ -25,14 +25,14 @@ def test_stored_answers_are_judged_by_the_command(tmp_path):
     assert second.startswith("  accuracy 50.00   clean_accuracy 50.00") and second.endswith("judge class names (1)")
 
 
-def test_what_is_wrong_is_told_in_one_line(tmp_path):
+def test_wrong_arguments_give_one_line_errors(tmp_path):
     told = run("minigpt3d", "--output-dir", tmp_path, "--judge", "endpoint")
     assert told.exit_code == 1 and "--judge-model is None" in told.stderr
     told = run("minigpt3d", "--output-dir", tmp_path, "--protocol", "modelnet40-instruction")
     assert told.exit_code == 1 and "no answers to modelnet40-instruction" in told.stderr
 
 
-def test_classifiers_need_no_name_of_a_command():
+def test_classifiers_are_the_default_command():
     for words in (["model"], ["--cpu", "model"], ["classifier", "model"]):
         told = run(*words)
         assert told.exit_code == 1 and "give either --dataset or --recipe" in told.stderr

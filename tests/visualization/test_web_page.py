@@ -24,7 +24,7 @@ def test_colors_of_labels_differ_and_stay():
 
 
 @pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
-def test_page_holds_points_and_labels_and_fetches_nothing(tmp_path, up_axis, up):
+def test_page_contains_points_and_labels_and_needs_no_network(tmp_path, up_axis, up):
     points = np.random.default_rng(0).normal(size=(30, 3)) * [1, 2, 3] + 100
     labels = np.arange(30) % 2
     names = ["<b>top", "legs", "never"]
@@ -45,7 +45,7 @@ def test_huge_clouds_are_thinned_out(tmp_path):
     assert len(decoded(path.read_text(), "labels", "<u2")) == MOST_POINTS
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_inputs_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"points have shape \(3, 2\)"):
         write_point_cloud_page(tmp_path / "a.html", np.zeros((3, 2)), np.zeros(3, int), ["one"])
     with pytest.raises(ValueError, match="labels run from 0 to 1; there are 1 names"):

@@ -26,7 +26,7 @@ def test_scores_are_read_as_published(reply, expected):
 
 
 @pytest.mark.parametrize("reply", ["", " ", "\n", "#", "##", "###", "9" * 5000 + "#chair#x", "40#chair#x", "7#car"])
-def test_no_reply_is_too_odd_to_be_invalid(reply):
+def test_malformed_replies_are_invalid(reply):
     assert read_same(reply).verdict == "INVALID"
     assert read_class(reply, 40)[:2] == (None, "INVALID")
     if not reply.startswith(("40", "7")):

@@ -50,7 +50,7 @@ class Answering:
         return self.reply(text)
 
 
-def test_endpoint_is_asked_as_published_and_the_key_stays_out_of_the_files(tmp_path, monkeypatch):
+def test_requests_are_as_published_and_files_never_hold_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret-key")
     with LocalEndpoint((200, "T#same")) as endpoint:
         judge, _ = asked(endpoint.url, key_variable="SOME_KEY", settings={"top_p": None})
@@ -64,7 +64,7 @@ def test_endpoint_is_asked_as_published_and_the_key_stays_out_of_the_files(tmp_p
     assert "secret-key" not in (tmp_path / "judged.json").read_text()
 
 
-def test_endpoint_that_is_busy_or_talks_garbage_is_asked_again():
+def test_busy_endpoints_and_garbage_replies_are_retried():
     replies = [(429, b"slow down"), (503, b""), (200, b"<html>"), (200, b'{"choices": []}')]
     replies += [(200, b'{"choices": [{"message": {"content": null}}]}'), (200, "T#yes")]
     with LocalEndpoint(*replies) as endpoint:
@@ -75,7 +75,7 @@ def test_endpoint_that_is_busy_or_talks_garbage_is_asked_again():
 
 
 @pytest.mark.parametrize(("status", "count"), [(401, 1), (400, 1), (302, 1), (500, 3)])
-def test_endpoint_that_refuses_is_told(status, count):
+def test_refusals_of_the_endpoint_are_reported(status, count):
     with LocalEndpoint((status, b"no such model")) as endpoint:
         judge, _ = asked(endpoint.url, attempts=3)
         with pytest.raises(JudgeError, match=f"{status}.*no such model"):
@@ -83,14 +83,14 @@ def test_endpoint_that_refuses_is_told(status, count):
     assert len(endpoint.requests) == count
 
 
-def test_endpoint_that_is_not_there_is_told():
+def test_unreachable_endpoints_are_reported():
     judge, waits = asked("http://127.0.0.1:9/v1", attempts=2)
     with pytest.raises(JudgeError, match="no reply in 2 attempts"):
         judge("?")
     assert len(waits) == 1
 
 
-def test_endpoint_that_drips_is_left_when_time_is_up():
+def test_slow_endpoints_are_abandoned_after_the_timeout():
     def drip(handler):
         handler.send_response(200)
         handler.end_headers()
@@ -109,7 +109,7 @@ def test_endpoint_that_drips_is_left_when_time_is_up():
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_endpoint_that_repeats_the_key_does_not_get_it_into_errors_or_files(tmp_path, monkeypatch, status):
+def test_keys_in_replies_are_redacted_in_errors_and_files(tmp_path, monkeypatch, status):
     monkeypatch.setenv("SOME_KEY", "secret-key-of-mine")
     said = f"T#your key is secret-key-of-mine {'x' * 270} secret-key-of-mine"
     body = {"model": "m secret-key-of-mine", "choices": [{"message": {"content": said}}]}
@@ -127,7 +127,7 @@ def test_endpoint_that_repeats_the_key_does_not_get_it_into_errors_or_files(tmp_
         (tmp_path / "judged.json").unlink()
 
 
-def test_a_key_that_no_header_takes_is_not_told(monkeypatch):
+def test_invalid_keys_are_not_shown(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret\nkey-of-mine")
     judge, waits = asked("http://127.0.0.1:9/v1", key_variable="SOME_KEY")
     with pytest.raises(JudgeError, match="^SOME_KEY: holds characters that no key has$"):
@@ -135,7 +135,7 @@ def test_a_key_that_no_header_takes_is_not_told(monkeypatch):
     assert not waits
 
 
-def test_halves_of_characters_in_a_reply_lose_no_verdicts(tmp_path):
+def test_lone_surrogates_in_a_reply_lose_no_verdicts(tmp_path):
     replies = iter(["T#fine", "T#\ud83d lone \udc00", "F#\ud83d\ude00 a pair", "F#no"])
     told = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
     stored = json.loads((tmp_path / "judged.json").read_text(encoding="utf-8"))
@@ -147,7 +147,7 @@ def test_halves_of_characters_in_a_reply_lose_no_verdicts(tmp_path):
 @pytest.mark.parametrize(
     "body", [b"[" * 200_000, b'{"choices":' * 100_000, b'{"choices": 3}', b"1" * 5000, b"\xff\xfe"]
 )
-def test_replies_that_are_no_completion_are_told(body):
+def test_replies_that_are_no_completion_are_refused(body):
     with LocalEndpoint((200, body)) as endpoint:
         judge, _ = asked(endpoint.url, attempts=2)
         with pytest.raises(JudgeError, match="no reply in 2 attempts.*is no chat completion"):
@@ -163,7 +163,7 @@ def test_long_replies_are_read_once(kind, reply):
     assert 0 <= verdict["score"] <= 100 or not verdict["is_valid"]
 
 
-def test_judging_goes_on_where_it_was_interrupted(tmp_path):
+def test_judging_resumes_after_an_interruption(tmp_path):
     path = tmp_path / "judged.json"
     with LocalEndpoint((200, "T#a"), (200, "F#b"), (400, b"stop")) as endpoint:
         with pytest.raises(JudgeError):
@@ -283,7 +283,7 @@ class Model:
         return [f"A {CLASSES[int(number)]}.###x" for number in torch.randint(3, (len(clouds),))]
 
 
-def test_interrupted_answers_are_those_of_a_whole_run(tmp_path):
+def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
     protocol = PROTOCOLS["modelnet40-completion"]
     ask = {"about": {"model": "m", "revision": "r"}, "batch_size": 2}
     whole = answer_question(rows(), protocol, Model(), tmp_path / "whole.json", **ask)
@@ -327,7 +327,7 @@ def test_answers_are_judged_again_without_the_model(tmp_path):
         judge_protocols([PROTOCOLS["objaverse-caption"]], tmp_path, ClassNameJudge(CLASSES), CLASSES)
 
 
-def test_a_second_process_is_told_that_the_same_verdicts_are_being_made(tmp_path):
+def test_a_second_process_cannot_write_the_same_verdicts(tmp_path):
     """Without a word both would ask the judge about everything, and each throw away what the other was told."""
     (tmp_path / "objaverse-instruction.json").write_text(json.dumps(ANSWERS))
     path = tmp_path / "objaverse-instruction.judged-by-function.json"
