@@ -14,10 +14,10 @@ def test_point_tokens_are_never_generated(beams):
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "num_beams": beams}
     assert pipe(cloud(), **settings)[0]["generated_text"] == "~" * 8
     pipe.model.config.point_token_id = pipe.processor.point_token_id = place
-    (told,) = pipe.answerer.generate(
+    (tokens,) = pipe.answerer.generate(
         pipe.processor.prompts([[{"role": "user", "content": "What is this?"}]]), pipe.generate_settings(settings)
     )
-    assert place not in told
+    assert place not in tokens
 
 
 def test_input_scores_are_not_modified():
@@ -26,7 +26,7 @@ def test_input_scores_are_not_modified():
 
 
 @pytest.mark.parametrize(
-    ("pieces", "told"),
+    ("pieces", "expected"),
     [
         (["A ", "chair."], ["A", " chair."]),
         ([" ", " A", " \n", "b "], ["A", " \nb"]),
@@ -38,10 +38,10 @@ def test_input_scores_are_not_modified():
         ([], []),
     ],
 )
-def test_possible_parts_of_the_end_mark_are_held_back(pieces, told):
+def test_possible_parts_of_the_end_mark_are_held_back(pieces, expected):
     streamer = AnswerStreamer(byte_tokenizer(), "###")
     for piece in pieces:
         streamer.on_finalized_text(piece)
     streamer.on_finalized_text("", stream_end=True)
-    assert list(streamer) == told
-    assert "".join(told) == "".join(pieces).split("###")[0].strip()
+    assert list(streamer) == expected
+    assert "".join(expected) == "".join(pieces).split("###")[0].strip()

@@ -124,9 +124,9 @@ def stored_samples(case):
         conversations = []
         for questions, answers in samples:
             messages = []
-            for text, told in zip(questions, answers, strict=True):
+            for text, reply in zip(questions, answers, strict=True):
                 clouds = [cloud()] if tag in text else []
-                messages += [question(text.removeprefix(tag).removesuffix(" "), *clouds), answer(told)]
+                messages += [question(text.removeprefix(tag).removesuffix(" "), *clouds), answer(reply)]
             conversations.append(messages)
         yield name, conversations
 
@@ -156,11 +156,11 @@ def test_later_questions_keep_their_start_token_by_default(processor):
 
 def test_answers_are_cut_without_splitting_a_cloud():
     messages = [question("a", cloud()), answer("0123456789"), question("c", cloud(1)), answer("d")]
-    for most, told in ((4, "0123"), (13, "0123456789###"), (30, "0123456789###")):
+    for most, expected in ((4, "0123"), (13, "0123456789###"), (30, "0123456789###")):
         processor = new_processor(max_answer_tokens=most)
         batch = processor.apply_chat_template(messages, tokenize=True, return_labels=True)
         labels = batch["labels"][0]
-        assert spelled(labels[labels != -100]) == told
+        assert spelled(labels[labels != -100]) == expected
         assert (batch["input_ids"] == POINT_TOKEN).sum() == PLACES and len(batch["points"]) == 1
     asked = new_processor(max_answer_tokens=4).apply_chat_template(messages[:3], tokenize=True)
     assert spelled(asked["input_ids"][0]).endswith("c  [/INST]")
@@ -204,7 +204,7 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
 
 
 @pytest.mark.parametrize(
-    ("messages", "told"),
+    ("messages", "message"),
     [
         ([{"role": "user", "content": [{"type": "image"}]}], "type 'image'; expected 'text' or 'point_cloud'"),
         ([question("<PointCloudHere>")], "a text has '<PointCloudHere>' in it"),
@@ -214,8 +214,8 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
         ("What?", "conversation is a str; expected messages"),
     ],
 )
-def test_invalid_conversations_are_refused(processor, messages, told):
-    with pytest.raises((ValueError, OSError), match=told):
+def test_invalid_conversations_are_refused(processor, messages, message):
+    with pytest.raises((ValueError, OSError), match=message):
         processor.apply_chat_template(messages, tokenize=True)
 
 
@@ -272,7 +272,7 @@ def test_prompts_are_truncated_and_padded_as_requested(processor):
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "told"),
+    ("given", "error", "message"),
     [
         ({"max_length": 40}, ValueError, "expected max_length with"),
         ({"truncation": True}, ValueError, "expected max_length with"),
@@ -283,8 +283,8 @@ def test_prompts_are_truncated_and_padded_as_requested(processor):
         ({"max_lenght": 3}, TypeError, "max_lenght"),
     ],
 )
-def test_lengths_without_an_effect_are_refused(processor, given, error, told):
-    with pytest.raises(error, match=told):
+def test_lengths_without_an_effect_are_refused(processor, given, error, message):
+    with pytest.raises(error, match=message):
         processor([LONG, SHORT], [cloud(), cloud(1)], **given)
 
 

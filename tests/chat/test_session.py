@@ -37,8 +37,8 @@ def read(pipe):
 
 def whole(pipe, session, **generation):
     """The last answer of a conversation, given without a cache."""
-    told = pipe(session.messages[:-1], **generation)
-    return told[0]["generated_text"][-1]["content"]
+    result = pipe(session.messages[:-1], **generation)
+    return result[0]["generated_text"][-1]["content"]
 
 
 @pytest.mark.parametrize("template", ["training", "evaluation", "demo"])
@@ -94,8 +94,8 @@ def test_answers_end_at_the_mark_and_are_clean(pipe):
     for ask in (ChatSession.ask, lambda session, *args, **kwargs: "".join(session.stream(*args, **kwargs))):
         session = ChatSession(pipe, cloud(), max_new_tokens=60)
         assert ask(session, "What?", logits_processor=[Says(tokenizer, said)]) == "A chair ## of wood \n."
-        told = session._cached_tokens[-len(said) :]
-        assert tokenizer.decode(told).endswith("##")  # it stopped with the mark
+        tokens = session._cached_tokens[-len(said) :]
+        assert tokenizer.decode(tokens).endswith("##")  # it stopped with the mark
 
 
 def test_closing_the_stream_stops_the_answer(pipe):

@@ -25,7 +25,7 @@ def test_templates_that_loop_over_messages_are_accepted(template):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "calls range"),
         ("{{ lipsum(n=100000) }}", "calls lipsum"),
@@ -49,6 +49,6 @@ def test_templates_that_loop_over_messages_are_accepted(template):
         (3, "is a int"),
     ],
 )
-def test_templates_that_could_render_for_ever_are_refused(template, told):
-    with pytest.raises(ValueError, match=f"chat_template.*{told}"):
+def test_templates_that_could_render_for_ever_are_refused(template, message):
+    with pytest.raises(ValueError, match=f"chat_template.*{message}"):
         check_templates({"default": LOOP, "evil": template})

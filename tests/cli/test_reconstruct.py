@@ -33,19 +33,19 @@ def files(tmp_path_factory) -> Path:
     return directory
 
 
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["reconstruct", *map(str, words)])
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
     return result.exit_code, result.stdout, result.stderr
 
 
 def test_scores_and_codes_are_those_of_the_pipeline(model, files):
     code, printed, _ = run(model, files, "--json", "--threshold", 0.2)
     expected = pipeline("point-cloud-reconstruction", model=model)(str(files / "lamp.npy"), threshold=0.2)
-    told = json.loads(printed)
-    assert code == 0 and [Path(entry["file"]).name for entry in told] == ["chair.npy", "lamp.npy"]
-    assert told[1]["token_ids"] == expected["token_ids"].tolist()
+    results = json.loads(printed)
+    assert code == 0 and [Path(entry["file"]).name for entry in results] == ["chair.npy", "lamp.npy"]
+    assert results[1]["token_ids"] == expected["token_ids"].tolist()
     for name in ("chamfer_l1", "chamfer_l2", "f_score"):
-        assert told[1][name] == pytest.approx(expected[name])
+        assert results[1][name] == pytest.approx(expected[name])
 
 
 def test_table_has_a_line_for_each_file(model, files):

@@ -1,4 +1,4 @@
-"""Released ACT checkpoints, in small, through the command line and back."""
+"""Small versions of released ACT checkpoints, converted by the command line and opened."""
 
 import json
 import os
@@ -39,40 +39,48 @@ class Setting:
         torch.save(self.original.content(), self.checkpoint)
 
     def with_teacher(self, change=lambda encoder: None):
-        """Put the public encoder beside the checkpoint; returns the words that name it."""
+        """Save the public encoder next to the checkpoint; returns the arguments that name it."""
         encoder = self.original.public_teacher()
         change(encoder)
         encoder.save_pretrained(self.directory / "teacher")
         return "--teacher", self.directory / "teacher"
 
     def altered(self, change):
-        """Write the checkpoint anew with other tensors."""
+        """Write the checkpoint again with other tensors."""
         state = dict(self.original.state)
         change(state)
         torch.save(self.original.content(state), self.checkpoint)
 
-    def convert(self, *words, kind=None, checkpoint=None):
-        words = ["act", checkpoint or self.checkpoint, "--kind", kind or self.kind, "--output", self.output, *words]
-        result = CliRunner().invoke(app, ["convert", *map(str, words)])
+    def convert(self, *arguments, kind=None, checkpoint=None):
+        arguments = [
+            "act",
+            checkpoint or self.checkpoint,
+            "--kind",
+            kind or self.kind,
+            "--output",
+            self.output,
+            *arguments,
+        ]
+        result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr
 
-    def opened(self, *words):
-        """The converted model, opened as anybody would."""
-        code, out, err = self.convert(*words)
+    def opened(self, *arguments):
+        """Convert the checkpoint and open the model."""
+        code, out, err = self.convert(*arguments)
         assert code == 0, err
         return OPENERS[self.kind].from_pretrained(self.output)
 
     def processor(self):
-        """That of the converted directory."""
+        """Convert the checkpoint and open the processor."""
         assert self.convert()[0] == 0
         return PointCloudProcessor.from_pretrained(self.output)
 
-    def refused(self, *words, **settings):
-        """What the command says when it refuses; nothing may be left behind."""
+    def refused(self, *arguments, **settings):
+        """The error message of the command, which must leave no files."""
         before = sorted(self.directory.rglob("*"))
-        code, out, err = self.convert(*words, **settings)
+        code, out, err = self.convert(*arguments, **settings)
         assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, err
         assert sorted(self.directory.rglob("*")) == before
         return err
@@ -84,7 +92,7 @@ def config_of(model):
 
 
 def differing(model, expected):
-    """Tensors of a model that are not the expected ones, what embeds words and images left out."""
+    """Names of a model's tensors that differ from the expected ones, without embeddings."""
     state = model.state_dict()
     names = {name for name in state if not name.rpartition("encoder.")[2].startswith(UNREAD)}
     assert names == expected.keys()
@@ -136,8 +144,8 @@ def test_named_teacher_is_compared_and_left_out(case, tmp_path):
 @pytest.mark.parametrize("case", TAUGHT)
 def test_stored_teacher_makes_a_directory_that_needs_no_other(case, tmp_path):
     setting = Setting(case, tmp_path)
-    words = setting.with_teacher()
-    assert setting.convert("--store-encoder", *words)[0] == 0
+    arguments = setting.with_teacher()
+    assert setting.convert("--store-encoder", *arguments)[0] == 0
     shutil.rmtree(tmp_path / "teacher")
     model = OPENERS[setting.kind].from_pretrained(setting.output)
     assert not differing(model, setting.original.converted)
@@ -234,7 +242,7 @@ def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
     processor = Setting("cls_modelnet", tmp_path).processor()
     prepared = processor([cloud])["points"]
     assert prepared.shape == (1, 1024, 3)
-    assert 0.9 < prepared.norm(dim=-1).max() <= 1, "the whole cloud reaches to the unit sphere"
+    assert 0.9 < prepared.norm(dim=-1).max() <= 1, "the cloud fills the unit sphere"
     assert prepared[:, 1:].square().sum(dim=-1).min() > 1e-3
     assert (processor.sampling, processor.extent) == ("farthest", "all")
     shutil.rmtree(tmp_path / "out")
@@ -267,15 +275,15 @@ def test_labels_of_other_datasets_are_numbers(tmp_path):
     )
 
 
-def refused_again(setting, *words):
+def refused_again(setting, *arguments):
     shutil.rmtree(setting.output)
-    return setting.refused(*words)
+    return setting.refused(*arguments)
 
 
 def test_settings_without_a_tensor_can_be_given(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
-    words = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
-    config = setting.opened(*words).config
+    arguments = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
+    config = setting.opened(*arguments).config
     assert (config.num_groups, config.group_size, config.num_attention_heads) == (32, 16, 4)
     assert json.loads((setting.output / "preprocessor_config.json").read_text())["num_points"] == 512
     shutil.rmtree(setting.output)
@@ -304,7 +312,7 @@ def test_left_over_tensors_are_listed(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "told"),
+    ("case", "name", "message"),
     [
         ("cls", "blocks.blocks.12.norm1.bias", "missing: act.blocks.layers.12.attention.proj.bias, "),
         ("dvae", "visual_embed.0.1.mlp.fc3.bias", "no known part: visual_embed.0.1.mlp.fc3.bias"),
@@ -312,14 +320,14 @@ def test_left_over_tensors_are_listed(case, tmp_path):
         ("pretrain", "dvae_tokenizer.decoder.mlp.6.bias", "left over: autoencoder.decoder.coarse.6.bias"),
     ],
 )
-def test_left_over_tensors_of_known_parts_are_listed(case, name, told, tmp_path):
+def test_left_over_tensors_of_known_parts_are_listed(case, name, message, tmp_path):
     setting = Setting(case, tmp_path)
     setting.altered(lambda state: state.update({name: torch.ones(7)}))
-    assert told in setting.refused()
+    assert message in setting.refused()
 
 
 @pytest.mark.parametrize(
-    ("case", "names", "told"),
+    ("case", "names", "message"),
     [
         ("cls", ["cls_pos", "blocks.blocks.3.mlp.fc2.bias"], "act.blocks.layers.3.mlp.fc2.bias, act.class_token.posi"),
         ("cls", ["encoder.first_conv.1.num_batches_tracked"], "act.patch_encoder.lift_norm.num_batches_tracked"),
@@ -334,10 +342,10 @@ def test_left_over_tensors_of_known_parts_are_listed(case, name, told, tmp_path)
         ("pretrain", ["mask_token", "proj_head.bias"], "missing: mask_token, prediction_head.bias"),
     ],
 )
-def test_missing_tensors_are_listed(case, names, told, tmp_path):
+def test_missing_tensors_are_listed(case, names, message, tmp_path):
     setting = Setting(case, tmp_path)
     setting.altered(lambda state: [state.pop(name) for name in names])
-    assert told in setting.refused()
+    assert message in setting.refused()
 
 
 def test_tensors_of_another_shape_are_named(tmp_path):
@@ -347,7 +355,7 @@ def test_tensors_of_another_shape_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("case", "kind", "told"),
+    ("case", "kind", "message"),
     [
         ("cls", "dvae", "this is not a discrete autoencoder (stage I) but a classifier; give --kind cls"),
         ("pretrain", "dvae", "but a student with its frozen autoencoder (stage II); give --kind pretrain"),
@@ -355,9 +363,9 @@ def test_tensors_of_another_shape_are_named(tmp_path):
         ("dvae_plain", "act", "kind='act'; expected one of pretrain, dvae, cls, partseg, semseg"),
     ],
 )
-def test_checkpoint_of_another_kind_is_recognized(case, kind, told, tmp_path):
+def test_checkpoint_of_another_kind_is_recognized(case, kind, message, tmp_path):
     err = Setting(case, tmp_path).refused(kind=kind)
-    assert "original.pth: " in err and told in err
+    assert "original.pth: " in err and message in err
 
 
 @pytest.mark.parametrize("case", TAUGHT)
@@ -387,9 +395,9 @@ def test_teacher_of_another_size_or_family_is_refused(tmp_path):
 
 def test_teacher_with_another_activation_is_refused(tmp_path):
     setting = Setting("dvae", tmp_path)
-    words = setting.with_teacher(lambda encoder: setattr(encoder.config, "hidden_act", "relu"))
-    told = "whose teacher is a ViT or DeiT: it has hidden_act='relu', expected 'gelu'"
-    assert told in setting.refused(*words)
+    arguments = setting.with_teacher(lambda encoder: setattr(encoder.config, "hidden_act", "relu"))
+    message = "whose teacher is a ViT or DeiT: it has hidden_act='relu', expected 'gelu'"
+    assert message in setting.refused(*arguments)
 
 
 def test_teacher_with_an_unknown_number_of_heads_must_be_named(tmp_path):

@@ -70,7 +70,7 @@ def test_stacked_queries_keys_and_values_are_split_in_this_order():
 
 
 @pytest.mark.parametrize(
-    ("case", "kind", "told"),
+    ("case", "kind", "message"),
     [
         ("cls", "partseg", "not a part segmentation model but a classifier; give --kind cls"),
         ("semseg", "partseg", "but a semantic segmentation model; give --kind semseg"),
@@ -80,8 +80,8 @@ def test_stacked_queries_keys_and_values_are_split_in_this_order():
         ("dvae", "dVAE", "kind='dVAE'; expected one of pretrain, dvae, cls, partseg, semseg"),
     ],
 )
-def test_another_kind_is_named(case, kind, told):
-    with pytest.raises(ValueError, match=told):
+def test_another_kind_is_named(case, kind, message):
+    with pytest.raises(ValueError, match=message):
         convert_act_state_dict(kind, names_of(case))
 
 

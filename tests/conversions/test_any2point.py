@@ -31,22 +31,22 @@ class Setting:
         self.variant, self.directory = variant, directory
         self.checkpoint, self.encoder = write(self.case, directory, self.case.base())
 
-    def convert(self, *words, variant=None, checkpoint=None, output=None, encoder=None):
-        words = ["any2point", checkpoint or self.checkpoint, "--variant", variant or self.variant, *words]
-        words += ["--output", output or self.directory / "out"]
-        words += ["--encoder", encoder or self.encoder] if encoder is not False else []
+    def convert(self, *arguments, variant=None, checkpoint=None, output=None, encoder=None):
+        arguments = ["any2point", checkpoint or self.checkpoint, "--variant", variant or self.variant, *arguments]
+        arguments += ["--output", output or self.directory / "out"]
+        arguments += ["--encoder", encoder or self.encoder] if encoder is not False else []
         with pytest.MonkeyPatch.context() as patch:
             for name, program in VARIANTS.items():
                 patch.setitem(VARIANTS, name, small_variant(program))
-            result = CliRunner().invoke(app, ["convert", *map(str, words)])
+            result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr
 
-    def refused(self, *words, **settings):
+    def refused(self, *arguments, **settings):
         """What the command says when it refuses; nothing may be left behind."""
         before = sorted(path for path in self.directory.rglob("*"))
-        code, out, err = self.convert(*words, **settings)
+        code, out, err = self.convert(*arguments, **settings)
         assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, err
         assert sorted(path for path in self.directory.rglob("*")) == before
         return err
@@ -198,16 +198,16 @@ def test_missing_tensors_are_listed(clip):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("encoder.resblocks.0.attn.in_proj_bias", "missing: encoder.layers.0.self_attn.k_proj.bias, "),
         ("encoder.attn1.2.qkv.weight", "lacks tensors: any2point.encoder.encoder.layers.0.guided_adapter_attention"),
         ("encoder.attn1.5.qkv.weight", "guided_adapter_attention.qkv_weight is (5, 36, 48), expected (6, 36, 48)"),
     ],
 )
-def test_missing_parts_of_split_and_stacked_tensors_are_named(clip, name, told):
+def test_missing_parts_of_split_and_stacked_tensors_are_named(clip, name, message):
     altered(clip, lambda state: state.pop(name))
-    assert told in clip.refused()
+    assert message in clip.refused()
 
 
 def test_tensors_of_another_shape_are_named(clip):
@@ -221,7 +221,7 @@ def test_two_tensors_for_one_part_are_refused(clip):
 
 
 @pytest.mark.parametrize(
-    ("variant", "told"),
+    ("variant", "message"),
     [
         (
             "clip-modelnet",
@@ -231,8 +231,8 @@ def test_two_tensors_for_one_part_are_refused(clip):
         ("imagebind-scan", "belong to no known part: encoder.resblocks.0.attn.in_proj_bias, "),
     ],
 )
-def test_checkpoint_of_another_variant_does_not_fit(clip, variant, told):
-    assert told in clip.refused(variant=variant)
+def test_checkpoint_of_another_variant_does_not_fit(clip, variant, message):
+    assert message in clip.refused(variant=variant)
 
 
 def test_encoder_with_other_weights_is_refused(setting):

@@ -160,7 +160,7 @@ def test_norms_in_a_file_are_all_there_or_none(phi):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model_type": "llama"}, "config.json: model_type='llama'; expected one of 'phi', 'phi-msft', 'normed_phi'"),
         ({"num_key_value_heads": 1}, "config.json: num_key_value_heads=1; expected num_attention_heads=3"),
@@ -168,11 +168,11 @@ def test_norms_in_a_file_are_all_there_or_none(phi):
         ({"num_attention_heads": 5}, "model.layers.0.self_attn.q_proj"),
     ],
 )
-def test_configs_that_do_not_fit_are_refused(phi, write, tmp_path, change, told):
+def test_configs_that_do_not_fit_are_refused(phi, write, tmp_path, change, message):
     directory = write(TODAY | change, today(phi))
     with pytest.raises(ValueError) as caught:
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)
-    assert told in str(caught.value) and str(directory) in str(caught.value)
+    assert message in str(caught.value) and str(directory) in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["Phi_2"]
 
 

@@ -62,9 +62,9 @@ def test_stopped_answers_stay_in_the_conversation(pipe, file):
     pieces = conversation.ask("Sing!", max_new_tokens=200, logits_processor=[song])
     next(pieces)
     conversation.stop()
-    told = last(pieces)
-    assert conversation.was_stopped and told.startswith("la") and len(told) < 100
-    assert conversation._session.messages[-1]["content"][0]["text"] == told
+    answer = last(pieces)
+    assert conversation.was_stopped and answer.startswith("la") and len(answer) < 100
+    assert conversation._session.messages[-1]["content"][0]["text"] == answer
     conversation.ready()
     assert not conversation.was_stopped and last(conversation.ask("And?", max_new_tokens=5))
 
@@ -90,8 +90,8 @@ def test_oldest_questions_are_forgotten_and_the_shape_never(pipe, file):
         assert len(prompt.input_ids) <= 130
         assert prompt.input_ids.count(pipe.processor.point_token_id) == pipe.processor.num_query_tokens
     assert forgotten[0] == 0 and sum(forgotten) > 0
-    told = messages[-1]["content"][0]["text"]
-    assert pipe(messages[:-1], max_new_tokens=20)[0]["generated_text"][-1]["content"] == told
+    answer = messages[-1]["content"][0]["text"]
+    assert pipe(messages[:-1], max_new_tokens=20)[0]["generated_text"][-1]["content"] == answer
 
 
 def test_a_question_that_is_too_long_changes_nothing(pipe, file):
@@ -137,10 +137,10 @@ def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, file, tmp_
     conversation = Conversation(pipe)
     conversation.open(file)
     before = last(conversation.ask("What?", max_new_tokens=5))
-    for path, told in ((broken, "broken.ply: "), (tmp_path / "flat.npy", "flat.npy: all 40 points are equal")):
+    for path, message in ((broken, "broken.ply: "), (tmp_path / "flat.npy", "flat.npy: all 40 points are equal")):
         with pytest.raises(ValueError) as caught:
             conversation.open(path)
-        assert str(caught.value).startswith(told) and str(tmp_path) not in str(caught.value)
+        assert str(caught.value).startswith(message) and str(tmp_path) not in str(caught.value)
     conversation.restart()
     assert last(conversation.ask("What?", max_new_tokens=5)) == before
 

@@ -12,10 +12,10 @@ def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
     generate, about = open_model(str(tmp_path), device="cpu")
     assert about == {"model": str(tmp_path), "revision": weights_checksum(tmp_path)}
     clouds = [cloud(0), cloud(1), cloud(2)]
-    told = generate(clouds, "What is this?", {"max_new_tokens": 8, "do_sample": False})
+    result = generate(clouds, "What is this?", {"max_new_tokens": 8, "do_sample": False})
     asked = {"text": "What is this?", "max_new_tokens": 8, "do_sample": False}
     published = [pipe(one, chat_template="evaluation", **asked)[0]["generated_text"] for one in clouds]
-    assert told == published != [pipe(one, **asked)[0]["generated_text"] for one in clouds]
+    assert result == published != [pipe(one, **asked)[0]["generated_text"] for one in clouds]
 
 
 def test_clouds_are_centred_and_scaled_by_the_processor(tmp_path):

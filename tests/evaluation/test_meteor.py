@@ -9,7 +9,7 @@ nltk = pytest.importorskip("nltk")
 
 
 class Synonyms:
-    """Speaks as nltk's WordNet does, and knows what it is told."""
+    """Speaks as nltk's WordNet does, and knows what it is result."""
 
     def __init__(self, *groups):
         self.groups = groups
@@ -62,8 +62,8 @@ def test_synonyms_need_the_source():
 def test_missing_libraries_are_reported_with_the_other_metrics(monkeypatch):
     results = [{"object_id": "a", "ground_truth": "A lamp.", "model_output": "a lamp"}]
     monkeypatch.setitem(sys.modules, "nltk", None)
-    told = caption_metrics(results, None, None)
-    assert "pip install nltk" in told["meteor"]["not_available"] and told["rouge-1"]["score"] > 0
+    result = caption_metrics(results, None, None)
+    assert "pip install nltk" in result["meteor"]["not_available"] and result["rouge-1"]["score"] > 0
 
 
 def test_wordnet_is_asked_for_by_name(monkeypatch):

@@ -58,11 +58,11 @@ def test_page_of_clouds_holds_all_of_them_in_one_frame_a_row(tmp_path):
     titles = ["large", "small </script>", "alone"]
     path = write_clouds_page(tmp_path / "a" / "b.html", clouds, titles=titles, columns=2)
     page = path.read_text(encoding="utf-8")
-    told = json.loads(re.search(r"const clouds = (\[.*?\]), columns = 2", page)[1])
-    assert [(cloud["start"], cloud["count"]) for cloud in told] == [(0, 30), (30, 20), (50, 10)]
-    assert [cloud["title"] for cloud in told] == titles and page.count("</script>") == 1
+    ranges = json.loads(re.search(r"const clouds = (\[.*?\]), columns = 2", page)[1])
+    assert [(cloud["start"], cloud["count"]) for cloud in ranges] == [(0, 30), (30, 20), (50, 10)]
+    assert [cloud["title"] for cloud in ranges] == titles and page.count("</script>") == 1
     shown = decoded(page, "points", "<f4").reshape(-1, 3)
-    reach = [np.linalg.norm(shown[c["start"] : c["start"] + c["count"]], axis=1).max() for c in told]
+    reach = [np.linalg.norm(shown[c["start"] : c["start"] + c["count"]], axis=1).max() for c in ranges]
     assert reach[0] == pytest.approx(1) and reach[1] < 0.5 and reach[2] == pytest.approx(1)
 
 

@@ -45,8 +45,8 @@ def folder(tmp_path_factory):
 def test_replies_continue_the_prompt(folder):
     judge = LanguageModelJudge(folder, settings={"max_new_tokens": 9})
     ids = judge.tokenizer("Same?", return_tensors="pt")["input_ids"]
-    told = judge.model.generate(ids, max_new_tokens=9, do_sample=False)[0, ids.shape[1] :]
-    assert judge("Same?") == judge.tokenizer.decode(told, skip_special_tokens=True) != judge("Other?")
+    result = judge.model.generate(ids, max_new_tokens=9, do_sample=False)[0, ids.shape[1] :]
+    assert judge("Same?") == judge.tokenizer.decode(result, skip_special_tokens=True) != judge("Other?")
     assert judge("Same?") == judge("Same?")
 
 
@@ -71,8 +71,10 @@ def test_prompts_that_leave_no_context_for_a_reply_are_refused(tmp_path):
 
 def test_figures_name_their_judge(tmp_path, folder):
     judge = LanguageModelJudge(folder, settings={"max_new_tokens": 9})
-    told = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
-    assert told["figures"]["total"] == 2 and all(isinstance(entry["judge_reply"], str) for entry in told["results"])
+    result = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
+    assert result["figures"]["total"] == 2 and all(
+        isinstance(entry["judge_reply"], str) for entry in result["results"]
+    )
     stored = json.loads((tmp_path / "judged.json").read_text())
     assert stored["judge"]["name"] == folder and stored["judge_revisions"] == [weights_checksum(folder)]
     assert stored["judge"]["settings"] == {

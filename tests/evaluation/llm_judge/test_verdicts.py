@@ -54,13 +54,13 @@ def test_requests_are_as_published_and_files_never_hold_the_key(tmp_path, monkey
     monkeypatch.setenv("SOME_KEY", "secret-key")
     with LocalEndpoint((200, "T#same")) as endpoint:
         judge, _ = asked(endpoint.url, key_variable="SOME_KEY", settings={"top_p": None})
-        told = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
+        result = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
     path, headers, body = endpoint.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret-key"
     assert body["temperature"] == 1.0 and body["max_tokens"] == 2048 and "top_p" not in body
     assert "1. a car\n2. a car" in body["messages"][0]["content"]
     assert "2. ##" in endpoint.requests[2][2]["messages"][0]["content"]
-    assert told["judge_revisions"] == ["judge-0613"] and told["figures"]["accuracy"] == 100
+    assert result["judge_revisions"] == ["judge-0613"] and result["figures"]["accuracy"] == 100
     assert "secret-key" not in (tmp_path / "judged.json").read_text()
 
 
@@ -117,12 +117,12 @@ def test_keys_in_replies_are_redacted_in_errors_and_files(tmp_path, monkeypatch,
         with LocalEndpoint((status, reply)) as endpoint:
             judge, _ = asked(endpoint.url, key_variable="SOME_KEY", attempts=2)
             try:
-                told = json.dumps(judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json"))
-                assert status == 200 and "your key is [key]" in told
+                result = json.dumps(judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json"))
+                assert status == 200 and "your key is [key]" in result
             except JudgeError as error:
-                told = str(error)
-                assert "[key]" in told
-        assert "secret" not in told and "secret" not in (tmp_path / "judged.json").read_text()
+                result = str(error)
+                assert "[key]" in result
+        assert "secret" not in result and "secret" not in (tmp_path / "judged.json").read_text()
         assert "secret" not in " ".join(judge.revisions)
         (tmp_path / "judged.json").unlink()
 
@@ -137,9 +137,9 @@ def test_invalid_keys_are_not_shown(monkeypatch):
 
 def test_lone_surrogates_in_a_reply_lose_no_verdicts(tmp_path):
     replies = iter(["T#fine", "T#\ud83d lone \udc00", "F#\ud83d\ude00 a pair", "F#no"])
-    told = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
+    result = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
     stored = json.loads((tmp_path / "judged.json").read_text(encoding="utf-8"))
-    assert [entry["score"] for entry in stored["results"]] == [1, 1, 0, 0] and stored == told
+    assert [entry["score"] for entry in stored["results"]] == [1, 1, 0, 0] and stored == result
     assert stored["results"][1]["reason"] == "\ufffd lone \ufffd"
     assert stored["results"][2]["reason"] == "\U0001f600 a pair"
 
@@ -171,11 +171,11 @@ def test_judging_resumes_after_an_interruption(tmp_path):
     kept = json.loads(path.read_text())
     assert [entry["score"] for entry in kept["results"]] == [1, 0] and "figures" not in kept
     with LocalEndpoint((200, "?"), (200, "T#d")) as endpoint:
-        told = judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
+        result = judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
         judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
     assert len(endpoint.requests) == 2
-    assert told["figures"] == {"accuracy": pytest.approx(200 / 3), "correct": 2, "total": 4, "invalid": 1}
-    assert json.loads(path.read_text()) == told
+    assert result["figures"] == {"accuracy": pytest.approx(200 / 3), "correct": 2, "total": 4, "invalid": 1}
+    assert json.loads(path.read_text()) == result
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -303,8 +303,8 @@ def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
 )
 def test_answers_are_stored_as_published(tmp_path, decoded, stored):
     protocol = PROTOCOLS["modelnet40-instruction"]
-    told = answer_question(rows(), protocol, lambda clouds, *_: [decoded] * len(clouds), tmp_path / "a.json", {})
-    assert {entry["model_output"] for entry in told["results"]} == {stored}
+    result = answer_question(rows(), protocol, lambda clouds, *_: [decoded] * len(clouds), tmp_path / "a.json", {})
+    assert {entry["model_output"] for entry in result["results"]} == {stored}
 
 
 def test_answers_are_judged_again_without_the_model(tmp_path):
@@ -328,12 +328,12 @@ def test_answers_are_judged_again_without_the_model(tmp_path):
 
 
 def test_a_second_process_cannot_write_the_same_verdicts(tmp_path):
-    """Without a word both would ask the judge about everything, and each throw away what the other was told."""
+    """Without a word both would ask the judge about everything, and each throw away what the other was result."""
     (tmp_path / "objaverse-instruction.json").write_text(json.dumps(ANSWERS))
     path = tmp_path / "objaverse-instruction.judged-by-function.json"
     arguments = [PROTOCOLS["objaverse-instruction"]], tmp_path, Answering(lambda text: "T#same"), CLASSES
     with held_by_another(path.with_name(f".{path.name}.lock")) as other:
         with pytest.raises(BlockingIOError, match=f"judged-by-function.json: process {other} on .* is writing"):
             judge_protocols(*arguments)
-    told = judge_protocols(*arguments)
-    assert told["objaverse-instruction"]["figures"]["total"] == 4
+    result = judge_protocols(*arguments)
+    assert result["objaverse-instruction"]["figures"]["total"] == 4
