@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from hf_any3d.chat.answering import GENERATION_KEYS, Answerer
+from hf_any3d.chat.generation import GENERATION_KEYS, Answerer
 from hf_any3d.chat.messages import is_conversation
 from hf_any3d.chat.prompt import Prompt
 from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown

@@ -26,7 +26,7 @@ def with_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForCondition
 
 @pytest.mark.parametrize("text", TEXTS)
 @torch.no_grad()
-def test_any_causal_language_model_reads_the_cloud(text):
+def test_any_causal_language_model_takes_clouds(text):
     model = tiny_model(text, text_lora=None)
     prompt = ids([2, *CLOUD, 5, 6])
     one, other = (model(prompt, points=torch.stack(clouds(40, seed=seed))).logits for seed in (1, 2))
@@ -38,7 +38,7 @@ def test_any_causal_language_model_reads_the_cloud(text):
 
 
 @torch.no_grad()
-def test_clouds_of_any_sizes_are_read_as_they_are_alone():
+def test_clouds_of_different_sizes_are_encoded_as_they_are_alone():
     model = tiny_model()
     various = clouds(40, 25, 40)
     together = model.get_point_features(various)
@@ -80,7 +80,7 @@ def test_ids_or_embeddings_are_needed():
 
 
 @torch.no_grad()
-def test_cached_features_answer_as_the_cloud_does():
+def test_cached_features_give_the_same_output_as_clouds():
     model, points = tiny_model(), torch.stack(clouds(40))
     prompt = ids([2, *CLOUD, 5, 6])
     features = model.get_point_features(points)
@@ -89,7 +89,7 @@ def test_cached_features_answer_as_the_cloud_does():
 
 
 @torch.no_grad()
-def test_a_batch_answers_as_its_samples_do_alone():
+def test_samples_of_a_batch_have_the_same_output_as_alone():
     model, points = with_lora(tiny_model()), clouds(40, 30)
     rows = [[2, *CLOUD, 5, 6], [7, 2, *CLOUD, 8, 5, 6]]
     settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
@@ -113,7 +113,7 @@ def test_beams_of_samples_with_several_clouds_keep_their_clouds():
 
 
 @torch.no_grad()
-def test_every_cloud_is_read_once_for_all_tokens_and_beams():
+def test_every_cloud_is_encoded_once_for_all_tokens_and_beams():
     model, read = tiny_model(), []
     model.point_encoder.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
     model.generate(ids([2, *CLOUD, 5]), points=torch.stack(clouds(40)), max_new_tokens=6, num_beams=3)
@@ -171,7 +171,7 @@ def test_missing_weights_of_a_loaded_model_are_initialised_as_in_a_new_one():
             assert ".lora_B." not in name or not parameter.any(), name
 
 
-def test_merged_lora_answers_alike():
+def test_merged_lora_gives_the_same_output():
     model = with_lora(tiny_model(use_query_experts=True))
     prompt, points = ids([2, *CLOUD, 5]), clouds(40)
     with torch.no_grad():
@@ -183,8 +183,8 @@ def test_merged_lora_answers_alike():
 
 
 @torch.no_grad()
-def with_clear_answers(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditionalGeneration:
-    """Weights so large that answers and gradients are of order one."""
+def with_large_logits(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditionalGeneration:
+    """Increase weights so that logits and gradients are of order one."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -205,7 +205,7 @@ def test_gradient_checkpointing_changes_no_gradient(stage):
     gradients = []
     lora = {key: {**getattr(tiny_config(), key), "lora_dropout": 0.5} for key in ("text_lora", "qformer_lora")}
     for checkpointing in (False, True):
-        model = with_clear_answers(with_lora(tiny_model(**lora)))
+        model = with_large_logits(with_lora(tiny_model(**lora)))
         set_stage(model, stage)
         model.train()
         if checkpointing:
@@ -253,8 +253,8 @@ def test_load_balancing_loss_is_scaled_with_the_batch_share():
 
 
 @torch.no_grad()
-def test_half_precision_answers():
-    model = with_clear_answers(tiny_model(use_query_experts=True, router="soft"))
+def test_half_precision_runs():
+    model = with_large_logits(tiny_model(use_query_experts=True, router="soft"))
     prompt, points = ids([2, *CLOUD, 5]), clouds(40)
     expected = model(prompt, points=points).logits
     found = model.to(torch.bfloat16)(prompt, points=points).logits
@@ -262,7 +262,7 @@ def test_half_precision_answers():
     assert_nearly_equal(found, expected, 0.1)
 
 
-def test_embeddings_can_grow():
+def test_embeddings_can_be_resized():
     model = tiny_model()
     model.resize_token_embeddings(30)
     assert model(ids([29, *CLOUD]), points=clouds(40)).logits.shape[-1] == 30

@@ -1,4 +1,4 @@
-"""Checks while loading a model: missing, misshapen or non-finite weights, and unknown arguments."""
+"""Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
 
 from __future__ import annotations
 
