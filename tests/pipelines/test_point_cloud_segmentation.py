@@ -161,7 +161,7 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
     for category in ("chair", 2):
         with pytest.raises(ValueError, match="expected one of table, lamp, or its number"):
             parts[0](cloud, category=category)
-    with pytest.raises(ValueError, match="this model knows no categories"):
+    with pytest.raises(ValueError, match="this model has no categories"):
         scenes[0](cloud, category="table")
     with pytest.raises(TypeError, match="unknown arguments: top_k; expected category, output_dir, formats"):
         scenes[0](cloud, top_k=3)
