@@ -141,7 +141,7 @@ def test_pushed_files_contain_only_trained_parts(make, hub, tmp_path):
 
 @MAKERS
 def test_dtype_and_attention_can_be_chosen_when_loading(make, tmp_path):
-    model = made_and_trained(make, "bert", clear=True)
+    model = made_and_trained(make, "bert", large_logits=True)
     model.save_pretrained(tmp_path)
     PROCESSOR.save_pretrained(tmp_path)
     logits, _ = outputs_of(model)

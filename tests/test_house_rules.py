@@ -14,7 +14,7 @@ _FOR_MODELS = {"torch", "transformers", "peft", "numpy", "scipy"}
 # looks into files of weights, and one compares weights, by a hash so fast that every save can afford it.
 _EXCEPTIONS = {
     "modeling/pretrained_parts/sources.py": {"huggingface_hub"},
-    "modeling/pretrained_parts/loading_checks.py": {"safetensors"},
+    "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},
 }
 

@@ -1,4 +1,4 @@
-"""Tiny ACT models, for tests of everything around them."""
+"""Tiny ACT models."""
 
 import torch
 from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ PARTS = {"category_parts": [[0, 1], [2, 3, 4]], "category_names": ["table", "lam
 
 
 def tiny_act(model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
-    """A small model in eval mode, whose norms have seen something."""
+    """Make a small model in eval mode with random norm statistics."""
     torch.manual_seed(0)
     if "Part" in model_class.__name__:
         changes = PARTS | changes
@@ -31,10 +31,10 @@ def tiny_act(model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
         if "norm" in name and tensor.is_floating_point():
             tensor.copy_(torch.rand_like(tensor) + 0.5)
         elif name.endswith("weight"):
-            tensor.mul_(4)  # answers that differ
+            tensor.mul_(4)  # logits that differ between clouds
     return model.eval()
 
 
 def clouds(batch: int = 2, count: int = 60, channels: int = 3) -> torch.Tensor:
-    """Random clouds `(batch, count, channels)`."""
+    """Draw random clouds `(batch, count, channels)`."""
     return torch.rand(batch, count, channels, generator=torch.Generator().manual_seed(0)) - 0.5

@@ -24,9 +24,9 @@ SMALL_AUTOENCODER = {
 
 
 def tiny_autoencoder(encoder: str | None = "vit", **changes: Any) -> ActAutoencoder:
-    """An autoencoder with a tiny teacher of a `model_type`, or with none, in eval mode."""
+    """Make an autoencoder in eval mode with a tiny teacher of a `model_type`, or without one."""
     settings = SMALL_AUTOENCODER | changes
-    # Before the seed: whoever asks for an encoder first makes it, which draws random numbers.
+    # Before the seed: the first call for an encoder draws random numbers.
     source = None if encoder is None else saved_encoder(encoder)
     torch.manual_seed(1)
     if source is None:

@@ -1,4 +1,4 @@
-"""Tiny random encoders of every registered family, saved as transformers saves them."""
+"""Tiny random encoders of every registered family, and Any2Point models around them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HIDDEN = 48
 LAYERS = 2
 _SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 96}
 _TEXT = {"vocab_size": 30, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-# Two heads for each head of the keys, and as many frequencies as there are views.
+# Two query heads per key head, and as many frequencies as views.
 _ROTARY = _TEXT | {"num_key_value_heads": 2, "head_dim": 12}
 _HALF_ROTARY = _TEXT | {
     "num_attention_heads": 2,
@@ -127,21 +127,21 @@ _OWN_SIZES = {
     "wavlm": _SPEECH | {"num_buckets": 16, "max_bucket_distance": 40},
 }
 HEADS = ("classifier", "propagation", "segmenter", "category_embedding")
-# The smallest model that keeps every part: three stages, several tokens in a cell, a hidden layer in the head.
+# The smallest model with all parts: three stages, several tokens per cell, a hidden layer in the head.
 SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_blocks": (1, 1, 1), "head_widths": (16,)}
 
 
 def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
-    """A tiny config of an encoder family; a family without one fails here, whichever test meets it first."""
+    """Make a tiny config of an encoder family."""
     assert model_type in _OWN_SIZES, f"'{model_type}' has no tiny config; add its sizes to {__file__}"
     return AutoConfig.for_model(model_type, **(_SIZES | _OWN_SIZES[model_type] | changes))
 
 
 def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """An encoder in which no weight is zero or one by default, so that a forgotten one shows."""
+    """Make an encoder without weights of exactly 0 or 1, so that unused weights are noticed."""
     torch.manual_seed(seed)
-    whole = config.model_type in composite_checkpoints()
-    encoder = AutoModel.from_config(config) if whole else build_encoder(config)
+    is_composite = config.model_type in composite_checkpoints()
+    encoder = AutoModel.from_config(config) if is_composite else build_encoder(config)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -149,7 +149,7 @@ def random_encoder(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 
 def saved_encoder(model_type: str) -> str:
-    """The directory of a family's tiny encoder, or of a checkpoint with both towers; written once a test run."""
+    """Return the directory of a tiny encoder or composite checkpoint, written once per test run."""
     directory = Path(os.environ["HF_HOME"]) / "tiny-encoders" / model_type
     if not directory.is_dir():
         if model_type in composite_checkpoints():
@@ -168,23 +168,23 @@ def saved_encoder(model_type: str) -> str:
 def tiny_model(
     encoder: str = "bert",
     model_class: type[Any2PointPreTrainedModel] = Any2PointForPointCloudClassification,
-    clear: bool = False,
+    large_logits: bool = False,
     **kwargs: Any,
 ) -> Any2PointPreTrainedModel:
-    """A model of three labels around a tiny encoder: a `model_type`, a directory or a name on the hub.
+    """Make a model with three labels around a tiny encoder: a `model_type`, a directory or a name on the hub.
 
-    A fresh head starts so small that its logits are all but zero; `clear` asks for `with_clear_answers`.
+    A new head's logits are nearly zero; `large_logits` applies `with_large_logits`.
     """
     source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, *composite_checkpoints()) else encoder
     torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
     model = model_class.from_encoder_pretrained(source, **settings)
-    return with_clear_answers(model) if clear else model
+    return with_large_logits(model) if large_logits else model
 
 
 @torch.no_grad()
-def with_clear_answers(model: PreTrainedModel, seed: int = 7) -> PreTrainedModel:
-    """Give the head weights that make logits of order one, so that no tolerance exceeds what it compares."""
+def with_large_logits(model: PreTrainedModel, seed: int = 7) -> PreTrainedModel:
+    """Set the head's weights so that logits are of order one, far above tolerances."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.partition(".")[0] in HEADS and parameter.ndim > 1:
@@ -193,12 +193,12 @@ def with_clear_answers(model: PreTrainedModel, seed: int = 7) -> PreTrainedModel
 
 
 def tiny_scene_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForSemanticSegmentation:
-    """`tiny_model` for the objects of scenes."""
+    """Make a `tiny_model` for semantic segmentation of scenes."""
     return tiny_model(encoder, Any2PointForSemanticSegmentation, **{"propagation_width": 8, **kwargs})
 
 
 def tiny_part_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPartSegmentation:
-    """`tiny_model` for five parts of two categories."""
+    """Make a `tiny_model` for five parts of two categories."""
     settings = {
         "propagation_width": 8,
         "num_labels": 5,
@@ -209,19 +209,19 @@ def tiny_part_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPartSeg
 
 
 def adapted_model(encoder: str = "bert", adapter: dict[str, Any] | None = None, **kwargs: Any) -> PeftModel:
-    """`tiny_model` with a guided adapter that changes something from the start, in eval mode."""
+    """Make a `tiny_model` with a guided adapter that has an effect before training, in eval mode."""
     model = tiny_model(encoder, **kwargs)
     settings = {"r": 4, "init_weights": False, "bottleneck_dropout": 0.0} | (adapter or {})
     return get_peft_model(model, GuidedAdapterConfig(**settings)).eval()
 
 
 def clouds(count: int = 3, points: int = 48, channels: int = 3, seed: int = 2) -> torch.Tensor:
-    """Random clouds `(count, points, channels)` in the cube from -1 to 1."""
+    """Draw random clouds `(count, points, channels)` in the cube from -1 to 1."""
     return torch.rand(count, points, channels, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def train_step(model: torch.nn.Module, points: torch.Tensor | None = None) -> torch.Tensor:
-    """One AdamW step in train mode on fixed labels; returns the loss it started from."""
+    """Run an AdamW step in train mode on fixed labels, and return the loss before it."""
     points = clouds() if points is None else points
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -232,6 +232,6 @@ def train_step(model: torch.nn.Module, points: torch.Tensor | None = None) -> to
     return loss.detach()
 
 
-def is_taken_out_again(name: str) -> bool:
-    """Biases in front of a batch norm: in training nothing depends on them, so that their gradient is zero."""
+def is_cancelled_by_batch_norm(name: str) -> bool:
+    """Whether a parameter is a bias before a batch norm, whose gradient is zero in training."""
     return ".blocks." in name and name.endswith(("reduce.bias", "expand.bias"))

@@ -1,4 +1,4 @@
-"""Talking about point clouds: prompts, processor, answers and conversations."""
+"""Conversations about point clouds: prompts, processor, generation and sessions."""
 
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor

@@ -1,78 +1,35 @@
-"""When to stop generating."""
+"""Generate answers: encoded clouds are cached, and generation stops at the end mark."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from threading import Event
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria, TextIteratorStreamer
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
+from hf_any3d.chat.processing import MiniGPT3DProcessor
+from hf_any3d.chat.prompt import Prompt
 
-class NeverSaid(LogitsProcessor):
-    """Forbids one token.
-
-    `SuppressTokensLogitsProcessor` looks every word of the vocabulary up in each step; this does not.
-
-    Args:
-        token: Its id.
-    """
-
-    def __init__(self, token: int):
-        self.token = token
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores `(batch, vocabulary)` without it."""
-        scores = scores.clone()
-        scores[:, self.token] = -torch.inf
-        return scores
-
-
-class AnswerStreamer(TextIteratorStreamer):
-    """Gives an answer's text piece by piece; together the pieces are the answer that comes without streaming.
-
-    Whatever may belong to the end mark or to blanks at the end is held back until it is known not to.
-
-    Args:
-        tokenizer: Turns tokens into text.
-        end_mark: What ends an answer.
-        timeout: Seconds to wait for a piece; None for any number.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str, timeout: float | None = None):
-        super().__init__(
-            tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        self.end_mark = end_mark
-        self._held, self._has_begun, self._has_ended = "", False, False
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Pass on what is sure to belong to the answer."""
-        piece = "" if self._has_ended else self._sure(self._held + text, stream_end)
-        if piece:
-            self.text_queue.put(piece, timeout=self.timeout)
-        if stream_end:
-            self.text_queue.put(self.stop_signal, timeout=self.timeout)
-
-    def _sure(self, text: str, stream_end: bool) -> str:
-        if not self._has_begun:
-            text = text.lstrip()
-        if self.end_mark in text:
-            self._has_ended = True
-            text = text.split(self.end_mark)[0]
-        if self._has_ended or stream_end:
-            sure = text.rstrip()
-        else:
-            begun = next((n for n in range(len(self.end_mark) - 1, 0, -1) if text.endswith(self.end_mark[:n])), 0)
-            sure = text[: len(text) - begun].rstrip()
-        self._held = text[len(sure) :]
-        self._has_begun = self._has_begun or bool(sure)
-        return sure
-
-
-# The released programs count an unseen start token among the least 10 tokens of an answer; here it is 9. They say
-# nothing of top_k, which their version of transformers takes for 50.
-_BENCHMARKS: dict[str, Any] = {
+# The released programs require 10 tokens including an invisible start token, so 9 here. They do not set top_k, whose
+# default was 50 in their version of transformers.
+_EVALUATION: dict[str, Any] = {
     "min_new_tokens": 9,
     "num_beams": 2,
     "do_sample": True,
@@ -82,10 +39,9 @@ _BENCHMARKS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "length_penalty": 1.0,
 }
-
 PUBLISHED_GENERATION: dict[str, dict[str, Any]] = {
-    "objaverse": {"max_new_tokens": 150, **_BENCHMARKS},
-    "modelnet40": {"max_new_tokens": 100, **_BENCHMARKS},
+    "objaverse": {"max_new_tokens": 150, **_EVALUATION},
+    "modelnet40": {"max_new_tokens": 100, **_EVALUATION},
     "demo": {
         "max_new_tokens": 60,
         "do_sample": True,
@@ -95,40 +51,214 @@ PUBLISHED_GENERATION: dict[str, dict[str, Any]] = {
         "repetition_penalty": 1.05,
     },
 }
-"""By what is answered: classification and captions on Objaverse, classification on ModelNet40, the demo's chat."""
+"""Published settings: classification and captions on Objaverse, classification on ModelNet40, and the demo's chat."""
+GENERATION_KEYS = {key for key in vars(GenerationConfig()) if not key.startswith("_")} | {
+    "generation_config",
+    "logits_processor",
+    "stopping_criteria",
+    "streamer",
+}
+"""Arguments of `generate` that callers may pass."""
+_CACHED_CLOUDS = 64
+
+
+class Answerer:
+    """Generates a model's answers to prompts.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: MiniGPT3DProcessor):
+        self.model, self.processor = model, processor
+        self._cached: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    @torch.no_grad()
+    def features(self, clouds: Iterable[np.ndarray]) -> torch.Tensor | None:
+        """Encode clouds as inputs of the language model, or take them from the cache.
+
+        Args:
+            clouds: Each `(points, channels)`, as the processor prepares them.
+
+        Returns:
+            `(clouds, num_query_tokens, text hidden)`; None for no clouds.
+        """
+        clouds = {number: np.ascontiguousarray(cloud) for number, cloud in enumerate(clouds)}
+        keys = [hashlib.blake2b(cloud, digest_size=20).digest() for cloud in clouds.values()]
+        found = {key: self._cached[key] for key in keys if key in self._cached}
+        new = {key: clouds[number] for number, key in enumerate(keys) if key not in found}
+        if new:
+            points = [torch.from_numpy(cloud).to(self.model.device) for cloud in new.values()]
+            found |= dict(zip(new, self.model.get_point_features(points), strict=True))
+        for key in keys:
+            self._cached[key] = found[key]
+            self._cached.move_to_end(key)
+        while len(self._cached) > _CACHED_CLOUDS:
+            self._cached.popitem(last=False)
+        return torch.stack([found[key] for key in keys]) if keys else None
+
+    def forget(self) -> None:
+        """Clear the cache of clouds; required after a change of the model."""
+        self._cached.clear()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        settings: dict[str, Any],
+        features: torch.Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> torch.Tensor:
+        """Generate answers.
+
+        Args:
+            prompts: The prompts.
+            settings: Arguments of `generate`. A repetition penalty applies to the answer only, not to the prompt, as
+                in the released programs.
+            features: Features of the prompts' clouds, concatenated; by default those of `Prompt.points`.
+            cache: Holds the beginning of a single prompt, and afterwards all but the last token.
+
+        Returns:
+            `(answers, tokens)` of prompts and answers.
+
+        Raises:
+            ValueError: A prompt fills the context of the language model.
+        """
+        batch = self.processor.pad(prompts).to(self.model.device)
+        length = batch["input_ids"].shape[1]
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and length >= context:
+            raise ValueError(
+                f"the conversation has {length} tokens; the language model takes {context}, including the answer"
+            )
+        if features is None:
+            features = self.features(cloud for prompt in prompts for cloud in prompt.points)
+        settings, penalty = _without_penalty(settings, self.model.generation_config)
+        processors = LogitsProcessorList(settings.pop("logits_processor", None) or [])
+        if penalty != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length))
+        point_token = self.processor.point_token_id
+        if point_token < self.model.config.get_text_config().vocab_size:
+            processors.append(SuppressToken(point_token))
+        stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
+        stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
+        return self.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            point_features=features,
+            past_key_values=cache,
+            logits_processor=processors,
+            stopping_criteria=stops,
+            **settings,
+        )
+
+
+class SuppressToken(LogitsProcessor):
+    """Forbids one token; unlike `SuppressTokensLogitsProcessor`, without comparing the vocabulary in each step.
+
+    Args:
+        token: Id of the token.
+    """
+
+    def __init__(self, token: int):
+        self.token = token
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return scores `(batch, vocabulary)` with -inf for the token."""
+        scores = scores.clone()
+        scores[:, self.token] = -torch.inf
+        return scores
 
 
 class EndMarkReached(StoppingCriteria):
-    """Stops an answer as soon as its text has the end mark, however tokens cut it.
+    """Stops an answer as soon as its text contains the end mark, however it is tokenized.
 
     Args:
         tokenizer: Turns tokens into text.
-        end_mark: What ends an answer.
-        prompt_length: Tokens of the prompt, which is not looked at.
+        end_mark: Text that ends an answer.
+        prompt_length: Tokens of the prompt, which are ignored.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str, prompt_length: int):
         self.tokenizer, self.end_mark, self.prompt_length = tokenizer, end_mark, prompt_length
-        # A token has at least one byte, so that a mark that ends now began no earlier.
+        # A token has at least one byte, so a mark has at most as many tokens as bytes.
         self.window = len(end_mark.encode())
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Which of `(batch, tokens)` have ended."""
+        """Return which of `(batch, tokens)` have ended."""
         last = input_ids[:, max(self.prompt_length, input_ids.shape[1] - self.window) :]
         texts = self.tokenizer.batch_decode(last, clean_up_tokenization_spaces=False)
         return torch.tensor([self.end_mark in text for text in texts], device=input_ids.device)
 
 
 class Cancelled(StoppingCriteria):
-    """Stops when nobody waits for the answer any more.
+    """Stops when the answer has been cancelled.
 
     Args:
-        event: Set when that is so.
+        event: Set to cancel.
     """
 
     def __init__(self, event: Event):
         self.event = event
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """The same for all of `(batch, tokens)`."""
+        """Return the same for all of `(batch, tokens)`."""
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+class AnswerStreamer(TextIteratorStreamer):
+    """Streams an answer in pieces that together equal the answer without streaming.
+
+    Text that may belong to the end mark or to trailing whitespace is held back until it is certain.
+
+    Args:
+        tokenizer: Turns tokens into text.
+        end_mark: Text that ends an answer.
+        timeout: Seconds to wait for a piece; None for no limit.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str, timeout: float | None = None):
+        super().__init__(
+            tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        self.end_mark = end_mark
+        self._held, self._has_started, self._has_ended = "", False, False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Put the text that certainly belongs to the answer into the queue."""
+        piece = "" if self._has_ended else self._certain(self._held + text, stream_end)
+        if piece:
+            self.text_queue.put(piece, timeout=self.timeout)
+        if stream_end:
+            self.text_queue.put(self.stop_signal, timeout=self.timeout)
+
+    def _certain(self, text: str, stream_end: bool) -> str:
+        if not self._has_started:
+            text = text.lstrip()
+        if self.end_mark in text:
+            self._has_ended = True
+            text = text.split(self.end_mark)[0]
+        if self._has_ended or stream_end:
+            certain = text.rstrip()
+        else:
+            partial = next((n for n in range(len(self.end_mark) - 1, 0, -1) if text.endswith(self.end_mark[:n])), 0)
+            certain = text[: len(text) - partial].rstrip()
+        self._held = text[len(certain) :]
+        self._has_started = self._has_started or bool(certain)
+        return certain
+
+
+def _without_penalty(settings: dict[str, Any], default: GenerationConfig) -> tuple[dict[str, Any], float]:
+    """Remove the repetition penalty from arguments of `generate` and their config, and return it."""
+    settings = dict(settings)
+    given = settings.get("generation_config")
+    penalties = [getattr(config, "repetition_penalty", None) for config in (given, default) if config is not None]
+    penalty = next((value for value in (settings.get("repetition_penalty"), *penalties) if value is not None), 1.0)
+    if given is None:
+        settings["repetition_penalty"] = 1.0
+    else:
+        settings.pop("repetition_penalty", None)
+        settings["generation_config"] = copy.deepcopy(given)
+        settings["generation_config"].repetition_penalty = 1.0
+    return settings, penalty

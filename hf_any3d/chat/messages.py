@@ -1,4 +1,4 @@
-"""Messages taken apart into words for a template and clouds for a processor."""
+"""Split messages into text for a template and clouds for a processor."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from hf_any3d.chat.templates import PLACE_MARK
 
 CLOUD_KEYS = ("point_cloud", "points", "path", "bytes")
-"""Under which a part of a message may have its cloud."""
+"""Keys of a part of a message that may hold its cloud."""
 
 
-def is_message(thing: Any) -> bool:
-    """Whether something is a message of a conversation."""
-    return isinstance(thing, Mapping) and "role" in thing and "content" in thing
+def is_message(value: Any) -> bool:
+    """Return whether a value is a message of a conversation."""
+    return isinstance(value, Mapping) and "role" in value and "content" in value
 
 
-def is_conversation(thing: Any) -> bool:
-    """Whether something is a list of messages."""
-    return isinstance(thing, (list, tuple)) and len(thing) > 0 and is_message(thing[0])
+def is_conversation(value: Any) -> bool:
+    """Return whether a value is a list of messages."""
+    return isinstance(value, (list, tuple)) and len(value) > 0 and is_message(value[0])
 
 
 def as_conversations(given: Any) -> tuple[list[Any], bool]:
-    """Messages of one conversation or many, as a list of conversations, and whether there were many.
+    """Return messages of one or many conversations as a list of conversations, and whether there were many.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: `given` is neither.
     """
     if is_conversation(given):
         return [given], False
@@ -43,15 +43,14 @@ def take_clouds(
 
     Args:
         messages: Role and content, a text or a list of parts.
-        further: Clouds for parts that bring none, in their order.
-        complete: Whether a place without a cloud is an error.
+        further: Clouds for parts without one, in their order.
+        complete: Whether a part without a cloud is an error.
 
     Returns:
-        The messages with lists of parts, those of clouds bare; and the clouds, in their order.
+        The messages with lists of parts, without the clouds; and the clouds, in their order.
 
     Raises:
-        ValueError: If a part is of an unknown type, a text has the mark of a place in it, or clouds and places do not
-            match.
+        ValueError: A part has an unknown type, a text contains the place mark, or clouds and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
@@ -83,13 +82,13 @@ def take_clouds(
 
 
 def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Put what a first message of the system says in front of the first question, for templates without that role.
+    """Put the text of an initial system message before the first question, for templates without that role.
 
     Args:
-        messages: As `take_clouds` gives them, contents as lists of parts.
+        messages: The result of `take_clouds`, with lists of parts.
 
     Raises:
-        ValueError: If such a message stands elsewhere, holds a cloud, or no question follows.
+        ValueError: The system message holds a cloud, or no question follows.
     """
     messages = list(messages)
     if not messages or messages[0]["role"] != "system":
@@ -97,14 +96,14 @@ def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     first, *rest = messages
     if any(part["type"] != "text" for part in first["content"]) or not rest or rest[0]["role"] != "user":
         raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
-    told = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
+    text = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
     parts = list(rest[0]["content"])
     at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    return [{**rest[0], "content": [*parts[:at], told, *parts[at:]]}, *rest[1:]]
+    return [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
 
 
 def cloud_of(part: Mapping[str, Any]) -> Any:
-    """The cloud of a part of type "point_cloud", in a form that `PointCloudProcessor` takes; None if it has none."""
+    """Return the cloud of a part of type "point_cloud" as `PointCloudProcessor` accepts it; None if it has none."""
     for key in CLOUD_KEYS:
         if part.get(key) is not None:
             if key == "point_cloud":

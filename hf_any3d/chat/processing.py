@@ -1,4 +1,4 @@
-"""MiniGPT3DProcessor: from conversations about point clouds to what the model takes."""
+"""MiniGPT3DProcessor: turns conversations about point clouds into inputs of the model."""
 
 from __future__ import annotations
 
@@ -18,44 +18,8 @@ from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
 
-
-class Segment(NamedTuple):
-    """A piece of a prompt.
-
-    Attributes:
-        text: What it says.
-        is_place: Whether it is the place of a cloud.
-        is_answer: Whether it is the model's to write.
-    """
-
-    text: str
-    is_place: bool
-    is_answer: bool
-
-
-def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[Segment]:
-    """Cut a prompt at places of clouds and where answers begin and end.
-
-    Args:
-        text: The prompt.
-        answers: First character of each answer and the one behind it.
-    """
-    spans = [(start, min(stop, len(text))) for start, stop in answers]
-    places = [match.span() for match in re.finditer(re.escape(PLACE_MARK), text)]
-    borders = sorted({0, len(text), *(border for span in (*spans, *places) for border in span)})
-    return [
-        Segment(
-            text[start:stop],
-            any(place == (start, stop) for place in places),
-            any(first <= start < last for first, last in spans),
-        )
-        for start, stop in pairwise(borders)
-    ]
-
-
 RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}
-"""Arguments of the `PointCloudProcessor` of the released model: coloured clouds, black where colours are missing."""
-
+"""Arguments of the `PointCloudProcessor` of the released model: colored clouds, black if colors are missing."""
 Messages = Sequence[Mapping[str, Any]]
 _PADDINGS = (True, False, "longest", "max_length")
 _TEXT_OPTIONS = ("padding", "truncation", "max_length", "padding_side")
@@ -65,12 +29,12 @@ _OPTIONS = ("add_generation_prompt", "continue_final_message")
 class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
     """A `PointCloudProcessor` and a tokenizer in one.
 
-    A message holds parts `{"type": "text", "text": …}` and `{"type": "point_cloud", …}`; the latter has a cloud
-    under "path", "points" (with "colors" beside it) or "point_cloud", or takes the next one of `point_clouds`. Each
-    cloud gets `num_query_tokens` places in `input_ids`. Text between clouds is tokenized piece by piece, and so are
-    the answers of templates that mark them.
+    A message holds parts `{"type": "text", "text": …}` and `{"type": "point_cloud", …}`; the latter has a cloud under
+    "path", "points" (optionally with "colors") or "point_cloud", or takes the next one of `point_clouds`. Each cloud
+    gets `num_query_tokens` places in `input_ids`. Text between clouds is tokenized piece by piece, and so are the
+    answers of templates that mark them.
 
-    A first message of the role "system" goes in front of the first question, unless the template has a place for it;
+    An initial message of the role "system" is put before the first question, unless the template supports the role;
     the model was trained without such messages.
 
     `published_templates` has the prompts of the released programs; they are saved with the processor, and
@@ -78,17 +42,17 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
 
     Args:
         feature_extractor: Prepares clouds.
-        tokenizer: The language model's. One without padding token gets its end token for it, as published.
-        num_query_tokens: Tokens of a cloud, `MiniGPT3DConfig.num_query_tokens`.
-        point_token_id: Id of such a place, `MiniGPT3DConfig.point_token_id`.
-        max_answer_tokens: What is kept for training from the first answer on.
-        end_mark: What ends an answer.
+        tokenizer: The language model's tokenizer; without a padding token it uses its end token, as published.
+        num_query_tokens: Tokens per cloud, `MiniGPT3DConfig.num_query_tokens`.
+        point_token_id: Id of these tokens, `MiniGPT3DConfig.point_token_id`.
+        max_answer_tokens: Tokens to keep for training from the first answer on.
+        end_mark: Text that ends an answer.
         hide_inner_bos: Whether the start tokens of later questions are hidden from attention, as in the released
-            training, which took them for padding.
-        chat_template: Templates by name; the published ones if left out.
+            training, which treated them as padding.
+        chat_template: Templates by name; by default the published ones.
 
     Raises:
-        ValueError: If the tokenizer has neither padding nor end token, or a template could render for ever.
+        ValueError: The tokenizer has neither padding nor end token, or a template could render for ever.
 
     Source: MiniGPT-3D, Sec. 3 and 4.
 
@@ -138,11 +102,11 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         feature_extractor: PointCloudProcessor | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DProcessor:
-        """Build the processor that fits a model.
+        """Build the processor of a model.
 
         Args:
-            config: Of the model.
-            tokenizer: Of its language model.
+            config: The model's config.
+            tokenizer: Tokenizer of its language model.
             feature_extractor: By default the released one.
             **kwargs: Further arguments of the class.
         """
@@ -152,7 +116,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What `MiniGPT3DForConditionalGeneration` takes of what this makes."""
+        """Names of the inputs of `MiniGPT3DForConditionalGeneration`."""
         return ["input_ids", "attention_mask", "points"]
 
     def __call__(
@@ -167,27 +131,27 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         return_tensors: str | None = "pt",
         text_kwargs: Mapping[str, Any] | None = None,
     ) -> BatchFeature:
-        """Prepare prompts that are written out, with `<PointCloudHere>` in the place of each cloud.
+        """Prepare complete prompts, with `<PointCloudHere>` in the place of each cloud.
 
         Args:
             text: One prompt or many.
-            points: The clouds in the order of their places, as `PointCloudProcessor` takes them.
-            padding: True or "longest" fills short prompts up to the longest, "max_length" to `max_length`; False
-                leaves them, as lists where they differ in length.
+            points: The clouds in the order of their places, as `PointCloudProcessor` accepts them.
+            padding: True or "longest" pads prompts to the longest, "max_length" to `max_length`; False does not pad
+                them, which requires lists if lengths differ.
             truncation: Whether to cut prompts to `max_length` tokens, at their end.
-            max_length: Most tokens of a prompt; needs `truncation` or `padding="max_length"`.
-            padding_side: Where short prompts are filled up.
+            max_length: Maximum number of tokens; needs `truncation` or `padding="max_length"`.
+            padding_side: Side to pad.
             return_tensors: "pt" or "np"; None for lists.
-            text_kwargs: The same of these arguments that concern text, in a mapping, as processors of transformers
-                have it; they go before the others.
+            text_kwargs: Those of these arguments that concern text, in a mapping, as in transformers' processors; they
+                take precedence.
 
         Returns:
             As `apply_chat_template`.
 
         Raises:
-            TypeError: If `text_kwargs` has an unknown name.
-            ValueError: If clouds and places do not match, `max_length` means nothing, or truncation would cut the
-                places of a cloud.
+            TypeError: `text_kwargs` has an unknown name.
+            ValueError: Clouds and places do not match, `max_length` has no effect, or truncation would cut the places
+                of a cloud.
         """
         length = {"padding": padding, "truncation": truncation, "max_length": max_length}
         length |= {"padding_side": padding_side} | _text_options(text_kwargs)
@@ -221,39 +185,39 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> str | list[str] | BatchFeature | Any:
-        """Write conversations out as the model expects them.
+        """Format conversations as inputs of the model.
 
         Args:
             conversation: The messages of one conversation, or of many.
-            chat_template: Name of a template, or one itself; the default if left out.
-            point_clouds: Clouds for parts that bring none, in their order; a list of such lists for many
-                conversations. Anything that `PointCloudProcessor` takes.
-            tokenize: Whether to give token ids and points, or text with marks in the places of clouds.
-            return_labels: Also give `labels`, the ids of answers and -100 elsewhere; what lies from the first answer
-                on is cut to `max_answer_tokens`.
+            chat_template: Name of a template, or a template; None for the default.
+            point_clouds: Clouds for parts without one, in their order; a list of such lists for many conversations.
+                Anything that `PointCloudProcessor` accepts.
+            tokenize: Whether to return token ids and points instead of text with marks in the places of clouds.
+            return_labels: Also return `labels`, the ids of answers and -100 elsewhere; from the first answer on,
+                `max_answer_tokens` are kept.
             return_dict: False for `input_ids` alone.
-            padding_side: Where short conversations are filled up; by default left, with labels right.
+            padding_side: Side to pad; by default left, with labels right.
             return_tensors: "pt" or "np".
             add_generation_prompt: For templates that have one; the published have none.
             continue_final_message: Whether the last message is the beginning of an answer.
-            return_assistant_tokens_mask: Also give `assistant_masks`, 1 for the tokens of answers and 0 elsewhere; for
-                templates that mark answers.
+            return_assistant_tokens_mask: Also return `assistant_masks`, 1 for the tokens of answers and 0 elsewhere;
+                for templates that mark answers.
             padding: As in a call of the processor.
             truncation: The same.
             max_length: The same.
             processor_kwargs: These three, `padding_side` and `return_tensors` in a mapping, or `text_kwargs` with
-                them, as processors of transformers have it; they go before the others.
+                them, as in transformers' processors; they take precedence.
             **kwargs: Variables of the template.
 
         Returns:
             Text unless `tokenize`; else `input_ids` and `attention_mask` `(conversations, tokens)`, `points`
-            `(clouds, num_points, channels)` of all conversations one after the other if there are any, and `labels`
-            and `assistant_masks` on request.
+            `(clouds, num_points, channels)` of all conversations together if there are any, and `labels` and
+            `assistant_masks` on request.
 
         Raises:
-            ValueError: If clouds and their places do not match, a cloud cannot be read, a text has the mark of a
-                place in it, or labels or a mask are wanted of a template that marks no answers.
-            TypeError: If a further argument is no variable of the template.
+            ValueError: Clouds and their places do not match, a cloud cannot be read, a text contains the mark of a
+                place, or labels or a mask are requested from a template that marks no answers.
+            TypeError: A further argument is no variable of the template.
         """
         conversations, is_batch = as_conversations(conversation)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
@@ -294,16 +258,16 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         marked: bool = False,
         **options: Any,
     ) -> list[Prompt]:
-        """Make prompts that `pad` makes a batch of.
+        """Make prompts for `pad`.
 
         Args:
-            conversations: Messages of each.
-            chat_template: As `apply_chat_template` has it.
-            point_clouds: For each conversation, the clouds for parts that bring none.
+            conversations: Messages of each conversation.
+            chat_template: As in `apply_chat_template`.
+            point_clouds: For each conversation, the clouds for parts without one.
             read: Whether to read the clouds; otherwise `points` stay empty.
-            for_training: Whether to cut answers, and to insist on their borders.
-            marked: Whether to insist on a template that marks answers.
-            **options: Further ones of `apply_chat_template`, and variables of the template.
+            for_training: Whether to shorten answers, and to require that all are marked.
+            marked: Whether to require a template that marks answers.
+            **options: Further arguments of `apply_chat_template`, and variables of the template.
         """
         given = [None] * len(conversations) if point_clouds is None else point_clouds
         if len(given) != len(conversations):
@@ -382,11 +346,11 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
     def _shortened(self, prompt: Prompt, length: int) -> Prompt:
         if len(prompt.input_ids) <= length:
             return prompt
-        whole = prompt.input_ids.count(self.point_token_id)
+        places = prompt.input_ids.count(self.point_token_id)
         short = Prompt(
             prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points
         )
-        if short.input_ids.count(self.point_token_id) != whole:
+        if short.input_ids.count(self.point_token_id) != places:
             raise ValueError(
                 f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens; "
                 "expected more"
@@ -398,13 +362,11 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         return list(self.feature_extractor(clouds, return_tensors=None)["points"])
 
     def decode_answers(self, generated: Any, strip: bool = True) -> list[str]:
-        """Answers of generated tokens `(answers, tokens)`, without those of the prompt.
-
-        An answer is what stands before the end mark.
+        """Decode the answers, up to the end mark, in generated tokens `(answers, tokens)` without the prompt.
 
         Args:
             generated: The tokens.
-            strip: Whether to leave out blanks around it.
+            strip: Whether to strip whitespace.
         """
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         texts = self.tokenizer.batch_decode(generated, **options)
@@ -456,10 +418,44 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
         prompt.shorten(first + self.max_answer_tokens)
         places = prompt.input_ids.count(self.point_token_id)
-        prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)  # no part of a cloud is left
+        prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)  # without the places of a cut cloud
 
     def _count(self, prompt: Prompt) -> int:
         return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
+
+
+class Segment(NamedTuple):
+    """A piece of a prompt.
+
+    Attributes:
+        text: Its text.
+        is_place: Whether it is the place of a cloud.
+        is_answer: Whether it is an answer.
+    """
+
+    text: str
+    is_place: bool
+    is_answer: bool
+
+
+def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[Segment]:
+    """Cut a prompt at places of clouds and at the start and end of answers.
+
+    Args:
+        text: The prompt.
+        answers: Start and end of each answer, in characters.
+    """
+    spans = [(start, min(stop, len(text))) for start, stop in answers]
+    places = [match.span() for match in re.finditer(re.escape(PLACE_MARK), text)]
+    borders = sorted({0, len(text), *(border for span in (*spans, *places) for border in span)})
+    return [
+        Segment(
+            text[start:stop],
+            any(place == (start, stop) for place in places),
+            any(first <= start < last for first, last in spans),
+        )
+        for start, stop in pairwise(borders)
+    ]
 
 
 def _text_options(given: Mapping[str, Any] | None) -> dict[str, Any]:

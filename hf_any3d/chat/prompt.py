@@ -1,4 +1,4 @@
-"""A prompt as token ids, and many of them as one batch."""
+"""Prompts as token ids, and their padding to a batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SIDES = ("left", "right")
 
 @dataclass
 class Prompt:
-    """One conversation, ready for the model.
+    """One conversation as input of the model.
 
     Attributes:
-        input_ids: Token ids, with places for clouds.
-        attention_mask: 0 where a token is hidden.
+        input_ids: Token ids, with point tokens in the places of clouds.
+        attention_mask: 0 for hidden tokens.
         labels: The ids of answers, -100 elsewhere.
         points: Its clouds, each `(points, channels)` float32, in the order of their places.
     """
@@ -40,19 +40,19 @@ class Prompt:
 
 
 def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str, least: int = 0) -> dict[str, np.ndarray]:
-    """Put prompts of any lengths into arrays.
+    """Pad prompts to arrays.
 
     Args:
         prompts: The prompts.
-        pad_token_id: Fills up short ones.
-        side: "left", as generation wants it, or "right", as training does.
-        least: Tokens that a row has at least.
+        pad_token_id: Id of the padding token.
+        side: "left" for generation or "right" for training.
+        least: Minimum number of tokens per row.
 
     Returns:
         `input_ids`, `attention_mask` and `labels`, each `(prompts, tokens)` int64.
 
     Raises:
-        ValueError: If the side is another.
+        ValueError: The side is unknown.
     """
     if side not in SIDES:
         raise ValueError(f"padding_side={side!r}; expected 'left' or 'right'")

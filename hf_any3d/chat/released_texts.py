@@ -1,4 +1,4 @@
-"""What the released MiniGPT-3D programs make of texts: of questions before training, of answers after generation."""
+"""Text processing of the released MiniGPT-3D programs: questions before training, answers after generation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ MOST_WORDS = 50
 
 
 def clean_question(text: str) -> str:
-    """Clean a question as captions were for BLIP: small letters, some marks become blanks, at most 50 words."""
+    """Clean a question as BLIP cleans captions: lower case, some punctuation replaced by spaces, at most 50 words."""
     words = re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()
     return " ".join(words[:MOST_WORDS])
 
 
 def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Messages of a stored conversation as the released training puts them: the cloud first, questions cleaned.
+    """Convert a stored conversation to messages as the released training does: cloud first, question cleaned.
 
-    Only the question of a conversation with a single one is cleaned; answers are left as they are. Unlike
-    `hf_any3d.data.catalog.pointllm_annotations.to_messages`, which changes no words.
+    Only the question of a conversation with a single question is cleaned; answers are not changed.
+    `hf_any3d.data.catalog.pointllm_annotations.to_messages` changes no text.
 
     Args:
         conversations: The column of that name in a row of `objaverse_captions`.
@@ -45,12 +45,12 @@ def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[s
 
 
 def released_answer(decoded: str) -> str:
-    """What the released model's `generate` gives for decoded tokens."""
+    """Return the result of the released model's `generate` for decoded tokens."""
     return decoded.split("</s>")[0].replace("<s>", "").split("[/INST]")[-1].strip()
 
 
 def released_evaluation_answer(answer: str) -> str:
-    """What the released evaluation scripts make of `released_answer` before it is judged."""
+    """Process the result of `released_answer` as the released evaluation scripts do before judging."""
     text = answer.lower().replace("<unk>", "").strip()
-    # The scripts then look for "Assistant:", which small letters never match.
+    # The scripts then search for "Assistant:", which lower case text never matches.
     return text.split("###")[0].strip()

@@ -1,4 +1,4 @@
-"""ChatSession: a conversation that goes on, of which no token is read twice."""
+"""ChatSession: a conversation in which every cloud and token is processed once."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from hf_any3d.chat.answering import Answerer
-from hf_any3d.chat.generation import AnswerStreamer, Cancelled
+from hf_any3d.chat.generation import Answerer, AnswerStreamer, Cancelled
 from hf_any3d.chat.messages import take_clouds
 
 
 class ChatSession:
     """A conversation about point clouds.
 
-    Each cloud is read and encoded once. What the language model has read stays in its cache as long as the
-    conversation goes on where it ended; an answer is the one that the whole conversation gives at once.
+    Each cloud is read and encoded once, and the language model's cache is kept while the conversation continues.
+    Answers equal those to the complete conversation.
 
     Args:
         pipe: A `pipeline("point-cloud-text-to-text")`.
-        cloud: What is talked about: a path, an array, or whatever the pipeline takes. None for a conversation whose
-            first cloud comes later, with a question.
-        chat_template: Name of the processor's template; its default if left out.
+        cloud: The cloud: a path, an array, or anything that the pipeline accepts. None if the first cloud comes with
+            a later question.
+        chat_template: Name of the processor's template; by default its own.
         **generation: Arguments of `generate` for all answers.
 
     Attributes:
-        messages: What was said, in the form that the pipeline takes.
+        messages: The conversation so far, as messages of the pipeline.
 
     Example:
         ```python
@@ -46,27 +45,27 @@ class ChatSession:
         self.restart(cloud)
 
     def restart(self, cloud: Any = None) -> None:
-        """Begin anew, with another cloud or the one that was there at first."""
+        """Start again, with another cloud or the initial one."""
         if cloud is not None:
-            self._open(cloud)
+            self._cloud = (cloud, self._encode(cloud))
         self.messages: list[dict[str, Any]] = []
         self._features: list[torch.Tensor] = []
-        # Clouds, with their features, that the next question brings along.
+        # Clouds, with their features, that the next question includes.
         self._waiting = [] if self._cloud is None else [self._cloud]
-        self._forget()
+        self._clear_cache()
 
     def make_room(self, text: str, tokens: int) -> int:
-        """Forget the oldest questions, with their answers, until a further question fits; clouds are kept.
+        """Remove the oldest questions, with their answers, until another question fits; clouds are kept.
 
         Args:
             text: The question.
-            tokens: How many the conversation and the question may have together.
+            tokens: Maximum number of tokens of the conversation and the question.
 
         Returns:
-            How many questions were forgotten.
+            The number of removed questions.
 
         Raises:
-            ValueError: If the question does not even fit alone with the clouds. The conversation is then as it was.
+            ValueError: The question does not fit even alone with the clouds. The conversation is unchanged.
         """
         for start in range(0, len(self.messages) + 1, 2):
             messages, waiting = self._since(start)
@@ -76,21 +75,19 @@ class ChatSession:
                 self.messages, self._waiting = messages, waiting
                 self._features = self._features if messages else []
                 return start // 2
-        raise ValueError(
-            f"the question and what it is about have {len(prompt.input_ids)} tokens; there is room for {tokens}"
-        )
+        raise ValueError(f"the question and its clouds have {len(prompt.input_ids)} tokens; expected at most {tokens}")
 
     def ask(self, text: str, cloud: Any = None, **generation: Any) -> str:
         """Ask a question and wait for the answer.
 
         Args:
             text: The question.
-            cloud: A further cloud that it is about.
+            cloud: An additional cloud.
             **generation: Arguments of `generate` for this answer.
 
         Raises:
-            ValueError: If the cloud cannot be read, or the language model has no room left. The conversation is then
-                as it was.
+            ValueError: The cloud cannot be read, or the language model's context is full. The conversation is
+                unchanged.
         """
         messages, features = self._with_question(text, cloud)
         answer = self._answer(messages, features, generation)
@@ -98,9 +95,9 @@ class ChatSession:
         return answer
 
     def stream(self, text: str, cloud: Any = None, **generation: Any) -> Iterator[str]:
-        """Ask a question and get the answer piece by piece; arguments as of `ask`.
+        """Ask a question and stream the answer; arguments are those of `ask`.
 
-        Who stops listening stops the answer, and the conversation is then as it was before the question.
+        Closing the iterator stops the answer and leaves the conversation as it was before the question.
         """
         messages, features = self._with_question(text, cloud)
         processor = self.pipe.processor
@@ -112,7 +109,7 @@ class ChatSession:
         def work() -> None:
             try:
                 outcome["answer"] = self._answer(messages, features, generation | further)
-            except BaseException as error:  # raised where the answer is waited for
+            except BaseException as error:  # raised in the waiting thread
                 outcome["error"] = error
                 streamer.on_finalized_text("", stream_end=True)
 
@@ -122,16 +119,12 @@ class ChatSession:
             yield from streamer
         except BaseException:
             cancelled.set()
-            # What was read until then is in the cache, and is known to be there.
-            thread.join()
+            thread.join()  # until the cache and its record of tokens agree
             raise
         thread.join()
         if "error" in outcome:
             raise outcome["error"]
         self._record(messages, features, outcome["answer"])
-
-    def _open(self, cloud: Any) -> None:
-        self._cloud = (cloud, self._encode(cloud))
 
     def _encode(self, cloud: Any) -> torch.Tensor:
         return self.answerer.features(self.pipe.processor.read_points([cloud]))[0]
@@ -141,7 +134,7 @@ class ChatSession:
         if cloud is not None:
             clouds.append((cloud, self._encode(cloud)))
         question = self._question(text, clouds)
-        take_clouds([question])  # tells what is wrong with it, and not with a conversation of some number
+        take_clouds([question])  # here an error does not name the number of a conversation
         return [*self.messages, question], [*self._features, *(features for _, features in clouds)]
 
     def _question(self, text: str, clouds: list[tuple[Any, torch.Tensor]]) -> dict[str, Any]:
@@ -149,8 +142,8 @@ class ChatSession:
         return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
     def _since(self, start: int) -> tuple[list[dict[str, Any]], list[tuple[Any, torch.Tensor]]]:
-        """The messages from one on, with the clouds of those before, and the clouds that no message is left for."""
-        clouds = [part for said in self.messages[:start] for part in said["content"] if part["type"] == "point_cloud"]
+        """Return the messages from `start` on, with the clouds of earlier ones, and the clouds without a message."""
+        clouds = [part for one in self.messages[:start] for part in one["content"] if part["type"] == "point_cloud"]
         messages = self.messages[start:]
         if messages:
             messages[0] = {**messages[0], "content": [*clouds, *messages[0]["content"]]}
@@ -167,15 +160,15 @@ class ChatSession:
         (prompt,) = processor.prompts([messages], self.chat_template, read=False)
         settings = self.pipe.generate_settings({**self.generation, **generation})
         cache = self._cache_for(prompt.input_ids, settings)
-        told = self.answerer.generate([prompt], settings, torch.stack(features) if features else None, cache)[0]
+        tokens = self.answerer.generate([prompt], settings, torch.stack(features) if features else None, cache)[0]
         if cache is not None:
-            self._cache, self._held = cache, told.tolist()[: cache.get_seq_length()]
-        return processor.decode_answers(told[None, len(prompt.input_ids) :])[0]
+            self._cache, self._cached_tokens = cache, tokens.tolist()[: cache.get_seq_length()]
+        return processor.decode_answers(tokens[None, len(prompt.input_ids) :])[0]
 
     def _cache_for(self, input_ids: list[int], settings: dict[str, Any]) -> DynamicCache | None:
-        """The cache with what it shares with a prompt; it is out of our hands until the answer is there."""
-        cache, held = self._cache, self._held
-        self._forget()
+        """Return the cache, cropped to the prefix that it shares with a prompt, and detach it from the session."""
+        cache, held = self._cache, self._cached_tokens
+        self._clear_cache()
         config = settings.get("generation_config")
         for name in ("num_beams", "num_return_sequences"):
             if (settings.get(name) or getattr(config, name, None) or 1) > 1:
@@ -183,17 +176,17 @@ class ChatSession:
         shared = 0
         while shared < min(len(held), len(input_ids) - 1) and held[shared] == input_ids[shared]:
             shared += 1
-        # Of a cloud all places are kept or none; clouds themselves never change within a conversation.
+        # All places of a cloud are kept or none; clouds themselves never change within a conversation.
         processor = self.pipe.processor
         shared -= input_ids[:shared].count(processor.point_token_id) % processor.num_query_tokens
         if cache is not None and shared:
             try:
                 cache.crop(shared - len(held))
                 return cache
-            except (RuntimeError, NotImplementedError):  # some kinds of layers cannot go back
+            except (RuntimeError, NotImplementedError):  # some kinds of layers cannot be cropped
                 pass
         return DynamicCache(config=self.pipe.model.config.get_text_config())
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._cache: DynamicCache | None = None
-        self._held: list[int] = []
+        self._cached_tokens: list[int] = []

@@ -1,4 +1,4 @@
-"""The prompts that MiniGPT-3D was trained, evaluated and shown with, as chat templates."""
+"""Chat templates: the published prompts of MiniGPT-3D, and a check of untrusted templates."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
 PLACE_MARK = "<PointCloudHere>"
-"""Stands in a rendered prompt where the tokens of a cloud belong."""
-
+"""Marks the place of a cloud's tokens in a rendered prompt."""
 END_MARK = "###"
-"""What the model was trained to write behind an answer."""
-
+"""The model was trained to write this after an answer."""
+_LONGEST_TEMPLATE = 100_000
+_LONGEST_LITERAL = 2_000
+_DEEPEST_LOOP = 2
+# Functions that make sequences of any length.
+_SEQUENCES = ("range", "lipsum", "cycler")
+_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 _CLOUD = f"<PC>{PLACE_MARK}</PC>"
 _TEXT = (
     "{%- if message['content'] is string -%}{{- message['content'] -}}"
@@ -38,65 +42,56 @@ def _conversation(question: str, answer: str) -> str:
     )
 
 
-def _opened_by_cloud(behind: str) -> str:
+def _opened_by_cloud(separator: str) -> str:
     clouds = (
         "{%- for part in message['content'] -%}{%- if part['type'] == 'point_cloud' -%}"
         f"{{{{- '{_CLOUD}' -}}}}{{%- endif -%}}{{%- endfor -%}}"
     )
-    opening = f"{{%- if {_HAS_CLOUD} -%}}{{{{- '<s>[INST] ' -}}}}{clouds}{{{{- '{behind}' -}}}}{{%- endif -%}}"
+    opening = f"{{%- if {_HAS_CLOUD} -%}}{{{{- '<s>[INST] ' -}}}}{clouds}{{{{- '{separator}' -}}}}{{%- endif -%}}"
     return opening + "{{- '<s>[INST] ' -}}" + _TEXT + "{{- ' [/INST]' -}}"
 
 
-# What the model learns to write stands in generation blocks; labels and borders of tokenization come from them.
+# Generation blocks mark the answers that are learned; labels and the borders of tokenization follow from them.
 TRAINING = _conversation(
     "{{- bos_token -}}{{- '[INST] ' -}}" + _TEXT_AND_CLOUDS + "{{- '  [/INST]' -}}",
     "{%- generation -%}" + _TEXT + f"{{{{- '{END_MARK}' -}}}}" + "{%- endgeneration -%}",
 )
 EVALUATION = _conversation(_opened_by_cloud(" "), _TEXT)
 DEMO = _conversation(_opened_by_cloud(""), _TEXT)
-
 PUBLISHED = {"training": TRAINING, "evaluation": EVALUATION, "demo": DEMO}
 
 
 def published_templates(default: str = "training") -> dict[str, str]:
-    """The published prompts by name, one of them also as the default.
+    """Return the published prompts by name, one of them also as the default.
 
     - "training": `<|endoftext|>[INST] <PC>…</PC> {question}  [/INST]{answer}###`, and so on;
     - "evaluation": `<s>[INST] <PC>…</PC> <s>[INST] {question} [/INST]`;
     - "demo": `<s>[INST] <PC>…</PC><s>[INST] {question} [/INST]{answer}<s>[INST] {question} [/INST]`, and so on.
 
-    The three differ as the released programs do. A model trained here knows the first.
+    The three differ because the released programs do. Models trained here use the first.
 
     Args:
-        default: Which one is taken where none is named.
+        default: Name of the default prompt.
 
     Raises:
-        ValueError: If there is no such prompt.
+        ValueError: There is no such prompt.
     """
     if default not in PUBLISHED:
         raise ValueError(f"default={default!r}; expected one of {', '.join(map(repr, PUBLISHED))}")
     return {"default": PUBLISHED[default], **PUBLISHED}
 
 
-_LONGEST_TEMPLATE = 100_000
-_LONGEST_LITERAL = 2_000
-_DEEPEST_LOOP = 2
-# Make sequences out of nothing, of any length.
-_SEQUENCES = ("range", "lipsum", "cycler")
-_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
-
-
 def check_templates(templates: Mapping[str, str] | str) -> None:
-    """Make sure that the templates of a processor render in time that grows with the conversation alone.
+    """Check that rendering time of a processor's templates is bounded by the length of the conversation.
 
-    Templates are programs, and come from strangers. In transformers' sandbox they reach nothing, but may loop for
-    ever. Loops over messages and their parts are what a template needs.
+    Templates are untrusted programs. Transformers' sandbox restricts their access, but they may loop for ever, while
+    they only need loops over messages and their parts.
 
     Args:
-        templates: By name, or one.
+        templates: Templates by name, or one template.
 
     Raises:
-        ValueError: Names the template, and what it may not do.
+        ValueError: A template is invalid; the message names it and the reason.
     """
     named = {"default": templates} if isinstance(templates, str) else templates
     if not isinstance(named, Mapping):
@@ -104,11 +99,11 @@ def check_templates(templates: Mapping[str, str] | str) -> None:
     for name, text in named.items():
         if not isinstance(text, str):
             raise ValueError(f"chat_template {name!r} is a {type(text).__name__}; expected text")
-        if wrong := _what_is_wrong(text):
-            raise ValueError(f"chat_template {name!r}: {wrong}")
+        if problem := _find_problem(text):
+            raise ValueError(f"chat_template {name!r}: {problem}")
 
 
-def _what_is_wrong(text: str) -> str | None:
+def _find_problem(text: str) -> str | None:
     if len(text) > _LONGEST_TEMPLATE:
         return f"{len(text):,} characters; expected at most {_LONGEST_TEMPLATE:,}"
     try:
@@ -130,11 +125,11 @@ def _what_is_wrong(text: str) -> str | None:
         if isinstance(node, nodes.Assign) and _doubles(node):
             return "doubles a text"
     depth = _depth_of_loops(tree)
-    return f"{depth} loops in each other; expected at most {_DEEPEST_LOOP}" if depth > _DEEPEST_LOOP else None
+    return f"{depth} nested loops; expected at most {_DEEPEST_LOOP}" if depth > _DEEPEST_LOOP else None
 
 
 def _doubles(node: nodes.Assign) -> bool:
-    """Whether an assignment reads its own target twice, as `x = x ~ x` does."""
+    """Return whether an assignment reads its own target twice, like `x = x ~ x`."""
     if isinstance(node.target, nodes.NSRef):
         return sum(read.attr == node.target.attr for read in node.node.find_all(nodes.Getattr)) > 1
     if not isinstance(node.target, nodes.Name):

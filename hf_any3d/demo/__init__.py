@@ -1,1 +1,1 @@
-"""A page in the browser on which one talks about point clouds. Its layout needs gradio, the rest does not."""
+"""A page in the browser to ask a model about point clouds; only its layout needs gradio."""

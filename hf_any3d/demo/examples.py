@@ -1,4 +1,4 @@
-"""The shapes that the page offers."""
+"""Example shapes of the page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
 
 
 def embedded_shapes() -> dict[str, Path | PointCloudData]:
-    """A chair, and of the embedded data's test split the first shape of each class; nothing outside of a checkout.
+    """Return a chair and the first test shape of each class of the embedded data; nothing outside of a checkout.
 
     Returns:
-        By name, with author and licence where there is one to be named.
+        Shapes by name, with author and licence if there is one.
     """
     chair, table = FOLDER / "chair.ply", FOLDER / "test.parquet"
     shapes: dict[str, Path | PointCloudData] = {chair.name: chair} if chair.is_file() else {}
@@ -33,25 +33,25 @@ def embedded_shapes() -> dict[str, Path | PointCloudData]:
     return shapes
 
 
-# As released: objects of Objaverse by their id, 8192 points each.
-_RELEASED_ENDING = "_8192.npy"
-# A browser shows no longer list; further shapes are found by their name.
+# Released files: objects of Objaverse by id, 8192 points each.
+_RELEASED_SUFFIX = "_8192.npy"
+# Shapes in the page's list; others can be entered by name.
 MOST_LISTED = 500
 
 
 class ExampleShapes:
     """Shapes by name: the files of a folder, then the embedded shapes.
 
-    `ID_8192.npy`, as released, is called ID, and another file by its own name.
+    `ID_8192.npy`, as released, is listed as ID, other files by their names.
 
     Args:
-        folder: Where files are; those of other types, and folders in it, are passed over.
+        folder: Folder with files; other types and subfolders are ignored.
 
     Attributes:
         names: The first 500 names.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no readable file in it.
+        FileNotFoundError: There is no such folder, or no readable file in it.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
@@ -60,10 +60,10 @@ class ExampleShapes:
         self.names = list({**files, **self._shapes})[:MOST_LISTED]
 
     def get(self, name: str) -> Path | PointCloudData:
-        """A shape, or the file that it is in.
+        """Return a shape or its file.
 
         Raises:
-            ValueError: If there is none of that name.
+            ValueError: There is no shape of this name.
         """
         if name not in self._shapes:
             raise ValueError(f"no example {name[:80]!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
@@ -78,4 +78,4 @@ def _files_of(folder: Path) -> dict[str, Path]:
         names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file())
     if not names:
         raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
-    return {name.removesuffix(_RELEASED_ENDING): folder / name for name in names}
+    return {name.removesuffix(_RELEASED_SUFFIX): folder / name for name in names}

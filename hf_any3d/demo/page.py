@@ -1,29 +1,26 @@
-"""The page: where things stand, and what happens when one uses them."""
+"""The page: its layout, its events, and the settings of its sliders."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.examples import ExampleShapes
-from hf_any3d.demo.sliders import SLIDERS, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.visualization.web_page import clouds_page
 
-# Uploads are deleted when they are this old, in seconds.
-UPLOADS_KEPT = 3600
-# Requests that wait for their turn; further ones are turned away.
-MOST_WAITING = 100
-# Whoever closed the page may come back to the conversation for so long, in seconds.
-CONVERSATIONS_KEPT = 3600
-
-# Fonts that every machine has, so that none is fetched.
+UPLOADS_KEPT = 3600  # seconds until uploads are deleted
+CONVERSATIONS_KEPT = 3600  # seconds until the conversation of a closed page is deleted
+MOST_WAITING = 100  # queued requests; further ones are rejected
+# System fonts, so that none is downloaded.
 THEME = gr.themes.Default(
     primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
@@ -37,34 +34,61 @@ STYLE = """
 footer { display: none !important; }
 """
 TERMS = """
-Files may be {types}. The model is given a fixed number of points: larger clouds are sampled, smaller ones repeat some
-points, meshes are sampled on their surface. Without colours it is given black.
+File types: {types}. The model gets a fixed number of points: larger clouds are sampled, smaller ones repeat some
+points, meshes are sampled on their surface. Shapes without colors are black.
 
-This page is for research. The model may say what is wrong, and what offends; do not rely on it. Questions and files
-are for the machine that shows this page: files are deleted within hours, conversations are not stored. Upload only
-what you may pass on. The weights stand under the licences that their model card names, the shapes under those of
-their makers.
+This page is for research. Answers may be wrong or offensive; do not rely on them. Questions and files are sent to the
+machine that runs this page: files are deleted within hours, conversations are not stored. Upload only what you may
+share. The weights have the licences named in their model card, the shapes those of their authors.
 """
-
-Words = list[dict[str, Any]]
-# The view, the line below it, the chat and the line below that.
+Chat = list[dict[str, Any]]
+# Updates of the view, the line below it, the chat and the line below that.
 Shown = tuple[Any, str, Any, Any]
 
 
+@dataclass(frozen=True)
+class Slider:
+    """An argument of `generate` between two bounds.
+
+    Attributes:
+        name: Name of the argument.
+        label: Label on the page.
+        low: Smallest value.
+        high: Largest value.
+        step: Step between values.
+        default: Initial value.
+    """
+
+    name: str
+    label: str
+    low: float
+    high: float
+    step: float
+    default: float
+
+
+SLIDERS = (
+    Slider("max_new_tokens", "Longest answer, in tokens", 10, 200, 1, 60),
+    Slider("num_beams", "Beams", 1, 10, 1, 1),
+    Slider("temperature", "Temperature", 0.1, 2.0, 0.1, 0.2),
+)
+"""The sliders of the released demo; its other settings are fixed, see `PUBLISHED_GENERATION`."""
+
+
 class DemoPage:
-    """The page around a model. Each visitor has a conversation of their own; answers are given one at a time.
+    """The page of a model. Each visitor has a conversation of their own; answers are generated one at a time.
 
     Args:
-        name: What the model is called.
+        name: Name of the model.
         examples: The shapes to choose from.
-        new_conversation: Makes a visitor's conversation.
+        new_conversation: Creates a visitor's conversation.
     """
 
     def __init__(self, name: str, examples: ExampleShapes, new_conversation: Callable[[], Conversation]):
         self.name, self.examples, self.new_conversation = name, examples, new_conversation
 
     def build(self) -> gr.Blocks:
-        """Lay the page out."""
+        """Build the page."""
         title = f"Talk about point clouds: {self.name}"
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
             conversation = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
@@ -73,13 +97,13 @@ class DemoPage:
                 with gr.Column(scale=5):
                     example, file, view, note = self._shapes()
                 with gr.Column(scale=6):
-                    chat, question, send, stop, restart = _talk()
+                    chat, question, send, stop, restart = _chat_column()
                     notice = gr.HTML(elem_id="notice")
                     sliders = _sliders()
             with gr.Accordion("Files and terms of use", open=False):
                 gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
-            # What needs the model waits in one line; the others' answers come first.
+            # Requests to the model share one queue.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
             at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             shown = [view, note, chat, notice]
@@ -87,7 +111,7 @@ class DemoPage:
             example.input(_stop, conversation, **at_once).then(
                 self._open_example, [conversation, example], shown, show_progress_on=view, **in_turn
             )
-            # Files are read apart from the model, so that a slow one keeps nobody's answers waiting.
+            # Files are read in another queue, so that slow ones do not delay answers.
             file.upload(_stop, conversation, **at_once).then(
                 _read_upload,
                 [conversation, file],
@@ -98,7 +122,7 @@ class DemoPage:
             ).then(_open_upload, [conversation, file], [example, *shown], show_progress_on=view, **in_turn)
             said = gr.on(
                 [question.submit, send.click],
-                _take,
+                _submit,
                 [conversation, question, chat],
                 [chat, question, send, stop],
                 trigger_mode="once",
@@ -114,18 +138,18 @@ class DemoPage:
         return page
 
     def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
-        """Show the page, from a thread of its own.
+        """Serve the page from a thread.
 
         Args:
-            host: Address to listen at.
-            port: Port to listen at; a free one from 7860 on if left out.
-            share: Whether to show it to everyone, through gradio's servers.
+            host: Address to listen on.
+            port: Port to listen on; by default a free one from 7860 on.
+            share: Whether to make it public through gradio's servers.
 
         Returns:
-            The page, with `local_url` and `share_url`; `block_thread()` waits for Ctrl-C, `close()` ends it.
+            The page, with `local_url` and `share_url`; `block_thread()` waits for Ctrl-C, `close()` stops it.
 
         Raises:
-            OSError: If the port is taken.
+            OSError: The port is taken.
         """
         page = self.build()
         page.queue(max_size=MOST_WAITING)
@@ -168,13 +192,19 @@ class DemoPage:
         return _open(conversation, lambda: self.examples.get(name or ""))
 
 
-def _talk() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
+def generation_settings(*values: float) -> dict[str, Any]:
+    """Return arguments of `generate` for the values of all sliders, in their order."""
+    chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
+    return {**PUBLISHED_GENERATION["demo"], **chosen}
+
+
+def _chat_column() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
     chat = gr.Chatbot(
         label="Conversation",
         height=420,
         elem_id="chat",
         buttons=["copy_all"],
-        # Models write text; what looks like markup in it is none.
+        # Answers are plain text.
         render_markdown=False,
         feedback_options=None,
         placeholder="Ask something about the shape.",
@@ -204,67 +234,67 @@ def _read_upload(conversation: Conversation, path: str) -> None:
 
 
 def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
-    # The list of examples is left without a choice, so that each can be chosen again.
+    # The selection of the example is cleared, so that each can be chosen again.
     return None, *_open(conversation, lambda: path)
 
 
 def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
-    """What is seen of a shape; where it cannot be read, only the line below the view changes."""
+    """Open a shape and return updates of the page; after an error only the line below the view changes."""
     try:
         shape = conversation.open(source())
     except (ValueError, OSError, ImportError) as error:
         return gr.skip(), _line(str(error), is_error=True), gr.skip(), gr.skip()
     up_axis = conversation.pipe.processor.feature_extractor.up_axis
     text = clouds_page([shape.points], up_axis=up_axis, title="shape")
-    # The frame keeps the page's own script apart from the demo.
+    # A sandboxed frame separates the view's script from the demo.
     frame = f'<iframe title="3D view" sandbox="allow-scripts" srcdoc="{html.escape(text)}"></iframe>'
     return frame, _line(f"{shape.note} Drag to turn, wheel to zoom."), [], ""
 
 
-def _take(conversation: Conversation, question: str, chat: Words) -> tuple[Words, str, Any, Any]:
-    """Move the question into the chat, and a button to stop the answer to the place of the one to send."""
+def _submit(conversation: Conversation, question: str, chat: Chat) -> tuple[Chat, str, Any, Any]:
+    """Move the question into the chat, and replace the send button by the stop button."""
     conversation.ready()
-    question = question[: LONGEST_QUESTION + 1]  # one more is told to be too long
+    question = question[: LONGEST_QUESTION + 1]  # enough to be refused as too long
     if not question.strip():
         return chat, "", *_buttons(False)
     return [*chat, {"role": "user", "content": question.strip()}], "", *_buttons(True)
 
 
-def _answer(conversation: Conversation, chat: Words, *values: float) -> Iterator[tuple[Words, Any, Any]]:
-    """The chat with the answer as it grows; a question that cannot be answered goes back to where it was written."""
+def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[tuple[Chat, Any, Any]]:
+    """Yield the chat with the growing answer; a question without an answer returns to the text box."""
     if not chat or chat[-1]["role"] != "user":
         yield chat, gr.skip(), gr.skip()
         return
     question, settings = _text(chat[-1]), generation_settings(*values)
-    told = partial(_with_answer, chat)
+    with_answer = partial(_with_answer, chat)
     try:
         forgotten = conversation.make_room(question, settings["max_new_tokens"])
         answer = ""
-        yield told("…"), gr.skip(), ""
+        yield with_answer("…"), gr.skip(), ""
         for answer in conversation.ask(question, **settings):
-            yield told(answer), gr.skip(), gr.skip()
+            yield with_answer(answer), gr.skip(), gr.skip()
     except (ValueError, OSError) as error:
         yield chat[:-1], question, _line(str(error), is_error=True)
         return
     notes = []
     if conversation.was_stopped:
-        notes.append("Stopped; the model knows what it said so far.")
+        notes.append("Stopped; the unfinished answer stays in the conversation.")
     if forgotten:
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
-        notes.append(f"The oldest {turns} forgotten: the model is given {conversation.context} tokens at most.")
-    yield told(answer or "(no answer)"), gr.skip(), _line(" ".join(notes))
+        notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
+    yield with_answer(answer or "(no answer)"), gr.skip(), _line(" ".join(notes))
 
 
 def _stop(conversation: Conversation) -> None:
     conversation.stop()
 
 
-def _restart(conversation: Conversation) -> tuple[Words, str]:
+def _restart(conversation: Conversation) -> tuple[Chat, str]:
     conversation.restart()
     return [], ""
 
 
-def _with_answer(chat: Words, answer: str) -> Words:
+def _with_answer(chat: Chat, answer: str) -> Chat:
     return [*chat, {"role": "assistant", "content": answer}]
 
 

@@ -1,4 +1,4 @@
-"""Files of visitors, read in processes of their own, so that none keeps the others waiting."""
+"""Read visitors' files in separate processes with a time limit, so that none blocks the page."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from multiprocessing.context import BaseContext
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud
 
 LARGEST_UPLOAD = 50 * 2**20
-"""Bytes of a file that the page takes."""
+"""Maximum size of a file in bytes."""
 SECONDS = 20.0
-"""How long a file may take to be read."""
+"""Time limit for reading a file."""
 AT_ONCE = 2
-"""Files that are read at the same time; others wait, but questions do not."""
-_START_SECONDS = 120.0  # for the first process, which imports everything; the others are copies of it
+"""Number of files read at the same time."""
+_START_SECONDS = 120.0  # for the first process, which imports everything; later ones are forked from it
 
 
 def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointCloudData:
-    """Read a visitor's file in a process that is ended when time is up.
+    """Read a visitor's file in a process that is killed after a time limit.
 
     Args:
         path: The file.
-        seconds: How long reading may take; `SECONDS` if left out.
+        seconds: Time limit; by default `SECONDS`.
 
     Raises:
-        PointCloudFileError: The file is too large, cannot be read, or takes too long; names the file.
+        PointCloudFileError: The file is too large, cannot be read, or takes too long; the message names it.
     """
     seconds = SECONDS if seconds is None else seconds
     size = os.path.getsize(path)
@@ -40,24 +40,24 @@ def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointC
     process.start()
     sender.close()
     try:
-        is_there = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
-        if not is_there:
+        is_ready = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
+        if not is_ready:
             raise PointCloudFileError(f"{path}: takes more than {seconds:g} seconds to read")
-        told = receiver.recv()
+        result = receiver.recv()
     except EOFError:
-        raise PointCloudFileError(f"{path}: cannot be read, its reader broke down") from None
+        raise PointCloudFileError(f"{path}: cannot be read, the process that reads it crashed") from None
     finally:
         process.kill()
         process.join()
         process.close()
         receiver.close()
-    if isinstance(told, str):
-        raise PointCloudFileError(told)
-    return told
+    if isinstance(result, str):
+        raise PointCloudFileError(result)
+    return result
 
 
 def warm_up() -> None:
-    """Start the process that the readers are copies of, so that the first visitor does not wait for it."""
+    """Start the process that readers are forked from, so that the first visitor does not wait for it."""
     process = _context().Process(target=str, daemon=True)
     process.start()
     process.join()
@@ -75,9 +75,9 @@ def _context() -> BaseContext:
 def _read_into(sender: Connection, path: str) -> None:
     sender.send("started")
     try:
-        told: PointCloudData | str = read_point_cloud(path)
+        result: PointCloudData | str = read_point_cloud(path)
     except (ValueError, OSError, ImportError) as error:
-        told = str(error)
+        result = str(error)
     except MemoryError:
-        told = f"{path}: needs more memory than there is"
-    sender.send(told)
+        result = f"{path}: needs more memory than there is"
+    sender.send(result)

@@ -1,1 +1,1 @@
-"""Pictures and self-contained pages of point clouds, predictions, features and reconstructions."""
+"""Pictures and self-contained HTML pages of point clouds, predictions, features and reconstructions."""

@@ -1,4 +1,4 @@
-"""A picture of a confusion matrix: PNG, SVG or PDF by matplotlib, or an HTML page by nothing at all."""
+"""A picture of a confusion matrix: PNG, SVG or PDF with matplotlib, or an HTML page without it."""
 
 import html
 import os
@@ -34,16 +34,16 @@ def plot_confusion_matrix(
 
     Args:
         matrix: (num_classes, num_classes) counts; row = true class, column = predicted class.
-        labels: names of the classes in the matrix's order.
-        path: file to write; `.html` needs no further package, `.png`, `.svg` and `.pdf` need matplotlib.
-        title: headline.
+        labels: Names of the classes in the matrix's order.
+        path: File to write; `.png`, `.svg` and `.pdf` need matplotlib, `.html` does not.
+        title: Headline.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: a matrix that is not square, another number of labels, or another file type.
-        ImportError: a picture is asked for and matplotlib is not installed.
+        ValueError: The matrix is not square, the number of labels differs, or the file type is unknown.
+        ImportError: A picture is requested and matplotlib is not installed.
     """
     matrix, path = np.asarray(matrix), Path(path)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -88,6 +88,6 @@ def _draw(matrix: np.ndarray, shares: np.ndarray, labels: Sequence[str], title: 
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     axes.set_yticks(range(len(labels)), labels)
     for row, column in np.argwhere(matrix > 0):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""Features of many clouds as a map: what is alike lies close together."""
+"""A map of the features of many clouds, with similar ones close together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.visualization.web_page import PAGE_BEGIN, PAGE_END, script_value
 
+METHODS = ("auto", "scikit-learn", "openTSNE")
 _PAGE = (
     PAGE_BEGIN
     + """  body {{ margin: 0; font: 14px sans-serif; background: #fff; color: #222; overflow: hidden; }}
@@ -37,7 +38,7 @@ const labels = {labels};
 const texts = {texts};
 const names = {names};
 const colors = {colors};
-const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d"), told = document.querySelector("p");
+const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d"), tip = document.querySelector("p");
 const hidden = new Set();
 let zoom = 1, shift = [0, 0], held = null;
 function placeOf(i) {{
@@ -57,16 +58,16 @@ function draw() {{
     pen.beginPath(); pen.arc(x, y, size, 0, 7); pen.fill();
   }});
 }}
-function tell(e) {{
+function showTip(e) {{
   let best = -1, least = 144;
   labels.forEach((label, i) => {{
     const [x, y] = placeOf(i), d = (x - e.clientX) ** 2 + (y - e.clientY) ** 2;
     if (d < least && !hidden.has(label)) {{ least = d; best = i; }}
   }});
-  told.style.visibility = best < 0 ? "hidden" : "visible";
+  tip.style.visibility = best < 0 ? "hidden" : "visible";
   if (best < 0) return;
-  told.textContent = texts.length ? names[labels[best]] + ": " + texts[best] : names[labels[best]];
-  told.style.left = Math.min(e.clientX + 12, innerWidth - 320) + "px"; told.style.top = e.clientY + 12 + "px";
+  tip.textContent = texts.length ? names[labels[best]] + ": " + texts[best] : names[labels[best]];
+  tip.style.left = Math.min(e.clientX + 12, innerWidth - 320) + "px"; tip.style.top = e.clientY + 12 + "px";
 }}
 document.querySelectorAll("li").forEach(item => item.onclick = () => {{
   const label = +item.dataset.label;
@@ -76,7 +77,7 @@ document.querySelectorAll("li").forEach(item => item.onclick = () => {{
 canvas.onpointerdown = e => {{ held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); }};
 canvas.onpointerup = canvas.onpointercancel = () => held = null;
 canvas.onpointermove = e => {{
-  if (!held) return tell(e);
+  if (!held) return showTip(e);
   shift = [shift[0] + e.clientX - held[0], shift[1] + e.clientY - held[1]];
   held = [e.clientX, e.clientY];
   draw();
@@ -84,7 +85,7 @@ canvas.onpointermove = e => {{
 canvas.onwheel = e => {{
   e.preventDefault();
   const by = Math.exp(-e.deltaY / 800), x = (innerWidth - 200) / 2, y = 40 + (innerHeight - 40) / 2;
-  // What is under the pointer stays there.
+  // Zoom about the pointer.
   shift = [e.clientX - x - by * (e.clientX - x - shift[0]), e.clientY - y - by * (e.clientY - y - shift[1])];
   zoom *= by;
   draw();
@@ -92,36 +93,6 @@ canvas.onwheel = e => {{
 """
     + PAGE_END
 )
-
-
-def feature_map_page(
-    places: np.ndarray, labels: np.ndarray, names: Sequence[str], texts: Sequence[str], heading: str
-) -> str:
-    """The text of a page with a dot for each cloud, coloured by class; see `write_feature_map` for the arguments.
-
-    A click on a class hides it, the pointer over a dot tells its class and name, the wheel enlarges and a drag moves.
-    Everything lies in the one file; it fetches nothing.
-    """
-    places = np.asarray(places, dtype=np.float64)
-    places = places - (places.max(axis=0) + places.min(axis=0)) / 2
-    places = places / max(np.abs(places).max(), np.finfo(np.float32).tiny)
-    colors = [hex_color(color) for color in label_colors(len(names))]
-    legend = "".join(
-        f'<li data-label="{number}"><i style="background:{colors[number]}"></i>{html.escape(names[number])}</li>'
-        for number in np.unique(labels)
-    )
-    return _PAGE.format(
-        title=html.escape(heading or "features"),
-        legend=legend,
-        places=script_value(places.round(4).tolist()),
-        labels=script_value(np.asarray(labels).tolist()),
-        texts=script_value(list(texts)),
-        names=script_value(list(names)),
-        colors=script_value(colors),
-    )
-
-
-METHODS = ("auto", "scikit-learn", "openTSNE")
 
 
 def project_features(
@@ -132,23 +103,23 @@ def project_features(
     seed: int = 42,
     method: str = "auto",
 ) -> np.ndarray:
-    """Lay features out in a plane by t-SNE.
+    """Embed features in a plane by t-SNE.
 
-    Near neighbours stay near; distances between groups and their sizes mean nothing.
+    Near neighbors stay near; distances between groups and sizes of groups have no meaning.
 
     Args:
         features: (clouds, width).
-        perplexity: How many neighbours a cloud is meant to have.
-        metric: How features are compared: "cosine", "euclidean" …
-        seed: Governs the start.
-        method: "scikit-learn", "openTSNE", faster for many thousands, or "auto" for the latter where installed.
+        perplexity: Effective number of neighbors of a cloud.
+        metric: Metric of features: "cosine", "euclidean" …
+        seed: Random seed.
+        method: "scikit-learn", "openTSNE", faster for many thousands, or "auto" for the latter if installed.
 
     Returns:
         (clouds, 2) float32.
 
     Raises:
-        ValueError: If the features are no such array or not finite, or too few for the perplexity.
-        ImportError: If the library is missing.
+        ValueError: The features are no such array or not finite, or too few for the perplexity.
+        ImportError: The library is missing.
 
     Source: van der Maaten and Hinton, Visualizing Data using t-SNE.
     """
@@ -171,14 +142,14 @@ def project_features(
     settings = {"perplexity": perplexity, "metric": metric, "random_state": seed}
     if method == "openTSNE":
         return np.asarray(TSNE(**settings).fit(features), dtype=np.float32)
-    # A start from the principal components keeps more of the whole than a random one.
+    # Principal components preserve more of the global structure than a random start.
     return TSNE(init="pca", **settings).fit_transform(features).astype(np.float32)
 
 
 def same_class_share(features: np.ndarray, labels: np.ndarray) -> float:
-    """How often the cloud with the most similar features, by cosine, is of the same class.
+    """Return the share of clouds whose nearest neighbor, by cosine of the features, has the same class.
 
-    A figure for what a map shows, taken before the map distorts it.
+    It measures the features themselves, without the distortion of a map.
 
     Args:
         features: (clouds, width), at least two.
@@ -204,20 +175,20 @@ def write_feature_map(
     texts: Sequence[str] | None = None,
     heading: str = "",
 ) -> Path:
-    """Show a map, coloured by class.
+    """Write a map, colored by class.
 
     Args:
-        path: Where to write: `.png` for a picture, `.html` for a page where classes can be hidden and clouds tell
-            their names. The file is complete or not there.
-        places: (clouds, 2), as `project_features` gives them.
+        path: File to write, atomically: `.png` for a picture, `.html` for a page where classes can be hidden and
+            clouds show their names.
+        places: (clouds, 2), the result of `project_features`.
         labels: (clouds,) class numbers from 0.
         names: Names of the classes; those that occur are listed.
-        texts: What each cloud is called, for pages.
-        heading: A line above.
+        texts: Name of each cloud, for pages.
+        heading: A line above the map.
 
     Raises:
-        ValueError: If shapes do not fit, a label has no name, or the path has another ending.
-        ImportError: If matplotlib is missing, for `.png`.
+        ValueError: Shapes do not fit, a label has no name, or the path has another suffix.
+        ImportError: matplotlib is missing, for `.png`.
     """
     path, places, labels = Path(path), np.asarray(places, dtype=np.float64), np.asarray(labels)
     if places.ndim != 2 or places.shape[1] != 2 or labels.shape != places.shape[:1] or not len(places):
@@ -233,6 +204,33 @@ def write_feature_map(
     raise ValueError(f"{path}: file type {path.suffix!r}; expected one of .html, .png")
 
 
+def feature_map_page(
+    places: np.ndarray, labels: np.ndarray, names: Sequence[str], texts: Sequence[str], heading: str
+) -> str:
+    """Return the text of a page with a dot for each cloud, colored by class; for arguments see `write_feature_map`.
+
+    A click on a class hides it, hovering over a dot shows its class and name, the wheel zooms and dragging moves the
+    map. The page is self-contained.
+    """
+    places = np.asarray(places, dtype=np.float64)
+    places = places - (places.max(axis=0) + places.min(axis=0)) / 2
+    places = places / max(np.abs(places).max(), np.finfo(np.float32).tiny)
+    colors = [hex_color(color) for color in label_colors(len(names))]
+    legend = "".join(
+        f'<li data-label="{number}"><i style="background:{colors[number]}"></i>{html.escape(names[number])}</li>'
+        for number in np.unique(labels)
+    )
+    return _PAGE.format(
+        title=html.escape(heading or "features"),
+        legend=legend,
+        places=script_value(places.round(4).tolist()),
+        labels=script_value(np.asarray(labels).tolist()),
+        texts=script_value(list(texts)),
+        names=script_value(list(names)),
+        colors=script_value(colors),
+    )
+
+
 def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[str], heading: str) -> Path:
     try:
         from matplotlib.figure import Figure
@@ -243,10 +241,10 @@ def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[st
     palette, present = label_colors(len(names)), np.unique(labels)
     size = float(np.clip(9000 / len(places), 4, 40))
     for number in present:
-        # Hues come close to each other when there are many classes; shapes take turns too.
-        shape = "osD^v"[number % 5]
+        # With many classes hues are similar, so marker shapes alternate too.
+        marker = "osD^v"[number % 5]
         rows = labels == number
-        axes.scatter(*places[rows].T, s=size, color=palette[number], marker=shape, linewidths=0, label=names[number])
+        axes.scatter(*places[rows].T, s=size, color=palette[number], marker=marker, linewidths=0, label=names[number])
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -29,22 +29,22 @@ def plot_point_clouds(
     """Draw point clouds in a grid and write a PNG.
 
     Args:
-        clouds: Arrays `(points, 3 or 6)`; channels 4 to 6 are colours in [0, 1]. Without colours, height colours them.
-        path: Where to write; the file is complete or not there.
+        clouds: Arrays `(points, 3 or 6)`; channels 4 to 6 are colors in [0, 1]. Without colors, height colors them.
+        path: File to write, atomically.
         titles: A line above each cloud.
-        title_colors: Colour of each of those lines.
-        heading: A line above all.
-        legend: What colours mean: names and their red, green and blue in [0, 1], below all.
-        columns: Clouds in a row.
-        rows_share_frame: Draw the clouds of a row in one frame and by one scale of heights, to compare them.
+        title_colors: Color of each of those lines.
+        heading: A line above the grid.
+        legend: Names and their colors, red, green and blue in [0, 1], below the grid.
+        columns: Clouds per row.
+        rows_share_frame: Draw the clouds of a row with the same center, scale and heights, to compare them.
         up_axis: "x", "y" or "z".
         elevation: Degrees by which the camera looks down.
-        zoom: How large clouds are drawn in their cells.
-        cell: Inches of a cell's edge.
+        zoom: Scale of clouds in their cells.
+        cell: Edge of a cell in inches.
 
     Raises:
-        ImportError: If matplotlib is missing.
-        ValueError: If there is no cloud to draw, or one is no `(points, 3 or more)` array.
+        ImportError: matplotlib is missing.
+        ValueError: There is no cloud to draw, or one is no `(points, 3 or more)` array.
     """
     try:
         from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def plot_point_clouds(
         heights = {"c": up, "cmap": "viridis", "vmin": low[2], "vmax": high[2]}
         paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else heights
         axes.scatter(across, deep, up, s=0.5 * cell**2, linewidths=0, **paint)
-        # As large as it can be drawn; a box without any extent would be no box.
+        # As large as the cell allows; flat clouds need a box with some extent.
         reach = np.maximum((high - low) / 2, 0.1 * (high - low).max() + 1e-6)
         axes.set_box_aspect(reach, zoom=zoom)
         for limit, middle, half in zip(

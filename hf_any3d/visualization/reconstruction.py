@@ -1,4 +1,4 @@
-"""What a student that saw few patches of a cloud thinks the others look like."""
+"""Show reconstructions: by an autoencoder, and of masked patches by a student of pretraining."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from hf_any3d.modeling.point_ops import chamfer_distance, gather_points
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.web_page import write_clouds_page
 
-ENDINGS = (".html", ".png")
+if TYPE_CHECKING:
+    from hf_any3d.modeling.act import ActForPreTraining
+
+_SUFFIXES = (".html", ".png")
+# Losses that compare lengths too; the others leave the length of predictions undefined.
+_LOSSES_WITH_LENGTHS = ("l2", "smooth_l1")
+_SEEN, _HIDDEN, _GUESSED, _TAUGHT = (0.62, 0.62, 0.66), (0.13, 0.55, 0.33), (0.85, 0.37, 0.01), (0.19, 0.42, 0.75)
 
 
 def write_reconstructions(
@@ -24,15 +30,14 @@ def write_reconstructions(
     """Show clouds, their coarse and their fine reconstructions side by side, a row each.
 
     Args:
-        path: Where to write: `.html` for a page to turn, without anything from the network, `.png` for a picture. The
-            file is complete or not there.
-        answers: Of `pipeline("point-cloud-reconstruction")`.
-        names: What each cloud is called.
+        path: File to write, atomically: `.html` for a self-contained interactive page, `.png` for a picture.
+        answers: Results of `pipeline("point-cloud-reconstruction")`.
+        names: Name of each cloud.
         up_axis: "x", "y" or "z".
 
     Raises:
-        ValueError: If the path has another ending, there is no answer, or the numbers of answers and names differ.
-        ImportError: If matplotlib is missing, for `.png`.
+        ValueError: The path has another suffix, there is no answer, or the numbers of answers and names differ.
+        ImportError: matplotlib is missing, for `.png`.
     """
     if len(answers) != len(names):
         raise ValueError(f"names: {len(names)} for {len(answers)} answers; expected one for each")
@@ -44,59 +49,17 @@ def write_reconstructions(
     return write_rows(path, clouds, titles, columns=3, title="reconstructions", up_axis=up_axis)
 
 
-def write_rows(
-    path: str | os.PathLike,
-    clouds: Sequence[np.ndarray],
-    titles: Sequence[str],
-    *,
-    columns: int,
-    title: str,
-    up_axis: str = "y",
-    legend: Mapping[str, Sequence[float]] | None = None,
-) -> Path:
-    """Show clouds in rows as a page or a picture, as the ending of the path says.
-
-    Args:
-        path: Ends in `.html` or `.png`.
-        clouds: Arrays `(points, 3 or 6)`, row after row; those of a row are drawn in one frame.
-        titles: A line above each.
-        columns: Clouds in a row.
-        title: Of the page.
-        up_axis: "x", "y" or "z".
-        legend: What colours mean.
-
-    Raises:
-        ValueError: If the path has another ending, or a cloud cannot be drawn.
-        ImportError: If matplotlib is missing, for `.png`.
-    """
-    path = Path(path)
-    shared = {"titles": titles, "columns": columns, "up_axis": up_axis, "legend": legend}
-    if path.suffix.lower() == ".html":
-        return write_clouds_page(path, clouds, title=title, **shared)
-    if path.suffix.lower() == ".png":
-        return plot_point_clouds(clouds, path, rows_share_frame=True, cell=3.0, zoom=0.95, **shared)
-    raise ValueError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(ENDINGS)}")
-
-
-if TYPE_CHECKING:
-    from hf_any3d.modeling.act import ActForPreTraining
-
-# Losses that compare lengths too; the others leave the length of a guess to chance.
-_LOSSES_WITH_LENGTHS = ("l2", "smooth_l1")
-_SEEN, _HIDDEN, _GUESSED, _TAUGHT = (0.62, 0.62, 0.66), (0.13, 0.55, 0.33), (0.85, 0.37, 0.01), (0.19, 0.42, 0.75)
-
-
 @dataclass
 class MaskedReconstruction:
-    """One cloud, its hidden patches, and two reconstructions of them; all places as the model reads them.
+    """A cloud, its hidden patches, and two reconstructions of them, in the coordinates that the model reads.
 
     Args:
-        visible: (visible patches, group_size, 3), what the student saw.
-        hidden: (hidden patches, group_size, 3), what it did not.
-        guessed: The hidden patches as the autoencoder's decoder makes them of the student's guesses.
-        taught: The same of what the teacher, which sees everything, makes of them: the best that guesses could give.
+        visible: (visible patches, group_size, 3), the student's input.
+        hidden: (hidden patches, group_size, 3), the masked patches.
+        guessed: The hidden patches, decoded from the student's predictions.
+        taught: The hidden patches, decoded from the features of the teacher, which sees everything: an upper bound.
         guessed_chamfer: Mean Chamfer distance (L1) between `guessed` and `hidden`, patch by patch.
-        taught_chamfer: Between `taught` and `hidden`.
+        taught_chamfer: The same between `taught` and `hidden`.
     """
 
     visible: np.ndarray
@@ -111,27 +74,27 @@ class MaskedReconstruction:
 def reconstruct_masked(
     model: ActForPreTraining, points: torch.Tensor, mask: torch.Tensor | None = None
 ) -> list[MaskedReconstruction]:
-    """Decode a student's guesses of hidden patches into points.
+    """Decode a student's predictions of hidden patches into points.
 
-    The student guesses features, not points. What it is trained to hit is what the autoencoder's decoder reads, so
-    that decoder makes points of its guesses; where training aims at the teacher's output, the graph convolution in
-    front of the decoder reads the guesses among the teacher's features of the visible patches. Losses on directions,
-    such as the cosine, leave the lengths of guesses to chance, but the decoder reads lengths: there guesses get the
-    mean length of the teacher's features of the visible patches. Where hidden patches are is known to the student, as
-    places to guess for; their points are drawn around these.
+    The student predicts features that the autoencoder's decoder reads, so that decoder turns them into points; if the
+    training target is the teacher's output, the graph convolution before the decoder first reads the predictions
+    together with the teacher's features of the visible patches. Losses on directions, such as the cosine, leave the
+    lengths of predictions undefined, while the decoder depends on them: predictions then get the mean length of the
+    teacher's features of the visible patches. The student knows the centers of hidden patches; their points are drawn
+    around these.
 
     Args:
         model: A student with its frozen autoencoder.
         points: (batch, points, in_channels), xyz first.
-        mask: (batch, groups) True where hidden, equally many in every cloud; drawn as the config says when left out.
+        mask: (batch, groups), True where hidden, equally many in every cloud; by default drawn as in training.
 
     Returns:
         An entry for each cloud.
 
     Raises:
-        ValueError: If the mask hides nothing, or does not fit.
+        ValueError: The mask hides nothing, or does not fit.
 
-    Source: ACT (arXiv 2212.08320), Sec. 3.3; shown as Point-MAE shows its own.
+    Source: ACT (arXiv 2212.08320), Sec. 3.3; drawn as in Point-MAE.
     """
     was_training = model.training
     try:
@@ -143,7 +106,7 @@ def reconstruct_masked(
         model.train(was_training)
     if not output.mask.any():
         raise ValueError("mask: hides no patch; expected some to guess")
-    hidden, visible = (_places(chosen) for chosen in (output.mask, ~output.mask))
+    hidden, visible = (_column_indices(chosen) for chosen in (output.mask, ~output.mask))
     guesses = output.predictions.to(features.dtype)  # (batch, masked, target width)
     if model.config.distillation_loss not in _LOSSES_WITH_LENGTHS:
         length = gather_points(features, visible).norm(dim=-1).mean(dim=1)
@@ -188,25 +151,25 @@ def write_masked_reconstructions(
     *,
     up_axis: str = "y",
 ) -> Path:
-    """Show what was seen, what was guessed, what the teacher's features give, and the truth, a row for each cloud.
+    """Show visible patches, predictions, decoded teacher features and the truth, a row for each cloud.
 
     Args:
-        path: Where to write: `.html` for a page to turn, `.png` for a picture.
-        reconstructions: Of `reconstruct_masked`.
-        names: What each cloud is called.
+        path: File to write: `.html` for an interactive page, `.png` for a picture.
+        reconstructions: The result of `reconstruct_masked`.
+        names: Name of each cloud.
         up_axis: "x", "y" or "z".
 
     Raises:
-        ValueError: If the path has another ending, or the numbers of reconstructions and names differ.
-        ImportError: If matplotlib is missing, for `.png`.
+        ValueError: The path has another suffix, or the numbers of reconstructions and names differ.
+        ImportError: matplotlib is missing, for `.png`.
     """
     if len(reconstructions) != len(names):
         raise ValueError(f"names: {len(names)} for {len(reconstructions)} clouds; expected one for each")
     clouds, titles = [], []
     for one, name in zip(reconstructions, names, strict=True):
-        seen = _painted(one.visible, _SEEN)
+        seen = _colored(one.visible, _SEEN)
         for patches, color in ((one.guessed, _GUESSED), (one.taught, _TAUGHT), (one.hidden, _HIDDEN)):
-            clouds.append(np.concatenate([seen, _painted(patches, color)]))
+            clouds.append(np.concatenate([seen, _colored(patches, color)]))
         clouds.insert(-3, seen)
         total = len(one.visible) + len(one.hidden)
         titles += [
@@ -225,11 +188,45 @@ def write_masked_reconstructions(
     return write_rows(path, clouds, titles, columns=4, title=title, up_axis=up_axis, legend=legend)
 
 
-def _places(chosen: torch.Tensor) -> torch.Tensor:
-    """Numbers of the chosen columns, (batch, chosen), equally many in each row."""
+def write_rows(
+    path: str | os.PathLike,
+    clouds: Sequence[np.ndarray],
+    titles: Sequence[str],
+    *,
+    columns: int,
+    title: str,
+    up_axis: str = "y",
+    legend: Mapping[str, Sequence[float]] | None = None,
+) -> Path:
+    """Show clouds in rows on a page or in a picture, depending on the suffix.
+
+    Args:
+        path: `.html` or `.png` file.
+        clouds: Arrays `(points, 3 or 6)`, row by row; those of a row are drawn in one frame.
+        titles: A line above each.
+        columns: Clouds per row.
+        title: Title of the page.
+        up_axis: "x", "y" or "z".
+        legend: Names and their colors.
+
+    Raises:
+        ValueError: The path has another suffix, or a cloud cannot be drawn.
+        ImportError: matplotlib is missing, for `.png`.
+    """
+    path = Path(path)
+    shared = {"titles": titles, "columns": columns, "up_axis": up_axis, "legend": legend}
+    if path.suffix.lower() == ".html":
+        return write_clouds_page(path, clouds, title=title, **shared)
+    if path.suffix.lower() == ".png":
+        return plot_point_clouds(clouds, path, rows_share_frame=True, cell=3.0, zoom=0.95, **shared)
+    raise ValueError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(_SUFFIXES)}")
+
+
+def _column_indices(chosen: torch.Tensor) -> torch.Tensor:
+    """Return the indices of chosen columns, (batch, chosen), equally many in each row."""
     return chosen.nonzero()[:, 1].view(len(chosen), -1)
 
 
-def _painted(patches: np.ndarray, color: Sequence[float]) -> np.ndarray:
+def _colored(patches: np.ndarray, color: Sequence[float]) -> np.ndarray:
     points = patches.reshape(-1, 3)
     return np.concatenate([points, np.broadcast_to(np.float32(color), points.shape)], axis=1)

@@ -1,4 +1,4 @@
-"""Clouds as one HTML page that works without the network."""
+"""Point clouds on one HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from hf_any3d.atomic_files import write_text
 from hf_any3d.visualization.label_colors import hex_color, label_colors
 
-# For templates of `str.format`: what stands before the rules of the style, and behind the last function of the script.
+# Start and end of pages, for `str.format`: up to the CSS rules, and after the last function of the script.
 PAGE_BEGIN = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -23,7 +23,7 @@ PAGE_BEGIN = """<!DOCTYPE html>
 <style>
 """
 PAGE_END = """onresize = draw;
-// A frame that is shown later than it was made gets its size without an event.
+// A frame that is shown after it was created gets its size without an event.
 new ResizeObserver(() => requestAnimationFrame(draw)).observe(canvas);
 draw();
 </script>
@@ -31,14 +31,9 @@ draw();
 """
 
 
-def script_value(value: object) -> str:
-    """A value of a script as text; what a name or a title says cannot end the script."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
-
-
-# Beyond this a page turns slowly; a random part shows the same.
 MOST_POINTS = 200_000
-# Colours of low and high points in between, of a cloud without colours of its own: viridis.
+"""Points of a page at most: more turn slowly, and a random sample looks the same."""
+# Colors from low to high points, for clouds without colors: viridis.
 _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
 _PAGE = (
@@ -64,7 +59,7 @@ function draw() {{
   const dense = devicePixelRatio || 1, bar = clouds.length > 1 ? legend.offsetHeight : 0;
   const h = Math.max(innerHeight - bar, rows > 1 ? rows * least : 0), high = h / rows;
   canvas.style.height = h + "px"; document.body.style.paddingBottom = bar + "px";
-  // Only now it is known whether a scroll bar takes part of the width.
+  // Read only now, since a scroll bar may take part of the width.
   const w = canvas.clientWidth, wide = w / columns;
   canvas.width = dense * w; canvas.height = dense * h;
   pen.scale(dense, dense);
@@ -124,20 +119,20 @@ def write_point_cloud_page(
     title: str = "point cloud",
     up_axis: str = "y",
 ) -> Path:
-    """Write a page that shows a cloud coloured by label, to be turned with the mouse or a finger.
+    """Write a page that shows a cloud colored by label and turns it with the mouse or a finger.
 
-    Everything lies in the one file; it fetches nothing. Of clouds beyond 200,000 points a random part is shown.
+    The file is self-contained. Of clouds beyond 200,000 points a random sample is shown.
 
     Args:
-        path: where to write; the file is complete or not there.
+        path: File to write, atomically.
         points: (points, 3).
         labels: (points,) class numbers from 0.
-        names: names of the classes; those that occur are listed.
-        title: of the page.
+        names: Names of the classes; those that occur are listed.
+        title: Title of the page.
         up_axis: "x", "y" or "z".
 
     Raises:
-        ValueError: shapes that do not fit, or a label without a name.
+        ValueError: Shapes do not fit, or a label has no name.
     """
     points, labels = np.asarray(points, dtype=np.float64), np.asarray(labels)
     if points.ndim != 2 or points.shape[1] != 3 or labels.shape != points.shape[:1] or not len(points):
@@ -164,16 +159,17 @@ def write_clouds_page(
     The clouds of a row are drawn in one frame, so that their sizes and places can be compared.
 
     Args:
-        path: where to write; the file is complete or not there.
-        clouds: arrays (points, 3 or 6); channels 4 to 6 are colours in [0, 1]. Without them, height colours points.
-        titles: a line above each cloud.
-        columns: clouds in a row.
-        title: of the page.
-        legend: what colours mean: names and their red, green and blue in [0, 1].
+        path: File to write, atomically.
+        clouds: Arrays (points, 3 or 6); channels 4 to 6 are colors in [0, 1]. Without them, points are colored by
+            height.
+        titles: A line above each cloud.
+        columns: Clouds per row.
+        title: Title of the page.
+        legend: Names and their colors, red, green and blue in [0, 1].
         up_axis: "x", "y" or "z".
 
     Raises:
-        ValueError: no cloud, one that is no (points, 3 or 6) array, or another number of titles.
+        ValueError: There is no cloud, one is no (points, 3 or 6) array, or the number of titles differs.
     """
     page = clouds_page(clouds, titles=titles, columns=columns, title=title, legend=legend, up_axis=up_axis)
     return write_text(path, page)
@@ -188,7 +184,7 @@ def clouds_page(
     legend: Mapping[str, Sequence[float]] | None = None,
     up_axis: str = "y",
 ) -> str:
-    """The text of the page that `write_clouds_page` writes; arguments and errors are the same."""
+    """Return the text of the page that `write_clouds_page` writes; arguments and errors are the same."""
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     if not clouds:
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
@@ -204,7 +200,7 @@ def clouds_page(
         heights = np.concatenate([each[:, up] for each in clouds[row : row + columns]])
         by_height = _height_colors(cloud[:, up], heights.min(), heights.max())
         paints.append(by_height if cloud.shape[1] == 3 else cloud[:, 3:].clip(0, 1))
-    # 32 levels of each channel fit into the numbers of labels, however many colours there are.
+    # With 32 levels per channel, any number of colors fits into 16-bit labels.
     levels = np.rint(31 * np.concatenate(paints)).astype(np.int64)  # (all points, 3)
     palette, labels = np.unique(levels, axis=0, return_inverse=True)
     labels = np.split(labels.reshape(-1), np.cumsum([len(cloud) for cloud in clouds])[:-1])
@@ -215,9 +211,9 @@ def clouds_page(
 
 
 def _height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
-    place = (height - low) / max(high - low, np.finfo(np.float32).tiny)
+    relative = (height - low) / max(high - low, np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(_HEIGHTS))
-    return np.stack([np.interp(place, stops, channel) for channel in _HEIGHTS.T], axis=1)
+    return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
 def _page(
@@ -230,7 +226,7 @@ def _page(
     titles: Sequence[str] | None = None,
     columns: int = 1,
 ) -> str:
-    """Clouds are points (points, 3) and numbers of colours (points,)."""
+    """Fill in the page for clouds, each with its points (points, 3) and indices into the palette (points,)."""
     most, generator = MOST_POINTS // len(clouds), np.random.default_rng(0)
     thinned = []
     for points, labels in clouds:
@@ -241,11 +237,11 @@ def _page(
     for start in range(0, len(thinned), columns):
         row = [points[:, order] for points, _ in thinned[start : start + columns]]
         together = np.concatenate(row)
-        middle = (together.max(axis=0) + together.min(axis=0)) / 2
-        radius = max(np.linalg.norm(together - middle, axis=1).max(), np.finfo(np.float32).tiny)
-        shown += [(points - middle) / radius for points in row]
+        center = (together.max(axis=0) + together.min(axis=0)) / 2
+        radius = max(np.linalg.norm(together - center, axis=1).max(), np.finfo(np.float32).tiny)
+        shown += [(points - center) / radius for points in row]
     starts = np.cumsum([0] + [len(points) for points in shown])
-    told = [
+    ranges = [
         {"start": int(start), "count": len(points), "title": titles[number] if titles is not None else ""}
         for number, (start, points) in enumerate(zip(starts, shown, strict=False))
     ]
@@ -255,16 +251,21 @@ def _page(
             f'<li><i style="background:{hex_color(color)}"></i>{html.escape(name)}</li>'
             for name, color in legend.items()
         ),
-        points=_encoded(np.concatenate(shown), "<f4"),
-        labels=_encoded(np.concatenate([labels for _, labels in thinned]), "<u2"),
+        points=_base64(np.concatenate(shown), "<f4"),
+        labels=_base64(np.concatenate([labels for _, labels in thinned]), "<u2"),
         colors=script_value([hex_color(color) for color in palette]),
-        # Over one cloud a list, below many a line.
+        # A list on top of a single cloud, a line below several.
         legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; right: 0; display: flex; gap: 16px;",
-        clouds=script_value(told),
+        clouds=script_value(ranges),
         columns=columns,
         touch="none" if len(clouds) <= columns else "pan-y",
     )
 
 
-def _encoded(values: np.ndarray, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode("ascii")
+def script_value(value: object) -> str:
+    """Format a value for a script such that no name or title can end the script."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _base64(values: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode("ascii")

@@ -29,10 +29,8 @@ from hf_any3d.modeling.encoders.registry import (
     register_family,
     select_tower,
 )
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, encoder_loading, own_modules
 
 __all__ = [
-    "AdapterLoadingMixin",
     "Prefix",
     "EncoderFamily",
     "FrozenEncoderMixin",
@@ -48,14 +46,12 @@ __all__ = [
     "composite_checkpoints",
     "convolve_on_line",
     "encoder_families",
-    "encoder_loading",
     "encoder_settings",
     "find_family",
     "freeze",
     "hidden_of",
     "load_encoder",
     "open_encoder",
-    "own_modules",
     "refuse_encoders",
     "refused_encoders",
     "register_composite",

@@ -49,7 +49,7 @@ from hf_any3d.modeling.pretrained_parts import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading_checks import apply_settings, dtype_named
+from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 

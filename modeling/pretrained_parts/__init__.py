@@ -1,7 +1,7 @@
 """Pretrained parts of models, whose weights are kept in repositories of their own.
 
 Any2Point's encoder, the teacher of ACT's autoencoder, the point transformer under an adapter, and MiniGPT-3D's point
-encoder, Q-Former and language model all take the same way:
+encoder, Q-Former and language model go through the same steps:
 
 1. The config records the part in `parts` as a `PretrainedPart`: repository, commit, checksum of its tensors.
 2. It is opened from there (`sources.open_recorded`), or from the folder next to an adapter, and its checksum compared;
@@ -14,17 +14,17 @@ encoder, Q-Former and language model all take the same way:
 """
 
 from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin, adapter_subfolder
-from hf_any3d.modeling.pretrained_parts.loading_checks import (
+from hf_any3d.modeling.pretrained_parts.loading import (
     encoder_loading,
     is_quantized,
     set_quantization,
     single_device,
+    unused_weights_expected,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
     PretrainedPartsMixin,
     remember_weights,
-    remembered_weights,
 )
 from hf_any3d.modeling.pretrained_parts.record import (
     EncoderConfigMixin,
@@ -34,7 +34,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     part_property,
     source_property,
 )
-from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, own_tensors, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, tensors_checksum
 
 __all__ = [
     "HUB_ARGUMENTS",
@@ -49,12 +49,11 @@ __all__ = [
     "is_quantized",
     "own_modules",
     "own_state",
-    "own_tensors",
     "part_property",
     "remember_weights",
-    "remembered_weights",
     "set_quantization",
     "single_device",
     "source_property",
     "tensors_checksum",
+    "unused_weights_expected",
 ]

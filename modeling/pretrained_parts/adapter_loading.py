@@ -18,7 +18,7 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
-from hf_any3d.modeling.pretrained_parts.loading_checks import (
+from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
     class_of_saved,
     dtype_named,

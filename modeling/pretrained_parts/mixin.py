@@ -12,8 +12,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.pretrained_parts.loading_checks import (
+from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
+    listed,
     refuse_lost_weights,
     refuse_non_finite,
     refuse_other_shapes,
@@ -35,11 +36,6 @@ _FINGERPRINT = "_opened_with"
 def remember_weights(part: nn.Module) -> None:
     """Remember the weights that a part was loaded with, to detect changes when it is saved."""
     vars(part)[_FINGERPRINT] = Fingerprint.of(own_state(part))
-
-
-def remembered_weights(part: nn.Module) -> Fingerprint | None:
-    """Return the fingerprint from `remember_weights`; None for a part that was built, not loaded."""
-    return vars(part).get(_FINGERPRINT)
 
 
 def refuse_merged_adapters(model: nn.Module) -> None:
@@ -87,7 +83,7 @@ class PretrainedPartsMixin:
         part = self.get_submodule(self._part_paths[name])
         refuse_merged_adapters(part)
         tensors = {own.name: own.tensor for own in self.part_tensors(name)}
-        remembered = remembered_weights(part)
+        remembered: Fingerprint | None = vars(part).get(_FINGERPRINT)  # None if it was built, not loaded
         if remembered is not None and not remembered.is_in_other_precision(tensors):
             return remembered.changed(tensors)
         try:
@@ -97,18 +93,6 @@ class PretrainedPartsMixin:
         if not changed:
             vars(part)[_FINGERPRINT] = Fingerprint.of(tensors)
         return changed
-
-    def store_part(self, name: str) -> None:
-        """Store a part with the model from now on.
-
-        Raises:
-            ValueError: If the part was loaded in 4 or 8 bits, not with its full weights.
-        """
-        if is_quantized(self.get_submodule(self._part_paths[name])):
-            raise ValueError(f"the {name} was loaded quantized; expected full weights to store")
-        for module in self.modules():
-            if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
-                module.config.change_part(name, stored=True, checksum=None, subfolder=None)
 
     def store_changed_parts(self) -> None:
         """Mark parts whose weights changed as stored with the model, with a warning for each.
@@ -120,14 +104,16 @@ class PretrainedPartsMixin:
             if not self.config.part(name).is_elsewhere or not (changed := self.changed_tensors(name)):
                 continue
             source = self.config.part(name).name_or_path
-            some = ", ".join(changed[:3]) + f" and {len(changed) - 3} more" * (len(changed) > 3)
+            some = listed(changed, 3)
             if is_quantized(self.get_submodule(self._part_paths[name])):
                 raise ValueError(
                     f"the weights of the quantized {name} are no longer those of {source} ({some}), and quantized "
                     "weights cannot be stored; expected a part loaded in full precision, or adapters that are not "
                     "merged"
                 )
-            self.store_part(name)
+            for module in self.modules():
+                if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
+                    module.config.change_part(name, stored=True, checksum=None, subfolder=None)
             warnings.warn(
                 f"the weights of the {name} are no longer those of {source} ({some}); they are stored with the model",
                 UserWarning,

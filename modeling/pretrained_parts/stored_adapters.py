@@ -11,7 +11,7 @@ from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import check_sizes
-from hf_any3d.modeling.pretrained_parts.loading_checks import listed
+from hf_any3d.modeling.pretrained_parts.loading import listed
 
 _MAX_PATTERN_LENGTH = 10_000
 _MAX_REPEATS = 4

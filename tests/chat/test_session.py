@@ -179,7 +179,7 @@ def test_room_is_made_by_forgetting_the_oldest_questions_but_no_cloud(pipe, read
     assert session.make_room("Hm?", whole_length) == 1 and len(session.messages) == 4
     assert [part["type"] for part in session.messages[0]["content"]] == ["point_cloud", "point_cloud", "text"]
     assert session.ask("Hm?") == whole(pipe, session)
-    with pytest.raises(ValueError, match=rf"have \d+ tokens; there is room for {places}"):
+    with pytest.raises(ValueError, match=rf"have \d+ tokens; expected at most {places}"):
         session.make_room("So?", places)
     assert len(session.messages) == 6
     assert session.make_room("So?", places + 45) == 3 and session.messages == []

@@ -28,7 +28,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.modeling.encoders import own_modules
+from hf_any3d.modeling.pretrained_parts import own_modules
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import CASES, Case, case_of, relative_difference
 from tests.common.refusals import asking, question, refusal_of

@@ -83,7 +83,7 @@ def test_splits_are_converted_one_by_one(scans):
 
 def test_an_unreadable_file_is_named_or_its_row_left_out(scans, tmp_path, caplog):
     (tmp_path / "b.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="b.npz: no sound .npz archive"):
+    with pytest.raises(ValueError, match="b.npz: not a valid .npz archive"):
         files_to_points(scans)
     for rows in (scans, scans.to_iterable_dataset()):
         caplog.clear()

@@ -8,8 +8,7 @@ import pytest
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.examples import FOLDER, ExampleShapes
-from hf_any3d.demo.page import DemoPage
-from hf_any3d.demo.sliders import SLIDERS, generation_settings
+from hf_any3d.demo.page import SLIDERS, DemoPage, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE
 from tests.chat.talking_models import NUM_POINTS, Says, cloud, talking_pipeline
 
@@ -101,7 +100,7 @@ def test_a_question_that_is_too_long_alone_forgets_nothing(pipe, file):
         conversation.make_room("What?", 20)
     conversation.open(file)
     last(conversation.ask("What?", max_new_tokens=5))
-    with pytest.raises(ValueError, match=r"have 2\d\d tokens; there is room for 130"):
+    with pytest.raises(ValueError, match=r"have 2\d\d tokens; expected at most 130"):
         conversation.make_room("What? " * 30, 20)
     assert len(conversation._session.messages) == 2
     assert Conversation(pipe, context=4000).context == 512, "no more than the language model takes"
@@ -128,7 +127,7 @@ def test_any_number_of_points_becomes_the_models(pipe, tmp_path, count, note):
 def test_shapes_without_colors_are_black_to_the_model_and_shown_by_height(pipe, tmp_path):
     np.save(tmp_path / "bare.npy", cloud()[:, :3])
     shape = Conversation(pipe).open(tmp_path / "bare.npy")
-    assert shape.points.shape == (NUM_POINTS, 3) and "no colours: the model sees it black" in shape.note
+    assert shape.points.shape == (NUM_POINTS, 3) and "no colors: the model sees it black" in shape.note
 
 
 def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, file, tmp_path):

@@ -69,7 +69,7 @@ def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_pat
     answers = ask(browser, questions[1])
     assert len(answers) == 2 and all(answers)
     assert browser.texts("#chat .user.message") == questions
-    assert "The oldest question was forgotten: the model is given 160 tokens" in browser.text("#notice")
+    assert "The oldest question was forgotten: the model gets 160 tokens" in browser.text("#notice")
     browser.driver.save_screenshot(str(tmp_path / "page.png"))
 
     first = browser.driver.current_window_handle
@@ -102,7 +102,7 @@ def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp
 
     upload.send_keys(str(mine))
     browser.wait(lambda: "40 of 2,000 points" in browser.text("#note"))
-    assert "no colours" in browser.text("#note") and browser.all("#chat .message") == []
+    assert "no colors" in browser.text("#note") and browser.all("#chat .message") == []
     assert browser.wait(lambda: browser.painted(VIEW)) > 40
     assert browser.all(VIEW)[0].get_attribute("srcdoc") != first
 

@@ -242,7 +242,7 @@ def test_bfloat16_gives_nearly_the_same_scores(saved, expected):
 
 def test_model_saved_in_bfloat16_answers_nearly_the_same(tmp_path):
     """Around an encoder with a final norm, which the model takes over and stores."""
-    model = tiny_model("vit", clear=True)
+    model = tiny_model("vit", large_logits=True)
     processor = PointCloudProcessor(num_points=POINTS)
     with torch.no_grad():
         expected = model(processor(clouds(5))["points"]).logits.softmax(dim=-1)

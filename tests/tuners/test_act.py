@@ -23,7 +23,7 @@ from hf_any3d import (
     PromptTokensConfig,
     trainable_module_names,
 )
-from hf_any3d.modeling.encoders import own_modules
+from hf_any3d.modeling.pretrained_parts import own_modules
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.closeness import assert_same_gradients
 from tests.tiny_act import PARTS, clouds, tiny_act

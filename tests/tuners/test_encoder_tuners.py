@@ -116,7 +116,7 @@ def test_training_a_second_adapter_leaves_the_first_unchanged(encoder, config):
 
 
 def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config):
-    model = get_peft_model(tiny_model(encoder, clear=True), config(), adapter_name="first")
+    model = get_peft_model(tiny_model(encoder, large_logits=True), config(), adapter_name="first")
     targets = {
         name.removeprefix("base_model.model.")
         for name, module in model.named_modules()
@@ -126,7 +126,7 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     upper = sorted(name for name in targets if "layer.1" in name or "layers.1" in name)
     lower = sorted(targets - set(upper))
     assert upper and lower
-    model = get_peft_model(tiny_model(encoder, clear=True), config(target_modules=lower), adapter_name="first")
+    model = get_peft_model(tiny_model(encoder, large_logits=True), config(target_modules=lower), adapter_name="first")
     train_step(model)
     before = logits_of(model)
     model.add_adapter("second", config(target_modules=upper))
@@ -149,7 +149,7 @@ def test_unload_returns_the_base_model(encoder, config):
 
 def test_gradient_checkpointing_gives_the_same_gradients(encoder, config):
     def gradients(checkpointing):
-        model = get_peft_model(tiny_model(encoder, head_dropout=0.0, clear=True), config())
+        model = get_peft_model(tiny_model(encoder, head_dropout=0.0, large_logits=True), config())
         if checkpointing:
             model.get_base_model().activation_checkpointing_enable()
         torch.manual_seed(3)
@@ -161,7 +161,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(encoder, config):
 
 
 def test_half_precision_encoder_keeps_the_adapter_in_full_precision(encoder, config, tmp_path):
-    model = get_peft_model(tiny_model(encoder, dtype=torch.bfloat16, clear=True), config())
+    model = get_peft_model(tiny_model(encoder, dtype=torch.bfloat16, large_logits=True), config())
     own = {name: p.dtype for name, p in model.named_parameters() if model.base_model.prefix in name}
     assert set(own.values()) == {torch.float32}
     assert train_step(model).isfinite()

@@ -169,7 +169,7 @@ def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
             labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in rows.remove_columns("points")]
         # A damaged file can fail anywhere in the library.
         except Exception as error:
-            text = f"{path}: no sound fold ({type(error).__name__}: {str(error)[:80]})"
+            text = f"{path}: not a valid fold ({type(error).__name__}: {str(error)[:80]})"
             raise PointCloudFileError(text) from None
         shapes[split] = [Shape(*pair, partial(_row_of, rows, number)) for number, pair in enumerate(labels)]
     return shapes
@@ -191,7 +191,7 @@ def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[s
         named = {split: [(str(name), _whole(label)) for name, label in value[split]] for split in SPLITS}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PointCloudFileError(
-            f"{path}: no sound fold ({type(error).__name__}); expected lists 'train' and 'test' of [name, label]"
+            f"{path}: not a valid fold ({type(error).__name__}); expected lists 'train' and 'test' of [name, label]"
         ) from None
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     for split, some in named.items():

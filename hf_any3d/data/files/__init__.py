@@ -1,4 +1,4 @@
-"""Reading point clouds and meshes from files, and writing them."""
+"""Read and write files of point clouds and meshes."""
 
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.registry import file_type_of, read_point_cloud, supported_file_types

@@ -1,4 +1,4 @@
-"""What the columns of a table of points mean, by their names or by their number."""
+"""Find points, colours, normals and labels among the columns of a table, by their names or their number."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
         Arguments of PointCloudData.
 
     Raises:
-        PointCloudError: if x, y or z is missing.
+        PointCloudError: x, y or z is missing.
     """
     missing = [axis for axis in "xyz" if axis not in columns]
     if missing:
@@ -46,19 +46,18 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
 
 
 def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
-    """Give meaning to columns without names.
+    """Interpret columns without names.
 
     | columns | meaning |
     |---|---|
     | 3 | x y z |
-    | 4 | x y z label, if the fourth holds whole numbers from 0 |
+    | 4 | x y z label, if the fourth has whole numbers from 0 |
     | 6 | x y z and normals (if nearly all rows of 4 to 6 have length 1) or colours |
     | 7 | x y z normals label; x y z colours label; or x y z intensity colours |
     | 9 | x y z colours normals, or x y z normals colours |
 
-    Columns are colours if all values lie in [0, 1], or all are whole numbers in [0, 255]. If both readings of seven
-    columns are possible, a .pts file has the intensity and other files have the label. What fits no rule is left out
-    with a warning.
+    Columns are colours if all values are in [0, 1], or all are whole numbers in [0, 255]. If seven columns allow both,
+    .pts files have the intensity and other files the label. Columns that match no rule are left out with a warning.
 
     Args:
         table: (points, columns) numbers.
@@ -68,7 +67,7 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
         Arguments of PointCloudData.
 
     Raises:
-        PointCloudError: if there are other numbers of columns.
+        PointCloudError: another number of columns.
     """
     width = table.shape[1]
     found: dict[str, Any] = {"points": table[:, :3]}
@@ -98,21 +97,21 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
 
 
 def unit_colors(values: np.ndarray) -> np.ndarray:
-    """Bring colours to float32 in [0, 1]: whole numbers count to 255 (uint16: to 65535), floats to 1 or 255.
+    """Scale colours to float32 in [0, 1], from 255 (uint16: 65535) for whole numbers and from 1 or 255 for floats.
 
     Raises:
-        PointCloudError: if a value is NaN, infinite, below 0 or above 255.
+        PointCloudError: a value that is NaN, infinite, below 0 or above 255.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         colors = values.astype(np.float32)
     if not colors.size:
         return colors
     if not np.isfinite(colors).all():
-        raise PointCloudError("colours hold NaN or infinite values; expected 0 to 1 or 0 to 255")
+        raise PointCloudError("colours have NaN or infinite values; expected 0 to 1 or 0 to 255")
     top = float(colors.max())
     if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
         scale = 65535.0
-    elif values.dtype.kind == "f" and top <= 1.001:  # leaves room for rounding
+    elif values.dtype.kind == "f" and top <= 1.001:  # tolerates rounding
         scale = 1.0
     else:
         scale = 255.0
@@ -122,7 +121,7 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
 
 
 def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Pass `unit_colors` on, or leave colours out with a warning."""
+    """Return `unit_colors`, or None with a warning."""
     try:
         return unit_colors(values)
     except PointCloudError as error:
@@ -131,23 +130,23 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
 
 
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Pass normals on if they are finite."""
+    """Return normals as float32 if they are finite, else None with a warning."""
     with np.errstate(invalid="ignore", over="ignore"):
         normals = values.astype(np.float32)
     if np.isfinite(normals).all():
         return normals
-    source.warn("normals hold NaN or infinite values and are left out")
+    source.warn("normals have NaN or infinite values and are left out")
     return None
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
-    """Pass labels on as int64 if they are whole numbers, not below `first`."""
+    """Return labels as int64 if they are whole numbers not below `first`, else None with a warning."""
     with np.errstate(invalid="ignore"):
-        whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
-    if whole and (first is None or not len(values) or values.min() >= first):
+        are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
+    if are_whole and (first is None or not len(values) or values.min() >= first):
         return values.astype(np.int64)
     lowest = "" if first is None else f" from {first}"
-    source.warn(f"the label column holds values that are no whole numbers{lowest} and is left out")
+    source.warn(f"the label column has values other than whole numbers{lowest} and is left out")
     return None
 
 

@@ -1,4 +1,6 @@
-"""glTF 2.0: .gltf, a text that refers to buffers, and .glb, the same in one binary file."""
+"""glTF 2.0: .gltf, JSON that refers to buffers, and .glb, the same in one binary file."""
+
+from __future__ import annotations
 
 import base64
 import binascii
@@ -17,193 +19,16 @@ from hf_any3d.data.files.text_numbers import shorten
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 _COMPRESSED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression"}
-
-
-@dataclass
-class Document:
-    """A glTF text with its binary chunk.
-
-    Attributes:
-        json: the text, an object.
-        chunk: the binary chunk of a .glb, or None.
-        source: where external buffers may lie.
-    """
-
-    json: dict[str, Any]
-    chunk: memoryview | None
-    source: Source
-
-    def __post_init__(self):
-        self._buffers: dict[int, memoryview] = {}
-
-    def item(self, key: str, number: Any) -> dict[str, Any]:
-        """Look up one object of a list such as "nodes".
-
-        Raises:
-            PointCloudError: if there is none of that number.
-        """
-        items = self.json.get(key, [])
-        if not isinstance(items, list) or type(number) is not int or not 0 <= number < len(items):
-            raise PointCloudError(f"refers to {key}[{shorten(str(number))}], which does not exist")
-        if not isinstance(items[number], dict):
-            raise PointCloudError(f"{key}[{number}] is a {type(items[number]).__name__}; expected an object")
-        return items[number]
-
-    def count(self, number: int) -> int:
-        """Give the rows that an accessor declares, without reading them.
-
-        Raises:
-            PointCloudError: if there is no such accessor, or it declares no whole number.
-        """
-        return _size(self.item("accessors", number), "count")
-
-    def accessor(self, number: int, width: int | tuple[int, ...]) -> np.ndarray:
-        """Read a table (count, width); normalised integers come as float32 in [-1, 1].
-
-        Raises:
-            PointCloudError: if it reaches beyond its buffer or has another width.
-        """
-        accessor = self.item("accessors", number)
-        kind = _COMPONENTS.get(accessor["componentType"])
-        found = _WIDTHS.get(accessor["type"], 0)
-        allowed = (width,) if isinstance(width, int) else width
-        if kind is None or found not in allowed:
-            raise PointCloudError(
-                f"accessors[{number}] has type {shorten(str(accessor['type']))} of component type "
-                f"{shorten(str(accessor['componentType']))}; expected {allowed} numbers"
-            )
-        count = self.count(number)
-        values = self._view(accessor, f"accessors[{number}]", kind, count, found)
-        if "sparse" in accessor:
-            sparse = accessor["sparse"]
-            few = _size(sparse, "count")
-            place = sparse["indices"]
-            index = self._view(place, "sparse indices", _COMPONENTS[place["componentType"]], few, 1)
-            index = index.reshape(-1).astype(np.int64)
-            if few and (index.min() < 0 or index.max() >= count):
-                raise PointCloudError(f"accessors[{number}] replaces row {index.max()} of {count}")
-            values = values.copy()
-            values[index] = self._view(sparse["values"], "sparse values", kind, few, found)
-        if accessor.get("normalized", False) and values.dtype.kind in "iu":
-            values = np.maximum(values.astype(np.float32) / np.iinfo(values.dtype).max, -1)
-        return values
-
-    def _view(self, place: dict, name: str, kind: str, count: int, width: int) -> np.ndarray:
-        if "bufferView" not in place:
-            raise PointCloudError(f"{name} has no bufferView; accessors without data are not supported")
-        view = self.item("bufferViews", place["bufferView"])
-        data = self._buffer(view["buffer"])
-        start, length = _size(view, "byteOffset", 0), _size(view, "byteLength")
-        offset, dtype = _size(place, "byteOffset", 0), np.dtype(kind)
-        row = dtype.itemsize * width
-        stride = _size(view, "byteStride", row)
-        needed = offset + stride * (count - 1) + row if count else 0
-        if stride < row or needed > length or start + length > len(data):
-            raise PointCloudError(
-                f"{name} needs {needed} bytes of a view of {length} at {start} in a buffer of {len(data)}; the file "
-                "may be cut off"
-            )
-        if not count:
-            return np.zeros((0, width), dtype)
-        return np.ndarray((count, width), dtype, data, start + offset, (stride, dtype.itemsize))
-
-    def _buffer(self, number: Any) -> memoryview:
-        buffer = self.item("buffers", number)
-        if number not in self._buffers:
-            self._buffers[number] = self._open(buffer.get("uri"), number)
-        data = self._buffers[number]
-        if _size(buffer, "byteLength") > len(data):
-            raise PointCloudError(
-                f"buffers[{number}] holds {len(data)} of {buffer['byteLength']} bytes; it is cut off"
-            )
-        return data
-
-    def _open(self, uri: Any, number: int) -> memoryview:
-        if uri is None:
-            if self.chunk is None or number != 0:
-                raise PointCloudError(f"buffers[{number}] has no data")
-            return self.chunk
-        if uri.startswith("data:"):
-            head, _, text = uri.partition(",")
-            try:
-                return memoryview(base64.b64decode(text, validate=True))
-            except (binascii.Error, ValueError):
-                raise PointCloudError(f"buffers[{number}] has a damaged data URI, {shorten(head)}") from None
-        data = self.source.neighbor(unquote(uri))
-        if data is None:
-            raise PointCloudError(
-                f"buffers[{number}] refers to {shorten(uri)}; expected a file that exists in the same folder or below"
-            )
-        return memoryview(data)
-
-
-def open_document(source: Source) -> Document:
-    """Take apart a .glb or read a .gltf; the content decides, not the ending.
-
-    Raises:
-        PointCloudError: if it is neither, is cut off, of another version or needs a decompressor.
-    """
-    chunk, text = None, source.data
-    if source.data.startswith(b"glTF"):
-        text, chunk = _chunks(source.data)
-    elif source.file_type == "glb":
-        raise PointCloudError(f"starts with {source.data[:8]!r}; a GLB file starts with 'glTF'")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PointCloudError(f"no sound JSON ({str(error)[:80]})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("asset"), dict):
-        raise PointCloudError("the JSON has no 'asset'; expected a glTF 2.0 document")
-    if not str(content["asset"].get("version", "")).startswith("2"):
-        raise PointCloudError(f"glTF version {shorten(str(content['asset'].get('version')))}; expected 2.0")
-    required = content.get("extensionsRequired", [])
-    compressed = sorted(_COMPRESSED & {str(name) for name in required}) if isinstance(required, list) else []
-    if compressed:
-        raise PointCloudError(
-            f"is compressed with {', '.join(compressed)}, which is not supported; decompress it first"
-        )
-    return Document(content, chunk, source)
-
-
-def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
-    if len(data) < 20:
-        raise PointCloudError(f"{len(data)} bytes; a GLB file has at least 20, so the file may be cut off")
-    version, length = (int.from_bytes(data[at : at + 4], "little") for at in (4, 8))
-    if version != 2:
-        raise PointCloudError(f"GLB version {version}; expected 2")
-    if length > len(data):
-        raise PointCloudError(f"{len(data)} bytes; {length} are declared, so the file is cut off")
-    found: list[tuple[bytes, memoryview]] = []
-    view, at = memoryview(data), 12
-    while at + 8 <= length and len(found) < 2:
-        size = int.from_bytes(data[at : at + 4], "little")
-        if at + 8 + size > length:
-            raise PointCloudError(f"chunk {len(found)} declares {size} bytes; {length - at - 8} are left")
-        found.append((data[at + 4 : at + 8], view[at + 8 : at + 8 + size]))
-        at += 8 + size
-    if not found or found[0][0] != b"JSON":
-        raise PointCloudError("the first chunk of the GLB file is no JSON")
-    binary = found[1][1] if len(found) > 1 and found[1][0] == b"BIN\0" else None
-    return bytes(found[0][1]), binary
-
-
-def _size(values: dict, key: str, default: int | None = None) -> int:
-    value = values.get(key, default)
-    if type(value) is not int or value < 0:
-        raise PointCloudError(f"{key} is {shorten(str(value))}; expected a whole number")
-    return value
-
-
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
-# A node may show a mesh again for a few bytes, and each costs time however few points it has.
+# A few bytes per node can show a mesh again, and each takes time however few points it has.
 _MAX_NODES, _MAX_PARTS = 1 << 17, 1 << 15
 
 
 def read(source: Source) -> PointCloudData:
-    """Read all points and triangles of the default scene, each mesh moved as its nodes say, one after the other.
+    """Read all points and triangles of the default scene, each mesh transformed by its nodes.
 
     Colours are those of the vertices, or for faces the base colour of a material without texture, as stored (linear).
-    Textures, lines, skins and animations are passed over.
+    Textures, lines, skins and animations are ignored.
 
     Args:
         source: the file.
@@ -212,8 +37,8 @@ def read(source: Source) -> PointCloudData:
         A mesh, or a cloud if there are no triangles.
 
     Raises:
-        PointCloudError: if the file is cut off, uses a compression that is not supported, refers to a buffer outside
-            its folder or breaks the rules of glTF.
+        PointCloudError: a file that is cut off, uses an unsupported compression, refers to a buffer outside its folder
+            or violates the glTF specification.
     """
     document = open_document(source)
     try:
@@ -223,15 +48,15 @@ def read(source: Source) -> PointCloudData:
         return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed])
     except PointCloudError:
         raise
-    # JSON can hold anything anywhere; these are what reading a wrong kind of value raises.
+    # Raised by values of a wrong type, which JSON allows anywhere.
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise PointCloudError(f"breaks the rules of glTF ({type(error).__name__}: {error})") from error
+        raise PointCloudError(f"violates the glTF specification ({type(error).__name__}: {error})") from error
 
 
 def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, np.ndarray]]:
-    """List the points and triangles to be read, once it is clear that all of them keep within the limits.
+    """List the primitives to read after checking the limits.
 
-    Many may share one table, so what they come to is counted before any of them is made.
+    Many may share one table, so their sum is checked before any is created.
     """
     placed = []
     points = indices = faces = 0
@@ -288,7 +113,7 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
 
 def _local_transform(node: dict) -> np.ndarray:
     if "matrix" in node:
-        return np.array(node["matrix"], np.float64).reshape(4, 4).T  # stored column by column
+        return np.array(node["matrix"], np.float64).reshape(4, 4).T  # stored column-major
     x, y, z, w = np.array(node.get("rotation", [0, 0, 0, 1]), np.float64)
     transform = np.eye(4)
     transform[:3, :3] = np.array(
@@ -317,7 +142,7 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
             raise PointCloudError(f"a face refers to point {order.max()}; allowed are 0 to {len(points) - 1}")
     part = {"points": points, "faces": _triangles(order, mode), "colors": None, "normals": None}
     if "NORMAL" in attributes:
-        part["normals"] = _turned(document.accessor(attributes["NORMAL"], 3), transform, source)
+        part["normals"] = _transformed_normals(document.accessor(attributes["NORMAL"], 3), transform, source)
     material = document.item("materials", primitive["material"]) if "material" in primitive else None
     surface = {} if material is None else material.get("pbrMetallicRoughness", {})
     factor = np.array(surface.get("baseColorFactor", [1, 1, 1, 1]), np.float64)[:3]
@@ -335,17 +160,17 @@ def _triangles(order: np.ndarray, mode: int) -> np.ndarray:
     if mode == _FAN:
         return np.stack([np.full(len(order) - 2, order[0]), order[1:-1], order[2:]], axis=1)
     faces = np.stack([order[:-2], order[1:-1], order[2:]], axis=1)
-    faces[1::2] = faces[1::2, [1, 0, 2]]  # every second triangle of a strip turns the other way
+    faces[1::2] = faces[1::2, [1, 0, 2]]  # every second triangle of a strip has the opposite orientation
     return faces
 
 
-def _turned(normals: np.ndarray, transform: np.ndarray, source: Source) -> np.ndarray | None:
+def _transformed_normals(normals: np.ndarray, transform: np.ndarray, source: Source) -> np.ndarray | None:
     linear = transform[:3, :3]
     if not np.isfinite(linear).all() or np.linalg.matrix_rank(linear) < 3:
         return None
-    turned = normals.astype(np.float64) @ np.linalg.inv(linear)
-    length = np.linalg.norm(turned, axis=1, keepdims=True)
-    return usable_normals(turned / np.where(length > 0, length, 1), source)
+    normals = normals.astype(np.float64) @ np.linalg.inv(linear)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return usable_normals(normals / np.where(length > 0, length, 1), source)
 
 
 def _join(parts: list[dict]) -> PointCloudData:
@@ -361,3 +186,176 @@ def _join(parts: list[dict]) -> PointCloudData:
     return PointCloudData(
         np.concatenate([part["points"] for part in parts]), faces=faces if len(faces) else None, **joined
     )
+
+
+@dataclass
+class Document:
+    """A glTF document with its binary chunk.
+
+    Attributes:
+        json: the JSON object.
+        chunk: the binary chunk of a .glb, or None.
+        source: the file, for external buffers.
+    """
+
+    json: dict[str, Any]
+    chunk: memoryview | None
+    source: Source
+
+    def __post_init__(self):
+        self._buffers: dict[int, memoryview] = {}
+
+    def item(self, key: str, number: Any) -> dict[str, Any]:
+        """Look up one object of a list such as "nodes".
+
+        Raises:
+            PointCloudError: no such object.
+        """
+        items = self.json.get(key, [])
+        if not isinstance(items, list) or type(number) is not int or not 0 <= number < len(items):
+            raise PointCloudError(f"refers to {key}[{shorten(str(number))}], which does not exist")
+        if not isinstance(items[number], dict):
+            raise PointCloudError(f"{key}[{number}] is a {type(items[number]).__name__}; expected an object")
+        return items[number]
+
+    def count(self, number: int) -> int:
+        """Return the number of rows that an accessor declares.
+
+        Raises:
+            PointCloudError: no such accessor, or not a whole number.
+        """
+        return _size(self.item("accessors", number), "count")
+
+    def accessor(self, number: int, width: int | tuple[int, ...]) -> np.ndarray:
+        """Read a table (count, width); normalised integers become float32 in [-1, 1].
+
+        Raises:
+            PointCloudError: a table that exceeds its buffer or has another width.
+        """
+        accessor = self.item("accessors", number)
+        kind = _COMPONENTS.get(accessor["componentType"])
+        found = _WIDTHS.get(accessor["type"], 0)
+        allowed = (width,) if isinstance(width, int) else width
+        if kind is None or found not in allowed:
+            raise PointCloudError(
+                f"accessors[{number}] has type {shorten(str(accessor['type']))} of component type "
+                f"{shorten(str(accessor['componentType']))}; expected {allowed} numbers"
+            )
+        count = self.count(number)
+        values = self._view(accessor, f"accessors[{number}]", kind, count, found)
+        if "sparse" in accessor:
+            sparse = accessor["sparse"]
+            few = _size(sparse, "count")
+            place = sparse["indices"]
+            index = self._view(place, "sparse indices", _COMPONENTS[place["componentType"]], few, 1)
+            index = index.reshape(-1).astype(np.int64)
+            if few and (index.min() < 0 or index.max() >= count):
+                raise PointCloudError(f"accessors[{number}] replaces row {index.max()} of {count}")
+            values = values.copy()
+            values[index] = self._view(sparse["values"], "sparse values", kind, few, found)
+        if accessor.get("normalized", False) and values.dtype.kind in "iu":
+            values = np.maximum(values.astype(np.float32) / np.iinfo(values.dtype).max, -1)
+        return values
+
+    def _view(self, place: dict, name: str, kind: str, count: int, width: int) -> np.ndarray:
+        if "bufferView" not in place:
+            raise PointCloudError(f"{name} has no bufferView; accessors without data are not supported")
+        view = self.item("bufferViews", place["bufferView"])
+        data = self._buffer(view["buffer"])
+        start, length = _size(view, "byteOffset", 0), _size(view, "byteLength")
+        offset, dtype = _size(place, "byteOffset", 0), np.dtype(kind)
+        row = dtype.itemsize * width
+        stride = _size(view, "byteStride", row)
+        needed = offset + stride * (count - 1) + row if count else 0
+        if stride < row or needed > length or start + length > len(data):
+            raise PointCloudError(
+                f"{name} needs {needed} bytes of a view of {length} at {start} in a buffer of {len(data)}; the file "
+                "may be cut off"
+            )
+        if not count:
+            return np.zeros((0, width), dtype)
+        return np.ndarray((count, width), dtype, data, start + offset, (stride, dtype.itemsize))
+
+    def _buffer(self, number: Any) -> memoryview:
+        buffer = self.item("buffers", number)
+        if number not in self._buffers:
+            self._buffers[number] = self._open(buffer.get("uri"), number)
+        data = self._buffers[number]
+        if _size(buffer, "byteLength") > len(data):
+            raise PointCloudError(f"buffers[{number}] has {len(data)} of {buffer['byteLength']} bytes; it is cut off")
+        return data
+
+    def _open(self, uri: Any, number: int) -> memoryview:
+        if uri is None:
+            if self.chunk is None or number != 0:
+                raise PointCloudError(f"buffers[{number}] has no data")
+            return self.chunk
+        if uri.startswith("data:"):
+            head, _, text = uri.partition(",")
+            try:
+                return memoryview(base64.b64decode(text, validate=True))
+            except (binascii.Error, ValueError):
+                raise PointCloudError(f"buffers[{number}] has a damaged data URI, {shorten(head)}") from None
+        data = self.source.neighbor(unquote(uri))
+        if data is None:
+            raise PointCloudError(
+                f"buffers[{number}] refers to {shorten(uri)}; expected a file that exists in the same folder or below"
+            )
+        return memoryview(data)
+
+
+def open_document(source: Source) -> Document:
+    """Parse a .glb or .gltf, by its content rather than its ending.
+
+    Raises:
+        PointCloudError: neither of them, a file that is cut off, of another version or compressed.
+    """
+    chunk, text = None, source.data
+    if source.data.startswith(b"glTF"):
+        text, chunk = _chunks(source.data)
+    elif source.file_type == "glb":
+        raise PointCloudError(f"starts with {source.data[:8]!r}; a GLB file starts with 'glTF'")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PointCloudError(f"not valid JSON ({str(error)[:80]})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("asset"), dict):
+        raise PointCloudError("the JSON has no 'asset'; expected a glTF 2.0 document")
+    if not str(content["asset"].get("version", "")).startswith("2"):
+        raise PointCloudError(f"glTF version {shorten(str(content['asset'].get('version')))}; expected 2.0")
+    required = content.get("extensionsRequired", [])
+    compressed = sorted(_COMPRESSED & {str(name) for name in required}) if isinstance(required, list) else []
+    if compressed:
+        raise PointCloudError(
+            f"is compressed with {', '.join(compressed)}, which is not supported; decompress it first"
+        )
+    return Document(content, chunk, source)
+
+
+def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
+    if len(data) < 20:
+        raise PointCloudError(f"{len(data)} bytes; a GLB file has at least 20, so the file may be cut off")
+    version, length = (int.from_bytes(data[at : at + 4], "little") for at in (4, 8))
+    if version != 2:
+        raise PointCloudError(f"GLB version {version}; expected 2")
+    if length > len(data):
+        raise PointCloudError(f"{len(data)} bytes; {length} are declared, so the file is cut off")
+    found: list[tuple[bytes, memoryview]] = []
+    view, at = memoryview(data), 12
+    while at + 8 <= length and len(found) < 2:
+        size = int.from_bytes(data[at : at + 4], "little")
+        if at + 8 + size > length:
+            raise PointCloudError(f"chunk {len(found)} declares {size} bytes; {length - at - 8} are left")
+        found.append((data[at + 4 : at + 8], view[at + 8 : at + 8 + size]))
+        at += 8 + size
+    if not found or found[0][0] != b"JSON":
+        raise PointCloudError("the first chunk of the GLB file is not JSON")
+    binary = found[1][1] if len(found) > 1 and found[1][0] == b"BIN\0" else None
+    return bytes(found[0][1]), binary
+
+
+def _size(values: dict, key: str, default: int | None = None) -> int:
+    value = values.get(key, default)
+    if type(value) is not int or value < 0:
+        raise PointCloudError(f"{key} is {shorten(str(value))}; expected a whole number")
+    return value

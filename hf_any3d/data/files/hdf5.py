@@ -1,8 +1,8 @@
-"""Arrays in HDF5 files, read in bounded pieces. The package h5py is needed for them alone.
+"""Read arrays in HDF5 files in bounded slices; needs the package h5py.
 
-A damaged file can bring the HDF5 library down, and the process with it, so files are opened in a child process: one
-for each process that reads any, started with the first file and kept for the next ones. It gives numbers and nothing
-else; what it says is checked as what a file says is.
+A damaged file can crash the HDF5 library and its process, so files are opened in a child process: one per reading
+process, started with the first file and kept for later ones. It returns only numbers, and its answers are checked like
+the content of a file.
 """
 
 import json
@@ -26,9 +26,9 @@ import numpy as np
 from hf_any3d.data.files.source import FREE_BYTES, PointCloudError, PointCloudFileError, ReadLimits
 from hf_any3d.data.files.text_numbers import listed, shorten
 
-# Deflate cannot do better than 1032 to 1; what claims more holds nothing.
+# Deflate compresses by at most 1032 to 1.
 _MAX_RATIO = 1040
-_SECONDS = 300.0  # on the clock, for one answer; of CPU time the child allows itself less
+_SECONDS = 300.0  # wall time for one answer; the child allows itself less CPU time
 _MOST_AT_ONCE = 1 << 29  # bytes
 _LONGEST_ANSWER = 1 << 24
 
@@ -51,12 +51,12 @@ class StoredArray:
 
     @property
     def ndim(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return len(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its numbers."""
+        """Size of all its numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -68,16 +68,16 @@ def open_hdf5(
 
     Args:
         path: the file.
-        required: arrays that must be there.
-        limits: bytes that the file and each of its arrays may have; by default `ReadLimits.current()`.
+        required: arrays that must exist.
+        limits: limits of the file and each of its arrays; by default `ReadLimits.current()`.
 
     Yields:
         Name -> array on disk, for `read_slice`.
 
     Raises:
-        ImportError: h5py is not installed; says how to get it.
-        PointCloudFileError: no such file, a damaged one, a required array is missing, or an array claims more numbers
-            than the file can hold or takes them from other files.
+        ImportError: h5py is not installed.
+        PointCloudFileError: no such file, a damaged one, a missing array, or an array that claims more numbers than
+            the file can hold or refers to other files.
     """
     if find_spec("h5py") is None:
         raise ImportError(f"{path}: HDF5 files need the package h5py; pip install hf-any3d[files]")
@@ -103,13 +103,13 @@ def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
         for found in answer["arrays"]:
             name = found["name"]
             if found["kind"] == "external":
-                raise PointCloudError(f"array {shorten(name)} lies in other files; expected its numbers in this one")
+                raise PointCloudError(f"array {shorten(name)} is stored in other files; expected it in this one")
             if found["kind"] != "array":
                 continue
             array = StoredArray(path, name, tuple(found["shape"]), np.dtype(found["dtype"]))
             if array.nbytes > stored * _MAX_RATIO:
                 raise PointCloudError(f"array {shorten(name)} claims {array.nbytes} bytes in a file of {stored}")
-            # A chunk is unpacked as a whole, whatever is wanted of it.
+            # A chunk is always decompressed completely.
             limits.check(decoded=array.nbytes)
             if found["chunk"] > max(FREE_BYTES, limits.expansion * stored):
                 raise PointCloudError(
@@ -119,7 +119,7 @@ def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
     except PointCloudError as error:
         raise PointCloudFileError(f"{path}: {error}") from None
     except _Failed as error:
-        raise PointCloudFileError(f"{path}: no sound HDF5 file ({error})") from None
+        raise PointCloudFileError(f"{path}: not a valid HDF5 file ({error})") from None
     return arrays
 
 
@@ -127,7 +127,7 @@ def read_slice(array: StoredArray, rows: range, path: str | os.PathLike) -> np.n
     """Read rows `rows` of an array.
 
     Raises:
-        PointCloudFileError: they are damaged, or too large to be read at once.
+        PointCloudFileError: damaged rows, or rows too large to be read at once.
     """
     start, stop = max(rows.start, 0), min(rows.stop, array.shape[0])
     shape = (max(stop - start, 0), *array.shape[1:])
@@ -147,16 +147,16 @@ def read_slice(array: StoredArray, rows: range, path: str | os.PathLike) -> np.n
 
 
 class _Failed(Exception):
-    """The child gives no answer, or says that it cannot."""
+    """The child does not answer, or answers with an error."""
 
 
 class _Child:
-    """A process that opens HDF5 files, started when it is first asked."""
+    """A process that opens HDF5 files, started with the first request."""
 
     def __init__(self):
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
-        self._read = bytearray()  # what has been read of its answers and not been used yet
+        self._read = bytearray()  # bytes read from it and not yet used
 
     def ask(
         self, path: Path, *, expected: dict[str, Any] | None = None, size: int = 0, **request: Any
@@ -165,12 +165,12 @@ class _Child:
 
         Args:
             path: the file.
-            expected: the only answer that will do.
+            expected: the only accepted answer.
             size: bytes of the array that follows the answer.
             request: what to do.
 
         Raises:
-            _Failed: the child cannot, or has come to an end.
+            _Failed: the child cannot, or has ended.
         """
         with self._lock:
             try:
@@ -183,7 +183,7 @@ class _Child:
                     self._read_more(process, deadline)
                 answer = json.loads(self._take(end + 1))
                 if not isinstance(answer, dict):
-                    raise ValueError("an answer that is none")
+                    raise ValueError("a malformed answer")
                 if "error" in answer:
                     raise _Failed(str(answer["error"]))
                 if expected is not None and answer != expected:
@@ -193,7 +193,7 @@ class _Child:
                 raise _Failed(self._end() or str(error)) from None
 
     def forget(self, path: Path) -> None:
-        """Close a file, if the child is still there."""
+        """Close a file if the child is still running."""
         if self._process is not None:
             try:
                 self.ask(path, do="close")
@@ -201,12 +201,12 @@ class _Child:
                 pass
 
     def abandon(self) -> None:
-        """Leave the child to the process that started it, after this one has been forked from that."""
+        """Detach from the child of the parent process, after a fork."""
         process, self._process, self._lock, self._read = self._process, None, threading.Lock(), bytearray()
         if process is not None:
             process.stdin.close()
             process.stdout.close()
-            process.returncode = 0  # it is not ours to wait for
+            process.returncode = 0  # the parent waits for it
 
     def _started(self) -> subprocess.Popen:
         if self._process is not None and self._process.poll() is not None:
@@ -214,13 +214,13 @@ class _Child:
         if self._process is None:
             program = str(Path(__file__).with_name("hdf5_child.py"))
             self._process = subprocess.Popen(
-                # It finds packages where this process does, and nothing in the folder that the program lies in.
+                # It finds packages where this process does, but nothing in the program's own folder.
                 [sys.executable, "-I", "-c", _START, program, *map(os.path.abspath, sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                # A file may name any filter; only those that are built in are used.
+                # A file may name any filter; only built-in ones are used.
                 env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"},
             )
         return self._process
@@ -253,7 +253,7 @@ class _Child:
         return taken
 
     def _end(self) -> str:
-        """End the child, so that the next request gets a new one; tell by which signal it died, if by one."""
+        """End the child, so that the next request starts a new one; describe the signal that killed it, if any."""
         process, self._process, self._read = self._process, None, bytearray()
         if process is None:
             return ""
@@ -265,7 +265,7 @@ class _Child:
             process.kill()
             process.wait()
             return ""
-        return f"the HDF5 library died of it, {signal.Signals(-status).name}" if status < 0 else ""
+        return f"the HDF5 library crashed, {signal.Signals(-status).name}" if status < 0 else ""
 
 
 _START = "import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"

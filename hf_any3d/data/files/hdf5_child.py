@@ -1,7 +1,7 @@
-"""The process in which HDF5 files are opened; see `hdf5`. It is run as a program and imports numpy and h5py alone.
+"""The child process that opens HDF5 files for `hdf5`. It is run as a program and imports only numpy and h5py.
 
-Each line on its standard input is a request in JSON, each answer a line of JSON, behind which the bytes of an array
-may follow. It ends when its input does.
+Each line of standard input is a request in JSON; each answer is a line of JSON, which the bytes of an array may
+follow. It ends with its input.
 """
 
 import json
@@ -15,29 +15,29 @@ import numpy as np
 try:
     import fcntl
     import resource
-except ImportError:  # there are systems without
+except ImportError:  # not on all systems
     fcntl = resource = None
 
-_MEMORY = 1 << 30  # bytes beyond what the process has when it starts
-_SECONDS = 30.0  # of CPU for one request
+_MEMORY = 1 << 30  # bytes in addition to those at the start
+_SECONDS = 30.0  # CPU time of one request
 _LONGEST_NAME = 10_000
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the input ends."""
     if resource is not None:
         _limit_memory()
     answers = os.fdopen(os.dup(1), "wb")
     if fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
         fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, 1 << 20)
-    os.dup2(2, 1)  # what the library prints must not get among the answers
+    os.dup2(2, 1)  # keeps output of the library out of the answers
     opened: dict[str, h5py.File] = {}
     for line in sys.stdin.buffer:
         request, data = json.loads(line), None
-        # A damaged file can make the library go round for ever; the signal then ends the process.
+        # A damaged file can put the library in an endless loop; the signal then ends the process.
         _allow(_SECONDS)
         try:
-            # A file is listed first; it may have changed since it was last open.
+            # Reopen before listing; the file may have changed.
             if request["do"] != "read" or request["path"] not in opened:
                 for file in opened.values():
                     file.close()
@@ -80,7 +80,7 @@ def _limit_memory() -> None:
 
 
 def _described(file: h5py.File, name: str) -> dict:
-    # Other links lead to other files.
+    # Soft and external links may lead to other files.
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         return {"name": name, "kind": "link"}
     array = file[name]

@@ -10,25 +10,25 @@ from hf_any3d.data.files.attributes import usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
-# By point format: the smallest record, where the colours start (None without), and where the class is with its bits.
+# By point format: size of the smallest record, and offset of the colours, or None.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _HEADER_SIZE = 227
 _RECORD_HEADER = 54
 _BLOCK = 1 << 18
-# The compressor of point formats 6 to 10, and how many layers each kind of item has; other items one a byte.
+# Compressor of point formats 6 to 10, and number of layers by kind of item; other items have one per byte.
 _LAYERED = 3
 _FIRST_LAYERED_VERSION = 3
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-# The entropy coder of LAZ never needs less than about 0.002 bits a point.
+# The entropy coder of LAZ needs at least about 0.002 bits per point.
 _MAX_POINTS_PER_BYTE = 4000
 
 
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colours, and the class of each point as its label.
 
-    LAS is read without further packages, LAZ with lazrs from the extra `files`. Coordinates of map projections are too
-    large for float32; see `PointCloudData.offset`.
+    LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
+    for float32; see `PointCloudData.offset`.
 
     Args:
         source: the file.
@@ -37,7 +37,7 @@ def read(source: Source) -> PointCloudData:
         A cloud.
 
     Raises:
-        PointCloudError: if the header is wrong, the file is cut off, or lazrs is missing for LAZ.
+        PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
     """
     data = source.data
     if not data.startswith(b"LASF"):
@@ -63,7 +63,7 @@ def read(source: Source) -> PointCloudData:
     else:
         blocks = iter([np.frombuffer(data, row, count, start)])
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
-    # Records are taken apart block by block, since most of their bytes are not needed.
+    # Block by block, since most bytes of a record are not needed.
     points, labels, colors, at = np.empty((count, 3)), np.empty(count, np.int64), None, 0
     if "rgb" in row.names:
         colors = np.empty((count, 3), np.uint16)
@@ -111,7 +111,7 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
     except PointCloudError:
         raise
     except BaseException as error:
-        # A failed check in lazrs arrives as PanicException, which is no Exception.
+        # A failed check in lazrs raises PanicException, which is not an Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
         raise
@@ -131,7 +131,7 @@ def _laszip_record(data: bytes, start: int) -> bytes:
 
 
 def _check_chunk_table(data: bytes, start: int, size: int) -> None:
-    # lazrs trusts the number of chunks. Each chunk starts with one plain point.
+    # lazrs trusts the number of chunks. Each chunk starts with one uncompressed point.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
     if table == -1:
         table = int.from_bytes(data[-8:], "little", signed=True)
@@ -143,24 +143,24 @@ def _check_chunk_table(data: bytes, start: int, size: int) -> None:
 
 
 def _check_layers(data: bytes, start: int, record: bytes, chunks: list[tuple[int, int]], count: int) -> None:
-    # In chunks of layers, lazrs reserves as much memory as each layer claims to need.
+    # In layered chunks, lazrs allocates as much memory as each layer claims.
     compressor, items = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, 32)[0]
     kinds = [struct.unpack_from("<HHH", record, 34 + 6 * item) for item in range(items)]
     if compressor != _LAYERED:
-        # lazrs goes by the versions of the items, whatever the compressor says.
+        # lazrs uses the versions of the items, whatever the compressor.
         if layered := [version for _, _, version in kinds if version >= _FIRST_LAYERED_VERSION]:
             raise PointCloudError(f"compressor {compressor} with items of version {layered[0]}; expected 1 or 2")
         return
-    # Behind the last chunk lazrs would take the table for another one.
-    if count > (held := sum(points for points, _ in chunks)):
-        raise PointCloudError(f"{count} points declared, {held} in {len(chunks)} chunks; the file may be cut off")
+    # After the last chunk lazrs would read the table as another one.
+    if count > (found := sum(points for points, _ in chunks)):
+        raise PointCloudError(f"{count} points declared, {found} in {len(chunks)} chunks; the file may be cut off")
     layers = sum(_LAYERS.get(kind, size) for kind, size, _ in kinds)
     first_point = sum(size for _, size, _ in kinds)
     at = start + 8
     for number, (_, size) in enumerate(chunks):
         header = first_point + 4 + 4 * layers
         if at + max(size, header) > len(data):
-            raise PointCloudError(f"chunk {number} ends behind the file; the file may be cut off")
+            raise PointCloudError(f"chunk {number} ends after the file; the file may be cut off")
         claimed = sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
         if header + claimed != size:
             raise PointCloudError(f"the layers of chunk {number} need {header + claimed} bytes; it has {size}")

@@ -1,4 +1,4 @@
-"""Arrays saved by numpy.save."""
+"""NPY: arrays saved by numpy.save."""
 
 import io
 import warnings
@@ -25,13 +25,13 @@ def read(source: Source) -> PointCloudData:
         A cloud.
 
     Raises:
-        PointCloudError: if the array has another shape, does not hold numbers, or the file is cut off.
+        PointCloudError: another shape, values that are not numbers, or a file that is cut off.
     """
     return cloud_from_array(parse_array(source.data), source)
 
 
 def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
-    """Give meaning to the columns of an array; see `columns.by_number` and `columns.by_name`."""
+    """Interpret the columns of an array; see `attributes.by_number` and `attributes.by_name`."""
     if array.dtype.names:
         if array.ndim != 1:
             raise PointCloudError(f"an array of named columns of shape {array.shape}; expected (points,)")
@@ -50,10 +50,10 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
 
 
 def parse_array(data: bytes) -> np.ndarray:
-    """Read the bytes of an .npy file without unpickling and without allocating more than they hold.
+    """Parse an .npy file without unpickling and without allocating more than its size.
 
     Raises:
-        PointCloudError: if they are no .npy file, hold Python objects or end too early.
+        PointCloudError: not an .npy file, Python objects, or a file that is cut off.
     """
     file = io.BytesIO(data)
     try:
@@ -63,7 +63,9 @@ def parse_array(data: bytes) -> np.ndarray:
             shape, by_columns, dtype = _HEADERS[version](file)
     # The header is a Python literal; a damaged one can fail anywhere in numpy's or Python's parser.
     except Exception as error:
-        raise PointCloudError(f"no sound .npy header ({type(error).__name__}: {printable(str(error)[:80])})") from None
+        raise PointCloudError(
+            f"not a valid .npy header ({type(error).__name__}: {printable(str(error)[:80])})"
+        ) from None
     if dtype.hasobject:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     if dtype.subdtype is not None:
@@ -76,9 +78,9 @@ def parse_array(data: bytes) -> np.ndarray:
     start = file.tell()
     if count * dtype.itemsize > len(data) - start:
         raise PointCloudError(
-            f"{len(data) - start} bytes behind the header; shape {shape} of {dtype} needs {count * dtype.itemsize}, "
+            f"{len(data) - start} bytes after the header; shape {shape} of {dtype} needs {count * dtype.itemsize}, "
             "so the file may be cut off"
         )
     if not count or not dtype.itemsize:
-        raise PointCloudError(f"an array of shape {shape} and type {dtype} holds no numbers")
+        raise PointCloudError(f"an array of shape {shape} and type {dtype} has no numbers")
     return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if by_columns else "C")

@@ -1,4 +1,4 @@
-"""Archives of arrays saved by numpy.savez."""
+"""NPZ: archives of arrays saved by numpy.savez."""
 
 import io
 import zipfile
@@ -18,11 +18,11 @@ _LABELS = ("labels", "part", "seg", "semantic", "label")
 
 
 def read(source: Source) -> PointCloudData:
-    """Read points and what belongs to them by the names of the arrays.
+    """Read points and their attributes by the names of the arrays.
 
     Names: points (or xyz, pos, positions, coords, point_cloud, pc, vertices, arr_0; the only array under any name),
-    normals, colors or rgb, labels (or part, seg, semantic, label if it has one value a point), faces, face_colors,
-    offset. Other arrays are not opened. Without an array of colours or normals the points may have more columns, as in
+    normals, colors or rgb, labels (or part, seg, semantic, label if it has one value per point), faces, face_colors,
+    offset. Other arrays are not opened. Without arrays of colours or normals the points may have more columns, as in
     .npy.
 
     Args:
@@ -32,13 +32,13 @@ def read(source: Source) -> PointCloudData:
         A cloud, or a mesh if there are faces.
 
     Raises:
-        PointCloudError: if there is no such array, an array does not hold numbers, or the archive is damaged.
+        PointCloudError: no array of points, values that are not numbers, or a damaged archive.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(source.data))
     # A damaged directory can fail anywhere in the parser of the standard library.
     except Exception as error:
-        raise PointCloudError(f"no sound .npz archive ({type(error).__name__}: {str(error)[:80]})") from None
+        raise PointCloudError(f"not a valid .npz archive ({type(error).__name__}: {str(error)[:80]})") from None
     with archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         opened: dict[str, zipfile.ZipInfo] = {}
@@ -48,7 +48,7 @@ def read(source: Source) -> PointCloudData:
             if name is None:
                 return None
             opened[name] = members[name]
-            # All together, since each array may be large enough by itself; the last holds true for what comes out.
+            # The sum, since many arrays below the limit may exceed it together.
             source.check(decoded=sum(info.file_size for info in opened.values()))
             return _array(archive, members[name], name)
 

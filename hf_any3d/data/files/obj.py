@@ -10,14 +10,16 @@ from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary, shorten
 
+_GREY = [0.8, 0.8, 0.8]  # the format's default diffuse colour, for unknown materials
+
 
 def read(source: Source) -> PointCloudData:
     """Read vertices and faces in the order of the file.
 
-    Colours come from the vertices (v x y z r g b) or, for faces, from the diffuse colour of their material, if the
-    material file lies in the same folder or below. Normals are kept when each vertex has one of its own number.
-    Texture, lines, curves and groups are passed over. Polygons are cut into triangles that start at their first
-    corner; those of one or two corners, which some programs write, give none.
+    Colours are those of the vertices (v x y z r g b) or, for faces, the diffuse colour of their material, if the
+    material file is in the same folder or below. Normals are kept if each vertex has the one of the same number.
+    Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their first corner;
+    those of one or two corners, which some programs write, give none.
 
     Args:
         source: the file.
@@ -26,7 +28,7 @@ def read(source: Source) -> PointCloudData:
         A mesh, or a cloud if there are no faces.
 
     Raises:
-        PointCloudError: if a line does not hold what it should or a face refers to a vertex that does not exist.
+        PointCloudError: a malformed line, or a face that refers to a vertex that does not exist.
     """
     reject_binary(source.data)
     text = normalized_lines(source.data).replace(b"\\\n", b" ")
@@ -61,10 +63,6 @@ def read(source: Source) -> PointCloudData:
         _vertex_normals(bytes(normals), len(table), polygons, source),
         **polygons.faces(materials, source),
     )
-
-
-# The diffuse colour of a material that the material file does not hold, as the format has it by default.
-_GREY = [0.8, 0.8, 0.8]
 
 
 class _Polygons:
@@ -118,7 +116,7 @@ def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Sou
 
 
 def _read_materials(source: Source, reference: bytes, found: dict[bytes, list[float]], read_already: set[int]) -> None:
-    """Add the materials of one file; a file that many lines name, perhaps by many names, is read once."""
+    """Add the materials of one file; a file that many lines refer to is read once."""
     text = source.neighbor(reference.decode("utf-8", "replace"))
     if text is None or id(text) in read_already:
         return

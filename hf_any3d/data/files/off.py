@@ -1,4 +1,4 @@
-"""OFF, the object file format of Geomview, in which ModelNet is published."""
+"""OFF, the object file format of Geomview and ModelNet."""
 
 import re
 
@@ -23,9 +23,8 @@ _HEADER = re.compile(rb"\s*(C?)(N?)OFF", re.IGNORECASE)
 def read(source: Source) -> PointCloudData:
     """Read OFF, COFF (with vertex colours), NOFF (with normals) and CNOFF as text.
 
-    The counts may stand on the line of the keyword, also without a space as in part of ModelNet ("OFF216 254 0").
-    Colours of faces are taken if every face has some. Polygons are cut into triangles that start at their first
-    corner.
+    The counts may be on the line of the keyword, also without a space as in parts of ModelNet ("OFF216 254 0").
+    Colours of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
 
     Args:
         source: the file.
@@ -34,8 +33,7 @@ def read(source: Source) -> PointCloudData:
         A mesh, or a cloud if there are no faces.
 
     Raises:
-        PointCloudError: if the header is wrong, there are fewer lines than declared, or a line does not hold what it
-            should.
+        PointCloudError: a wrong header, fewer lines than declared, or a malformed line.
     """
     reject_binary(source.data)
     text = normalized_lines(source.data)
@@ -70,7 +68,7 @@ def read(source: Source) -> PointCloudData:
 def _faces(block: bytes, count: int, source: Source) -> dict:
     if not count:
         return {}
-    # The optional colours make rows ragged; filling all on one line reads them at once.
+    # Optional colours make rows ragged; joined to one line, all are read at once.
     sizes = np.array([len(line.split()) for line in block.split(b"\n") if line.strip()])
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
     ends = sizes.cumsum()

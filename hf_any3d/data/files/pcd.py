@@ -10,67 +10,17 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, listed, normalized_lines, numbers, shorten
 
-# A reference of three bytes gives at most 264, the best that LZF can do.
-MAX_RATIO = 88
-
-
-def decompress(data: bytes, size: int) -> bytearray:
-    """Undo LZF compression.
-
-    A control byte below 32 is followed by that many plain bytes plus one. Others refer back: three bits are the
-    length minus two (seven means that a byte to be added follows), the other five and the next byte the distance
-    minus one.
-
-    Args:
-        data: the compressed bytes.
-        size: how many bytes they must give.
-
-    Returns:
-        `size` bytes.
-
-    Raises:
-        PointCloudError: if the data is damaged or gives another number of bytes.
-    """
-    if size > len(data) * MAX_RATIO:
-        raise PointCloudError(f"{len(data)} compressed bytes cannot give {size}")
-    out = bytearray()
-    at, stop = 0, len(data)
-    while at < stop and len(out) <= size:
-        control = data[at]
-        at += 1
-        if control < 32:
-            out += data[at : at + control + 1]
-            at += control + 1
-            continue
-        length = control >> 5
-        if length == 7 and at < stop:
-            length += data[at]
-            at += 1
-        if at >= stop:
-            break
-        start = len(out) - ((control & 31) << 8) - data[at] - 1
-        at += 1
-        length += 2
-        if start < 0:
-            raise PointCloudError("the compressed data refers to bytes before its start")
-        piece = out[start : start + length]
-        # A reference may overlap what it writes; then the piece repeats.
-        out += piece if len(piece) == length else (piece * (length // len(piece) + 1))[:length]
-    if len(out) != size or at != stop:
-        raise PointCloudError(f"the compressed data does not give the declared {size} bytes; the file may be cut off")
-    return out
-
-
 _MAX_FIELDS = 4096
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
+# A reference of three bytes gives at most 264, the best ratio of LZF.
+MAX_RATIO = 88
 
 
 def read(source: Source) -> PointCloudData:
     """Read the fields x y z, rgb or rgba (packed, as float or integer), normal_x normal_y normal_z and label.
 
-    In organized clouds (HEIGHT above 1) a NaN point is a pixel without a measurement; such rows are left out with a
-    warning.
+    In organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
 
     Args:
         source: the file.
@@ -79,7 +29,7 @@ def read(source: Source) -> PointCloudData:
         A cloud.
 
     Raises:
-        PointCloudError: if the header is wrong or the file holds fewer points than it declares.
+        PointCloudError: a wrong header, or fewer points than declared.
     """
     header, kind, start = _header(source.data)
     names, row = _row_type(header)
@@ -133,7 +83,7 @@ def _one(header: dict[str, list[str]], key: str) -> str:
 
 
 def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
-    """Give the type of a row, and under which name it holds each field of the header that has one value a point."""
+    """Return the name in the row type of each field with one value per point, and the row type."""
     names = [name.lower() for name in header["FIELDS"]]
     if len(names) > _MAX_FIELDS:
         raise PointCloudError(f"{len(names)} FIELDS; expected at most {_MAX_FIELDS}")
@@ -178,7 +128,7 @@ def _as_type(values: np.ndarray, kind: np.dtype) -> np.ndarray:
         if kind.kind == "f":
             return values.astype(kind)
         if not (np.isfinite(values) & (np.abs(values) < 2**53)).all():
-            raise PointCloudError("field 'rgb' holds values that are no packed colours")
+            raise PointCloudError("field 'rgb' has values that are not packed colours")
         return values.astype(np.int64)
 
 
@@ -201,7 +151,7 @@ def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count
             f"the compressed data gives {sizes[1]} bytes; {count} points need {count * row.itemsize}"
         )
     data = decompress(body[8 : 8 + sizes[0]], sizes[1])
-    # Compressed files store field after field.
+    # Compressed files store one field after the other.
     starts = dict(zip(row.names, (count * row.fields[key][1] for key in row.names), strict=True))
     return {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
 
@@ -212,3 +162,49 @@ def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:
     packed = packed.astype(np.int64)
     shifts = {"red": 16, "green": 8, "blue": 0}
     return {name: (packed >> shift & 255).astype(np.uint8) for name, shift in shifts.items()}
+
+
+def decompress(data: bytes, size: int) -> bytearray:
+    """Decompress LZF.
+
+    A control byte below 32 is followed by that many plain bytes plus one. Others refer back: three bits are the
+    length minus two (seven: add the next byte), the other five and the next byte the distance minus one.
+
+    Args:
+        data: the compressed bytes.
+        size: expected number of bytes.
+
+    Returns:
+        `size` bytes.
+
+    Raises:
+        PointCloudError: damaged data, or another number of bytes.
+    """
+    if size > len(data) * MAX_RATIO:
+        raise PointCloudError(f"{len(data)} compressed bytes cannot give {size}")
+    out = bytearray()
+    at, stop = 0, len(data)
+    while at < stop and len(out) <= size:
+        control = data[at]
+        at += 1
+        if control < 32:
+            out += data[at : at + control + 1]
+            at += control + 1
+            continue
+        length = control >> 5
+        if length == 7 and at < stop:
+            length += data[at]
+            at += 1
+        if at >= stop:
+            break
+        start = len(out) - ((control & 31) << 8) - data[at] - 1
+        at += 1
+        length += 2
+        if start < 0:
+            raise PointCloudError("the compressed data refers to bytes before its start")
+        piece = out[start : start + length]
+        # A reference may overlap its own output; then the piece repeats.
+        out += piece if len(piece) == length else (piece * (length // len(piece) + 1))[:length]
+    if len(out) != size or at != stop:
+        raise PointCloudError(f"the compressed data does not give the declared {size} bytes; the file may be cut off")
+    return out

@@ -1,4 +1,4 @@
-"""How numpy writes arrays, types and scalars into pickles, and the same made without calling what the file names."""
+"""Rebuild numpy's arrays, types and scalars from pickles without calling anything that the file names."""
 
 import math
 import re
@@ -11,14 +11,14 @@ import numpy as np
 from hf_any3d.data.files.source import PointCloudError
 from hf_any3d.data.files.text_numbers import listed
 
-# Text of no length is left out: numpy makes one character of it, which the file does not hold.
+# Not text of length 0: numpy makes one character of it, which the file does not have.
 _TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,3})")
 _LAST_CHARACTER = 0x10FFFF
 _MOST_EMPTY_ROWS = 1 << 20
 
 
 class Name(Enum):
-    """What a pickle may name. These stand for numpy's functions; they are not the functions."""
+    """Names that a pickle may use: stubs for numpy's functions, not the functions."""
 
     ARRAY = "numpy.ndarray"
     TYPE = "numpy.dtype"
@@ -30,7 +30,7 @@ class Name(Enum):
 
 
 def find_name(module: str, name: str) -> Name:
-    """Find an admitted name; numpy 2 calls the package `numpy._core`.
+    """Look up an allowed name; numpy 2 calls the package `numpy._core`.
 
     Raises:
         PointCloudError: any other name.
@@ -42,18 +42,18 @@ def find_name(module: str, name: str) -> Name:
         return Name(full)
     except ValueError:
         raise PointCloudError(
-            f"asks for {listed([f'{module}.{name}'])}, which is refused; "
-            "admitted are numpy arrays and plain containers"
+            f"refers to {listed([f'{module}.{name}'])}, which is refused; "
+            "allowed are numpy arrays and plain containers"
         ) from None
 
 
 @dataclass
 class Unfinished:
-    """An array or a type between its creation and its state, with the places where it was noted.
+    """An array or type that has been created but not yet got its state.
 
     Attributes:
-        finish: makes the value from the state.
-        memo_keys: where the machine noted it.
+        finish: builds the value from the state.
+        memo_keys: its keys in the memo.
     """
 
     finish: Callable[[object], object]
@@ -61,13 +61,13 @@ class Unfinished:
 
 
 def call(name: object, arguments: object) -> object:
-    """Make what numpy's function `name` would make of `arguments`.
+    """Return what numpy's function `name` would return for `arguments`.
 
     Raises:
-        PointCloudError: it is no function of numpy's, or the arguments are others than numpy writes.
+        PointCloudError: not a function of numpy, or arguments that numpy does not write.
     """
     if not isinstance(name, Name) or not isinstance(arguments, tuple):
-        raise PointCloudError("calls something that is no function of numpy's")
+        raise PointCloudError("calls something other than a function of numpy")
     made = _CALLS.get(name)
     if made is None:
         raise PointCloudError(f"calls {name.value}, which numpy does not do")
@@ -81,7 +81,7 @@ def call(name: object, arguments: object) -> object:
 
 def _reconstruct(kind: object, shape: object, code: object) -> Unfinished:
     if kind is not Name.ARRAY or shape != (0,):
-        raise PointCloudError("an array of a class of its own; expected numpy.ndarray")
+        raise PointCloudError("an array of another class; expected numpy.ndarray")
     return Unfinished(_finish_array)
 
 
@@ -94,9 +94,9 @@ def _finish_array(state: object) -> np.ndarray:
 
 def _array(raw: object, dtype: object, shape: object, order: object) -> np.ndarray:
     if not isinstance(dtype, np.dtype):
-        raise PointCloudError("an array without a type of numpy's")
+        raise PointCloudError("an array without a numpy type")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 32:
-        raise PointCloudError("an array with a shape that is none")
+        raise PointCloudError("an array with a malformed shape")
     if order not in ("C", "F"):
         raise PointCloudError(f"an array in order {str(order)[:10]!r}; expected 'C' or 'F'")
     data = _bytes(raw)
@@ -106,13 +106,13 @@ def _array(raw: object, dtype: object, shape: object, order: object) -> np.ndarr
     if needed != len(data):
         raise PointCloudError(f"an array of shape {shape} and type {dtype} needs {needed} bytes and has {len(data)}")
     if not needed:
-        # numpy writes what slices leave over; millions of rows without a number in them it does not.
+        # Empty slices are plausible, millions of empty rows are not.
         if max(shape) > _MOST_EMPTY_ROWS:
-            raise PointCloudError(f"an array of shape {shape} that holds no numbers; expected a row at least")
+            raise PointCloudError(f"an array of shape {shape} without numbers; expected at least a row")
         return np.empty(shape, dtype)
     array = np.frombuffer(data, dtype)
     if dtype.kind == "U" and array.view(dtype.byteorder.replace("|", "=") + "u4").max() > _LAST_CHARACTER:
-        raise PointCloudError(f"an array of type {dtype} holds numbers that are no characters")
+        raise PointCloudError(f"an array of type {dtype} has numbers that are not characters")
     return array.reshape(shape, order=order)
 
 
@@ -139,7 +139,7 @@ def _scalar(dtype: object, raw: object) -> object:
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     # Protocol 2 writes bytes as text.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise PointCloudError("encodes other text than Python writes for bytes")
+        raise PointCloudError("encodes text that Python does not write for bytes")
     return text.encode("latin1")
 
 
@@ -157,7 +157,7 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("latin1")
     if not isinstance(value, str):
-        raise PointCloudError("a type whose name is no text")
+        raise PointCloudError("a type whose name is not text")
     return value
 
 
@@ -166,5 +166,5 @@ def _bytes(value: object) -> bytes | memoryview:
     if isinstance(value, str) and len(value) <= 256:
         return value.encode("latin1")
     if not isinstance(value, (bytes, memoryview)):
-        raise PointCloudError("an array whose numbers are no bytes; arrays of Python objects are refused")
+        raise PointCloudError("an array whose numbers are not bytes; arrays of Python objects are refused")
     return value

@@ -1,5 +1,7 @@
 """PLY, the Stanford polygon format: ASCII and binary in both byte orders."""
 
+from __future__ import annotations
+
 import struct
 from array import array
 from collections.abc import Callable
@@ -19,285 +21,6 @@ from hf_any3d.data.files.text_numbers import (
     numbers,
     shorten,
 )
-
-_MAX_PROPERTIES = 4096
-_CODES = {"i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
-# A scalar property gives its column; a list property gives the lengths of its rows and all its values in a row.
-Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
-
-
-@dataclass
-class Element:
-    """An element of the header.
-
-    Attributes:
-        name: such as "vertex".
-        count: how many rows it declares.
-        properties: name, numpy type of the values, and numpy type of the length for a list, else None.
-    """
-
-    name: str
-    count: int
-    properties: list[tuple[str, str, str | None]] = field(default_factory=list)
-    _names: set[str] = field(default_factory=set, repr=False)
-
-    def add(self, name: str, kind: str, length: str | None) -> None:
-        """Declare one more property.
-
-        Raises:
-            PointCloudError: if there is one of that name, or there are too many.
-        """
-        if name in self._names:
-            raise PointCloudError(f"element {shorten(self.name)} declares property {shorten(name)} twice")
-        if len(self._names) == _MAX_PROPERTIES:
-            raise PointCloudError(
-                f"element {shorten(self.name)} declares more than {_MAX_PROPERTIES} properties; expected at most that"
-            )
-        self._names.add(name)
-        self.properties.append((name, kind, length))
-
-    @property
-    def has_lists(self) -> bool:
-        """Whether rows can differ in size."""
-        return any(length for _, _, length in self.properties)
-
-    def row(self, order: str, lengths: list[int]) -> np.dtype:
-        """Give the numpy type of a row whose lists have these lengths."""
-        fields, sizes = [], iter(lengths)
-        for i, (_, kind, length) in enumerate(self.properties):
-            if length:
-                fields.append((f"length{i}", order + length))
-                fields.append((f"value{i}", order + kind, (next(sizes),)))
-            else:
-                fields.append((f"value{i}", order + kind))
-        return np.dtype(fields)
-
-
-def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> list[Values]:
-    """Read all elements from their bytes.
-
-    Args:
-        data: the file.
-        start: where the body starts.
-        elements: what the header declares.
-        order: "<" or ">".
-
-    Returns:
-        The values of each element.
-
-    Raises:
-        PointCloudError: if the file ends too early or a length is negative.
-    """
-    found = []
-    for element in elements:
-        if not element.properties:
-            found.append({})
-            continue
-        left = len(data) - start
-        smallest = element.row(order, [0] * len(element.properties)).itemsize
-        if element.count * smallest > left:
-            raise PointCloudError(
-                f"holds {left} bytes for element {shorten(element.name)}; {element.count} rows of at least "
-                f"{smallest} bytes are declared, so the file may be cut off"
-            )
-        values, start = _equal_rows(data, start, element, order) or _unequal_rows(data, start, element, order)
-        found.append(values)
-    return found
-
-
-def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int] | None:
-    """Read rows of one size as a table; give None where their lists differ in length."""
-    lengths = []
-    if element.has_lists and element.count:
-        walked = _Rows(element, order)
-        first, _ = walked.walk(_lengths_in(data, element, order), start, len(data), 1)
-        lengths = [int(walked.lengths(data, number, places)[0]) for number, places in enumerate(first)]
-    row = element.row(order, lengths or [0] * len(element.properties))
-    stop = start + element.count * row.itemsize
-    if stop > len(data):
-        return None
-    table = np.frombuffer(data, row, element.count, start)
-    values, sizes = {}, iter(lengths)
-    for i, (name, _, length) in enumerate(element.properties):
-        column = table[f"value{i}"]
-        if length and element.count:
-            size = next(sizes)
-            if (table[f"length{i}"] != size).any():
-                return None
-            # Of the type of the file: there may be a byte a row in it.
-            values[name] = (np.full(element.count, size, length), column.reshape(-1))
-        else:
-            values[name] = (np.zeros(0, int), column.reshape(-1)) if length else column
-    return values, stop
-
-
-def _unequal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int]:
-    rows = _Rows(element, order)
-    places, stop = rows.walk(_lengths_in(data, element, order), start, len(data), element.count)
-    raw = np.frombuffer(data, np.uint8)
-    lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
-    return rows.values(raw, start, stop, places, lengths), stop
-
-
-def _lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int], int]]:
-    """For each list, what reads its length at a place in the file."""
-
-    def reader(kind: str) -> Callable[[int], int]:
-        if kind == "u1":
-            return data.__getitem__
-        unpack = struct.Struct(order + _CODES[kind]).unpack_from
-        return lambda at: unpack(data, at)[0]
-
-    return [reader(length) for _, _, length in element.properties if length]
-
-
-class _Rows:
-    """Rows whose lists differ in length, in a run of bytes (binary) or of numbers (text, where `order` is empty).
-
-    One loop over the rows finds where each list starts, which only the lengths before it tell; the values are then
-    taken out by numpy, so that the work is linear in the size of the file whatever the lengths are.
-    """
-
-    def __init__(self, element: Element, order: str):
-        self.element, self.order = element, order
-        self.gaps, self.items, self.widths = [], [], []  # before each list, of each of its values, of its length
-        self.scalars: list[tuple[str, str, int, int]] = []  # name, type, lists before it, distance from the last one
-        gap = 0
-        for name, kind, length in element.properties:
-            if length:
-                self.gaps.append(gap)
-                self.items.append(self._width(kind))
-                self.widths.append(self._width(length))
-                gap = 0
-            else:
-                self.scalars.append((name, kind, len(self.gaps), gap))
-                gap += self._width(kind)
-        self.tail = gap
-
-    def _width(self, kind: str) -> int:
-        return int(kind[1]) if self.order else 1
-
-    def walk(
-        self, length_at: list[Callable[[int], int]], start: int, stop: int, count: int
-    ) -> tuple[list[np.ndarray], int]:
-        """Find where the length of each list stands in each of `count` rows, and where the last row ends."""
-        found = [array("q") for _ in self.gaps]
-        plan = list(
-            zip(self.gaps, self.widths, self.items, length_at, [places.append for places in found], strict=True)
-        )
-        at, tail = start, self.tail
-        try:
-            for _ in range(count):
-                for gap, width, item, length, append in plan:
-                    at += gap
-                    append(at)
-                    at += width + item * length(at)
-                at += tail
-        except (IndexError, struct.error, ValueError, OverflowError):
-            at = stop + 1
-        if not start <= at <= stop:
-            raise PointCloudError(f"ends within element {shorten(self.element.name)}; the file may be cut off")
-        return [np.frombuffer(places, np.int64) for places in found], at
-
-    def lengths(self, data: bytes, number: int, places: np.ndarray) -> np.ndarray:
-        """Read the lengths of one list in a binary file."""
-        name, _, kind = [entry for entry in self.element.properties if entry[2]][number]
-        lengths = _numbers_at(np.frombuffer(data, np.uint8), places, self.order + kind)
-        if len(lengths) and lengths.min() < 0:
-            raise self.wrong_length(name, lengths.min())
-        return lengths
-
-    def wrong_length(self, name: str, length: int) -> PointCloudError:
-        """Make the error for a length that none can be."""
-        return PointCloudError(f"a list {shorten(name)} of element {shorten(self.element.name)} has length {length}")
-
-    def values(
-        self, raw: np.ndarray, start: int, stop: int, places: list[np.ndarray], lengths: list[np.ndarray]
-    ) -> Values:
-        """Take out the values of all properties; see `Values`."""
-        lists = [
-            (at + width, at + width + item * size.astype(np.int64), size)
-            for at, width, item, size in zip(places, self.widths, self.items, lengths, strict=True)
-        ]
-        rows_start = np.append(start, lists[-1][1][:-1] + self.tail) if self.element.count else np.zeros(0, np.int64)
-        scalars, found = iter(self.scalars), iter(lists)
-        values: Values = {}
-        for name, kind, length in self.element.properties:
-            if length:
-                first, last, size = next(found)
-                # Neighbouring lists never touch, since each begins with its length.
-                edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
-                edges[first[filled] - start] = 1
-                edges[last[filled] - start] -= 1
-                taken = raw[start:stop][edges.cumsum(dtype=np.int8)[:-1].view(bool)]
-                values[name] = (size, taken.view(self.order + kind) if self.order else taken)
-            else:
-                _, _, before, distance = next(scalars)
-                base = lists[before - 1][1] if before else rows_start
-                at = base + distance
-                values[name] = _numbers_at(raw, at, self.order + kind) if self.order else _typed(raw[at], kind)
-        return values
-
-
-def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
-    """Read one number at each place of a run of bytes."""
-    size = np.dtype(kind).itemsize
-    found = np.empty((len(places), size), np.uint8)
-    for byte in range(size):
-        found[:, byte] = raw[places + byte]
-    return found.view(kind)[:, 0]
-
-
-def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
-    """Read all elements from their lines, one row a line.
-
-    Args:
-        text: the file behind its header.
-        elements: what the header declares.
-
-    Returns:
-        The values of each element.
-
-    Raises:
-        PointCloudError: if there are too few lines, or a line does not hold what it should.
-    """
-    filled = [element for element in elements if element.properties]
-    blocks = iter(blocks_of_lines(normalized_lines(text), [element.count for element in filled]))
-    return [_ascii_rows(next(blocks), element) if element.properties else {} for element in elements]
-
-
-def _ascii_rows(block: bytes, element: Element) -> Values:
-    if not element.has_lists:
-        table = numbers(block, columns=len(element.properties))
-        if len(table) != element.count:
-            raise PointCloudError(
-                f"element {shorten(element.name)} has {len(table)} rows; {element.count} are declared"
-            )
-        return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
-    flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
-    rows, view = _Rows(element, ""), memoryview(flat)
-    places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
-    if stop != len(flat):
-        raise PointCloudError(
-            f"the lines of element {shorten(element.name)} hold {len(flat)} numbers; expected {stop}"
-        )
-    lengths = []
-    for name, places_of_list in zip((name for name, _, length in element.properties if length), places, strict=True):
-        lengths.append(integers(flat[places_of_list], f"a list {shorten(name)} has length"))
-        if len(lengths[-1]) and lengths[-1].min() < 0:
-            raise rows.wrong_length(name, lengths[-1].min())
-    return rows.values(flat, 0, stop, places, lengths)
-
-
-def _typed(column: np.ndarray, kind: str) -> np.ndarray:
-    # Colours of an integer type count to 255 or 65535, so the declared type must not be lost.
-    if kind[0] in "iu" and np.isfinite(column).all() and (np.abs(column) < 2**31).all():
-        whole = column.astype(np.int64)
-        limits = np.iinfo(kind)
-        if (whole == column).all() and (not len(whole) or limits.min <= whole.min() and whole.max() <= limits.max):
-            return whole.astype(kind)
-    return column
-
 
 _TYPES = {
     "char": "i1",
@@ -319,13 +42,17 @@ _TYPES = {
 }
 _MAX_ELEMENTS = 256
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_MAX_PROPERTIES = 4096
+_CODES = {"i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
+# Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
+Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
 
 def read(source: Source) -> PointCloudData:
     """Read the elements `vertex` and, if there are any, `face`.
 
     Properties: x y z, nx ny nz, red green blue, label or class; of faces vertex_indices (or vertex_index) and
-    red green blue. Others are passed over. Polygons are cut into triangles that start at their first corner.
+    red green blue. Others are ignored. Polygons are cut into triangles that start at their first corner.
 
     Args:
         source: the file.
@@ -334,12 +61,12 @@ def read(source: Source) -> PointCloudData:
         A cloud, or a mesh if there are faces.
 
     Raises:
-        PointCloudError: if the header is wrong, or the file holds less than it declares.
+        PointCloudError: a wrong header, or less data than declared.
     """
     order, elements, start = _header(source.data)
-    wanted = [element.name for element in elements]
-    if "vertex" not in wanted:
-        raise PointCloudError(f"no element 'vertex'; found {listed(wanted)}")
+    names = [element.name for element in elements]
+    if "vertex" not in names:
+        raise PointCloudError(f"no element 'vertex'; found {listed(names)}")
     values = {}
     blocks = read_binary(source.data, start, elements, order) if order else read_ascii(source.data[start:], elements)
     for element, block in zip(elements, blocks, strict=True):
@@ -395,7 +122,280 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
             case [] | ["comment" | "obj_info", *_]:
                 continue
             case _:
-                raise PointCloudError(f"the header line {shorten(line)} is none that PLY allows")
+                raise PointCloudError(f"the header line {shorten(line)} is not allowed in PLY")
     if order is None:
         raise PointCloudError(f"the header names no format; expected one of {', '.join(_ORDERS)}")
     return order, elements, start
+
+
+@dataclass
+class Element:
+    """An element of the header.
+
+    Attributes:
+        name: such as "vertex".
+        count: number of rows.
+        properties: name, numpy type of the values, and numpy type of the length for a list, else None.
+    """
+
+    name: str
+    count: int
+    properties: list[tuple[str, str, str | None]] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set, repr=False)
+
+    def add(self, name: str, kind: str, length: str | None) -> None:
+        """Add a property.
+
+        Raises:
+            PointCloudError: a name that exists already, or too many properties.
+        """
+        if name in self._names:
+            raise PointCloudError(f"element {shorten(self.name)} declares property {shorten(name)} twice")
+        if len(self._names) == _MAX_PROPERTIES:
+            raise PointCloudError(
+                f"element {shorten(self.name)} declares more than {_MAX_PROPERTIES} properties; expected at most that"
+            )
+        self._names.add(name)
+        self.properties.append((name, kind, length))
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether rows may differ in size."""
+        return any(length for _, _, length in self.properties)
+
+    def row(self, order: str, lengths: list[int]) -> np.dtype:
+        """Return the numpy type of a row whose lists have these lengths."""
+        fields, sizes = [], iter(lengths)
+        for i, (_, kind, length) in enumerate(self.properties):
+            if length:
+                fields.append((f"length{i}", order + length))
+                fields.append((f"value{i}", order + kind, (next(sizes),)))
+            else:
+                fields.append((f"value{i}", order + kind))
+        return np.dtype(fields)
+
+
+def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> list[Values]:
+    """Read all elements from their bytes.
+
+    Args:
+        data: the file.
+        start: where the body starts.
+        elements: what the header declares.
+        order: "<" or ">".
+
+    Returns:
+        The values of each element.
+
+    Raises:
+        PointCloudError: a file that ends too early, or a negative length.
+    """
+    found = []
+    for element in elements:
+        if not element.properties:
+            found.append({})
+            continue
+        left = len(data) - start
+        smallest = element.row(order, [0] * len(element.properties)).itemsize
+        if element.count * smallest > left:
+            raise PointCloudError(
+                f"has {left} bytes for element {shorten(element.name)}; {element.count} rows of at least "
+                f"{smallest} bytes are declared, so the file may be cut off"
+            )
+        values, start = _equal_rows(data, start, element, order) or _unequal_rows(data, start, element, order)
+        found.append(values)
+    return found
+
+
+def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int] | None:
+    """Read rows of one size as a table; return None if their lists differ in length."""
+    lengths = []
+    if element.has_lists and element.count:
+        walked = _Rows(element, order)
+        first, _ = walked.walk(_lengths_in(data, element, order), start, len(data), 1)
+        lengths = [int(walked.lengths(data, number, places)[0]) for number, places in enumerate(first)]
+    row = element.row(order, lengths or [0] * len(element.properties))
+    stop = start + element.count * row.itemsize
+    if stop > len(data):
+        return None
+    table = np.frombuffer(data, row, element.count, start)
+    values, sizes = {}, iter(lengths)
+    for i, (name, _, length) in enumerate(element.properties):
+        column = table[f"value{i}"]
+        if length and element.count:
+            size = next(sizes)
+            if (table[f"length{i}"] != size).any():
+                return None
+            # In the type of the file, which may have only one byte per row.
+            values[name] = (np.full(element.count, size, length), column.reshape(-1))
+        else:
+            values[name] = (np.zeros(0, int), column.reshape(-1)) if length else column
+    return values, stop
+
+
+def _unequal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int]:
+    rows = _Rows(element, order)
+    places, stop = rows.walk(_lengths_in(data, element, order), start, len(data), element.count)
+    raw = np.frombuffer(data, np.uint8)
+    lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
+    return rows.values(raw, start, stop, places, lengths), stop
+
+
+def _lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int], int]]:
+    """Return for each list the function that reads its length at an offset in the file."""
+
+    def reader(kind: str) -> Callable[[int], int]:
+        if kind == "u1":
+            return data.__getitem__
+        unpack = struct.Struct(order + _CODES[kind]).unpack_from
+        return lambda at: unpack(data, at)[0]
+
+    return [reader(length) for _, _, length in element.properties if length]
+
+
+class _Rows:
+    """Rows whose lists differ in length, in an array of bytes (binary) or of numbers (text, where `order` is empty).
+
+    One loop over the rows finds the start of each list, which depends on the lengths before it; numpy then extracts
+    the values, so that the time is linear in the size of the file whatever the lengths.
+    """
+
+    def __init__(self, element: Element, order: str):
+        self.element, self.order = element, order
+        self.gaps, self.items, self.widths = [], [], []  # before each list, of each of its values, of its length
+        self.scalars: list[tuple[str, str, int, int]] = []  # name, type, lists before it, distance from the last one
+        gap = 0
+        for name, kind, length in element.properties:
+            if length:
+                self.gaps.append(gap)
+                self.items.append(self._width(kind))
+                self.widths.append(self._width(length))
+                gap = 0
+            else:
+                self.scalars.append((name, kind, len(self.gaps), gap))
+                gap += self._width(kind)
+        self.tail = gap
+
+    def _width(self, kind: str) -> int:
+        return int(kind[1]) if self.order else 1
+
+    def walk(
+        self, length_at: list[Callable[[int], int]], start: int, stop: int, count: int
+    ) -> tuple[list[np.ndarray], int]:
+        """Find the offset of each list's length in each of `count` rows, and the end of the last row."""
+        found = [array("q") for _ in self.gaps]
+        plan = list(
+            zip(self.gaps, self.widths, self.items, length_at, [places.append for places in found], strict=True)
+        )
+        at, tail = start, self.tail
+        try:
+            for _ in range(count):
+                for gap, width, item, length, append in plan:
+                    at += gap
+                    append(at)
+                    at += width + item * length(at)
+                at += tail
+        except (IndexError, struct.error, ValueError, OverflowError):
+            at = stop + 1
+        if not start <= at <= stop:
+            raise PointCloudError(f"ends within element {shorten(self.element.name)}; the file may be cut off")
+        return [np.frombuffer(places, np.int64) for places in found], at
+
+    def lengths(self, data: bytes, number: int, places: np.ndarray) -> np.ndarray:
+        """Read the lengths of one list in a binary file."""
+        name, _, kind = [entry for entry in self.element.properties if entry[2]][number]
+        lengths = _numbers_at(np.frombuffer(data, np.uint8), places, self.order + kind)
+        if len(lengths) and lengths.min() < 0:
+            raise self.wrong_length(name, lengths.min())
+        return lengths
+
+    def wrong_length(self, name: str, length: int) -> PointCloudError:
+        """Return the error for an impossible length."""
+        return PointCloudError(f"a list {shorten(name)} of element {shorten(self.element.name)} has length {length}")
+
+    def values(
+        self, raw: np.ndarray, start: int, stop: int, places: list[np.ndarray], lengths: list[np.ndarray]
+    ) -> Values:
+        """Extract the values of all properties; see `Values`."""
+        lists = [
+            (at + width, at + width + item * size.astype(np.int64), size)
+            for at, width, item, size in zip(places, self.widths, self.items, lengths, strict=True)
+        ]
+        rows_start = np.append(start, lists[-1][1][:-1] + self.tail) if self.element.count else np.zeros(0, np.int64)
+        scalars, found = iter(self.scalars), iter(lists)
+        values: Values = {}
+        for name, kind, length in self.element.properties:
+            if length:
+                first, last, size = next(found)
+                # Neighbouring lists never touch, since each starts with its length.
+                edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
+                edges[first[filled] - start] = 1
+                edges[last[filled] - start] -= 1
+                taken = raw[start:stop][edges.cumsum(dtype=np.int8)[:-1].view(bool)]
+                values[name] = (size, taken.view(self.order + kind) if self.order else taken)
+            else:
+                _, _, before, distance = next(scalars)
+                base = lists[before - 1][1] if before else rows_start
+                at = base + distance
+                values[name] = _numbers_at(raw, at, self.order + kind) if self.order else _typed(raw[at], kind)
+        return values
+
+
+def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
+    """Read one number at each offset in an array of bytes."""
+    size = np.dtype(kind).itemsize
+    found = np.empty((len(places), size), np.uint8)
+    for byte in range(size):
+        found[:, byte] = raw[places + byte]
+    return found.view(kind)[:, 0]
+
+
+def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
+    """Read all elements from their lines, one row per line.
+
+    Args:
+        text: the file after its header.
+        elements: what the header declares.
+
+    Returns:
+        The values of each element.
+
+    Raises:
+        PointCloudError: too few lines, or a malformed one.
+    """
+    filled = [element for element in elements if element.properties]
+    blocks = iter(blocks_of_lines(normalized_lines(text), [element.count for element in filled]))
+    return [_ascii_rows(next(blocks), element) if element.properties else {} for element in elements]
+
+
+def _ascii_rows(block: bytes, element: Element) -> Values:
+    if not element.has_lists:
+        table = numbers(block, columns=len(element.properties))
+        if len(table) != element.count:
+            raise PointCloudError(
+                f"element {shorten(element.name)} has {len(table)} rows; {element.count} are declared"
+            )
+        return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
+    flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
+    rows, view = _Rows(element, ""), memoryview(flat)
+    places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
+    if stop != len(flat):
+        raise PointCloudError(
+            f"the lines of element {shorten(element.name)} have {len(flat)} numbers; expected {stop}"
+        )
+    lengths = []
+    for name, places_of_list in zip((name for name, _, length in element.properties if length), places, strict=True):
+        lengths.append(integers(flat[places_of_list], f"a list {shorten(name)} has length"))
+        if len(lengths[-1]) and lengths[-1].min() < 0:
+            raise rows.wrong_length(name, lengths[-1].min())
+    return rows.values(flat, 0, stop, places, lengths)
+
+
+def _typed(column: np.ndarray, kind: str) -> np.ndarray:
+    # Integer colours range to 255 or 65535, so the declared type must be kept.
+    if kind[0] in "iu" and np.isfinite(column).all() and (np.abs(column) < 2**31).all():
+        whole = column.astype(np.int64)
+        limits = np.iinfo(kind)
+        if (whole == column).all() and (not len(whole) or limits.min <= whole.min() and whole.max() <= limits.max):
+            return whole.astype(kind)
+    return column

@@ -1,4 +1,4 @@
-"""The one form in which every reader hands over a cloud or a mesh."""
+"""`PointCloudData`, the clouds and meshes that all readers return, and operations on their faces."""
 
 from dataclasses import dataclass
 
@@ -6,81 +6,8 @@ import numpy as np
 
 from hf_any3d.data.files.source import PointCloudError
 
-
-def draw_on_surface(
-    vertices: np.ndarray, faces: np.ndarray, n: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw `n` points on triangles, each triangle with a probability proportional to its area.
-
-    Args:
-        vertices: (vertices, 3).
-        faces: (faces, 3) indices into `vertices`.
-        n: how many points to draw.
-        generator: numpy's random generator.
-
-    Returns:
-        The face of each sample (n,) int64, the weights of its three corners (n, 3), the points (n, 3) and the unit
-        normals of their faces (n, 3).
-
-    Raises:
-        PointCloudError: if no triangle has an area.
-
-    Source: Osada et al., "Shape distributions", Sec. 3.1.
-    """
-    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
-    doubled = np.cross(b - a, c - a)
-    until = np.linalg.norm(doubled, axis=1).cumsum()
-    if not until[-1] > 0:
-        raise PointCloudError(f"none of the {len(faces)} triangles has an area; there is no surface to sample")
-    # A draw of exactly the total would fall behind the last triangle; side="right" steps over those without area.
-    draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
-    face = until.searchsorted(draws, side="right")
-    root, share = np.sqrt(generator.random(n)), generator.random(n)
-    weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
-    points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
-    normals = doubled[face]
-    return face, weights, points, normals / np.linalg.norm(normals, axis=1, keepdims=True)
-
-
-def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut polygons into triangles that all start at the polygon's first corner.
-
-    Args:
-        counts: (polygons,) how many corners each polygon has; fewer than three give no triangle.
-        corners: (sum of counts,) the corners of all polygons, one after the other.
-
-    Returns:
-        Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
-    """
-    counts = np.asarray(counts)
-    corners = np.asarray(corners, np.int64)
-    kept = np.flatnonzero(counts > 2)  # there may be millions without a triangle
-    start = counts.cumsum(dtype=np.int64)[kept]
-    counts = counts[kept].astype(np.int64)
-    start -= counts
-    triangles = counts - 2
-    of_kept = np.repeat(np.arange(len(kept)), triangles)
-    # Column by column, since one huge polygon makes as many triangles as it has corners.
-    faces = np.empty((len(of_kept), 3), np.int64)
-    place = start[of_kept]
-    faces[:, 0] = corners[place]
-    place += np.arange(1, len(of_kept) + 1)
-    place -= (triangles.cumsum() - triangles)[of_kept]
-    faces[:, 1] = corners[place]
-    place += 1
-    faces[:, 2] = corners[place]
-    return faces, kept[of_kept]
-
-
-def count_triangles(counts: np.ndarray) -> int:
-    """Count the triangles into which `fan_triangles` cuts polygons of so many corners."""
-    counts = np.asarray(counts)
-    counts = counts[counts > 2]
-    return int(counts.sum(dtype=np.int64)) - 2 * len(counts)
-
-
-# float32 keeps 24 bits. Where coordinates are this many times larger than the extent of the cloud (map projections,
-# in metres from the equator), too few bits are left for the shape, so a float64 offset is split off.
+# float32 has 24 bits. If coordinates are this many times larger than the extent of the cloud (map projections, in
+# metres from the equator), too few bits are left for the shape, so a float64 offset is split off.
 _OFFSET_RATIO = 1000.0
 
 
@@ -92,15 +19,15 @@ class PointCloudData:
         points: (points, 3) float32, in the units of the file; the vertices of a mesh.
         colors: (points, 3) float32 in [0, 1], or None.
         normals: (points, 3) float32, or None.
-        labels: (points,) int64, one class a point, or None.
+        labels: (points,) int64, one class per point, or None.
         faces: (faces, 3) int64 indices into `points`, or None.
         face_colors: (faces, 3) float32 in [0, 1], or None.
         offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. Readers set it only
-            for clouds that lie so far from the origin that float32 would spoil their shape.
+            for clouds so far from the origin that float32 would distort their shape.
 
     Raises:
-        PointCloudError: if a shape is wrong, there is no point, a coordinate is NaN or infinite, a colour lies
-            outside [0, 1] or a face refers to a point that does not exist.
+        PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a colour outside [0, 1] or a face that
+            refers to a point that does not exist.
     """
 
     points: np.ndarray
@@ -141,18 +68,18 @@ class PointCloudData:
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
 
-        Triangles are drawn by area. A sample takes the normal of its face; its colour is that of the face if there are
-        face colours, else interpolated between the corners; its label is that of the nearest corner.
+        Triangles are drawn by area. A sample has the normal of its face, the colour of the face if there are face
+        colours, else one interpolated between the corners, and the label of the nearest corner.
 
         Args:
-            n: how many points to draw, at least 1.
+            n: number of points to draw, at least 1.
             generator: numpy's random generator, or a seed for one.
 
         Returns:
             A cloud of `n` points (n, 3) with normals, and with colours and labels where the mesh has them.
 
         Raises:
-            PointCloudError: if this is no mesh, or all its triangles together have no area.
+            PointCloudError: not a mesh, or a mesh without area.
         """
         if not self.is_mesh:
             raise PointCloudError(f"{len(self)} points without faces; only a mesh has a surface to sample")
@@ -178,7 +105,7 @@ def _rows(name: str, values, count: int, dtype=np.float32) -> np.ndarray:
         raise PointCloudError(f"{name} have type {values.dtype}; expected numbers")
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(values, dtype)
-    if not np.isfinite(values).all():  # many times quicker than asking row by row, which only the error needs
+    if not np.isfinite(values).all():  # many times faster than row by row
         bad = ~np.isfinite(values).all(1)
         raise PointCloudError(
             f"{name} hold NaN, infinite or too large values in {bad.sum()} of {count} rows, first in row "
@@ -214,9 +141,9 @@ def _labels(labels, count: int) -> np.ndarray:
     if labels.shape != (count,):
         raise PointCloudError(f"labels have shape {labels.shape}; expected ({count},)")
     if labels.dtype.kind == "f":
-        # 2**53: above it float64 no longer tells neighbouring whole numbers apart.
+        # Above 2**53, float64 cannot represent all whole numbers.
         if not (np.isfinite(labels).all() and (np.abs(labels) < 2**53).all() and (labels == np.floor(labels)).all()):
-            raise PointCloudError("labels hold values that are no whole numbers; expected class numbers")
+            raise PointCloudError("labels have values that are not whole numbers; expected class numbers")
     elif labels.dtype.kind not in "iub":
         raise PointCloudError(f"labels have type {labels.dtype}; expected whole numbers")
     return np.ascontiguousarray(labels, np.int64)
@@ -232,3 +159,75 @@ def _faces(faces, count: int) -> np.ndarray:
         wrong = faces.min() if faces.min() < 0 else faces.max()
         raise PointCloudError(f"a face refers to point {wrong}; allowed are 0 to {count - 1}")
     return np.ascontiguousarray(faces, np.int64)
+
+
+def draw_on_surface(
+    vertices: np.ndarray, faces: np.ndarray, n: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw `n` points on triangles, each triangle with a probability proportional to its area.
+
+    Args:
+        vertices: (vertices, 3).
+        faces: (faces, 3) indices into `vertices`.
+        n: number of points to draw.
+        generator: numpy's random generator.
+
+    Returns:
+        The face of each sample (n,) int64, the weights of its three corners (n, 3), the points (n, 3) and the unit
+        normals of their faces (n, 3).
+
+    Raises:
+        PointCloudError: no triangle has an area.
+
+    Source: Osada et al., "Shape distributions", Sec. 3.1.
+    """
+    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
+    doubled = np.cross(b - a, c - a)
+    until = np.linalg.norm(doubled, axis=1).cumsum()
+    if not until[-1] > 0:
+        raise PointCloudError(f"none of the {len(faces)} triangles has an area; there is no surface to sample")
+    # A draw of exactly the total would be after the last triangle; side="right" skips those without area.
+    draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
+    face = until.searchsorted(draws, side="right")
+    root, share = np.sqrt(generator.random(n)), generator.random(n)
+    weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
+    points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
+    normals = doubled[face]
+    return face, weights, points, normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
+
+def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut polygons into triangles that all start at the polygon's first corner.
+
+    Args:
+        counts: (polygons,) number of corners of each polygon; fewer than three give no triangle.
+        corners: (sum of counts,) the concatenated corners of all polygons.
+
+    Returns:
+        Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
+    """
+    counts = np.asarray(counts)
+    corners = np.asarray(corners, np.int64)
+    kept = np.flatnonzero(counts > 2)  # millions may have no triangle
+    start = counts.cumsum(dtype=np.int64)[kept]
+    counts = counts[kept].astype(np.int64)
+    start -= counts
+    triangles = counts - 2
+    of_kept = np.repeat(np.arange(len(kept)), triangles)
+    # Column by column to save memory, since one huge polygon gives as many triangles as it has corners.
+    faces = np.empty((len(of_kept), 3), np.int64)
+    place = start[of_kept]
+    faces[:, 0] = corners[place]
+    place += np.arange(1, len(of_kept) + 1)
+    place -= (triangles.cumsum() - triangles)[of_kept]
+    faces[:, 1] = corners[place]
+    place += 1
+    faces[:, 2] = corners[place]
+    return faces, kept[of_kept]
+
+
+def count_triangles(counts: np.ndarray) -> int:
+    """Return the number of triangles of `fan_triangles` for polygons of these numbers of corners."""
+    counts = np.asarray(counts)
+    counts = counts[counts > 2]
+    return int(counts.sum(dtype=np.int64)) - 2 * len(counts)

@@ -1,4 +1,4 @@
-"""Which reader serves which file type. A new format is one new file beside this one and one line below."""
+"""`read_point_cloud` and the registry of its readers. A new format is a file here and a line in `READERS`."""
 
 import os
 from importlib import import_module
@@ -24,20 +24,20 @@ _STARTS = (
 
 
 def file_type_of(data: bytes) -> str | None:
-    """Tell the type of a file from its first bytes.
+    """Return the type of a file by its signature.
 
-    Text without a mark of its own (.obj, .xyz, .pts, .txt, .csv, .gltf) cannot be told.
+    Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) is not recognized.
 
     Args:
-        data: the whole file.
+        data: the complete file.
 
     Returns:
-        A type that `read_point_cloud` takes, or None.
+        A `file_type` for `read_point_cloud`, or None.
     """
     for start, file_type in _STARTS:
         if data.startswith(start):
             return file_type
-    # Binary STL has a free header of 80 bytes, then the number of triangles, 50 bytes each.
+    # Binary STL has an arbitrary header of 80 bytes, then the number of triangles of 50 bytes each.
     if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):
         return "stl"
     return None
@@ -64,7 +64,7 @@ READERS = {
 
 
 def supported_file_types() -> tuple[str, ...]:
-    """Name the file types that `read_point_cloud` reads, without dots, in alphabetical order."""
+    """Return the file types of `read_point_cloud`, without dots, in alphabetical order."""
     return tuple(sorted(READERS))
 
 
@@ -73,29 +73,25 @@ def read_point_cloud(
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
-    Nothing is merged, dropped or reordered: a mesh has the vertices of its file. Nothing is unpickled and nothing is
-    fetched from a network. Files that the given one refers to (materials of OBJ, buffers of glTF) are read only if
-    they lie in the same folder or below.
+    Nothing is merged, dropped or reordered: a mesh has the vertices of its file. Nothing is unpickled or downloaded.
+    Files that the given one refers to (materials of OBJ, buffers of glTF) are read only from the same folder or below.
 
     Args:
         source: a path, the bytes of a file, or a binary file object.
         file_type: one of `supported_file_types()`; needed for bytes, else by default the ending of the name.
-        limits: how many points, faces and bytes the file may hold; by default `ReadLimits()`, or what the environment
-            variable ANY3D_READ_LIMITS says.
+        limits: limits of points, faces and bytes of the file; by default `ReadLimits.current()`.
 
     Returns:
-        The points (points, 3) in the units of the file, with colours, normals, labels and faces where the file has
-        them.
+        The points (points, 3) in the units of the file, with the colours, normals, labels and faces of the file.
 
     Raises:
-        PointCloudFileError: if the file is missing, empty, damaged, cut off, of an unknown type, without points, with
-            NaN or infinite coordinates, or beyond the limits. The text names the file, what was seen and what is
-            allowed.
+        PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
+            NaN or infinite coordinates, or beyond the limits; names the file, what was seen and what is allowed.
     """
     opened = open_source(source, file_type, supported_file_types(), limits)
     reader = import_module(f".{READERS[opened.file_type]}", __package__)
     try:
-        # What overflows or is no number is found by PointCloudData, so numpy need not warn of it on the way.
+        # PointCloudData finds overflows and NaN, so numpy need not warn of them.
         with np.errstate(all="ignore"):
             cloud = reader.read(opened)
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)

@@ -1,4 +1,4 @@
-"""Pickles of numpy arrays, read without Python's unpickler: nothing in the file can name code to run."""
+"""Read pickles of numpy arrays without Python's unpickler, so that files cannot run code."""
 
 import mmap
 import os
@@ -12,9 +12,97 @@ import numpy as np
 from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
 
+MAX_OPCODES = 3_000_000
+MAX_CONTAINERS = 200_000
+MAX_DEPTH = 50
+# A pickle may refer to one object many times; with repetitions, it must not be much larger than the file.
+MAX_UNFOLDING = 64
 _LONGEST_NAME = 200
 _HASH_MODULUS = sys.hash_info.modulus
 _SHORT = 256  # bytes up to this length are copied, so that they can be keys
+
+
+def read_pickle(
+    path: str | os.PathLike, *, max_opcodes: int = MAX_OPCODES, limits: ReadLimits | None = None
+) -> object:
+    """Read a pickle of protocol 1 to 5 with numpy arrays, numbers, text and plain containers.
+
+    Python's own unpickler calls whatever a file names. This one accepts only the names with which numpy 1 and 2 write
+    arrays, types and scalars, and builds these itself. Arrays are read-only views of the mapped file, which take
+    memory only while they are used.
+
+    Args:
+        path: the file.
+        max_opcodes: most instructions to run; an array needs about 40.
+        limits: limits of the bytes of the file and its arrays, each counted as often as it is referred to; by default
+            `ReadLimits.current()`.
+
+    Returns:
+        Lists, tuples, dicts, numbers, text, bytes (memoryview if long), None and arrays of numbers or fixed-length
+        text.
+
+    Raises:
+        PointCloudFileError: no such file, a damaged one, one that refers to anything else or to itself, is nested too
+            deep or beyond the limits; names the file and the reason.
+    """
+    path, limits = Path(path), ReadLimits.current() if limits is None else limits
+    if not path.is_file():
+        raise PointCloudFileError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise PointCloudFileError(f"{path}: the file is empty; expected a pickle")
+    with open(path, "rb") as file:
+        # Arrays keep the mapping alive.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        limits.check(decoded=len(mapped))
+        value = PickleMachine(memoryview(mapped), max_opcodes).run()
+        _check_tree(value, max(1000, MAX_UNFOLDING * len(mapped)), len(mapped), limits)
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{path}: {error}") from None
+    except (MemoryError, RecursionError) as error:
+        raise PointCloudFileError(f"{path}: not a readable pickle ({type(error).__name__})") from None
+    return value
+
+
+def _check_tree(value: object, allowed: int, stored: int, limits: ReadLimits) -> None:
+    """Refuse values that contain themselves, are nested too deep or are huge with all repetitions."""
+    sizes: dict[int, tuple[int, int]] = {}  # id of a container -> number of values and bytes of arrays in it
+    open_ones: set[int] = set()
+    todo: list[tuple[object, bool]] = [(value, False)]
+    while todo:
+        item, done = todo.pop()
+        if id(item) in sizes:
+            continue
+        children = _children(item)
+        if children is None:
+            if isinstance(item, np.ndarray):
+                sizes[id(item)] = (1, item.nbytes)
+            continue
+        if done:
+            open_ones.discard(id(item))
+            if len(sizes) > MAX_CONTAINERS:
+                raise PointCloudError(f"more than {MAX_CONTAINERS} containers and arrays; expected at most that many")
+            found = [sizes.get(id(child), (1, 0)) for child in children]
+            sizes[id(item)] = (1 + sum(count for count, _ in found), sum(size for _, size in found))
+            if sizes[id(item)][0] > allowed:
+                raise PointCloudError(f"more than {allowed} values with all repetitions; expected fewer repetitions")
+            limits.check(decoded=sizes[id(item)][1], stored=stored)
+            continue
+        if id(item) in open_ones:
+            raise PointCloudError("a container contains itself; expected a tree")
+        open_ones.add(id(item))
+        if len(open_ones) > MAX_DEPTH:
+            raise PointCloudError(f"containers are nested more than {MAX_DEPTH} deep")
+        todo.append((item, True))
+        todo.extend((child, False) for child in children)
+
+
+def _children(item: object) -> Collection | None:
+    if isinstance(item, (list, tuple)):
+        return item
+    if isinstance(item, dict):
+        return item.values()  # keys are text and numbers
+    return None
 
 
 class PickleMachine:
@@ -22,7 +110,7 @@ class PickleMachine:
 
     Args:
         data: the whole file.
-        max_opcodes: instructions to run before giving up.
+        max_opcodes: most instructions to run.
     """
 
     def __init__(self, data: memoryview, max_opcodes: int):
@@ -30,15 +118,15 @@ class PickleMachine:
         self._at = 0
         self._max_opcodes = max_opcodes
         self._stack: list = []
-        self._marked: list[list] = []  # stacks that marks have set aside
+        self._marked: list[list] = []  # stacks set aside by marks
         self._memo: dict[int, object] = {}
-        self._made = 0  # characters of text and bytes that calls have made
+        self._made = 0  # length of text and bytes returned by calls
 
     def run(self) -> object:
-        """Give the value that the pickle describes.
+        """Return the value of the pickle.
 
         Raises:
-            PointCloudError: an instruction that is not admitted, or a damaged file.
+            PointCloudError: an instruction that is not allowed, or a damaged file.
         """
         for _ in range(self._max_opcodes):
             code = self._bytes(1)[0]
@@ -50,8 +138,8 @@ class PickleMachine:
             instruction = _INSTRUCTIONS.get(code)
             if instruction is None:
                 raise PointCloudError(
-                    f"byte {self._at - 1} is the instruction {chr(code)!r}, which is refused; admitted is what numpy "
-                    "arrays and plain containers need, in protocol 1 to 5"
+                    f"byte {self._at - 1} is the instruction {chr(code)!r}, which is refused; allowed are those of "
+                    "numpy arrays and plain containers, in protocol 1 to 5"
                 )
             instruction(self)
         raise PointCloudError(f"more than {self._max_opcodes} instructions")
@@ -80,7 +168,7 @@ class PickleMachine:
 
     def _pop(self) -> object:
         if not self._stack:
-            raise PointCloudError(f"byte {self._at}: takes a value that is not there; the file is damaged")
+            raise PointCloudError(f"byte {self._at}: uses a value that does not exist; the file is damaged")
         value = self._stack.pop()
         if isinstance(value, Unfinished):
             raise PointCloudError("uses an array before it is complete")
@@ -88,7 +176,7 @@ class PickleMachine:
 
     def _pop_marked(self) -> list:
         if not self._marked:
-            raise PointCloudError(f"byte {self._at}: takes values up to a mark that is not there; the file is damaged")
+            raise PointCloudError(f"byte {self._at}: uses values up to a mark that does not exist; it is damaged")
         values, self._stack = self._stack, self._marked.pop()
         if any(isinstance(value, Unfinished) for value in values):
             raise PointCloudError("uses an array before it is complete")
@@ -104,7 +192,7 @@ class PickleMachine:
         self._stack = []
 
     def _frame(self) -> None:
-        self._number("<Q")  # frames only help to read ahead
+        self._number("<Q")  # frames only allow reading ahead
 
     def _protocol(self) -> None:
         version = self._number("<B")
@@ -166,7 +254,7 @@ class PickleMachine:
 
     def _put(self, key: int) -> None:
         if not self._stack:
-            raise PointCloudError(f"byte {self._at}: notes a value that is not there; the file is damaged")
+            raise PointCloudError(f"byte {self._at}: stores a value that does not exist; the file is damaged")
         value = self._stack[-1]
         if isinstance(value, Unfinished):
             value.memo_keys.append(key)
@@ -174,7 +262,7 @@ class PickleMachine:
 
     def _get(self, key: int) -> None:
         if key not in self._memo:
-            raise PointCloudError(f"byte {self._at}: refers to value {key}, which was not noted; the file is damaged")
+            raise PointCloudError(f"byte {self._at}: refers to value {key}, which was not stored; the file is damaged")
         value = self._memo[key]
         if isinstance(value, Unfinished):
             raise PointCloudError("uses an array before it is complete")
@@ -187,16 +275,16 @@ class PickleMachine:
     def _stack_global(self) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PointCloudError("asks for something whose name is no text")
+            raise PointCloudError("refers to something whose name is not text")
         self._stack.append(find_name(module, name))
 
     def _reduce(self) -> None:
         arguments = self._pop()
         value = call(self._pop(), arguments)
-        if isinstance(value, (bytes, str)):  # those of a type of fixed length among them
+        if isinstance(value, (bytes, str)):  # numpy's scalars of fixed length too
             self._made += len(value)
             if self._made > len(self._data):
-                raise PointCloudError("makes more bytes out of text than the file holds")
+                raise PointCloudError("creates more bytes from text than the file has")
         self._stack.append(value)
 
     def _build(self) -> None:
@@ -217,7 +305,7 @@ def _store(target: dict, values: list) -> None:
         raise PointCloudError("a dict with a key that has no value; the file is damaged")
     for key, value in zip(values[::2], values[1::2], strict=True):
         if type(key) is int:
-            # Multiples of the modulus all have the hash 0, which makes each one take as long as all before it.
+            # Multiples of the modulus all have hash 0, so that each insertion would take as long as all before it.
             if not -_HASH_MODULUS < key < _HASH_MODULUS:
                 raise PointCloudError("a dict with a number as key that is too large; expected at most 60 bits")
         elif type(key) not in (str, bytes):
@@ -261,7 +349,7 @@ _GETS = {"h": "<B", "j": "<I"}
 
 
 def _instructions() -> dict[int, _Machine]:
-    """Every admitted instruction by its byte, as pickletools lists them."""
+    """Return every allowed instruction by its byte, as listed in pickletools."""
     table = dict(_PLAIN)
     table |= {code: lambda m, count=count: m._push_tuple(count) for code, count in _TUPLES.items()}
     table |= {code: lambda m, form=form: m._stack.append(m._number(form)) for code, form in _NUMBERS.items()}
@@ -274,93 +362,3 @@ def _instructions() -> dict[int, _Machine]:
 
 
 _INSTRUCTIONS = _instructions()
-
-
-MAX_OPCODES = 3_000_000
-MAX_CONTAINERS = 200_000
-MAX_DEPTH = 50
-# A pickle may refer to one object many times; unfolded, it must not be much larger than the file.
-MAX_UNFOLDING = 64
-
-
-def read_pickle(
-    path: str | os.PathLike, *, max_opcodes: int = MAX_OPCODES, limits: ReadLimits | None = None
-) -> object:
-    """Read a pickle of protocol 1 to 5 that holds numpy arrays, numbers, text and plain containers.
-
-    Python's own unpickler calls whatever a file names. This one knows no names but those by which numpy 1 and 2 write
-    arrays, their types and scalars, and it builds these itself. It allocates no more than the file holds: arrays are
-    views of the mapped file, read-only, and take memory only while they are looked at.
-
-    Args:
-        path: the file.
-        max_opcodes: steps to take before giving up; an array needs about 40.
-        limits: how many bytes the file and its arrays may have, each counted as often as it is referred to; by
-            default `ReadLimits.current()`.
-
-    Returns:
-        Lists, tuples, dicts, numbers, text, bytes (as memoryview where they are long), None and arrays of numbers or
-        fixed text.
-
-    Raises:
-        PointCloudFileError: no such file, a damaged one, one that asks for anything else, nests too deep or refers to
-            itself, or goes beyond the limits. The text names the file and what was asked for.
-    """
-    path, limits = Path(path), ReadLimits.current() if limits is None else limits
-    if not path.is_file():
-        raise PointCloudFileError(f"{path}: no such file")
-    if not path.stat().st_size:
-        raise PointCloudFileError(f"{path}: the file is empty; expected a pickle")
-    with open(path, "rb") as file:
-        # Arrays keep the mapping alive; it ends with the last of them.
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    try:
-        limits.check(decoded=len(mapped))
-        value = PickleMachine(memoryview(mapped), max_opcodes).run()
-        _check_tree(value, max(1000, MAX_UNFOLDING * len(mapped)), len(mapped), limits)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
-    except (MemoryError, RecursionError) as error:
-        raise PointCloudFileError(f"{path}: no pickle that can be read ({type(error).__name__})") from None
-    return value
-
-
-def _check_tree(value: object, allowed: int, stored: int, limits: ReadLimits) -> None:
-    """Refuse what refers to itself, nests too deep, or would be huge if it were walked through."""
-    sizes: dict[int, tuple[int, int]] = {}  # id of a container -> values and bytes of arrays in it, unfolded
-    open_ones: set[int] = set()
-    todo: list[tuple[object, bool]] = [(value, False)]
-    while todo:
-        item, done = todo.pop()
-        if id(item) in sizes:
-            continue
-        children = _children(item)
-        if children is None:
-            if isinstance(item, np.ndarray):
-                sizes[id(item)] = (1, item.nbytes)
-            continue
-        if done:
-            open_ones.discard(id(item))
-            if len(sizes) > MAX_CONTAINERS:
-                raise PointCloudError(f"more than {MAX_CONTAINERS} containers and arrays; expected at most that many")
-            found = [sizes.get(id(child), (1, 0)) for child in children]
-            sizes[id(item)] = (1 + sum(count for count, _ in found), sum(size for _, size in found))
-            if sizes[id(item)][0] > allowed:
-                raise PointCloudError(f"its values, unfolded, are more than {allowed}; expected no such repetition")
-            limits.check(decoded=sizes[id(item)][1], stored=stored)
-            continue
-        if id(item) in open_ones:
-            raise PointCloudError("a container holds itself; expected a tree")
-        open_ones.add(id(item))
-        if len(open_ones) > MAX_DEPTH:
-            raise PointCloudError(f"containers are nested more than {MAX_DEPTH} deep")
-        todo.append((item, True))
-        todo.extend((child, False) for child in children)
-
-
-def _children(item: object) -> Collection | None:
-    if isinstance(item, (list, tuple)):
-        return item
-    if isinstance(item, dict):
-        return item.values()  # keys are text and numbers
-    return None

@@ -1,4 +1,4 @@
-"""From what the caller passes to the bytes a reader works on."""
+"""The input of the readers: the bytes of a file within limits, and the errors for files and clouds."""
 
 import os
 import warnings
@@ -8,30 +8,30 @@ from typing import BinaryIO
 
 
 class PointCloudError(ValueError):
-    """A point cloud whose content makes no sense, such as no points or NaN coordinates."""
+    """A point cloud with invalid content, such as no points or NaN coordinates."""
 
 
 class PointCloudFileError(PointCloudError):
-    """A file that cannot be read as a point cloud; the text names the file, what was seen and what is allowed."""
+    """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
 
 
 VARIABLE = "ANY3D_READ_LIMITS"
-"""Environment variable with limits for all reading, such as `points=300000000,expansion=100`."""
+"""Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 
 FREE_BYTES = 128 << 20
-"""What a file may always decode to, however small it is."""
+"""Decoded size that is always allowed, however small the file."""
 
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """Bounds on what one file may hold, checked before memory is taken. They leave room for scans of 100 M points.
+    """Limits of the content of one file, checked before memory is allocated. The defaults allow 100 M points.
 
     Attributes:
         points: points or vertices.
         faces: triangles, after polygons have been cut.
-        bytes: the size of the file, with those it refers to, and of the arrays it is decoded into.
+        bytes: size of the file, with those it refers to, and of its decoded arrays.
         expansion: how many times larger than the file its arrays may be, beyond the first 128 MB (`FREE_BYTES`).
-            Real compressed scans expand 2 to 20 times; what was made to fill memory expands hundreds of times.
+            Real compressed scans expand 2 to 20 times, decompression bombs hundreds of times.
 
     Raises:
         ValueError: a limit below 1.
@@ -50,10 +50,10 @@ class ReadLimits:
 
     @classmethod
     def current(cls) -> "ReadLimits":
-        """Give the defaults, changed as the environment variable ANY3D_READ_LIMITS says.
+        """Return the defaults, with the changes in the environment variable ANY3D_READ_LIMITS.
 
         Raises:
-            ValueError: the variable holds something else than `name=number`, separated by commas.
+            ValueError: the variable has something other than `name=number`, separated by commas.
         """
         text, changes = os.environ.get(VARIABLE, ""), {}
         names = [entry.name for entry in fields(cls)]
@@ -65,13 +65,13 @@ class ReadLimits:
         return cls(**changes)
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0, stored: int | None = None) -> None:
-        """Refuse what goes beyond the limits.
+        """Raise an error beyond the limits.
 
         Args:
-            points: points that the file declares or holds.
-            faces: triangles.
-            decoded: bytes of the arrays that are to be made.
-            stored: bytes of the file; None where the arrays do not come from one.
+            points: number of points that the file declares or has.
+            faces: number of triangles.
+            decoded: bytes of the arrays to be created.
+            stored: bytes of the file; None if there is none.
 
         Raises:
             PointCloudError: names the limit and how to raise it.
@@ -99,11 +99,11 @@ class Source:
     """The content of one file.
 
     Attributes:
-        name: what errors and warnings call the file.
+        name: its name in errors and warnings.
         data: its bytes.
         file_type: its type in small letters, without a dot.
-        folder: where files that it refers to may lie, or None when it was not read from a path.
-        limits: what it may hold.
+        folder: folder of files that it refers to, or None if it was not read from a path.
+        limits: limits of its content.
     """
 
     name: str
@@ -122,17 +122,17 @@ class Source:
             warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=4)
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0) -> None:
-        """Refuse what goes beyond the limits; see `ReadLimits.check`."""
+        """Raise an error beyond the limits; see `ReadLimits.check`."""
         stored = len(self.data) + sum(map(len, self._neighbors.values()))
         self.limits.check(points=points, faces=faces, decoded=decoded, stored=stored)
 
     def neighbor(self, reference: str) -> bytes | None:
-        """Read a file that this one refers to, if it lies in the same folder or below, else give None.
+        """Read a file that this one refers to; return None unless it is in the same folder or below.
 
-        A file that is referred to again is not read again: the same bytes are given.
+        Later references to the same file return the same bytes.
 
         Raises:
-            PointCloudError: more references than any real file has, or files beyond the limits.
+            PointCloudError: too many references, or files beyond the limits.
         """
         if reference not in self._references:
             if len(self._references) == _MAX_REFERENCES:
@@ -172,13 +172,10 @@ def open_source(
         source: a path, the bytes of a file, or a binary file object.
         file_type: such as "ply"; by default the ending of the path or of the file object's name.
         allowed: the known types.
-        limits: what the file may hold; by default `ReadLimits.current()`.
-
-    Returns:
-        The content with its name and type.
+        limits: limits of its content; by default `ReadLimits.current()`.
 
     Raises:
-        PointCloudFileError: if the file is missing, empty, a directory, a URL or of an unknown type.
+        PointCloudFileError: a file that is missing, empty, a directory, a URL or of an unknown type.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         name, data, folder = f"<{len(source)} bytes>", bytes(source), None
@@ -197,16 +194,14 @@ def open_source(
     if not data:
         raise PointCloudFileError(f"{name}: the file is empty; expected a {kind} file")
     if data.startswith(b"version https://git-lfs"):
-        raise PointCloudFileError(
-            f"{name}: a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"
-        )
+        raise PointCloudFileError(f"{name}: a Git LFS pointer, not the file; fetch the file with `git lfs pull`")
     if len(data) > limits.bytes:
         raise _too_large(name, len(data), limits)
     return Source(name, data, kind, folder, limits)
 
 
 def _printable(name: str) -> str:
-    """Give a name that can be shown; of bytes that are no UTF-8, which Python keeps as surrogates, the number."""
+    """Escape bytes of a name that are not UTF-8, which Python keeps as surrogates."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -235,7 +230,7 @@ def _file_type(name: str, file_type: str | None, allowed: tuple[str, ...], known
 def _read_object(file: BinaryIO, name: str) -> bytes:
     data = file.read()
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise PointCloudFileError(f"{name}: the file object gives {type(data).__name__}; open it in binary mode, 'rb'")
+        raise PointCloudFileError(f"{name}: the file object returns {type(data).__name__}; open it in mode 'rb'")
     return bytes(data)
 
 
@@ -245,7 +240,7 @@ def _read_path(path: Path, name: str, limits: ReadLimits) -> bytes:
     try:
         if path.is_dir():
             raise PointCloudFileError(f"{name}: a directory; expected a file")
-        # A device or pipe could go on for ever.
+        # A device or pipe could be endless.
         if path.exists() and not path.is_file():
             raise PointCloudFileError(f"{name}: not a regular file")
         if path.stat().st_size > limits.bytes:

@@ -14,7 +14,7 @@ _VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
 
 
 def read(source: Source) -> PointCloudData:
-    """Read a mesh whose triangles do not share their corners: 3 vertices a triangle, none merged.
+    """Read a mesh whose triangles do not share corners: 3 vertices per triangle, none merged.
 
     Args:
         source: the file.
@@ -23,11 +23,11 @@ def read(source: Source) -> PointCloudData:
         A mesh of 3 * triangles vertices.
 
     Raises:
-        PointCloudError: if the file ends before its last triangle, or is neither kind of STL.
+        PointCloudError: a file that ends before its last triangle, or is neither kind of STL.
     """
     data = source.data
     count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
-    # Binary files may start with "solid" too, so only the length tells for certain.
+    # Binary files may start with "solid" too; only the length is certain.
     exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
     if data[:512].lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
         corners = _ascii(source)
@@ -56,7 +56,7 @@ def _ascii(source: Source) -> np.ndarray:
     source.check(points=words, faces=facets)
     rows = [b" ".join(found.split()) for found in _VERTEX.findall(data)]
     if len(rows) != words or len(rows) != 3 * facets:
-        raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 a facet, each with 3 numbers")
+        raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 per facet, each with 3 numbers")
     if commented := next((row for row in rows if b"#" in row), None):  # would be read as the start of a comment
         raise PointCloudError(f"vertex {commented[:40]!r}; expected 3 numbers")
     return numbers(b"\n".join(rows), columns=3)

@@ -13,11 +13,11 @@ _NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 
 
 def read(source: Source) -> PointCloudData:
-    """Read one point a line, its numbers separated by spaces, tabs, commas or semicolons.
+    """Read one point per line, its numbers separated by spaces, tabs, commas or semicolons.
 
-    What follows # or // is a comment. A first line with the names x, y and z (also behind # or //) names the columns,
-    such as `x y z red green blue nx ny nz label`; otherwise `columns.by_number` tells what they mean. A first line
-    with a single whole number is the number of points.
+    Comments start with # or //. A first line with x, y and z (also after # or //) names the columns, such as
+    `x y z red green blue nx ny nz label`; without it, see `attributes.by_number`. A first line with a single whole
+    number is the number of points.
 
     Args:
         source: the file.
@@ -26,8 +26,8 @@ def read(source: Source) -> PointCloudData:
         A cloud.
 
     Raises:
-        PointCloudError: if a row has another number of columns than the first, something is no number, or there are
-            fewer rows than the first line declares.
+        PointCloudError: rows with different numbers of columns, something that is not a number, or fewer rows than
+            the first line declares.
     """
     reject_binary(source.data)
     text = normalized_lines(source.data)

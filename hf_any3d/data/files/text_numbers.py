@@ -1,4 +1,4 @@
-"""Numbers written as text: the part that all text formats share."""
+"""Parse numbers in text, for all text formats, and quote pieces of files in errors."""
 
 import io
 import re
@@ -13,16 +13,16 @@ _FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")
 
 
 def normalized_lines(text: bytes) -> bytes:
-    """Give every line one ending and every delimiter (comma, semicolon, tab) the form of a space."""
+    """Convert line endings to newlines and delimiters (comma, semicolon, tab) to spaces."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return text.removeprefix(b"\xef\xbb\xbf").translate(_DELIMITERS)
 
 
 def reject_binary(text: bytes) -> None:
-    """Raise PointCloudError when the bytes are no text."""
+    """Raise PointCloudError if the bytes are not text."""
     if b"\0" in text[:4096]:
-        raise PointCloudError("holds binary data; expected text")
+        raise PointCloudError("has binary data; expected text")
 
 
 def first_data_line(text: bytes) -> bytes:
@@ -35,15 +35,15 @@ def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> 
     """Read rows of numbers.
 
     Args:
-        text: lines as `normalized_lines` gives them; empty lines and what follows a # are left out.
+        text: lines from `normalized_lines`; empty lines and comments after # are ignored.
         first_line: the number of the first line within the file, for errors.
-        columns: how many numbers each row must have; by default as many as the first.
+        columns: expected number of columns; by default that of the first row.
 
     Returns:
-        (rows, columns) float64; (0, columns or 0) when there are no rows.
+        (rows, columns) float64; (0, columns or 0) without rows.
 
     Raises:
-        PointCloudError: if a row has another number of columns, or something is no number; names the line.
+        PointCloudError: a row with another number of columns, or something that is not a number; names the line.
     """
     if not first_data_line(text):
         return np.zeros((0, columns or 0))
@@ -68,15 +68,15 @@ def _at_line(text: bytes, first_line: int, columns: int | None, error: Exception
             try:
                 float(value)
             except ValueError:
-                return PointCloudError(f"line {number}: {shorten(value)} is no number")
+                return PointCloudError(f"line {number}: {shorten(value)} is not a number")
     return PointCloudError(f"the numbers cannot be read ({error})")
 
 
 def integers(values: np.ndarray, what: str) -> np.ndarray:
-    """Turn numbers into int64, refusing what is no whole number that float64 can hold exactly."""
+    """Convert numbers to int64; refuse any that are not whole or exceed the precision of float64."""
     values = np.asarray(values)
     if values.dtype.kind == "f":
-        # 2 ** 53 is more than float16 can hold.
+        # 2 ** 53 exceeds float16.
         values = values.astype(np.promote_types(values.dtype, np.float64), copy=False)
         with np.errstate(invalid="ignore"):
             bad = ~((np.abs(values) < 2**53) & (values == np.floor(values)))
@@ -86,20 +86,20 @@ def integers(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def count_of(value: bytes | str, what: str) -> int:
-    """Read a count that a header declares."""
+    """Parse a count in a header."""
     if not re.fullmatch(r"\d{1,18}", value if isinstance(value, str) else value.decode("latin1")):
         raise PointCloudError(f"{what} is {shorten(value)}; expected a whole number")
     return int(value)
 
 
 def shorten(value: bytes | str) -> str:
-    """Quote a piece of a file for an error."""
+    """Quote a piece of a file for an error, cut to 40 characters."""
     text = value.decode("latin1") if isinstance(value, bytes) else value
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
 def listed(names: Iterable[str]) -> str:
-    """List names that a file gives, for an error: printable, and cut where they are many or long."""
+    """List names in a file for an error: printable, and cut if many or long."""
     text = ", ".join(list(names)[:20]) or "none"
     text = "".join(letter if letter.isprintable() else "?" for letter in text[:200])
     return text if len(text) < 200 else text + "…"
@@ -109,7 +109,7 @@ def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
     """Cut text into blocks of the given numbers of lines; empty lines do not count.
 
     Raises:
-        PointCloudError: if there are fewer lines than that.
+        PointCloudError: fewer lines.
     """
     text = re.sub(rb"\n[ \n]*\n", b"\n", text).strip(b" \n")
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1

@@ -1,4 +1,4 @@
-"""Writing clouds and meshes: .ply and .obj for other programs, .npz for exact numbers."""
+"""Write clouds and meshes: .ply and .obj for other programs, .npz for exact numbers."""
 
 import io
 import os
@@ -13,19 +13,18 @@ from hf_any3d.data.files.source import PointCloudFileError
 
 
 def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
-    """Write a cloud or a mesh as binary .ply, as .obj or as .npz, as the ending of the path says.
+    """Write a cloud or a mesh as binary .ply, .obj or .npz, by the ending of the path.
 
-    The file appears under its name only when it is complete. PLY stores colours in 8 bits; NPZ keeps every number;
-    OBJ, which is text, has colours behind the coordinates of its vertices, as most programs read them, and no place
-    for labels and colours of faces. An offset is added to the coordinates of PLY, which are then of type double, and
-    of OBJ, and kept as an array of its own in NPZ.
+    The file is written atomically. PLY stores colours in 8 bits; NPZ keeps every number; OBJ has colours after the
+    coordinates of vertices, as most programs read them, and no labels or colours of faces. An offset is added to the
+    coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
 
     Args:
         path: where to write; an existing file is replaced.
         data: what to write.
 
     Raises:
-        PointCloudFileError: if the path ends in none of these.
+        PointCloudFileError: another ending.
     """
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())
@@ -36,14 +35,14 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
 
 
 def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
-    """Give the file that `write_point_cloud` would write, as bytes.
+    """Return the file that `write_point_cloud` would write, as bytes.
 
     Args:
         data: what to write.
         file_type: "ply", "obj" or "npz".
 
     Raises:
-        ValueError: for other types.
+        ValueError: another type.
     """
     if f".{file_type}" not in _WRITERS:
         allowed = ", ".join(ending[1:] for ending in _WRITERS)
@@ -101,7 +100,7 @@ def _table(columns: list[tuple[str, str, np.ndarray]]) -> np.ndarray:
 def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
     exact = data.points if data.offset is None else data.points + data.offset
     vertices = exact if data.colors is None else np.concatenate([exact, data.colors], axis=1)
-    # So many digits give every coordinate back.
+    # Enough digits to restore every coordinate exactly.
     digits = 9 if data.offset is None else 17
     _write_rows(file, "v" + f" %.{digits}g" * 3 + " %.6g" * (vertices.shape[1] - 3), vertices)
     if data.normals is not None:
@@ -111,7 +110,7 @@ def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
         corners = data.faces + 1 if data.normals is None else np.repeat(data.faces + 1, 2, axis=1)
         _write_rows(file, "f" + f" {corner}" * 3, corners)
     else:
-        # Programs that show no lone vertices do show elements made of one.
+        # Many programs do not show lone vertices, but do show point elements.
         _write_rows(file, "p %d", np.arange(1, len(data) + 1)[:, None])
 
 

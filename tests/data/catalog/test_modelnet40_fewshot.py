@@ -143,7 +143,7 @@ def test_a_fold_of_fewer_classes_is_refused(write, load):
 def test_damaged_json_is_named(write, load, tmp_path, text):
     write_text(tmp_path / "data")
     write({}, "3.json").write_text(text)
-    with pytest.raises(ValueError, match=r"3\.json: no sound fold"):
+    with pytest.raises(ValueError, match=r"3\.json: not a valid fold"):
         load(modelnet_dir=tmp_path / "data")
 
 
@@ -158,7 +158,7 @@ def test_damaged_parquet_is_named(write, load):
     path = write(fold())
     for split in MODELS:
         (path.parent / f"3-{split}.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match=r"3-train\.parquet: no sound fold"):
+    with pytest.raises(ValueError, match=r"3-train\.parquet: not a valid fold"):
         load()
 
 

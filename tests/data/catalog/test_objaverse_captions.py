@@ -186,7 +186,7 @@ def objects(path):
 
 
 DAMAGES = {
-    "bytes behind the header": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    "bytes after the header": lambda path: path.write_bytes(path.read_bytes()[:1000]),
     r"shape \(100, 6\)": lambda path: np.save(path, np.zeros((100, 6))),
     r"shape \(8192, 3\)": lambda path: np.save(path, np.zeros((8192, 3))),
     "colors has NaN": lambda path: np.save(path, np.full((8192, 6), [0, 0, 0, 0, 0, np.nan])),

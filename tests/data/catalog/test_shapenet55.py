@@ -88,7 +88,7 @@ def test_clouds_of_another_content_are_named(load, folder):
         with pytest.raises(ValueError, match=f"03001627-39de.*npy.*{message}"):
             load()
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"03001627-39de.*npy: no sound \.npy header"):
+    with pytest.raises(ValueError, match=r"03001627-39de.*npy: not a valid \.npy header"):
         load()
 
 

@@ -196,7 +196,7 @@ def test_shards_that_are_unchanged_are_not_read_again(tree, cache_dir, small_sha
 def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):
     (tree / "train" / "5.npy").write_bytes(b"no array")
     np.save(tree / "test" / "1.npy", np.array([[0, 0, np.nan]], np.float32))
-    with pytest.raises(ValueError, match=r"train/5\.npy: no sound \.npy header"):
+    with pytest.raises(ValueError, match=r"train/5\.npy: not a valid \.npy header"):
         load_toy(tree, cache_dir)
     with caplog.at_level(logging.WARNING):
         splits = load_toy(tree, cache_dir, on_error="skip")

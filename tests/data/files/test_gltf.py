@@ -122,10 +122,10 @@ def test_buffers_may_be_in_the_text_or_in_the_folder_but_not_outside(tmp_path):
         ({"nodes": [{"children": [0], "mesh": 0}]}, "node 0 occurs twice"),
         ({"nodes": [{"mesh": -1}]}, r"meshes\[-1\]|meshes\['-1'\]"),
         ({"nodes": ["mesh"]}, r"nodes\[0\] is a str"),
-        ({"nodes": [{"mesh": 0, "matrix": [1, 2]}]}, "breaks the rules of glTF"),
-        ({"meshes": [{}]}, "breaks the rules of glTF .KeyError: 'primitives'"),
+        ({"nodes": [{"mesh": 0, "matrix": [1, 2]}]}, "violates the glTF specification"),
+        ({"meshes": [{}]}, "violates the glTF specification .KeyError: 'primitives'"),
         ({"scenes": [{"nodes": []}]}, "there are no points"),
-        ({"buffers": [{"byteLength": 10**12}]}, "holds 60 of 1000000000000 bytes"),
+        ({"buffers": [{"byteLength": 10**12}]}, "has 60 of 1000000000000 bytes"),
     ],
 )
 def test_a_wrong_document_is_explained(changes, why):

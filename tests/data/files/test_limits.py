@@ -273,7 +273,7 @@ def test_memory_that_is_not_there_is_one_clear_error(reading, monkeypatch):
     [
         (npy(np.zeros((1,) * 64)).replace(b"1, " * 63 + b"1", b"1," * 95 + b"1"), "shape .*; expected"),
         (npy(np.zeros((1,) * 40)), "shape .*; expected .points, 3 or more"),
-        (npy(np.zeros(4, "f4")).replace(b"'<f4'", b"('f4',3)").replace(b"(4,)", b"(1,)"), "no sound .npy header|type"),
+        (npy(np.zeros(4, "f4")).replace(b"'<f4'", b"('f4',3)").replace(b"(4,)", b"(1,)"), "valid .npy header|type"),
         (
             b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': ('<f4', (3,)), 'fortran_order': False, 'shape': (4,), }"
             .ljust(117) + b"\n" + SQUARE.tobytes(),

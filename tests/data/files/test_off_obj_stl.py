@@ -38,7 +38,7 @@ def test_off_takes_colours_and_normals():
         ("OFF\n" + OFF.replace("3 0 2 3", "4 0 2 3"), "face 1 declares 4 corners in a line of 4 numbers"),
         ("OFF\n" + OFF.replace("3 0 2 3", "3 0 2 9"), "refers to point 9; allowed are 0 to 3"),
         ("OFF\n" + OFF.replace("3 0 2 3", "3 0 2 1.5"), "refers to point 1.5; expected a whole number"),
-        ("OFF\n" + OFF.replace("2 1 0", "2 1 zero"), "line 3: 'zero' is no number"),
+        ("OFF\n" + OFF.replace("2 1 0", "2 1 zero"), "line 3: 'zero' is not a number"),
         ("OFF\nmany 2 0\n", "a count is 'many'"),
         ("OFF\n0 0 0\n", "there are no points"),
     ],
@@ -109,7 +109,7 @@ def test_a_truncated_stl_is_explained(files):
         read((files / "screwdriver.stl").read_bytes()[:5000], "stl")
     with pytest.raises(PointCloudFileError, match="12 bytes; a binary STL has at least 84"):
         read(b"not an stl!!", "stl")
-    with pytest.raises(PointCloudFileError, match="expected 3 a facet"):
+    with pytest.raises(PointCloudFileError, match="expected 3 per facet"):
         read(
             "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nendloop\nendfacet\nendsolid a", "stl"
         )

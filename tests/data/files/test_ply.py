@@ -76,7 +76,7 @@ def test_a_text_file_named_ply_is_refused(tmp_path):
         ("element vertex 1\nproperty float x\nproperty float y", "no column z; found x, y"),
         ("element face 0\nproperty list uchar int vertex_indices", "no element 'vertex'; found face"),
         ("element vertex -1\nproperty float x", "'-1'; expected a whole number"),
-        ("element vertex 1\nproperty quad x", "'property quad x' is none that PLY allows"),
+        ("element vertex 1\nproperty quad x", "'property quad x' is not allowed in PLY"),
         ("element vertex 1\nproperty float x\nproperty float x", "declares property 'x' twice"),
         ("element vertex 1\nproperty list float int x", "expected an integer type"),
         ("element vertex 99999999999\nproperty float x\nproperty float y\nproperty float z", "may be cut off"),
@@ -102,6 +102,6 @@ def test_a_face_of_a_point_that_does_not_exist_is_refused():
 
 def test_normals_that_are_no_numbers_are_left_out_with_a_warning():
     names = "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
-    with pytest.warns(UserWarning, match="bytes>: normals hold NaN"):
+    with pytest.warns(UserWarning, match="bytes>: normals have NaN"):
         cloud = read(ply("element vertex 1\n" + names.rstrip(), b"1 2 3 nan 0 1\n", "ascii"))
     assert cloud.normals is None and cloud.points.tolist() == [[1, 2, 3]]

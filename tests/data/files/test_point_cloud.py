@@ -26,7 +26,7 @@ def test_arrays_are_brought_to_the_promised_types():
         ({"colors": np.full((4, 3), 2)}, "colors range from 2 to 2; expected 0 to 1"),
         ({"colors": np.ones((3, 3))}, r"colors have shape \(3, 3\); expected \(4, 3\)"),
         ({"labels": np.zeros((4, 1))}, r"labels have shape \(4, 1\); expected \(4,\)"),
-        ({"labels": [0, 1, 2, 0.5]}, "no whole numbers"),
+        ({"labels": [0, 1, 2, 0.5]}, "not whole numbers"),
         ({"labels": ["a"] * 4}, "labels have type"),
         ({"faces": [[0, 1, 4]]}, "a face refers to point 4; allowed are 0 to 3"),
         ({"faces": [[0, 1, -1]]}, "a face refers to point -1"),

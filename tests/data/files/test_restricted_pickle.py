@@ -129,7 +129,7 @@ def never(*_):
 def test_calls_are_refused_by_name_and_not_made(reading, tmp_path, function, name, protocol):
     target = tmp_path / "made"
     for value in (Calls(function, f"open({str(target)!r}, 'w')"), [SOME, {"a": Calls(function, 1)}]):
-        with pytest.raises(PointCloudFileError, match=f"some.pkl: asks for .*{name}, which is refused"):
+        with pytest.raises(PointCloudFileError, match=f"some.pkl: refers to .*{name}, which is refused"):
             reading(pickle.dumps(value, protocol))
     assert not target.exists()
 
@@ -139,7 +139,7 @@ def test_calls_are_refused_by_name_and_not_made(reading, tmp_path, function, nam
 )
 def test_written_by_hand_calls_are_refused_too(reading, name):
     for call in (b"(X\x02\x00\x00\x00ls", b"(U\x02ls"):
-        with pytest.raises(PointCloudFileError, match="asks for .*, which is refused"):
+        with pytest.raises(PointCloudFileError, match="refers to .*, which is refused"):
             reading(b"c" + name.encode() + b"\n" + call + b"tR.")
 
 
@@ -212,7 +212,7 @@ def test_a_billion_laughs_are_refused(reading):
     value: list = ["ha"]
     for _ in range(9):
         value = [value] * 10
-    with pytest.raises(PointCloudFileError, match="its values, unfolded, are more than"):
+    with pytest.raises(PointCloudFileError, match="values with all repetitions"):
         reading(value)
     assert time.process_time() - start < 5
 
@@ -220,7 +220,7 @@ def test_a_billion_laughs_are_refused(reading):
 def test_text_cannot_be_multiplied_by_encoding(reading):
     text = b"\x80\x02X" + struct.pack("<I", 10_000) + b"a" * 10_000 + b"q\x000"
     call = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R0"
-    with pytest.raises(PointCloudFileError, match="more bytes out of text than the file holds"):
+    with pytest.raises(PointCloudFileError, match="more bytes from text than the file has"):
         reading(text + call * 50 + b"N.")
 
 
@@ -234,7 +234,7 @@ def test_nesting_and_cycles_are_refused(reading):
         reading(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
     cycle: list = []
     cycle.append(cycle)
-    with pytest.raises(PointCloudFileError, match="a container holds itself"):
+    with pytest.raises(PointCloudFileError, match="a container contains itself"):
         reading(cycle)
 
 
@@ -250,9 +250,9 @@ def test_endless_work_is_given_up(reading):
         (b"\x80\x09N.", "protocol 9; expected 1 to 5"),
         (b"I1\n.", "the instruction 'I', which is refused"),
         (b"\x80\x02N", "cut off"),
-        (b"\x80\x02.", "not there"),
+        (b"\x80\x02.", "uses a value that does not exist"),
         (b"\x80\x02NN.", "left over"),
-        (b"\x80\x02t.", "a mark that is not there"),
+        (b"\x80\x02t.", "a mark that does not exist"),
         (b"\x80\x02h\x05.", "refers to value 5"),
         (b"\x80\x02}N(Nu.", "expected a dict"),
         (b"\x80\x02}(Nu.", "no value"),
@@ -261,9 +261,9 @@ def test_endless_work_is_given_up(reading):
         (b"\x80\x02cnumpy\ndtype\n(U\x02O8tR.", "type 'O8'"),
         (b"\x80\x02cnumpy\ndtype\n(U\x02f4tR.", "before it is complete"),
         (b"\x80\x02cos", "without an end"),
-        (b"\x80\x02K\x01)R.", "no function of numpy's"),
-        (b"\x80\x04K\x01K\x02\x93.", "whose name is no text"),
-        (b"\x80\x02X\x01\x00\x00\x00\xff.", "no UTF-8"),
+        (b"\x80\x02K\x01)R.", "other than a function of numpy"),
+        (b"\x80\x04K\x01K\x02\x93.", "whose name is not text"),
+        (b"\x80\x02X\x01\x00\x00\x00\xff.", "not UTF-8"),
     ],
 )
 def test_damaged_pickles_are_named(reading, content, message):
@@ -295,7 +295,7 @@ def test_types_whose_values_have_no_bytes_are_refused(reading, kind, shape):
 
 def test_arrays_of_very_many_rows_without_a_number_are_refused(reading):
     assert reading(array_of(b"f8", b"K\x05K\x00\x86")).shape == (5, 0)
-    with pytest.raises(PointCloudFileError, match="shape .10000000000, 0. that holds no numbers"):
+    with pytest.raises(PointCloudFileError, match="shape .10000000000, 0. without numbers"):
         reading(array_of(b"f8", b"\x8a\x05\x00\xe4\x0b\x54\x02K\x00\x86"))
 
 
@@ -303,7 +303,7 @@ def test_text_that_is_no_text_is_refused(reading):
     letters = np.array(["ab", "c"])
     raw = b"C" + bytes([letters.nbytes]) + letters.tobytes()
     assert_same(reading(array_of(b"U2", raw=raw)), letters)
-    with pytest.raises(PointCloudFileError, match="holds numbers that are no characters"):
+    with pytest.raises(PointCloudFileError, match="has numbers that are not characters"):
         reading(array_of(b"U2", raw=raw.replace(b"a\0\0\0", b"a\0\0\xff")))
 
 
@@ -353,7 +353,7 @@ def test_scalars_of_long_text_cannot_be_multiplied(reading):
     head = b"\x80\x04cnumpy.core.multiarray\nscalar\nq\x000" + dtype + b"q\x010" + raw + b"q\x020]("
     again = b"h\x00h\x01h\x02\x86R"
     assert reading(head + again * 3 + b"e.") == ["a" * 1000] * 3
-    with pytest.raises(PointCloudFileError, match="makes more bytes out of text than the file holds"):
+    with pytest.raises(PointCloudFileError, match="creates more bytes from text than the file has"):
         reading(head + again * 100 + b"e.")
 
 

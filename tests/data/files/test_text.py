@@ -78,7 +78,7 @@ def test_a_header_names_the_columns():
     [
         ("1 2 3\n4 5\n", "line 2 has 2 columns; expected 3"),
         ("# c\n1 2 3\n\n4 5 6 7\n", "line 4 has 4 columns; expected 3"),
-        ("x y z\n1 2 3\n4 5 six\n", "line 3: 'six' is no number"),
+        ("x y z\n1 2 3\n4 5 six\n", "line 3: 'six' is not a number"),
         ("1 2 3 4 5\n", "5 columns; expected 3, 4, 6, 7 or 9"),
         ("1 2\n3 4\n", "2 columns; expected at least x, y and z"),
         ("3\n1 2 3\n4 5 6\n", "2 points where the first line declares 3"),

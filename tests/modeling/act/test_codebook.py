@@ -1,4 +1,4 @@
-"""Codes: mixtures, single codes, noise, and how evenly they are used."""
+"""Soft and hard codes, Gumbel noise, and the loss of uneven use."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every loss against its formula written out for one cloud at a time."""
+"""Distillation losses, compared with their formulas for one cloud at a time."""
 
 import math
 
@@ -66,7 +66,7 @@ def test_a_gradient_step_reduces_the_loss(name):
 
 
 @pytest.mark.parametrize("name", ["cosine", "l2", "smooth_l1"])
-def test_a_perfect_student_has_no_loss(name):
+def test_loss_of_a_perfect_student_is_zero(name):
     teacher = tokens(2, 6, 5)
     assert DISTILLATION_LOSSES[name](teacher.clone(), teacher).item() == pytest.approx(0, abs=1e-12)
 

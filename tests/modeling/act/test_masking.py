@@ -1,4 +1,4 @@
-"""Masks of patches: how many, which, and in which order."""
+"""Random and block masks of patches."""
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ def answer(model: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
     return output.logits if "logits" in output else output.last_hidden_state
 
 
-def test_output_contains_the_position_of_every_token():
+def test_output_has_the_position_of_every_token():
     model, points = tiny_act(ActModel), clouds()
     output = model(points)
     assert output.last_hidden_state.shape == (2, 13, 24) and output.pooler_output.shape == (2, 48)
@@ -51,7 +51,7 @@ def test_output_contains_the_position_of_every_token():
     assert torch.equal(output.pooler_output, pooled) and output.layer_outputs is None
 
 
-def test_layer_outputs_are_what_the_final_norm_gets():
+def test_last_layer_output_is_the_input_of_the_final_norm():
     model = tiny_act(ActModel)
     output = model(clouds(), output_layers=(2,))
     assert torch.equal(model.norm(output.layer_outputs[0]), output.last_hidden_state)
@@ -192,7 +192,7 @@ def test_a_segmenter_does_not_change_its_config_argument():
         ({"category_parts": None, "category_names": None}, "category_parts=None"),
     ],
 )
-def test_impossible_segmentation_settings_are_refused(settings, message):
+def test_invalid_segmentation_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         tiny_act(ActForPartSegmentation, **settings)
 

@@ -1,4 +1,4 @@
-"""Four shifted grids: who shares a cell in space."""
+"""Four shifted grids of cells in space."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def shared(places: torch.Tensor, edge: float) -> torch.Tensor:
     return TokenGrids(places, edge, 1).view_cells().same.squeeze(2)  # (batch, grids, tokens, tokens)
 
 
-def test_tokens_share_a_cell_of_a_grid_where_their_places_say_so():
+def test_tokens_share_a_cell_according_to_their_coordinates():
     edge = 0.5
     places = normalize_centers(centers())
     steps = (places - places.amin(dim=1, keepdim=True)) / edge
@@ -25,7 +25,7 @@ def test_tokens_share_a_cell_of_a_grid_where_their_places_say_so():
         assert torch.equal(shared(centers(), edge)[:, number], expected)
 
 
-def test_what_is_nearer_than_an_eighth_of_an_edge_shares_a_cell_in_some_grid():
+def test_tokens_nearer_than_an_eighth_of_an_edge_share_a_cell_in_some_grid():
     edge = 0.4
     together = shared(centers(8, 200), edge).any(dim=1)
     places = normalize_centers(centers(8, 200))
@@ -36,12 +36,12 @@ def test_what_is_nearer_than_an_eighth_of_an_edge_shares_a_cell_in_some_grid():
     assert not shared(centers(8, 200), edge)[:, 0][near].all(), "one grid alone would have walls between neighbours"
 
 
-def test_cells_are_the_same_wherever_and_however_large_a_cloud_is():
+def test_cells_do_not_depend_on_the_position_and_size_of_a_cloud():
     assert torch.equal(shared(centers() * 7 + 30, 0.5), shared(centers(), 0.5))
 
 
 @pytest.mark.parametrize("edge", [0.3, 0.8])
-def test_edge_can_be_chosen_and_is_remembered(edge):
+def test_edge_can_be_set(edge):
     grids = TokenGrids(centers(), 0.5, 1)
     assert torch.equal(grids.view_cells(edge).same.squeeze(2), shared(centers(), edge))
     assert grids.view_cells(edge) is grids.view_cells(edge) is not grids.view_cells()

@@ -18,7 +18,7 @@ from tests.tiny_encoders import (
     SMALL,
     adapted_model,
     clouds,
-    is_taken_out_again,
+    is_cancelled_by_batch_norm,
     saved_encoder,
     tiny_model,
     train_step,
@@ -75,7 +75,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
             assert not parameter.requires_grad and parameter.grad is None, name
         elif parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-            assert (parameter.grad.abs().max() > 0) != is_taken_out_again(name), name
+            assert (parameter.grad.abs().max() > 0) != is_cancelled_by_batch_norm(name), name
     assert own
 
 
@@ -90,7 +90,9 @@ def test_a_training_step_changes_everything_trained_and_no_bit_of_the_encoder(fa
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
     now = dict(model.named_parameters())
     assert not [
-        name for name, value in trained.items() if torch.equal(value, now[name]) and not is_taken_out_again(name)
+        name
+        for name, value in trained.items()
+        if torch.equal(value, now[name]) and not is_cancelled_by_batch_norm(name)
     ]
 
 
@@ -124,7 +126,7 @@ def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tm
 
 @every_family
 def test_saved_model_answers_in_half_precision_however_it_is_opened(family, tmp_path):
-    model = tiny_model(family, clear=True)
+    model = tiny_model(family, large_logits=True)
     model.save_pretrained(tmp_path / "full")
     with torch.no_grad():
         expected = model(clouds()).logits
@@ -193,10 +195,10 @@ def test_attention_implementations_agree(family):
 
 @every_family
 def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
-    model = adapted_model(family, dtype=torch.bfloat16, clear=True)
+    model = adapted_model(family, dtype=torch.bfloat16, large_logits=True)
     assert {p.dtype for p in encoder_weights(model).values() if p.is_floating_point()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    full = adapted_model(family, clear=True)
+    full = adapted_model(family, large_logits=True)
     with torch.no_grad():
         low, high = model(points=clouds()).logits, full(points=clouds()).logits
     assert low.dtype == torch.float32
@@ -207,7 +209,7 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
 @some_families
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_whole_model_in_another_precision_sees_the_same_places(family, dtype):
-    model = adapted_model(family, clear=True)
+    model = adapted_model(family, large_logits=True)
     with torch.no_grad():
         expected = core_of(model)(clouds())
         logits = model(points=clouds()).logits
@@ -224,7 +226,7 @@ def test_whole_model_in_another_precision_sees_the_same_places(family, dtype):
 
 @some_families
 def test_autocast_trains_as_full_precision_does(family):
-    model = adapted_model(family, head_dropout=0.0, head_widths=(), clear=True).train()
+    model = adapted_model(family, head_dropout=0.0, head_widths=(), large_logits=True).train()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     logits, gradients = [], []
     for enabled in (False, True):
@@ -250,7 +252,7 @@ def gradients(model):
 @some_families
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, reentrant):
-    plain, recomputing = adapted_model(family, clear=True), adapted_model(family, clear=True)
+    plain, recomputing = adapted_model(family, large_logits=True), adapted_model(family, large_logits=True)
     recomputing.activation_checkpointing_enable({"use_reentrant": reentrant})
     runs = []
     layer = core_of(recomputing).family.layers_of(core_of(recomputing).encoder)[0]

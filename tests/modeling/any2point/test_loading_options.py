@@ -14,7 +14,7 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.encoders import encoder_loading
+from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.tiny_encoders import (
@@ -26,7 +26,7 @@ from tests.tiny_encoders import (
     tiny_model,
     tiny_part_model,
     tiny_scene_model,
-    with_clear_answers,
+    with_large_logits,
 )
 
 KINDS = [tiny_model, tiny_scene_model, tiny_part_model]
@@ -65,7 +65,9 @@ def wide(tmp_path_factory):
 @pytest.fixture(params=["adapter", "whole"])
 def saved(request, wide, tmp_path):
     """A repository that holds an adapter, and one that holds all that trains."""
-    model = adapted_model(wide, clear=True) if request.param == "adapter" else tiny_model(wide, clear=True)
+    model = (
+        adapted_model(wide, large_logits=True) if request.param == "adapter" else tiny_model(wide, large_logits=True)
+    )
     model.save_pretrained(tmp_path)
     return tmp_path, model
 
@@ -99,7 +101,7 @@ def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_g
 
 @pytest.mark.parametrize("make", KINDS)
 def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(make):
-    model = make(clear=True).train()
+    model = make(large_logits=True).train()
     without_dropout(model)
     answers, gradients = [], []
     for enabled in (False, True):
@@ -118,7 +120,7 @@ def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(m
 
 @pytest.mark.parametrize("make", KINDS)
 def test_gradient_checkpointing_gives_equal_gradients(make):
-    plain, recomputing = make(clear=True).train(), make(clear=True).train()
+    plain, recomputing = make(large_logits=True).train(), make(large_logits=True).train()
     recomputing.activation_checkpointing_enable()
     for model in (plain, recomputing):
         torch.manual_seed(0)
@@ -212,9 +214,9 @@ def kinds_of_linear(model):
 def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, wide, model_class):
     settings = {"num_labels": 3, "num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer": "patch"}
     torch.manual_seed(0)
-    plain = with_clear_answers(model_class.from_encoder_pretrained(wide, **settings))
+    plain = with_large_logits(model_class.from_encoder_pretrained(wide, **settings))
     torch.manual_seed(0)
-    model = with_clear_answers(model_class.from_encoder_pretrained(wide, quantization_config=bits, **settings))
+    model = with_large_logits(model_class.from_encoder_pretrained(wide, quantization_config=bits, **settings))
     assert any(name.startswith("Linear") and name != "Linear" for name in kinds_of_linear(model.any2point.encoder))
     assert kinds_of_linear(model.any2point.point_tokenizer) == {"Linear"}
     with torch.no_grad():
@@ -228,7 +230,7 @@ def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, 
 
 
 def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
-    model = tiny_model(wide, quantization_config=bits, clear=True)
+    model = tiny_model(wide, quantization_config=bits, large_logits=True)
     lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
     adapted = get_peft_model(model, lora).train()
     assert any("bit" in type(module).__name__ and "peft" in type(module).__module__ for module in adapted.modules())

@@ -14,7 +14,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.layers.tasks import part_mask
 from tests.closeness import assert_nearly_equal
-from tests.tiny_encoders import clouds, is_taken_out_again, tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import clouds, is_cancelled_by_batch_norm, tiny_model, tiny_part_model, tiny_scene_model
 
 POINTS = 48
 HEADS = {"scene": {"propagation", "segmenter"}, "part": {"propagation", "segmenter", "category_embedding"}}
@@ -65,7 +65,7 @@ def test_every_point_gets_logits_and_every_trained_part_a_gradient(kind):
     assert HEADS[kind] <= {name.partition(".")[0] for name in trained}
     assert [name for name, p in trained.items() if p.grad is None] == []
     untouched = {name for name, p in trained.items() if not p.grad.any()}
-    assert untouched == {name for name in trained if is_taken_out_again(name)}
+    assert untouched == {name for name in trained if is_cancelled_by_batch_norm(name)}
 
 
 @KINDS
@@ -245,7 +245,7 @@ def test_training_brings_the_loss_down(kind):
 
 
 def test_half_precision_gives_nearly_the_same_logits(tmp_path):
-    model = tiny_scene_model(clear=True)
+    model = tiny_scene_model(large_logits=True)
     model.save_pretrained(tmp_path)
     half = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.segmenter.out.weight.dtype == torch.bfloat16

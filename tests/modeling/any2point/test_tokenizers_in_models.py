@@ -31,7 +31,7 @@ def test_model_trains_and_comes_back_equal(tokenizer, tmp_path):
 
 
 def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(tokenizer):
-    model = model_of(tokenizer, clear=True)
+    model = model_of(tokenizer, large_logits=True)
     with torch.no_grad():
         alone = torch.cat([model(points=cloud[None]).logits for cloud in clouds()])
     assert_nearly_equal(alone, logits_of(model), 1e-4)
@@ -39,7 +39,7 @@ def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(tokenizer):
 
 @pytest.mark.parametrize("pooling", ["mean", "max_mean"])
 def test_a_single_token_of_a_single_cloud_is_read_and_trained(tokenizer, pooling):
-    model = model_of(tokenizer, adapter={"pooling": pooling}, num_tokens=1, head_widths=(), clear=True)
+    model = model_of(tokenizer, adapter={"pooling": pooling}, num_tokens=1, head_widths=(), large_logits=True)
     with torch.no_grad():
         together = model(points=clouds()).logits
         alone = torch.cat([model(points=cloud[None]).logits for cloud in clouds()])
@@ -51,7 +51,7 @@ def test_a_single_token_of_a_single_cloud_is_read_and_trained(tokenizer, pooling
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_whole_model_in_another_precision_sees_the_same_places(tokenizer, dtype):
-    model = model_of(tokenizer, clear=True)
+    model = model_of(tokenizer, large_logits=True)
     core = model.base_model.model.any2point
     with torch.no_grad():
         expected, logits = core(clouds()).center_index, logits_of(model)
@@ -61,14 +61,14 @@ def test_whole_model_in_another_precision_sees_the_same_places(tokenizer, dtype)
 
 
 def test_autocast_gives_nearly_the_same_logits(tokenizer):
-    model = model_of(tokenizer, clear=True)
+    model = model_of(tokenizer, large_logits=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = logits_of(model)
     assert_nearly_equal(found, logits_of(model), 0.1)
 
 
 def test_colours_reach_the_logits(tokenizer):
-    model = model_of(tokenizer, in_channels=6, clear=True)
+    model = model_of(tokenizer, in_channels=6, large_logits=True)
     points = clouds(channels=6)
     grey = points.clone()
     grey[..., 3:] = 0.5

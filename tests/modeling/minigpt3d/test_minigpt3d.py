@@ -26,19 +26,19 @@ def with_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForCondition
 
 @pytest.mark.parametrize("text", TEXTS)
 @torch.no_grad()
-def test_any_causal_language_model_reads_the_cloud(text):
+def test_any_causal_language_model_takes_clouds(text):
     model = tiny_model(text, text_lora=None)
     prompt = ids([2, *CLOUD, 5, 6])
     one, other = (model(prompt, points=torch.stack(clouds(40, seed=seed))).logits for seed in (1, 2))
     assert one.shape == (1, 6, 24)
     assert torch.equal(one[:, 0], other[:, 0])
     assert (one[:, 1:] != other[:, 1:]).any(dim=-1).all()
-    told = model.generate(input_ids=prompt, points=torch.stack(clouds(40)), max_new_tokens=4, do_sample=False)
-    assert told.shape[1] <= 10
+    generated = model.generate(input_ids=prompt, points=torch.stack(clouds(40)), max_new_tokens=4, do_sample=False)
+    assert generated.shape[1] <= 10
 
 
 @torch.no_grad()
-def test_clouds_of_any_sizes_are_read_as_they_are_alone():
+def test_clouds_of_different_sizes_are_encoded_as_they_are_alone():
     model = tiny_model()
     various = clouds(40, 25, 40)
     together = model.get_point_features(various)
@@ -80,25 +80,25 @@ def test_ids_or_embeddings_are_needed():
 
 
 @torch.no_grad()
-def test_cached_features_answer_as_the_cloud_does():
+def test_cached_features_give_the_same_output_as_clouds():
     model, points = tiny_model(), torch.stack(clouds(40))
     prompt = ids([2, *CLOUD, 5, 6])
     features = model.get_point_features(points)
-    told = model.generate(prompt, points=points, max_new_tokens=5, do_sample=False)
-    assert torch.equal(told, model.generate(prompt, point_features=features, max_new_tokens=5, do_sample=False))
+    generated = model.generate(prompt, points=points, max_new_tokens=5, do_sample=False)
+    assert torch.equal(generated, model.generate(prompt, point_features=features, max_new_tokens=5, do_sample=False))
 
 
 @torch.no_grad()
-def test_a_batch_answers_as_its_samples_do_alone():
+def test_samples_of_a_batch_have_the_same_output_as_alone():
     model, points = with_lora(tiny_model()), clouds(40, 30)
     rows = [[2, *CLOUD, 5, 6], [7, 2, *CLOUD, 8, 5, 6]]
     settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
     together = model.generate(
         ids([1, 1, *rows[0]], rows[1]), attention_mask=ids([0, 0] + [1] * 6, [1] * 8), points=points, **settings
     )
-    for row, cloud, told in zip(rows, points, together, strict=True):
+    for row, cloud, generated in zip(rows, points, together, strict=True):
         alone = model.generate(ids(row), points=cloud[None], **settings)
-        assert torch.equal(told[-5:], alone[0, -5:])
+        assert torch.equal(generated[-5:], alone[0, -5:])
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def test_beams_of_samples_with_several_clouds_keep_their_clouds():
 
 
 @torch.no_grad()
-def test_every_cloud_is_read_once_for_all_tokens_and_beams():
+def test_every_cloud_is_encoded_once_for_all_tokens_and_beams():
     model, read = tiny_model(), []
     model.point_encoder.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
     model.generate(ids([2, *CLOUD, 5]), points=torch.stack(clouds(40)), max_new_tokens=6, num_beams=3)
@@ -126,15 +126,15 @@ def test_a_second_turn_may_use_the_cache_of_the_first():
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     features = model.get_point_features(clouds(40, 30))
     first, cache = ids([2, *CLOUD, 5]), DynamicCache(config=model.config.text_config)
-    told = model.generate(first, point_features=features[:1], past_key_values=cache, **settings)
-    again = torch.cat([told, ids([6, 7])], dim=1)
-    new_cloud = torch.cat([told, ids([6, *CLOUD, 7])], dim=1)
+    generated = model.generate(first, point_features=features[:1], past_key_values=cache, **settings)
+    again = torch.cat([generated, ids([6, 7])], dim=1)
+    new_cloud = torch.cat([generated, ids([6, *CLOUD, 7])], dim=1)
     for conversation, given in ((again, features[:1]), (new_cloud, features), (new_cloud, features[1:])):
         held = DynamicCache(config=model.config.text_config)
         model.generate(first, point_features=features[:1], past_key_values=held, **settings)
         cached = model.generate(conversation, point_features=given, past_key_values=held, **settings)
-        whole = features[: 1 + (conversation is new_cloud)]
-        assert torch.equal(cached, model.generate(conversation, point_features=whole, **settings))
+        full = features[: 1 + (conversation is new_cloud)]
+        assert torch.equal(cached, model.generate(conversation, point_features=full, **settings))
 
 
 def test_saved_models_load_through_every_entry_point(tmp_path):
@@ -171,7 +171,7 @@ def test_missing_weights_of_a_loaded_model_are_initialised_as_in_a_new_one():
             assert ".lora_B." not in name or not parameter.any(), name
 
 
-def test_merged_lora_answers_alike():
+def test_merged_lora_gives_the_same_output():
     model = with_lora(tiny_model(use_query_experts=True))
     prompt, points = ids([2, *CLOUD, 5]), clouds(40)
     with torch.no_grad():
@@ -183,8 +183,8 @@ def test_merged_lora_answers_alike():
 
 
 @torch.no_grad()
-def with_clear_answers(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditionalGeneration:
-    """Weights so large that answers and gradients are of order one."""
+def with_large_logits(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForConditionalGeneration:
+    """Increase weights so that logits and gradients are of order one."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -205,7 +205,7 @@ def test_gradient_checkpointing_changes_no_gradient(stage):
     gradients = []
     lora = {key: {**getattr(tiny_config(), key), "lora_dropout": 0.5} for key in ("text_lora", "qformer_lora")}
     for checkpointing in (False, True):
-        model = with_clear_answers(with_lora(tiny_model(**lora)))
+        model = with_large_logits(with_lora(tiny_model(**lora)))
         set_stage(model, stage)
         model.train()
         if checkpointing:
@@ -243,18 +243,18 @@ def test_load_balancing_loss_is_scaled_with_the_batch_share():
     model = tiny_model(use_query_experts=True, load_balancing_weight=0.5)
     prompt, points = ids([2, *CLOUD, 5, 6, 7]), clouds(40)
     labels = prompt.masked_fill(prompt == POINT_TOKEN, -100)
-    whole = model(prompt, points=points, labels=labels)
+    full = model(prompt, points=points, labels=labels)
     parts = model(prompt, points=points, labels=labels, num_items_in_batch=torch.tensor(2 * 3))
     model.config.load_balancing_weight = 0.0
     plain = model(prompt, points=points, labels=labels)
-    assert whole.loss > plain.loss
-    torch.testing.assert_close(parts.loss * 2, whole.loss)
-    assert whole.router_logits.shape == (1, 4)
+    assert full.loss > plain.loss
+    torch.testing.assert_close(parts.loss * 2, full.loss)
+    assert full.router_logits.shape == (1, 4)
 
 
 @torch.no_grad()
-def test_half_precision_answers():
-    model = with_clear_answers(tiny_model(use_query_experts=True, router="soft"))
+def test_half_precision_runs():
+    model = with_large_logits(tiny_model(use_query_experts=True, router="soft"))
     prompt, points = ids([2, *CLOUD, 5]), clouds(40)
     expected = model(prompt, points=points).logits
     found = model.to(torch.bfloat16)(prompt, points=points).logits
@@ -262,7 +262,7 @@ def test_half_precision_answers():
     assert_nearly_equal(found, expected, 0.1)
 
 
-def test_embeddings_can_grow():
+def test_embeddings_can_be_resized():
     model = tiny_model()
     model.resize_token_embeddings(30)
     assert model(ids([29, *CLOUD]), points=clouds(40)).logits.shape[-1] == 30

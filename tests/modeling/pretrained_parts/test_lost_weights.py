@@ -31,7 +31,7 @@ from tests.tiny_encoders import saved_encoder, tiny_model
 
 
 def without(directory, *beginnings, file="model.safetensors"):
-    """Take tensors out of a saved model."""
+    """Remove tensors from a saved model."""
     stored = load_file(directory / file)
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith(beginnings)}
     assert len(kept) < len(stored)
