@@ -53,79 +53,79 @@ _CHOICES = {
 
 
 class Any2PointConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
-    r"""Everything that defines an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
+    r"""Configuration of an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
-    The defaults are the sound reading of the paper: every statistic belongs to one cloud, so that a prediction never
-    depends on the other clouds of its batch. The flags of the last group reproduce accidents of the released programs;
-    converted checkpoints switch them on.
+    With the defaults, which follow the paper, predictions do not depend on the other clouds of a batch. The fields of
+    the last group reproduce accidents of the released programs; converted checkpoints set them.
 
     Args:
         encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
         parts: Where the weights of the "encoder" come from, see `PretrainedPart`: its `name_or_path`, `revision` and
-            `checksum`; other weights are refused at loading. Without it they are stored with the model. The fields can
-            be read, and given, as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
+            `checksum`; other weights are refused at loading. Without it they are stored with the model. Its fields
+            can also be read and set as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
-        num_tokens: Tokens (groups) of a cloud; each stage before the last keeps twice as many centres as the next.
+        num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centres as the next.
         tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
         tokenizer_width: Channels inside the tokenizer. "point_pn": of its last stage, a multiple of
-            `6 * 2 ** (stages - 1)`; None for the encoder's width where it fits and is at most 768, else 384; a linear
-            layer joins unequal widths. "patch": of the mini-PointNet; None for 192.
-        tokenizer_neighbors: Points in a neighbourhood (k), the centre included.
+            `6 * 2 ** (stages - 1)`; None for the encoder's width if it is such a multiple and at most 768, else 384.
+            If it differs from the encoder's width, a linear layer follows. "patch": of the mini-PointNet; None for
+            192.
+        tokenizer_neighbors: Points in a neighbourhood (k), including the centre.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
         tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
-        tokenizer_beta: Factor in front of the offsets in the sinusoid.
-        offset_normalization: What neighbour offsets are divided by: "group_max" (per group and axis), "cloud_std", or
-            "batch_std", one for all clouds of a batch, as the released programs for ModelNet40 have it.
+        tokenizer_beta: Factor of the offsets in the sinusoid.
+        offset_normalization: Divisor of neighbour offsets: "group_max" (per group and axis), "cloud_std", or
+            "batch_std", one for all clouds of a batch, as in the released programs for ModelNet40.
         offset_eps: Added to that divisor.
         normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
-        token_places: Where tokens stand in the views: "projected", or, to measure what projection is worth, without
-            regard to their places in space: "order" spreads them evenly over the line or plane in the order in which
-            they were sampled, the same in all views; "random" gives each number of a token a fixed random place in
-            each view.
-        random_places_seed: Governs the places of `token_places="random"`.
-        line_direction: Direction that a rotated cloud is projected on for encoders with a line of positions.
-        line_length: Places on the line of encoders that learned no table of them (rotary, relative, convolutional);
-            None for `num_tokens`, so that tokens stand as close as words do.
-        rotary_views: How a rotary encoder turns by several views: "split_frequencies" (frequencies take turns, each
-            belongs to one view; keeps all views in every head), "split_heads" (heads take turns), "mean_angle" (the
-            mean place) or "first_view".
-        line_cells: Number of cells that a line is cut into for guidance.
+        token_places: Places of the tokens in the views: "projected", or, to measure the effect of projection,
+            independent of the coordinates: "order" spreads them evenly over the line or plane in the order of
+            sampling, in all views alike; "random" assigns each token number a fixed random place in each view.
+        random_places_seed: Seed of the places of `token_places="random"`.
+        line_direction: Direction on which a rotated cloud is projected for encoders with a line of positions.
+        line_length: Places on the line of encoders without a table of positions (rotary, relative, convolutional);
+            None for `num_tokens`, so that tokens are as close as words.
+        rotary_views: How a rotary encoder uses several views: "split_frequencies" (each frequency belongs to one
+            view, in turns; every head has all views), "split_heads" (each head belongs to one view, in turns),
+            "mean_angle" (the mean place) or "first_view".
+        line_cells: Number of cells on a line for guidance.
         plane_distance: Distance of the virtual camera from the cloud's centre, in units of its radius.
-        plane_size: Width and height of the virtual image in pixels; None for 16 pixels a table entry.
+        plane_size: Width and height of the virtual image in pixels; None for 16 pixels per table entry.
         plane_cells: Number of cells along the width of the image.
         position_injection: Where positions are added: "input", "every_layer" or "input_and_every_layer".
-        use_input_norm: Apply the encoder's own norm between embeddings and first layer, where it has one.
-        token_scale: Norm every channel of the tokens over all tokens, and start with this multiple of the standard
-            deviation that the encoder's positions have; None leaves tokens as the tokenizer makes them.
-        pooling: What the head reads, in order: any of "max", "mean", "cls".
+        use_input_norm: Whether to apply the encoder's norm between embeddings and first layer, if it has one.
+        token_scale: Normalise every channel over all tokens, with this multiple of the standard deviation of the
+            encoder's positions as initial gain; None for no norm.
+        pooling: Input of the head, in order: any of "max", "mean", "cls".
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
         propagation_width: Segmentation: channels of a point's features.
-        propagate_levels: Segmentation: let points also hear what the tokenizer made of them and their neighbours
-            before they became tokens, as PointNet++ links its levels.
+        propagate_levels: Segmentation: whether the features of a point include those of the tokenizer's stages, like
+            the skip connections of PointNet++.
         category_parts: Part segmentation: for each category of objects, the numbers of its parts among the labels.
         category_names: Part segmentation: names of the categories.
-        restrict_to_category_parts: Part segmentation: give parts of other categories no share in logits and loss.
-        text_width: Zero-shot: width of the space that clouds and texts share.
+        restrict_to_category_parts: Part segmentation: whether to exclude the parts of other categories from logits
+            and loss.
+        text_width: Zero-shot: width of the common space of clouds and texts.
         text_pooling: Zero-shot: "mean", "cls" or "max", how the text tower of a sentence encoder pools words.
         hypothesis_templates: Zero-shot: texts with `{}` in place of a label, whose vectors are averaged.
-        temperature: Zero-shot: what cosines are divided by at the start of training.
+        temperature: Zero-shot: initial divisor of the cosines.
         final_norm_eps: Epsilon of the final norm; None for the encoder's.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
         sampling_tie_rule: "first" or "cuda", how farthest point sampling breaks ties.
-        attention_axis: "batch" lets the frozen attention run over the clouds of a batch, as the released CLIP programs
-            do; predictions then depend on batch neighbours.
-        line_mapping: "wrap" shifts by half a pixel, wraps around, stretches over the whole batch and lets weights
-            cancel at integral places, as released.
+        attention_axis: "batch" runs the frozen attention over the clouds of a batch, as in the released CLIP
+            programs; predictions then depend on the other clouds.
+        line_mapping: "wrap" shifts by half a pixel, wraps around, stretches over the whole batch and returns zero at
+            integral places, as released.
         plane_mapping: "wrap" shifts by half a pixel and wraps points outside the image to the other side, as released.
         transposed_plane_positions: Reads plane positions from a transposed memory layout, as released.
-        swapped_plane_shape: Reads the encoder's table of positions as if it had as many rows as columns and as many
-            columns as rows, as the released ImageBind programs do.
+        swapped_plane_shape: Reads the encoder's position table with rows and columns swapped, as in the released
+            ImageBind programs.
     """
 
     model_type = "any2point"
@@ -210,7 +210,7 @@ class Any2PointConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
 
     @property
     def num_categories(self) -> int:
-        """Categories of objects that a part segmentation model knows."""
+        """Number of categories of objects of a part segmentation model."""
         return len(self.category_parts or ())
 
     @property
@@ -220,11 +220,11 @@ class Any2PointConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
 
     @property
     def min_points(self) -> int:
-        """The fewest points a cloud may have: the first stage takes this many centres."""
+        """Smallest number of points of a cloud: that of the first stage's centres, at least that of neighbours."""
         return max(self.num_tokens * 2 ** (self.num_stages - 1), self.tokenizer_neighbors)
 
     @property
     def batch_dependent_flags(self) -> list[str]:
-        """Flags that are on and make a prediction depend on the other clouds of its batch."""
+        """Fields whose values make predictions depend on the other clouds of a batch."""
         flags = {"attention_axis": "batch", "line_mapping": "wrap", "offset_normalization": "batch_std"}
         return [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name) == value]

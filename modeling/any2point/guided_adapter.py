@@ -1,7 +1,7 @@
-"""The mathematics of the guided adapter: a bottleneck, attention within virtual cells, an ensemble over the views.
+"""Modules and functions of the guided adapter: bottleneck, attention within virtual cells, ensemble over the views.
 
-All views are computed at once and nothing is copied per view: linear maps come before gathering, cells are rows of one
-matrix product, and cosines are taken between cells and voxels (Any2Point, Sec. 3.3).
+All views are computed at once without copies of the tokens: linear maps come before gathering, and cosines are
+computed between cells and voxels (Any2Point, Sec. 3.3).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from hf_any3d.modeling.point_ops import scatter_max
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a guided aggregation cuts space and weighs what it finds.
+    """Settings of the guided aggregation.
 
     Args:
         scale: Factor of the added term (`coef_pro` of the released programs).
-        cell_size: Edge of a cell in the units of the view positions; None for the model's own.
+        cell_size: Edge of a cell in the units of the view positions; None for the model's default.
         voxel_size: Edge of a voxel in the units of the centres.
-        pooling: "mean", or "max_mean" for the sum of maximum and mean, over the tokens of a cell.
+        pooling: Pooling of the tokens of a cell: "mean", or "max_mean" for the sum of maximum and mean.
     """
 
     scale: float
@@ -42,30 +42,30 @@ class Guidance:
 
 
 def bottleneck(branch: torch.Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> torch.Tensor:
-    """The term that a bottleneck adds to the feed-forward branch `(..., hidden)` it reads."""
+    """Return what a bottleneck adds to the output `(..., hidden)` of the feed-forward branch."""
     hidden = down(branch.to(down.weight.dtype))
-    hidden = dropout(hidden * torch.sigmoid(1.702 * hidden))
+    hidden = dropout(kernels.quick_gelu(hidden))
     if not is_unmodified(up):
         return (up(hidden) * scale).to(branch.dtype)
-    # What is narrow is scaled, not what is wide.
+    # Scaling the narrow rows and the bias is cheaper than scaling the wide result.
     return nn.functional.linear(hidden * scale, up.weight, up.bias * scale).to(branch.dtype)
 
 
 class LayerGate(nn.Module):
-    """Learned shares, one for each channel, of what leaves a frozen layer against what entered it.
+    """Learned interpolation, for each channel, between the input and the output of a frozen layer.
 
     Args:
         hidden_size: Channels of a token.
-        start: The share at the start: 0 passes the layer by, 1 is the layer as it is.
+        start: Initial weight of the output: 0 skips the layer, 1 leaves it unchanged.
     """
 
     def __init__(self, hidden_size: int, start: float):
         super().__init__()
         self.weight = nn.Parameter(torch.full((hidden_size,), float(start)))
 
-    def forward(self, entered: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-        """Mix two `(..., hidden)` tensors."""
-        return torch.lerp(entered, left, self.weight.to(left.dtype))
+    def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """Interpolate between two `(..., hidden)` tensors."""
+        return torch.lerp(inputs, outputs, self.weight.to(outputs.dtype))
 
 
 class CellNorm(nn.Module):
@@ -116,14 +116,14 @@ class CellNorm(nn.Module):
 
 
 class CellAttention(nn.Module):
-    """A small self-attention for each view among the tokens of a cell, with a norm of its own.
+    """Layer norm and self-attention among the tokens of a cell, with separate weights for each view.
 
     Args:
         hidden_size: Channels of a token.
-        views: Number of views; each has its own weights, stacked along the first axis.
+        views: Number of views; their weights are stacked along the first axis.
         width: Channels of queries, keys and values over all heads.
         heads: Attention heads.
-        dropout: Dropout of the attention's weights.
+        dropout: Dropout of the attention weights.
     """
 
     def __init__(self, hidden_size: int, views: int, width: int, heads: int, dropout: float = 0.0):
@@ -140,16 +140,16 @@ class CellAttention(nn.Module):
         self.out_bias = nn.Parameter(torch.zeros(views, hidden_size))
 
     def forward(self, tokens: torch.Tensor, members: Membership) -> torch.Tensor:
-        """What every token gathers in its cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
+        """Attend to the tokens of the same cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
         views, triple, hidden_size = self.qkv_weight.shape
-        # The six norms share their statistics; their gains and shifts are folded into one projection of all views.
+        # The norms of all views share their statistics; gains and shifts are folded into one projection.
         normed = nn.functional.layer_norm(tokens, (hidden_size,), eps=1e-5)
         weight = self.qkv_weight * self.norm_weight.unsqueeze(1)
-        # A sum, which is faster than so small a product.
+        # A sum is faster than such a small product.
         bias = (self.qkv_weight * self.norm_bias.unsqueeze(1)).sum(dim=-1) + self.qkv_bias
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
         qkv = qkv.unflatten(-1, (views, triple)).transpose(1, 2)  # (batch, views, tokens, 3 * width)
-        scale = (triple // 3) ** -0.5  # the width of all heads, as published
+        scale = (triple // 3) ** -0.5  # the width of all heads, as in the paper
         return kernels.cell_attention(qkv, members, self.heads, scale, self.dropout if self.training else 0.0)
 
 
@@ -161,14 +161,14 @@ def guided_aggregation(
     geometry: Geometry,
     guidance: Guidance,
 ) -> torch.Tensor:
-    """Add to every token what its cells say, each view weighted by its agreement with the token's voxel.
+    """Add to every token the features of its cells, each view weighted by its similarity to the token's voxel.
 
     Args:
-        hidden_states: `(batch, sequence, hidden)`; tokens in front of the point tokens pass unchanged.
-        attention: Attention within cells, one set of weights for each view.
-        view_norm: Batch norm of what cells say, for each view.
-        voxel_norm: Batch norm of what voxels say.
-        geometry: Where the point tokens are.
+        hidden_states: `(batch, sequence, hidden)`; tokens before the point tokens do not change.
+        attention: Attention within cells.
+        view_norm: Batch norm of the cells' features, for each view.
+        voxel_norm: Batch norm of the voxels' features.
+        geometry: Places of the point tokens.
         guidance: Sizes, pooling and scale.
 
     Returns:
@@ -186,19 +186,19 @@ def guided_aggregation(
 
 
 def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membership, pooling: str) -> torch.Tensor:
-    """What every cell says, `(batch, views, cells, hidden)`: its tokens after attention, pooled."""
+    """Pool the tokens of every cell after attention: `(batch, views, cells, hidden)`."""
     gathered = attention(tokens, members)  # (batch, views, tokens, width)
     out_weight = attention.out_weight.transpose(1, 2)  # (views, width, hidden)
     out_bias = attention.out_bias.unsqueeze(1)
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
-    # A mean commutes with the linear layer behind it: average the narrow heads, then widen cells, not tokens.
+    # Mean and linear layer commute: the narrow rows are averaged first, so that cells are widened, not tokens.
     narrow = nn.functional.pad(_pool(gathered, members), (0, 1), value=1.0)  # a column of ones for the bias
     return kernels.widened_mean(tokens, narrow, torch.cat([out_weight, out_bias], dim=1), members)
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:
-    """Mean, or maximum plus mean, of `(batch, views, tokens, hidden)` over the cells of each view."""
+    """Pool `(batch, views, tokens, hidden)` over the cells of each view: mean, or maximum plus mean."""
     mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
     if not with_maximum:
         return mean

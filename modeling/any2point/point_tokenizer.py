@@ -1,4 +1,4 @@
-"""What every tokenizer of point clouds shares: its output, its checks, the norm behind it."""
+"""Tokenizers of point clouds: Point-PN's stages (the paper's), and a mini-PointNet in one step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_any3d.modeling.point_transformer import PatchEncoder
 
 
 class ResidualBlock(nn.Module):
-    """Two linear layers with batch norms around a residual sum, applied to every point alone."""
+    """Two linear layers with batch norms and a residual sum, applied to every row separately."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -27,18 +27,18 @@ class ResidualBlock(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map `(rows, width)` to `(rows, width)`."""
-        # In place: these tensors, one row for every neighbour, are large.
+        # In place: there is a row for every neighbour.
         hidden = self.reduce_norm(self.reduce(rows)).relu_()
         return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
 
 
 @dataclass
 class PointLevel:
-    """What a tokenizer makes of points on its way to tokens.
+    """Features of a stage of a tokenizer.
 
     Args:
         features: `(batch, places, width)`.
-        centers: `(batch, places, 3)`, in the units of the input; None where the places are the input points.
+        centers: `(batch, places, 3)`, in the units of the input; None if the places are the input points.
     """
 
     features: torch.Tensor
@@ -52,8 +52,8 @@ class PointTokens:
     Args:
         tokens: `(batch, tokens, hidden)`.
         centers: `(batch, tokens, 3)`, in the units of the input.
-        index: `(batch, tokens)`, which input point each centre is.
-        levels: What came before the tokens, fine to coarse; empty unless it was asked for.
+        index: `(batch, tokens)`, indices of the centres among the input points.
+        levels: Features of the stages before, from fine to coarse; empty unless requested.
     """
 
     tokens: torch.Tensor
@@ -63,7 +63,7 @@ class PointTokens:
 
 
 class Tokenizer(nn.Module):
-    """Turns points into tokens with centres; a subclass says how, in `tokenize`.
+    """Base class of the tokenizers; a subclass implements `tokenize`.
 
     Args:
         config: The model's configuration.
@@ -78,36 +78,36 @@ class Tokenizer(nn.Module):
     def __init__(self, config: Any2PointConfig, hidden_size: int):
         super().__init__()
         self.config = config
-        # Max-pooled tokens share a large mean, beside which they hardly differ; an encoder expects them spread around
-        # zero like words or patches. A norm over tokens takes that mean out, a norm over channels would not.
+        # Max-pooled tokens have a large common mean and differ little from it, but an encoder expects a spread around
+        # zero as of words or patches. A norm over tokens removes that mean, a norm over channels would not.
         self.token_norm = None if config.token_scale is None else nn.BatchNorm1d(hidden_size)
 
     def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
-        """Tokens of checked points `(batch, points, in_channels)`, with `levels` where they are asked for."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it makes tokens")
+        """Tokenize checked points `(batch, points, in_channels)`; `with_levels` requests `levels`."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement tokenize")
 
     def forward(self, points: torch.Tensor, with_levels: bool = False) -> PointTokens:
         """Check points `(batch, points, in_channels)` and tokenize them.
 
         Args:
             points: xyz first.
-            with_levels: Give what came before the tokens, too.
+            with_levels: Whether to return `levels`.
 
         Raises:
-            ValueError: If the shape is another or a cloud has fewer points than `config.min_points`.
+            ValueError: If the shape is another or a cloud has fewer than `config.min_points` points.
         """
         check_points(points, self.config)
-        made = self.tokenize(points, with_levels)
+        result = self.tokenize(points, with_levels)
         if self.token_norm is not None:
-            made.tokens = self.token_norm(made.tokens.flatten(0, 1)).view_as(made.tokens)
-        return made
+            result.tokens = self.token_norm(result.tokens.flatten(0, 1)).view_as(result.tokens)
+        return result
 
 
 def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
-    """Refuse points that a tokenizer cannot read.
+    """Check the shape of points.
 
     Raises:
-        ValueError: If the shape is not `(batch, points, in_channels)` or the points are too few.
+        ValueError: If the shape is not `(batch, points, in_channels)` or there are too few points.
     """
     if points.ndim != 3 or points.shape[-1] != config.in_channels:
         raise ValueError(
@@ -122,10 +122,10 @@ def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
 
 
 class PatchTokenizer(Tokenizer):
-    """Turns points into tokens in one step: a mini-PointNet reads the neighbours of each centre, an MLP its place.
+    """Tokenize in one step: a mini-PointNet encodes the neighbours of each centre, an MLP the centre.
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
-    and better where shapes are few; the released Any2Point programs do not have it (Point-BERT, Sec. 3.1).
+    and better for few shapes; not in the released Any2Point programs (Point-BERT, Sec. 3.1).
 
     Raises:
         ValueError: If a cloud has fewer points than there are tokens or neighbours.
@@ -156,17 +156,17 @@ class PatchTokenizer(Tokenizer):
         place = self.place(centers.to(self.place[0].weight.dtype))
         if not with_levels:
             return PointTokens(self.local(patches) + place, centers, index)
-        of_points = self.local.point_features(patches)  # (batch, tokens, k, width)
-        # A point is what the patches that hold it make of it, on average; one that no patch holds is nothing.
-        seen = scatter_mean(of_points.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
-        return PointTokens(self.local.pool(of_points) + place, centers, index, (PointLevel(seen),))
+        point_features = self.local.point_features(patches)  # (batch, tokens, k, width)
+        # The mean over the patches that contain a point; zero for points in no patch.
+        mean = scatter_mean(point_features.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
+        return PointTokens(self.local.pool(point_features) + place, centers, index, (PointLevel(mean),))
 
 
 class PointTokenizer(Tokenizer):
-    """Turns points into tokens: sample centres, gather neighbours, encode offsets, pool; three times.
+    """Tokenize in stages: sample centres, gather neighbours, encode offsets, pool.
 
-    Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Trained from scratch; the only
-    part of Any2Point that sees coordinates (Any2Point, Sec. 3.1; Point-PN in its light form).
+    Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Trained from scratch
+    (Any2Point, Sec. 3.1; Point-PN in its light form).
 
     Raises:
         ValueError: If a cloud has fewer points than the first stage takes centres or neighbours.
@@ -192,7 +192,7 @@ class PointTokenizer(Tokenizer):
         config = self.config
         xyz = points[..., :3].contiguous()
         count = config.num_tokens << (config.num_stages - 1)
-        # Greedy sampling of a prefix repeats itself: a later stage keeps the first half of the centres before it.
+        # Sampling is greedy, so the centres of a later stage are the first half of those of the stage before.
         index = farthest_point_sample(
             xyz, count, min_squared_norm=config.sampling_min_squared_norm, tie_rule=config.sampling_tie_rule
         )
@@ -213,7 +213,7 @@ class PointTokenizer(Tokenizer):
 
 
 class TokenizerStage(nn.Module):
-    """One level: k neighbours of every centre, offset-encoded features, residual blocks, max over neighbours."""
+    """A stage: k neighbours of every centre, encoded offsets, residual blocks, maximum over neighbours."""
 
     def __init__(self, config: Any2PointConfig, width: int, blocks: int, bottleneck: int | None):
         super().__init__()
@@ -224,9 +224,9 @@ class TokenizerStage(nn.Module):
     def forward(
         self, xyz: torch.Tensor, features: torch.Tensor, centers: torch.Tensor, centers_index: torch.Tensor
     ) -> torch.Tensor:
-        """Map `(batch, points, width / 2)` features of a level to `(batch, centers, width)` of the next."""
+        """Map the features `(batch, points, width / 2)` of a stage to `(batch, centers, width)` of the next."""
         config = self.config
-        # Not min(…), which an exporter keeps as a size that it does not know.
+        # Not min(…), which an exporter would keep as an unknown size.
         k = config.tokenizer_neighbors if xyz.shape[1] >= config.tokenizer_neighbors else xyz.shape[1]
         neighbors = knn(centers, xyz, k)  # (batch, centers, k)
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
@@ -243,12 +243,12 @@ class TokenizerStage(nn.Module):
 
 
 def default_tokenizer_width(hidden_size: int, stages: int) -> int:
-    """The tokenizer's width for an encoder: the encoder's own where the sinusoid fits and it is not too wide."""
+    """Return the tokenizer's width for an encoder: the encoder's if divisible for the sinusoid and at most 768."""
     return hidden_size if hidden_size <= 768 and hidden_size % (6 * 2 ** (stages - 1)) == 0 else 384
 
 
 def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tensor:
-    """Make neighbour offsets `(batch, centers, k, 3)` scale-free (Point-PN; see `Any2PointConfig`)."""
+    """Normalise the scale of neighbour offsets `(batch, centers, k, 3)` (Point-PN; see `Any2PointConfig`)."""
     if how == "group_max":
         return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
     axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)

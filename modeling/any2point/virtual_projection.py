@@ -1,7 +1,7 @@
-"""Virtual projection: which of the encoder's own positions every 3D token takes in every view.
+"""Virtual projection: positions of the frozen encoder for 3D tokens, and the cells that guide adapters.
 
-No image or text is made. Centres are rotated into six views and projected to a line or a plane; the places they fall
-on are looked up, continuously, in the table that the frozen encoder learned (Any2Point, Sec. 3.2).
+No image or text is rendered. Centres are rotated into six views and projected to a line or a plane; the encoder's
+learned position table is interpolated at these places (Any2Point, Sec. 3.2).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ VIEW_ROTATIONS = (
 
 @dataclass
 class Projection:
-    """Where tokens fall in the views.
+    """Places of the tokens in the views.
 
     Args:
         view_positions: `(batch, views, tokens, 1)` entries of the line, or `(batch, views, tokens, 2)` pixels (x, y).
         extent: Length of the line, or (width, height) of the image, in the same units.
         cell_size: Edge of a guidance cell in the same units.
-        embedding: `(batch, tokens, hidden)`, mean over the views of the encoder's positions; None where it learned
-            none that are added to tokens.
-        places: The same places in the units of the encoder's own positions, a class token in front.
+        embedding: `(batch, tokens, hidden)`, mean over the views of the encoder's positions; None if the encoder
+            has no learned positions that are added to tokens.
+        places: The same places in the units of the encoder's positions, with a class token first.
     """
 
     view_positions: torch.Tensor
@@ -50,9 +50,9 @@ class Projection:
 
 
 def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig) -> Projection:
-    """Project centres `(batch, tokens, 3)` into the views and read the encoder's positions there.
+    """Project centres `(batch, tokens, 3)` into the views and interpolate the encoder's positions there.
 
-    No gradient reaches the centres. One reaches the positions where the encoder is trained.
+    The result has no gradient with respect to the centres; positions get one if the encoder is trained.
     """
     centers = centers.detach()
     rotated = rotate_into_views(centers.float(), config.num_views)  # (batch, views, tokens, 3)
@@ -86,17 +86,17 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
 
 
 def rotate_into_views(centers: torch.Tensor, num_views: int) -> torch.Tensor:
-    """Turn centres `(batch, tokens, 3)` into the first views: `(batch, views, tokens, 3)`."""
+    """Rotate centres `(batch, tokens, 3)` into the first views: `(batch, views, tokens, 3)`."""
     rotations = torch.tensor(VIEW_ROTATIONS[:num_views], dtype=centers.dtype, device=centers.device)
-    # Not a matrix product: autocast and TF32 would round the places, and with them cells and positions.
+    # No matrix product: autocast and TF32 would round the places, and change cells and positions.
     return (rotations.unsqueeze(1) * centers[:, None, :, None, :]).sum(dim=-1)
 
 
 def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], config: Any2PointConfig) -> torch.Tensor:
-    """Places that know nothing of space, for comparison, see `token_places` of the config.
+    """Return places that do not depend on the coordinates, for comparison; see `token_places` of the config.
 
     Args:
-        rotated: `(batch, views, tokens, 3)`, of which only the shape counts.
+        rotated: `(batch, views, tokens, 3)`; only the shape is used.
         extent: Length of the line, or (width, height) of the image.
         config: The model's configuration.
 
@@ -119,7 +119,7 @@ def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], co
 def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConfig) -> torch.Tensor:
     vectors = table.lookup(entry)
     if config.plane_mapping == "wrap":
-        # Half-pixel places just beyond the last entry fade into the zeros around the released table.
+        # Places up to a pixel beyond the last entry are interpolated with zeros, as in the released programs.
         size = torch.tensor([table.columns, table.rows], device=entry.device)
         vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
     if config.transposed_plane_positions:
@@ -128,10 +128,10 @@ def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConf
 
 
 def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: int, mapping: str) -> torch.Tensor:
-    """Places on a line of `length` entries, `(batch, views, tokens, 1)`.
+    """Project rotated centres to places on a line of `length` entries, `(batch, views, tokens, 1)`.
 
-    "stretch" spans the whole line for every cloud and view: the two end tokens take the first and the last entry.
-    "wrap" is the released mapping onto `length` with half a pixel of shift and a modulo.
+    "stretch" uses the full line for every cloud and view: the two outer tokens get the first and the last entry.
+    "wrap" is the released mapping, with a shift by half a pixel and a modulo.
     """
     unit = torch.tensor(direction, dtype=torch.float32, device=rotated.device)
     unit = unit / unit.norm()
@@ -144,10 +144,10 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
 
 
 def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[float], mapping: str) -> torch.Tensor:
-    """Pixels `(batch, views, tokens, 2)` of a pinhole camera at `distance` from the cloud's centre.
+    """Project rotated centres to pixels `(batch, views, tokens, 2)` of a pinhole camera at `distance` from the centre.
 
-    "clamp" sends the viewing angle's [-1, 1] onto the whole image and keeps everything inside. "wrap" is the released
-    mapping: half a pixel of shift, rows stretched by height / width, and a modulo.
+    "clamp" maps slopes from -1 to 1 onto the image and clamps others. "wrap" is the released mapping: a shift by half
+    a pixel, rows stretched by height / width, and a modulo.
     """
     width, height = extent
     depth = rotated[..., 2] + distance
@@ -162,7 +162,7 @@ def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[flo
 
 
 def _read_stretched_line(weight: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """The released lookup: stretched over the batch, and zero where the place is integral or beyond the end."""
+    """Interpolate as the released programs: stretched over the batch, zero at integral places and beyond the end."""
     last = weight.shape[0] - 1
     place = place.squeeze(-1)
     place = place * last / (place.amax() - place.amin())
@@ -172,7 +172,7 @@ def _read_stretched_line(weight: torch.Tensor, place: torch.Tensor) -> torch.Ten
 
 
 def normalize_centers(centers: torch.Tensor) -> torch.Tensor:
-    """Centres `(batch, tokens, 3)` of every cloud in the unit sphere, mean at the origin; scale-free."""
+    """Move and scale the centres `(batch, tokens, 3)` of every cloud into the unit sphere, mean at the origin."""
     centers = centers - centers.mean(dim=1, keepdim=True)
     radius = centers.norm(dim=-1).amax(dim=1)[:, None, None]
     return centers / radius.clamp_min(torch.finfo(centers.dtype).tiny)

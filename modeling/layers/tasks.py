@@ -1,4 +1,4 @@
-"""Forward pass and loss of point cloud classification models."""
+"""Forward passes and losses of the tasks: classification, part segmentation, semantic segmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells on a line, a plane or in space that bring near points together."""
+"""Cells on a line, on a plane or in space."""
 
 import math
 
@@ -10,19 +10,19 @@ _AXIS_BITS = 21
 
 
 def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
-    """Number the cells of a line that positions fall into.
+    """Return the numbers of the cells of a line that contain positions.
 
     Args:
-        position: (..., tokens) in units of the line, 0 to `length`.
-        cell_size: length of a cell; the last one may be cut short.
-        length: length of the line.
+        position: `(..., tokens)` in units of the line, 0 to `length`.
+        cell_size: Length of a cell; the last one may be shorter.
+        length: Length of the line.
 
     Returns:
-        LongTensor of the shape of `position`, 0 to `line_cell_count(cell_size, length) - 1`. Positions off the line
-        fall into the cell at that end.
+        LongTensor of the shape of `position`, 0 to `line_cell_count(cell_size, length) - 1`. Positions beyond the
+        line are in the cell at that end.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: If a size is not positive.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -31,20 +31,20 @@ def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
 
 
 def plane_cells(position: Tensor, cell_size: float, width: float, height: float) -> Tensor:
-    """Number the square cells of a plane that positions fall into.
+    """Return the numbers of the square cells of a plane that contain positions.
 
     Args:
-        position: (..., tokens, 2), x (0 to `width`) and y (0 to `height`).
-        cell_size: edge of a cell; the last ones may be cut short.
-        width: extent along x.
-        height: extent along y.
+        position: `(..., tokens, 2)`, x (0 to `width`) and y (0 to `height`).
+        cell_size: Edge of a cell; the last ones may be shorter.
+        width: Extent along x.
+        height: Extent along y.
 
     Returns:
-        LongTensor (..., tokens), column + row * columns, 0 to `plane_cell_count(cell_size, width, height) - 1`.
-        Positions off the plane fall into the cell at the nearest border.
+        LongTensor `(..., tokens)`, column + row * columns, 0 to `plane_cell_count(cell_size, width, height) - 1`.
+        Positions beyond the plane are in the cell at the nearest border.
 
     Raises:
-        ValueError: if `position` has no x and y or a size is not positive.
+        ValueError: If `position` has no x and y or a size is not positive.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -56,22 +56,22 @@ def plane_cells(position: Tensor, cell_size: float, width: float, height: float)
 
 
 def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
-    """Label points that share a voxel.
+    """Label points by voxel.
 
-    The grid of every cloud begins at its lowest corner, or `shift` edges before it along each axis. A label is the
-    index of the first point in the voxel, so the number of labels never exceeds the number of points and no shape
-    depends on the data.
+    The grid of every cloud starts at its lowest corner, or `shift` edges before it along each axis. A label is the
+    index of the first point in the voxel, so that there are at most as many labels as points, and no shape depends on
+    the data.
 
     Args:
-        xyz: (batch, points, 3).
-        edge: edge of a voxel in the unit of `xyz`. A cloud spans at most 2^21 edges; points beyond share a voxel.
-        shift: where the walls of the grid stand, in edges, from 0 to less than 1.
+        xyz: `(batch, points, 3)`.
+        edge: Edge of a voxel in the unit of `xyz`. A cloud spans at most 2^21 edges; points beyond share a voxel.
+        shift: Shift of the grid in edges, from 0 to less than 1.
 
     Returns:
-        (batch, points) LongTensor of labels, 0 to points - 1. Points with equal labels share a voxel.
+        LongTensor `(batch, points)`, 0 to points - 1. Points with equal labels share a voxel.
 
     Raises:
-        ValueError: if `xyz` has another shape, `edge` is not positive or `shift` is out of range.
+        ValueError: If `xyz` has another shape, `edge` is not positive or `shift` is out of range.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -84,9 +84,9 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
     voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
     if torch.compiler.is_exporting():
-        # Formats of other programs know no running maximum; comparing all pairs needs none.
+        # Exported formats have no running maximum; comparing all pairs needs none.
         return (voxel[:, :, None] == voxel[:, None]).to(torch.uint8).argmax(dim=-1)
-    # A stable sort brings the points of a voxel together with the first of them in front.
+    # A stable sort groups the points of a voxel, the first one first.
     voxel, order = voxel.sort(dim=1, stable=True)
     place = torch.arange(voxel.shape[1], device=voxel.device).expand_as(voxel)
     follows = torch.zeros_like(voxel, dtype=torch.bool)
@@ -96,14 +96,14 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
 
 def line_cell_count(cell_size: float, length: float) -> int:
-    """Count the cells of a line, a cut one at the end included.
+    """Count the cells of a line, including a shorter one at the end.
 
     Args:
-        cell_size: length of a cell.
-        length: length of the line.
+        cell_size: Length of a cell.
+        length: Length of the line.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: If a size is not positive.
     """
     _check_positive("cell_size", cell_size)
     _check_positive("length", length)
@@ -111,15 +111,15 @@ def line_cell_count(cell_size: float, length: float) -> int:
 
 
 def plane_cell_count(cell_size: float, width: float, height: float) -> int:
-    """Count the square cells of a plane, cut ones at the borders included.
+    """Count the square cells of a plane, including shorter ones at the borders.
 
     Args:
-        cell_size: edge of a cell.
-        width: extent along x.
-        height: extent along y.
+        cell_size: Edge of a cell.
+        width: Extent along x.
+        height: Extent along y.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: If a size is not positive.
     """
     return line_cell_count(cell_size, width) * line_cell_count(cell_size, height)
 

@@ -46,7 +46,7 @@ def chamfer_distance(
         The distance, a number, or (batch,) with reduction "none"; in float32, for double precision in float64.
 
     Raises:
-        ValueError: if an argument has the wrong shape, type or value, or a cloud has no point that counts.
+        ValueError: If an argument has the wrong shape, type or value, or a cloud has no point that counts.
 
     Source: ACT, Sec. 4 (reconstruction of the discrete autoencoder); PCN, Sec. 3.2.
     """
@@ -72,25 +72,25 @@ def f_score(
     y_mask: Tensor | None = None,
     max_pairs: int | None = None,
 ) -> Tensor:
-    """Measure which share of the points of two clouds has a point of the other cloud close by.
+    """Compute the F-score of two clouds.
 
     Precision is the share of x's points nearer than `threshold` to y, recall that of y's points to x, and the score
-    their harmonic mean: 1 for clouds that agree, 0 if nothing lies close.
+    their harmonic mean: 1 for equal clouds, 0 if no point is near the other cloud.
 
     Args:
-        x: (batch, points of x, channels), channels >= 3: what was predicted.
-        y: (batch, points of y, channels): the truth.
-        threshold: a distance in the clouds' unit; a point at exactly that distance does not count as close.
-        reduction: "mean" over the batch, or "none" for one value a cloud.
-        x_mask: (batch, points of x) True for points that count.
-        y_mask: (batch, points of y), likewise.
-        max_pairs: as for `chamfer_distance`.
+        x: `(batch, points of x, channels)`, channels >= 3, the prediction.
+        y: `(batch, points of y, channels)`, the ground truth.
+        threshold: Distance in the unit of the clouds, exclusive.
+        reduction: "mean" over the batch, or "none" for one value per cloud.
+        x_mask: `(batch, points of x)`, True for points that count.
+        y_mask: `(batch, points of y)`.
+        max_pairs: As for `chamfer_distance`.
 
     Returns:
-        The score in [0, 1], a number, or (batch,) with reduction "none".
+        The score in [0, 1], a scalar, or `(batch,)` with reduction "none".
 
     Raises:
-        ValueError: as `chamfer_distance`, and if a coordinate is NaN.
+        ValueError: As `chamfer_distance`, and if a coordinate is NaN.
 
     Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
     """
@@ -111,22 +111,22 @@ def reconstruction_scores(
     drop_zero_sums: bool = False,
     max_pairs: int | None = None,
 ) -> dict[str, Tensor]:
-    """Judge clouds by both Chamfer distances and the F-score, with one search for the nearest points.
+    """Compute both Chamfer distances and the F-score with a single search for nearest points.
 
     Args:
-        x: (batch, points of x, channels), channels >= 3: what was predicted.
-        y: (batch, points of y, channels): the truth.
-        threshold: of the F-score, in the clouds' unit.
-        x_mask: (batch, points of x) True for points that count.
-        y_mask: (batch, points of y), likewise.
-        drop_zero_sums: as for `chamfer_distance`.
-        max_pairs: as for `chamfer_distance`.
+        x: `(batch, points of x, channels)`, channels >= 3, the prediction.
+        y: `(batch, points of y, channels)`, the ground truth.
+        threshold: Of the F-score, in the unit of the clouds.
+        x_mask: `(batch, points of x)`, True for points that count.
+        y_mask: `(batch, points of y)`.
+        drop_zero_sums: As for `chamfer_distance`.
+        max_pairs: As for `chamfer_distance`.
 
     Returns:
-        "chamfer_l1", "chamfer_l2" and "f_score", each (batch,).
+        "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
 
     Raises:
-        ValueError: as `f_score`.
+        ValueError: As `f_score`.
     """
     if not threshold > 0:
         raise ValueError(f"threshold: {threshold}; expected a positive distance")

@@ -163,7 +163,7 @@ def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_p
 
 def test_info_refuses_models_of_another_kind():
     code, _, err = run("info", saved_encoder("bert"))
-    assert code == 1 and "model_type 'bert' is not one of ours; expected act3d, " in err
+    assert code == 1 and "model_type 'bert' is not of this package; expected act3d, " in err
 
 
 def test_version_is_that_of_the_package():

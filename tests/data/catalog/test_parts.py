@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog.parts import CATEGORIES, PARTS, assemble, part_names, parts_of_categories
+
+OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}
 
 
 def test_every_category_lists_its_parts():
@@ -83,3 +86,42 @@ def test_wrong_arguments_are_refused():
         assemble("sofa", 300, np.random.default_rng(0))
     with pytest.raises(ValueError, match="num_points is 20; expected at least 48"):
         assemble("chair", 20, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return load_point_dataset("parts", **OBJECTS)
+
+
+def test_objects_have_only_parts_of_their_category(parts):
+    features = parts["train"].features
+    names, categories = features["labels"].feature.names, features["label"].names
+    assert categories == list(PARTS) and len(names) == sum(map(len, PARTS.values()))
+    for split, rows in parts.items():
+        assert len(rows) == OBJECTS[f"{split}_objects"]
+        for row in rows:
+            category = categories[row["label"]]
+            assert {names[part] for part in row["labels"]} == {f"{category} {part}" for part in PARTS[category]}
+
+
+def test_no_object_occurs_twice(parts):
+    clouds = [row["points"].tobytes() for rows in parts.values() for row in rows]
+    assert len(set(clouds)) == len(clouds) == 24
+
+
+def test_the_seed_determines_the_objects():
+    one, other, third = (load_point_dataset("parts", split="train", **OBJECTS, seed=seed)[0] for seed in (0, 0, 1))
+    assert np.array_equal(one["points"], other["points"]) and np.array_equal(one["labels"], other["labels"])
+    assert not np.array_equal(one["points"], third["points"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"categories": ["sofa"]}, "categories names 'sofa'; expected any of bottle"),
+        ({"data_dir": "somewhere"}, "data_dir is 'somewhere'; expected None"),
+    ],
+)
+def test_wrong_arguments_of_the_dataset_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        load_point_dataset("parts", **settings)

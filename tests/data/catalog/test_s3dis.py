@@ -157,7 +157,7 @@ def test_prepared_arrays_are_taken_before_annotations(load, root):
         ("1 2 3 4 5 0.5\n", "a colour is 0.5"),
         ("1 2 inf 4 5 6\n", "point 0 has NaN or infinite coordinates"),
         ("1e30 2 3 4 5 6\n", "extends over 1e.30 m; expected at most 1000"),
-        ("1 2 3 red 5 6\n", "line 1: 'red' is no number"),
+        ("1 2 3 red 5 6\n", "line 1: 'red' is not a number"),
         ("# nothing\n", "there are no points"),
         ("", "the file is empty"),
     ],

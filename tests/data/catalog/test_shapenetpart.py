@@ -73,7 +73,7 @@ def test_missing_clouds_are_named_or_left_out(load, folder):
     ("line", "message"),
     [
         ("0.1 0.2 0.3 0 0 1\n", "line 61 has 6 columns; expected 7"),
-        ("0.1 0.2 up 0 0 1 47\n", "line 61: 'up' is no number"),
+        ("0.1 0.2 up 0 0 1 47\n", "line 61: 'up' is not a number"),
         ("0.1 0.2 0.3 0 0 1 47.5\n", "part 47.5; expected a whole number"),
         ("0.1 0.2 0.3 0 0 1 12\n", "part 12 of category Table; expected 47 to 49"),
         ("nan 0.2 0.3 0 0 1 47\n", "points has NaN or infinite numbers in 1 rows, the first is 60"),

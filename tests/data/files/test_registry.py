@@ -1,4 +1,4 @@
-"""Paths, bytes and file objects; the name in every error."""
+"""Paths, bytes and file objects, file types by signature, and the name in every error."""
 
 import io
 from pathlib import Path
@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.files import (
+    PointCloudData,
+    PointCloudFileError,
+    file_type_of,
+    point_cloud_bytes,
+    read_point_cloud,
+    supported_file_types,
+)
 from hf_any3d.data.files.registry import READERS
+from tests.data.files.conftest import FILES
 
 
 def test_a_path_bytes_and_a_file_object_give_the_same(files):
@@ -79,3 +87,30 @@ def test_reading_does_not_change_numpys_error_state(files):
     before = np.geterr()
     read_point_cloud(files / "chair.npz")
     assert np.geterr() == before
+
+
+SILENT = {"obj", "xyz", "pts", "txt"}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl")))
+def test_bytes_tell_the_type_of_their_file_or_nothing(name):
+    file_type = name.rpartition(".")[2]
+    assert file_type_of((FILES / name).read_bytes()) == (None if file_type in SILENT else file_type)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 83, b"\0" * 84 + b"x", b"v 0 0 0"])
+def test_other_bytes_tell_nothing(data):
+    assert file_type_of(data) is None
+
+
+@pytest.mark.parametrize("file_type", ["ply", "npz"])
+def test_clouds_become_bytes_that_tell_their_type(file_type):
+    data = point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]], labels=[7]), file_type)
+    assert file_type_of(data) == file_type
+    cloud = read_point_cloud(data, file_type=file_type)
+    assert cloud.points.tolist() == [[1, 2, 3]] and cloud.labels.tolist() == [7]
+
+
+def test_clouds_become_bytes_of_known_types_only():
+    with pytest.raises(ValueError, match="file_type is 'stl'; expected one of ply, obj, npz"):
+        point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]]), "stl")
