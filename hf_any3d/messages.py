@@ -37,7 +37,7 @@ def one_line(error: object) -> str:
     return printable(text) or type(error).__name__
 
 
-def say(text: object = "", is_error: bool = False) -> None:
+def print_line(text: object = "", is_error: bool = False) -> None:
     """Print one line, with line breaks escaped."""
     # Characters that the terminal cannot display must not raise errors.
     stream = sys.stderr if is_error else sys.stdout
@@ -46,14 +46,14 @@ def say(text: object = "", is_error: bool = False) -> None:
     print(line.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
 
 
-def say_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print indented JSON."""
     for line in json.dumps(value, indent=2, ensure_ascii=False).split("\n"):
-        say(line)
+        print_line(line)
 
 
 @contextmanager
-def opened(model: object, failure: str = "cannot be opened") -> Iterator[None]:
+def model_errors(model: object, failure: str = "cannot be opened") -> Iterator[None]:
     """Convert all errors of loading or running a model to errors that name it.
 
     Transformers, torch, PEFT and safetensors raise a dozen types, few of which name the directory. Inconsistent
