@@ -12,7 +12,7 @@ from tests.chat.talking_models import talking_pipeline
 from tests.data.catalog import pointllm_trees
 from tests.data.catalog.test_modelnet40_generative import WORDS, write
 from tests.evaluation.endpoints import LocalEndpoint
-from tests.evaluation.llm_judge.test_local_judges import saved_judge
+from tests.evaluation.llm_judge.test_judges import saved_judge
 
 MODELNET = ["--protocol", "modelnet40-instruction", "--protocol", "modelnet40-completion"]
 OBJAVERSE = ["--protocol", "objaverse-instruction", "--protocol", "objaverse-completion", "--protocol"]
