@@ -1,4 +1,4 @@
-"""Auto classes of the tasks that transformers has no auto class for."""
+"""Auto classes for tasks that transformers has no auto class for."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 
 class AutoModelForPointCloudClassification(_BaseAutoModelClass):
-    """Opens any model that classifies point clouds: `AutoModelForPointCloudClassification.from_pretrained(name)`."""
+    """Load any point cloud classification model: `AutoModelForPointCloudClassification.from_pretrained(name)`."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
 class AutoModelForPointCloudReconstruction(_BaseAutoModelClass):
-    """Opens any model that turns point clouds into codes and back into points."""
+    """Load any model that encodes point clouds as codes and reconstructs them."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
 class AutoModelForPointCloudSegmentation(_BaseAutoModelClass):
-    """Opens any model that names every point, of a scene's objects or an object's parts.
+    """Load any segmentation model, for objects of a scene or parts of an object.
 
-    One class for both, since one pipeline reads both. A config type may have several such models; the architecture
-    that the saved config names decides between them, and a config that names none is refused by `from_config`.
+    One class for both, since one pipeline runs both. A config type may have several such models; the architecture in
+    the saved config selects one, and `from_config` requires it.
     """
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
-        """Build a model with random weights, as `config.architectures` names it.
+        """Build a model of the class in `config.architectures`, with random weights.
 
         Raises:
             ValueError: If the config names no architecture.
         """
         if not config.architectures:
             raise ValueError(
-                "config.architectures is empty; expected the name of a segmentation model, or build it by its own "
-                "class, which says whether objects or their parts are meant"
+                "config.architectures is empty; expected the name of a segmentation model, or use the model class, "
+                "for semantic or part segmentation"
             )
         return super().from_config(config, **kwargs)
 
 
 class AutoModelForPointCloudTextToText(_BaseAutoModelClass):
-    """Opens any model that answers in words to point clouds and words."""
+    """Load any model that generates text from point clouds and text."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
 class AutoModelForZeroShotPointCloudClassification(_BaseAutoModelClass):
-    """Opens any model that compares point clouds with texts, so that classes need only names."""
+    """Load any model that compares point clouds with texts."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())

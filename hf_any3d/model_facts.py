@@ -1,4 +1,4 @@
-"""What a model is, read from its configuration files alone."""
+"""Facts about a model, read from its configuration files."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
 
-# Under which configs tell how many tokens a cloud becomes.
+# Config fields with the number of tokens of a cloud.
 _TOKENS = ("num_query_tokens", "num_tokens", "num_groups")
 
 
 def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
-    """Describe one of our models: encoder if it has one, adapter, parameters, labels or codes, inputs.
+    """Describe a model of this package: encoder, adapter, parameters, labels or codes, inputs.
 
-    Parameters are counted on an empty copy of the model, so neither its weights nor the encoder's are fetched.
+    Parameters are counted on the meta device, so no weights are loaded.
 
     Args:
         name_or_path: Directory or hub name.
         revision: Branch, tag or commit on the hub.
 
     Returns:
-        Facts by name, all of plain types; `batch-dependent` lists flags that make a prediction depend on the other
-        clouds of its batch.
+        Facts by name, all of plain types; `batch-dependent` lists flags that make predictions depend on the other
+        clouds of a batch.
 
     Raises:
-        ValueError: A model of another kind.
-        OSError: No such model.
+        ValueError: If it is not a model of this package.
+        OSError: If it does not exist.
     """
     register()
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     if type(config) not in MODELS:
         known = ", ".join(sorted(kind.model_type for kind in MODELS))
-        raise ValueError(f"{name_or_path}: model_type {config.model_type!r} is not one of ours; expected {known}")
+        raise ValueError(f"{name_or_path}: model_type {config.model_type!r} is not of this package; expected {known}")
     adapter = _adapter_config(name_or_path, revision)
     trained, total = _count(config, adapter)
     kind = (config.architectures or [type(config).__name__])[0]
@@ -63,7 +63,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
 
 
 def _encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """What is told of a foreign encoder; nothing of models that have none."""
+    """Describe a pretrained encoder; empty for models without one."""
     encoder = getattr(config, "encoder_config", None)
     if encoder is None:
         return {}
@@ -80,7 +80,7 @@ def _encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _part_facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """What is told of the parts that a MiniGPT-3D model stands on; nothing of other models."""
+    """Describe the pretrained parts of MiniGPT-3D; empty for other models."""
     if not isinstance(config, MiniGPT3DConfig):
         return {}
     kinds = {
@@ -89,9 +89,9 @@ def _part_facts(config: PreTrainedConfig) -> dict[str, Any]:
         "language_model": config.text_config,
     }
     facts: dict[str, Any] = {"stage of training": config.stage}
-    for part, of_part in kinds.items():
+    for part, part_config in kinds.items():
         title, recorded = part.replace("_", " "), (config.parts or {}).get(part)
-        facts[f"{title} type"] = of_part.model_type
+        facts[f"{title} type"] = part_config.model_type
         facts[title] = recorded["name_or_path"] if recorded else "stored with the model"
         if recorded:
             facts |= {f"{title} {key}": recorded.get(key) for key in ("revision", "checksum")}
@@ -106,7 +106,7 @@ def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
 def _num_points(name: str, revision: str | None) -> int | None:
     try:
         return PointCloudProcessor.from_pretrained(name, revision=revision).num_points
-    except OSError:  # A model that was saved without a processor.
+    except OSError:  # saved without a processor
         return None
 
 
@@ -119,6 +119,6 @@ def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, i
             adapter.inference_mode = False
             model = get_peft_model(model, adapter)
     trained, total = count_parameters(model)
-    if isinstance(config, MiniGPT3DConfig):  # of which a stage says what trains, not the model
+    if isinstance(config, MiniGPT3DConfig):  # its stage defines the trained parameters
         trained = sum(model.get_parameter(name).numel() for name in trained_names(model))
     return trained, total

@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from hf_any3d.messages import one_line, opened, printable, say, say_json
+from hf_any3d.messages import model_errors, one_line, print_json, print_line, printable
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_multi_line_errors_become_one_line():
 
 def test_json_is_valid_and_escaped(capsys):
     value = {"file": "\x1b[2J\x9b", "labels": ["a\nb", "\u202e", "椅子", "\ud800"]}
-    say_json(value)
+    print_json(value)
     out = capsys.readouterr().out
     assert json.loads(out) == value
     assert all(char == "\n" or char.isprintable() for char in out)
@@ -47,7 +47,7 @@ def test_json_is_valid_and_escaped(capsys):
 def test_unprintable_characters_do_not_end_a_program(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    say("chair 椅子")
+    print_line("chair 椅子")
     assert raw.getvalue() == b"chair \\u6905\\u5b50\n"
 
 
@@ -56,32 +56,32 @@ def test_unprintable_characters_do_not_end_a_program(monkeypatch):
 )
 def test_any_loading_error_names_the_model(error):
     with pytest.raises(ValueError, match=f"me/model: this model cannot be opened .{type(error).__name__}: "):
-        with opened("me/model"):
+        with model_errors("me/model"):
             raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("me/model is bad"), FileNotFoundError("gone"), ImportError("peft")])
 def test_errors_that_commands_handle_are_unchanged(error):
-    with pytest.raises(type(error)) as caught, opened("me/model"):
+    with pytest.raises(type(error)) as caught, model_errors("me/model"):
         raise error
     assert caught.value is error
 
 
 def test_tracebacks_of_transformers_are_reduced_to_the_reason():
-    with pytest.raises(ValueError, match="^me/model: no JSON here$"), opened("me/model"):
+    with pytest.raises(ValueError, match="^me/model: no JSON here$"), model_errors("me/model"):
         raise ValueError("no\nJSON here")
     told = "while loading with {}, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
     text = "Could not load model me/model with any of the following classes: (A, B). See the original errors:\n\n"
     text += told.format("A", "KeyError: 'x'\n\nDuring handling\n\nhuggingface_hub.errors.XError: width=0; expected 1")
     text += told.format("B", "OSError: not a B")
     with pytest.raises(ValueError, match="^me/model: huggingface_hub.errors.XError: width=0; expected 1$"):
-        with opened("me/model"):
+        with model_errors("me/model"):
             raise ValueError(text)
 
 
 def test_long_lists_are_cut():
     for text in (f"no kind of these: {'kind ' * 1000}", f"me/model: {'kind ' * 1000}"):
-        with pytest.raises(ValueError, match="^me/model: ") as caught, opened("me/model"):
+        with pytest.raises(ValueError, match="^me/model: ") as caught, model_errors("me/model"):
             raise ValueError(text)
         assert len(str(caught.value)) < 600 and str(caught.value).endswith("...")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import ChatModel, Device, Template, one_line_errors, open_chat, print_error, quiet_libraries
-from hf_any3d.messages import opened, printable, say
+from hf_any3d.messages import model_errors, print_line, printable
 
 HELP = "/open FILE switches to another cloud, /restart forgets the conversation, /quit exits; Ctrl-C stops an answer."
 
@@ -36,14 +36,14 @@ def chat(
         generation["do_sample"] = False
     with one_line_errors():
         _check_exists(file)
-        with opened(model, "cannot answer"):
+        with model_errors(model, "cannot answer"):
             session = _open(model, file, device, template, generation)
     if seed is not None:
         import torch
 
         torch.manual_seed(seed)
     if sys.stdin.isatty():
-        say(HELP)
+        print_line(HELP)
     while (line := _read_line()) is not None:
         command, _, rest = line.partition(" ")
         if command == "/quit":
@@ -89,7 +89,7 @@ def _reopen(session: Any, name: str) -> None:
 def _answer(session: Any, model: str, question: str) -> None:
     pieces = session.stream(question)
     try:
-        with opened(model, "cannot answer"):
+        with model_errors(model, "cannot answer"):
             for piece in pieces:
                 # A model's output must not control the terminal.
                 typer.echo(printable(piece, keep="\n"), nl=False)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.messages import one_line, opened, say
+from hf_any3d.messages import model_errors, one_line, print_line
 
 ChatModel = Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")]
 Device = Annotated[
@@ -45,7 +45,7 @@ def one_line_errors() -> Iterator[None]:
 
 def print_error(error: Exception | str) -> None:
     """Print an error on stderr."""
-    say(f"error: {one_line(error)}", is_error=True)
+    print_line(f"error: {one_line(error)}", is_error=True)
 
 
 def quiet_libraries() -> None:
@@ -66,7 +66,7 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
     from hf_any3d.registration import register
 
     register()
-    with opened(model):
+    with model_errors(model):
         return pipeline(task, model=model, device=device, trust_remote_code=False)
 
 
@@ -77,7 +77,7 @@ def open_chat(model: str, device: str | None, template: str | None) -> Any:
         ValueError: Its processor has no template of this name.
     """
     pipe = open_pipeline("point-cloud-text-to-text", model, device)
-    with opened(model):  # a wrong template name fails here, not at the first question
+    with model_errors(model):  # a wrong template name fails here, not at the first question
         pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
     return pipe
 

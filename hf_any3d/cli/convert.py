@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import one_line_errors, quiet_libraries
-from hf_any3d.messages import say
+from hf_any3d.messages import print_line
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' file.", show_default=False)]
 Output = Annotated[Path, typer.Option(help="Directory to create.", show_default=False)]
@@ -48,7 +48,7 @@ def _command(report: Callable[[dict[str, Any]], Iterator[str]]) -> Callable[[Cal
                 register()
                 facts = getattr(conversions, f"convert_{options_of.__name__}")(**options)
             for line in report(facts):
-                say(line)
+                print_line(line)
 
         return convert.command()(run)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import ChatModel, Device, Template, one_line_errors, open_chat
-from hf_any3d.messages import say
+from hf_any3d.messages import print_line
 
 
 def demo(
@@ -39,15 +39,15 @@ def demo(
 
         shapes = ExampleShapes(examples)
         _check_port(host, port)  # before the model is loaded
-        say(f"loading {model}; the first time, its weights are downloaded …")
+        print_line(f"loading {model}; the first time, its weights are downloaded …")
         pipe = _open(model, device, template)
-        say(f"{len(shapes.names)} shapes to choose from; opening the page …")
+        print_line(f"{len(shapes.names)} shapes to choose from; opening the page …")
         from hf_any3d.demo.conversation import Conversation
         from hf_any3d.demo.page import DemoPage
 
         page = DemoPage(model, shapes, partial(Conversation, pipe, template, context)).open(host, port, share)
         for address in filter(None, (page.local_url, page.share_url)):
-            say(f"open {address} in a browser; Ctrl-C stops")
+            print_line(f"open {address} in a browser; Ctrl-C stops")
     page.block_thread()
 
 
@@ -64,5 +64,5 @@ def _open(model: str, device: str | None, template: str | None) -> Any:
     pipe = open_chat(model, device, template)
     seconds = time.monotonic() - start
     size = sum(parameter.numel() for parameter in pipe.model.parameters())
-    say(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype}) in {seconds:.0f} s")
+    print_line(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype}) in {seconds:.0f} s")
     return pipe

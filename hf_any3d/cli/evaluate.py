@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from hf_any3d.cli.common import Device, Revision, one_line_errors, quiet_libraries
-from hf_any3d.messages import opened, say, say_json
+from hf_any3d.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.evaluation import Judge
@@ -108,12 +108,12 @@ def evaluate(
                 model, recipe, arguments, split, batch_size, max_samples, seed, cpu
             )
     if as_json:
-        say_json({"metrics": metrics, "class_accuracy": by_class})
+        print_json({"metrics": metrics, "class_accuracy": by_class})
         return
     width = max(map(len, metrics))
     for name, values in metrics.items():
         shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
-        say(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
+        print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
 
 
 def _as_arguments(**given: str | int | list[str] | None) -> list[str]:
@@ -252,17 +252,17 @@ def evaluate_minigpt3d(
                 judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
             )
             if model is not None:
-                with opened(model):
+                with model_errors(model):
                     generate, about = open_model(model, revision, device)
                 load = _loader(data_dir, further, max_samples)
                 answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
             encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
             summary = judge_protocols(protocols, output_dir, chosen, classes, prompts, encoders, seed)
     if as_json:
-        say_json(summary)
+        print_json(summary)
         return
     for line in _table(summary):
-        say(line)
+        print_line(line)
 
 
 def _json_object(option: str, text: str | None) -> dict[str, Any]:

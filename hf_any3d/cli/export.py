@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.common import Revision, one_line_errors, quiet_libraries
-from hf_any3d.messages import opened, say
+from hf_any3d.messages import model_errors, print_line
 
 
 def export(
@@ -31,14 +31,14 @@ def export(
         from hf_any3d.export import export_file
         from hf_any3d.processing import PointCloudProcessor
 
-        with opened(model):
+        with model_errors(model):
             loaded = AutoModelForPointCloudClassification.from_pretrained(model, revision=revision)
         try:
             processor = PointCloudProcessor.from_pretrained(model, revision=revision)
         except OSError:  # the model was saved without one
             processor = None
         exported = export_file(loaded, output, format, processor=processor)
-    say(
+    print_line(
         f"{exported.path}: {exported.bytes / 1e6:,.1f} MB; logits differ by at most {exported.worst_difference:.1e}; "
         f"settings in {exported.settings}"
     )

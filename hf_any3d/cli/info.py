@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import Revision, one_line_errors, quiet_libraries
-from hf_any3d.messages import opened, say, say_json
+from hf_any3d.messages import model_errors, print_json, print_line
 
 
 def info(
@@ -23,14 +23,14 @@ def info(
         quiet_libraries()
         from hf_any3d.model_facts import model_facts
 
-        with opened(model):
+        with model_errors(model):
             facts = model_facts(model, revision)
     if as_json:
-        say_json(facts)
+        print_json(facts)
         return
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        say(f"{name:<{width}}  {_format(value)}")
+        print_line(f"{name:<{width}}  {_format(value)}")
 
 
 def _format(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import Device, Files, find_files, one_line_errors, open_pipeline, print_error, quiet_libraries
-from hf_any3d.messages import opened, printable, say, say_json
+from hf_any3d.messages import model_errors, print_json, print_line, printable
 
 # A progress bar is shown from this many files on.
 MANY = 20
@@ -44,7 +44,7 @@ def predict(
         # A table on a terminal is its own progress bar.
         show_bar = len(paths) >= MANY and (as_json or not sys.stdout.isatty())
         results = _predict(classify, paths, top_k, batch_size, skip_errors, show_bar)
-        with opened(model, "cannot answer"):
+        with model_errors(model, "cannot answer"):
             failed = _print_json(results) if as_json else _print_table(results, paths, classify)
     if failed:
         print_error(f"{failed} of {len(paths)} files could not be read")
@@ -90,7 +90,7 @@ def _with_path(path: Path, error: Exception) -> str:
 def _print_json(results: Iterator[dict[str, Any]]) -> int:
     """Print all results and return the number of errors."""
     printed = list(results)
-    say_json(printed)
+    print_json(printed)
     return sum("error" in result for result in printed)
 
 
@@ -105,5 +105,5 @@ def _print_table(results: Iterator[dict[str, Any]], paths: list[Path], classify:
             print_error(result["error"])
             continue
         cells = [f"{printable(p['label']):<{label_width}} {100 * p['score']:5.1f} %" for p in result["predictions"]]
-        say(f"{printable(result['file']):<{file_width}}  " + "   ".join(cells))
+        print_line(f"{printable(result['file']):<{file_width}}  " + "   ".join(cells))
     return failed

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import Device, Files, find_files, one_line_errors, open_pipeline, quiet_libraries
-from hf_any3d.messages import opened, printable, say, say_json
+from hf_any3d.messages import model_errors, print_json, print_line, printable
 
 _FILES, _VIEWS = (".ply", ".obj", ".npz"), (".html", ".png")
 
@@ -43,18 +43,18 @@ def reconstruct(
         quiet_libraries()
         run = open_pipeline("point-cloud-reconstruction", model, device)
         folder = {} if output is None or suffix else {"output_dir": output}
-        with opened(model, "cannot answer"):
+        with model_errors(model, "cannot answer"):
             results = run([str(path) for path in paths], threshold=threshold, **folder)
         if suffix:
             _write(output, results, [path.name for path in paths])
     if as_json:
-        say_json([_as_json(path, result) for path, result in zip(paths, results, strict=True)])
+        print_json([_as_json(path, result) for path, result in zip(paths, results, strict=True)])
         return
     width = max(len(printable(path)) for path in paths)
     for path, result in zip(paths, results, strict=True):
         distances = "   ".join(f"CD-{n.upper()} {1000 * result[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
         codes = f"{len(set(result['token_ids'].tolist()))} codes for {len(result['token_ids'])} patches"
-        say(f"{printable(path):<{width}}  {distances}   F-score {result['f_score']:.3f}   {codes}")
+        print_line(f"{printable(path):<{width}}  {distances}   F-score {result['f_score']:.3f}   {codes}")
 
 
 def _write(output: Path, results: list[dict[str, Any]], names: list[str]) -> None:

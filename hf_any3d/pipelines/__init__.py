@@ -1,4 +1,4 @@
-"""Pipelines: from files to answers, one file a task."""
+"""Pipelines, one file a task."""
 
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline

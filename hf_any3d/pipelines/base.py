@@ -1,4 +1,4 @@
-"""What the pipelines share: clouds of every form in, a processor, and saving without code."""
+"""Base class of the pipelines, and checks of their inputs, arguments and outputs."""
 
 from __future__ import annotations
 
@@ -13,49 +13,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
-
-class Clouds(Dataset):
-    """Many clouds, read one at a time: a list, or a column of a dataset that need not fit in memory."""
-
-    def __init__(self, rows: Sequence[Any]):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> Any:
-        return self.rows[number]
-
-
-def as_clouds(inputs: Any) -> Any:
-    """Sort a pipeline's input into one cloud, `Clouds`, or an iterator that is passed on as it is.
-
-    An array or tensor `(clouds, points, channels)` and a list are many clouds; a list of rows of numbers is one; so is
-    a path, a dict (a dataset row), and any object that is not a sequence, such as a mesh.
-    """
-    if isinstance(inputs, (np.ndarray, torch.Tensor)):
-        return Clouds(inputs) if inputs.ndim == 3 else inputs
-    if isinstance(inputs, (str, bytes, dict)) or hasattr(inputs, "__fspath__") or isinstance(inputs, Dataset):
-        return inputs
-    if isinstance(inputs, (list, tuple)):
-        return np.asarray(inputs, dtype=np.float32) if _holds_numbers(inputs) else Clouds(inputs)
-    is_sequence = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
-    return Clouds(inputs) if is_sequence else inputs
-
-
-def stem_of(cloud: Any) -> str | None:
-    """The name of a cloud's file without its ending; None for clouds that came from no file."""
-    path = cloud.get("path") if isinstance(cloud, Mapping) else cloud
-    return Path(path).stem if isinstance(path, (str, os.PathLike)) else None
-
-
-def _holds_numbers(rows: Sequence[Any]) -> bool:
-    first = rows[0] if len(rows) else None
-    return isinstance(first, (list, tuple)) and len(first) > 0 and isinstance(first[0], (int, float))
-
-
-# From this many clouds on a progress bar is shown.
-LONG = 100
+PROGRESS_FROM = 100
+"""Number of clouds from which on a progress bar is shown."""
 
 
 class PointCloudPipeline(Pipeline):
@@ -70,7 +29,7 @@ class PointCloudPipeline(Pipeline):
     _load_video_processor = False
     _load_tokenizer = False
     _load_feature_extractor = True
-    # Whether answers come from a head, which then must be the one that was saved.
+    # Whether the pipeline needs the head that was saved.
     uses_head = True
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -78,70 +37,128 @@ class PointCloudPipeline(Pipeline):
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         saved = model.config.architectures
         if self.uses_head and saved and type(model).__name__ not in saved:
-            # Auto classes give such a model a head with random weights and a warning, enough for training only.
+            # Auto classes initialise a missing head at random with a warning, which is useful only for training.
             raise ValueError(
                 f"{model.name_or_path}: holds a {saved[0]}, which pipeline({self.task!r}) cannot use; expected a "
                 f"{type(model).__name__}"
             )
 
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
-        """Answer for one cloud or many; see the class.
+        """Run the pipeline on one cloud or many; see the class.
 
         Args:
-            inputs: One cloud; a list, tuple, `(clouds, points, channels)` array or dataset column of clouds, which
-                gives a list; or a generator or torch dataset of clouds, which gives an iterator.
-            progress: Show a bar; None shows one for 100 clouds and more.
-            **kwargs: The task's own arguments, `batch_size`, `num_workers`.
+            inputs: One cloud; a list, tuple, `(clouds, points, channels)` array or dataset column of clouds, for which
+                a list is returned; or a generator or torch dataset of clouds, for which an iterator is returned.
+            progress: Show a progress bar; by default for 100 clouds and more.
+            **kwargs: Arguments of the task, `batch_size`, `num_workers`.
         """
         self._unnamed = 0
         clouds = as_clouds(inputs)
         results = super().__call__(clouds, **kwargs)
         if not isinstance(clouds, Clouds):
             return results
-        hidden = len(clouds) < LONG if progress is None else not progress
-        # list() would ask for a length, which counts blocks where a cloud goes through in several.
+        hidden = len(clouds) < PROGRESS_FROM if progress is None else not progress
+        # list() would call len(), which counts blocks if a cloud is processed in several.
         return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
 
+    def preprocess(self, cloud: Any) -> dict[str, Any]:
+        """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file."""
+        # A list, so that batches keep one name per cloud.
+        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
+
     def name_of(self, stem: str | None) -> str:
-        """Name of what is written about a cloud: that of its file, else `cloud-0`, `cloud-1`, … within a call."""
+        """Return the name of a cloud's output files: that of its file, else `cloud-0`, `cloud-1`, … within a call."""
         if stem is not None:
             return stem
         self._unnamed += 1
         return f"cloud-{self._unnamed - 1}"
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.
+        """Save model and processor, but no code: `import hf_any3d` registers the classes to load them.
 
         Args:
-            save_directory: Directory to write into.
-            **kwargs: Passed on to the `save_pretrained` of model and processor.
+            save_directory: Directory to write to.
+            **kwargs: Passed to `save_pretrained` of model and processor.
         """
         self.model.save_pretrained(save_directory, **kwargs)
-        self.feature_extractor.save_pretrained(save_directory, **kwargs)
+        processor = self.feature_extractor if self.processor is None else self.processor
+        processor.save_pretrained(save_directory, **kwargs)
+
+
+class Clouds(Dataset):
+    """Many clouds, read one at a time: a list, or a dataset column that may not fit in memory."""
+
+    def __init__(self, rows: Sequence[Any]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.rows[number]
+
+
+def as_clouds(inputs: Any) -> Any:
+    """Convert a pipeline's input to one cloud or `Clouds`; iterators are returned unchanged.
+
+    An array or tensor `(clouds, points, channels)` and a list are many clouds. A list of rows of numbers, a path, a
+    dict (a dataset row) and any object that is not a sequence, such as a mesh, are one.
+    """
+    if isinstance(inputs, (np.ndarray, torch.Tensor)):
+        return Clouds(inputs) if inputs.ndim == 3 else inputs
+    if isinstance(inputs, (str, bytes, dict)) or hasattr(inputs, "__fspath__") or isinstance(inputs, Dataset):
+        return inputs
+    if isinstance(inputs, (list, tuple)):
+        return np.asarray(inputs, dtype=np.float32) if _holds_numbers(inputs) else Clouds(inputs)
+    is_sequence = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
+    return Clouds(inputs) if is_sequence else inputs
+
+
+def stem_of(cloud: Any) -> str | None:
+    """Return the name of a cloud's file without its extension; None for clouds without a file."""
+    path = cloud.get("path") if isinstance(cloud, Mapping) else cloud
+    return Path(path).stem if isinstance(path, (str, os.PathLike)) else None
+
+
+def _holds_numbers(rows: Sequence[Any]) -> bool:
+    first = rows[0] if len(rows) else None
+    return isinstance(first, (list, tuple)) and len(first) > 0 and isinstance(first[0], (int, float))
 
 
 def refuse_non_finite(scores: torch.Tensor, name: str | None) -> None:
-    """Raise a ValueError that names the input if an answer is not made of numbers.
+    """Raise a ValueError that names the input if scores are NaN or infinite.
 
     Args:
-        scores: What the answer is made from, before a softmax would spread one NaN over all.
-        name: Of the cloud's file, where it has one.
+        scores: Outputs of the model, before a softmax would spread a NaN to all of them.
+        name: Name of the cloud's file, or None.
     """
     if not scores.isfinite().all():
         cloud = "a cloud" if name is None else f"the cloud of {name!r}"
         raise ValueError(
-            f"the model gives NaN or infinite scores for {cloud}; its weights or statistics are damaged, or the "
-            f"numbers of the cloud leave the range of the model's precision"
+            f"the model returns NaN or infinite scores for {cloud}; its weights or statistics are damaged, or the "
+            f"coordinates of the cloud exceed the range of the model's precision"
         )
 
 
 def check_top_k(top_k: Any) -> None:
-    """Raise a ValueError unless `top_k` is None, for all, or a whole number from 1."""
+    """Raise a ValueError unless `top_k` is None or a positive integer."""
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k={top_k!r}; expected at least 1, or None for all")
 
 
 def refuse_unknown(arguments: dict[str, Any], known: str) -> None:
-    """Raise a TypeError that names the arguments that a pipeline does not have, if there are any, and the known."""
+    """Raise a TypeError that names unknown arguments, if there are any, and the known ones."""
     if arguments:
         raise TypeError(f"unknown arguments: {', '.join(arguments)}; expected {known}, batch_size, num_workers")
+
+
+def check_formats(formats: Sequence[str] | str | None, known: Sequence[str]) -> Sequence[str] | None:
+    """Return output formats as a sequence, or None.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    formats = [formats] if isinstance(formats, str) else formats
+    if unknown := [name for name in formats or () if name not in known]:
+        raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(known)}")
+    return formats

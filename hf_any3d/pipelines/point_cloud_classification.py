@@ -1,4 +1,4 @@
-"""`pipeline("point-cloud-classification")`: files in, labels out."""
+"""`pipeline("point-cloud-classification")`: labels of point clouds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
 
 _FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(dim=-1),
@@ -16,18 +16,18 @@ _FUNCTIONS = {
 
 
 class PointCloudClassificationPipeline(PointCloudPipeline):
-    """Names what point clouds show.
+    """Classify point clouds.
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
-    `{"label": …, "score": …}` by falling score.
+    `{"label": …, "score": …}`, the highest score first.
 
     Arguments of a call:
 
-    - `top_k`: how many labels to return, 1 by default; None returns all.
-    - `function_to_apply`: what makes scores of logits: "softmax", "sigmoid" or "none". By default what the config's
-      `problem_type` asks for, as in the classification pipelines of transformers: nothing for regression, the sigmoid
-      for several labels at once and for a single label, else the softmax.
+    - `top_k`: number of labels to return, 1 by default; None returns all.
+    - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
+      config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
+      multiple labels and for a single label, else softmax.
 
     Example:
         ```python
@@ -45,16 +45,11 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         refuse_unknown(kwargs, "top_k, function_to_apply")
         check_top_k(after.get("top_k"))
         if (function := after.get("function_to_apply")) is not None:
-            # transformers has an enumeration of these names.
+            # transformers also has an enum of these names.
             after["function_to_apply"] = name = getattr(function, "value", function)
             if name not in _FUNCTIONS:
                 raise ValueError(f"function_to_apply={name!r}; expected one of {', '.join(map(repr, _FUNCTIONS))}")
         return {}, {}, after
-
-    def preprocess(self, cloud: Any) -> dict[str, Any]:
-        """One cloud to `points (1, num_points, channels)`, and the name of its file."""
-        # A list, so that it stays one thing for each cloud in a batch.
-        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
@@ -63,7 +58,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     def postprocess(
         self, outputs: dict[str, Any], top_k: int | None = 1, function_to_apply: str | None = None
     ) -> list[dict[str, Any]]:
-        """Logits `(1, labels)` to the `top_k` best labels with their scores."""
+        """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
         scores = _FUNCTIONS[function_to_apply or self._function()](outputs["logits"][0].float())
         scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))

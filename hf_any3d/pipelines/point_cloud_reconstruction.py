@@ -1,4 +1,4 @@
-"""`pipeline("point-cloud-reconstruction")`: files in, what an autoencoder keeps of them out."""
+"""`pipeline("point-cloud-reconstruction")`: codes and reconstructions of point clouds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown
 from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.reconstruction import write_reconstructions
 
@@ -20,26 +20,26 @@ FILES, VIEWS = ("ply", "obj", "npz"), ("html", "png")
 
 
 class PointCloudReconstructionPipeline(PointCloudPipeline):
-    """Sends point clouds through a discrete autoencoder: to a few tokens with codes, and back to points.
+    """Encode point clouds as discrete codes with an autoencoder, and reconstruct them.
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a dict. All places are in the
-    frame of the processor, which usually centres a cloud and scales it to the unit sphere:
+    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a dict. All coordinates are
+    those of the processed cloud, which is usually centered and scaled to the unit sphere:
 
-    - `points (num_points, 3)`, what the model read,
-    - `reconstruction (groups * group_size, 3)`, the points of all patches, patch by patch, and `coarse`, the same from
+    - `points (num_points, 3)`, the input of the model,
+    - `reconstruction (groups * group_size, 3)`, the points of all patches, patch by patch, and `coarse`, the same with
       a quarter of the points,
-    - `centers (groups, 3)` of the patches, and `token_ids (groups,)`, the code that each patch became,
-    - `chamfer_l1`, `chamfer_l2` and `f_score`, how well `reconstruction` agrees with `points`, see
+    - `centers (groups, 3)` of the patches, and `token_ids (groups,)`, their codes,
+    - `chamfer_l1`, `chamfer_l2` and `f_score` of `reconstruction` against `points`, see
       `hf_any3d.modeling.point_ops.reconstruction_scores`.
 
     Arguments of a call:
 
-    - `threshold`: the distance within which the F-score takes points for the same; 0.01 by default.
-    - `output_dir`: also write each reconstruction there, named after its file, else `cloud-0`, ….
-    - `formats`: of what is written: "ply", "obj" and "npz" hold the reconstruction, coloured by patch, in PLY and NPZ
-      with the codes as labels; "html" (a page to turn, without anything from the network) and "png" show it beside the
-      input. By default "ply" and "html".
+    - `threshold`: distance up to which points match in the F-score; 0.01 by default.
+    - `output_dir`: also write each reconstruction to this directory, named after its file, else `cloud-0`, ….
+    - `formats`: output formats. "ply", "obj" and "npz" contain the reconstruction, coloured by patch, in PLY and NPZ
+      with the codes as labels; "html" (an interactive page that works offline) and "png" show it next to the input. By
+      default "ply" and "html".
 
     Example:
         ```python
@@ -60,18 +60,11 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "threshold, output_dir, formats")
-        formats = [formats] if isinstance(formats, str) else formats
-        if unknown := [name for name in formats or () if name not in FILES + VIEWS]:
-            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(FILES + VIEWS)}")
+        formats = check_formats(formats, FILES + VIEWS)
         if threshold is not None and not threshold > 0:
             raise ValueError(f"threshold={threshold}; expected a positive distance")
         after = {"threshold": threshold, "output_dir": output_dir, "formats": formats}
         return {}, {}, {name: value for name, value in after.items() if value is not None}
-
-    def preprocess(self, cloud: Any) -> dict[str, Any]:
-        """One cloud to `points (1, num_points, channels)` and the name of its file."""
-        # A list, so that it stays one thing for each cloud in a batch.
-        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         points = model_inputs["points"]
@@ -92,7 +85,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         output_dir: str | os.PathLike | None = None,
         formats: list[str] | tuple[str, ...] = FORMATS,
     ) -> dict[str, Any]:
-        """Tensors `(1, …)` to arrays and scores of one cloud; see the class."""
+        """Convert tensors `(1, …)` to arrays and scores of one cloud; see the class."""
         stem = outputs.pop("stem")[0]
         refuse_non_finite(outputs["reconstruction"], stem)
         answer = {name: values[0].float().numpy() for name, values in outputs.items() if name != "token_ids"}
@@ -114,7 +107,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
 
 
 def colored_by_patch(answer: dict[str, Any]) -> PointCloudData:
-    """The reconstruction of an answer as a cloud for files: a colour for each patch, codes as labels."""
+    """Return the reconstruction of an answer as a cloud with a colour for each patch and codes as labels."""
     points, codes = answer["reconstruction"], answer["token_ids"]
     patch = np.arange(len(points)) // (len(points) // len(codes))
     return PointCloudData(points, label_colors(len(codes))[patch], labels=codes[patch])

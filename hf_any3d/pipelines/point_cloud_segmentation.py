@@ -1,4 +1,4 @@
-"""`pipeline("point-cloud-segmentation")`: files in, a label for every point out."""
+"""`pipeline("point-cloud-segmentation")`: a label for every point."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from hf_any3d.data.blocks import merge_blocks, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.layers.tasks import part_mask
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown, stem_of
 from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.web_page import write_point_cloud_page
 
-# Points drawn on a mesh for each one that the model reads at a time.
+# Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4
 FORMATS = ("ply", "html")
 KNOWN_FORMATS = (*FORMATS, "obj")
 
 
 class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
-    """Names the object or the part that every point belongs to.
+    """Label every point with the object or part that it belongs to.
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Clouds may have any number of points: they go through
-    the model in blocks, of the size that the processor records, and what overlapping blocks say of a point is
-    averaged. Returns, for each cloud, a dict:
+    dataset column of them; a mesh is sampled on its surface. Clouds may have any number of points: the model
+    processes them in blocks of the processor's size, and logits of overlapping blocks are averaged. Returns, for each
+    cloud, a dict:
 
-    - `points (points, 3)`, as they were given, and `labels (points,)`, the class number of each,
-    - `scores (points,)`, the probability of that class,
+    - `points (points, 3)` of the input, and `labels (points,)`, their class numbers,
+    - `scores (points,)`, the probabilities of these classes,
     - `segments`, for each class that occurs `{"label": its name, "score": mean probability, "mask": (points,) bool}`,
       the largest first.
 
     Arguments of a call:
 
-    - `category`: the name or number of the object's category, which models of parts have to be told unless they know
-      one category only; a dataset row may hold it as `category` or `label`. Which parts an object can have, and what
-      the model sees in its points, follows from the category; guessing it would make wrong parts look sure.
-    - `output_dir`: also write each cloud there, coloured by label, named after its file, else `cloud-0`, ….
-    - `formats`: of what is written, any of "ply", "html" (a page to turn the cloud in, without anything from the
-      network) and "obj"; by default the first two.
+    - `category`: name or number of the object's category, required by part segmentation models with more than one
+      category; a dataset row may contain it as `category` or `label`. It determines the possible parts and is an input
+      of the model; a wrong category gives wrong parts with high scores.
+    - `output_dir`: also write each cloud to this directory, coloured by label, named after its file or `cloud-0`, ….
+    - `formats`: output formats: "ply", "html" (an interactive page that works offline) and "obj"; by default the first
+      two.
 
     Example:
         ```python
@@ -66,15 +66,12 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "category, output_dir, formats")
-        formats = [formats] if isinstance(formats, str) else formats
-        if unknown := [name for name in formats or () if name not in KNOWN_FORMATS]:
-            raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(KNOWN_FORMATS)}")
         before = {} if category is None else {"category": category}
-        after = {"output_dir": output_dir, "formats": formats}
+        after = {"output_dir": output_dir, "formats": check_formats(formats, KNOWN_FORMATS)}
         return before, {}, {name: value for name, value in after.items() if value is not None}
 
     def preprocess(self, cloud: Any, category: str | int | None = None) -> Iterator[dict[str, Any]]:
-        """One cloud to blocks, each `points (1, num_points, channels)` and which points of the cloud they are."""
+        """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
         data = to_cloud(cloud, processor.features)
@@ -93,15 +90,15 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             inputs = dict(processor(part_of(data, index), return_tensors="pt"))
             if number is not None:
                 inputs["category"] = torch.tensor([number])
-            # The whole cloud travels with its last block only.
-            whole = (data, stem_of(cloud)) if is_last else None
-            yield {**inputs, "index": torch.from_numpy(index)[None], "whole": whole, "is_last": is_last}
+            # Only the last block carries the complete cloud.
+            cloud_data = (data, stem_of(cloud)) if is_last else None
+            yield {**inputs, "index": torch.from_numpy(index)[None], "cloud": cloud_data, "is_last": is_last}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        own = {name: model_inputs.pop(name) for name in ("index", "whole", "is_last")}
+        own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
         logits = self.model(**model_inputs).logits
         if "category" in model_inputs:
-            # Neither can an object have parts of other categories, nor would their finite share mean anything.
+            # Parts of other categories are impossible.
             parts = self.model.config.category_parts
             foreign = ~part_mask(parts, logits.shape[-1], model_inputs["category"])  # (blocks, labels)
             logits = logits.float().masked_fill(foreign.unsqueeze(1), -1e9)
@@ -113,8 +110,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         output_dir: str | os.PathLike | None = None,
         formats: list[str] | tuple[str, ...] = FORMATS,
     ) -> dict[str, Any]:
-        """Logits of all blocks of a cloud to its answer; see the class."""
-        data, stem = outputs[-1]["whole"]
+        """Merge the logits of all blocks of a cloud to its answer; see the class."""
+        data, stem = outputs[-1]["cloud"]
         index = np.concatenate([output["index"].numpy() for output in outputs])
         logits = np.concatenate([output["logits"].numpy() for output in outputs])
         refuse_non_finite(torch.from_numpy(logits), stem)
@@ -152,7 +149,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         config = self.model.config
         if not config.num_categories:
             if category is not None:
-                raise ValueError(f"category={category!r}; expected none, as this model knows no categories")
+                raise ValueError(f"category={category!r}; expected none, as this model has no categories")
             return None
         if category is None and isinstance(cloud, Mapping):
             category = cloud.get("category", cloud.get("label"))
@@ -163,8 +160,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             return names.index(category)
         if category is None:
             raise ValueError(
-                "category is missing: a model of parts has to be told what the object is. Give category= one of "
-                f"{', '.join(names)}, or its number, in the call, or a dataset row with 'category'"
+                "category is missing, which part segmentation requires; give category= one of "
+                f"{', '.join(names)}, or its number, or a dataset row with 'category'"
             )
         if isinstance(category, str) or not 0 <= int(category) < config.num_categories:
             raise ValueError(f"category={category!r}; expected one of {', '.join(names)}, or its number")
@@ -172,11 +169,11 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Some points of a cloud with their colours and normals.
+    """Return some points of a cloud with their colours and normals.
 
     Args:
         data: A cloud.
-        index: (points,) which ones; may repeat.
+        index: (points,) indices, which may repeat.
     """
     colors, normals = (None if values is None else values[index] for values in (data.colors, data.normals))
     return PointCloudData(data.points[index], colors, normals)

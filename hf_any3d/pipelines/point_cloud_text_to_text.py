@@ -1,8 +1,7 @@
-"""`pipeline("point-cloud-text-to-text")`: point clouds and questions in, answers out."""
+"""`pipeline("point-cloud-text-to-text")`: answers to questions about point clouds."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ QUESTION = "What is this?"
 
 
 @dataclass
-class Asked:
+class Request:
     """A conversation and its prompt."""
 
     messages: list[Mapping[str, Any]]
@@ -27,35 +26,34 @@ class Asked:
 
 
 @dataclass
-class Answered:
-    """A conversation and its answers."""
+class Response:
+    """Answers to a request."""
 
-    asked: Asked
+    request: Request
     texts: list[str]
 
 
 class PointCloudTextToTextPipeline(PointCloudPipeline):
-    """Answers questions about point clouds: chat, captions, classes in words.
+    """Answer questions about point clouds: chat, captions, classification by text.
 
     Takes
 
-    - messages with `role` and `content`, whose parts are `{"type": "text", "text": …}` and
-      `{"type": "point_cloud", "path": …}`, or "points" or "point_cloud" in place of "path";
-    - a cloud, as the other pipelines take it, with the question in `text`, or with one of its own: a dict with
-      "text" beside "path" or "points";
+    - messages with `role` and `content`, which consists of `{"type": "text", "text": …}` and
+      `{"type": "point_cloud", "path": …}`, or "points" or "point_cloud" instead of "path";
+    - a cloud, as the other pipelines take it, with the question in `text`, or a dict with "text" and "path" or
+      "points";
     - a list, generator, dataset or dataset column of either.
 
-    Returns, for each, a list of `{"generated_text": …}`, one unless `num_return_sequences` says otherwise. That is the
-    answer; for messages it is the messages and the answer, as in the pipelines of transformers, unless
-    `return_full_text=False`. An answer ends at the end mark, which is left out.
+    Returns, for each, a list of `num_return_sequences` dicts `{"generated_text": …}` with the answer; for messages it
+    is the messages with the answer, as in the pipelines of transformers, unless `return_full_text=False`. An answer
+    ends before the end mark.
 
-    A cloud that comes again is not encoded again. `hf_any3d.ChatSession` goes on with a conversation without reading
-    again what was said, and streams.
+    A repeated cloud is encoded once. `hf_any3d.ChatSession` continues a conversation from its cache, and streams.
 
     Arguments of a call, besides those of `generate` (`max_new_tokens`, 256 by default, `do_sample`, `num_beams`, …):
 
-    - `text`: the question, or as many as there are clouds; "What is this?" by default.
-    - `chat_template`: name of the processor's template, such as "evaluation"; its default if left out.
+    - `text`: the question, or one for each cloud; "What is this?" by default.
+    - `chat_template`: name of a template of the processor, such as "evaluation".
     - `return_full_text`: see above.
 
     Example:
@@ -100,7 +98,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         """Answer one question or many; see the class and `PointCloudPipeline`.
 
         Raises:
-            ValueError: If there are other numbers of clouds and questions.
+            ValueError: If the numbers of clouds and questions differ.
         """
         if is_conversation(inputs):
             inputs = {"messages": inputs}
@@ -114,8 +112,8 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
     def preprocess(
         self, inputs: Any, text: str | Sequence[str] = QUESTION, chat_template: str | None = None
-    ) -> dict[str, Asked]:
-        """One conversation, or one cloud with its question, to token ids and points."""
+    ) -> dict[str, Request]:
+        """Prepare the prompt of one conversation, or of one cloud with its question."""
         messages, is_chat = getattr(inputs, "messages", inputs), True
         if isinstance(inputs, Mapping) and "messages" in inputs:
             messages, is_chat = inputs["messages"], inputs.get("is_chat", True)
@@ -126,48 +124,38 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         (prompt,) = self.processor.prompts(
             [messages], chat_template, continue_final_message=continues, add_generation_prompt=not continues
         )
-        return {"asked": Asked(list(messages), prompt, is_chat)}
+        return {"request": Request(list(messages), prompt, is_chat)}
 
-    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Answered]]:
-        asked = model_inputs["asked"]
-        asked = asked if isinstance(asked, list) else [asked]
-        prompts = [one.prompt for one in asked]
-        told = self.answerer.generate(prompts, self.generate_settings(generation))
+    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Response]]:
+        requests = model_inputs["request"]
+        requests = requests if isinstance(requests, list) else [requests]
+        prompts = [request.prompt for request in requests]
+        generated = self.answerer.generate(prompts, self.generate_settings(generation))
         length = max(len(prompt.input_ids) for prompt in prompts)
-        texts = self.processor.decode_answers(told[:, length:], strip=False)
-        each = len(texts) // len(asked)
-        return {"answered": [Answered(one, texts[each * n : each * (n + 1)]) for n, one in enumerate(asked)]}
+        texts = self.processor.decode_answers(generated[:, length:], strip=False)
+        each = len(texts) // len(requests)
+        return {"response": [Response(one, texts[each * n : each * (n + 1)]) for n, one in enumerate(requests)]}
 
     def postprocess(
         self, outputs: dict[str, Any], return_full_text: bool | None = None
     ) -> list[dict[str, str | list[dict[str, Any]]]]:
-        """Answers of one conversation."""
-        answered = outputs["answered"]
-        answered = answered[0] if isinstance(answered, list) else answered
-        asked = answered.asked
-        if not asked.is_chat or return_full_text is False:
-            return [{"generated_text": text.strip()} for text in answered.texts]
-        return [{"generated_text": _continued(asked.messages, text)} for text in answered.texts]
+        """Return the answers of one conversation."""
+        response = outputs["response"]
+        response = response[0] if isinstance(response, list) else response
+        request = response.request
+        if not request.is_chat or return_full_text is False:
+            return [{"generated_text": text.strip()} for text in response.texts]
+        return [{"generated_text": _add_answer(request.messages, text)} for text in response.texts]
 
     def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate` for a call: its own, the pipeline's and the defaults.
+        """Combine the arguments of `generate` of a call with the pipeline's and the defaults.
 
         Raises:
-            TypeError: If there is one that `generate` does not have.
+            TypeError: If `generate` does not have one of them.
         """
         refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         return self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save model and processor, but no code: what opens them is brought by `import hf_any3d`.
-
-        Args:
-            save_directory: Directory to write into.
-            **kwargs: Passed on to the `save_pretrained` of model and processor.
-        """
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory, **kwargs)
 
 
 class Questions(Clouds):
@@ -175,7 +163,7 @@ class Questions(Clouds):
 
     Args:
         clouds: The clouds.
-        texts: As many questions.
+        texts: Their questions.
     """
 
     def __init__(self, clouds: Clouds, texts: Sequence[str]):
@@ -191,9 +179,9 @@ def _question(cloud: Any, text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def _continued(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
+def _add_answer(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
     if messages[-1]["role"] != "assistant":
         return [*messages, {"role": "assistant", "content": text.strip()}]
     last = messages[-1]
-    begun = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
-    return [*messages[:-1], {**last, "content": begun + text.rstrip()}]
+    start = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
+    return [*messages[:-1], {**last, "content": start + text.rstrip()}]

@@ -1,4 +1,4 @@
-"""`pipeline("zero-shot-point-cloud-classification")`: files and labels in, the labels that fit out."""
+"""`pipeline("zero-shot-point-cloud-classification")`: scores of any labels."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, stem_of
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
 
-# Sets of labels whose vectors are kept.
-KEPT = 32
+# Number of label sets whose embeddings are cached.
+CACHE_SIZE = 32
 
 
 class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
-    """Says which of some labels, given as words, fits a point cloud.
+    """Classify point clouds among labels that are given as text.
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
-    `{"label": …, "score": …}` by falling score, one for each label; the scores add up to 1. What labels mean is
-    computed once for each set of labels and templates and kept.
+    `{"label": …, "score": …}`, one for each label, the highest score first; scores sum to 1. Embeddings of a set of
+    labels and templates are cached.
 
     Arguments of a call:
 
-    - `candidate_labels`: a list of labels, or one text with commas between them.
-    - `hypothesis_template`: what a label is put into, at its `{}`; several are averaged. By default those that the
-      model was trained with, "a 3D model of a {}." where nothing else was said; `"{}"` for labels that are texts.
-    - `top_k`: how many labels to return; all by default.
+    - `candidate_labels`: a list of labels, or one text with labels separated by commas.
+    - `hypothesis_template`: text with `{}` for the label, or several whose embeddings are averaged. By default those
+      of the model's training, such as "a 3D model of a {}."; use `"{}"` for labels that are complete texts.
+    - `top_k`: number of labels to return; all by default.
 
     Example:
         ```python
@@ -42,7 +42,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._known: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[tuple, torch.Tensor] = OrderedDict()
         super().__init__(*args, **kwargs)
 
     def _sanitize_parameters(
@@ -51,7 +51,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         hypothesis_template: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        # None means all labels, also where the pipeline was made with another number.
+        # None means all labels and overrides the pipeline's number.
         top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
         refuse_unknown(kwargs, "candidate_labels, hypothesis_template, top_k")
         check_top_k(top_k.get("top_k"))
@@ -66,21 +66,16 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         return {}, texts, after | top_k
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
-        """Answer for one cloud or many; see the class and `PointCloudPipeline`.
+        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
 
         Raises:
-            ValueError: If there are no labels, or a label or template makes no sense.
+            ValueError: If there are no labels, or a label or template is invalid.
         """
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         elif "labels" not in self._forward_params:
             raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
         return super().__call__(inputs, **kwargs)
-
-    def preprocess(self, cloud: Any) -> dict[str, Any]:
-        """One cloud to `points (1, num_points, channels)`, and the name of its file."""
-        # A list, so that it stays one thing for each cloud in a batch.
-        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
     def _forward(
         self,
@@ -95,29 +90,29 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     def postprocess(
         self, outputs: dict[str, Any], labels: tuple[str, ...] = (), top_k: int | None = None
     ) -> list[dict[str, Any]]:
-        """Logits `(1, labels)` to labels with their shares, the best first."""
+        """Convert logits `(1, labels)` to labels with probabilities, the highest first."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
-        shares = outputs["logits"][0].float().softmax(dim=-1)
-        scores, order = shares.sort(descending=True, stable=True)
+        probabilities = outputs["logits"][0].float().softmax(dim=-1)
+        scores, order = probabilities.sort(descending=True, stable=True)
         answers = [{"label": labels[int(i)], "score": float(s)} for i, s in zip(order, scores, strict=True)]
         return answers[:top_k]
 
     def label_embeddings(self, labels: tuple[str, ...], templates: tuple[str, ...] | None = None) -> torch.Tensor:
-        """Unit vectors `(labels, text_width)`, from memory where the same were asked for before."""
+        """Return unit vectors `(labels, text_width)`, cached by labels and templates."""
         key = (labels, tuple(templates or self.model.config.hypothesis_templates))
-        if key not in self._known:
-            self._known[key] = self.model.encode_labels(*key)
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return self._known[key]
+        if key not in self._embeddings:
+            self._embeddings[key] = self.model.encode_labels(*key)
+            if len(self._embeddings) > CACHE_SIZE:
+                self._embeddings.popitem(last=False)
+        self._embeddings.move_to_end(key)
+        return self._embeddings[key]
 
 
 def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
-    """Labels as a tuple; a text is cut at its commas.
+    """Return labels as a tuple; a text is split at commas.
 
     Raises:
-        ValueError: If there are none, one is no text or empty, or one is there twice.
+        ValueError: If there are none, one is empty or not a text, or one occurs twice.
     """
     labels = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
     if not labels:

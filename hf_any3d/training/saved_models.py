@@ -12,7 +12,7 @@ from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_splits
 from hf_any3d.evaluation.voting import judge_by_voting
-from hf_any3d.messages import opened
+from hf_any3d.messages import model_errors
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
@@ -58,7 +58,7 @@ def evaluate_classifier(
     Raises:
         ValueError: If the classes are not the model's.
     """
-    with opened(model_name):
+    with model_errors(model_name):
         model = AutoModelForPointCloudClassification.from_pretrained(model_name, **hub)
         processor = PointCloudProcessor.from_pretrained(model_name, **hub)
     classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]

@@ -1,4 +1,4 @@
-"""A disk of our own, where mounting is allowed."""
+"""A small disk, if mounting is allowed."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MB in memory; tests that want one are skipped where none can be mounted."""
+    """A file system of 4 MB in memory; the test is skipped if it cannot be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")

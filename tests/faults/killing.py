@@ -1,11 +1,11 @@
-"""Runs a program in a child and lets something happen to it at the n-th thing that it does to files.
+"""Run a program in a child process and interrupt it at its n-th file event.
 
-A child is a fork of this process, which has imported everything, so that a run costs what the program itself does.
-Things done to files are seen by Python's audit events, and by wrappers around the writers that Python does not see.
+A child is a fork of this process, which has imported everything, so that a run is fast. File events are Python's audit
+events, and those of wrappers around writers outside Python.
 
-    kill  SIGKILL before it is done
-    tear  from here on a write that takes a file beyond some bytes kills the child amid it
-    full  from here on such a write fails, as on a full disk
+    kill  SIGKILL before the event
+    tear  from then on, a write that extends a file beyond some bytes kills the child
+    full  from then on, such a write fails, as on a full disk
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from hf_any3d.atomic_files import claim
 MODES = ("kill", "tear", "full")
 ALL = os.environ.get("ANY3D_FAULTS") == "all"
 ROOM = 64
-"""Bytes that a file may still have once a disk is full."""
-# Event -> whether there must be something for it to do anything.
+"""Largest size of a file once the disk is full."""
+# Event -> whether its path must exist.
 _ON_PATHS = {"os.remove": True, "os.rmdir": True, "os.rename": True, "os.mkdir": False}
 
 
 @dataclass
 class Ending:
-    """How a child came to its end.
+    """How a child ended.
 
     Args:
         how: "done", "failed" with a Python error, or "killed".
-        events: What it did to files, for a child that was not killed.
+        events: Its file events, unless it was killed.
         output: What it printed.
     """
 
@@ -51,12 +51,12 @@ _counter: Counter | None = None  # of the child
 
 
 def note(what: str) -> None:
-    """Count something other than what is done to files."""
+    """Count an event other than those of files."""
     _counter.note(what, _counter.root)
 
 
 class Counter:
-    """Counts what is done to files below a folder, and acts at one of them."""
+    """Count file events below a folder, and interrupt the process at one of them."""
 
     def __init__(self, root: Path, at: int | None, mode: str):
         self.root, self.at, self.mode = os.path.realpath(root), at, mode
@@ -89,7 +89,7 @@ class Counter:
                 self.note(event, path)
 
     def watch(self) -> None:
-        """Begin; there is no end, since audit hooks cannot be taken away."""
+        """Start counting; audit hooks cannot be removed."""
         import safetensors.torch
         import torch
 
@@ -113,18 +113,18 @@ def run_child(work: Callable[[], Any], root: Path, at: int | None = None, mode: 
     """Run `work` in a child.
 
     Args:
-        work: What it does.
-        root: Only what is done below this folder counts.
-        at: Number of the event that something happens at; None lets it end.
-        mode: What happens, one of `MODES`.
+        work: The program.
+        root: Only events below this folder count.
+        at: Number of the event to interrupt; None for none.
+        mode: The kind of interruption, one of `MODES`.
     """
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(told)
-        _be_the_child(work, Counter(root, at, mode), tell)
-    os.close(tell)
-    with open(told, encoding="utf-8", errors="replace") as pipe:
+        os.close(reading)
+        _run_as_child(work, Counter(root, at, mode), writing)
+    os.close(writing)
+    with open(reading, encoding="utf-8", errors="replace") as pipe:
         output = pipe.read()
     _, status = os.waitpid(child, 0)
     lines = output.splitlines()
@@ -136,51 +136,51 @@ def run_child(work: Callable[[], Any], root: Path, at: int | None = None, mode: 
 
 @contextmanager
 def held_by_another(lock: Path) -> Iterator[int]:
-    """A process that has claimed a place until it is killed, at the end at the latest; gives its number."""
-    told, tell = os.pipe()
+    """Hold a lock in another process until it is killed, at the end at the latest; yield its process number."""
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             claim(lock, lock)
-            os.write(tell, b".")
+            os.write(writing, b".")
             signal.pause()
         finally:
             os._exit(1)
-    os.close(tell)
+    os.close(writing)
     try:
-        assert os.read(told, 1) == b"."
+        assert os.read(reading, 1) == b"."
         yield child
     finally:
-        os.close(told)
+        os.close(reading)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
 def fill(disk: Path, but: int) -> None:
-    """Fill a disk with a file `ballast`, so that some bytes are left."""
+    """Fill a disk with a file `ballast` except for some bytes."""
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - but))
 
 
 def points(events: int, every: int) -> list[int]:
-    """The events to try: all with ANY3D_FAULTS=all, else every so-manieth."""
+    """Return the numbers of the events to try: all with ANY3D_FAULTS=all, else every n-th."""
     return list(range(0, events, 1 if ALL else every))
 
 
 def report(program: str, mode: str, tried: int, again: int) -> None:
-    """Print what was tried, where everything is."""
+    """Print a summary if all events were tried."""
     if ALL:
         print(
             f"\n{program}, {mode}: interrupted {tried} times, {again} of them twice in a row; 0 failures", flush=True
         )
 
 
-def _be_the_child(work: Callable[[], Any], counter: Counter, tell: int) -> None:
+def _run_as_child(work: Callable[[], Any], counter: Counter, writing: int) -> None:
     global _counter
     _counter, code = counter, 1
     try:
         for number in (1, 2):
-            os.dup2(tell, number)
-        sys.stdout = sys.stderr = open(tell, "w", encoding="utf-8")
+            os.dup2(writing, number)
+        sys.stdout = sys.stderr = open(writing, "w", encoding="utf-8")
         counter.watch()
         work()
         code = 0
@@ -192,12 +192,12 @@ def _be_the_child(work: Callable[[], Any], counter: Counter, tell: int) -> None:
         try:
             print("\n".join(f"EVENT {event}" for event in counter.seen), flush=True)
         finally:
-            # No cleaning up: what belongs to the parent stays.
+            # No cleanup, which would affect the parent.
             os._exit(code)
 
 
 def _at(path: Any, folder: Any) -> str:
-    """A path that may be relative to an open folder."""
+    """Resolve a path that may be relative to an open folder."""
     path = os.fsdecode(path)
     if os.path.isabs(path) or not isinstance(folder, int) or folder < 0:
         return path

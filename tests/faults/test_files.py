@@ -1,4 +1,4 @@
-"""Conversions, shards, answers, verdicts and pushes that are interrupted whenever they write."""
+"""Interrupt conversions, shards, answers, verdicts and pushes at each of their writes."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from hf_any3d.atomic_files import write_json
 from hf_any3d.data.conversion import shards
 from hf_any3d.data.conversion.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
-from tests.conversions.doors import DOORS
+from tests.conversions.converters import CONVERTERS
 from tests.data.conversion.toy import COUNTS, load_toy, write_tree
 from tests.data.conversion.toy import cloud as toy_cloud
 from tests.examples.conftest import tiny_shapes
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Program:
-    """Something that writes below a folder.
+    """A program that writes below a folder.
 
     Args:
-        run: Does it, again and again into the same folder if need be.
-        holds: What must hold of the folder at any time, also amid the work.
-        every: Without ANY3D_FAULTS=all, every so-manieth thing that it does to files is tried.
+        run: Runs it, if necessary several times into the same folder.
+        holds: Asserts what must be true of the folder at any time.
+        every: Without ANY3D_FAULTS=all, only every n-th file event is tried.
     """
 
     run: Callable[[Path], None]
@@ -49,14 +49,14 @@ def content(folder: Path) -> dict[str, bytes]:
 def interrupt_everywhere(
     name: str, program: Program, folder: Path, mode: str, same: Callable[[Path, Path], None]
 ) -> None:
-    """Interrupt a program at each event, every other time twice in a row, and let it end.
+    """Interrupt a program at each event, every other time twice in a row, and run it to its end.
 
     Args:
-        name: What it is called.
-        program: It.
-        folder: For its work.
-        mode: What happens, see `killing`.
-        same: Compares the outcome with that of a run that nothing happened to.
+        name: Its name in the report.
+        program: The program.
+        folder: For its output.
+        mode: The kind of interruption, see `killing`.
+        same: Compares the result with that of an uninterrupted run.
     """
     whole = folder / "whole"
     ending = run_child(lambda: program.run(whole), whole)
@@ -83,7 +83,7 @@ def interrupt_everywhere(
 
 def same_content(place: Path, whole: Path) -> None:
     found = content(place)
-    found.pop(".out.lock", None)  # a claim that its holder could not take back keeps nobody out
+    found.pop(".out.lock", None)  # left by a killed holder, and not locked
     assert found == content(whole)
 
 
@@ -96,19 +96,19 @@ def originals(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", list(DOORS) if ALL else ["imagebind-audio"])
-def test_a_conversion_is_there_whole_or_not_at_all(originals, name, mode, tmp_path):
-    door, checkpoint, others = DOORS[name], originals / f"{name}.pth", originals / name
+@pytest.mark.parametrize("name", list(CONVERTERS) if ALL else ["imagebind-audio"])
+def test_an_interrupted_conversion_leaves_a_complete_directory_or_none(originals, name, mode, tmp_path):
+    converter, checkpoint, others = CONVERTERS[name], originals / f"{name}.pth", originals / name
     if not checkpoint.exists():
         others.mkdir()
-        door.prepare(others)
-        torch.save(door.content(), checkpoint)
-        door.convert(checkpoint, originals / f"warm-{name}", others)
+        converter.prepare(others)
+        torch.save(converter.content(), checkpoint)
+        converter.convert(checkpoint, originals / f"warm-{name}", others)
 
     def run(folder: Path) -> None:
-        # The directory is the only thing in its folder, where what is unfinished would lie beside it.
+        # The directory is alone in its folder, so that unfinished files would be seen.
         if not (folder / "out").exists():
-            door.convert(checkpoint, folder / "out", others)
+            converter.convert(checkpoint, folder / "out", others)
 
     def holds(folder: Path) -> None:
         if (folder / "out").exists():
@@ -117,11 +117,11 @@ def test_a_conversion_is_there_whole_or_not_at_all(originals, name, mode, tmp_pa
     interrupt_everywhere(f"conversion of {name}", Program(run, holds, every=7), tmp_path, mode, same_content)
 
 
-# Benchmarks to Parquet
+# Datasets to Parquet
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_benchmark_is_converted_row_by_row_once(mode, tmp_path, monkeypatch):
+def test_every_row_of_a_dataset_is_converted_exactly_once(mode, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 300)
     tree = write_tree(tmp_path / "toy")
     load_toy(tree, tmp_path / "warm")
@@ -142,14 +142,14 @@ def test_a_benchmark_is_converted_row_by_row_once(mode, tmp_path, monkeypatch):
             assert (record.parents[1] / "data" / stored["file"]).stat().st_size == stored["size"]
 
     program = Program(lambda folder: load_toy(tree, folder) and None, holds, every=23)
-    interrupt_everywhere("benchmark to Parquet", program, tmp_path, mode, rows_are_right)
+    interrupt_everywhere("dataset to Parquet", program, tmp_path, mode, rows_are_right)
 
 
 # Answers and verdicts
 
 
 class Counting:
-    """A judge whose replies follow from the prompt; notes on disk what it was asked."""
+    """A judge whose replies depend only on the prompt, and which records its prompts on disk."""
 
     name, settings, revisions, reads_prompt, kinds, at_once = "counting", {}, {"1"}, False, ("same",), 2
 
@@ -178,7 +178,7 @@ def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monke
 
     def run(folder: Path) -> None:
         answers = answer_question(rows, protocol, generate, folder / "answers.json", {"model": "m"}, batch_size=2)
-        notes = folder.with_suffix(".notes")  # beside the folder, so that the disk is full for results alone
+        notes = folder.with_suffix(".notes")  # outside the folder, so that the disk is full only for results
         judge_answers(answers, "same", Counting(notes), folder / "judged.json")
 
     def holds(folder: Path) -> None:
@@ -192,8 +192,8 @@ def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monke
 # Pushes
 
 
-def test_a_push_that_is_killed_leaves_whole_rows_and_is_mended_by_the_next(hub, tmp_path):
-    """Killed before and behind each request of a push: what is on the hub opens whole or not at all."""
+def test_a_killed_push_leaves_complete_rows_and_the_next_push_completes_it(hub, tmp_path):
+    """Killed before or after each request of a push, the dataset on the hub is complete or does not exist."""
     shapes = tiny_shapes(points=20)
     send = httpx2.Client.send
 
@@ -213,7 +213,7 @@ def test_a_push_that_is_killed_leaves_whole_rows_and_is_mended_by_the_next(hub, 
     tried = points(len(ending.events), every=6)
     for at in tried:
         name = f"me/faults-{at}"
-        # A later push may need fewer requests, and come to its end.
+        # A later push may need fewer requests and finish.
         assert run_child(lambda name=name: push(name), tmp_path, at).how in ("killed", "done")
         is_there = HfApi().repo_exists(name, repo_type="dataset")
         if is_there and any(file.endswith(".parquet") for file in hub.files(name, kind="dataset")):
@@ -228,10 +228,10 @@ def test_a_push_that_is_killed_leaves_whole_rows_and_is_mended_by_the_next(hub, 
     report("push of a dataset", "kill", len(tried), 0)
 
 
-# A disk that is full in earnest
+# A really full disk
 
 
-def test_a_disk_that_is_full_in_earnest_is_an_error_and_work_goes_on_once_there_is_room(small_disk, tmp_path):
+def test_a_full_disk_is_an_error_and_work_resumes_once_there_is_space(small_disk, tmp_path):
     tree = write_tree(tmp_path / "toy")
     fill(small_disk, but=4 << 10)
     with pytest.raises(OSError, match="No space left on device"):

@@ -1,4 +1,4 @@
-"""Training runs that are killed, or run out of disk, whenever they write: they go on as if nothing had happened."""
+"""Training runs that are killed, or run out of disk space, at any write resume with identical results."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 class Training:
-    """A small training program, and what it gives when nothing happens to it."""
+    """A small training program and the results of its uninterrupted run."""
 
     def __init__(self, folder: Path):
         self.folder, self.program = folder, run_point_cloud_classification
@@ -46,7 +46,7 @@ class Training:
         shapes = tiny_shapes(points=40)
         shapes["train"].to_parquet(folder / "train.parquet")
         shapes["test"].to_parquet(folder / "test.parquet")
-        self.run(folder / "warm")  # in this process, so that no child has to
+        self.run(folder / "warm")  # imports everything in the parent process
         self.whole = folder / "whole"
         self.ending = self.child(self.whole)
         assert self.ending.how == "done", self.ending.output
@@ -63,7 +63,7 @@ class Training:
         return run_child(lambda: self.run(output), output, at, mode)
 
     def check(self, output: Path) -> None:
-        """What must hold of a run that came to its end, whatever happened to it before."""
+        """Compare a run that finished after interruptions with the uninterrupted one."""
         expected, found = (json.loads((folder / "metrics.json").read_text()) for folder in (self.whole, output))
         assert found["metrics"] == expected["metrics"] and found["selection"] == expected["selection"]
         assert losses(output) == losses(self.whole)
@@ -76,7 +76,7 @@ class Training:
         assert names[0] == names[1], names[0] ^ names[1]
 
     def check_interrupted(self, output: Path) -> None:
-        """What must hold of what an interrupted run has left: what opens is right."""
+        """Check that the output of an interrupted run does not open, or opens correctly."""
         if (output / "metrics.json").exists():
             assert (output / "README.md").exists()
         try:
@@ -110,7 +110,7 @@ def training(tmp_path_factory) -> Training:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_path):
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(training, mode, tmp_path):
     count = len(training.ending.events)
     for number, at in enumerate(points(count, EVERY)):
         output = tmp_path / f"run-{at}"
@@ -120,8 +120,8 @@ def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_pa
         )
         if mode == "full" and ending.how == "failed":
             assert "Traceback" not in ending.output, f"{at}: {ending.output}"
-            told = ending.output.splitlines()[-1]
-            assert told.startswith("error: ") and str(output) in told, f"{at}: {ending.output}"
+            message = ending.output.splitlines()[-1]
+            assert message.startswith("error: ") and str(output) in message, f"{at}: {ending.output}"
         training.check_interrupted(output)
         if number % 2:  # twice in a row
             training.child(output, (at * 7 + 5) % count, "kill")
@@ -134,11 +134,12 @@ def test_an_interrupted_training_ends_as_one_that_was_not(training, mode, tmp_pa
 
 
 @pytest.mark.parametrize("left", [0, 100, 400] if ALL else [100])
-def test_a_training_whose_disk_is_full_in_earnest_goes_on_once_there_is_room(training, small_disk, left):
+def test_a_training_resumes_once_a_full_disk_has_space(training, small_disk, left):
     fill(small_disk, but=left << 10)
     ending = training.child(small_disk / "run")
-    told = ending.output.splitlines()[-1]
-    assert ending.how == "failed" and told.startswith("error: ") and "No space left on device" in told, ending.output
+    message = ending.output.splitlines()[-1]
+    assert ending.how == "failed" and message.startswith("error: "), ending.output
+    assert "No space left on device" in message, ending.output
     (small_disk / "ballast").unlink()
     ending = training.child(small_disk / "run")
     assert ending.how == "done", ending.output

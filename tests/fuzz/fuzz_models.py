@@ -22,7 +22,7 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.cli.common import open_chat, open_pipeline
-from hf_any3d.messages import one_line, opened
+from hf_any3d.messages import model_errors, one_line
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from tests.chat.talking_models import talking_pipeline
@@ -172,7 +172,7 @@ class Models(Target):
         file = str(FILES / "chair.ply")
         if case.seed == "chat":
             pipe = open_chat(str(model), "cpu", None)
-            with opened(model):
+            with model_errors(model):
                 answer = pipe(
                     [
                         {
@@ -189,12 +189,12 @@ class Models(Target):
             return
         if case.seed == "autoencoder":
             run = open_pipeline("point-cloud-reconstruction", str(model), "cpu")
-            with opened(model):
+            with model_errors(model):
                 (answer,) = run([file])
             assert np.isfinite(answer["chamfer_l2"])
             return
         classify = open_pipeline("point-cloud-classification", str(model), "cpu")
-        with opened(model):
+        with model_errors(model):
             model_facts(str(model), None)
             answer = classify(file)
         assert answer and all(np.isfinite(entry["score"]) for entry in answer)

@@ -37,7 +37,7 @@ def test_non_finite_scores_are_refused_with_the_name_of_the_cloud(task, batch_si
     assert len(answer(paths, batch_size=batch_size, **arguments)) == 2
     with torch.no_grad():
         model.get_parameter(damaged).view(-1)[0] = torch.nan
-    with pytest.raises(ValueError, match="the model gives NaN or infinite scores for the cloud of 'chair'"):
+    with pytest.raises(ValueError, match="the model returns NaN or infinite scores for the cloud of 'chair'"):
         answer(paths, batch_size=batch_size, **arguments)
     with pytest.raises(ValueError, match="NaN or infinite scores for a cloud;"):
         answer(clouds(1)[0].numpy(), **arguments)

@@ -108,22 +108,22 @@ def test_labels_and_templates_may_be_set_once(saved):
 
 def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):
     classify = pipeline(TASK, model=saved[0])
-    asked = []
+    embedded = []
     tower = classify.model.text_tower
     embed = type(tower).embed
     monkeypatch.setattr(
-        type(tower), "embed", lambda self, texts, *rest: asked.append(texts) or embed(self, texts, *rest)
+        type(tower), "embed", lambda self, texts, *rest: embedded.append(texts) or embed(self, texts, *rest)
     )
     for _ in range(2):
         classify(list(clouds(5)), LABELS, batch_size=2)
-    assert len(asked) == 1 and len(asked[0]) == 6
+    assert len(embedded) == 1 and len(embedded[0]) == 6
     classify(clouds(1)[0], LABELS[:2])
     classify(clouds(1)[0], LABELS, hypothesis_template="{}")
-    assert len(asked) == 3
-    monkeypatch.setattr(module, "KEPT", 2)
+    assert len(embedded) == 3
+    monkeypatch.setattr(module, "CACHE_SIZE", 2)
     classify(clouds(1)[0], ["other", "labels"])
     classify(clouds(1)[0], LABELS)
-    assert len(asked) == 5, "the oldest were forgotten"
+    assert len(embedded) == 5, "the oldest were removed"
 
 
 @pytest.mark.parametrize(
