@@ -17,7 +17,6 @@ from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_
 from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.files import PointCloudError
 
-
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 128 << 20
