@@ -1,4 +1,4 @@
-"""A tiny model with a tokenizer of bytes, and models that say what they are told to."""
+"""A tiny model with a tokenizer of bytes, and models with scripted answers."""
 
 from __future__ import annotations
 

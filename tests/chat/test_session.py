@@ -37,12 +37,12 @@ def read(pipe):
 
 def whole(pipe, session, **generation):
     """The last answer of a conversation, given without a cache."""
-    told = pipe(session.messages[:-1], **generation)
-    return told[0]["generated_text"][-1]["content"]
+    result = pipe(session.messages[:-1], **generation)
+    return result[0]["generated_text"][-1]["content"]
 
 
 @pytest.mark.parametrize("template", ["training", "evaluation", "demo"])
-def test_cached_turns_are_those_of_the_whole_conversation(pipe, template):
+def test_cached_answers_equal_those_to_the_complete_conversation(pipe, template):
     session = ChatSession(pipe, cloud(), chat_template=template)
     for text, further in (("What is this?", None), ("And that?", cloud(1)), ("Which is older?", None)):
         answer = session.ask(text, further)
@@ -50,14 +50,14 @@ def test_cached_turns_are_those_of_the_whole_conversation(pipe, template):
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 3
 
 
-def test_the_released_language_model_talks_too():
+def test_sessions_work_with_the_released_language_model():
     pipe = talking_pipeline(text="normed_phi")
     session = ChatSession(pipe, cloud())
     for text in ("What is this?", "Why?"):
         assert session.ask(text) == whole(pipe, session)
 
 
-def test_what_was_read_is_not_read_again(pipe, read):
+def test_cached_tokens_are_not_processed_again(pipe, read):
     session = ChatSession(pipe, cloud())
     session.ask("What is this?", max_new_tokens=6)
     first = dict(read)
@@ -70,7 +70,7 @@ def test_what_was_read_is_not_read_again(pipe, read):
     assert read["tokens"] - first["tokens"] <= len(prompt) - first["tokens"] + len(answer) + 6
 
 
-def test_streamed_answers_are_the_others(pipe):
+def test_streamed_answers_equal_the_others(pipe):
     asked, streamed = ChatSession(pipe, cloud()), ChatSession(pipe, cloud())
     for text in ("What is this?", "What color?"):
         pieces = list(streamed.stream(text))
@@ -78,7 +78,7 @@ def test_streamed_answers_are_the_others(pipe):
     assert [m["content"][-1] for m in streamed.messages] == [m["content"][-1] for m in asked.messages]
 
 
-def test_tokens_that_text_would_not_give_are_read_again(pipe):
+def test_tokens_that_differ_from_the_retokenized_text_are_processed_again(pipe):
     merging = talking_pipeline("ed")
     spelled = Says(merging.processor.tokenizer, "")
     spelled.rows = [merging.processor.tokenizer.convert_tokens_to_ids(["R", "e", "d", "#", "#", "#"])]
@@ -94,11 +94,11 @@ def test_answers_end_at_the_mark_and_are_clean(pipe):
     for ask in (ChatSession.ask, lambda session, *args, **kwargs: "".join(session.stream(*args, **kwargs))):
         session = ChatSession(pipe, cloud(), max_new_tokens=60)
         assert ask(session, "What?", logits_processor=[Says(tokenizer, said)]) == "A chair ## of wood \n."
-        told = session._held[-len(said) :]
-        assert tokenizer.decode(told).endswith("##")  # it stopped with the mark
+        tokens = session._cached_tokens[-len(said) :]
+        assert tokenizer.decode(tokens).endswith("##")  # it stopped with the mark
 
 
-def test_who_stops_listening_stops_the_answer(pipe):
+def test_closing_the_stream_stops_the_answer(pipe):
     session = ChatSession(pipe, cloud(), max_new_tokens=400)
     session.ask("What is this?", max_new_tokens=5)
     before = list(session.messages)
@@ -110,7 +110,7 @@ def test_who_stops_listening_stops_the_answer(pipe):
 
 
 @pytest.mark.parametrize("how", ["ask", "stream"])
-def test_an_error_in_the_middle_of_an_answer_leaves_nothing_behind(pipe, how):
+def test_an_error_during_an_answer_leaves_the_conversation_unchanged(pipe, how):
     """What was read until then is no longer trusted: the next answers are those of the whole conversation."""
 
     def fail(input_ids, scores):
@@ -151,7 +151,7 @@ def test_errors_while_streaming_reach_the_listener(pipe):
     assert session.ask("What is this?") == whole(pipe, session)
 
 
-def test_restarting_forgets_what_was_said(pipe, read):
+def test_restarting_forgets_the_conversation(pipe, read):
     session = ChatSession(pipe, cloud())
     first = session.ask("What is this?")
     session.ask("Why?")
@@ -168,7 +168,7 @@ def test_a_conversation_may_begin_without_a_cloud(pipe):
     assert session.messages[-1]["content"][0]["text"] == whole(pipe, session)
 
 
-def test_room_is_made_by_forgetting_the_oldest_questions_but_no_cloud(pipe, read):
+def test_the_oldest_questions_are_forgotten_but_no_cloud(pipe, read):
     session = ChatSession(pipe, cloud())
     for text, further in (("What is this?", None), ("And that?", cloud(1)), ("Why?", None)):
         session.ask(text, further)
@@ -187,13 +187,13 @@ def test_room_is_made_by_forgetting_the_oldest_questions_but_no_cloud(pipe, read
     assert [part["type"] for part in session.messages[0]["content"]] == ["point_cloud", "point_cloud", "text"]
 
 
-def test_beams_are_told_anew(pipe):
+def test_beam_search_uses_no_cache(pipe):
     session = ChatSession(pipe, cloud(), num_beams=3)
     for text in ("What is this?", "Why?"):
         assert session.ask(text) == whole(pipe, session, num_beams=3)
 
 
-def test_caches_that_cannot_go_back_are_filled_anew(pipe, monkeypatch):
+def test_caches_that_cannot_be_cropped_are_rebuilt(pipe, monkeypatch):
     def crop(self, tokens_to_remove):
         raise RuntimeError("no way back")
 
@@ -214,7 +214,7 @@ def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, tmp_path):
 
 
 @torch.no_grad()
-def test_clouds_are_remembered_by_what_they_are(pipe, read):
+def test_clouds_are_cached_by_content(pipe, read):
     clouds = [cloud(0), cloud(1), cloud(0)]
     features = pipe.answerer.features(clouds)
     assert read["clouds"] == 2 and torch.equal(features[0], features[2]) and not torch.equal(features[0], features[1])

@@ -1,4 +1,4 @@
-"""ACT checkpoints as the authors' programs write them, whole or in small, and the teachers that they started from."""
+"""ACT checkpoints as the authors' programs write them, full-size or small, and the teachers that they started from."""
 
 from __future__ import annotations
 

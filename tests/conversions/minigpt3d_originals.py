@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files as their authors' programs write them, whole or in small."""
+"""MiniGPT-3D's files as their authors' programs write them, full-size or small."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Originals:
 
     @cached_property
     def state(self) -> dict[str, torch.Tensor]:
-        """The released program's whole model, without aliases."""
+        """The released program's complete model, without aliases."""
         return {
             name: torch.from_numpy(fill(name, self._size(name, shape), dtype))
             for name, (shape, dtype) in self.manifest["state"].items()
@@ -64,7 +64,7 @@ class Originals:
         return {"base_model": self._below(ENCODER), "epoch": 250, "metrics": {"acc": 0.5}}
 
     def blip2(self) -> dict[str, Any]:
-        """`blip2_pretrained_flant5xxl.pth`: the Q-Former before any LoRA, and what belongs to images and words."""
+        """`blip2_pretrained_flant5xxl.pth`: the Q-Former before any LoRA, and the parts for images and text."""
         state = {name: t for name, t in self.state.items() if name.startswith("Qformer.") and "lora_" not in name}
         state["query_tokens"] = self.blip2_queries
         others = ["ln_vision.weight", "ln_vision.bias", "t5_proj.weight", "t5_proj.bias"]
@@ -102,15 +102,15 @@ class Originals:
         torch.save(self.point_encoder(), directory / "point_model.pth")
         torch.save(self.blip2(), directory / "blip2.pth")
         write_phi(directory / "Phi_2", self.phi(with_norms), self.phi_config())
-        words = {
+        arguments = {
             "point_encoder": directory / "point_model.pth",
             "qformer": directory / "blip2.pth",
             "language_model": directory / "Phi_2",
         }
         for number, option in zip(stages, ("checkpoint", "second_checkpoint"), strict=False):
-            words[option] = directory / f"stage_{number}.pth"
-            torch.save(self.stage(number), words[option])
-        return words
+            arguments[option] = directory / f"stage_{number}.pth"
+            torch.save(self.stage(number), arguments[option])
+        return arguments
 
     def _below(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
@@ -130,6 +130,6 @@ def write_phi(directory: Path, state: dict[str, torch.Tensor], config: dict[str,
     character_tokenizer().save_pretrained(directory)
 
 
-def options(words: dict[str, Any]) -> list[str]:
+def options(arguments: dict[str, Any]) -> list[str]:
     """Arguments as the command line takes them."""
-    return [str(word) for name, value in words.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return [str(word) for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -116,7 +116,7 @@ def test_files_of_stages_have_the_published_entries(files, stage):
 
 
 @pytest.mark.parametrize("stages", [(0,), (0, 1), (3,), (3, 4)])
-def test_every_tensor_of_a_model_has_its_place(files, parts, stages):
+def test_every_tensor_of_a_model_is_converted(files, parts, stages):
     whole = assemble(*parts, [read_stage(files / f"{stage}.pth") for stage in stages])
     assert whole.model.num_parameters() == 2_954_367_240
     assert whole.state.keys() == whole.model.state_dict().keys()

@@ -37,14 +37,14 @@ def address(tmp_path_factory, browser):
             # Tests that run in a shell's background ignore Ctrl-C, and what they start would too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        told = []
+        lines = []
         for line in process.stdout:
-            told.append(line)
+            lines.append(line)
             if found := re.match("open (http://.*) in a browser", line):
                 break
         else:
-            pytest.fail("".join([*told, log.read_text()]))
-    assert told[0].startswith(f"loading {model}") and told[1].startswith("loaded 3")
+            pytest.fail("".join([*lines, log.read_text()]))
+    assert lines[0].startswith(f"loading {model}") and lines[1].startswith("loaded 3")
     yield found[1]
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0, log.read_text()
@@ -60,7 +60,7 @@ def ask(browser, text):
     return browser.texts("#chat .bot.message")
 
 
-def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_path):
+def test_a_visitor_asks_about_a_shape_and_restarts(address, browser, tmp_path):
     browser.open(address)
     browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
     assert browser.text("#note").startswith("40 points.")
@@ -86,7 +86,7 @@ def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_pat
     assert ask(browser, "What is this?") and browser.errors() == []
 
 
-def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp_path):
+def test_files_and_examples_are_shown_and_broken_ones_refused(address, browser, tmp_path):
     mine, broken = tmp_path / "mine.ply", tmp_path / "broken.ply"
     write_point_cloud(mine, PointCloudData(np.tile(cloud()[:, :3], (50, 1))))
     broken.write_text("nothing")
@@ -96,8 +96,8 @@ def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp
 
     upload = browser.driver.find_element("css selector", "input[type=file]")
     upload.send_keys(str(broken))
-    told = browser.wait(lambda: browser.text("#note p.error"))
-    assert told.startswith("broken.ply: ") and "\n" not in told
+    error = browser.wait(lambda: browser.text("#note p.error"))
+    assert error.startswith("broken.ply: ") and "\n" not in error
     assert len(browser.all("#chat .bot.message")) == 1, "the conversation goes on"
 
     upload.send_keys(str(mine))

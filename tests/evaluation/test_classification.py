@@ -51,7 +51,7 @@ def test_scores_agree_with_counting_by_hand(pairs):
     ("metric", "key"),
     [(OverallAccuracy, "accuracy"), (MeanClassAccuracy, "mean_class_accuracy"), (ConfusionMatrix, "confusion_matrix")],
 )
-def test_batches_add_up_to_the_whole_without_network(metric, key, pairs, tmp_path, no_network):
+def test_batches_combine_without_network(metric, key, pairs, tmp_path, no_network):
     predictions, references = pairs
     in_batches = metric(cache_dir=str(tmp_path / "batches"))
     for start in range(0, 200, 64):
@@ -112,6 +112,6 @@ def test_wrong_pairs_are_refused(predictions, references, message):
     ("logits", "message"),
     [(np.zeros(4), "expected \\(samples, num_classes\\)"), (np.full((2, 3), np.nan), "logits have NaN")],
 )
-def test_logits_without_a_meaning_are_refused(logits, message):
+def test_meaningless_logits_are_refused(logits, message):
     with pytest.raises(ValueError, match=message):
         compute_classification_metrics(EvalPrediction(logits, np.zeros(2, int)))

@@ -84,7 +84,7 @@ def test_part_ious_agree_with_a_loop(objects):
     assert instance != pytest.approx(category, abs=1e-3)
 
 
-def test_a_part_that_is_neither_there_nor_said_counts_as_right(objects):
+def test_a_part_that_is_neither_true_nor_predicted_counts_as_correct(objects):
     predictions, references, _ = objects
     alone = [iou_by_loop(predictions[2], references[2], part) for part in (2, 3)]
     assert shape_iou(predictions[2], references[2], PARTS[1]) == pytest.approx((sum(alone) + 1) / 3)

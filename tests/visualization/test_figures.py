@@ -14,6 +14,6 @@ def painted_columns(path, share):
     return int((picture[:, picture.shape[1] // 2 :] < 0.9).any(axis=(0, 2)).sum())
 
 
-def test_in_one_frame_a_small_cloud_is_drawn_small(tmp_path):
+def test_in_a_shared_frame_a_small_cloud_is_drawn_small(tmp_path):
     alone, shared = (painted_columns(tmp_path / f"{share}.png", share) for share in (False, True))
     assert shared < 0.5 * alone

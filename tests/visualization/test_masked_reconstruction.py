@@ -31,7 +31,7 @@ def by_place(patches):
 
 @pytest.mark.parametrize("target_layer", ["graph_decoder", "teacher"])
 @pytest.mark.parametrize("loss", ["cosine", "l2"])
-def test_perfect_guesses_look_as_from_the_teacher(monkeypatch, target_layer, loss):
+def test_perfect_predictions_decode_like_the_teachers_features(monkeypatch, target_layer, loss):
     model, mask = student(target_layer=target_layer, distillation_loss=loss), mask_of(2)
     guess = ActForPreTraining.forward
 
@@ -51,7 +51,7 @@ def test_perfect_guesses_look_as_from_the_teacher(monkeypatch, target_layer, los
             assert np.abs(one.guessed - one.taught).max() < 0.5 * np.abs(one.taught).max()
 
 
-def test_patches_are_those_of_the_cloud_and_guesses_lie_around_their_places():
+def test_patches_are_those_of_the_cloud_and_predictions_are_around_their_centers():
     model, points, mask = student(), clouds(2, 60), mask_of(4)
     cut = model.act.cut(points)
     whole = (cut.neighborhoods + cut.centers.unsqueeze(2)).numpy()
