@@ -14,7 +14,7 @@ def pipe():
 
 @pytest.fixture
 def read(pipe):
-    """Counts the tokens that the language model reads and the clouds that the point encoder does."""
+    """Counts tokens read by the language model and clouds read by the point encoder."""
     counts = {"tokens": 0, "clouds": 0}
 
     def count_tokens(_, __, inputs):
@@ -36,7 +36,7 @@ def read(pipe):
 
 
 def whole(pipe, session, **generation):
-    """The last answer of a conversation, given without a cache."""
+    """The last answer of a conversation, generated without a cache."""
     result = pipe(session.messages[:-1], **generation)
     return result[0]["generated_text"][-1]["content"]
 
@@ -66,7 +66,7 @@ def test_cached_tokens_are_not_processed_again(pipe, read):
     prompt = pipe.processor.prompts([session.messages[:3]], read=False)[0].input_ids
     assert first["clouds"] == read["clouds"] == 1
     assert first["tokens"] > pipe.processor.num_query_tokens + 12
-    # All but what the conversation shares with the first turn, and the answer's own steps.
+    # All tokens except those shared with the first turn, and the answer's own steps.
     assert read["tokens"] - first["tokens"] <= len(prompt) - first["tokens"] + len(answer) + 6
 
 
@@ -111,7 +111,7 @@ def test_closing_the_stream_stops_the_answer(pipe):
 
 @pytest.mark.parametrize("how", ["ask", "stream"])
 def test_an_error_during_an_answer_leaves_the_conversation_unchanged(pipe, how):
-    """What was read until then is no longer trusted: the next answers are those of the whole conversation."""
+    """The cache is discarded: the next answers equal those to the complete conversation."""
 
     def fail(input_ids, scores):
         steps.append(1)

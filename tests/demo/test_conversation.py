@@ -1,4 +1,4 @@
-"""What a visitor of the page may do, without the page."""
+"""The demo's conversations without the page."""
 
 import multiprocessing
 
@@ -71,7 +71,7 @@ def test_stopped_answers_stay_in_the_conversation(pipe, file):
 
 def test_restarting_forgets_the_conversation_but_not_the_shape(pipe, file):
     conversation = Conversation(pipe)
-    conversation.restart()  # nothing is open, and nothing happens
+    conversation.restart()  # no effect before a shape is open
     conversation.open(file)
     first, second = (last(conversation.ask("What is this?", max_new_tokens=8)) for _ in range(2))
     conversation.restart()

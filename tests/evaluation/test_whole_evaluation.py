@@ -74,7 +74,7 @@ def test_modelnet40_is_answered_and_judged_by_names_and_then_by_a_model(model, e
     by_model = evaluate(*MODELNET, "--judge", "local", "--judge-model", judge, *settings)
     result = by_model["modelnet40-completion"]
     assert result["judge"]["name"] == judge and result["judge_revisions"] == [weights_checksum(judge)]
-    # Random letters name no class: all are invalid, and what is right among them is luck.
+    # Random letters name no class: all are invalid, and correct ones are luck.
     assert result["figures"]["invalid"] == 3 and result["figures"]["clean_accuracy"] is None
     assert result["figures"]["lucky"] == result["figures"]["correct"]
 
