@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from hf_any3d.cli import main; main()", "demo"]
@@ -21,7 +21,7 @@ VIEW = "#view iframe"
 def address(tmp_path_factory, browser):
     """Address of the page, served by a separate process that stops on Ctrl-C."""
     model, shapes = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("shapes")
-    talking_pipeline().save_pretrained(model)
+    tiny_chat_pipeline().save_pretrained(model)
     np.save(shapes / "a1b2_8192.npy", cloud(3))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -14,7 +14,7 @@ from tests.modeling.minigpt3d.tiny_model import TEXTS, tiny_model
 NUM_POINTS = 40
 
 
-def talking_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline:
+def tiny_chat_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline:
     """A pipeline with random weights, large enough for answers, in ASCII, to depend on the complete conversation."""
     tokenizer = byte_tokenizer(*merges)
     sizes = {**TEXTS[text], "vocab_size": len(tokenizer), "max_position_embeddings": 512, "initializer_range": 1.0}
@@ -41,7 +41,7 @@ def cloud(seed: int = 0) -> np.ndarray:
     return np.concatenate([xyz, np.tile(generator.random(3), (NUM_POINTS, 1))], axis=1).astype(np.float32)
 
 
-class Says(LogitsProcessor):
+class ForcedAnswer(LogitsProcessor):
     """Forces given answers, one for each row.
 
     Args:
