@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.conversions.doors import DOORS
+from tests.conversions.converters import CONVERTERS
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target, canary
 
@@ -115,11 +115,11 @@ class Checkpoints(Target):
     refusals = (ValueError, OSError)
     inputs = 120
     # Cheap ones are tried more often.
-    doors = tuple(DOORS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
+    doors = tuple(CONVERTERS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.folders, self.contents = {}, {}
-        for name, door in DOORS.items():
+        for name, door in CONVERTERS.items():
             self.folders[name] = folder / name
             self.folders[name].mkdir()
             door.prepare(self.folders[name])
@@ -131,7 +131,7 @@ class Checkpoints(Target):
     def make(self, generator: np.random.Generator, folder: Path) -> Case:  # noqa: D102
         torch.set_num_threads(1)  # the threads of the process that this one is a copy of are not there
         door = str(generator.choice(self.doors))
-        content, key = dict(self.contents[door]), DOORS[door].state
+        content, key = dict(self.contents[door]), CONVERTERS[door].state
         state, done = dict(content[key]), []
         for _ in range(int(generator.choice([0, 1, 2, 4], p=[0.15, 0.6, 0.15, 0.1]))):
             done.append(_change_state(state, generator))
@@ -154,7 +154,7 @@ class Checkpoints(Target):
         file.write_bytes(case.data)
         if case.door == "phi":  # whose weights lie beside the rest
             others = shutil.copytree(others, folder / "others")
-        DOORS[case.door].convert(file, folder / "out", others)
+        CONVERTERS[case.door].convert(file, folder / "out", others)
         assert any((folder / "out").iterdir())
 
     def check_refusal(self, error: BaseException, case: Case, folder: Path) -> None:  # noqa: D102

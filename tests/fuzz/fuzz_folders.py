@@ -25,7 +25,7 @@ from hf_any3d.data.catalog import (
     shapenetpart,
 )
 from hf_any3d.data.conversion import loading, shards
-from hf_any3d.data.conversion.statistics import SplitStatistics
+from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 from tests.data.catalog.test_folder_metadata import ROWS
 from tests.data.catalog.test_folder_metadata import write as write_metadata

@@ -122,7 +122,7 @@ def test_the_published_numbers_are_those_of_the_protocol_and_are_checked(write, 
         (lambda made: made["test"].__setitem__(4, ("points", 0, 8)), "test 4: a cloud of shape str"),
     ],
 )
-def test_folds_of_another_content_are_refused(write, load, change, message):
+def test_folds_with_other_content_are_refused(write, load, change, message):
     made = fold()
     change(made)
     write(made)
@@ -172,7 +172,7 @@ def test_parquet_with_clouds_of_other_shapes_is_named(write, load):
         load()
 
 
-def test_a_missing_fold_says_where_folds_are_to_be_had(write, load):
+def test_a_missing_fold_says_where_to_get_it(write, load):
     write(fold())
     with pytest.raises(FileNotFoundError, match="5way_10shot: no 4.pkl, 4.json or 4-train.parquet.*Point-BERT"):
         load(fold=4)

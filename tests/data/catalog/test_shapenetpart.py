@@ -79,7 +79,7 @@ def test_missing_clouds_are_named_or_left_out(load, folder):
         ("nan 0.2 0.3 0 0 1 47\n", "points has NaN or infinite numbers in 1 rows, the first is 60"),
     ],
 )
-def test_lines_that_are_no_points_are_named(load, folder, line, message):
+def test_malformed_lines_are_named(load, folder, line, message):
     with open(folder / f"{OBJECTS['train'][1]}.txt", "a") as file:
         file.write(line)
     with pytest.raises(ValueError, match=f"408c3db9b4ee6be2e9f3e9c758fef992.txt.*{message}"):
@@ -98,7 +98,7 @@ def test_lines_that_are_no_points_are_named(load, folder, line, message):
         ("", "not JSON"),
     ],
 )
-def test_lists_of_another_content_are_refused(load, folder, content, message):
+def test_lists_with_other_content_are_refused(load, folder, content, message):
     (folder / "train_test_split" / "shuffled_val_file_list.json").write_text(content)
     with pytest.raises(ValueError, match=f"shuffled_val_file_list.json: {message}"):
         load()

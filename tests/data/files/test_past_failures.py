@@ -46,7 +46,7 @@ NAMES_OF_ANY_BYTES = {
 
 
 @pytest.mark.parametrize("name", NAMES_OF_ANY_BYTES)
-def test_names_inside_a_file_come_short_and_printable_into_errors(name, tmp_path):
+def test_names_in_a_file_are_short_and_printable_in_errors(name, tmp_path):
     with pytest.raises(PointCloudFileError, match=name) as raised:
         read(tmp_path / name, NAMES_OF_ANY_BYTES[name])
     text = str(raised.value)

@@ -1,4 +1,4 @@
-"""The benchmark runs and reports what it compared."""
+"""The benchmark prints and writes the same results."""
 
 import json
 import runpy
