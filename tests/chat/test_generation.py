@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from hf_any3d.chat.generation import AnswerStreamer, SuppressToken
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_point_tokens_are_never_generated(beams):
-    pipe = talking_pipeline(text="normed_phi")
+    pipe = tiny_chat_pipeline(text="normed_phi")
     place = pipe.processor.tokenizer.convert_tokens_to_ids("~")
     pipe.model.language_model.lm_head.bias.data[place] = 1e4
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "num_beams": beams}

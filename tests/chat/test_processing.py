@@ -139,7 +139,7 @@ def test_training_batches_are_the_released_ones():
         for ours, theirs in ((batch["labels"], "labels"), (batch["attention_mask"], "attention_mask")):
             stored = case[f"{name}.{theirs}"].long()
             assert torch.equal(ours, stored[:, :length]), name
-            # Theirs are as long as the longest prompt and the longest answer together.
+            # The released batches are as long as the longest prompt plus the longest answer.
             assert (stored[:, length:] == (-100 if theirs == "labels" else 0)).all()
 
 
@@ -174,7 +174,7 @@ def test_no_token_reaches_across_clouds_and_answers():
     ids = processor.apply_chat_template(messages, tokenize=True)["input_ids"][0].tolist()
     tokens = processor.tokenizer.convert_ids_to_tokens([token for token in ids if token != 900])
     assert "><" not in tokens and "]R" not in tokens
-    # The released demo takes a conversation as one text.
+    # The released demo tokenizes a conversation as one text.
     whole = processor.apply_chat_template(messages, "demo", tokenize=True)["input_ids"][0].tolist()
     assert "]R" in processor.tokenizer.convert_ids_to_tokens([token for token in whole if token != 900])
 

@@ -4,17 +4,17 @@ from transformers import DynamicCache
 
 from hf_any3d import ChatSession
 from hf_any3d.chat.templates import PLACE_MARK
-from tests.chat.talking_models import Says, cloud, talking_pipeline
+from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return talking_pipeline()
+    return tiny_chat_pipeline()
 
 
 @pytest.fixture
 def read(pipe):
-    """Counts the tokens that the language model reads and the clouds that the point encoder does."""
+    """Counts tokens read by the language model and clouds read by the point encoder."""
     counts = {"tokens": 0, "clouds": 0}
 
     def count_tokens(_, __, inputs):
@@ -36,7 +36,7 @@ def read(pipe):
 
 
 def whole(pipe, session, **generation):
-    """The last answer of a conversation, given without a cache."""
+    """The last answer of a conversation, generated without a cache."""
     result = pipe(session.messages[:-1], **generation)
     return result[0]["generated_text"][-1]["content"]
 
@@ -51,7 +51,7 @@ def test_cached_answers_equal_those_to_the_complete_conversation(pipe, template)
 
 
 def test_sessions_work_with_the_released_language_model():
-    pipe = talking_pipeline(text="normed_phi")
+    pipe = tiny_chat_pipeline(text="normed_phi")
     session = ChatSession(pipe, cloud())
     for text in ("What is this?", "Why?"):
         assert session.ask(text) == whole(pipe, session)
@@ -66,7 +66,7 @@ def test_cached_tokens_are_not_processed_again(pipe, read):
     prompt = pipe.processor.prompts([session.messages[:3]], read=False)[0].input_ids
     assert first["clouds"] == read["clouds"] == 1
     assert first["tokens"] > pipe.processor.num_query_tokens + 12
-    # All but what the conversation shares with the first turn, and the answer's own steps.
+    # All tokens except those shared with the first turn, and the answer's own steps.
     assert read["tokens"] - first["tokens"] <= len(prompt) - first["tokens"] + len(answer) + 6
 
 
@@ -79,8 +79,8 @@ def test_streamed_answers_equal_the_others(pipe):
 
 
 def test_tokens_that_differ_from_the_retokenized_text_are_processed_again(pipe):
-    merging = talking_pipeline("ed")
-    spelled = Says(merging.processor.tokenizer, "")
+    merging = tiny_chat_pipeline("ed")
+    spelled = ForcedAnswer(merging.processor.tokenizer, "")
     spelled.rows = [merging.processor.tokenizer.convert_tokens_to_ids(["R", "e", "d", "#", "#", "#"])]
     session = ChatSession(merging, cloud())
     assert session.ask("Which color?", logits_processor=[spelled]) == "Red"
@@ -93,7 +93,7 @@ def test_answers_end_at_the_mark_and_are_clean(pipe):
     said = "  A chair ## of wood \n.  ###<s>[INST] And"
     for ask in (ChatSession.ask, lambda session, *args, **kwargs: "".join(session.stream(*args, **kwargs))):
         session = ChatSession(pipe, cloud(), max_new_tokens=60)
-        assert ask(session, "What?", logits_processor=[Says(tokenizer, said)]) == "A chair ## of wood \n."
+        assert ask(session, "What?", logits_processor=[ForcedAnswer(tokenizer, said)]) == "A chair ## of wood \n."
         tokens = session._cached_tokens[-len(said) :]
         assert tokenizer.decode(tokens).endswith("##")  # it stopped with the mark
 
@@ -102,7 +102,7 @@ def test_closing_the_stream_stops_the_answer(pipe):
     session = ChatSession(pipe, cloud(), max_new_tokens=400)
     session.ask("What is this?", max_new_tokens=5)
     before = list(session.messages)
-    pieces = session.stream("And?", logits_processor=[Says(pipe.processor.tokenizer, "la la la la " * 30)])
+    pieces = session.stream("And?", logits_processor=[ForcedAnswer(pipe.processor.tokenizer, "la la la la " * 30)])
     assert next(pieces).strip() == "la"
     pieces.close()
     assert session.messages == before
@@ -111,7 +111,7 @@ def test_closing_the_stream_stops_the_answer(pipe):
 
 @pytest.mark.parametrize("how", ["ask", "stream"])
 def test_an_error_during_an_answer_leaves_the_conversation_unchanged(pipe, how):
-    """What was read until then is no longer trusted: the next answers are those of the whole conversation."""
+    """The cache is discarded: the next answers equal those to the complete conversation."""
 
     def fail(input_ids, scores):
         steps.append(1)

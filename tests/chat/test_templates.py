@@ -1,4 +1,4 @@
-"""Templates of strangers: what renders in time, and what could render for ever."""
+"""Untrusted templates: some render in time, others could render for ever."""
 
 import pytest
 

@@ -3,13 +3,13 @@ from typer.testing import CliRunner
 
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    talking_pipeline().save_pretrained(folder)
+    tiny_chat_pipeline().save_pretrained(folder)
     return str(folder)
 
 

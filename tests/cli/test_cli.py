@@ -31,7 +31,7 @@ LABELS = ["bottle", "chair", "lamp"]
 
 def build(**settings) -> Any2PointForPointCloudClassification:
     model = tiny_model(id2label=dict(enumerate(LABELS)), **settings)
-    # Logits of an untrained head hardly differ; these do.
+    # Make logits of an untrained head differ.
     torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
     return model
 

@@ -1,4 +1,4 @@
-"""What the command refuses before it loads a model; tests/demo shows the page."""
+"""Arguments that the command refuses before it loads a model; tests/demo tests the page."""
 
 import socket
 import sys

@@ -17,7 +17,7 @@ from tests.reference.fill import fill
 FOLDER = Path(__file__).parents[1] / "reference"
 ENCODER, LANGUAGE_MODEL = "pc_encoder.", "llama_model.base_model.model."
 _PHI = {"model_type": "phi", "torch_dtype": "float16", "architectures": ["PhiForCausalLM"]}
-# Widths in small, by where they stand. The depth is that of the manifest.
+# Small widths by the pattern of a name. The depth is that of the manifest.
 _SMALLER: tuple[tuple[str, dict[int, int]], ...] = (
     (r"pc_encoder\.reduce_dim", {384: 64, 256: 24}),
     (r"pc_encoder\.encoder\.", {128: 8, 256: 24, 512: 48}),
@@ -76,7 +76,7 @@ class Originals:
         return torch.from_numpy(fill("blip2.query_tokens", self.state["query_tokens"].shape))
 
     def phi(self, with_norms: bool = False) -> dict[str, torch.Tensor]:
-        """Phi-2 in the layout of the authors' folder; `with_norms`, with those that Phi has not, as the case does."""
+        """Phi-2 in the layout of the authors' folder; `with_norms` adds the norms of the case."""
         own = {name: t for name, t in self._below(LANGUAGE_MODEL).items() if "lora_" not in name}
         return {name: t for name, t in own.items() if with_norms or not re.search(r"(q|k|post)_layernorm", name)}
 
@@ -84,7 +84,7 @@ class Originals:
         return _PHI | self.manifest["constructor"]["llm"] | {"bos_token_id": 1, "eos_token_id": 2}
 
     def stage(self, number: int) -> dict[str, Any]:
-        """A checkpoint of training, or with 0 the one that it starts from."""
+        """A checkpoint of a training stage; 0 is the one that training starts from."""
         trained = {name: tensor for name, tensor in self.state.items() if re.match(_TRAINED[number], name)}
         if number:
             encoder = self._below(ENCODER)
@@ -131,5 +131,5 @@ def write_phi(directory: Path, state: dict[str, torch.Tensor], config: dict[str,
 
 
 def options(arguments: dict[str, Any]) -> list[str]:
-    """Arguments as the command line takes them."""
+    """Convert arguments to command line options."""
     return [str(word) for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", value)]

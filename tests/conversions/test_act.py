@@ -152,7 +152,7 @@ def test_stored_teacher_makes_a_directory_that_needs_no_other(case, tmp_path):
     public = setting.original.public_teacher()
     public = getattr(public, "vision_model", public)
     encoder = getattr(model, "autoencoder", model).encoder
-    # Embeddings, which the checkpoint lacks, are the teacher's own.
+    # The checkpoint lacks embeddings, so they are the teacher's.
     assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in public.state_dict().items())
 
 

@@ -1,4 +1,4 @@
-"""Released Any2Point checkpoints, in small, through the command line and back."""
+"""Small versions of released Any2Point checkpoints, converted by the command line and opened."""
 
 import json
 import os
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 class Setting:
-    """A small checkpoint with its encoder on disk, and the variant in small."""
+    """A small checkpoint with its encoder on disk, and a small variant."""
 
     def __init__(self, variant, directory):
         self.case = SmallCase("any2point_" + variant.replace("-", "_"))
@@ -44,7 +44,7 @@ class Setting:
         return result.exit_code, result.stdout, result.stderr
 
     def refused(self, *arguments, **settings):
-        """What the command says when it refuses; nothing may be left behind."""
+        """The error message of the command, which must leave no files."""
         before = sorted(path for path in self.directory.rglob("*"))
         code, out, err = self.convert(*arguments, **settings)
         assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, err
@@ -105,7 +105,7 @@ def test_stored_encoder_makes_a_directory_that_needs_no_other(setting, tmp_path_
     assert not any(parameter.requires_grad for parameter in model.parameters())
     encoder = AutoModel.from_pretrained(saved / "encoder")
     assert encoder.config.model_type == case.variant.encoder["model_type"]
-    # And so does what is saved anew.
+    # And so does the model saved again.
     model.save_pretrained(saved.parent / "again")
     shutil.rmtree(saved)
     again = AutoModelForPointCloudClassification.from_pretrained(saved.parent / "again")

@@ -1,4 +1,4 @@
-"""ImageBind's own file, in small, into a directory that AutoModel opens."""
+"""A small version of ImageBind's file, converted to a directory that AutoModel opens."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ AUDIO = "modality_trunks.audio.blocks.{}."
 
 
 def original(config: ImageBindAudioConfig) -> dict[str, torch.Tensor]:
-    """An ImageBind checkpoint under the authors' names, with a little of another sense."""
+    """An ImageBind checkpoint under the authors' names, with some tensors of another modality."""
     width, wide = config.hidden_size, config.intermediate_size
     rows, columns = config.patch_grid
     shapes = {
@@ -66,7 +66,7 @@ def test_every_audio_tensor_is_converted(config, tmp_path):
         assert torch.equal(linear.weight, expected)
     assert torch.equal(attention.bias_k.flatten(), state[AUDIO.format(1) + "attn.bias_k"].flatten())
     assert torch.equal(model.layernorm.bias, state["modality_heads.audio.0.bias"])
-    # All that differs from a fresh model came from the file.
+    # Every tensor that differs from a new model came from the file.
     ours = {name: tensor.flatten() for name, tensor in model.state_dict().items()}
     fresh = random_encoder(config, seed=5).state_dict()
     assert not [name for name, tensor in ours.items() if torch.equal(tensor, fresh[name].flatten())]

@@ -167,7 +167,7 @@ def test_every_converter_refuses_tensors_that_do_not_fit_or_are_not_finite(conve
     original = opened.content()
     state = original[opened.state]
     names = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim > 1]
-    # Of files with more than the converter keeps, a tensor that it does.
+    # A tensor that the converter keeps.
     kept = [name for name in names if not re.match(r"(module\.)?(t5|ln_vision|ACT_encoder\.lm_head)", name)]
     name = kept[len(kept) // 2]
     for kind, (change, message) in MISFITS.items():

@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files, in small, into directories that from_pretrained opens."""
+"""Small versions of MiniGPT-3D's files, converted to directories that from_pretrained opens."""
 
 import json
 

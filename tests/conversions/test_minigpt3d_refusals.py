@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files that are damaged, changed, of another stage or not what they are given as."""
+"""MiniGPT-3D's files that are damaged, changed, of another stage or swapped are refused."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def given(originals, tmp_path):
 
 
 def refused(given, tmp_path):
-    """What the command says; it leaves nothing behind."""
+    """The error message of the command, which must leave no files."""
     before = sorted(path.name for path in tmp_path.iterdir())
     result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(given), "--output", str(tmp_path / "out")])
     assert result.exit_code == 1 and result.stderr.startswith("error: ")
@@ -43,7 +43,7 @@ def changed(path, change, key="model"):
 
 
 STAGE_3 = [
-    # what is done to the file, what is message
+    # change of the file, message
     (lambda state: state.update({"ln_audio.weight": torch.ones(3)}), "no known part: ln_audio.weight"),
     (lambda state: state.pop("llama_proj2.bias"), "missing: bridge.projector.fc2.bias"),
     (

@@ -31,7 +31,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What comes of stage III's file, and of it with stage IV's."""
+    """The conversions of stage III's file, and of stage III's with stage IV's."""
     directory = tmp_path_factory.mktemp("released")
     arguments = Originals(small=False).write(directory / "in", 3, 4, with_norms=True)
     run("minigpt3d", *options(arguments), "--output", directory / "mqe")
@@ -47,7 +47,7 @@ def clouds():
 
 
 def placed(batch, model):
-    """A batch with the model's mark for a cloud's token."""
+    """A batch with the model's own point token."""
     places = batch["input_ids"] == POINT_TOKEN
     return batch | {"input_ids": batch["input_ids"].masked_fill(places, model.config.point_token_id)}
 
@@ -96,7 +96,7 @@ def test_opened_point_encoder_reaches_the_stored_tokens(tmp_path):
 
 
 class BridgeOriginals(Originals):
-    """The case of the bridge, with a language model of true width and one thin layer behind it."""
+    """The case of the bridge, with a language model of full width and one small layer."""
 
     def __init__(self):
         super().__init__(small=False)

@@ -1,4 +1,4 @@
-"""Phi in each of the layouts that it was released in."""
+"""Phi in each of its released layouts."""
 
 import json
 
@@ -36,7 +36,7 @@ FIRST = {
 
 @pytest.fixture(scope="module")
 def phi():
-    """A Phi of transformers with norms of queries and keys, as the converted one always has them."""
+    """A Phi of transformers with norms of queries and keys, which the converted one always has."""
     torch.manual_seed(0)
     model = PhiForCausalLM(PhiConfig(**TODAY, qk_layernorm=True)).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Checkpoints of true size, one for each released program, from the authors' file to the stored logits."""
+"""Full-size checkpoints, one for each released program, from the authors' file to the stored logits."""
 
 import shutil
 import warnings

@@ -1,4 +1,4 @@
-"""What a visitor of the page may do, without the page."""
+"""The demo's conversations without the page."""
 
 import multiprocessing
 
@@ -10,12 +10,12 @@ from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.examples import FOLDER, ExampleShapes
 from hf_any3d.demo.page import SLIDERS, DemoPage, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE
-from tests.chat.talking_models import NUM_POINTS, Says, cloud, talking_pipeline
+from tests.chat.tiny_chat_model import NUM_POINTS, ForcedAnswer, cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return talking_pipeline()
+    return tiny_chat_pipeline()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_visitors_have_separate_conversations(pipe, file, tmp_path):
 def test_answers_grow_and_those_of_beam_search_come_at_once(pipe, file):
     conversation = Conversation(pipe)
     conversation.open(file)
-    words = Says(pipe.processor.tokenizer, "one two three ###")
+    words = ForcedAnswer(pipe.processor.tokenizer, "one two three ###")
     pieces = list(conversation.ask("Count!", max_new_tokens=40, logits_processor=[words]))
     assert pieces == ["one", "one two", "one two three"]
     assert len(list(conversation.ask("And?", max_new_tokens=8, num_beams=2))) == 1
@@ -57,7 +57,7 @@ def test_answers_grow_and_those_of_beam_search_come_at_once(pipe, file):
 def test_stopped_answers_stay_in_the_conversation(pipe, file):
     conversation = Conversation(pipe)
     conversation.open(file)
-    song = Says(pipe.processor.tokenizer, "la la la la " * 30)
+    song = ForcedAnswer(pipe.processor.tokenizer, "la la la la " * 30)
     conversation.ready()
     pieces = conversation.ask("Sing!", max_new_tokens=200, logits_processor=[song])
     next(pieces)
@@ -71,7 +71,7 @@ def test_stopped_answers_stay_in_the_conversation(pipe, file):
 
 def test_restarting_forgets_the_conversation_but_not_the_shape(pipe, file):
     conversation = Conversation(pipe)
-    conversation.restart()  # nothing is open, and nothing happens
+    conversation.restart()  # no effect before a shape is open
     conversation.open(file)
     first, second = (last(conversation.ask("What is this?", max_new_tokens=8)) for _ in range(2))
     conversation.restart()

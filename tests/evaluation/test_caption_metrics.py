@@ -17,7 +17,7 @@ TEXTS, CAPTIONS = ["a red chair", "a tall lamp", "chair"], ["a red chair", "a ta
 
 @pytest.fixture(scope="module")
 def simcse(tmp_path_factory):
-    """A RoBERTa with its pooler, random and spread far enough for texts to differ."""
+    """A RoBERTa with its pooler, with random weights large enough for texts to differ."""
     folder = tmp_path_factory.mktemp("simcse")
     special = {"vocab_size": 30, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -62,7 +62,7 @@ def test_simcse_takes_the_pooler(simcse):
 
 def test_simcse_cuts_texts_to_its_places(simcse):
     cosines, _ = open_simcse(str(simcse))
-    # 40 places, two of them for the marks around a text of one token a letter.
+    # 40 positions, two of them for special tokens; every letter is a token.
     assert cosines(["a" * 38 + "b"], ["a" * 38 + "c"])[0] == pytest.approx(1)
     assert cosines(["a" * 37 + "b"], ["a" * 37 + "c"])[0] < 1 - 1e-6
 

@@ -3,11 +3,11 @@ import pytest
 
 from hf_any3d.evaluation.chat_evaluation import open_model
 from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 
 def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
-    pipe = talking_pipeline()
+    pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)
     generate, about = open_model(str(tmp_path), device="cpu")
     assert about == {"model": str(tmp_path), "revision": weights_checksum(tmp_path)}
@@ -19,7 +19,7 @@ def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
 
 
 def test_clouds_are_centred_and_scaled_by_the_processor(tmp_path):
-    pipe = talking_pipeline()
+    pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)
     generate, _ = open_model(str(tmp_path), device="cpu")
     far = cloud()

@@ -70,7 +70,7 @@ def test_metrics_combine_into_one(pairs, tmp_path):
 
 
 def test_classes_without_references_are_left_out_of_the_mean():
-    # Class 0: 3 of 4 right; class 1: 1 of 2; class 2 is predicted once but never true; class 3 never occurs.
+    # Class 0: 3 of 4 correct; class 1: 1 of 2; class 2 is predicted once but never true; class 3 never occurs.
     matrix = confusion_matrix([0, 0, 0, 2, 1, 0], [0, 0, 0, 0, 1, 1], num_classes=4)
     np.testing.assert_array_equal(class_accuracies(matrix), [0.75, 0.5, np.nan, np.nan])
     assert mean_class_accuracy(matrix) == pytest.approx(0.625)

@@ -9,7 +9,7 @@ nltk = pytest.importorskip("nltk")
 
 
 class Synonyms:
-    """Speaks as nltk's WordNet does, and knows what it is result."""
+    """A stub of nltk's WordNet with given words."""
 
     def __init__(self, *groups):
         self.groups = groups

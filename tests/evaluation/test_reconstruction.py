@@ -1,4 +1,4 @@
-"""How rebuilt clouds are measured, category by category."""
+"""Measures of reconstructed clouds, category by category."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Voting: mean logits over augmented copies, apart from plain figures."""
+"""Voting: mean logits over augmented copies, listed apart from plain figures."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ CHAIN = ["scale:low=0.3,high=3,per_axis=True"]
 
 
 class Extent(nn.Module):
-    """Logits from the largest x and y of a cloud, so that they can be result without a model."""
+    """Logits from the largest x and y of a cloud, which a test can compute without a model."""
 
     def __init__(self):
         super().__init__()

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from hf_any3d.cli import app
 from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
-from tests.chat.talking_models import talking_pipeline
+from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.data.catalog import pointllm_trees
 from tests.data.catalog.test_modelnet40_generative import WORDS, write
 from tests.evaluation.endpoints import LocalEndpoint
@@ -23,7 +23,7 @@ FEW = ["--generation", '{"max_new_tokens": 10}']
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    talking_pipeline().save_pretrained(folder)
+    tiny_chat_pipeline().save_pretrained(folder)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_modelnet40_is_answered_and_judged_by_names_and_then_by_a_model(model, e
     by_model = evaluate(*MODELNET, "--judge", "local", "--judge-model", judge, *settings)
     result = by_model["modelnet40-completion"]
     assert result["judge"]["name"] == judge and result["judge_revisions"] == [weights_checksum(judge)]
-    # Random letters name no class: all are invalid, and what is right among them is luck.
+    # Random letters name no class: all are invalid, and correct ones are luck.
     assert result["figures"]["invalid"] == 3 and result["figures"]["clean_accuracy"] is None
     assert result["figures"]["lucky"] == result["figures"]["correct"]
 

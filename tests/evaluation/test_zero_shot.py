@@ -43,7 +43,7 @@ def test_never_naming_an_unseen_class_has_a_harmonic_mean_of_zero():
 
 def test_p_value_counts_permutations_of_names_that_score_as_well():
     assert p_value(np.diag([5, 5, 5])) == pytest.approx(1 / 6)
-    # Two classes result apart perfectly but named the wrong way round.
+    # Two classes separated perfectly but with swapped names.
     assert p_value(np.array([[0, 5], [5, 0]])) == 1
     assert p_value(np.full((4, 4), 2)) == 1
     assert p_value(np.diag([5] * 9)) == pytest.approx(1 / 10_000, abs=2e-4)

@@ -1,4 +1,4 @@
-"""Maps of features: what is alike lies together, and both pictures hold all of it."""
+"""Maps of features, as pictures and as pages."""
 
 import json
 import re
@@ -14,7 +14,7 @@ LABELS = np.repeat(np.arange(3), 20)
 
 
 def groups(spread=0.2):
-    """Features of three classes in different directions, of lengths that say nothing."""
+    """Features of three classes in different directions, with random lengths."""
     generator = np.random.default_rng(0)
     features = np.eye(16)[LABELS * 5] + spread * generator.normal(size=(60, 16))
     return features * generator.uniform(0.1, 10, size=(60, 1))

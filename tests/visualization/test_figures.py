@@ -7,7 +7,7 @@ from hf_any3d.visualization.figures import plot_point_clouds
 
 
 def painted_columns(path, share):
-    """How many columns of pixels of the right half are not white."""
+    """Count the columns of pixels in the right half that are not white."""
     generator = np.random.default_rng(0)
     clouds = [generator.uniform(-1, 1, size=(300, 3)) * size for size in (1.0, 0.2)]
     picture = imread(plot_point_clouds(clouds, path, columns=2, rows_share_frame=share))[..., :3]

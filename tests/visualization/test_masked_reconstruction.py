@@ -1,4 +1,4 @@
-"""Guesses of hidden patches, made points by the autoencoder's decoder."""
+"""Predictions of hidden patches, decoded by the autoencoder."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_perfect_predictions_decode_like_the_teachers_features(monkeypatch, targ
 
     def perfect(self, *arguments, **settings):
         output = guess(self, *arguments, **settings)
-        # Lengths that a loss on directions knows nothing of.
+        # A loss on directions ignores these lengths.
         output.predictions = output.targets * (7 if loss == "cosine" else 1)
         return output
 
@@ -47,7 +47,7 @@ def test_perfect_predictions_decode_like_the_teachers_features(monkeypatch, targ
             np.testing.assert_allclose(one.guessed, one.taught, atol=1e-5)
             assert one.guessed_chamfer == pytest.approx(one.taught_chamfer, rel=1e-4)
         else:
-            # Directions are right, lengths the mean of others.
+            # Directions are correct, lengths are a mean of others.
             assert np.abs(one.guessed - one.taught).max() < 0.5 * np.abs(one.taught).max()
 
 

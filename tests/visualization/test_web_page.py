@@ -1,4 +1,4 @@
-"""Colours of labels, and the page that shows them."""
+"""Colors of labels, and the page that shows them."""
 
 import base64
 import json

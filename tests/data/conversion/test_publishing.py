@@ -7,7 +7,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Fea
 
 from hf_any3d.data import load_point_dataset, push_point_dataset
 from hf_any3d.data.conversion.publishing import card_metadata, card_text
-from hf_any3d.data.conversion.statistics import SplitStatistics
+from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 

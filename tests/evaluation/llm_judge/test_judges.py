@@ -1,4 +1,4 @@
-"""A judge that runs here: a tiny language model with a tokenizer of bytes, saved as any other."""
+"""Local judges: a tiny saved language model with a byte tokenizer."""
 
 import json
 
@@ -19,7 +19,7 @@ ANSWERS = {
 
 
 def saved_judge(folder, template=None, places=2048):
-    """Random weights, spread so far that replies depend on the prompt."""
+    """Random weights, large enough for replies to depend on the prompt."""
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -76,7 +76,7 @@ def asked(url, **options):
 
 
 class Answering:
-    """A judge that says what a function makes of the prompt."""
+    """A judge whose replies are a function of the prompt."""
 
     name, settings, revisions, reads_prompt, kinds = "function", {}, {"1"}, True, ("same",)
 
@@ -308,7 +308,7 @@ def rows():
 
 
 class Model:
-    """Draws a class for each cloud, and breaks after so many batches."""
+    """Draws a class for each cloud, and is interrupted after some batches."""
 
     def __init__(self, batches=99):
         self.batches, self.seen = batches, []
@@ -365,7 +365,7 @@ def test_answers_are_judged_again_without_the_model(tmp_path):
 
 
 def test_a_second_process_cannot_write_the_same_verdicts(tmp_path):
-    """Without a word both would ask the judge about everything, and each throw away what the other was result."""
+    """Otherwise both would send all requests, and each would discard the other's verdicts."""
     (tmp_path / "objaverse-instruction.json").write_text(json.dumps(ANSWERS))
     path = tmp_path / "objaverse-instruction.judged-by-function.json"
     arguments = [PROTOCOLS["objaverse-instruction"]], tmp_path, Answering(lambda text: "T#same"), CLASSES
