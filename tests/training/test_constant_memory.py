@@ -72,6 +72,6 @@ def test_fifty_thousand_clouds_are_read_in_constant_memory(folder):
     done = subprocess.run(command, capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     mapped, streamed = map(json.loads, done.stdout.splitlines())
-    for told in (mapped, streamed):
-        assert told["seen"] == NUM_CLOUDS and told["total"] == NUM_CLOUDS * (NUM_CLOUDS - 1) // 2
-        assert told["most"] - told["first"] < ALLOWED_MB, (mapped, streamed)
+    for result in (mapped, streamed):
+        assert result["seen"] == NUM_CLOUDS and result["total"] == NUM_CLOUDS * (NUM_CLOUDS - 1) // 2
+        assert result["most"] - result["first"] < ALLOWED_MB, (mapped, streamed)

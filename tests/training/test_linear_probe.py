@@ -13,7 +13,7 @@ from tests.examples.conftest import tiny_shapes
 
 
 class Extent(nn.Module):
-    """Features from which the classes of `tiny_shapes` can be told: how far points reach."""
+    """Features from which the classes of `tiny_shapes` can be separated: the extent of the points."""
 
     def __init__(self):
         super().__init__()

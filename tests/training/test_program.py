@@ -66,7 +66,7 @@ def test_other_number_of_processes_than_requested_is_an_error(processes, environ
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         (
             {"train_file": "/home/me/train.parquet", "test_file": "/home/me/other/test.parquet"},
@@ -85,9 +85,9 @@ def test_other_number_of_processes_than_requested_is_an_error(processes, environ
         ),
     ],
 )
-def test_reports_name_the_data_of_each_split_without_directories(given, told):
+def test_reports_name_the_data_of_each_split_without_directories(given, expected):
     facts = data_facts(DataArguments(**given), DatasetDict(), "none")
-    assert {key: facts[key] for key in told} == told
+    assert {key: facts[key] for key in expected} == expected
 
 
 def test_directory_is_not_listed_as_a_hub_dataset(tmp_path, monkeypatch):

@@ -40,8 +40,8 @@ def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
     assert len(kinds_of_linear(model.language_model)) > 1 and kinds_of_linear(model.bridge) == {"Linear"}
     points = clouds(40)
     with torch.no_grad():
-        told, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
-    assert_nearly_equal(told, expected, 0.3)
+        found, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
+    assert_nearly_equal(found, expected, 0.3)
     model.train()
     labels = prompt(model).masked_fill(prompt(model) == model.config.point_token_id, -100)
     model(prompt(model), points=points, labels=labels).loss.backward()
@@ -57,7 +57,7 @@ def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
         assert torch.equal(full.get_parameter(name), parameter), name
     again = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**bits))
     with torch.no_grad():
-        torch.testing.assert_close(again(prompt(model), points=points).logits, told, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(again(prompt(model), points=points).logits, found, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="loaded quantized; expected full weights to store"):
         again.store_parts()
 

@@ -121,8 +121,8 @@ def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, dro
     run = trainer(tmp_path, epoch_cosine=schedule, dataloader_drop_last=drop_last, learning_rate=0.1, logging_steps=1)
     run.train()
     expected = [run.args.epoch_schedule.rate(epoch, 0.1) for epoch in range(4) for _ in range(steps)]
-    told = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
-    assert told == pytest.approx(expected, rel=1e-6)
+    rates = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx(expected, rel=1e-6)
     assert run.args.epoch_schedule.epochs == 4
     assert len(run.predict(Rows()).predictions) == 10
     assert run.args.dataloader_drop_last is drop_last
