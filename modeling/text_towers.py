@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import cached_file, logging
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, open_recorded, resolve_encoder
 
 HYPOTHESIS_TEMPLATES = ("a 3D model of a {}.",)
@@ -341,15 +341,10 @@ def _find_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrained
 
 def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConfig) -> PreTrainedModel:
     build = AutoModel if model_class is None else getattr(transformers, model_class)
-    verbosity = logging.get_verbosity()
-    # The other tower of the checkpoint is skipped on purpose: no report of unexpected keys.
-    logging.set_verbosity_error()
-    try:
+    with unused_weights_expected():  # the other tower
         model, report = build.from_pretrained(
             source.path, config=config, dtype=torch.float32, output_loading_info=True
         )
-    finally:
-        logging.set_verbosity(verbosity)
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise UnsupportedEncoder(f"{source.name}: the text tower lacks {', '.join(missing[:8])}")
     return model

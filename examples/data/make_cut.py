@@ -1,7 +1,7 @@
 """Cut the embedded shapes from the full set of Sweet Home 3D models and write their data card.
 
-The full set is a folder with train.parquet and test.parquet: 2048 points a shape in random order, with normals,
-colours, and for every shape its title, collection, author and licence.
+The full set is a folder with train.parquet and test.parquet: 2048 points per shape in random order, with normals,
+colors, and the title, collection, author and license of every shape.
 
     python examples/data/make_cut.py --source FULL_SET
 """
@@ -27,7 +27,7 @@ LICENSE_LINKS = {
 
 
 def cut_split(dataset: Dataset) -> Dataset:
-    """Keep the shapes under Creative Commons licences and the first `NUM_POINTS` points of each."""
+    """Keep the shapes under Creative Commons licenses and the first `NUM_POINTS` points of each."""
     dataset = dataset.filter(lambda source: source != LEFT_OUT_SOURCE, input_columns="source")
     dataset = dataset.remove_columns([name for name in dataset.column_names if name not in KEPT])
     features = dataset.features.copy()
@@ -51,7 +51,7 @@ def class_table(splits: DatasetDict) -> str:
 def license_table(splits: DatasetDict) -> str:
     """Format shapes, license and authors of every collection as a Markdown table."""
     rows = [row for split in splits.values() for row in split.select_columns(["source", "creator", "license"])]
-    lines = ["| collection | shapes | licence | authors |", "|---|---|---|---|"]
+    lines = ["| collection | shapes | license | authors |", "|---|---|---|---|"]
     for source in sorted({row["source"] for row in rows}):
         mine = [row for row in rows if row["source"] == source]
         (license_name,) = {row["license"] for row in mine}

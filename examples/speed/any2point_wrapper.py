@@ -107,14 +107,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = measure(
-        arguments.preset,
-        arguments.batch,
-        arguments.points,
-        arguments.tokens,
-        arguments.neighbors,
-        arguments.repeats,
-    )
+    chosen = ("preset", "batch", "points", "tokens", "neighbors", "repeats")
+    result = measure(**{name: getattr(arguments, name) for name in chosen})
     print(f"{result['preset']}, batch {result['batch']}, {result['tokens']} tokens, k = {result['neighbors']}")
     print("| forward + backward | ms a cloud | saved MB a cloud | times bare time | times bare memory |")
     print("|---|---|---|---|---|")

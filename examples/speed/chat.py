@@ -155,16 +155,16 @@ class Chats:
         messages = [*self.session_of_three().messages, {"role": "user", "content": FOLLOW_UPS[-1]}]
         ending = self.exactly(last)
 
-        def cloud_kept(_: Any) -> str:
+        def cloud_cached(_: Any) -> str:
             return self.pipe(messages, **ending)[0]["generated_text"][-1]["content"]
 
-        def nothing_kept(_: Any) -> str:
+        def nothing_cached(_: Any) -> str:
             self.pipe.answerer.forget()
-            return cloud_kept(None)
+            return cloud_cached(None)
 
         sides = {
-            "nothing kept": nothing_kept,
-            "cloud kept": cloud_kept,
+            "nothing cached": nothing_cached,
+            "cloud cached": cloud_cached,
             "session": lambda session: session.ask(FOLLOW_UPS[-1], **ending),
         }
         read = len(self.pipe.processor.prompts([messages], read=False)[0].input_ids)

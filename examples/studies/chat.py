@@ -1,4 +1,4 @@
-"""Does MiniGPT-3D learn on the embedded shapes to describe what it sees? Three seeds, all parts and stages.
+"""Does MiniGPT-3D learn to describe the embedded shapes? Three seeds, all parts and stages.
 
     python -m examples.studies.chat
     python -m examples.studies.chat --seeds 0 --processes 1

@@ -27,11 +27,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from examples import quickstart
 from examples.studies.runs import (
+    arm_rows,
     evaluate,
     every_run,
     fit,
     machine,
-    over_seeds,
     percent,
     runs_parser,
     training_settings,
@@ -173,10 +173,8 @@ def summarize(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     splits, split = prepare(options, options.seeds[0])
     baseline = quickstart.majority(splits, split) | {"cpu_seconds": 0.0}
     rows = [{"arm": "majority", "title": "majority class", "runs": 1, **baseline}]
-    for arm in options.arms:
-        own = [run for run in runs if run["arm"] == arm]
-        figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
-        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **over_seeds(own, figures)})
+    figures = ("accuracy", "mean_class_accuracy", "seconds", "cpu_seconds", "trained_parameters")
+    rows += arm_rows(runs, {arm: ARMS[arm][0] for arm in options.arms}, figures)
     about = {"split": split, "seeds": options.seeds, "shots": options.shots, "date": date.today().isoformat()}
     return {**about, "machine": machine(), "settings": settings_of("pretrained", options), "rows": rows, "runs": runs}
 

@@ -30,11 +30,11 @@ from examples import quickstart
 from examples.studies.learning import random_encoder, replace_encoder
 from examples.studies.rotary_pretraining import PRETRAINING, pretrained_encoder
 from examples.studies.runs import (
+    arm_rows,
     evaluate,
     every_run,
     fit,
     machine,
-    over_seeds,
     percent,
     runs_parser,
     training_settings,
@@ -238,11 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
         lambda name: settings_of(name, options, made["stamp"]),
         lambda name, seed: train_once(name, seed, splits, options),
     )
-    rows = []
-    for name in options.arms:
-        own = [run for run in runs if run["arm"] == name]
-        figures = over_seeds(own, ("accuracy", "mean_class_accuracy", "loss", "seconds", "cpu_seconds"))
-        rows.append({"arm": name, "title": ARMS[name].title, "runs": len(own), **figures})
+    figures = ("accuracy", "mean_class_accuracy", "loss", "seconds", "cpu_seconds")
+    rows = arm_rows(runs, {name: ARMS[name].title for name in options.arms}, figures)
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine(), "pretraining": made}
     encoder = AutoModel.from_pretrained(options.output_dir / "encoder")
     rules = dict.fromkeys(arm.rule for arm in ARMS.values())

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,15 @@ def over_seeds(runs: Iterable[dict[str, Any]], names: Iterable[str]) -> dict[str
         row[name] = float(np.mean(values))
         row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return row
+
+
+def arm_rows(runs: Iterable[dict[str, Any]], titles: Mapping[str, str], names: Iterable[str]) -> list[dict[str, Any]]:
+    """Compute a table row for each arm: its title, number of runs, and figures over its seeds."""
+    runs, rows = list(runs), []
+    for arm, title in titles.items():
+        own = [run for run in runs if run["arm"] == arm]
+        rows.append({"arm": arm, "title": title, "runs": len(own), **over_seeds(own, names)})
+    return rows
 
 
 def percent(row: dict[str, Any], name: str) -> str:

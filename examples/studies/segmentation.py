@@ -112,10 +112,10 @@ class PointNetSegmenter(nn.Module):
         """
         shape = points.shape[:2]
         own = self.first(points.flatten(0, 1))  # (batch * points, width)
-        whole = self.from_cloud(self.further(own).unflatten(0, shape).amax(dim=1))  # (batch, width)
+        pooled = self.from_cloud(self.further(own).unflatten(0, shape).amax(dim=1))  # (batch, width)
         numbers = torch.zeros(shape[0], dtype=torch.long, device=points.device) if category is None else category
-        whole = (whole + self.from_category(numbers)).repeat_interleave(shape[1], dim=0)
-        logits = self.out(self.dropout(self.head(self.from_point(own) + whole))).unflatten(0, shape)
+        pooled = (pooled + self.from_category(numbers)).repeat_interleave(shape[1], dim=0)
+        logits = self.out(self.dropout(self.head(self.from_point(own) + pooled))).unflatten(0, shape)
         return TokenClassifierOutput(loss=point_loss(logits, labels), logits=logits)
 
 

@@ -24,10 +24,10 @@ from torch import nn
 
 from examples import quickstart
 from examples.studies.runs import (
+    arm_rows,
     every_run,
     fit,
     machine,
-    over_seeds,
     percent,
     runs_parser,
     training_settings,
@@ -183,11 +183,8 @@ def main(arguments: list[str] | None = None) -> None:
         lambda arm: settings_of(arm, options),
         lambda arm, seed: train_once(arm, seed, splits, options),
     )
-    rows = []
-    for arm in options.arms:
-        own = [run for run in runs if run["arm"] == arm]
-        figures = over_seeds(own, (*ACCURACIES, *CHANGES, "seconds", "cpu_seconds"))
-        rows.append({"arm": arm, "title": ARMS[arm][0], "runs": len(own), **figures})
+    figures = (*ACCURACIES, *CHANGES, "seconds", "cpu_seconds")
+    rows = arm_rows(runs, {arm: ARMS[arm][0] for arm in options.arms}, figures)
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine()}
     summary = {**about, "settings": settings_of("sound", options), "rows": rows, "runs": runs}
     write_results(options.output_dir, "sound_and_faithful", summary, table(rows))

@@ -58,6 +58,7 @@ from hf_any3d.modeling.pretrained_parts import (
     own_modules,
     own_state,
     tensors_checksum,
+    unused_weights_expected,
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts.tensors import differing
@@ -191,7 +192,7 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
             what += f" It learned to predict features from an autoencoder around {subject.show_name(teacher)}."
         stored = STORED_HERE
         if subject.method:
-            stored = "The frozen ones are loaded from where the config says and checked against a checksum."
+            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
         elif teacher:
             stored = f"The teacher's {subject.locate_encoder(teacher)}"
         return CardDescription(
@@ -263,16 +264,14 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
             )
         config = copy.deepcopy(config)
         config.autoencoder_config = None
-        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        # Heads, a decoder or a class token of the checkpoint may be unused on purpose.
-        logging.set_verbosity_error()
+        bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            base, report = ActModel.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True, **hub
-            )
+            with unused_weights_expected():  # heads, a decoder or a class token
+                base, report = ActModel.from_pretrained(
+                    name, config=config, dtype=torch.float32, output_loading_info=True, **hub
+                )
         finally:
-            logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
         if missing := sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]))):

@@ -13,7 +13,7 @@ from torch import nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.virtual_projection import Geometry
-from hf_any3d.modeling.kernels.cells import Membership
+from hf_any3d.modeling.kernels.cells import Membership, mean_in_cells
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max
 
@@ -193,8 +193,7 @@ def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membersh
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # Mean and linear layer commute: the narrow rows are averaged first, so that cells are widened, not tokens.
-    narrow = nn.functional.pad(_pool(gathered, members), (0, 1), value=1.0)  # a column of ones for the bias
-    return kernels.widened_mean(tokens, narrow, torch.cat([out_weight, out_bias], dim=1), members)
+    return mean_in_cells(tokens, members) + _pool(gathered, members) @ out_weight + out_bias
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:

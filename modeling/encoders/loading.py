@@ -11,11 +11,15 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import QuickGELUActivation
-from transformers.utils import logging
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
-from hf_any3d.modeling.pretrained_parts import is_quantized, remember_weights, set_quantization
+from hf_any3d.modeling.pretrained_parts import (
+    is_quantized,
+    remember_weights,
+    set_quantization,
+    unused_weights_expected,
+)
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
 
 # Attribute that marks the encoder's own modules.
@@ -98,10 +102,7 @@ def open_encoder(
         UnsupportedEncoder: If the encoder is not supported.
     """
     family = find_family(config)
-    verbosity = logging.get_verbosity()
-    # Heads, other towers and unused layers of the checkpoint are skipped on purpose: no report of unexpected keys.
-    logging.set_verbosity_error()
-    try:
+    with unused_weights_expected():  # heads, other towers and further layers
         encoder, report = _class_of(family).from_pretrained(
             name_or_path,
             config=config,
@@ -111,8 +112,6 @@ def open_encoder(
             output_loading_info=True,
             **loading,
         )
-    finally:
-        logging.set_verbosity(verbosity)
     set_quantization(encoder, stored_quantized=getattr(config, "quantization_config", None) is not None)
     if family.one_precision and not is_quantized(encoder):
         for parameter in encoder.parameters():

@@ -19,6 +19,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
     set_quantization,
     single_device,
+    unused_weights_expected,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import (
     HUB_ARGUMENTS,
@@ -54,4 +55,5 @@ __all__ = [
     "single_device",
     "source_property",
     "tensors_checksum",
+    "unused_weights_expected",
 ]

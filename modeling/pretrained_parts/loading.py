@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from hf_any3d.modeling.pretrained_parts.tensors import not_finite
 
@@ -44,6 +46,17 @@ def single_device(device_map: Any) -> Any:
     if device_map == "auto":
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     return device_map
+
+
+@contextmanager
+def unused_weights_expected() -> Iterator[None]:
+    """Suppress transformers' report of unused weights, for checkpoints of which only a part is loaded on purpose."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def is_quantized(part: PreTrainedModel) -> bool:

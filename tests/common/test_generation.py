@@ -143,7 +143,7 @@ def test_a_cloud_needs_placeholders_in_the_prompt(model):
     assert answers(model, words).shape == (2, 5 + LENGTH)
     with pytest.raises(ValueError, match=r"input_ids has 0 placeholders for point tokens .*; expected 6"):
         answers(model, words | {"points": prompts(2)["points"]})
-    with pytest.raises(ValueError, match=r"expected clouds to be in inputs_embeds"):
+    with pytest.raises(ValueError, match=r"expected the clouds' tokens in inputs_embeds"):
         model(inputs_embeds=torch.zeros(2, 5, 16), points=prompts(2)["points"])
 
 

@@ -58,9 +58,15 @@ def losses_of(checkpoint: Path) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    """Load the tensors of a saved model or adapter."""
+    adapter = folder / "adapter_model.safetensors"
+    return load_file(adapter if adapter.exists() else folder / "model.safetensors")
+
+
 def assert_equal_weights(one: Path, other: Path) -> None:
     """Assert that two saved models have the same tensors."""
-    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
+    first, second = weights_in(one), weights_in(other)
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name

@@ -1,6 +1,7 @@
 """Short settings, tiny datasets and tiny encoders for tests of the example programs."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
         values = value if isinstance(value, list) else [value]
         words += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
     return words
+
+
+def python_blocks(card: str) -> list[str]:
+    """Find the Python code blocks of a model card."""
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
 def tiny_shapes(classes: int = 2, rows: int = 8, points: int = 160) -> DatasetDict:

@@ -1,7 +1,6 @@
 """PEFT methods on a pretrained point transformer: the pushed repository, its card and its entry points."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from examples import run_point_cloud_classification
 from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointCloudProcessor
 from tests.examples.act_runs import SHORT
-from tests.examples.conftest import EXAMPLES, words_of
+from tests.examples.conftest import EXAMPLES, python_blocks, words_of
 from tests.tiny_act import tiny_act
 
 SETTINGS = {k: v for k, v in SHORT.items() if "save" not in k and "eval_s" not in k} | {
@@ -46,7 +45,7 @@ def test_adapted_student_pushes_a_small_repository_whose_card_runs(hub, tmp_path
     with torch.no_grad():
         expected = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "run")(points).logits
     seen = {}
-    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    blocks = python_blocks(card)
     assert len(blocks) == 3
     for block in blocks:
         exec(block, seen)

@@ -1,7 +1,6 @@
 """ACT's second stage, and all three stages in order."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -14,7 +13,7 @@ from examples import run_act_autoencoder, run_act_pretraining, run_point_cloud_c
 from hf_any3d import ActForPointCloudClassification, ActForPreTraining, ActModel
 from hf_any3d.model_card.run_report import RunReport
 from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT, assert_equal_weights, losses_of
-from tests.examples.conftest import EXAMPLES, words_of
+from tests.examples.conftest import EXAMPLES, python_blocks, words_of
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +132,7 @@ def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatc
     for repository, name in (("me/act-autoencoder", "reconstructions.html"), ("me/act-pretrained", "metrics.json")):
         files = hub.files(repository)
         assert {"config.json", "preprocessor_config.json", "README.md", "model.safetensors", name} <= files.keys()
-        blocks = re.findall(r"```python\n(.*?)```", hub.content(repository, "README.md").decode(), re.DOTALL)
+        blocks = python_blocks(hub.content(repository, "README.md").decode())
         assert len(blocks) == 2
         for block in blocks:
             exec(block, {})

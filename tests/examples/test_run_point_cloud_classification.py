@@ -1,7 +1,6 @@
 """The classification program, from its arguments to the pushed repository."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
 from transformers import pipeline
 from typer.testing import CliRunner
 
@@ -18,7 +16,8 @@ from examples import run_point_cloud_classification
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.cli import app
 from hf_any3d.model_card.run_report import RunReport
-from tests.examples.conftest import SMALL, words_of
+from tests.examples.act_runs import assert_equal_weights, weights_in
+from tests.examples.conftest import SMALL, python_blocks, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 FEW = {**SMALL, "max_train_samples": 32, "max_eval_samples": 16}
@@ -38,22 +37,6 @@ def run(tiny_encoder, tmp_path):
         return run_point_cloud_classification.main(words_of(settings))
 
     return start
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    name = "adapter_model.safetensors" if (folder / "adapter_model.safetensors").exists() else "model.safetensors"
-    return load_file(folder / name)
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    first, second = weights_in(one), weights_in(other)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
-
-def python_blocks(card: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
 @pytest.mark.parametrize("peft", ["guided_adapter", "lora", "ia3", "none"])

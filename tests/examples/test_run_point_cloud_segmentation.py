@@ -1,6 +1,5 @@
 """The segmentation program, from its arguments to the pushed repository, for scenes and parts."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training.segmentation_rows import WeightedPointLoss
 from tests.data.catalog.s3dis_trees import write_arrays
 from tests.data.catalog.shapenet_trees import write_shapenetpart
-from tests.examples.conftest import SMALL, words_of
+from tests.examples.conftest import SMALL, python_blocks, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 DATA = {
@@ -77,7 +76,7 @@ def test_pushed_repository_is_small_and_its_card_runs(hub, run, tmp_path, monkey
     local = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "run")
     with torch.no_grad():
         expected = local(points, **category).logits
-    blocks = re.findall(r"```python\n(.*?)```", hub.content(repository, "README.md").decode(), re.DOTALL)
+    blocks = python_blocks(hub.content(repository, "README.md").decode())
     assert len(blocks) == (2 if peft == "none" else 3)
     seen = {}
     for block in blocks:

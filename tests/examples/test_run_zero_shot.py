@@ -1,7 +1,6 @@
 """The zero-shot program, from its arguments to the pushed repository."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,13 @@ from transformers import AutoModel, pipeline
 from examples import run_zero_shot
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport
+from tests.examples.conftest import SMALL, python_blocks
 from tests.tiny_encoders import saved_encoder
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 UNSEEN = ["chair", "lamp"]
 TASK = "zero-shot-point-cloud-classification"
-SMALL = {
-    "num_tokens": 8,
-    "tokenizer_neighbors": 4,
-    "num_points": 64,
-    "max_train_samples": 60,
-    "max_eval_samples": 24,
-    "per_device_train_batch_size": 16,
-    "num_train_epochs": 1,
-    "learning_rate": 0.01,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "seed": 3,
-}
+FEW = SMALL | {"max_train_samples": 60, "max_eval_samples": 24, "per_device_train_batch_size": 16}
 
 
 @pytest.fixture
@@ -41,7 +29,7 @@ def run(sentence_encoder, tmp_path):
             "encoder_name_or_path": sentence_encoder,
             "output_dir": str(tmp_path / output_dir),
             "held_out_classes": UNSEEN,
-            **SMALL,
+            **FEW,
             **settings,
         }
         path = tmp_path / "recipe.json"
@@ -61,7 +49,7 @@ def test_examples_of_the_pushed_card_run(hub, run, tmp_path, monkeypatch):
     card = hub.content(name, "README.md").decode()
     monkeypatch.chdir(FILES)
     seen = {}
-    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    blocks = python_blocks(card)
     assert len(blocks) == 3
     for block in blocks:
         exec(block, seen)
@@ -78,7 +66,7 @@ def test_held_out_classes_are_not_in_training_and_are_evaluated(run, tmp_path):
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
     shapes = load_point_dataset("shapes")
     names = shapes["train"].features["label"].names
-    first = [names[label] for label in shapes["train"][: SMALL["max_train_samples"]]["label"]]
+    first = [names[label] for label in shapes["train"][: FEW["max_train_samples"]]["label"]]
     away = sum(name in UNSEEN for name in first)
     assert report.data["rows"] == {"train": 60 - away, "test": 24, "held_out": away} and away > 0
     assert set(report.class_accuracy["held_out"]) <= set(UNSEEN)
@@ -91,7 +79,7 @@ def test_held_out_classes_are_not_in_training_and_are_evaluated(run, tmp_path):
 @pytest.mark.slow
 def test_pipeline_reaches_the_reported_accuracy(run, tmp_path):
     report = run(num_train_epochs=2, hypothesis_templates=["a {}", "the {}"])
-    rows = load_point_dataset("shapes", split="test").select(range(SMALL["max_eval_samples"]))
+    rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
     names = rows.features["label"].names
     classify = pipeline(TASK, model=str(tmp_path / "run"), top_k=1)
     truth = [names[label] for label in rows["label"]]

@@ -6,12 +6,12 @@ from transformers import GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import Says, cloud, talking_pipeline
+from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return talking_pipeline()
+    return tiny_chat_pipeline()
 
 
 def chat_about(text, *clouds):
@@ -81,10 +81,10 @@ def test_datasets_are_accepted(pipe):
 
 
 def test_answers_of_a_batch_end_separately(pipe):
-    says = Says(pipe.processor.tokenizer, "A chair.### and more", " It is a lamp###", "####")
-    answers = pipe([cloud(0), cloud(1), cloud(2)], logits_processor=[says], max_new_tokens=40, batch_size=3)
+    forced = ForcedAnswer(pipe.processor.tokenizer, "A chair.### and more", " It is a lamp###", "####")
+    answers = pipe([cloud(0), cloud(1), cloud(2)], logits_processor=[forced], max_new_tokens=40, batch_size=3)
     assert [text_of(one) for one in answers] == ["A chair.", "It is a lamp", ""]
-    assert says.step == len(" It is a lamp###")
+    assert forced.step == len(" It is a lamp###")
 
 
 def test_several_answers_to_one_question(pipe):
@@ -99,9 +99,9 @@ def test_published_prompts_are_used_by_name(pipe):
 
 
 def test_unfinished_answers_are_continued(pipe):
-    begun = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
-    says = Says(pipe.processor.tokenizer, " a chair.###")
-    answers = text_of(pipe(begun, logits_processor=[says], max_new_tokens=20))
+    unfinished = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
+    forced = ForcedAnswer(pipe.processor.tokenizer, " a chair.###")
+    answers = text_of(pipe(unfinished, logits_processor=[forced], max_new_tokens=20))
     assert len(answers) == 2 and answers[-1] == {"role": "assistant", "content": "This is a chair."}
 
 
@@ -126,6 +126,6 @@ def test_saved_pipelines_open_by_name(pipe, tmp_path):
 
 
 def test_half_precision_answers():
-    half = talking_pipeline()
+    half = tiny_chat_pipeline()
     half.model.to(torch.bfloat16)
     assert isinstance(text_of(half(cloud())), str)

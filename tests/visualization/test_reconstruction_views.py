@@ -26,7 +26,7 @@ def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
     assert heights[1] > 1.7 * heights[0]
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_inputs_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"file type '.gif'; expected one of .html, .png"):
         write_reconstructions(tmp_path / "a.gif", [answer(0)], ["chair"])
     with pytest.raises(ValueError, match="names: 2 for 1 answers"):

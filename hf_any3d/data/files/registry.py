@@ -51,7 +51,7 @@ READERS = {
     "las": "las",
     "laz": "las",
     "npy": "npy",
-    "npz": "npz",
+    "npz": "npy",
     "obj": "obj",
     "off": "off",
     "pcd": "pcd",

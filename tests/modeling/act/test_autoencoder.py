@@ -155,16 +155,16 @@ def test_a_half_precision_teacher_keeps_the_rest_in_full():
     assert output.fine.dtype == torch.float32 and model.prompts.tokens.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["autocast", "bfloat16"])
-def test_a_step_in_half_precision_stays_close(whole):
+@pytest.mark.parametrize("model_in_half_precision", [False, True], ids=["autocast", "bfloat16"])
+def test_a_step_in_half_precision_stays_close(model_in_half_precision):
     model = tiny_autoencoder("vit", prompt_dropout=0.0).train()
     full = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
     full.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    if whole:
+    if model_in_half_precision:
         model.bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not whole):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not model_in_half_precision):
         half = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
     half.loss.backward()
     assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.05)

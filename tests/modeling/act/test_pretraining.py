@@ -234,13 +234,13 @@ def test_probe_features_are_pooled_or_those_of_the_released_program():
 
 
 def test_the_frozen_encoder_may_be_in_half_precision(tmp_path):
-    whole, half = tiny_pretraining(), tiny_pretraining(teacher_dtype="bfloat16")
+    full, half = tiny_pretraining(), tiny_pretraining(teacher_dtype="bfloat16")
     half.save_pretrained(tmp_path)
     again = ActForPreTraining.from_pretrained(tmp_path)
     for model in (half, again):
         assert model.autoencoder.encoder.dtype == torch.bfloat16 and model.mask_token.dtype == torch.float32
     assert same_loss(half, again)
-    features = [model(clouds(), masks()).targets for model in (whole, half)]
+    features = [model(clouds(), masks()).targets for model in (full, half)]
     assert torch.cosine_similarity(*features, dim=-1).min() > 0.99
 
 
@@ -266,10 +266,10 @@ def test_training_resumes_from_a_checkpoint(tmp_path):
         trainer.train(resume_from_checkpoint=resume)
         return model, trainer
 
-    whole, trainer = trained(None)
+    full, trainer = trained(None)
     assert "eval_loss" in trainer.evaluate()
     resumed, _ = trained(str(tmp_path / "run" / "checkpoint-2"))
-    for (name, first), second in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+    for (name, first), second in zip(full.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(first, second, msg=name)
 
 

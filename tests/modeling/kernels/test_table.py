@@ -45,10 +45,6 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
     "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
-    "widened_mean": (
-        (randn(CLOUDS, TOKENS, HIDDEN), randn(CLOUDS, VIEWS, CELLS, WIDTH), randn(VIEWS, WIDTH, HIDDEN)),
-        lambda *tensors: (*tensors, MEMBERS),
-    ),
     "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
     "cell_norm": (
         (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, HIDDEN)),

@@ -31,7 +31,7 @@ def model() -> MiniGPT3DForConditionalGeneration:
 
 @pytest.fixture(scope="module")
 def saved(model, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("full")
     model.save_pretrained(folder)
     return str(folder)
 

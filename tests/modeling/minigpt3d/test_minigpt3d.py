@@ -33,8 +33,8 @@ def test_any_causal_language_model_takes_clouds(text):
     assert one.shape == (1, 6, 24)
     assert torch.equal(one[:, 0], other[:, 0])
     assert (one[:, 1:] != other[:, 1:]).any(dim=-1).all()
-    told = model.generate(input_ids=prompt, points=torch.stack(clouds(40)), max_new_tokens=4, do_sample=False)
-    assert told.shape[1] <= 10
+    generated = model.generate(input_ids=prompt, points=torch.stack(clouds(40)), max_new_tokens=4, do_sample=False)
+    assert generated.shape[1] <= 10
 
 
 @torch.no_grad()
@@ -84,8 +84,8 @@ def test_cached_features_give_the_same_output_as_clouds():
     model, points = tiny_model(), torch.stack(clouds(40))
     prompt = ids([2, *CLOUD, 5, 6])
     features = model.get_point_features(points)
-    told = model.generate(prompt, points=points, max_new_tokens=5, do_sample=False)
-    assert torch.equal(told, model.generate(prompt, point_features=features, max_new_tokens=5, do_sample=False))
+    generated = model.generate(prompt, points=points, max_new_tokens=5, do_sample=False)
+    assert torch.equal(generated, model.generate(prompt, point_features=features, max_new_tokens=5, do_sample=False))
 
 
 @torch.no_grad()
@@ -96,9 +96,9 @@ def test_samples_of_a_batch_have_the_same_output_as_alone():
     together = model.generate(
         ids([1, 1, *rows[0]], rows[1]), attention_mask=ids([0, 0] + [1] * 6, [1] * 8), points=points, **settings
     )
-    for row, cloud, told in zip(rows, points, together, strict=True):
+    for row, cloud, generated in zip(rows, points, together, strict=True):
         alone = model.generate(ids(row), points=cloud[None], **settings)
-        assert torch.equal(told[-5:], alone[0, -5:])
+        assert torch.equal(generated[-5:], alone[0, -5:])
 
 
 @torch.no_grad()
@@ -126,15 +126,15 @@ def test_a_second_turn_may_use_the_cache_of_the_first():
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     features = model.get_point_features(clouds(40, 30))
     first, cache = ids([2, *CLOUD, 5]), DynamicCache(config=model.config.text_config)
-    told = model.generate(first, point_features=features[:1], past_key_values=cache, **settings)
-    again = torch.cat([told, ids([6, 7])], dim=1)
-    new_cloud = torch.cat([told, ids([6, *CLOUD, 7])], dim=1)
+    generated = model.generate(first, point_features=features[:1], past_key_values=cache, **settings)
+    again = torch.cat([generated, ids([6, 7])], dim=1)
+    new_cloud = torch.cat([generated, ids([6, *CLOUD, 7])], dim=1)
     for conversation, given in ((again, features[:1]), (new_cloud, features), (new_cloud, features[1:])):
         held = DynamicCache(config=model.config.text_config)
         model.generate(first, point_features=features[:1], past_key_values=held, **settings)
         cached = model.generate(conversation, point_features=given, past_key_values=held, **settings)
-        whole = features[: 1 + (conversation is new_cloud)]
-        assert torch.equal(cached, model.generate(conversation, point_features=whole, **settings))
+        full = features[: 1 + (conversation is new_cloud)]
+        assert torch.equal(cached, model.generate(conversation, point_features=full, **settings))
 
 
 def test_saved_models_load_through_every_entry_point(tmp_path):
@@ -243,13 +243,13 @@ def test_load_balancing_loss_is_scaled_with_the_batch_share():
     model = tiny_model(use_query_experts=True, load_balancing_weight=0.5)
     prompt, points = ids([2, *CLOUD, 5, 6, 7]), clouds(40)
     labels = prompt.masked_fill(prompt == POINT_TOKEN, -100)
-    whole = model(prompt, points=points, labels=labels)
+    full = model(prompt, points=points, labels=labels)
     parts = model(prompt, points=points, labels=labels, num_items_in_batch=torch.tensor(2 * 3))
     model.config.load_balancing_weight = 0.0
     plain = model(prompt, points=points, labels=labels)
-    assert whole.loss > plain.loss
-    torch.testing.assert_close(parts.loss * 2, whole.loss)
-    assert whole.router_logits.shape == (1, 4)
+    assert full.loss > plain.loss
+    torch.testing.assert_close(parts.loss * 2, full.loss)
+    assert full.router_logits.shape == (1, 4)
 
 
 @torch.no_grad()

@@ -112,10 +112,10 @@ def test_two_beams_generate_what_was_released(released, case):
 def test_a_cache_changes_no_logits():
     model, ids = tiny_model(), torch.arange(2, 14).view(2, 6)
     with torch.no_grad():
-        whole = model(input_ids=ids).logits
+        full = model(input_ids=ids).logits
         start = model(input_ids=ids[:, :4], use_cache=True)
         rest = model(input_ids=ids[:, 4:], past_key_values=start.past_key_values).logits
-    torch.testing.assert_close(torch.cat([start.logits, rest], dim=1), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.cat([start.logits, rest], dim=1), full, rtol=1e-5, atol=1e-6)
 
 
 def test_gradient_checkpointing_changes_no_gradient():

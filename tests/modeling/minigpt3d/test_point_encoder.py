@@ -51,8 +51,8 @@ def test_tokens_are_the_released_ones(released, case):
         assert case.difference(key, found[key][1]) < 1e-4, key
     tokens = output.last_hidden_state
     assert case.difference("tokens", tokens) < 1e-4
-    whole = torch.cat([tokens[:, 0], tokens[:, 1:].amax(dim=1)], dim=-1)
-    assert case.difference("global_feature", whole) < 1e-4
+    pooled = torch.cat([tokens[:, 0], tokens[:, 1:].amax(dim=1)], dim=-1)
+    assert case.difference("global_feature", pooled) < 1e-4
 
 
 def sorted_rows(neighborhoods: torch.Tensor) -> torch.Tensor:

@@ -30,8 +30,8 @@ def written_out(encoder: PatchEncoder, patches: torch.Tensor) -> torch.Tensor:
         return layer(rows.flatten(0, -2)).view_as(rows)
 
     own = encoder.widen(torch.relu(norm(encoder.lift_norm, encoder.lift(patches))))
-    whole = own.amax(dim=2, keepdim=True).expand_as(own)
-    joined = torch.relu(norm(encoder.join_norm, encoder.join(torch.cat([whole, own], dim=-1))))
+    patch_max = own.amax(dim=2, keepdim=True).expand_as(own)
+    joined = torch.relu(norm(encoder.join_norm, encoder.join(torch.cat([patch_max, own], dim=-1))))
     return encoder.out(joined).amax(dim=2)
 
 
