@@ -1,4 +1,4 @@
-"""Scenes in blocks and back: nothing is lost, nothing counted twice."""
+"""Scenes cut into blocks and merged again: no point is lost or counted twice."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_blocks_cover_every_point(scene, block_size, overlap, num_points):
 
 @pytest.mark.parametrize(("low", "size", "columns"), [(0.1, 0.3, 4), (0.1, 0.3, 7), (0.1, 0.6, 2), (0.1, 0.7, 4)])
 def test_rounding_leaves_no_point_outside_the_last_block(low, size, columns):
-    """A scene as long as a whole number of columns, whose last wall lies a rounding before its last point."""
+    """A scene as long as a whole number of columns, whose last edge is a rounding error before its last point."""
     ends = np.zeros((2, 3))
     ends[:, 0] = low, low + size * columns
     ends[:, 2] = low

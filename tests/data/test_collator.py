@@ -27,7 +27,7 @@ def test_without_num_points_clouds_of_one_size_are_unchanged():
 
 
 def test_without_num_points_clouds_of_different_sizes_are_refused():
-    """Filled up to the largest one, a cloud would be answered differently beside each of its neighbours."""
+    """Padded to the largest one, a cloud's prediction would depend on its batch."""
     message = r"row 1 has 10 points; row 0 has 30: give PointCloudCollator\(num_points=…\)"
     with pytest.raises(ValueError, match=message):
         PointCloudCollator()(rows(30, 10))

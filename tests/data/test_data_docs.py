@@ -1,4 +1,4 @@
-"""The blocks of docs/data.md run, in order, and print what they say."""
+"""The code blocks of docs/data.md run in order and print the documented output."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The PointCloud feature: what it takes, what it gives, how it is stored."""
+"""The PointCloud feature: its inputs, outputs and storage."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_every_readable_file_decodes_like_its_reader_as_path_and_as_bytes(name):
     expected = read_point_cloud(path)
     assert_same(by_path, expected)
     assert_same(rows_of(path.as_uri())[0]["cloud"], expected)
-    if path.suffix != ".obj":  # bytes alone have no material file beside them
+    if path.suffix != ".obj":  # bytes have no material file
         assert_same(by_bytes, expected)
 
 

@@ -1,4 +1,4 @@
-"""Centre and radius are, to the last bit, what the plain formulas give."""
+"""Centre and radius are bitwise equal to the plain formulas."""
 
 import numpy as np
 import pytest

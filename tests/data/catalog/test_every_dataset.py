@@ -1,4 +1,4 @@
-"""What holds for every dataset of the catalogue, whichever are added."""
+"""Tests of every published dataset of the catalog."""
 
 import inspect
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A folder that a stranger made: links that lead out of it, and names that are no text."""
+"""Untrusted folders: links that lead outside, and names that are not text."""
 
 import os
 
@@ -11,7 +11,7 @@ from tests.data.clouds import points
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder beside `scans` with a cloud, and metadata that names the cloud of `scans`."""
+    """A folder next to `scans` with a cloud, and metadata that names the cloud of `scans`."""
     (tmp_path / "scans" / "cup").mkdir(parents=True)
     np.save(tmp_path / "scans" / "cup" / "a.npy", points())
     (tmp_path / "outside" / "mug").mkdir(parents=True)

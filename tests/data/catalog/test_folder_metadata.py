@@ -1,4 +1,4 @@
-"""Folders whose metadata files say more about the clouds."""
+"""Folders with metadata files."""
 
 import json
 import logging

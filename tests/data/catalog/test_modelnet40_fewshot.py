@@ -10,11 +10,11 @@ from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot
 from tests.data.catalog.modelnet_trees import MODELS, label, table, write_text
 
-ORIGINALS = [8, 0, 39, 12, 30]  # classes of ModelNet40 behind the fold's labels
+ORIGINALS = [8, 0, 39, 12, 30]  # classes of ModelNet40 by the fold's labels
 
 
 def fold(way=5, shot=10, seed=0, num_points=6):
-    """A fold as the published pickles hold it: points and normals, new label, label of ModelNet40."""
+    """A fold as in the published pickles: points and normals, new label, label of ModelNet40."""
     generator = np.random.default_rng(seed)
     made = {}
     for split, count in (("train", shot), ("test", 20)):

@@ -66,7 +66,7 @@ def test_handle_of_a_mug_stands_off_its_body(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_parts_touch_each_other(seed):
-    """No part hangs in the air: some point of it lies near one of another part."""
+    """Some point of each part is near one of another part."""
     for category in CATEGORIES:
         points, names = assemble(category, 1500, np.random.default_rng(seed))
         size = np.linalg.norm(np.ptp(points, axis=0))

@@ -23,7 +23,7 @@ VALUES = [{"a": "é\n", "b": [1, 2]}, 3, "☃ ] , [", [], None, {"deep": {"er": 
 @pytest.mark.parametrize("style", [{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}])
 @pytest.mark.parametrize("small", [False, True])
 def test_entries_are_those_of_the_array_and_read_again_by_their_bytes(write, monkeypatch, style, small):
-    if small:  # letters of several bytes and entries lie across the borders of what is read at a time
+    if small:  # letters of several bytes and entries span the chunks
         monkeypatch.setattr(pointllm_annotations, "CHUNK_BYTES", 3)
         monkeypatch.setattr(pointllm_annotations, "LONGEST_ENTRY", 60)
     path = write(" \n" + json.dumps(VALUES, **style) + "\n ")

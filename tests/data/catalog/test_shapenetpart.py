@@ -52,8 +52,8 @@ def test_parts_are_numbered_as_published():
     assert list(published) == list(shapenetpart.SYNSETS.values()) == list(shapenetpart.CATEGORY_PARTS)
     for category, (first, last) in published.items():
         assert shapenetpart.CATEGORY_PARTS[category] == tuple(range(first, last + 1))
-    told = parts_of_categories(shapenetpart.PART_NAMES, list(shapenetpart.SYNSETS.values()))
-    assert told == [list(parts) for parts in shapenetpart.CATEGORY_PARTS.values()]
+    found = parts_of_categories(shapenetpart.PART_NAMES, list(shapenetpart.SYNSETS.values()))
+    assert found == [list(parts) for parts in shapenetpart.CATEGORY_PARTS.values()]
 
 
 def test_the_folder_above_may_be_given_and_numbers_are_checked(load, folder):

@@ -1,4 +1,4 @@
-"""How much one file may hold: the limits reach every reader, and small files cannot ask for much."""
+"""Limits of one file: they apply to every reader, and small files cannot allocate much."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Inputs that once failed in another way than by one clear error, and counts that no file of their size can hold."""
+"""Inputs that once failed without one clear error, and counts that are impossible for the size of the file."""
 
 import json
 import pickle

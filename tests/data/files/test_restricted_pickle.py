@@ -96,7 +96,7 @@ def test_memory_stays_small_however_large_the_file(reading, tmp_path):
 
 
 class Calls:
-    """Pickles as a call of whatever it is given."""
+    """An object that pickles as a call of its arguments."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -320,12 +320,12 @@ def test_keys_with_equal_hashes_are_refused(reading):
 
 
 class Counting(dict):
-    """Counts how often its values are asked for."""
+    """Count the reads of its values."""
 
-    asked = 0
+    reads = 0
 
     def values(self):
-        self.asked += 1
+        self.reads += 1
         return super().values()
 
 
@@ -335,7 +335,7 @@ def test_a_shared_container_is_checked_once():
 
     shared = Counting.fromkeys(range(10))
     _check_tree([shared] * 1000, 10**6, 10**6, ReadLimits())
-    assert shared.asked <= 2  # on the way in and on the way out
+    assert shared.reads <= 2  # on entry and on exit
 
 
 def test_a_shared_array_counts_each_time(reading):
@@ -359,7 +359,7 @@ def test_scalars_of_long_text_cannot_be_multiplied(reading):
 
 @pytest.mark.parametrize("code", [b"0", b"1"])
 def test_an_array_may_be_dropped(reading, code):
-    array = pickle.dumps(np.zeros((2, 3)), 4)[11:-1]  # behind the protocol and the frame
+    array = pickle.dumps(np.zeros((2, 3)), 4)[11:-1]  # after the protocol and the frame
     start = b"\x80\x04K\x07" + (b"(" if code == b"1" else b"")
     assert reading(start + array + code + b".") == 7
 
