@@ -54,7 +54,7 @@ def test_requested_number_of_processes_is_accepted():
 @pytest.mark.parametrize(
     ("processes", "environment", "text"),
     [
-        # What `accelerate launch --cpu --num_processes 2` leaves in the environment of its single process.
+        # Environment that `accelerate launch --cpu --num_processes 2` sets for its single process.
         (1, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
         (1, {"WORLD_SIZE": "2"}, "requests 2 processes, but this run has 1; .*nproc_per_node.* unset WORLD_SIZE"),
         (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "requests 4 processes, but this run has 1"),

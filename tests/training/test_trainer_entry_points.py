@@ -1,4 +1,4 @@
-"""The stock Trainer shares models and takes up interrupted runs as it does with any model of transformers."""
+"""The stock Trainer pushes models and resumes runs as with any model of transformers."""
 
 import pytest
 import torch
