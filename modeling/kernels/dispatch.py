@@ -45,6 +45,11 @@ def _checked(setting: str, name: str) -> str:
 _setting = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
 
 
+def _is_autocast_enabled(device: str) -> bool:
+    # Torch raises an error for devices without autocast, such as "meta".
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
     """Wrap the backward pass of a fused implementation, which autocast would round if it is called inside of it."""
 
@@ -52,7 +57,7 @@ def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
     def wrapper(ctx: Any, *gradients: Any) -> R:
         flat = [part for gradient in gradients for part in (gradient if isinstance(gradient, list) else [gradient])]
         device = next((gradient.device.type for gradient in flat if gradient is not None), None)
-        if device is None or not torch.is_autocast_enabled(device):
+        if device is None or not _is_autocast_enabled(device):
             return backward(ctx, *gradients)
         with torch.autocast(device, enabled=False):
             return backward(ctx, *gradients)
@@ -103,7 +108,7 @@ class Kernel(Generic[P, R]):
         if not self.uses_fused(*args, **kwargs):
             return self.plain(*args, **kwargs)
         device: Any = args[0].device.type
-        if not torch.is_autocast_enabled(device):
+        if not _is_autocast_enabled(device):
             return self.fused(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             result = self.fused(*args, **kwargs)
