@@ -147,7 +147,7 @@ def test_missing_weights_inside_wrappers_are_found(tmp_path):
         (lambda stored: _pop(stored, "point_tokenizer"), "lacks .*point_tokenizer"),
         (
             lambda stored: stored.update({"base_model.model.extra.weight": torch.zeros(1)}),
-            "has base_model.model.extra.weight, for which",
+            "has base_model.model.extra.weight, which the model does not",
         ),
     ],
 )
