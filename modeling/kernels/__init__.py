@@ -1,4 +1,4 @@
-"""Operations that have a fused implementation, the plain one beside it, and the table that chooses between them.
+"""Operations with a fused and a plain implementation, and the table that chooses between them.
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
 forward and backward; the plain one documents the arguments. The fused ones are all of `torch.autograd.Function` and

@@ -2,6 +2,7 @@
 
 import copy
 import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,11 @@ def test_autocast_rounds_results_no_more_than_its_own_precision(name):
     for one, other in list(zip(found, expected, strict=True))[: 1 if rounded else None]:
         one = [part.to(like.dtype) for part, like in zip(one, other, strict=True)]
         torch.testing.assert_close(one, list(other), rtol=tolerance, atol=tolerance)
+
+
+def test_page_lists_every_operation_with_its_reason():
+    page = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert [f"| `{name}` | {kernel.reason} |" in page for name, kernel in kernels.TABLE.items()] == [True] * len(CASES)
 
 
 def test_setting_is_checked():
