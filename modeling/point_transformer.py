@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
@@ -246,30 +247,9 @@ class PointAttention(nn.Module):
         batch, tokens, width = hidden_states.shape
         heads = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         mixed, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
         return self.proj(mixed.reshape(batch, tokens, width)), weights
-
-
-def eager_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    **_: object,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eager attention with the signature of transformers' attention functions.
-
-    Returns:
-        The output, `(batch, tokens, heads, width / heads)`, and the weights `(batch, heads, tokens, tokens)`.
-    """
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2), weights
 
 
 class PointMlp(nn.Module):

@@ -1,4 +1,4 @@
-"""Comparing what two models answer, relative to how much the answers differ among themselves."""
+"""Compare outputs of two models, relative to the spread of the outputs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 
 
 def assert_nearly_equal(found: torch.Tensor, expected: torch.Tensor, relative: float = 0.05) -> None:
-    """Assert that answers agree up to a share of their own spread.
+    """Assert that outputs agree up to a fraction of their spread.
 
-    The spread leaves out what all numbers have in common, so that a model that answers zeros, or one number for
-    everything, fails however large that number is.
+    The spread ignores the mean, so that a model that outputs zeros, or one number for everything, fails however large
+    that number is.
 
     Args:
-        found: Answers of the model under test.
-        expected: What they should be, of the same shape and of order one.
+        found: Outputs of the model under test.
+        expected: Expected outputs, of the same shape and of order one.
         relative: The largest difference (root mean square) over the spread (standard deviation) of `expected`.
     """
     assert found.shape == expected.shape, f"shape {tuple(found.shape)}; expected {tuple(expected.shape)}"
     found, expected = found.detach().double(), expected.detach().double()
     spread = (expected - expected.mean()).square().mean().sqrt().item()
-    assert spread > 0.05, f"the expected answers hardly differ (spread {spread:.3g}): nothing would be compared"
+    assert spread > 0.05, f"the expected outputs hardly differ (spread {spread:.3g}): nothing would be compared"
     error = (found - expected).square().mean().sqrt().item() / spread
     assert error <= relative, f"differs by {error:.3g} of the spread; expected at most {relative}"
 
@@ -29,12 +29,12 @@ def assert_same_gradients(
 ) -> None:
     """Assert that every parameter gets the same gradient, each relative to its own size.
 
-    Gradients that are zero but for rounding, such as those of biases that a norm takes out again, are compared with
+    Gradients that are zero up to rounding, such as those of biases that a norm removes, are compared with
     the largest of all.
 
     Args:
         found: Gradients by parameter name.
-        expected: What they should be.
+        expected: Expected gradients.
         relative: The largest difference over the gradient's own largest entry.
     """
     assert found.keys() == expected.keys(), f"other parameters: {sorted(found.keys() ^ expected.keys())}"
@@ -43,8 +43,8 @@ def assert_same_gradients(
     sizes = {name: float(gradient.abs().max()) for name, gradient in expected.items() if gradient is not None}
     largest = max(sizes.values(), default=0.0)
     assert largest > 1e-4, f"the largest gradient is {largest:.3g}: nothing would be compared"
-    told = [name for name, size in sizes.items() if size > 1e-6 * largest]
-    assert len(told) > len(sizes) / 2, "most gradients are zero"
+    compared = [name for name, size in sizes.items() if size > 1e-6 * largest]
+    assert len(compared) > len(sizes) / 2, "most gradients are zero"
     for name, size in sizes.items():
         error = float((found[name].double() - expected[name].double()).abs().max())
         allowed = relative * size + 1e-6 * largest

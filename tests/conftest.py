@@ -1,4 +1,4 @@
-"""Shared by all tests: few threads, bounded memory, and a hub of our own in place of the network."""
+"""Shared by all tests: few threads, limited memory, and a local hub instead of the network."""
 
 import ctypes
 import gc
@@ -13,7 +13,7 @@ import pytest
 
 from tests.hub import LocalHub
 
-# huggingface_hub reads these once, when it is imported; processes that tests start inherit them.
+# huggingface_hub reads these on import; subprocesses of tests inherit them.
 if "huggingface_hub" in sys.modules:
     raise RuntimeError("huggingface_hub was imported before tests/conftest.py could point it to the local hub")
 _hub = LocalHub()
@@ -32,12 +32,12 @@ os.environ.update(
 )
 
 
-# What a process of the tests may hold at most, in bytes.
+# Memory limit of a test process, in bytes.
 MOST_MEMORY = 3e9
-# Parity tests build models of full size. The C library keeps what they free for itself, in pieces; it is asked to give
-# that back whenever so much has come together.
+# Parity tests build full-size models. The C library keeps freed memory in fragments; it is trimmed once this much has
+# accumulated.
 _WORTH_TRIMMING = 3e8
-_held = {"teardown": 5e8, "fixture": 5e8}  # by the libraries, or after the last time
+_held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or after the last trim
 _peaks: list[float] = []  # of this process and its workers
 
 
@@ -54,7 +54,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
-    # The model that the next one takes the place of is free by now, but held by cycles of references.
+    # The previous model is unused by now, but kept alive by reference cycles.
     if fixturedef.scope == "module":
         _trim_memory("fixture")
 
@@ -104,16 +104,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def hub() -> LocalHub:
-    """The hub that huggingface_hub, transformers, peft and datasets talk to in this process and those it starts.
+    """The local hub of huggingface_hub, transformers, peft and datasets in this process and its subprocesses.
 
-    It lives as long as the session, so each test takes names of its own.
+    It exists for the session, so each test uses names of its own.
     """
     return _hub
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """A headless browser; tests that want one are skipped where there is none."""
+    """A headless browser; tests that need it are skipped if there is none."""
     from tests.visualization.browser import headless_browser
 
     with headless_browser(tmp_path_factory.mktemp("browser")) as browser:
@@ -122,7 +122,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def libraries_as_they_were():
-    """For tests of commands, which make transformers quiet: it talks again when they end."""
+    """Restore the log level of transformers after tests of commands, which lower it."""
     import transformers
 
     verbosity = transformers.logging.get_verbosity()
@@ -136,4 +136,4 @@ def _no_unknown_requests():
     before = len(_hub.unknown)
     yield
     unknown = _hub.unknown[before:]
-    assert not unknown, f"asked of the local hub, which doesn't know it: {', '.join(unknown)}"
+    assert not unknown, f"unknown requests to the local hub: {', '.join(unknown)}"

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and leave nothing else behind."""
+"""Files are written completely or not at all, without leftovers."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_is_an_error_that_names_the_file(tmp_path):
 
 
 def killed_while(code):
-    """Run code in a process that is killed when it says so; gives its number."""
+    """Run code in a process that is killed at its signal; return its number."""
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"here\n"
     child.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Defaults of models, adapters and training: a changed one alters what programs and files that leave it out mean."""
+"""Defaults of models, adapters and training, which programs and saved files rely on."""
 
 import dataclasses
 import inspect
@@ -11,28 +11,16 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.training import arguments as settings
-from hf_any3d.training import minigpt3d_stages as stage_settings
-from hf_any3d.training import models as point_models
-from hf_any3d.training import pretraining as autoencoder_settings
-from hf_any3d.training import pretraining as distillation_settings
+from hf_any3d.training import arguments, minigpt3d_stages, models, pretraining
 
-# A default that is changed on purpose is changed here too; the value comes from the paper or the released program.
+# Intended changes of defaults are made here too; values come from the paper or the released program.
 STORED = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
 
 
 def _classes() -> dict[str, type]:
-    """Configurations and settings that people give, by name."""
+    """Return public configurations and arguments by name."""
     found = {}
-    modules = (
-        hf_any3d,
-        minigpt3d,
-        autoencoder_settings,
-        distillation_settings,
-        point_models,
-        settings,
-        stage_settings,
-    )
+    modules = (hf_any3d, minigpt3d, arguments, minigpt3d_stages, models, pretraining)
     for module in modules:
         for name in dir(module):
             value = getattr(module, name)
@@ -43,7 +31,7 @@ def _classes() -> dict[str, type]:
 
 
 def _defaults(cls: type) -> dict[str, object]:
-    """The defaults of the fields that a class has from this package."""
+    """Return the defaults of the fields that this package defines."""
     own = set()
     for base in cls.__mro__:
         if base.__module__.startswith("hf_any3d"):

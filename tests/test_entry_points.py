@@ -1,4 +1,4 @@
-"""Three doors into a shared model, and a fourth to its features: equal numbers from a directory and from the hub."""
+"""Auto class, PEFT, pipeline and AutoModel load equal models from a directory and from the hub."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ MAKERS = pytest.mark.parametrize("make", [adapted_model, lora_model, tiny_model]
 
 @torch.no_grad()
 def outputs_of(model):
-    """Logits and pooled features of some clouds."""
+    """Return logits and pooled features of some clouds."""
     points = PROCESSOR(clouds())["points"]
     classifier = model.get_base_model() if isinstance(model, PeftModel) else model
     return model(points=points).logits, classifier.any2point(points).pooler_output
@@ -66,13 +66,13 @@ def through_pipeline(name, base, **kwargs):
 
 
 def check_entry_points(name, model, base):
-    """Through each door the same logits, of which a pipeline shows the shares, and the same features."""
+    """Check that every entry point gives equal logits, in pipelines their softmax, and equal features."""
     logits, features = outputs_of(model)
-    doors = {through_auto_class: logits, through_pipeline: logits.log_softmax(dim=-1)}
+    loaders = {through_auto_class: logits, through_pipeline: logits.log_softmax(dim=-1)}
     if isinstance(model, PeftModel):
-        doors[through_peft] = logits
-    for door, expected in doors.items():
-        torch.testing.assert_close(door(name, base), expected, rtol=0, atol=1e-6, msg=door.__name__)
+        loaders[through_peft] = logits
+    for load, expected in loaders.items():
+        torch.testing.assert_close(load(name, base), expected, rtol=0, atol=1e-6, msg=load.__name__)
     with torch.no_grad():
         found = AutoModel.from_pretrained(name)(PROCESSOR(clouds())["points"])
     torch.testing.assert_close(found.pooler_output, features, rtol=0, atol=1e-6)
@@ -110,7 +110,7 @@ def pushed_encoder(hub):
 @MAKERS
 def test_repository_opens_equal_through_every_entry_point(make, hub, pushed_encoder):
     encoder, commit = pushed_encoder
-    name = f"me/doors-{make.__name__.replace('_', '-')}"
+    name = f"me/loaders-{make.__name__.replace('_', '-')}"
     model = made_and_trained(make, encoder, revision=commit)
     model.push_to_hub(name)
     PROCESSOR.push_to_hub(name)
@@ -161,9 +161,9 @@ def test_loading_gives_no_warnings_and_misses_no_weights(make, tmp_path, recwarn
     loaded, info = AutoModelForPointCloudClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not loaded.training
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    told = capfd.readouterr()
+    output = capfd.readouterr()
     for word in ("MISSING", "UNEXPECTED", "newly initialized", "were not"):
-        assert word not in told.out + told.err
+        assert word not in output.out + output.err
 
 
 def test_features_of_an_adapter_can_be_saved_again(tmp_path):

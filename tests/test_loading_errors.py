@@ -1,4 +1,4 @@
-"""What stands at the doors: encoders with other weights, encoders elsewhere, adapters that are not whole."""
+"""Loading with a changed, missing or moved encoder, and incomplete adapters."""
 
 import shutil
 
@@ -20,11 +20,11 @@ from tests.test_entry_points import (
 )
 from tests.tiny_encoders import adapted_model, random_encoder, saved_encoder, tiny_config, tiny_model
 
-DOORS = pytest.mark.parametrize("door", [through_auto_class, through_peft, through_pipeline])
+LOADERS = pytest.mark.parametrize("load", [through_auto_class, through_peft, through_pipeline])
 
 
 def put_encoder(directory, seed=0):
-    """A tiny BERT in a directory, instead of what is there."""
+    """Replace a directory by a tiny BERT."""
     shutil.rmtree(directory, ignore_errors=True)
     if seed == 0:
         shutil.copytree(saved_encoder("bert"), directory)
@@ -35,7 +35,7 @@ def put_encoder(directory, seed=0):
 
 @pytest.fixture
 def shared(tmp_path):
-    """A trained adapter in a directory, its encoder in another one, and what it says."""
+    """A trained adapter in a directory, its encoder in another one, and its logits."""
     encoder = put_encoder(tmp_path / "encoder")
     model = made_and_trained(adapted_model, encoder)
     model.save_pretrained(tmp_path / "model")
@@ -43,14 +43,14 @@ def shared(tmp_path):
     return str(tmp_path / "model"), tmp_path / "encoder", outputs_of(model)[0]
 
 
-@DOORS
-def test_encoder_with_other_weights_is_refused_by_every_entry_point(door, shared):
+@LOADERS
+def test_encoder_with_other_weights_is_refused_by_every_entry_point(load, shared):
     name, encoder, _ = shared
     put_encoder(encoder, seed=9)
     with pytest.raises(ValueError, match="change( results)? silently") as error:
-        door(name, lambda: tiny_model(str(encoder)))
+        load(name, lambda: tiny_model(str(encoder)))
     assert str(encoder) in str(error.value)
-    if door is not through_pipeline:
+    if load is not through_pipeline:
         assert isinstance(error.value, EncoderMismatchError)
 
 

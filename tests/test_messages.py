@@ -1,4 +1,4 @@
-"""What reaches the terminal of whoever runs a command on a stranger's files."""
+"""Terminal output of untrusted text."""
 
 import io
 import json
@@ -70,10 +70,10 @@ def test_errors_that_commands_handle_are_unchanged(error):
 def test_tracebacks_of_transformers_are_reduced_to_the_reason():
     with pytest.raises(ValueError, match="^me/model: no JSON here$"), model_errors("me/model"):
         raise ValueError("no\nJSON here")
-    told = "while loading with {}, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
+    entry = "while loading with {}, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
     text = "Could not load model me/model with any of the following classes: (A, B). See the original errors:\n\n"
-    text += told.format("A", "KeyError: 'x'\n\nDuring handling\n\nhuggingface_hub.errors.XError: width=0; expected 1")
-    text += told.format("B", "OSError: not a B")
+    text += entry.format("A", "KeyError: 'x'\n\nDuring handling\n\nhuggingface_hub.errors.XError: width=0; expected 1")
+    text += entry.format("B", "OSError: not a B")
     with pytest.raises(ValueError, match="^me/model: huggingface_hub.errors.XError: width=0; expected 1$"):
         with model_errors("me/model"):
             raise ValueError(text)

@@ -1,4 +1,4 @@
-"""What is told of models from their configuration files alone."""
+"""Facts about models from their configuration files."""
 
 import pytest
 from peft import get_peft_model

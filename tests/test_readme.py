@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from tests.chat.talking_models import talking_pipeline
+from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.hub import LocalHub
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ model = Any2PointForPointCloudClassification.from_encoder_pretrained(
 get_peft_model(model, GuidedAdapterConfig()).save_pretrained("outputs/quickstart/model")
 PointCloudProcessor(num_points=64).save_pretrained("outputs/quickstart/model")
 """
-    talking_pipeline().save_pretrained(folder / "outputs" / "chat_shapes" / "seed-0" / "stage_4" / "model")
+    tiny_chat_pipeline().save_pretrained(folder / "outputs" / "chat_shapes" / "seed-0" / "stage_4" / "model")
     run([sys.executable, "-c", make_model], folder, hub)
     yield folder, hub
     hub.close()

@@ -1,4 +1,4 @@
-"""Model directories of strangers at the command line: one line of error, in bounded time, or an answer."""
+"""Untrusted model directories at the command line: an answer, or one error line in bounded time."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("stranger")
+    path = tmp_path_factory.mktemp("untrusted")
     model = build()
     lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
     get_peft_model(model, lora).save_pretrained(path)
@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def strange(folder, tmp_path):
+def untrusted(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "model")
     return tmp_path / "model"
 
@@ -40,12 +40,12 @@ def refused(model: Path) -> str:
         code, out, err = run(*command)
         assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, (command, err)
         if command[0] == "predict":
-            told = err
-    return told
+            message = err
+    return message
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"tokenizer_width": 10**9}, "tokenizer_width=1000000000"),
         ({"head_widths": [10**9]}, "head_widths=1000000000"),
@@ -55,20 +55,20 @@ def refused(model: Path) -> str:
         ({"num_tokens": "many"}, "num_tokens='many'"),
     ],
 )
-def test_impossible_settings_are_refused(strange, settings, told):
-    changed(strange / "config.json", **settings)
-    assert told in refused(strange)
+def test_impossible_settings_are_refused(untrusted, settings, message):
+    changed(untrusted / "config.json", **settings)
+    assert message in refused(untrusted)
 
 
-def test_huge_encoder_is_refused_before_it_is_built(strange):
-    config = json.loads((strange / "config.json").read_text())
-    changed(strange / "config.json", encoder_config=config["encoder_config"] | {"num_hidden_layers": 10**6})
-    assert "encoder_config.num_hidden_layers=1000000; expected 0 to 512" in refused(strange)
+def test_huge_encoder_is_refused_before_it_is_built(untrusted):
+    config = json.loads((untrusted / "config.json").read_text())
+    changed(untrusted / "config.json", encoder_config=config["encoder_config"] | {"num_hidden_layers": 10**6})
+    assert "encoder_config.num_hidden_layers=1000000; expected 0 to 512" in refused(untrusted)
 
 
 @pytest.mark.parametrize("command", ["predict"])
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"r": 10**9}, "r=1000000000; expected a whole number from 0 to 16,384"),
         ({"target_modules": "(([a-z0-9_]+\\.?)+)+!"}, "repeats a group"),
@@ -76,67 +76,69 @@ def test_huge_encoder_is_refused_before_it_is_built(strange):
         ({"rank_pattern": {"(x+x+)+y": 4}}, "repeats a group"),
     ],
 )
-def test_adapters_that_could_take_hours_are_refused(strange, command, settings, told):
-    changed(strange / "adapter_config.json", **settings)
-    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+def test_adapters_that_could_take_hours_are_refused(untrusted, command, settings, message):
+    changed(untrusted / "adapter_config.json", **settings)
+    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
     assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1
-    assert told in err
+    assert message in err
 
 
-def test_truncated_weight_file_is_reported(strange):
-    file = strange / "adapter_model.safetensors"
+def test_truncated_weight_file_is_reported(untrusted):
+    file = untrusted / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
-    assert code == 1 and out == "" and len(err.splitlines()) == 1 and str(strange) in err
+    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1 and str(untrusted) in err
 
 
-def test_processor_with_too_many_points_is_refused(strange):
-    changed(strange / "preprocessor_config.json", num_points=10**8)
-    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+def test_processor_with_too_many_points_is_refused(untrusted):
+    changed(untrusted / "preprocessor_config.json", num_points=10**8)
+    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
     assert "num_points: 100000000; expected 1 to 10,000,000" in err
 
 
-def test_class_and_file_names_are_escaped_in_terminals(strange, tmp_path):
+def test_class_and_file_names_are_escaped_in_terminals(untrusted, tmp_path):
     labels = {"0": "bottle\x1b[2J", "1": "chair\nerror: all is lost", "2": "\u202elamp"}
-    changed(strange / "config.json", id2label=labels, label2id={name: int(i) for i, name in labels.items()})
+    changed(untrusted / "config.json", id2label=labels, label2id={name: int(i) for i, name in labels.items()})
     file = tmp_path / "ch\x1b[31mair\n.ply"
     shutil.copy(FILES / "chair.ply", file)
-    code, out, err = run("predict", file, "--model", strange)
+    code, out, err = run("predict", file, "--model", untrusted)
     assert code == 0, err
     assert len(out.splitlines()) == 1 and out[:-1].isprintable() and "all is lost" in out
-    code, out, err = run("predict", file, "--model", strange, "--json")
+    code, out, err = run("predict", file, "--model", untrusted, "--json")
     assert {answer["label"] for answer in json.loads(out)[0]["predictions"]} == set(labels.values())
     assert out.replace("\n", "").isprintable()
     file.write_bytes(b"ply\n")
-    code, out, err = run("predict", file, "--model", strange)
+    code, out, err = run("predict", file, "--model", untrusted)
     assert code == 1 and len(err.splitlines()) == 1 and err[:-1].isprintable()
 
 
-def test_adapter_larger_than_its_weights_allocates_no_memory(strange):
-    state = load_file(strange / "adapter_model.safetensors")
-    save_file({name: torch.zeros(1) for name in state}, strange / "adapter_model.safetensors", {"format": "pt"})
-    changed(strange / "adapter_config.json", r=4_000)
-    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+def test_adapter_larger_than_its_weights_allocates_no_memory(untrusted):
+    state = load_file(untrusted / "adapter_model.safetensors")
+    save_file({name: torch.zeros(1) for name in state}, untrusted / "adapter_model.safetensors", {"format": "pt"})
+    changed(untrusted / "adapter_config.json", r=4_000)
+    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
 
 
-def test_code_in_a_directory_is_never_run(strange, tmp_path, monkeypatch):
+def test_code_in_a_directory_is_never_run(untrusted, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", None)
-    (strange / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (untrusted / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     for file in ("config.json", "preprocessor_config.json"):
-        changed(strange / file, auto_map={name: "evil.Evil" for name in ("AutoConfig", "AutoModel", "AutoProcessor")})
-    changed(strange / "preprocessor_config.json", feature_extractor_type="Unknown")
-    code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
+        changed(
+            untrusted / file, auto_map={name: "evil.Evil" for name in ("AutoConfig", "AutoModel", "AutoProcessor")}
+        )
+    changed(untrusted / "preprocessor_config.json", feature_extractor_type="Unknown")
+    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
     assert not (tmp_path / "ran").exists() and out.count("y/N") == 0
     assert code == 0 or (err.startswith("error: ") and len(err.splitlines()) == 1)
 
 
-def test_megatron_config_is_refused(strange, tmp_path, monkeypatch):
-    (tmp_path / "chosen_by_a_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+def test_megatron_config_is_refused(untrusted, tmp_path, monkeypatch):
+    (tmp_path / "chosen_by_an_attacker.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
-    for core in ("megatron.core", "chosen_by_a_stranger"):
-        changed(strange / "adapter_config.json", megatron_config={"x": 1}, megatron_core=core)
-        code, out, err = run("predict", FILES / "chair.ply", "--model", strange)
-        assert code == 1 and str(strange) in err and "megatron_config is set; expected None" in err
+    for core in ("megatron.core", "chosen_by_an_attacker"):
+        changed(untrusted / "adapter_config.json", megatron_config={"x": 1}, megatron_core=core)
+        code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
+        assert code == 1 and str(untrusted) in err and "megatron_config is set; expected None" in err
         assert len(err.splitlines()) == 1 and not (tmp_path / "ran").exists()

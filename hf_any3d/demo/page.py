@@ -120,7 +120,7 @@ class DemoPage:
                 concurrency_limit=AT_ONCE,
                 api_visibility="private",
             ).then(_open_upload, [conversation, file], [example, *shown], show_progress_on=view, **in_turn)
-            said = gr.on(
+            submitted = gr.on(
                 [question.submit, send.click],
                 _submit,
                 [conversation, question, chat],
@@ -128,7 +128,7 @@ class DemoPage:
                 trigger_mode="once",
                 **at_once,
             )
-            said.then(
+            submitted.then(
                 _answer, [conversation, chat, *sliders], [chat, question, notice], show_progress="hidden", **in_turn
             ).then(lambda: _buttons(False), outputs=[send, stop], **at_once)
             stop.click(_stop, conversation, **at_once)

@@ -13,7 +13,7 @@ from torch import nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.virtual_projection import Geometry
-from hf_any3d.modeling.kernels.cells import Membership
+from hf_any3d.modeling.kernels.cells import Membership, mean_in_cells
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max
 
@@ -72,7 +72,7 @@ class CellNorm(nn.Module):
     """Batch norm over the occupied cells of each view.
 
     Args:
-        views: Number of views, each with statistics of its own.
+        views: Number of views, each with separate statistics.
         hidden_size: Channels.
         count_empty: Whether empty cells count in training as rows of zeros, as in the released programs.
         eps: Added to the variance.
@@ -92,17 +92,17 @@ class CellNorm(nn.Module):
     def forward(self, rows: torch.Tensor, members: Membership, gelu: bool = False) -> torch.Tensor:
         """Normalise `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
         own = self.weight.dtype
-        if self.training:
-            # Half precision cannot represent counts and sums of many rows.
-            rows = rows.to(torch.promote_types(own, torch.float32))
-        else:
-            rows = rows.to(own)
-            scale = self.weight * (self.running_var + self.eps).rsqrt()
-            normed = torch.addcmul((self.bias - self.running_mean * scale).unsqueeze(1), rows, scale.unsqueeze(1))
+        if not self.training:
+            scale = (self.weight * (self.running_var + self.eps).rsqrt()).unsqueeze(1)
+            normed = torch.addcmul(
+                self.bias.unsqueeze(1) - self.running_mean.unsqueeze(1) * scale, rows.to(own), scale
+            )
             return nn.functional.gelu(normed) if gelu else normed
+        # Half precision cannot represent counts and sums of many rows.
+        rows = rows.to(torch.promote_types(own, torch.float32))
         occupied = members.occupied.to(rows.dtype)  # (batch, views, rows)
         count = occupied.sum(dim=(0, 2)).unsqueeze(-1)  # (views, 1)
-        # A copy, because a compiled graph takes no tensor for two arguments.
+        # A copy: compiled graphs do not support the same tensor as two arguments.
         total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count.clone()
         normed, mean, variance = kernels.cell_norm(
             rows, occupied, self.weight.to(rows.dtype), self.bias.to(rows.dtype), count, total, self.eps, gelu
@@ -193,8 +193,7 @@ def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membersh
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # Mean and linear layer commute: the narrow rows are averaged first, so that cells are widened, not tokens.
-    narrow = nn.functional.pad(_pool(gathered, members), (0, 1), value=1.0)  # a column of ones for the bias
-    return kernels.widened_mean(tokens, narrow, torch.cat([out_weight, out_bias], dim=1), members)
+    return mean_in_cells(tokens, members) + _pool(gathered, members) @ out_weight + out_bias
 
 
 def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
 from hf_any3d.modeling.layers.forward_contract import (
@@ -94,25 +95,6 @@ class ImageBindAudioAttention(nn.Module):
             **kwargs,
         )
         return self.o_proj(mixed.reshape(hidden_states.shape).contiguous()), weights
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eager attention with the signature of transformers' attention functions."""
-    scores = query @ key.transpose(-1, -2) * scaling  # (batch, heads, tokens, keys)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class ImageBindAudioMLP(nn.Module):

@@ -1,4 +1,4 @@
-"""Operations that have a fused implementation, the plain one beside it, and the table that chooses between them.
+"""Operations with a fused and a plain implementation, and the table that chooses between them.
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
 forward and backward; the plain one documents the arguments. The fused ones are all of `torch.autograd.Function` and
@@ -29,7 +29,6 @@ from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blo
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
-from hf_any3d.modeling.kernels.widened_mean import widened_mean_fused, widened_mean_plain
 
 __all__ = [
     "TABLE",
@@ -47,9 +46,8 @@ __all__ = [
     "pooled_blocks",
     "pooled_patches",
     "quick_gelu",
-    "view_ensemble",
-    "widened_mean",
     "set_kernels",
+    "view_ensemble",
 ]
 
 # Any2Point: the tokenizer
@@ -72,13 +70,6 @@ cell_attention = Kernel(
     devices=("cpu",),
     compiles=False,
     condition=has_few_pairs,
-)
-widened_mean = Kernel(
-    widened_mean_plain,
-    widened_mean_fused,
-    "Not in compiled code: compilers and exporters support the matrix products of the plain one better than sums "
-    "by index.",
-    compiles=False,
 )
 max_mean_pool = Kernel(
     max_mean_pool_plain,
@@ -141,7 +132,6 @@ chamfer = Kernel(chamfer_plain, chamfer_fused, "Always used.")
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
     "cell_attention": cell_attention,
-    "widened_mean": widened_mean,
     "max_mean_pool": max_mean_pool,
     "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,

@@ -28,12 +28,7 @@ from torch import nn
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
-from hf_any3d.modeling.kernels.pooling import (
-    PooledGradient,
-    is_plain_training,
-    largest,
-    update_running_statistics,
-)
+from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 
 
 class ResidualBlock(Protocol):
@@ -307,7 +302,7 @@ class _PooledGradient(PooledGradient):
 
 @dataclass
 class _RowsGradient:
-    """Gradient of the output of a block that another one follows.
+    """Gradient of the output of a block before another one.
 
     Args:
         parts: For each part `(rows, width)`.

@@ -24,12 +24,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
-from hf_any3d.modeling.kernels.pooling import (
-    PooledGradient,
-    is_plain_training,
-    largest,
-    update_running_statistics,
-)
+from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 # Numbers per part in its widest rows: on the CPU, a part stays in the core's cache.

@@ -2,17 +2,24 @@
 
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 from hf_any3d.modeling.point_ops.cells import (
+    cell_counts,
     line_cell_count,
     line_cells,
     plane_cell_count,
     plane_cells,
+    scatter_max,
+    scatter_mean,
     voxel_cells,
 )
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
-from hf_any3d.modeling.point_ops.grouping import gather_points, group, in_full_precision
-from hf_any3d.modeling.point_ops.neighbors import knn, three_nearest_interpolate
-from hf_any3d.modeling.point_ops.pooling import cell_counts, scatter_max, scatter_mean
-from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
+from hf_any3d.modeling.point_ops.grouping import (
+    farthest_point_sample,
+    gather_points,
+    group,
+    in_full_precision,
+    knn,
+    three_nearest_interpolate,
+)
 
 __all__ = [
     "LARGEST_COORDINATE",

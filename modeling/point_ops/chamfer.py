@@ -39,11 +39,11 @@ def chamfer_distance(
         y_mask: `(batch, points of y)`.
         drop_zero_sums: Whether to also ignore points whose coordinates sum to exactly 0, as the metrics of Point-BERT
             and ACT do to ignore padding.
-        max_pairs: bounds the distances held at a time, and with them the memory; by default 64 MiB of them, on CPU
-            what its cache holds.
+        max_pairs: Largest number of distances held at a time, which bounds the memory; by default 64 MiB, on the CPU
+            as many as fit into its cache.
 
     Returns:
-        The distance, a number, or (batch,) with reduction "none"; in float32, for double precision in float64.
+        The distance, a scalar, or `(batch,)` with reduction "none"; in float32, or float64 for double precision.
 
     Raises:
         ValueError: If an argument has the wrong shape, type or value, or a cloud has no point that counts.

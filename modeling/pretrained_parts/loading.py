@@ -15,6 +15,47 @@ from transformers.utils import logging
 
 from hf_any3d.modeling.pretrained_parts.tensors import not_finite
 
+# Arguments that auto classes and pipelines pass on, or that have no effect here.
+_WITHOUT_EFFECT = {
+    *("_commit_hash", "_from_auto", "_from_pipeline", "_fast_init", "adapter_kwargs", "adapter_name", "code_revision"),
+    *("disable_mmap", "from_flax", "from_tf", "generation_config", "low_cpu_mem_usage", "mirror"),
+    *("offload_state_dict", "proxies", "tqdm_class", "trust_remote_code", "use_safetensors", "weights_only"),
+}
+_NOT_SUPPORTED = {
+    *("device_mesh", "distributed_config", "fusion_config", "gguf_file", "kernel_config", "key_mapping", "max_memory"),
+    *("offload_buffers", "offload_folder", "state_dict", "tp_plan", "tp_size", "use_kernels", "variant"),
+}
+
+
+def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any], what: str) -> None:
+    """Set fields of a config from keyword arguments of `from_pretrained`; transformers' own ones are skipped.
+
+    Args:
+        model_class: Class to load, for messages.
+        config: Its config, changed in place.
+        arguments: Keyword arguments of the call.
+        what: Description of what is loaded, for messages.
+
+    Raises:
+        ValueError: If an argument is not supported by this way of loading.
+        TypeError: As transformers raises for a complete model, if an argument is no field of the config.
+    """
+    given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
+    if given:
+        raise ValueError(f"{given[0]}={arguments[given[0]]!r}: not supported for {what}")
+    settings = {name: value for name, value in arguments.items() if name not in _WITHOUT_EFFECT | _NOT_SUPPORTED}
+    if unknown := sorted(name for name in settings if not hasattr(config, name)):
+        raise TypeError(f"{model_class.__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
+    for name, value in settings.items():
+        setattr(config, name, value)
+
+
+def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype of a name such as "bfloat16"; None for "auto"."""
+    if isinstance(dtype, str):
+        return None if dtype == "auto" else getattr(torch, dtype)
+    return dtype
+
 
 def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]:
     """Return `from_pretrained` arguments of an encoder for those of the full model.
@@ -83,59 +124,12 @@ def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> N
             module.support_avx512bf16_for_cpu = False
 
 
-# Arguments that auto classes and pipelines pass on, or that have no effect here.
-_WITHOUT_EFFECT = {
-    *("_commit_hash", "_from_auto", "_from_pipeline", "_fast_init", "adapter_kwargs", "adapter_name", "code_revision"),
-    *("disable_mmap", "from_flax", "from_tf", "generation_config", "low_cpu_mem_usage", "mirror"),
-    *("offload_state_dict", "proxies", "tqdm_class", "trust_remote_code", "use_safetensors", "weights_only"),
-}
-_NOT_SUPPORTED = {
-    *("device_mesh", "distributed_config", "fusion_config", "gguf_file", "kernel_config", "key_mapping", "max_memory"),
-    *("offload_buffers", "offload_folder", "state_dict", "tp_plan", "tp_size", "use_kernels", "variant"),
-}
-
-
-def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any], what: str) -> None:
-    """Set fields of a config from keyword arguments of `from_pretrained`; transformers' own ones are skipped.
-
-    Args:
-        model_class: Class to load, for messages.
-        config: Its config, changed in place.
-        arguments: Keyword arguments of the call.
-        what: Description of what is loaded, for messages.
-
-    Raises:
-        ValueError: If an argument is not supported by this way of loading.
-        TypeError: As transformers raises for a complete model, if an argument is no field of the config.
-    """
-    given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
-    if given:
-        raise ValueError(f"{given[0]}={arguments[given[0]]!r}: not supported for {what}")
-    settings = {name: value for name, value in arguments.items() if name not in _WITHOUT_EFFECT | _NOT_SUPPORTED}
-    if unknown := sorted(name for name in settings if not hasattr(config, name)):
-        raise TypeError(f"{model_class.__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
-    for name, value in settings.items():
-        setattr(config, name, value)
-
-
-def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """Return the dtype of a name such as "bfloat16"; None for "auto"."""
-    if isinstance(dtype, str):
-        return None if dtype == "auto" else getattr(torch, dtype)
-    return dtype
-
-
 def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class that a config was saved with if it is one of ours, else `model_class`."""
     ours = [base for base in model_class.__mro__ if getattr(base, "config_class", None) is model_class.config_class]
     root = [base for base in ours if issubclass(base, PreTrainedModel)][-1]
     known = {root, *_subclasses(root)}
     return next((model for model in known if model.__name__ in (config.architectures or ())), model_class)
-
-
-def _subclasses(root: type) -> set[type]:
-    children = set(root.__subclasses__())
-    return children.union(*(_subclasses(child) for child in children))
 
 
 def refuse_other_shapes(
@@ -175,30 +169,6 @@ def refuse_other_shapes(
             f"{folder}: size mismatch between the weights and the config: {listed(mismatched)}; with "
             "ignore_mismatched_sizes=True these weights are newly initialized"
         )
-
-
-def _fields(config_class: type[PreTrainedConfig]) -> set[str]:
-    return {*config_class.__dataclass_fields__, *config_class.attribute_map, "num_labels", "id2label", "label2id"}
-
-
-def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    yield config
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            yield from _configs(value)
-
-
-def _stored_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    files = [folder / "model.safetensors"]
-    if not files[0].is_file():
-        files = sorted(folder.glob("model-*-of-*.safetensors"))
-    for file in files:
-        try:
-            with safe_open(file, "pt") as stored:
-                names = stored.keys()
-                yield from [(name, stored.get_slice(name).get_shape()) for name in names]
-        except SafetensorError:  # transformers reports what is wrong with the file
-            return
 
 
 def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any], hub: dict[str, Any]) -> None:
@@ -250,3 +220,32 @@ def refuse_non_finite(model: PreTrainedModel, name: str) -> None:
 def listed(names: list[str], most: int = 8) -> str:
     """Join the first names, with the number of further ones."""
     return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
+
+
+def _subclasses(root: type) -> set[type]:
+    children = set(root.__subclasses__())
+    return children.union(*(_subclasses(child) for child in children))
+
+
+def _fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    return {*config_class.__dataclass_fields__, *config_class.attribute_map, "num_labels", "id2label", "label2id"}
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _configs(value)
+
+
+def _stored_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file():
+        files = sorted(folder.glob("model-*-of-*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as stored:
+                names = stored.keys()
+                yield from [(name, stored.get_slice(name).get_shape()) for name in names]
+        except SafetensorError:  # transformers reports what is wrong with the file
+            return

@@ -52,19 +52,6 @@ def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {own.name: own.tensor for own in own_tensors(module)}
 
 
-def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str, str, nn.Module]]:
-    # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.
-    for inside in ("base_layer", "original_module"):
-        if module._modules.get(inside) is not None:
-            yield from _own_modules(module._modules[inside], name, f"{path}.{inside}" if path else inside)
-            return
-    yield name, path, module
-    for child_name, child in module.named_children():
-        yield from _own_modules(
-            child, f"{name}.{child_name}" if name else child_name, f"{path}.{child_name}" if path else child_name
-        )
-
-
 def merged_adapters(module: nn.Module) -> list[str]:
     """Return the names of adapters that are merged into the weights by PEFT's `merge_adapter`."""
     return sorted({name for part in module.modules() for name in vars(part).get("merged_adapters", ())})
@@ -132,6 +119,19 @@ def not_finite(module: nn.Module) -> list[str]:
     """Return the sorted names of weights and running statistics that contain NaN or infinity."""
     named = [*module.named_parameters(), *((name, b) for name, b in module.named_buffers() if ".running_" in name)]
     return sorted(name for name, tensor in named if not _is_finite(tensor.detach()))
+
+
+def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str, str, nn.Module]]:
+    # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.
+    for inside in ("base_layer", "original_module"):
+        if module._modules.get(inside) is not None:
+            yield from _own_modules(module._modules[inside], name, f"{path}.{inside}" if path else inside)
+            return
+    yield name, path, module
+    for child_name, child in module.named_children():
+        yield from _own_modules(
+            child, f"{name}.{child_name}" if name else child_name, f"{path}.{child_name}" if path else child_name
+        )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -2,31 +2,31 @@ import pytest
 import torch
 
 from hf_any3d.chat.generation import AnswerStreamer, SuppressToken
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_the_place_of_a_cloud_is_never_said(beams):
-    pipe = talking_pipeline(text="normed_phi")
+def test_point_tokens_are_never_generated(beams):
+    pipe = tiny_chat_pipeline(text="normed_phi")
     place = pipe.processor.tokenizer.convert_tokens_to_ids("~")
     pipe.model.language_model.lm_head.bias.data[place] = 1e4
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "num_beams": beams}
     assert pipe(cloud(), **settings)[0]["generated_text"] == "~" * 8
     pipe.model.config.point_token_id = pipe.processor.point_token_id = place
-    (told,) = pipe.answerer.generate(
+    (tokens,) = pipe.answerer.generate(
         pipe.processor.prompts([[{"role": "user", "content": "What is this?"}]]), pipe.generate_settings(settings)
     )
-    assert place not in told
+    assert place not in tokens
 
 
-def test_scores_that_came_in_stay_as_they_were():
+def test_input_scores_are_not_modified():
     scores = torch.zeros(2, 5)
     assert SuppressToken(3)(torch.zeros(2, 1), scores)[:, 3].tolist() == [-torch.inf] * 2 and not scores.any()
 
 
 @pytest.mark.parametrize(
-    ("pieces", "told"),
+    ("pieces", "expected"),
     [
         (["A ", "chair."], ["A", " chair."]),
         ([" ", " A", " \n", "b "], ["A", " \nb"]),
@@ -38,10 +38,10 @@ def test_scores_that_came_in_stay_as_they_were():
         ([], []),
     ],
 )
-def test_what_may_belong_to_the_end_mark_is_held_back(pieces, told):
+def test_possible_parts_of_the_end_mark_are_held_back(pieces, expected):
     streamer = AnswerStreamer(byte_tokenizer(), "###")
     for piece in pieces:
         streamer.on_finalized_text(piece)
     streamer.on_finalized_text("", stream_end=True)
-    assert list(streamer) == told
-    assert "".join(told) == "".join(pieces).split("###")[0].strip()
+    assert list(streamer) == expected
+    assert "".join(expected) == "".join(pieces).split("###")[0].strip()

@@ -101,7 +101,7 @@ def test_several_clouds_in_one_conversation_and_in_a_batch(processor):
     )
 
 
-def test_short_conversations_are_filled_up_on_the_left_to_generate(processor):
+def test_short_conversations_are_padded_on_the_left_to_generate(processor):
     long, short = [question("What is this thing?", cloud())], [question("?", cloud(1))]
     batch = processor.apply_chat_template([long, short], tokenize=True)
     alone = processor.apply_chat_template(short, tokenize=True)["input_ids"][0]
@@ -124,9 +124,9 @@ def stored_samples(case):
         conversations = []
         for questions, answers in samples:
             messages = []
-            for text, told in zip(questions, answers, strict=True):
+            for text, reply in zip(questions, answers, strict=True):
                 clouds = [cloud()] if tag in text else []
-                messages += [question(text.removeprefix(tag).removesuffix(" "), *clouds), answer(told)]
+                messages += [question(text.removeprefix(tag).removesuffix(" "), *clouds), answer(reply)]
             conversations.append(messages)
         yield name, conversations
 
@@ -139,11 +139,11 @@ def test_training_batches_are_the_released_ones():
         for ours, theirs in ((batch["labels"], "labels"), (batch["attention_mask"], "attention_mask")):
             stored = case[f"{name}.{theirs}"].long()
             assert torch.equal(ours, stored[:, :length]), name
-            # Theirs are as long as the longest prompt and the longest answer together.
+            # The released batches are as long as the longest prompt plus the longest answer.
             assert (stored[:, length:] == (-100 if theirs == "labels" else 0)).all()
 
 
-def test_later_questions_keep_their_start_token_unless_told_otherwise(processor):
+def test_later_questions_keep_their_start_token_by_default(processor):
     messages = [question("a", cloud()), answer("b"), question("c"), answer("d")]
     batch = processor.apply_chat_template(messages, tokenize=True, return_labels=True)
     assert batch["attention_mask"].all()
@@ -154,13 +154,13 @@ def test_later_questions_keep_their_start_token_unless_told_otherwise(processor)
     assert spelled(batch["labels"][0][batch["labels"][0] != -100]) == "b###d###"
 
 
-def test_answers_are_cut_and_no_part_of_a_cloud_is_left():
+def test_answers_are_cut_without_splitting_a_cloud():
     messages = [question("a", cloud()), answer("0123456789"), question("c", cloud(1)), answer("d")]
-    for most, told in ((4, "0123"), (13, "0123456789###"), (30, "0123456789###")):
+    for most, expected in ((4, "0123"), (13, "0123456789###"), (30, "0123456789###")):
         processor = new_processor(max_answer_tokens=most)
         batch = processor.apply_chat_template(messages, tokenize=True, return_labels=True)
         labels = batch["labels"][0]
-        assert spelled(labels[labels != -100]) == told
+        assert spelled(labels[labels != -100]) == expected
         assert (batch["input_ids"] == POINT_TOKEN).sum() == PLACES and len(batch["points"]) == 1
     asked = new_processor(max_answer_tokens=4).apply_chat_template(messages[:3], tokenize=True)
     assert spelled(asked["input_ids"][0]).endswith("c  [/INST]")
@@ -174,7 +174,7 @@ def test_no_token_reaches_across_clouds_and_answers():
     ids = processor.apply_chat_template(messages, tokenize=True)["input_ids"][0].tolist()
     tokens = processor.tokenizer.convert_ids_to_tokens([token for token in ids if token != 900])
     assert "><" not in tokens and "]R" not in tokens
-    # The released demo takes a conversation as one text.
+    # The released demo tokenizes a conversation as one text.
     whole = processor.apply_chat_template(messages, "demo", tokenize=True)["input_ids"][0].tolist()
     assert "]R" in processor.tokenizer.convert_ids_to_tokens([token for token in whole if token != 900])
 
@@ -185,7 +185,7 @@ def test_labels_need_a_template_with_answers(processor):
             processor.apply_chat_template(messages, template, tokenize=True, return_labels=True)
 
 
-def test_an_answer_can_be_begun(processor):
+def test_an_answer_can_be_started(processor):
     messages = [question("What is this?", cloud()), answer("This is")]
     text = processor.apply_chat_template(messages, continue_final_message=True)
     assert text.endswith("[/INST]This is")
@@ -204,7 +204,7 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
 
 
 @pytest.mark.parametrize(
-    ("messages", "told"),
+    ("messages", "message"),
     [
         ([{"role": "user", "content": [{"type": "image"}]}], "type 'image'; expected 'text' or 'point_cloud'"),
         ([question("<PointCloudHere>")], "a text has '<PointCloudHere>' in it"),
@@ -214,8 +214,8 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
         ("What?", "conversation is a str; expected messages"),
     ],
 )
-def test_what_cannot_be_is_told(processor, messages, told):
-    with pytest.raises((ValueError, OSError), match=told):
+def test_invalid_conversations_are_refused(processor, messages, message):
+    with pytest.raises((ValueError, OSError), match=message):
         processor.apply_chat_template(messages, tokenize=True)
 
 
@@ -224,7 +224,7 @@ def test_roles_are_user_and_assistant(processor):
         processor.apply_chat_template([{"role": "tool", "content": "Be brief."}])
 
 
-def test_what_the_system_says_goes_in_front_of_the_first_question(processor):
+def test_system_messages_precede_the_first_question(processor):
     system = {"role": "system", "content": "Be brief."}
     batch = processor.apply_chat_template([system, question("What is this?", cloud())], tokenize=True)
     assert spelled(batch["input_ids"][0]) == f"{BOS}[INST] <PC>@</PC> Be brief.\n\nWhat is this?  [/INST]"
@@ -235,7 +235,7 @@ def test_what_the_system_says_goes_in_front_of_the_first_question(processor):
             processor.apply_chat_template(wrong)
 
 
-def test_answers_are_masked_where_asked_for(processor):
+def test_answer_masks_are_returned_on_request(processor):
     messages = [question("What is this?", cloud()), answer("A lamp."), question("Old?"), answer("Yes.")]
     batch = processor.apply_chat_template(
         [messages, messages[:2]], tokenize=True, return_assistant_tokens_mask=True, return_labels=True
@@ -253,7 +253,7 @@ LONG = "<PointCloudHere> What is this, and what is it made of?"
 SHORT = "<PointCloudHere> Old?"
 
 
-def test_prompts_are_cut_and_filled_up_as_asked(processor):
+def test_prompts_are_truncated_and_padded_as_requested(processor):
     whole = processor([LONG, SHORT], [cloud(), cloud(1)])
     width = whole["input_ids"].shape[1]
     cut = processor([LONG, SHORT], [cloud(), cloud(1)], truncation=True, max_length=40)
@@ -272,7 +272,7 @@ def test_prompts_are_cut_and_filled_up_as_asked(processor):
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "told"),
+    ("given", "error", "message"),
     [
         ({"max_length": 40}, ValueError, "expected max_length with"),
         ({"truncation": True}, ValueError, "expected max_length with"),
@@ -283,12 +283,12 @@ def test_prompts_are_cut_and_filled_up_as_asked(processor):
         ({"max_lenght": 3}, TypeError, "max_lenght"),
     ],
 )
-def test_lengths_that_mean_nothing_are_refused(processor, given, error, told):
-    with pytest.raises(error, match=told):
+def test_lengths_without_an_effect_are_refused(processor, given, error, message):
+    with pytest.raises(error, match=message):
         processor([LONG, SHORT], [cloud(), cloud(1)], **given)
 
 
-def test_arguments_that_no_template_knows_are_refused(processor):
+def test_arguments_that_no_template_uses_are_refused(processor):
     messages = [question("Hm?")]
     with pytest.raises(TypeError, match="unknown argument 'add_generation_promt'"):
         processor.apply_chat_template(messages, add_generation_promt=True)
@@ -302,7 +302,7 @@ def test_too_many_clouds_are_an_error(processor):
         processor.apply_chat_template([[question("a")]] * 2, tokenize=True, point_clouds=[[cloud()]])
 
 
-def test_prompts_may_be_written_out(processor):
+def test_complete_prompts_are_accepted(processor):
     messages = [question("What is this?", cloud())]
     text = processor.apply_chat_template(messages, "evaluation")
     batch, ours = processor(text, cloud()), processor.apply_chat_template(messages, "evaluation", tokenize=True)
@@ -311,7 +311,7 @@ def test_prompts_may_be_written_out(processor):
         processor(text)
 
 
-def test_datasets_rows_go_in_as_they_are(processor):
+def test_rows_of_datasets_are_accepted(processor):
     row = {
         "points": cloud()[:, :3],
         "colors": cloud()[:, 3:],
@@ -325,7 +325,7 @@ def test_datasets_rows_go_in_as_they_are(processor):
     assert torch.equal(batch["points"], processor.feature_extractor(cloud())["points"])
 
 
-def test_saved_processors_open_by_every_door(tmp_path):
+def test_saved_processors_open_by_every_entry_point(tmp_path):
     processor = new_processor(hide_inner_bos=True, max_answer_tokens=50, chat_template=published_templates("demo"))
     processor.save_pretrained(tmp_path)
     tiny_config().save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Every stored text of the released programs, to the letter."""
+"""Every stored text of the released programs, reproduced exactly."""
 
 import json
 from pathlib import Path

@@ -4,17 +4,17 @@ from transformers import DynamicCache
 
 from hf_any3d import ChatSession
 from hf_any3d.chat.templates import PLACE_MARK
-from tests.chat.talking_models import Says, cloud, talking_pipeline
+from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return talking_pipeline()
+    return tiny_chat_pipeline()
 
 
 @pytest.fixture
 def read(pipe):
-    """Counts the tokens that the language model reads and the clouds that the point encoder does."""
+    """Counts tokens read by the language model and clouds read by the point encoder."""
     counts = {"tokens": 0, "clouds": 0}
 
     def count_tokens(_, __, inputs):
@@ -36,13 +36,13 @@ def read(pipe):
 
 
 def whole(pipe, session, **generation):
-    """The last answer of a conversation, given without a cache."""
-    told = pipe(session.messages[:-1], **generation)
-    return told[0]["generated_text"][-1]["content"]
+    """The last answer of a conversation, generated without a cache."""
+    result = pipe(session.messages[:-1], **generation)
+    return result[0]["generated_text"][-1]["content"]
 
 
 @pytest.mark.parametrize("template", ["training", "evaluation", "demo"])
-def test_cached_turns_are_those_of_the_whole_conversation(pipe, template):
+def test_cached_answers_equal_those_to_the_complete_conversation(pipe, template):
     session = ChatSession(pipe, cloud(), chat_template=template)
     for text, further in (("What is this?", None), ("And that?", cloud(1)), ("Which is older?", None)):
         answer = session.ask(text, further)
@@ -50,14 +50,14 @@ def test_cached_turns_are_those_of_the_whole_conversation(pipe, template):
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 3
 
 
-def test_the_released_language_model_talks_too():
-    pipe = talking_pipeline(text="normed_phi")
+def test_sessions_work_with_the_released_language_model():
+    pipe = tiny_chat_pipeline(text="normed_phi")
     session = ChatSession(pipe, cloud())
     for text in ("What is this?", "Why?"):
         assert session.ask(text) == whole(pipe, session)
 
 
-def test_what_was_read_is_not_read_again(pipe, read):
+def test_cached_tokens_are_not_processed_again(pipe, read):
     session = ChatSession(pipe, cloud())
     session.ask("What is this?", max_new_tokens=6)
     first = dict(read)
@@ -66,11 +66,11 @@ def test_what_was_read_is_not_read_again(pipe, read):
     prompt = pipe.processor.prompts([session.messages[:3]], read=False)[0].input_ids
     assert first["clouds"] == read["clouds"] == 1
     assert first["tokens"] > pipe.processor.num_query_tokens + 12
-    # All but what the conversation shares with the first turn, and the answer's own steps.
+    # All tokens except those shared with the first turn, and the answer's own steps.
     assert read["tokens"] - first["tokens"] <= len(prompt) - first["tokens"] + len(answer) + 6
 
 
-def test_streamed_answers_are_the_others(pipe):
+def test_streamed_answers_equal_the_others(pipe):
     asked, streamed = ChatSession(pipe, cloud()), ChatSession(pipe, cloud())
     for text in ("What is this?", "What color?"):
         pieces = list(streamed.stream(text))
@@ -78,9 +78,9 @@ def test_streamed_answers_are_the_others(pipe):
     assert [m["content"][-1] for m in streamed.messages] == [m["content"][-1] for m in asked.messages]
 
 
-def test_tokens_that_text_would_not_give_are_read_again(pipe):
-    merging = talking_pipeline("ed")
-    spelled = Says(merging.processor.tokenizer, "")
+def test_tokens_that_differ_from_the_retokenized_text_are_processed_again(pipe):
+    merging = tiny_chat_pipeline("ed")
+    spelled = ForcedAnswer(merging.processor.tokenizer, "")
     spelled.rows = [merging.processor.tokenizer.convert_tokens_to_ids(["R", "e", "d", "#", "#", "#"])]
     session = ChatSession(merging, cloud())
     assert session.ask("Which color?", logits_processor=[spelled]) == "Red"
@@ -93,16 +93,16 @@ def test_answers_end_at_the_mark_and_are_clean(pipe):
     said = "  A chair ## of wood \n.  ###<s>[INST] And"
     for ask in (ChatSession.ask, lambda session, *args, **kwargs: "".join(session.stream(*args, **kwargs))):
         session = ChatSession(pipe, cloud(), max_new_tokens=60)
-        assert ask(session, "What?", logits_processor=[Says(tokenizer, said)]) == "A chair ## of wood \n."
-        told = session._held[-len(said) :]
-        assert tokenizer.decode(told).endswith("##")  # it stopped with the mark
+        assert ask(session, "What?", logits_processor=[ForcedAnswer(tokenizer, said)]) == "A chair ## of wood \n."
+        tokens = session._cached_tokens[-len(said) :]
+        assert tokenizer.decode(tokens).endswith("##")  # it stopped with the mark
 
 
-def test_who_stops_listening_stops_the_answer(pipe):
+def test_closing_the_stream_stops_the_answer(pipe):
     session = ChatSession(pipe, cloud(), max_new_tokens=400)
     session.ask("What is this?", max_new_tokens=5)
     before = list(session.messages)
-    pieces = session.stream("And?", logits_processor=[Says(pipe.processor.tokenizer, "la la la la " * 30)])
+    pieces = session.stream("And?", logits_processor=[ForcedAnswer(pipe.processor.tokenizer, "la la la la " * 30)])
     assert next(pieces).strip() == "la"
     pieces.close()
     assert session.messages == before
@@ -110,8 +110,8 @@ def test_who_stops_listening_stops_the_answer(pipe):
 
 
 @pytest.mark.parametrize("how", ["ask", "stream"])
-def test_an_error_in_the_middle_of_an_answer_leaves_nothing_behind(pipe, how):
-    """What was read until then is no longer trusted: the next answers are those of the whole conversation."""
+def test_an_error_during_an_answer_leaves_the_conversation_unchanged(pipe, how):
+    """The cache is discarded: the next answers equal those to the complete conversation."""
 
     def fail(input_ids, scores):
         steps.append(1)
@@ -151,7 +151,7 @@ def test_errors_while_streaming_reach_the_listener(pipe):
     assert session.ask("What is this?") == whole(pipe, session)
 
 
-def test_restarting_forgets_what_was_said(pipe, read):
+def test_restarting_forgets_the_conversation(pipe, read):
     session = ChatSession(pipe, cloud())
     first = session.ask("What is this?")
     session.ask("Why?")
@@ -168,7 +168,7 @@ def test_a_conversation_may_begin_without_a_cloud(pipe):
     assert session.messages[-1]["content"][0]["text"] == whole(pipe, session)
 
 
-def test_room_is_made_by_forgetting_the_oldest_questions_but_no_cloud(pipe, read):
+def test_the_oldest_questions_are_forgotten_but_no_cloud(pipe, read):
     session = ChatSession(pipe, cloud())
     for text, further in (("What is this?", None), ("And that?", cloud(1)), ("Why?", None)):
         session.ask(text, further)
@@ -187,13 +187,13 @@ def test_room_is_made_by_forgetting_the_oldest_questions_but_no_cloud(pipe, read
     assert [part["type"] for part in session.messages[0]["content"]] == ["point_cloud", "point_cloud", "text"]
 
 
-def test_beams_are_told_anew(pipe):
+def test_beam_search_uses_no_cache(pipe):
     session = ChatSession(pipe, cloud(), num_beams=3)
     for text in ("What is this?", "Why?"):
         assert session.ask(text) == whole(pipe, session, num_beams=3)
 
 
-def test_caches_that_cannot_go_back_are_filled_anew(pipe, monkeypatch):
+def test_caches_that_cannot_be_cropped_are_rebuilt(pipe, monkeypatch):
     def crop(self, tokens_to_remove):
         raise RuntimeError("no way back")
 
@@ -214,7 +214,7 @@ def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, tmp_path):
 
 
 @torch.no_grad()
-def test_clouds_are_remembered_by_what_they_are(pipe, read):
+def test_clouds_are_cached_by_content(pipe, read):
     clouds = [cloud(0), cloud(1), cloud(0)]
     features = pipe.answerer.features(clouds)
     assert read["clouds"] == 2 and torch.equal(features[0], features[2]) and not torch.equal(features[0], features[1])

@@ -1,4 +1,4 @@
-"""Templates of strangers: what renders in time, and what could render for ever."""
+"""Untrusted templates: some render in time, others could render for ever."""
 
 import pytest
 
@@ -19,13 +19,13 @@ LOOP = "{% for message in messages %}{{ message.content }}{% endfor %}"
         "{% for m in messages %}{%- generation -%}{{ m.content }}{%- endgeneration -%}{% endfor %}",
     ],
 )
-def test_templates_that_loop_over_messages_are_taken(template):
+def test_templates_that_loop_over_messages_are_accepted(template):
     check_templates(template)
     check_templates({"default": template, "other": LOOP})
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "calls range"),
         ("{{ lipsum(n=100000) }}", "calls lipsum"),
@@ -35,7 +35,7 @@ def test_templates_that_loop_over_messages_are_taken(template):
         ("{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", "loops recursively"),
         (
             "{% for a in messages %}" * 3 + "{% endfor %}" * 3,
-            "3 loops",
+            "3 nested loops",
         ),
         ("{% set x = 'a' %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}", "doubles a text"),
         (
@@ -49,6 +49,6 @@ def test_templates_that_loop_over_messages_are_taken(template):
         (3, "is a int"),
     ],
 )
-def test_templates_that_could_render_for_ever_are_refused(template, told):
-    with pytest.raises(ValueError, match=f"chat_template.*{told}"):
+def test_templates_that_could_render_for_ever_are_refused(template, message):
+    with pytest.raises(ValueError, match=f"chat_template.*{message}"):
         check_templates({"default": LOOP, "evil": template})

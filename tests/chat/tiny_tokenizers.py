@@ -1,4 +1,4 @@
-"""Tokenizers made on the spot: one a character a token, one of bytes with merges."""
+"""Tiny tokenizers: one of characters, one of bytes with merges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BOS = "<|endoftext|>"
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """The toy of the stored runs: the id of a character is its ASCII number, start, end and padding are 128."""
+    """The tokenizer of the stored runs: the id of a character is its ASCII number; start, end and padding are 128."""
     vocabulary = {chr(number): number for number in range(128)} | {BOS: 128}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(0)))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -18,7 +18,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def byte_tokenizer(*merges: str) -> PreTrainedTokenizerFast:
-    """Bytes, and pairs of characters that merge wherever they meet; without padding token, as Phi-2's."""
+    """Bytes, and pairs of characters that merge; without padding token, like Phi-2's."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(first, second) for first, second in merges]
     vocabulary = {token: number for number, token in enumerate([*letters, *map("".join, pairs)])}

@@ -3,13 +3,13 @@ from typer.testing import CliRunner
 
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    talking_pipeline().save_pretrained(folder)
+    tiny_chat_pipeline().save_pretrained(folder)
     return str(folder)
 
 
@@ -39,35 +39,35 @@ def test_questions_get_answers_and_restart_forgets(model, files):
         "/quit",
         "?",
     )
-    result, told = talk(model, files[0], *lines)
+    result, printed = talk(model, files[0], *lines)
     assert result.exit_code == 0 and result.stderr == ""
-    assert len(told) == 4 and told[0] == told[2] and told[0] not in (told[1], told[3])
+    assert len(printed) == 4 and printed[0] == printed[2] and printed[0] not in (printed[1], printed[3])
 
 
-def test_drawn_answers_repeat_with_their_seed(model, files):
+def test_sampled_answers_repeat_with_their_seed(model, files):
     options = ("--temperature", "5", "--top-p", "1", "--max-new-tokens", "8", "--device", "cpu", "--seed")
     first, again, other = (talk(model, files[0], "Hm?", options=(*options, seed))[1] for seed in ("1", "1", "2"))
     assert first == again != other
 
 
-def test_what_cannot_be_is_told_and_the_talk_goes_on(model, files, tmp_path):
+def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path):
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")
     lines = ("/open gone.ply", f"/open {broken}", "/sing", "What? " * 100, "What is this?")
-    result, told = talk(model, files[0], *lines)
-    assert result.exit_code == 0 and told[-1]
+    result, printed = talk(model, files[0], *lines)
+    assert result.exit_code == 0 and printed[-1]
     errors = result.stderr.splitlines()
     assert errors[0] == "error: gone.ply: no such file" and "broken.ply" in errors[1]
     assert errors[2].startswith("error: no command /sing; /open FILE") and "takes 512" in errors[3]
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "printed"),
     [
         ("gone.ply", (), "gone.ply: no such file"),
         (None, ("--template", "mine"), "chat_template='mine'; expected one of"),
     ],
 )
-def test_it_does_not_begin_with_what_cannot_be(model, files, name, options, told):
+def test_invalid_arguments_are_refused_before_the_first_question(model, files, name, options, printed):
     result, lines = talk(model, name or files[0], "What?", options=options)
-    assert result.exit_code == 1 and lines == [] and told in result.stderr and result.stderr.count("\n") == 1
+    assert result.exit_code == 1 and lines == [] and printed in result.stderr and result.stderr.count("\n") == 1

@@ -31,7 +31,7 @@ LABELS = ["bottle", "chair", "lamp"]
 
 def build(**settings) -> Any2PointForPointCloudClassification:
     model = tiny_model(id2label=dict(enumerate(LABELS)), **settings)
-    # Logits of an untrained head hardly differ; these do.
+    # Make logits of an untrained head differ.
     torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
     return model
 
@@ -44,8 +44,8 @@ def model(tmp_path_factory) -> str:
     return str(path)
 
 
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(word) for word in words])
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -93,24 +93,24 @@ def test_bad_file_is_named_and_stops_the_command(model, tmp_path):
 def test_other_files_are_answered_when_errors_are_skipped(model, tmp_path):
     bad = tmp_path / "bad.ply"
     bad.write_text("no cloud at all")
-    words = ("predict", bad, FILES / "chair.ply", "--model", model, "--skip-errors")
-    code, out, err = run(*words)
+    arguments = ("predict", bad, FILES / "chair.ply", "--model", model, "--skip-errors")
+    code, out, err = run(*arguments)
     assert code == 1 and "bad.ply" in err and "1 of 2 files" in err
     assert len(out.splitlines()) == 1 and "chair.ply" in out
-    code, out, _ = run(*words, "--json")
+    code, out, _ = run(*arguments, "--json")
     first, second = json.loads(out)
     assert code == 1 and "bad.ply" in first["error"] and len(second["predictions"]) == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("arguments", "text"),
     [
         (["missing.ply"], "missing.ply: no such file or folder"),
         ([FILES.parent / "hub"], "hub: no point cloud in this folder"),
     ],
 )
-def test_paths_without_clouds_are_named(model, words, text):
-    code, _, err = run("predict", *words, "--model", model)
+def test_paths_without_clouds_are_named(model, arguments, text):
+    code, _, err = run("predict", *arguments, "--model", model)
     assert code == 1 and text in err
 
 
@@ -151,7 +151,7 @@ def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
     assert next(line for line in out.splitlines() if line.startswith("points ")).endswith("–")
 
 
-def test_files_pass_one_by_one_where_a_batch_sways_the_answer(tmp_path):
+def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_path):
     build(attention_axis="batch").save_pretrained(tmp_path)
     PointCloudProcessor(num_points=64).save_pretrained(tmp_path)
     files = [FILES / "chair.ply", FILES / "lamp.stl"]

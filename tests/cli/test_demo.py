@@ -1,4 +1,4 @@
-"""What the command refuses before it loads a model; tests/demo shows the page."""
+"""Arguments that the command refuses before it loads a model; tests/demo tests the page."""
 
 import socket
 import sys
@@ -21,14 +21,14 @@ def refused(*arguments):
     return result.stderr
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(taken):
+def test_a_port_in_use_is_refused_before_the_model_is_loaded(taken):
     assert f"--host 127.0.0.1 --port {taken}: " in refused("--port", str(taken))
 
 
-def test_a_folder_without_shapes_is_told_before_the_model_is_loaded(tmp_path):
+def test_a_folder_without_shapes_is_refused_before_the_model_is_loaded(tmp_path):
     assert "no point cloud in this folder" in refused("--examples", str(tmp_path))
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch):
+def test_without_gradio_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert "pip install 'hf-any3d[demo]'" in refused()

@@ -33,19 +33,19 @@ def files(tmp_path_factory) -> Path:
     return directory
 
 
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["reconstruct", *map(str, words)])
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
     return result.exit_code, result.stdout, result.stderr
 
 
 def test_scores_and_codes_are_those_of_the_pipeline(model, files):
     code, printed, _ = run(model, files, "--json", "--threshold", 0.2)
     expected = pipeline("point-cloud-reconstruction", model=model)(str(files / "lamp.npy"), threshold=0.2)
-    told = json.loads(printed)
-    assert code == 0 and [Path(entry["file"]).name for entry in told] == ["chair.npy", "lamp.npy"]
-    assert told[1]["token_ids"] == expected["token_ids"].tolist()
+    results = json.loads(printed)
+    assert code == 0 and [Path(entry["file"]).name for entry in results] == ["chair.npy", "lamp.npy"]
+    assert results[1]["token_ids"] == expected["token_ids"].tolist()
     for name in ("chamfer_l1", "chamfer_l2", "f_score"):
-        assert told[1][name] == pytest.approx(expected[name])
+        assert results[1][name] == pytest.approx(expected[name])
 
 
 def test_table_has_a_line_for_each_file(model, files):
@@ -55,7 +55,7 @@ def test_table_has_a_line_for_each_file(model, files):
     assert all(word in lines[0] for word in ("chair.npy", "CD-L1", "CD-L2", "F-score", "codes for 6 patches"))
 
 
-def test_ending_of_the_output_says_what_is_written(model, files, tmp_path):
+def test_the_suffix_of_the_output_selects_the_format(model, files, tmp_path):
     for name, given in (("a.html", files), ("a.png", files), ("b/a.ply", files / "chair.npy"), ("folder", files)):
         assert run(model, given, "--output", tmp_path / name)[0] == 0
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_ending_of_the_output_says_what_is_written(model, files, tmp_path):
     ("output", "text"),
     [("a.gif", "a.gif has type '.gif'; expected"), ("a.ply", "a.ply for 2 files; expected a folder")],
 )
-def test_outputs_that_cannot_be_are_refused_before_the_model_is_opened(files, output, text):
+def test_invalid_outputs_are_refused_before_the_model_is_opened(files, output, text):
     code, _, error = run("no/such/model", files, "--output", output)
     assert code == 1 and text in error and error.count("\n") == 1
 

@@ -277,7 +277,7 @@ def minigpt3d(**settings: Any) -> MiniGPT3DForConditionalGeneration:
 
 
 def prompts(rows: int = 3, seed: int = 2) -> dict[str, Any]:
-    """A question about a cloud in each row, of equal length."""
+    """Return prompts of equal length with a cloud in each row."""
     generator = torch.Generator().manual_seed(seed)
     before, after = (torch.randint(2, 24, (rows, count), generator=generator) for count in (2, 4))
     places = torch.full((rows, tiny_minigpt3d.PLACES), tiny_minigpt3d.POINT_TOKEN)
@@ -287,7 +287,7 @@ def prompts(rows: int = 3, seed: int = 2) -> dict[str, Any]:
 
 
 def _prompt_labels(rows: int) -> dict[str, Any]:
-    # `labelled` draws its inputs with the default seed; labels need not be those very tokens.
+    # Labels need not be the tokens of the inputs.
     labels = torch.randint(2, 24, (rows, 6 + tiny_minigpt3d.PLACES), generator=torch.Generator().manual_seed(4))
     labels[:, : 2 + tiny_minigpt3d.PLACES] = -100
     return {"labels": labels}
@@ -423,7 +423,7 @@ _BUILDERS = (
     Case(
         ActAutoencoder,
         _autoencoder,
-        # Without noise of its own, which training would draw by chance.
+        # Given noise instead of random noise in training.
         lambda rows, seed: {"points": varied_clouds(rows, seed=seed), "noise": torch.zeros(())},
         lambda rows: {},
         "fine",
@@ -438,7 +438,7 @@ _BUILDERS = (
 
 
 def registered_classes() -> tuple[type[PreTrainedModel], ...]:
-    """Every model class that `hf_any3d.registration` names, each once, in its order."""
+    """Return every model class of `hf_any3d.registration`, in order."""
     classes = [
         model_class
         for base, heads in MODELS.values()
@@ -449,10 +449,10 @@ def registered_classes() -> tuple[type[PreTrainedModel], ...]:
 
 
 def case_of(model_class: type[PreTrainedModel]) -> Case:
-    """The case of a registered class.
+    """Return the case of a registered class.
 
     Raises:
-        LookupError: If nobody has written a builder for it.
+        LookupError: If it has no builder.
     """
     for case in _BUILDERS:
         if case.model_class is model_class:
@@ -465,10 +465,10 @@ CASES: tuple[Case, ...] = tuple(map(case_of, registered_classes()))
 
 
 def relative_difference(made: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, in standard deviations of what is expected.
+    """Return the largest difference, in standard deviations of the expected values.
 
     Raises:
-        AssertionError: If the shapes differ, or what is expected hardly varies, so that no tolerance could bite.
+        AssertionError: If shapes differ, or the expected values hardly vary, so that tolerances would be meaningless.
     """
     assert made.shape == expected.shape, f"{tuple(made.shape)}, expected {tuple(expected.shape)}"
     expected = expected.detach().double()

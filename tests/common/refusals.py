@@ -1,8 +1,8 @@
-"""What the common suites ask and we refuse: one list, each entry with its error and its reason.
+"""Features that some model classes or PEFT methods do not support: one list, each entry with its error and reason.
 
-A suite wraps what it asks of a model class or method in `asking(question, subject)`. Where the pair stands in
-`REFUSALS`, the block has to raise the documented error; everywhere else it has to pass. So a refusal that is lifted,
-or that turns into another error, fails its test, and nothing is skipped in silence.
+The common suites run a feature inside `check_refusal(feature, subject)`. If the pair is in `REFUSALS`, the block must
+raise the documented error; otherwise it must pass. So a feature that becomes supported, or that raises another error,
+fails its test, and no test is skipped silently.
 
 `python -m tests.common.refusals` prints the list as a table.
 """
@@ -20,12 +20,12 @@ from torch._dynamo.exc import TorchDynamoException
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error that stands for an answer.
+    """The error of an unsupported feature.
 
     Args:
         error: Its type.
-        match: A regular expression that its text holds.
-        reason: Why it is refused.
+        match: Regular expression of its message.
+        reason: Why the feature is not supported.
     """
 
     error: type[Exception]
@@ -33,40 +33,40 @@ class Refusal:
     reason: str
 
 
-QUESTIONS: dict[str, str] = {}
-"""What the suites ask, by name; a refusal of a question that nobody asks fails."""
+FEATURES: dict[str, str] = {}
+"""Descriptions of the features that the suites test, by name."""
 REFUSALS: dict[tuple[str, str], Refusal] = {}
-"""By (question, name of a model class or method)."""
+"""By (feature, name of a model class or method)."""
 
 
-def question(name: str, meaning: str) -> str:
-    """Add a question; for the suites, which then ask it by its name."""
-    QUESTIONS[name] = meaning
+def feature(name: str, description: str) -> str:
+    """Register a feature that the suites test."""
+    FEATURES[name] = description
     return name
 
 
 def refuse(name: str, subjects: tuple[str, ...], error: type[Exception], match: str, reason: str) -> None:
-    """Add refusals of one question for one reason."""
+    """Register subjects that refuse a feature for one reason."""
     for subject in subjects:
         REFUSALS[name, subject] = Refusal(error, match, reason)
 
 
 def refusal_of(name: str, subject: str) -> Refusal | None:
-    """The refusal of a pair, or None where it is answered.
+    """Return the refusal of a pair, or None if the feature is supported.
 
     Raises:
-        KeyError: If there is no such question.
+        KeyError: If there is no such feature.
     """
-    if name not in QUESTIONS:
-        raise KeyError(f"no question {name!r}; expected one of {', '.join(sorted(QUESTIONS))}")
+    if name not in FEATURES:
+        raise KeyError(f"no feature {name!r}; expected one of {', '.join(sorted(FEATURES))}")
     return REFUSALS.get((name, subject))
 
 
 @contextmanager
-def asking(name: str, subject: str) -> Iterator[bool]:
-    """Run what is asked: it passes, or raises the documented error.
+def check_refusal(name: str, subject: str) -> Iterator[bool]:
+    """Check that a block passes, or raises the documented error.
 
-    Gives whether an answer is expected. Keep the block to what is asked, and compare answers behind it.
+    Yields whether the feature is supported. The block should contain only the feature; compare results after it.
     """
     refusal = refusal_of(name, subject)
     if refusal is None:
@@ -77,14 +77,14 @@ def asking(name: str, subject: str) -> Iterator[bool]:
 
 
 def table() -> str:
-    """All refusals as a table in Markdown."""
-    lines = ["| asked | of | answer | reason |", "|---|---|---|---|"]
+    """Return all refusals as a Markdown table."""
+    lines = ["| feature | refused by | error | reason |", "|---|---|---|---|"]
     grouped: dict[tuple[str, Refusal], list[str]] = {}
     for (name, subject), refusal in REFUSALS.items():
         grouped.setdefault((name, refusal), []).append(subject)
     for (name, refusal), subjects in grouped.items():
-        asked = f"{name}: {QUESTIONS[name]}" if name in QUESTIONS else name
-        lines.append(f"| {asked} | {', '.join(subjects)} | `{refusal.error.__name__}` | {refusal.reason} |")
+        shown = f"{name}: {FEATURES[name]}" if name in FEATURES else name
+        lines.append(f"| {shown} | {', '.join(subjects)} | `{refusal.error.__name__}` | {refusal.reason} |")
     return "\n".join(lines) + "\n"
 
 
@@ -103,15 +103,15 @@ _POINT_MODELS = (
     "ActAutoencoder",
     "ImageBindAudioModel",
 )
-question("resize_token_embeddings", "a vocabulary of another size")
+feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
     "resize_token_embeddings",
     _POINT_MODELS,
     ValueError,
     "has no token embeddings to resize",
-    "tokens are made of points, or of sound",
+    "tokens are computed from points or audio",
 )
-question("device_map with disk", "weights left on disk while a model opens")
+feature("device_map with disk", "loading a model with weights offloaded to disk")
 refuse(
     "device_map with disk",
     (
@@ -123,9 +123,9 @@ refuse(
     ),
     ValueError,
     "the encoder comes from another repository",
-    "transformers looks for them in the opened repository alone; accelerate.disk_offload works once a model is open",
+    "transformers looks for them only in the loaded repository; accelerate.disk_offload works for a loaded model",
 )
-question("return_dict", "tuples where the config says `return_dict=False`")
+feature("return_dict", "tuples if the config has `return_dict=False`")
 refuse(
     "return_dict",
     ("NormedPhiForCausalLM",),
@@ -133,7 +133,7 @@ refuse(
     "last_hidden_state",
     "transformers' own language models do not run with this config; `return_dict=False` in the call is honoured",
 )
-question("problem_type", "several labels a point, or numbers")
+feature("problem_type", "several labels per point, or regression")
 refuse(
     "problem_type",
     (
@@ -144,38 +144,38 @@ refuse(
     ),
     ValueError,
     "every point has one label",
-    "segmentation is single label classification of points",
+    "segmentation is single-label classification of points",
 )
-question("torch.compile", "one graph without breaks")
+feature("torch.compile", "compilation without graph breaks")
 refuse(
     "torch.compile",
     ("MiniGPT3DForConditionalGeneration",),
     TorchDynamoException,
     "data-dependent",
-    "clouds are checked against their places in the prompt; it compiles with breaks",
+    "clouds are checked against their placeholders in the prompt; it compiles with graph breaks",
 )
 refuse(
     "torch.compile",
     ("ActAutoencoder",),
     TorchDynamoException,
     "(?i)data-dependent",
-    "the nearest pairs of the loss are searched by what is found; it compiles with breaks",
+    "the search for nearest pairs in the loss depends on data; it compiles with graph breaks",
 )
 
 # Generation (tests/common/test_generation.py)
-question("static cache", "a cache of fixed size")
-question("assisted generation", "a smaller model that drafts the answer")
+feature("static cache", "a cache of fixed size")
+feature("assisted generation", "a smaller model that drafts tokens")
 refuse(
     "assisted generation",
     ("MiniGPT3DForConditionalGeneration",),
     ValueError,
-    "point_features|places for point tokens",
-    "transformers hands a helper the prompt without the clouds that stand in it; `prompt_lookup_num_tokens` works",
+    "point_features|placeholders for point tokens",
+    "transformers passes the prompt without clouds to the assistant; `prompt_lookup_num_tokens` works",
 )
-question("prompt lookup", "drafts out of the prompt")
+feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
-_OURS = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS")
+_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS")
 _ANY2POINT = (
     "Any2PointModel",
     "Any2PointForPointCloudClassification",
@@ -199,80 +199,80 @@ def _pairs(methods: tuple[str, ...], models: tuple[str, ...]) -> tuple[str, ...]
 
 refuse(
     "adapt",
-    _pairs(_OURS, _NO_POINT_TOKENS),
+    _pairs(_OWN, _NO_POINT_TOKENS),
     ValueError,
     "has no frozen encoder for point tokens",
-    "our methods take hold of layers that point tokens pass; parts of models have PEFT's own methods",
+    "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
 )
 refuse(
     "adapt",
-    _pairs(_OURS, ("MiniGPT3DForConditionalGeneration",)),
+    _pairs(_OWN, ("MiniGPT3DForConditionalGeneration",)),
     ValueError,
     "has several pretrained parts",
-    "what trains beside an adapter has no default where all parts are pretrained; with modules_to_save it works",
+    "modules_to_save has no default if all parts are pretrained; it works with a given one",
 )
 refuse(
     "adapt",
     ("GUIDED_ADAPTER on ActAutoencoder",),
     ValueError,
     "do not get the positions of tokens",
-    "the teacher inside an autoencoder gets no places of tokens, by which guidance goes",
+    "the teacher of an autoencoder gets no token positions, which guidance requires",
 )
 refuse(
     "open",
     ("ActForPreTraining",),
     ValueError,
     "autoencoder_config is missing; build the model with from_autoencoder_pretrained",
-    "an adapter's directory keeps the student; pretraining goes on from a whole checkpoint, teacher included",
+    "the directory of an adapter contains only the student; pretraining resumes from a complete checkpoint",
 )
 refuse(
     "merge",
     ("GUIDED_ADAPTER", "PROMPT_TOKENS"),
     ValueError,
     r"cannot be merged into the encoder; use unload\(\) to remove",
-    "what follows a non-linear layer, and tokens, are no change of its weights",
+    "modules after a non-linear layer, and tokens, cannot be merged into weights",
 )
 refuse(
     "unload",
     ("IA3", "VERA", "BOFT", "OFT"),
     AttributeError,
     "object has no attribute 'weight'",
-    "PEFT 0.21.2 looks for a weight in whatever modules_to_save holds; LoRA, LN tuning and ours do not",
+    "PEFT 0.21.2 expects a weight in each of modules_to_save; LoRA, LN tuning and this package's methods do not",
 )
 refuse(
     "adapter_names",
-    _OURS,
+    _OWN,
     ValueError,
     "runs one adapter for a whole batch",
-    "statistics, places and masks are those of a batch; PEFT itself would ignore the argument",
+    "statistics, positions and masks are those of a batch; PEFT itself would ignore the argument",
 )
 refuse(
     "task_type",
     _pairs(("CAUSAL_LM",), (*_ANY2POINT, *_ACT, "ActAutoencoder", "ImageBindAudioModel", "NormedPhiModel")),
     AttributeError,
     "has no attribute 'prepare_inputs_for_generation'",
-    "models that write no text; PEFT and transformers' own encoders end in the same words",
+    "models that do not generate text; transformers' own encoders raise the same error",
 )
 refuse(
     "prompts",
     _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), (*_ANY2POINT, *_ACT, "ActAutoencoder")),
     ValueError,
     "learns embeddings of words, and .* reads none",
-    "PEFT's prompts stand in front of embedded words; PROMPT_TOKENS puts prompts beside point tokens",
+    "PEFT prepends prompts to embedded words; PROMPT_TOKENS appends them to point tokens",
 )
 refuse(
     "prompts",
     _pairs(("PROMPT_TUNING", "P_TUNING"), ("MiniGPT3DForConditionalGeneration",)),
     ValueError,
     "in place of input_ids, which mark the places of clouds",
-    "PEFT hands on embeddings without input_ids, so that clouds would be left out in silence",
+    "PEFT passes embeddings without input_ids, so clouds would be ignored silently",
 )
 refuse(
     "prompts",
     _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), ("ImageBindAudioModel",)),
     AttributeError,
     "has no attribute 'vocab_size'",
-    "an encoder of spectrograms, as transformers' own audio and vision encoders end",
+    "an encoder of spectrograms; transformers' own audio and vision encoders raise the same error",
 )
 
 

@@ -7,11 +7,11 @@ import torch
 from transformers import StoppingCriteria, TextStreamer
 
 from tests.common.models import case_of, minigpt3d, prompts, relative_difference, settle, varied_clouds
-from tests.common.refusals import asking
+from tests.common.refusals import check_refusal
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN
 
 NEVER = 10_000
-"""An id that no token has, so that generation does not end early."""
+"""An id of no token, so that generation does not end early."""
 PAD, LENGTH = 0, 7
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -21,7 +21,7 @@ def model():
     made = minigpt3d()
     settle(made, case_of(type(made)))
     with torch.no_grad():
-        made.language_model.lm_head.weight.mul_(3)  # likely tokens are likely: samples of two runs are seldom equal
+        made.language_model.lm_head.weight.mul_(3)  # sharper, so that samples of two runs rarely coincide
     made.generation_config.eos_token_id = NEVER
     made.generation_config.pad_token_id = PAD
     return made.eval()
@@ -34,7 +34,7 @@ def answers(model, inputs, **settings):
 
 
 def by_hand(model, inputs, count: int = LENGTH) -> torch.Tensor:
-    """The most likely tokens, with one full forward pass for each."""
+    """Return the most likely tokens, by one complete forward pass each."""
     ids = inputs["input_ids"]
     for _ in range(count):
         with torch.no_grad():
@@ -48,8 +48,8 @@ def test_greedy_answers_are_the_most_likely_tokens(model):
     expected = by_hand(model, inputs)
     made = answers(model, inputs)
     assert torch.equal(made, expected)
-    told = made[:, inputs["input_ids"].shape[1] :]
-    assert len({tuple(row.tolist()) for row in told}) == 3 and all(len(row.unique()) > 1 for row in told)
+    output = made[:, inputs["input_ids"].shape[1] :]
+    assert len({tuple(row.tolist()) for row in output}) == 3 and all(len(row.unique()) > 1 for row in output)
     other = answers(model, inputs | {"points": varied_clouds(3, 20, 6, seed=9)})
     assert not torch.equal(other, made)
 
@@ -70,7 +70,7 @@ def test_several_samples_of_a_prompt_differ_and_keep_their_clouds(model):
     made = answers(model, inputs, do_sample=True, num_return_sequences=3)
     assert made.shape[0] == 6 and len({tuple(row.tolist()) for row in made}) == 6
     assert torch.equal(made[:, : inputs["input_ids"].shape[1]], inputs["input_ids"].repeat_interleave(3, dim=0))
-    # The likeliest are those of each cloud, however often it is asked.
+    # Beams of each cloud do not depend on the other clouds.
     greedy = answers(model, inputs, num_beams=3, num_return_sequences=3)
     single = torch.cat(
         [
@@ -141,9 +141,9 @@ def test_features_and_embeddings_replace_clouds(model):
 def test_a_cloud_needs_placeholders_in_the_prompt(model):
     words = {"input_ids": torch.randint(2, 24, (2, 5), generator=torch.Generator().manual_seed(0))}
     assert answers(model, words).shape == (2, 5 + LENGTH)
-    with pytest.raises(ValueError, match=r"input_ids has 0 places for point tokens .*; expected 6"):
+    with pytest.raises(ValueError, match=r"input_ids has 0 placeholders for point tokens .*; expected 6"):
         answers(model, words | {"points": prompts(2)["points"]})
-    with pytest.raises(ValueError, match=r"expected clouds to be in inputs_embeds"):
+    with pytest.raises(ValueError, match=r"expected the clouds' tokens in inputs_embeds"):
         model(inputs_embeds=torch.zeros(2, 5, 16), points=prompts(2)["points"])
 
 
@@ -187,24 +187,24 @@ def test_tokens_are_streamed(model):
     assert seen.tokens == made[0].tolist() and seen.ended == 1
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["words alone", "another cloud"])
+@pytest.mark.parametrize("again", [False, True], ids=["text only", "another cloud"])
 def test_a_conversation_continues_from_its_cache(model, again):
     first = prompts(1)
     with torch.no_grad():
-        told = model.generate(**first, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+        output = model.generate(**first, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     more = torch.randint(2, 24, (1, 3), generator=torch.Generator().manual_seed(1))
     if again:
         more = torch.cat([more, torch.full((1, PLACES), POINT_TOKEN), more], dim=1)
-    ids = torch.cat([told.sequences, more], dim=1)
+    ids = torch.cat([output.sequences, more], dim=1)
     clouds = torch.cat([first["points"], varied_clouds(1, 20, 6, seed=8)]) if again else first["points"]
     whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "points": clouds}
     expected = answers(model, whole)
-    continued = answers(model, whole | {"past_key_values": copy.deepcopy(told.past_key_values)})
+    continued = answers(model, whole | {"past_key_values": copy.deepcopy(output.past_key_values)})
     assert torch.equal(continued, expected)
     logits = {}
     for name, more in (
         ("whole", {}),
-        ("continued", {"past_key_values": copy.deepcopy(told.past_key_values)}),
+        ("continued", {"past_key_values": copy.deepcopy(output.past_key_values)}),
         ("other clouds", {"points": varied_clouds(len(clouds), 20, 6, seed=33)}),
     ):
         asked = {"return_dict_in_generate": True, "output_logits": True}
@@ -217,38 +217,38 @@ def test_scores_states_and_weights_come_with_the_answer(model):
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
     asked = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
-    told = answers(eager, prompts(), output_hidden_states=True, output_attentions=True, **asked)
-    assert torch.equal(told.sequences, answers(model, prompts()))
-    assert len(told.scores) == len(told.hidden_states) == len(told.attentions) == LENGTH
-    assert len(told.hidden_states[0]) == 3 and told.hidden_states[1][0].shape == (3, 1, 16)
+    output = answers(eager, prompts(), output_hidden_states=True, output_attentions=True, **asked)
+    assert torch.equal(output.sequences, answers(model, prompts()))
+    assert len(output.scores) == len(output.hidden_states) == len(output.attentions) == LENGTH
+    assert len(output.hidden_states[0]) == 3 and output.hidden_states[1][0].shape == (3, 1, 16)
     prompt = prompts()["input_ids"].shape[1]
-    torch.testing.assert_close(told.attentions[1][0].sum(dim=-1), torch.ones(3, 2, 1))
-    assert told.attentions[1][0].shape[-1] == prompt + 1
+    torch.testing.assert_close(output.attentions[1][0].sum(dim=-1), torch.ones(3, 2, 1))
+    assert output.attentions[1][0].shape[-1] == prompt + 1
     with torch.no_grad():
         first = model(**prompts()).logits[:, -1]
-    torch.testing.assert_close(told.logits[0], first, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.logits[0], first, rtol=1e-4, atol=1e-4)
 
 
-def test_a_cache_of_fixed_size_gives_the_same_answer(model):
-    with asking("static cache", "MiniGPT3DForConditionalGeneration") as answered:
+def test_static_cache_gives_the_same_answer(model):
+    with check_refusal("static cache", "MiniGPT3DForConditionalGeneration") as is_supported:
         made = answers(model, prompts(), cache_implementation="static")
-    if answered:
+    if is_supported:
         assert torch.equal(made, answers(model, prompts()))
 
 
 @pytest.mark.parametrize("helper", ["itself", "language model"])
 def test_an_assistant_model_may_draft_the_answer(model, helper):
     drafting = copy.deepcopy(model if helper == "itself" else model.language_model)
-    with asking("assisted generation", "MiniGPT3DForConditionalGeneration") as answered:
+    with check_refusal("assisted generation", "MiniGPT3DForConditionalGeneration") as is_supported:
         made = answers(model, prompts(1), assistant_model=drafting)
-    if answered:
+    if is_supported:
         assert torch.equal(made, answers(model, prompts(1)))
 
 
 def test_prompt_lookup_may_draft_the_answer(model):
-    with asking("prompt lookup", "MiniGPT3DForConditionalGeneration") as answered:
+    with check_refusal("prompt lookup", "MiniGPT3DForConditionalGeneration") as is_supported:
         made = answers(model, prompts(1), prompt_lookup_num_tokens=2)
-    if answered:
+    if is_supported:
         assert torch.equal(made, answers(model, prompts(1)))
 
 

@@ -1,7 +1,7 @@
-"""What every registered model class is held to: the promises that transformers' users take for granted.
+"""Behaviour that users of transformers expect, tested for every registered model class.
 
-Each test runs over all of `CASES`, so that a new model is covered by being registered. What a class refuses stands in
-tests/common/refusals.py; the refusal itself is then what is tested.
+Each test runs over all of `CASES`, so that a new model is covered once it is registered. Features that a class refuses
+are listed in tests/common/refusals.py; then the error is tested.
 """
 
 import copy
@@ -17,11 +17,11 @@ from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
-from tests.common.refusals import asking
+from tests.common.refusals import check_refusal
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
-"""How far answers in half precision are from full precision at the root mean square, in their standard deviations."""
+"""Allowed RMS error of half precision, in standard deviations of the outputs."""
 over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -34,18 +34,18 @@ def _built(name: str) -> tuple[PreTrainedModel, torch.Tensor]:
 
 
 def answer(case: Case, model: PreTrainedModel, rows: int = 3) -> torch.Tensor:
-    """What a model answers to the case's batch."""
+    """Return the output for the case's batch."""
     with torch.no_grad():
         return case.answer_of(model(**case.batch(rows)))
 
 
 def fresh(case: Case) -> PreTrainedModel:
-    """A model of its own, in eval mode."""
+    """Return a copy of the case's model, in eval mode."""
     return copy.deepcopy(_built(case.name)[0])
 
 
 def expected_of(case: Case) -> torch.Tensor:
-    """What it answers."""
+    """Return its expected output."""
     return _built(case.name)[1]
 
 
@@ -59,7 +59,7 @@ def forget_models():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """From a case to the directory of its model, written once."""
+    """Function from a case to the directory of its saved model."""
 
     @functools.cache
     def save(name: str) -> str:
@@ -71,7 +71,7 @@ def saved(tmp_path_factory):
 
 
 def head_of(case: Case) -> bool:
-    """Whether the class is a model with a head around the base model of its config."""
+    """Return whether the class has a head on the base model of its config."""
     return case.name.startswith(("ActFor", "Any2PointFor", "NormedPhiFor"))
 
 
@@ -170,7 +170,7 @@ def test_return_dict_false_returns_a_tuple(case):
     assert isinstance(whole, ModelOutput) and isinstance(made, tuple)
     _assert_alike(made, whole.to_tuple())
     model.config.return_dict = False
-    with asking("return_dict", case.name):
+    with check_refusal("return_dict", case.name):
         _assert_alike(model(**inputs), whole.to_tuple())
         assert isinstance(model(**inputs, return_dict=True), ModelOutput)
 
@@ -232,9 +232,9 @@ def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path
     children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
     places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
     places |= {name: "cpu" for name, _ in fresh(case).named_parameters(recurse=False)}
-    with asking("device_map with disk", case.name) as answered:
+    with check_refusal("device_map with disk", case.name) as is_supported:
         opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
-    if answered:
+    if is_supported:
         assert any(parameter.is_meta for parameter in opened.parameters())
         assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
@@ -247,7 +247,7 @@ def gradients_of(case: Case, model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Every gradient within 1e-4 of the largest of its tensor, or of nothing beside the others."""
+    """Check that gradients differ by less than 1e-4 of the largest of their tensor, or are negligible."""
     assert ours.keys() == theirs.keys()
     scale = max(gradient.abs().max() for gradient in theirs.values())
     assert scale > 1e-2
@@ -272,7 +272,6 @@ def test_an_adapter_in_the_first_layer_trains_with_reentrant_checkpoints(case):
     found = []
     for saves in (False, True):
         model = fresh(case).requires_grad_(False)
-        # As an adapter in it would.
         _layers(model)[0].requires_grad_(True)
         if saves:
             model.activation_checkpointing_enable({"use_reentrant": True})
@@ -313,8 +312,8 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _norm_in(layer: nn.Module) -> nn.Module:
-    # The last: teachers make keys and values of prompts by running a layer's beginning. And what enters it: a layer
-    # is recomputed no further than to the last tensor that is needed.
+    # The last one: teachers compute keys and values of prompts with the first modules of a layer. And its input: a
+    # layer is recomputed only up to the last tensor that is needed.
     return [module for module in layer.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm))][-1]
 
 
@@ -330,11 +329,10 @@ def test_every_trained_tensor_gets_a_gradient(case):
 
 
 def unused_of(case: Case) -> set[str]:
-    """Tensors that no loss of the case depends on: what is read at request only."""
+    """Return the names of tensors that the loss of the case does not depend on."""
     names = {name for name, _ in _built(case.name)[0].named_parameters()}
     if case.name == "MiniGPT3DForConditionalGeneration":
-        # Only queries of the first set are asked in the stage of the tiny model, and nobody routes; words are embedded
-        # elsewhere, and Q-Former layers for texts are never run.
+        # The stage of the tiny model uses only the first query set and no router.
         return {name for name in names if "experts.router" in name or ("experts.queries" in name and ".0" not in name)}
     return set()
 
@@ -398,9 +396,9 @@ def test_weights_share_memory_only_where_they_are_tied(case):
 @over_cases
 def test_the_vocabulary_of_language_models_can_be_resized(case):
     model = fresh(case)
-    with asking("resize_token_embeddings", case.name) as answered:
+    with check_refusal("resize_token_embeddings", case.name) as is_supported:
         model.resize_token_embeddings(30)
-    if answered:
+    if is_supported:
         assert model.get_input_embeddings().weight.shape[0] == 30
         made = answer(case, model)
         known = made if case.answer != "logits" else made[..., : expected_of(case).shape[-1]]
@@ -474,7 +472,7 @@ def test_inputs_of_frozen_models_can_require_gradients(case):
 def test_a_base_model_compiles(case):
     torch.compiler.reset()
     model = fresh(case)
-    with asking("torch.compile", case.name) as answered:
+    with check_refusal("torch.compile", case.name) as is_supported:
         made = answer(case, torch.compile(model, backend="eager", fullgraph=True))
-    if answered:
+    if is_supported:
         assert relative_difference(made, expected_of(case)) < 1e-4

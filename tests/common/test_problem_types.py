@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.common.models import CASES
-from tests.common.refusals import asking
+from tests.common.refusals import check_refusal
 from tests.common.test_models import _built, expected_of, fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -73,7 +73,7 @@ def test_a_single_label_is_a_regression(case):
         ("multi_label_classification", torch.tensor([0, 2, 1]), r"shape \(3,\).*zeros and ones \(3, 3\)"),
         ("regression", torch.tensor([0.1, 0.2, 0.3]), r"expected numbers \(3, 3\)"),
         ("single_label_classification", torch.tensor([0.0, 1.0, 2.0]), r"float32; expected class numbers \(3,\)"),
-        (None, torch.zeros(3, 2), r"shape \(3, 2\).*class numbers \(3,\) or shares \(3, 3\)"),
+        (None, torch.zeros(3, 2), r"shape \(3, 2\).*class numbers \(3,\) or probabilities \(3, 3\)"),
     ],
 )
 def test_labels_of_another_problem_type_are_refused(case, problem, labels, message):
@@ -85,5 +85,5 @@ def test_labels_of_another_problem_type_are_refused(case, problem, labels, messa
 
 @pytest.mark.parametrize("case", SEGMENTERS, ids=lambda case: case.name)
 def test_points_have_one_label_each(case):
-    with asking("problem_type", case.name):
+    with check_refusal("problem_type", case.name):
         case.build(problem_type="multi_label_classification")

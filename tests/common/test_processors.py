@@ -1,7 +1,4 @@
-"""Requirements on every registered processor: one sweep over the registry.
-
-A processor joins by being registered; `BUILDERS` says how a small one is made and what it is asked.
-"""
+"""Requirements on every registered processor; `BUILDERS` defines a small one of each and how to call it."""
 
 from __future__ import annotations
 
@@ -35,13 +32,13 @@ def clouds(count: int = 3, points: int = 50) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Case:
-    """A processor and how it is asked.
+    """A processor and how to call it.
 
     Args:
-        build: Makes a small one; takes other settings of its config.
-        call: (processor, clouds, arguments of the call) -> what it makes of them.
-        override: A setting and another value of it.
-        auto_classes: What opens a saved one.
+        build: Builds a small one; takes settings of its config.
+        call: Function of processor, clouds and call arguments that returns the output.
+        override: A setting and a non-default value.
+        auto_classes: Auto classes that load it.
     """
 
     build: Callable[..., Any]

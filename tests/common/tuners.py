@@ -1,4 +1,4 @@
-"""PEFT methods, ours and stock, as the common suite puts them on any of our models."""
+"""Configs of PEFT methods, of this package and stock, for every registered model class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, trai
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import Case
 
-OURS: dict[str, Callable[..., PeftConfig]] = {
+OWN: dict[str, Callable[..., PeftConfig]] = {
     "GUIDED_ADAPTER": functools.partial(
         GuidedAdapterConfig, r=4, init_weights=False, bottleneck_dropout=0.0, gate=0.8
     ),
@@ -51,18 +51,18 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _in_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules in the layers that point tokens pass; in those of the language model where there is one."""
+    """Iterate over the modules in the layers for point tokens, or in those of the language model if there is one."""
     language_model = getattr(model, "language_model", None)
     try:
         inside = layer_stack(model).layers if language_model is None else language_model
-    except ValueError:  # a model that reads no points
+    except ValueError:  # a model without point tokens
         inside = model.layers if hasattr(model, "layers") else model.model.layers
     own = {id(module) for module in inside.modules()}
     return ((name, module) for name, module in model.named_modules() if id(module) in own)
 
 
 def _with_saved(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a stock method, by default with all that is not pretrained trained in full."""
+    """Return settings of a stock method, by default with modules_to_save."""
     try:
         return {"modules_to_save": trainable_module_names(model)} | settings
     except ValueError:  # a model whose parts are all pretrained
@@ -79,7 +79,7 @@ def _ia3(model: PreTrainedModel, **settings: Any) -> IA3Config:
 
 
 def _vera(model: PreTrainedModel, **settings: Any) -> VeraConfig:
-    # Its shared matrices need layers of one shape.
+    # Shared matrices require layers of equal shape.
     square = [name for name, linear in _linears(model).items() if linear.in_features == linear.out_features]
     return VeraConfig(r=4, target_modules=square, d_initial=0.5, **_with_saved(model, settings))
 
@@ -106,42 +106,42 @@ STOCK: dict[str, Callable[..., PeftConfig]] = {
     "OFT": _oft,
     "LN_TUNING": _ln_tuning,
 }
-METHODS = (*OURS, *STOCK)
+METHODS = (*OWN, *STOCK)
 
 
 def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfig:
-    """A config of a method for a model."""
-    return OURS[method](**settings) if method in OURS else STOCK[method](model, **settings)
+    """Return a config of a method for a model."""
+    return OWN[method](**settings) if method in OWN else STOCK[method](model, **settings)
 
 
 _BUILT: dict[str, PreTrainedModel] = {}
 
 
 def base_of(case: Case) -> PreTrainedModel:
-    """A tiny model of a class, always the same and deterministic in training."""
+    """Return a tiny model of a class, always equal and deterministic in training."""
     if case.name not in _BUILT:
-        # MiniGPT-3D without LoRA of its own, beside which PEFT leaves what trained as it was.
+        # MiniGPT-3D without its own LoRA, with which PEFT would leave other modules trainable.
         bare = {"text_lora": None, "qformer_lora": None} if case.name.startswith("MiniGPT3D") else {}
         _BUILT[case.name] = case.still(**bare)
     return copy.deepcopy(_BUILT[case.name])
 
 
 def adapted(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftModel:
-    """A tiny model with an adapter, before training, in eval mode."""
+    """Return a tiny model with an untrained adapter, in eval mode."""
     base = base_of(case)
     torch.manual_seed(seed)
     return get_peft_model(base, config_of(method, base, **settings)).eval()
 
 
 def trained(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftModel:
-    """The same after one large training step, in eval mode."""
+    """Return the same after one large training step, in eval mode."""
     model = adapted(case, method, seed, **settings)
     step(case, model, seed)
     return model
 
 
 def step(case: Case, model: nn.Module, seed: int = 1) -> None:
-    """One step that moves every trained parameter by about the same share of its size, whatever its gradient."""
+    """Take a step that changes every trained parameter by 0.005, in the direction of its gradient's sign."""
     model.train()
     model.zero_grad()
     case.loss_of(model, seed=seed).backward()
@@ -155,5 +155,5 @@ def step(case: Case, model: nn.Module, seed: int = 1) -> None:
 
 @torch.no_grad()
 def answer_of(case: Case, model: nn.Module) -> torch.Tensor:
-    """The model's output for the case's batch, in float32."""
+    """Return the model's output for the case's batch, in float32."""
     return case.answer_of(model.eval()(**case.batch())).float()

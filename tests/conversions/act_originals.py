@@ -1,4 +1,4 @@
-"""ACT checkpoints as the authors' programs write them, whole or in small, and the teachers that they started from."""
+"""ACT checkpoints as the authors' programs write them, full-size or small, and the teachers that they started from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WIDTH, TEACHER_WIDTH, CODES, PROMPTS = 64, 128, 32, 4
 _STUDENT = {384: WIDTH, 1152: 3 * WIDTH, 1536: 4 * WIDTH}
 _TEACHER = {768: TEACHER_WIDTH, 3072: 2 * TEACHER_WIDTH, 2304: 3 * TEACHER_WIDTH, 384: WIDTH, 64: PROMPTS, 16: PROMPTS}
 _EDGES = {size: size // 16 for size in (128, 256, 512, 1024, 2304)}
-# What sizes become in small, by where they stand. Widths of the mini-PointNet are the same in all models.
+# Small sizes by the pattern of a name. Widths of the mini-PointNet are the same in all models.
 _SMALLER: tuple[tuple[str, dict[int, int]], ...] = (
     (r"second_conv\.3\.", {384: WIDTH, 256: WIDTH}),
     (r"(encoder|side)\.(first|second)_conv\.", {}),
@@ -83,7 +83,7 @@ class Original:
 
     @cached_property
     def expected(self) -> dict[str, torch.Tensor]:
-        """Stored results, of the whole checkpoint."""
+        """Stored results of the complete checkpoint."""
         return load_file(FOLDER / f"act_{self.case}.safetensors")
 
     @property
@@ -103,12 +103,12 @@ class Original:
         return {name.removeprefix(prefix): t for name, t in self.converted.items() if name.startswith(prefix)}
 
     def content(self, state: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
-        """What the authors' program would have put into its file."""
+        """The content of the file as the authors' program writes it."""
         state = dict(self.state if state is None else state)
         optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 5e-4, "params": [0]}]}
         if self.kind in ("partseg", "semseg"):
             return {"epoch": 60, "train_acc": 0.9, "model_state_dict": state, "optimizer_state_dict": optimizer}
-        # As runs on one machine leave it; those of several processes have bare names.
+        # As runs on one machine write it; those of several processes have bare names.
         state = {f"module.{name}": tensor for name, tensor in state.items()}
         return {
             "base_model": state,

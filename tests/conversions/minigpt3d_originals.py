@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files as their authors' programs write them, whole or in small."""
+"""MiniGPT-3D's files as their authors' programs write them, full-size or small."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.reference.fill import fill
 FOLDER = Path(__file__).parents[1] / "reference"
 ENCODER, LANGUAGE_MODEL = "pc_encoder.", "llama_model.base_model.model."
 _PHI = {"model_type": "phi", "torch_dtype": "float16", "architectures": ["PhiForCausalLM"]}
-# Widths in small, by where they stand. The depth is that of the manifest.
+# Small widths by the pattern of a name. The depth is that of the manifest.
 _SMALLER: tuple[tuple[str, dict[int, int]], ...] = (
     (r"pc_encoder\.reduce_dim", {384: 64, 256: 24}),
     (r"pc_encoder\.encoder\.", {128: 8, 256: 24, 512: 48}),
@@ -52,7 +52,7 @@ class Originals:
 
     @cached_property
     def state(self) -> dict[str, torch.Tensor]:
-        """The released program's whole model, without aliases."""
+        """The released program's complete model, without aliases."""
         return {
             name: torch.from_numpy(fill(name, self._size(name, shape), dtype))
             for name, (shape, dtype) in self.manifest["state"].items()
@@ -64,7 +64,7 @@ class Originals:
         return {"base_model": self._below(ENCODER), "epoch": 250, "metrics": {"acc": 0.5}}
 
     def blip2(self) -> dict[str, Any]:
-        """`blip2_pretrained_flant5xxl.pth`: the Q-Former before any LoRA, and what belongs to images and words."""
+        """`blip2_pretrained_flant5xxl.pth`: the Q-Former before any LoRA, and the parts for images and text."""
         state = {name: t for name, t in self.state.items() if name.startswith("Qformer.") and "lora_" not in name}
         state["query_tokens"] = self.blip2_queries
         others = ["ln_vision.weight", "ln_vision.bias", "t5_proj.weight", "t5_proj.bias"]
@@ -76,7 +76,7 @@ class Originals:
         return torch.from_numpy(fill("blip2.query_tokens", self.state["query_tokens"].shape))
 
     def phi(self, with_norms: bool = False) -> dict[str, torch.Tensor]:
-        """Phi-2 in the layout of the authors' folder; `with_norms`, with those that Phi has not, as the case does."""
+        """Phi-2 in the layout of the authors' folder; `with_norms` adds the norms of the case."""
         own = {name: t for name, t in self._below(LANGUAGE_MODEL).items() if "lora_" not in name}
         return {name: t for name, t in own.items() if with_norms or not re.search(r"(q|k|post)_layernorm", name)}
 
@@ -84,7 +84,7 @@ class Originals:
         return _PHI | self.manifest["constructor"]["llm"] | {"bos_token_id": 1, "eos_token_id": 2}
 
     def stage(self, number: int) -> dict[str, Any]:
-        """A checkpoint of training, or with 0 the one that it starts from."""
+        """A checkpoint of a training stage; 0 is the one that training starts from."""
         trained = {name: tensor for name, tensor in self.state.items() if re.match(_TRAINED[number], name)}
         if number:
             encoder = self._below(ENCODER)
@@ -102,15 +102,15 @@ class Originals:
         torch.save(self.point_encoder(), directory / "point_model.pth")
         torch.save(self.blip2(), directory / "blip2.pth")
         write_phi(directory / "Phi_2", self.phi(with_norms), self.phi_config())
-        words = {
+        arguments = {
             "point_encoder": directory / "point_model.pth",
             "qformer": directory / "blip2.pth",
             "language_model": directory / "Phi_2",
         }
         for number, option in zip(stages, ("checkpoint", "second_checkpoint"), strict=False):
-            words[option] = directory / f"stage_{number}.pth"
-            torch.save(self.stage(number), words[option])
-        return words
+            arguments[option] = directory / f"stage_{number}.pth"
+            torch.save(self.stage(number), arguments[option])
+        return arguments
 
     def _below(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
@@ -130,6 +130,6 @@ def write_phi(directory: Path, state: dict[str, torch.Tensor], config: dict[str,
     character_tokenizer().save_pretrained(directory)
 
 
-def options(words: dict[str, Any]) -> list[str]:
-    """Arguments as the command line takes them."""
-    return [str(word) for name, value in words.items() for word in (f"--{name.replace('_', '-')}", value)]
+def options(arguments: dict[str, Any]) -> list[str]:
+    """Convert arguments to command line options."""
+    return [str(word) for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -17,7 +17,7 @@ from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.reference.fill import fill
 from tests.tiny_encoders import tiny_config
 
-# A sixteenth of every width that hangs on the encoder's; all else keeps its size.
+# A sixteenth of every width that depends on the encoder's; others do not change.
 _SMALLER = {768: 48, 1536: 96, 2304: 144, 3072: 192, 384: 24, 192: 12, 96: 6}
 LAYERS = 2
 
@@ -29,7 +29,7 @@ def small_variant(variant: Variant) -> Variant:
 
 
 class SmallCase(ReferenceCase):
-    """A reference case in small: the same names, two layers, 48 channels."""
+    """A small version of a reference case: the same names, two layers, 48 channels."""
 
     def __init__(self, name: str):
         super().__init__(name)
@@ -60,17 +60,17 @@ class SmallCase(ReferenceCase):
 
 
 def content(case: ReferenceCase) -> dict[str, Any]:
-    """What the authors' program would have put into its file."""
+    """The content of the file as the authors' program writes it."""
     optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 5e-4, "params": [0]}]}
     if "scan" in case.variant_name:
-        # The best accuracy is a number of numpy.
+        # The best accuracy is a NumPy scalar.
         return {"model": case.original, "optimizer": optimizer, "epoch": 300, "best_val": np.float64(91.9)}
     parallel = {f"module.{name}": tensor for name, tensor in case.original.items()}
     return {"base_model": parallel, "optimizer": optimizer, "epoch": 300, "metrics": {"acc": 94.3}}
 
 
 def write(case: ReferenceCase, directory: Path, base: PreTrainedModel) -> tuple[Path, Path]:
-    """Write checkpoint and encoder; returns where."""
+    """Write checkpoint and encoder and return their paths."""
     checkpoint, encoder = directory / "original.pth", directory / "base"
     torch.save(content(case), checkpoint)
     base.save_pretrained(encoder)

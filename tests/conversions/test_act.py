@@ -1,4 +1,4 @@
-"""Released ACT checkpoints, in small, through the command line and back."""
+"""Small versions of released ACT checkpoints, converted by the command line and opened."""
 
 import json
 import os
@@ -39,40 +39,48 @@ class Setting:
         torch.save(self.original.content(), self.checkpoint)
 
     def with_teacher(self, change=lambda encoder: None):
-        """Put the public encoder beside the checkpoint; returns the words that name it."""
+        """Save the public encoder next to the checkpoint; returns the arguments that name it."""
         encoder = self.original.public_teacher()
         change(encoder)
         encoder.save_pretrained(self.directory / "teacher")
         return "--teacher", self.directory / "teacher"
 
     def altered(self, change):
-        """Write the checkpoint anew with other tensors."""
+        """Write the checkpoint again with other tensors."""
         state = dict(self.original.state)
         change(state)
         torch.save(self.original.content(state), self.checkpoint)
 
-    def convert(self, *words, kind=None, checkpoint=None):
-        words = ["act", checkpoint or self.checkpoint, "--kind", kind or self.kind, "--output", self.output, *words]
-        result = CliRunner().invoke(app, ["convert", *map(str, words)])
+    def convert(self, *arguments, kind=None, checkpoint=None):
+        arguments = [
+            "act",
+            checkpoint or self.checkpoint,
+            "--kind",
+            kind or self.kind,
+            "--output",
+            self.output,
+            *arguments,
+        ]
+        result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr
 
-    def opened(self, *words):
-        """The converted model, opened as anybody would."""
-        code, out, err = self.convert(*words)
+    def opened(self, *arguments):
+        """Convert the checkpoint and open the model."""
+        code, out, err = self.convert(*arguments)
         assert code == 0, err
         return OPENERS[self.kind].from_pretrained(self.output)
 
     def processor(self):
-        """That of the converted directory."""
+        """Convert the checkpoint and open the processor."""
         assert self.convert()[0] == 0
         return PointCloudProcessor.from_pretrained(self.output)
 
-    def refused(self, *words, **settings):
-        """What the command says when it refuses; nothing may be left behind."""
+    def refused(self, *arguments, **settings):
+        """The error message of the command, which must leave no files."""
         before = sorted(self.directory.rglob("*"))
-        code, out, err = self.convert(*words, **settings)
+        code, out, err = self.convert(*arguments, **settings)
         assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, err
         assert sorted(self.directory.rglob("*")) == before
         return err
@@ -84,7 +92,7 @@ def config_of(model):
 
 
 def differing(model, expected):
-    """Tensors of a model that are not the expected ones, what embeds words and images left out."""
+    """Names of a model's tensors that differ from the expected ones, without embeddings."""
     state = model.state_dict()
     names = {name for name in state if not name.rpartition("encoder.")[2].startswith(UNREAD)}
     assert names == expected.keys()
@@ -106,7 +114,7 @@ def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path
 
 
 @pytest.mark.parametrize("variant", ["linear", "side"])
-def test_other_protocols_of_fine_tuning_are_told_by_their_tensors(variant, tmp_path):
+def test_fine_tuning_protocols_are_recognized_by_their_tensors(variant, tmp_path):
     setting = Setting("cls", tmp_path, variant=variant)
     model = setting.opened()
     assert not differing(model, setting.original.converted)
@@ -136,15 +144,15 @@ def test_named_teacher_is_compared_and_left_out(case, tmp_path):
 @pytest.mark.parametrize("case", TAUGHT)
 def test_stored_teacher_makes_a_directory_that_needs_no_other(case, tmp_path):
     setting = Setting(case, tmp_path)
-    words = setting.with_teacher()
-    assert setting.convert("--store-encoder", *words)[0] == 0
+    arguments = setting.with_teacher()
+    assert setting.convert("--store-encoder", *arguments)[0] == 0
     shutil.rmtree(tmp_path / "teacher")
     model = OPENERS[setting.kind].from_pretrained(setting.output)
     assert not differing(model, setting.original.converted)
     public = setting.original.public_teacher()
     public = getattr(public, "vision_model", public)
     encoder = getattr(model, "autoencoder", model).encoder
-    # Embeddings, which the checkpoint lacks, are the teacher's own.
+    # The checkpoint lacks embeddings, so they are the teacher's.
     assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in public.state_dict().items())
 
 
@@ -179,7 +187,7 @@ def test_teacher_may_have_more_layers_than_the_checkpoint(tmp_path):
         ("dvae_plain", {"encoder_config": None, "group_size": 32}),
     ],
 )
-def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path):
+def test_accidents_of_the_program_are_switched_on_and_documented(case, flags, tmp_path):
     setting = Setting(case, tmp_path)
     config = setting.opened().config
     flags = flags | {"sampling_min_squared_norm": 1e-3, "noise_in_eval": True}
@@ -195,7 +203,7 @@ def test_accidents_of_the_program_are_switched_on_and_told(case, flags, tmp_path
         assert teacher.layer_norm_eps == {"bert": 1e-12, "clip_vision_model": 1e-5, "vit": 1e-6}[teacher.model_type]
 
 
-def test_pretraining_goes_on_as_the_program_did(tmp_path):
+def test_pretraining_has_the_settings_of_the_program(tmp_path):
     config = Setting("pretrain_cls", tmp_path).opened().config
     expected = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
     expected |= {"class_token_loss": True, "decoder_num_hidden_layers": 2, "sampling_min_squared_norm": 1e-3}
@@ -214,7 +222,7 @@ def test_student_of_pretraining_opens_as_a_base_model_for_fine_tuning(tmp_path):
     assert student and all(torch.equal(tensor, state[name]) for name, tensor in student.items())
 
 
-def test_classifier_answers_by_name(tmp_path):
+def test_classifier_returns_class_names(tmp_path):
     setting = Setting("cls", tmp_path)
     assert setting.convert()[0] == 0
     classify = pipeline("point-cloud-classification", model=str(setting.output))
@@ -234,7 +242,7 @@ def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
     processor = Setting("cls_modelnet", tmp_path).processor()
     prepared = processor([cloud])["points"]
     assert prepared.shape == (1, 1024, 3)
-    assert 0.9 < prepared.norm(dim=-1).max() <= 1, "the whole cloud reaches to the unit sphere"
+    assert 0.9 < prepared.norm(dim=-1).max() <= 1, "the cloud fills the unit sphere"
     assert prepared[:, 1:].square().sum(dim=-1).min() > 1e-3
     assert (processor.sampling, processor.extent) == ("farthest", "all")
     shutil.rmtree(tmp_path / "out")
@@ -242,7 +250,7 @@ def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
     assert (processor.block_size, processor.up_axis, processor.scale) == (1.0, "z", None)
 
 
-def test_parts_and_rooms_have_the_names_of_their_data_sets(tmp_path):
+def test_parts_and_rooms_have_the_names_of_their_datasets(tmp_path):
     config = Setting("partseg", tmp_path).opened().config
     assert list(config.id2label.values()) == list(shapenetpart.PART_NAMES)
     assert config.category_names[:3] == ["Airplane", "Bag", "Cap"] and config.category_parts[2] == [6, 7]
@@ -254,7 +262,7 @@ def test_parts_and_rooms_have_the_names_of_their_data_sets(tmp_path):
     assert config.id2label[0] == "ceiling" and config.id2label[12] == "clutter"
 
 
-def test_labels_of_other_data_sets_have_numbers(tmp_path):
+def test_labels_of_other_datasets_are_numbers(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
     assert setting.opened().config.id2label[0] == "airplane"
     shutil.rmtree(setting.output)
@@ -267,15 +275,15 @@ def test_labels_of_other_data_sets_have_numbers(tmp_path):
     )
 
 
-def refused_again(setting, *words):
+def refused_again(setting, *arguments):
     shutil.rmtree(setting.output)
-    return setting.refused(*words)
+    return setting.refused(*arguments)
 
 
-def test_what_has_no_shape_may_be_given(tmp_path):
+def test_settings_without_a_tensor_can_be_given(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
-    words = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
-    config = setting.opened(*words).config
+    arguments = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
+    config = setting.opened(*arguments).config
     assert (config.num_groups, config.group_size, config.num_attention_heads) == (32, 16, 4)
     assert json.loads((setting.output / "preprocessor_config.json").read_text())["num_points"] == 512
     shutil.rmtree(setting.output)
@@ -286,7 +294,7 @@ def test_what_has_no_shape_may_be_given(tmp_path):
     assert "group_size=16; the decoder makes 32 points" in setting.refused("--group-size", 16)
 
 
-def test_bare_names_and_half_precision_do(tmp_path):
+def test_bare_names_and_half_precision_are_accepted(tmp_path):
     setting = Setting("cls", tmp_path)
     half = {name: t.half() if t.is_floating_point() else t for name, t in setting.original.state.items()}
     torch.save({"base_model": half}, setting.checkpoint, _use_new_zipfile_serialization=False)
@@ -304,7 +312,7 @@ def test_left_over_tensors_are_listed(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "told"),
+    ("case", "name", "message"),
     [
         ("cls", "blocks.blocks.12.norm1.bias", "missing: act.blocks.layers.12.attention.proj.bias, "),
         ("dvae", "visual_embed.0.1.mlp.fc3.bias", "no known part: visual_embed.0.1.mlp.fc3.bias"),
@@ -312,14 +320,14 @@ def test_left_over_tensors_are_listed(case, tmp_path):
         ("pretrain", "dvae_tokenizer.decoder.mlp.6.bias", "left over: autoencoder.decoder.coarse.6.bias"),
     ],
 )
-def test_left_over_tensors_of_known_parts_are_listed(case, name, told, tmp_path):
+def test_left_over_tensors_of_known_parts_are_listed(case, name, message, tmp_path):
     setting = Setting(case, tmp_path)
     setting.altered(lambda state: state.update({name: torch.ones(7)}))
-    assert told in setting.refused()
+    assert message in setting.refused()
 
 
 @pytest.mark.parametrize(
-    ("case", "names", "told"),
+    ("case", "names", "message"),
     [
         ("cls", ["cls_pos", "blocks.blocks.3.mlp.fc2.bias"], "act.blocks.layers.3.mlp.fc2.bias, act.class_token.posi"),
         ("cls", ["encoder.first_conv.1.num_batches_tracked"], "act.patch_encoder.lift_norm.num_batches_tracked"),
@@ -334,20 +342,20 @@ def test_left_over_tensors_of_known_parts_are_listed(case, name, told, tmp_path)
         ("pretrain", ["mask_token", "proj_head.bias"], "missing: mask_token, prediction_head.bias"),
     ],
 )
-def test_missing_tensors_are_listed(case, names, told, tmp_path):
+def test_missing_tensors_are_listed(case, names, message, tmp_path):
     setting = Setting(case, tmp_path)
     setting.altered(lambda state: [state.pop(name) for name in names])
-    assert told in setting.refused()
+    assert message in setting.refused()
 
 
-def test_tensors_of_another_shape_are_told(tmp_path):
+def test_tensors_of_another_shape_are_named(tmp_path):
     setting = Setting("semseg", tmp_path)
     setting.altered(lambda state: state.update({"convs3_cls.bias": torch.ones(12)}))
     assert "of another shape: segmenter.head.out.bias is (12,), expected (13,)" in setting.refused()
 
 
 @pytest.mark.parametrize(
-    ("case", "kind", "told"),
+    ("case", "kind", "message"),
     [
         ("cls", "dvae", "this is not a discrete autoencoder (stage I) but a classifier; give --kind cls"),
         ("pretrain", "dvae", "but a student with its frozen autoencoder (stage II); give --kind pretrain"),
@@ -355,9 +363,9 @@ def test_tensors_of_another_shape_are_told(tmp_path):
         ("dvae_plain", "act", "kind='act'; expected one of pretrain, dvae, cls, partseg, semseg"),
     ],
 )
-def test_checkpoint_of_another_kind_says_which(case, kind, told, tmp_path):
+def test_checkpoint_of_another_kind_is_recognized(case, kind, message, tmp_path):
     err = Setting(case, tmp_path).refused(kind=kind)
-    assert "original.pth: " in err and told in err
+    assert "original.pth: " in err and message in err
 
 
 @pytest.mark.parametrize("case", TAUGHT)
@@ -387,12 +395,12 @@ def test_teacher_of_another_size_or_family_is_refused(tmp_path):
 
 def test_teacher_with_another_activation_is_refused(tmp_path):
     setting = Setting("dvae", tmp_path)
-    words = setting.with_teacher(lambda encoder: setattr(encoder.config, "hidden_act", "relu"))
-    told = "whose teacher is a ViT or DeiT: it has hidden_act='relu', expected 'gelu'"
-    assert told in setting.refused(*words)
+    arguments = setting.with_teacher(lambda encoder: setattr(encoder.config, "hidden_act", "relu"))
+    message = "whose teacher is a ViT or DeiT: it has hidden_act='relu', expected 'gelu'"
+    assert message in setting.refused(*arguments)
 
 
-def test_teacher_whose_heads_are_unknown_has_to_be_named(tmp_path):
+def test_teacher_with_an_unknown_number_of_heads_must_be_named(tmp_path):
     setting = Setting("dvae_shallow", tmp_path)
     narrow = {
         name: tensor[..., :100] if "visual_embed" in name and "mlp.fc1.weight" in name else tensor
@@ -417,13 +425,13 @@ def test_pickled_objects_are_refused_and_never_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [{"model": {"a": torch.ones(1)}}, {"optimizer": {"lr": 1.0}}, [torch.ones(2)], {}])
-def test_files_without_a_state_dict_are_told(content, tmp_path):
+def test_files_without_a_state_dict_are_refused(content, tmp_path):
     setting = Setting("cls", tmp_path)
     torch.save(content, setting.checkpoint)
     assert "no state dict; expected one under 'base_model' or 'model_state_dict', found" in setting.refused()
 
 
-def test_wrong_words_are_told(tmp_path):
+def test_wrong_arguments_are_refused(tmp_path):
     setting = Setting("cls", tmp_path)
     assert "missing.pth: no such file" in setting.refused(checkpoint=tmp_path / "missing.pth")
     setting.checkpoint.write_bytes(setting.checkpoint.read_bytes()[:5000])

@@ -32,7 +32,7 @@ def names_of(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_number_of_a_released_state_dict_gets_one_place(case):
+def test_every_tensor_of_a_released_state_dict_is_converted_once(case):
     kind, teacher = CASES[case]
     original = names_of(case)
     assert kind_of(original) is KINDS[kind]
@@ -43,7 +43,7 @@ def test_every_number_of_a_released_state_dict_gets_one_place(case):
     assert not [name for name, tensor in converted.items() if name.endswith("weight") and tensor.ndim > 2]
 
 
-def test_names_of_data_parallel_training_are_the_same_names():
+def test_prefixes_of_data_parallel_training_are_removed():
     original = names_of("cls")
     parallel = {f"module.{name}": tensor for name, tensor in original.items()}
     assert convert_act_state_dict("cls", parallel).keys() == convert_act_state_dict("cls", original).keys()
@@ -60,7 +60,7 @@ def test_first_and_deep_prompts_become_one_tensor_in_the_order_of_the_layers():
         convert_act_state_dict("dvae", original)
 
 
-def test_stacked_queries_keys_and_values_are_taken_apart_in_this_order():
+def test_stacked_queries_keys_and_values_are_split_in_this_order():
     original = names_of("dvae")
     stacked = torch.arange(3 * 768).float().unsqueeze(1).expand(-1, 768)
     original["visual_embed.0.2.attn.qkv.weight"] = stacked
@@ -70,7 +70,7 @@ def test_stacked_queries_keys_and_values_are_taken_apart_in_this_order():
 
 
 @pytest.mark.parametrize(
-    ("case", "kind", "told"),
+    ("case", "kind", "message"),
     [
         ("cls", "partseg", "not a part segmentation model but a classifier; give --kind cls"),
         ("semseg", "partseg", "but a semantic segmentation model; give --kind semseg"),
@@ -80,12 +80,12 @@ def test_stacked_queries_keys_and_values_are_taken_apart_in_this_order():
         ("dvae", "dVAE", "kind='dVAE'; expected one of pretrain, dvae, cls, partseg, semseg"),
     ],
 )
-def test_another_kind_is_named(case, kind, told):
-    with pytest.raises(ValueError, match=told):
+def test_another_kind_is_named(case, kind, message):
+    with pytest.raises(ValueError, match=message):
         convert_act_state_dict(kind, names_of(case))
 
 
-def test_other_checkpoints_are_told_apart_by_their_first_names():
+def test_other_checkpoints_are_described_by_their_prefixes():
     state = {"MAE_encoder.norm.weight": torch.ones(2), "mask_token": torch.ones(1)}
     assert kind_of(state) is None
     with pytest.raises(ValueError, match="no ACT checkpoint of kind cls: .*they begin with MAE_encoder, mask_token"):
@@ -101,7 +101,7 @@ def test_unknown_and_doubled_tensors_are_listed():
         convert_act_state_dict("cls", twice)
 
 
-def test_teacher_of_another_kind_is_not_taken_for_a_known_one():
+def test_teacher_of_an_unknown_kind_is_not_recognized():
     original = {
         "visual_embed.0.0.norm1.weight": torch.ones(2),
         "visual_embed.0.0.mlp_tokens.fc1.weight": torch.ones(2),

@@ -1,4 +1,4 @@
-"""ACT checkpoints of true size, one for each stored run, from the authors' file to the stored numbers."""
+"""Full-size ACT checkpoints, one for each stored run, from the authors' file to the stored numbers."""
 
 import shutil
 import warnings
@@ -25,15 +25,15 @@ def converted(request, tmp_path_factory):
     original = Original(case, small=False, variant=variant)
     directory = tmp_path_factory.mktemp(case)
     torch.save(original.content(), directory / "original.pth")
-    words = ["convert", "act", directory / "original.pth", "--kind", original.kind, "--output", directory / "out"]
-    result = CliRunner().invoke(app, list(map(str, words)))
+    arguments = ["convert", "act", directory / "original.pth", "--kind", original.kind, "--output", directory / "out"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.stderr
     yield case, variant, OPENERS[original.kind].from_pretrained(directory / "out")
     shutil.rmtree(directory)
 
 
 def classified(case, model, variant):
-    """What a classifier or segmentation model says of the first cloud, by the names of the stored tensors."""
+    """Outputs of a classifier or segmentation model for the first cloud, by the names of the stored tensors."""
     inputs = {"points": case.points[:1]}
     if case.manifest.get("object_class"):
         inputs["category"] = torch.tensor(case.manifest["object_class"][:1])
@@ -44,7 +44,7 @@ def classified(case, model, variant):
 
 
 def reconstructed(case, model):
-    """What an autoencoder makes of the clouds under the noise of the case."""
+    """Outputs of an autoencoder for the clouds with the noise of the case."""
     found = {}
     for path in ("eval.gumbel_hard", "eval.gumbel_t05"):
         settings = case.manifest["paths"][path]
@@ -55,7 +55,7 @@ def reconstructed(case, model):
 
 
 def distilled(case, model):
-    """What pretraining says of the clouds under mask and noise of the case."""
+    """Outputs of pretraining for the clouds with mask and noise of the case."""
     return {
         "eval.loss": model(case.points, case.mask, case.noise).loss,
         "eval.svm_feature_cls_head": model.probe_features(case.points),

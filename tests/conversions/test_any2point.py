@@ -1,4 +1,4 @@
-"""Released Any2Point checkpoints, in small, through the command line and back."""
+"""Small versions of released Any2Point checkpoints, converted by the command line and opened."""
 
 import json
 import os
@@ -24,29 +24,29 @@ pytestmark = [
 
 
 class Setting:
-    """A small checkpoint with its encoder on disk, and the variant in small."""
+    """A small checkpoint with its encoder on disk, and a small variant."""
 
     def __init__(self, variant, directory):
         self.case = SmallCase("any2point_" + variant.replace("-", "_"))
         self.variant, self.directory = variant, directory
         self.checkpoint, self.encoder = write(self.case, directory, self.case.base())
 
-    def convert(self, *words, variant=None, checkpoint=None, output=None, encoder=None):
-        words = ["any2point", checkpoint or self.checkpoint, "--variant", variant or self.variant, *words]
-        words += ["--output", output or self.directory / "out"]
-        words += ["--encoder", encoder or self.encoder] if encoder is not False else []
+    def convert(self, *arguments, variant=None, checkpoint=None, output=None, encoder=None):
+        arguments = ["any2point", checkpoint or self.checkpoint, "--variant", variant or self.variant, *arguments]
+        arguments += ["--output", output or self.directory / "out"]
+        arguments += ["--encoder", encoder or self.encoder] if encoder is not False else []
         with pytest.MonkeyPatch.context() as patch:
             for name, program in VARIANTS.items():
                 patch.setitem(VARIANTS, name, small_variant(program))
-            result = CliRunner().invoke(app, ["convert", *map(str, words)])
+            result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr
 
-    def refused(self, *words, **settings):
-        """What the command says when it refuses; nothing may be left behind."""
+    def refused(self, *arguments, **settings):
+        """The error message of the command, which must leave no files."""
         before = sorted(path for path in self.directory.rglob("*"))
-        code, out, err = self.convert(*words, **settings)
+        code, out, err = self.convert(*arguments, **settings)
         assert code == 1 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1, err
         assert sorted(path for path in self.directory.rglob("*")) == before
         return err
@@ -72,7 +72,7 @@ def logits(model, case):
         return model(points=case.points).logits
 
 
-def test_converted_checkpoint_opens_by_every_door_with_the_logits_of_its_weights(setting):
+def test_converted_checkpoint_opens_by_every_entry_point_with_the_same_logits(setting):
     code, out, err = setting.convert()
     assert code == 0 and "trained parameters" in out, err
     saved, case = setting.directory / "out", setting.case
@@ -105,7 +105,7 @@ def test_stored_encoder_makes_a_directory_that_needs_no_other(setting, tmp_path_
     assert not any(parameter.requires_grad for parameter in model.parameters())
     encoder = AutoModel.from_pretrained(saved / "encoder")
     assert encoder.config.model_type == case.variant.encoder["model_type"]
-    # And so does what is saved anew.
+    # And so does the model saved again.
     model.save_pretrained(saved.parent / "again")
     shutil.rmtree(saved)
     again = AutoModelForPointCloudClassification.from_pretrained(saved.parent / "again")
@@ -115,7 +115,7 @@ def test_stored_encoder_makes_a_directory_that_needs_no_other(setting, tmp_path_
         assert torch.equal(features(case.points).pooler_output, model.any2point(case.points).pooler_output)
 
 
-def test_model_with_a_stored_encoder_travels_over_the_hub(imagebind, hub):
+def test_model_with_a_stored_encoder_can_be_pushed_and_loaded(imagebind, hub):
     assert imagebind.convert("--store-encoder")[0] == 0
     model = AutoModelForPointCloudClassification.from_pretrained(imagebind.directory / "out")
     model.push_to_hub("me/converted-imagebind")
@@ -123,7 +123,7 @@ def test_model_with_a_stored_encoder_travels_over_the_hub(imagebind, hub):
     assert torch.equal(logits(loaded, imagebind.case), logits(model, imagebind.case))
 
 
-def test_directory_whose_stored_encoder_is_gone_says_so(imagebind):
+def test_directory_without_its_stored_encoder_is_refused(imagebind):
     assert imagebind.convert("--store-encoder")[0] == 0
     shutil.rmtree(imagebind.directory / "out" / "encoder")
     with pytest.raises(ValueError, match="names no encoder, and the repository holds none in encoder/"):
@@ -143,7 +143,7 @@ def test_processor_prepares_clouds_as_the_program_did(clip, tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["clip-scan", "dinov2-scan", "imagebind-modelnet"])
-def test_card_tells_flags_source_and_dependence_on_the_batch(variant, tmp_path):
+def test_card_has_flags_source_and_batch_dependence(variant, tmp_path):
     setting = Setting(variant, tmp_path)
     setting.convert()
     card = (tmp_path / "out" / "README.md").read_text()
@@ -153,7 +153,7 @@ def test_card_tells_flags_source_and_dependence_on_the_batch(variant, tmp_path):
     assert str(tmp_path) not in card
 
 
-def test_weights_may_come_without_the_rest_and_in_half_precision(clip):
+def test_bare_state_dicts_and_half_precision_are_accepted(clip):
     state = {name: t.half() if t.is_floating_point() else t for name, t in clip.case.original.items()}
     torch.save(state, clip.checkpoint, _use_new_zipfile_serialization=False)
     case = clip.case
@@ -198,30 +198,30 @@ def test_missing_tensors_are_listed(clip):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("encoder.resblocks.0.attn.in_proj_bias", "missing: encoder.layers.0.self_attn.k_proj.bias, "),
         ("encoder.attn1.2.qkv.weight", "lacks tensors: any2point.encoder.encoder.layers.0.guided_adapter_attention"),
         ("encoder.attn1.5.qkv.weight", "guided_adapter_attention.qkv_weight is (5, 36, 48), expected (6, 36, 48)"),
     ],
 )
-def test_missing_parts_of_split_and_stacked_tensors_are_told(clip, name, told):
+def test_missing_parts_of_split_and_stacked_tensors_are_named(clip, name, message):
     altered(clip, lambda state: state.pop(name))
-    assert told in clip.refused()
+    assert message in clip.refused()
 
 
-def test_tensors_of_another_shape_are_told(clip):
+def test_tensors_of_another_shape_are_named(clip):
     altered(clip, lambda state: state.update({"prediction.head.4.0.bias": torch.ones(40)}))
     assert "of another shape: classifier.out.bias is (40,), expected (15,)" in clip.refused()
 
 
-def test_two_tensors_for_one_part_are_told(clip):
+def test_two_tensors_for_one_part_are_refused(clip):
     altered(clip, lambda state: state.update(cls_pos=torch.ones(1, 1, 48)))
     assert "mean the same part: encoder.cls_pos and cls_pos" in clip.refused()
 
 
 @pytest.mark.parametrize(
-    ("variant", "told"),
+    ("variant", "message"),
     [
         (
             "clip-modelnet",
@@ -231,8 +231,8 @@ def test_two_tensors_for_one_part_are_told(clip):
         ("imagebind-scan", "belong to no known part: encoder.resblocks.0.attn.in_proj_bias, "),
     ],
 )
-def test_checkpoint_of_another_variant_does_not_fit(clip, variant, told):
-    assert told in clip.refused(variant=variant)
+def test_checkpoint_of_another_variant_does_not_fit(clip, variant, message):
+    assert message in clip.refused(variant=variant)
 
 
 def test_encoder_with_other_weights_is_refused(setting):
@@ -253,7 +253,7 @@ def test_encoder_of_another_size_or_family_is_refused(clip):
     assert "model_type='bert', expected 'clip_text_model'" in clip.refused(encoder=saved_encoder("bert"))
 
 
-def test_imagebind_without_its_encoder_says_where_to_get_it(imagebind):
+def test_imagebind_without_its_encoder_names_the_command_that_makes_it(imagebind):
     err = imagebind.refused(encoder=False)
     assert "table of positions" in err and "hf-any3d convert imagebind-audio" in err
 
@@ -261,7 +261,7 @@ def test_imagebind_without_its_encoder_says_where_to_get_it(imagebind):
 @pytest.mark.parametrize(
     ("variant", "name"), [("clip-scan", "openai/clip-vit-large-patch14"), ("dinov2-scan", "facebook/dinov2-base")]
 )
-def test_public_encoder_is_taken_and_pinned_when_none_is_named(variant, name, tmp_path, hub):
+def test_public_encoder_is_used_and_pinned_by_default(variant, name, tmp_path, hub):
     setting = Setting(variant, tmp_path)
     setting.case.base().push_to_hub(name)
     assert setting.convert(encoder=False)[0] == 0
@@ -288,18 +288,18 @@ def test_pickled_objects_are_refused_and_never_run(clip, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_damaged_files_are_told(clip, keep):
+def test_damaged_files_are_refused(clip, keep):
     clip.checkpoint.write_bytes(clip.checkpoint.read_bytes()[:keep])
     assert "original.pth: " in clip.refused()
 
 
 @pytest.mark.parametrize("content", [{"optimizer": {"lr": 1.0}}, [torch.ones(2)], {"model": {"a": "text"}}, {}])
-def test_files_without_a_state_dict_are_told(clip, content):
+def test_files_without_a_state_dict_are_refused(clip, content):
     torch.save(content, clip.checkpoint)
     assert "no state dict; expected one under 'model' or 'base_model', found" in clip.refused()
 
 
-def test_wrong_words_are_told(clip):
+def test_wrong_arguments_are_refused(clip):
     assert "missing.pth: no such file" in clip.refused(checkpoint=clip.directory / "missing.pth")
     assert "expected one of clip-scan, clip-modelnet, dinov2-scan" in clip.refused(variant="clip")
     (clip.directory / "full").mkdir()

@@ -1,4 +1,4 @@
-"""ImageBind's own file, in small, into a directory that AutoModel opens."""
+"""A small version of ImageBind's file, converted to a directory that AutoModel opens."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ AUDIO = "modality_trunks.audio.blocks.{}."
 
 
 def original(config: ImageBindAudioConfig) -> dict[str, torch.Tensor]:
-    """An ImageBind checkpoint under the authors' names, with a little of another sense."""
+    """An ImageBind checkpoint under the authors' names, with some tensors of another modality."""
     width, wide = config.hidden_size, config.intermediate_size
     rows, columns = config.patch_grid
     shapes = {
@@ -54,7 +54,7 @@ def config():
     return tiny_config("imagebind_audio")
 
 
-def test_every_audio_tensor_finds_its_place(config, tmp_path):
+def test_every_audio_tensor_is_converted(config, tmp_path):
     state = original(config)
     torch.save(state, tmp_path / "imagebind.pth")
     facts = convert_imagebind_audio(tmp_path / "imagebind.pth", tmp_path / "out", config=config)
@@ -66,7 +66,7 @@ def test_every_audio_tensor_finds_its_place(config, tmp_path):
         assert torch.equal(linear.weight, expected)
     assert torch.equal(attention.bias_k.flatten(), state[AUDIO.format(1) + "attn.bias_k"].flatten())
     assert torch.equal(model.layernorm.bias, state["modality_heads.audio.0.bias"])
-    # All that differs from a fresh model came from the file.
+    # Every tensor that differs from a new model came from the file.
     ours = {name: tensor.flatten() for name, tensor in model.state_dict().items()}
     fresh = random_encoder(config, seed=5).state_dict()
     assert not [name for name, tensor in ours.items() if torch.equal(tensor, fresh[name].flatten())]
@@ -75,24 +75,24 @@ def test_every_audio_tensor_finds_its_place(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"modality_trunks.audio.blocks.0.gamma": torch.ones(1)}, "belong to no known part: modality_trunks.audio"),
         ({"modality_preprocessors.audio.cls_token": torch.ones(1, 1, 4)}, "embeddings.cls_token is (1, 1, 4)"),
     ],
 )
-def test_tensors_that_do_not_fit_are_told(config, tmp_path, change, told):
+def test_tensors_that_do_not_fit_are_refused(config, tmp_path, change, message):
     torch.save(original(config) | change, tmp_path / "imagebind.pth")
     with pytest.raises(ValueError) as caught:
         convert_imagebind_audio(tmp_path / "imagebind.pth", tmp_path / "out", config=config)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["imagebind.pth"]
 
 
-def test_command_says_what_is_missing(config, tmp_path):
+def test_command_lists_missing_tensors(config, tmp_path):
     state = {name: tensor for name, tensor in original(config).items() if "bias_k" not in name}
     torch.save(state, tmp_path / "imagebind.pth")
-    words = ["convert", "imagebind-audio", tmp_path / "imagebind.pth", "--output", tmp_path / "out"]
-    result = CliRunner().invoke(app, list(map(str, words)))
+    arguments = ["convert", "imagebind-audio", tmp_path / "imagebind.pth", "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 1
     assert "missing: layers.0.attention.bias_k, " in result.stderr

@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files, in small, into directories that from_pretrained opens."""
+"""Small versions of MiniGPT-3D's files, converted to directories that from_pretrained opens."""
 
 import json
 
@@ -26,16 +26,16 @@ def originals():
 
 
 @pytest.fixture(scope="module")
-def words(originals, tmp_path_factory):
+def arguments(originals, tmp_path_factory):
     """All parts, and stages III and IV."""
     return originals.write(tmp_path_factory.mktemp("originals") / "all", 3, 4)
 
 
 @pytest.fixture(scope="module")
-def released(words, tmp_path_factory):
+def released(arguments, tmp_path_factory):
     """The directory of the complete model."""
     output = tmp_path_factory.mktemp("converted") / "minigpt3d"
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(words), "--output", str(output)])
+    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(arguments), "--output", str(output)])
     assert result.exit_code == 0, result.stderr
     assert "stage_3.pth: stage II or III" in result.output and "stage_4.pth: stage IV" in result.output
     assert "no file has" not in result.output
@@ -47,8 +47,8 @@ def model(released):
     return AutoModelForPointCloudTextToText.from_pretrained(released)
 
 
-def parts_of(words):
-    return {name: words[name] for name in ("point_encoder", "qformer", "language_model")}
+def parts_of(arguments):
+    return {name: arguments[name] for name in ("point_encoder", "qformer", "language_model")}
 
 
 def test_every_tensor_of_the_released_program_is_in_the_model(originals, model):
@@ -89,8 +89,8 @@ def test_card_names_licence_files_and_what_differs(released):
         assert text in card.text
 
 
-def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, words, tmp_path):
-    given = parts_of(words) | {"checkpoint": words["checkpoint"]}
+def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, arguments, tmp_path):
+    given = parts_of(arguments) | {"checkpoint": arguments["checkpoint"]}
     facts = convert_minigpt3d(tmp_path / "out", **given)
     model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
     assert facts["fresh"] == ["bridge.experts.queries", "bridge.experts.router"]
@@ -104,8 +104,8 @@ def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, words, 
 
 @pytest.mark.parametrize("stages", [(0,), (0, 1)])
 def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
-    words = originals.write(tmp_path / "in", *stages)
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(words), "--output", str(tmp_path / "out")])
+    arguments = originals.write(tmp_path / "in", *stages)
+    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(arguments), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     model, state = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out"), originals.state
     assert torch.equal(model.bridge.projector.fc1.weight, state["llama_proj.weight"])
@@ -127,8 +127,8 @@ def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     assert len(stage_names(model, 2)) > len(stage_names(model, 1)) == 4
 
 
-def test_parts_open_alone_and_build_a_model(originals, words, tmp_path):
-    given = parts_of(words)
+def test_parts_open_alone_and_build_a_model(originals, arguments, tmp_path):
+    given = parts_of(arguments)
     command = [
         "convert",
         "minigpt3d-parts",
@@ -157,16 +157,16 @@ def test_parts_open_alone_and_build_a_model(originals, words, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def folders(words, tmp_path_factory):
+def folders(arguments, tmp_path_factory):
     """The directories of the parts."""
     output = tmp_path_factory.mktemp("parts") / "parts"
-    convert_minigpt3d_parts(output, **parts_of(words))
-    return {name: output / name for name in parts_of(words)}
+    convert_minigpt3d_parts(output, **parts_of(arguments))
+    return {name: output / name for name in parts_of(arguments)}
 
 
 @pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])
-def test_converted_parts_are_named_or_stored(words, folders, released, model, tmp_path, store):
-    command = ["convert", "minigpt3d", *options(words | folders), *["--store-parts"] * store]
+def test_converted_parts_are_named_or_stored(arguments, folders, released, model, tmp_path, store):
+    command = ["convert", "minigpt3d", *options(arguments | folders), *["--store-parts"] * store]
     result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
@@ -184,7 +184,7 @@ def test_converted_parts_are_named_or_stored(words, folders, released, model, tm
         assert all(recorded["checksum"].startswith("tensors-sha256:") for recorded in opened.config.parts.values())
 
 
-def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, words, folders, tmp_path):
+def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, arguments, folders, tmp_path):
     torch.save(originals.stage(0), tmp_path / "start.pth")
     facts = convert_minigpt3d(tmp_path / "out", **folders, checkpoint=tmp_path / "start.pth")
     assert set(facts["named"]) == {"point_encoder", "qformer"}
@@ -198,40 +198,40 @@ def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, word
     assert torch.equal(model.language_model.get_parameter(name), theirs)
 
 
-def test_the_user_can_name_stage_two(words, folders, tmp_path):
-    first = folders | {"checkpoint": words["checkpoint"]}
+def test_the_user_can_name_stage_two(arguments, folders, tmp_path):
+    first = folders | {"checkpoint": arguments["checkpoint"]}
     convert_minigpt3d(tmp_path / "out", **first, stage=2)
     assert AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").config.stage == 2
     assert "is the result of stage II." in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ValueError, match=r"stage=2; .*stage_4\.pth holds stage IV, and only 2 and 3 look alike"):
-        convert_minigpt3d(tmp_path / "other", **words, stage=2)
+        convert_minigpt3d(tmp_path / "other", **arguments, stage=2)
     with pytest.raises(ValueError, match="point_encoder: is converted, with patches of its own"):
         convert_minigpt3d(tmp_path / "other", **first, num_groups=8)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_numbers_are_stored_in_the_requested_dtype(words, model, tmp_path, dtype):
-    convert_minigpt3d(tmp_path / "out", **words, dtype=dtype)
+def test_numbers_are_stored_in_the_requested_dtype(arguments, model, tmp_path, dtype):
+    convert_minigpt3d(tmp_path / "out", **arguments, dtype=dtype)
     stored = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
     for (name, ours), full in zip(stored.state_dict().items(), model.state_dict().values(), strict=True):
         assert ours.dtype == (getattr(torch, dtype) if full.is_floating_point() else torch.int64), name
         assert torch.equal(ours, full.to(ours.dtype)), name
 
 
-def test_large_models_are_stored_in_several_files(words, model, tmp_path, monkeypatch):
+def test_large_models_are_stored_in_several_files(arguments, model, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_any3d.conversions.saving._SHARD", 400_000)
-    convert_minigpt3d(tmp_path / "out", **words)
+    convert_minigpt3d(tmp_path / "out", **arguments)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 3
     opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(opened[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_frozen_copies_in_half_precision_match_the_encoder(originals, words, tmp_path):
+def test_frozen_copies_in_half_precision_match_the_encoder(originals, arguments, tmp_path):
     content = originals.stage(3)
     halved = {n: t.half() for n, t in content["model"].items() if n.startswith("point_encoder.") and "blocks" in n}
     torch.save(content | {"model": content["model"] | halved}, tmp_path / "stage_3.pth")
-    convert_minigpt3d(tmp_path / "out", **parts_of(words), checkpoint=tmp_path / "stage_3.pth")
+    convert_minigpt3d(tmp_path / "out", **parts_of(arguments), checkpoint=tmp_path / "stage_3.pth")
     model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
     weight = originals.state["pc_encoder.blocks.blocks.0.attn.qkv.weight"]
     assert torch.equal(model.point_encoder.blocks.layers[0].attention.qkv.weight, weight)

@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files by names and shapes as published: 2,954 million numbers, none of which takes memory."""
+"""MiniGPT-3D's files with the published names and shapes: 2,954 million numbers that take no memory."""
 
 import json
 import re
@@ -29,7 +29,7 @@ TRAINED = {1: 1_378_432, 3: 47_417_984, 4: 395_528}
 
 
 class Published(Originals):
-    """All files, with 12 layers in the Q-Former and 32 in the language model; every number is the same zero."""
+    """All files, with 12 layers in the Q-Former and 32 in the language model; all numbers are one stored zero."""
 
     def __init__(self):
         super().__init__(small=False)
@@ -51,9 +51,9 @@ class Published(Originals):
         return torch.zeros(()).expand(1, 32, 768)
 
     def _in_all_layers(self, name):
-        """The layers that a layer of the case stands for."""
+        """The published layers that a layer of the case represents."""
         if match := re.match(r"(Qformer\.bert\.encoder\.layer\.)([01])(\..*)", name):
-            # In the case, layer 0 looks at the cloud and layer 1 does not.
+            # In the case, layer 0 attends to the cloud and layer 1 does not.
             return [f"{match[1]}{number}{match[3]}" for number in range(int(match[2]), 12, 2)]
         if match := re.match(r"(llama_model\..*layers\.)([012])(\..*)", name):
             return [f"{match[1]}{number}{match[3]}" for number in (range(32) if match[2] == "0" else ())]
@@ -62,7 +62,7 @@ class Published(Originals):
 
 @pytest.fixture(scope="module", autouse=True)
 def _files_may_claim_more_than_they_store():
-    """These files stand for ones of twelve gigabytes: each tensor repeats one stored zero, which readers refuse."""
+    """Accept tensors that repeat one stored zero, which readers refuse; they represent twelve gigabytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "check_tensors", lambda path, state: None)
         yield
@@ -70,7 +70,7 @@ def _files_may_claim_more_than_they_store():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Where the files are: by "point_model", "blip2", "Phi_2" and number of a stage."""
+    """The directory of the files: "point_model", "blip2", "Phi_2" and numbers of stages."""
     directory, originals = tmp_path_factory.mktemp("published"), Published()
     torch.save(originals.point_encoder(), directory / "point_model.pth")
     torch.save(originals.blip2(), directory / "blip2.pth")
@@ -116,7 +116,7 @@ def test_files_of_stages_have_the_published_entries(files, stage):
 
 
 @pytest.mark.parametrize("stages", [(0,), (0, 1), (3,), (3, 4)])
-def test_every_tensor_of_a_model_has_its_place(files, parts, stages):
+def test_every_tensor_of_a_model_is_converted(files, parts, stages):
     whole = assemble(*parts, [read_stage(files / f"{stage}.pth") for stage in stages])
     assert whole.model.num_parameters() == 2_954_367_240
     assert whole.state.keys() == whole.model.state_dict().keys()

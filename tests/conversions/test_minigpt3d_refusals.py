@@ -1,4 +1,4 @@
-"""MiniGPT-3D's files that are damaged, changed, of another stage or not what they are given as."""
+"""MiniGPT-3D's files that are damaged, changed, of another stage or swapped are refused."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def originals():
 
 
 @pytest.fixture
-def words(originals, tmp_path):
+def given(originals, tmp_path):
     return originals.write(tmp_path / "in", 3, 4)
 
 
-def refused(words, tmp_path):
-    """What the command says; it leaves nothing behind."""
+def refused(given, tmp_path):
+    """The error message of the command, which must leave no files."""
     before = sorted(path.name for path in tmp_path.iterdir())
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(words), "--output", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(given), "--output", str(tmp_path / "out")])
     assert result.exit_code == 1 and result.stderr.startswith("error: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     return result.stderr
@@ -43,7 +43,7 @@ def changed(path, change, key="model"):
 
 
 STAGE_3 = [
-    # what is done to the file, what is told
+    # change of the file, message
     (lambda state: state.update({"ln_audio.weight": torch.ones(3)}), "no known part: ln_audio.weight"),
     (lambda state: state.pop("llama_proj2.bias"), "missing: bridge.projector.fc2.bias"),
     (
@@ -70,43 +70,43 @@ STAGE_3 = [
 ]
 
 
-@pytest.mark.parametrize(("change", "told"), STAGE_3)
-def test_every_tensor_of_a_stage_is_accounted_for(words, tmp_path, change, told):
-    changed(words["checkpoint"], change)
-    error = refused(words, tmp_path)
-    assert told in error and "stage_3.pth: " in error
+@pytest.mark.parametrize(("change", "message"), STAGE_3)
+def test_every_tensor_of_a_stage_is_accounted_for(given, tmp_path, change, message):
+    changed(given["checkpoint"], change)
+    error = refused(given, tmp_path)
+    assert message in error and "stage_3.pth: " in error
 
 
-def test_two_values_for_the_first_query_set_are_refused(words, tmp_path):
-    changed(words["second_checkpoint"], lambda state: state["query_expert_dict.0"].add_(1))
+def test_two_values_for_the_first_query_set_are_refused(given, tmp_path):
+    changed(given["second_checkpoint"], lambda state: state["query_expert_dict.0"].add_(1))
     assert "stage_4.pth: query_expert_dict.0: the file holds it twice, with different values" in refused(
-        words, tmp_path
+        given, tmp_path
     )
 
 
-def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, words, tmp_path):
-    del words["second_checkpoint"]
+def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, given, tmp_path):
+    del given["second_checkpoint"]
     content = originals.stage(0)
     bias = "llama_model.base_model.model.model.layers.0.input_layernorm.bias"
     content["model"] |= {bias: torch.full_like(originals.state[bias], 7), "visual_encoder.cls_token": torch.ones(1)}
-    torch.save(content, words["checkpoint"])
-    convert_minigpt3d(tmp_path / "in" / "out", **words)
+    torch.save(content, given["checkpoint"])
+    convert_minigpt3d(tmp_path / "in" / "out", **given)
     model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "in" / "out")
     assert model.language_model.model.layers[0].input_layernorm.bias.eq(7).all()
-    changed(words["checkpoint"], lambda state: state.pop("llama_proj.bias"))
-    assert "missing: bridge.projector.fc1.bias" in refused(words, tmp_path)
+    changed(given["checkpoint"], lambda state: state.pop("llama_proj.bias"))
+    assert "missing: bridge.projector.fc1.bias" in refused(given, tmp_path)
 
 
-def test_stages_come_in_order_and_on_what_they_stand_on(words, tmp_path):
-    swapped = words | {"checkpoint": words["second_checkpoint"], "second_checkpoint": words["checkpoint"]}
+def test_stages_must_be_in_order_and_complete(given, tmp_path):
+    swapped = given | {"checkpoint": given["second_checkpoint"], "second_checkpoint": given["checkpoint"]}
     assert "stage_4.pth: holds stage IV, which lacks all of stage II or III; give that" in refused(swapped, tmp_path)
-    alone = {name: path for name, path in words.items() if name != "second_checkpoint"}
+    alone = {name: path for name, path in given.items() if name != "second_checkpoint"}
     first = tmp_path / "in" / "stage_1.pth"
     torch.save(Originals().stage(1), first)
     assert "holds stage I, which lacks all of what training starts from" in refused(
         alone | {"checkpoint": first}, tmp_path
     )
-    later = words | {"second_checkpoint": first}
+    later = given | {"second_checkpoint": first}
     assert "stage_1.pth: holds stage I, which comes before stage II or III" in refused(later, tmp_path)
 
 
@@ -115,26 +115,26 @@ def test_two_files_of_one_stage_are_in_order():
     check_order([StageFile(Path("start.pth"), 0, 1, {}, {}), *files])
 
 
-def test_files_in_each_others_place_are_refused(words, tmp_path):
+def test_swapped_files_are_refused(given, tmp_path):
     for option, other in (("point_encoder", "qformer"), ("qformer", "point_encoder"), ("checkpoint", "point_encoder")):
-        assert f"{words[other]}: no state dict; expected one under" in refused(
-            words | {option: words[other]}, tmp_path
+        assert f"{given[other]}: no state dict; expected one under" in refused(
+            given | {option: given[other]}, tmp_path
         )
-    assert "no known part: llama_" in refused(words | {"qformer": words["checkpoint"]}, tmp_path)
+    assert "no known part: llama_" in refused(given | {"qformer": given["checkpoint"]}, tmp_path)
     assert "blip2.pth: the checkpoint holds tensors that belong to no known part: t5_proj" in refused(
-        words | {"checkpoint": words["qformer"]}, tmp_path
+        given | {"checkpoint": given["qformer"]}, tmp_path
     )
-    assert "config.json: no such file" in refused(words | {"language_model": tmp_path / "in"}, tmp_path)
+    assert "config.json: no such file" in refused(given | {"language_model": tmp_path / "in"}, tmp_path)
 
 
-def test_files_of_parts_are_accounted_for(words, tmp_path):
-    changed(words["point_encoder"], lambda state: state.pop("pos_embed.2.bias"), key="base_model")
-    assert "point_model.pth: does not fit, tensors are missing: position_embed" in refused(words, tmp_path)
-    torch.save(Originals().point_encoder(), words["point_encoder"])
-    changed(words["qformer"], lambda state: state.update({"audio_proj.weight": torch.ones(1)}))
-    assert "blip2.pth: the checkpoint holds tensors that belong to no known part: audio" in refused(words, tmp_path)
-    changed(words["qformer"], lambda state: [state.pop("audio_proj.weight"), state.pop("query_tokens")])
-    assert "blip2.pth: does not fit, tensors are missing: query_tokens" in refused(words, tmp_path)
+def test_files_of_parts_are_accounted_for(given, tmp_path):
+    changed(given["point_encoder"], lambda state: state.pop("pos_embed.2.bias"), key="base_model")
+    assert "point_model.pth: does not fit, tensors are missing: position_embed" in refused(given, tmp_path)
+    torch.save(Originals().point_encoder(), given["point_encoder"])
+    changed(given["qformer"], lambda state: state.update({"audio_proj.weight": torch.ones(1)}))
+    assert "blip2.pth: the checkpoint holds tensors that belong to no known part: audio" in refused(given, tmp_path)
+    changed(given["qformer"], lambda state: [state.pop("audio_proj.weight"), state.pop("query_tokens")])
+    assert "blip2.pth: does not fit, tensors are missing: query_tokens" in refused(given, tmp_path)
 
 
 class Trap:
@@ -143,70 +143,70 @@ class Trap:
 
 
 @pytest.mark.parametrize("option", ["point_encoder", "qformer", "checkpoint", "second_checkpoint"])
-def test_pickled_code_is_refused_and_never_run(words, tmp_path, monkeypatch, option):
+def test_pickled_code_is_refused_and_never_run(given, tmp_path, monkeypatch, option):
     monkeypatch.chdir(tmp_path)
-    words[option].write_bytes(pickle.dumps({"model": {"query_tokens": Trap()}}, protocol=2))
-    assert "not a checkpoint of tensors and plain values" in refused(words, tmp_path)
-    torch.save({"model": {"query_tokens": torch.ones(1)}, "config": Trap()}, words[option])
-    assert "other objects are refused" in refused(words, tmp_path)
+    given[option].write_bytes(pickle.dumps({"model": {"query_tokens": Trap()}}, protocol=2))
+    assert "not a checkpoint of tensors and plain values" in refused(given, tmp_path)
+    torch.save({"model": {"query_tokens": torch.ones(1)}, "config": Trap()}, given[option])
+    assert "other objects are refused" in refused(given, tmp_path)
     assert not (tmp_path / "trapped").exists()
 
 
 @pytest.mark.parametrize("option", ["point_encoder", "qformer", "checkpoint"])
-def test_truncated_files_are_damaged(words, tmp_path, option):
-    words[option].write_bytes(words[option].read_bytes()[:-5000])
-    assert f"{words[option]}: damaged, or no file that torch.save wrote" in refused(words, tmp_path)
+def test_truncated_files_are_damaged(given, tmp_path, option):
+    given[option].write_bytes(given[option].read_bytes()[:-5000])
+    assert f"{given[option]}: damaged, or no file that torch.save wrote" in refused(given, tmp_path)
 
 
-def test_a_truncated_language_model_is_damaged(words, tmp_path):
-    file = words["language_model"] / "model.safetensors"
+def test_a_truncated_language_model_is_damaged(given, tmp_path):
+    file = given["language_model"] / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    assert f"{file}: damaged, or no safetensors file" in refused(words, tmp_path)
-    (words["language_model"] / "config.json").write_text('{"model_type": ')
-    assert "config.json: not JSON" in refused(words, tmp_path)
+    assert f"{file}: damaged, or no safetensors file" in refused(given, tmp_path)
+    (given["language_model"] / "config.json").write_text('{"model_type": ')
+    assert "config.json: not JSON" in refused(given, tmp_path)
 
 
-def test_missing_files_are_named(words, tmp_path):
-    words["second_checkpoint"].unlink()
-    assert refused(words, tmp_path) == f"error: {words['second_checkpoint']}: no such file\n"
+def test_missing_files_are_named(given, tmp_path):
+    given["second_checkpoint"].unlink()
+    assert refused(given, tmp_path) == f"error: {given['second_checkpoint']}: no such file\n"
 
 
-def test_what_is_there_already_stays(words, tmp_path):
+def test_existing_files_are_kept(given, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    assert "exists already and is not empty" in refused(words, tmp_path)
+    assert "exists already and is not empty" in refused(given, tmp_path)
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
-def test_a_tokenizer_is_needed_and_may_lie_elsewhere(words, tmp_path):
+def test_a_tokenizer_is_required_and_may_be_elsewhere(given, tmp_path):
     other = tmp_path / "in" / "tokenizer"
     other.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (words["language_model"] / name).rename(other / name)
-    error = refused(words, tmp_path)
+        (given["language_model"] / name).rename(other / name)
+    error = refused(given, tmp_path)
     assert "Phi_2: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer" in error
     (other / "tokenizer.json").write_text("{}")
-    assert "tokenizer: no tokenizer that can be opened (" in refused(words | {"tokenizer": other}, tmp_path)
+    assert "tokenizer: no tokenizer that can be opened (" in refused(given | {"tokenizer": other}, tmp_path)
     byte_tokenizer().save_pretrained(other)
     assert "the tokenizer has 257 tokens; the language model takes at most 136" in refused(
-        words | {"tokenizer": other}, tmp_path
+        given | {"tokenizer": other}, tmp_path
     )
     character_tokenizer().save_pretrained(other)
-    given = words | {"tokenizer": other}
+    given = given | {"tokenizer": other}
     result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(given), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["eos_token_id"] == 128
 
 
-def test_other_dtypes_and_numbers_too_large_for_them_are_refused(words, tmp_path):
+def test_other_dtypes_and_numbers_too_large_for_them_are_refused(given, tmp_path):
     assert "dtype='int8'; expected one of 'float32', 'bfloat16', 'float16'" in refused(
-        words | {"dtype": "int8"}, tmp_path
+        given | {"dtype": "int8"}, tmp_path
     )
-    changed(words["checkpoint"], lambda state: state["llama_proj.weight"].fill_(1e6))
-    error = refused(words | {"dtype": "float16"}, tmp_path)
+    changed(given["checkpoint"], lambda state: state["llama_proj.weight"].fill_(1e6))
+    error = refused(given | {"dtype": "float16"}, tmp_path)
     assert "bridge.projector.fc1.weight has numbers that float16 cannot hold; give --dtype bfloat16" in error
 
 
-def test_widths_whose_heads_cannot_be_told_are_refused(words, tmp_path):
-    changed(words["point_encoder"], lambda state: state.update({"norm.weight": torch.ones(50)}), key="base_model")
-    assert "point_model.pth: the point encoder has 50 channels; expected a multiple of 64" in refused(words, tmp_path)
+def test_widths_with_an_unknown_number_of_heads_are_refused(given, tmp_path):
+    changed(given["point_encoder"], lambda state: state.update({"norm.weight": torch.ones(50)}), key="base_model")
+    assert "point_model.pth: the point encoder has 50 channels; expected a multiple of 64" in refused(given, tmp_path)

@@ -19,8 +19,8 @@ from tests.reference.fill import fill, points
 pytestmark = pytest.mark.slow
 
 
-def run(*words):
-    result = CliRunner().invoke(app, ["convert", *map(str, words)])
+def run(*arguments):
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
     assert result.exit_code == 0, result.stderr
 
 
@@ -31,12 +31,12 @@ def case():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What comes of stage III's file, and of it with stage IV's."""
+    """The conversions of stage III's file, and of stage III's with stage IV's."""
     directory = tmp_path_factory.mktemp("released")
-    words = Originals(small=False).write(directory / "in", 3, 4, with_norms=True)
-    run("minigpt3d", *options(words), "--output", directory / "mqe")
-    del words["second_checkpoint"]
-    run("minigpt3d", *options(words), "--output", directory / "stage3")
+    arguments = Originals(small=False).write(directory / "in", 3, 4, with_norms=True)
+    run("minigpt3d", *options(arguments), "--output", directory / "mqe")
+    del arguments["second_checkpoint"]
+    run("minigpt3d", *options(arguments), "--output", directory / "stage3")
     yield directory
     shutil.rmtree(directory)
 
@@ -47,7 +47,7 @@ def clouds():
 
 
 def placed(batch, model):
-    """A batch with the model's mark for a cloud's token."""
+    """A batch with the model's own point token."""
     places = batch["input_ids"] == POINT_TOKEN
     return batch | {"input_ids": batch["input_ids"].masked_fill(places, model.config.point_token_id)}
 
@@ -70,7 +70,7 @@ def assert_answers_are_the_stored_ones(model, case, features):
     prompt = "<s>[INST] <PC><PointCloudHere></PC> <s>[INST] {} [/INST]"
     questions = case.manifest["input"]["generate"]["questions"]
     batch = placed(prompt_batch([prompt.format(question) for question in questions]), model)
-    told = model.generate(
+    output = model.generate(
         **batch,
         point_features=features,
         max_new_tokens=8,
@@ -79,8 +79,8 @@ def assert_answers_are_the_stored_ones(model, case, features):
         return_dict_in_generate=True,
         output_logits=True,
     )
-    assert torch.equal(told.sequences[:, batch["input_ids"].shape[1] :], case["generate.tokens"].long())
-    assert case.difference("generate.step_logits", torch.stack(told.logits, dim=1)) < 1e-4
+    assert torch.equal(output.sequences[:, batch["input_ids"].shape[1] :], case["generate.tokens"].long())
+    assert case.difference("generate.step_logits", torch.stack(output.logits, dim=1)) < 1e-4
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def test_opened_point_encoder_reaches_the_stored_tokens(tmp_path):
 
 
 class BridgeOriginals(Originals):
-    """The case of the bridge, with a language model of true width and one thin layer behind it."""
+    """The case of the bridge, with a language model of full width and one small layer."""
 
     def __init__(self):
         super().__init__(small=False)
@@ -115,8 +115,8 @@ class BridgeOriginals(Originals):
 
 @torch.no_grad()
 def test_opened_bridge_reaches_the_stored_tokens(tmp_path):
-    words = BridgeOriginals().write(tmp_path / "in", 3, 4)
-    run("minigpt3d", *options(words), "--output", tmp_path / "out")
+    arguments = BridgeOriginals().write(tmp_path / "in", 3, 4)
+    run("minigpt3d", *options(arguments), "--output", tmp_path / "out")
     bridge = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").bridge
     shutil.rmtree(tmp_path / "in")
     case = ReferenceCase("bridge")

@@ -1,4 +1,4 @@
-"""Training goes on from converted models: from where the authors started, and from their files of a stage."""
+"""Training continues from converted models: from the authors' start, and from their files of a stage."""
 
 import pytest
 import torch
@@ -15,16 +15,16 @@ from tests.examples.minigpt3d_runs import BATCHES, SHORT, write_talks
 def folders(tmp_path_factory):
     """Parts and checkpoints, as arguments of `convert_minigpt3d`."""
     directory = tmp_path_factory.mktemp("training")
-    words = Originals().write(directory / "in", 0)
+    arguments = Originals().write(directory / "in", 0)
     torch.save(Originals().stage(3), directory / "in" / "stage_3.pth")
-    parts = {name: words[name] for name in ("point_encoder", "qformer", "language_model")}
+    parts = {name: arguments[name] for name in ("point_encoder", "qformer", "language_model")}
     convert_minigpt3d_parts(directory / "parts", **parts, num_groups=8, group_size=4)
-    return {name: directory / "parts" / name for name in parts} | {"checkpoint": words["checkpoint"]}
+    return {name: directory / "parts" / name for name in parts} | {"checkpoint": arguments["checkpoint"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "stage"), [("stage_0.pth", 1), ("stage_3.pth", 4)])
-def test_a_stage_follows_a_converted_one(folders, tmp_path, file, stage):
+def test_training_stages_start_from_converted_models(folders, tmp_path, file, stage):
     checkpoint = folders["checkpoint"].with_name(file)
     convert_minigpt3d(tmp_path / "start", **folders | {"checkpoint": checkpoint})
     data = {"data_dir": str(write_talks(tmp_path / "talks")), "batch_sizes": BATCHES[stage]}

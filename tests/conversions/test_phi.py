@@ -1,4 +1,4 @@
-"""Phi in each of the layouts that it was released in."""
+"""Phi in each of its released layouts."""
 
 import json
 
@@ -36,7 +36,7 @@ FIRST = {
 
 @pytest.fixture(scope="module")
 def phi():
-    """A Phi of transformers with norms of queries and keys, as the converted one always has them."""
+    """A Phi of transformers with norms of queries and keys, which the converted one always has."""
     torch.manual_seed(0)
     model = PhiForCausalLM(PhiConfig(**TODAY, qk_layernorm=True)).eval()
     with torch.no_grad():
@@ -117,7 +117,7 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("several", [False, True], ids=["one file", "several files"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_layouts_attend_as_they_did(phi, write, tmp_path, layout, several):
+def test_all_layouts_keep_their_attention(phi, write, tmp_path, layout, several):
     config, state_of = LAYOUTS[layout]
     facts = convert_minigpt3d_parts(tmp_path / "out", language_model=write(config, state_of(phi), several))
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "language_model")
@@ -160,7 +160,7 @@ def test_norms_in_a_file_are_all_there_or_none(phi):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model_type": "llama"}, "config.json: model_type='llama'; expected one of 'phi', 'phi-msft', 'normed_phi'"),
         ({"num_key_value_heads": 1}, "config.json: num_key_value_heads=1; expected num_attention_heads=3"),
@@ -168,15 +168,15 @@ def test_norms_in_a_file_are_all_there_or_none(phi):
         ({"num_attention_heads": 5}, "model.layers.0.self_attn.q_proj"),
     ],
 )
-def test_configs_that_do_not_fit_are_told(phi, write, tmp_path, change, told):
+def test_configs_that_do_not_fit_are_refused(phi, write, tmp_path, change, message):
     directory = write(TODAY | change, today(phi))
     with pytest.raises(ValueError) as caught:
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)
-    assert told in str(caught.value) and str(directory) in str(caught.value)
+    assert message in str(caught.value) and str(directory) in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["Phi_2"]
 
 
-def test_a_missing_third_is_told(phi, write, tmp_path):
+def test_a_missing_key_projection_is_named(phi, write, tmp_path):
     state = {name: tensor for name, tensor in today(phi).items() if name != "model.layers.1.self_attn.k_proj.bias"}
     with pytest.raises(
         ValueError, match=r"Phi_2: the checkpoint lacks tensors: model\.layers\.1\.self_attn\.k_proj\.b"

@@ -1,4 +1,4 @@
-"""What the six released variants train, counted without weights."""
+"""Trained parameters of the six released variants, counted without weights."""
 
 import pytest
 import torch

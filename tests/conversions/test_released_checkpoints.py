@@ -1,4 +1,4 @@
-"""Checkpoints of true size, one for each released program, from the authors' file to the stored logits."""
+"""Full-size checkpoints, one for each released program, from the authors' file to the stored logits."""
 
 import shutil
 import warnings
@@ -25,8 +25,8 @@ def converted(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     checkpoint, encoder = write(case, directory, case.encoder())
     vars(case).pop("original")  # hundreds of megabytes
-    words = ["convert", "any2point", checkpoint, "--variant", request.param, "--output", directory / "out"]
-    result = CliRunner().invoke(app, [str(word) for word in (*words, "--encoder", encoder)])
+    arguments = ["convert", "any2point", checkpoint, "--variant", request.param, "--output", directory / "out"]
+    result = CliRunner().invoke(app, [str(word) for word in (*arguments, "--encoder", encoder)])
     assert result.exit_code == 0, result.stderr
     checkpoint.unlink()
     yield case, directory / "out"

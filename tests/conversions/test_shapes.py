@@ -1,4 +1,4 @@
-"""Reading sizes from names, and tensors of a checkpoint brought to the shapes that ours have."""
+"""Sizes read from names, and tensors of a checkpoint reshaped to ours."""
 
 import re
 

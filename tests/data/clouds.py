@@ -15,7 +15,7 @@ def points(count: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def full_cloud(count: int = 8) -> PointCloudData:
-    """A cloud with everything that a point can have; colours are those that eight bits hold."""
+    """A cloud with all attributes of points; its colours are exact in eight bits."""
     colors = np.random.default_rng(1).integers(0, 256, (count, 3)) / 255
     normals = np.tile(np.float32([0, 0, 1]), (count, 1))
     return PointCloudData(points(count), colors, normals, np.arange(count))
@@ -26,7 +26,7 @@ def triangle() -> PointCloudData:
 
 
 def assert_same(found: dict, expected: PointCloudData) -> None:
-    """Hold all fields of a decoded cloud against those of another."""
+    """Compare all fields of a decoded cloud with those of another."""
     assert tuple(found) == FIELDS
     for name in FIELDS:
         values = getattr(expected, name)

@@ -1,4 +1,4 @@
-"""Scenes in blocks and back: nothing is lost, nothing counted twice."""
+"""Scenes cut into blocks and merged again: no point is lost or counted twice."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def scene():
 @pytest.mark.parametrize("block_size", [None, 0.4, 1.5, 20.0])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("num_points", [1, 64, 5000])
-def test_blocks_hold_every_point(scene, block_size, overlap, num_points):
+def test_blocks_cover_every_point(scene, block_size, overlap, num_points):
     index = split_into_blocks(scene, num_points, block_size, overlap)
     assert index.shape[1] == num_points and index.dtype == np.int64
     assert np.array_equal(np.unique(index), np.arange(len(scene)))
@@ -25,7 +25,7 @@ def test_blocks_hold_every_point(scene, block_size, overlap, num_points):
 
 @pytest.mark.parametrize(("low", "size", "columns"), [(0.1, 0.3, 4), (0.1, 0.3, 7), (0.1, 0.6, 2), (0.1, 0.7, 4)])
 def test_rounding_leaves_no_point_outside_the_last_block(low, size, columns):
-    """A scene as long as a whole number of columns, whose last wall lies a rounding before its last point."""
+    """A scene as long as a whole number of columns, whose last edge is a rounding error before its last point."""
     ends = np.zeros((2, 3))
     ends[:, 0] = low, low + size * columns
     ends[:, 2] = low
@@ -49,7 +49,7 @@ def test_overlap_makes_more_blocks_that_share_points(scene):
     assert times[0].max() == 1 and times[1].max() == 4
 
 
-def test_blocks_repeat_a_point_only_where_a_column_has_too_few(scene):
+def test_blocks_repeat_a_point_only_if_a_column_has_too_few(scene):
     index = split_into_blocks(scene, 64, 1.0, 0.0)
     distinct = [np.unique(block) for block in index]
     short = [number for number, own in enumerate(distinct) if len(own) < 64]
@@ -60,7 +60,7 @@ def test_blocks_repeat_a_point_only_where_a_column_has_too_few(scene):
         assert np.ptp(np.bincount(index[number])[distinct[number]]) <= 1, "repeats are spread evenly"
 
 
-def test_chunks_of_a_whole_cloud_are_as_few_as_can_be(scene):
+def test_a_cloud_is_cut_into_as_few_blocks_as_possible(scene):
     index = split_into_blocks(scene, 256)
     assert index.shape == (4, 256)
     assert all(len(np.unique(block)) == 256 for block in index)
@@ -71,14 +71,14 @@ def test_the_same_seed_gives_the_same_blocks(scene):
     assert np.array_equal(one, other) and not np.array_equal(one, third)
 
 
-def test_places_far_from_the_origin_lose_no_point(scene):
+def test_no_point_is_lost_far_from_the_origin(scene):
     far = scene.astype(np.float64) + [4e5, 0, 5e6]
     for points in (far, far.astype(np.float32)):
         index = split_into_blocks(points, 64, 1.5, 0.0)
         assert np.array_equal(np.unique(index), np.arange(len(scene)))
 
 
-def test_merging_averages_over_all_places_of_a_point(scene):
+def test_merging_averages_over_all_occurrences_of_a_point(scene):
     index = split_into_blocks(scene, 64, 1.5)
     logits = np.random.default_rng(1).normal(size=(*index.shape, 3))
     merged = merge_blocks(index, logits, len(scene))
@@ -88,12 +88,12 @@ def test_merging_averages_over_all_places_of_a_point(scene):
         np.testing.assert_allclose(merged[point], np.mean(found, axis=0))
 
 
-def test_merging_what_each_point_says_of_itself_gives_it_back(scene):
+def test_merging_identical_values_of_a_point_returns_them(scene):
     index = split_into_blocks(scene, 64, 1.5)
     np.testing.assert_allclose(merge_blocks(index, scene[index], len(scene)), scene, rtol=1e-6)
 
 
-def test_merging_refuses_points_that_no_block_holds():
+def test_merging_refuses_points_in_no_block():
     with pytest.raises(ValueError, match="leaves out 2 of 5 points"):
         merge_blocks(np.array([[0, 1, 3]]), np.zeros((1, 3, 2)), 5)
     with pytest.raises(ValueError, match="points beyond them"):

@@ -20,21 +20,21 @@ def test_clouds_of_different_sizes_become_one_tensor():
     assert batch["labels"].tolist() == [0, 1, 2] and batch["labels"].dtype == torch.int64
 
 
-def test_without_a_number_clouds_of_one_size_stay_as_they_are():
+def test_without_num_points_clouds_of_one_size_are_unchanged():
     given = rows(30, 30)
     points = PointCloudCollator()(given)["points"].numpy()
     np.testing.assert_array_equal(points, np.stack([row["points"] for row in given]))
 
 
-def test_without_a_number_clouds_that_differ_in_size_are_refused():
-    """Filled up to the largest one, a cloud would be answered differently beside each of its neighbours."""
+def test_without_num_points_clouds_of_different_sizes_are_refused():
+    """Padded to the largest one, a cloud's prediction would depend on its batch."""
     message = r"row 1 has 10 points; row 0 has 30: give PointCloudCollator\(num_points=…\)"
     with pytest.raises(ValueError, match=message):
         PointCloudCollator()(rows(30, 10))
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_what_becomes_of_a_cloud_does_not_depend_on_its_batch(seed):
+def test_a_cloud_does_not_depend_on_its_batch(seed):
     given = rows(30, 10, 100)
     collate = PointCloudCollator(num_points=24, seed=seed)
     alone = torch.cat([collate([row])["points"] for row in given])
@@ -56,7 +56,7 @@ def test_a_seeded_choice_is_the_same_in_every_batch_and_not_the_first_points():
     assert not np.array_equal(together[0].numpy(), given[0]["points"][:16])
 
 
-def test_training_samples_and_transforms_anew_under_torch_seed():
+def test_training_samples_and_transforms_follow_torch_seed():
     collate = PointCloudCollator(num_points=16, transform=Jitter())
     given = rows(100, 100)
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_training_samples_and_transforms_anew_under_torch_seed():
     assert not torch.equal(first, second)
 
 
-def test_extra_columns_become_channels_and_integer_colours_lie_between_0_and_1():
+def test_extra_columns_become_channels_and_integer_colours_are_scaled_to_0_to_1():
     row = {"points": cloud(8), "normals": cloud(8, seed=1), "colors": np.full((8, 3), 255, np.uint8)}
     points = PointCloudCollator(extra_columns=("normals", "colors"))([row])["points"]
     assert points.shape == (1, 8, 9)

@@ -1,4 +1,4 @@
-"""The blocks of docs/data.md run, in order, and print what they say."""
+"""The code blocks of docs/data.md run in order and print the documented output."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
 
-def test_blocks_run_in_order_and_print_what_they_say(tmp_path, monkeypatch, capsys):
+def test_blocks_run_in_order_and_print_the_documented_output(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
     expected = re.findall(r"^print\(.*\)  # (.+)$", program, flags=re.MULTILINE)

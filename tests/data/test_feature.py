@@ -1,4 +1,4 @@
-"""The PointCloud feature: what it takes, what it gives, how it is stored."""
+"""The PointCloud feature: its inputs, outputs and storage."""
 
 import json
 import os
@@ -35,13 +35,13 @@ READABLE = sorted(path.name for path in FILES.iterdir() if path.suffix not in ("
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_every_readable_file_decodes_to_what_its_reader_gives_as_path_and_as_bytes(name):
+def test_every_readable_file_decodes_like_its_reader_as_path_and_as_bytes(name):
     path = FILES / name
     by_path, by_bytes = rows_of(str(path), {"path": name, "bytes": path.read_bytes()})["cloud"]
     expected = read_point_cloud(path)
     assert_same(by_path, expected)
     assert_same(rows_of(path.as_uri())[0]["cloud"], expected)
-    if path.suffix != ".obj":  # bytes alone have no material file beside them
+    if path.suffix != ".obj":  # bytes have no material file
         assert_same(by_bytes, expected)
 
 
@@ -59,7 +59,7 @@ def test_every_readable_file_decodes_to_what_its_reader_gives_as_path_and_as_byt
     ],
     ids=["object", "arrays", "tensors", "lists", "ply bytes", "npz bytes", "named bytes", "dict of bytes"],
 )
-def test_a_whole_cloud_comes_back_from_every_form(value):
+def test_a_complete_cloud_is_restored_from_every_form(value):
     assert_same(rows_of(value)[0]["cloud"], full_cloud())
 
 
@@ -70,7 +70,7 @@ def test_arrays_of_every_kind_are_points(form):
     assert_same(rows_of(form(points()))[0]["cloud"], PointCloudData(points()))
 
 
-def test_further_columns_of_an_array_are_understood_as_in_a_file(tmp_path):
+def test_further_columns_of_an_array_are_read_as_in_a_file(tmp_path):
     array = np.concatenate([points(), full_cloud().normals], axis=1)
     np.save(tmp_path / "a.npy", array)
     of_array, of_file = rows_of(array, tmp_path / "a.npy")["cloud"]
@@ -95,7 +95,7 @@ def test_npz_keeps_every_number_and_ply_colours_in_eight_bits():
     np.testing.assert_allclose(in_ply["colors"], 31 / 255, atol=1e-7)
 
 
-def test_decoded_clouds_make_an_object_that_samples_surfaces():
+def test_decoded_clouds_become_an_object_that_samples_surfaces():
     cloud = PointCloudData(**rows_of(triangle())[0]["cloud"])
     assert cloud.is_mesh and cloud.sample_surface(5).points.shape == (5, 3)
     # Processors and pipelines take the dict itself, in any format.
@@ -103,7 +103,7 @@ def test_decoded_clouds_make_an_object_that_samples_surfaces():
         assert to_cloud(rows_of(triangle()).with_format(form)[0]["cloud"]).is_mesh
 
 
-def test_a_feature_that_is_not_decoded_gives_bytes_and_path():
+def test_a_feature_that_is_not_decoded_returns_bytes_and_path():
     rows = rows_of("a.PLY", points())
     stored = rows.cast_column("cloud", PointCloud(decode=False))["cloud"]
     assert stored[0] == {"bytes": None, "path": "a.PLY"}
@@ -141,7 +141,7 @@ def test_columns_of_several_clouds_and_structs_decode():
         ({"points": points(), "labels": [1, 2]}, r"labels have shape \(2,\); expected \(8,\)"),
     ],
 )
-def test_what_is_no_cloud_is_refused_when_it_is_stored(value, message):
+def test_values_that_are_not_clouds_are_refused_when_stored(value, message):
     with pytest.raises(ValueError, match=message):
         PointCloud().encode_example(value)
 
@@ -225,7 +225,7 @@ def test_columns_of_other_types_are_refused():
         ragged.cast_column("cloud", PointCloud())
 
 
-def test_map_and_filter_read_clouds_and_take_them_back():
+def test_map_and_filter_read_and_store_clouds():
     rows = rows_of(points(4), full_cloud(8), triangle())
     large = rows.filter(lambda row: len(row["cloud"]["points"]) > 3)
     assert len(large) == 2
@@ -245,7 +245,7 @@ def test_map_and_filter_read_clouds_and_take_them_back():
     assert_same(made[0]["copy"], PointCloudData(points(4)))
 
 
-def test_formats_of_torch_and_numpy_give_their_arrays():
+def test_torch_and_numpy_formats_return_their_arrays():
     rows = rows_of(full_cloud(), triangle())
     for form, kind in (("torch", torch.Tensor), ("numpy", np.ndarray)):
         formatted = rows.with_format(form)
@@ -256,7 +256,7 @@ def test_formats_of_torch_and_numpy_give_their_arrays():
         assert_same(formatted["cloud"][0], full_cloud())
 
 
-def test_flattening_gives_the_stored_columns_of_what_is_not_decoded():
+def test_flattening_returns_the_stored_columns_without_decoding():
     rows = rows_of(points())
     assert rows.flatten().features == FEATURES
     flat = rows.cast_column("cloud", PointCloud(decode=False)).flatten()
@@ -275,7 +275,7 @@ def test_parquet_and_directories_keep_the_feature(tmp_path):
         assert_same(opened[0]["cloud"], full_cloud())
 
 
-def test_embedded_files_leave_their_folder_and_take_along_what_they_name(tmp_path):
+def test_embedded_files_include_the_files_they_refer_to(tmp_path):
     names = ["screwdriver.obj", "bottle.glb", "lamp.off"]
     rows = rows_of(*(str(FILES / name) for name in names), None)
     embedded = embed_files(rows)
@@ -290,7 +290,7 @@ def test_embedded_files_leave_their_folder_and_take_along_what_they_name(tmp_pat
     assert str(FILES).encode() not in (tmp_path / "clouds.parquet").read_bytes()
 
 
-def test_a_gltf_file_in_two_is_embedded_as_one(tmp_path):
+def test_a_gltf_with_a_separate_buffer_is_embedded_as_one_file(tmp_path):
     buffer = triangle().points.tobytes() + np.arange(3, dtype="<u2").tobytes()
     views = [{"buffer": 0, "byteOffset": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 6}]
     accessors = [
@@ -353,7 +353,7 @@ def test_a_file_inside_an_archive_is_read(tmp_path):
     assert stored["path"] == "lamp.off" and stored["bytes"] == (FILES / "lamp.off").read_bytes()
 
 
-def test_what_is_pushed_holds_the_files_and_comes_back(hub, tmp_path):
+def test_a_pushed_dataset_includes_its_files(hub, tmp_path):
     rows = rows_of(str(FILES / "lamp.off"), full_cloud())
     rows.push_to_hub("me/point-cloud-files")
     loaded = load_dataset("me/point-cloud-files", split="train", cache_dir=str(tmp_path))
@@ -363,7 +363,7 @@ def test_what_is_pushed_holds_the_files_and_comes_back(hub, tmp_path):
     assert_same(list(streamed)[1]["cloud"], full_cloud())
 
 
-def test_files_of_a_repository_are_read_where_they_lie(hub):
+def test_files_of_a_repository_are_read_in_place(hub):
     hub.commit("me/loose-files", {"scans/lamp.off": (FILES / "lamp.off").read_bytes()}, kind="dataset")
     rows = rows_of("hf://datasets/me/loose-files/scans/lamp.off", "hf://datasets/me/loose-files/scans/gone.off")
     assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))

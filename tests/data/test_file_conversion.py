@@ -45,14 +45,14 @@ def test_a_number_of_points_and_further_columns_are_drawn_together(scans):
         np.testing.assert_array_equal(row["normals"], cloud.normals[row["labels"]])
 
 
-def test_the_sample_depends_on_the_seed_and_the_cloud_alone(scans):
+def test_the_sample_depends_only_on_the_seed_and_the_cloud(scans):
     first = files_to_points(scans, num_points=4)["points"][:]
     embedded = embed_files(scans.select([2, 1, 0]))
     np.testing.assert_array_equal(files_to_points(embedded, num_points=4)["points"][:], first[::-1])
     assert not np.array_equal(files_to_points(scans, num_points=4, seed=1)["points"][:], first)
 
 
-def test_streams_go_on_streaming_with_the_same_points(scans):
+def test_streams_stay_streams_with_the_same_points(scans):
     stream = files_to_points(scans.to_iterable_dataset(), num_points=4, columns=["normals"])
     stored = files_to_points(scans, num_points=4, columns=["normals"])
     assert stream.features == stored.features
@@ -63,7 +63,7 @@ def test_streams_go_on_streaming_with_the_same_points(scans):
         files_to_points(scans.to_iterable_dataset(), num_proc=2)
 
 
-def test_a_stream_of_clouds_that_a_function_made_is_converted():
+def test_a_stream_of_clouds_from_a_function_is_converted():
     stream = Dataset.from_dict({"count": [4, 6]}).to_iterable_dataset()
     made = stream.map(
         lambda row: {"scan": points(row["count"])}, features=Features({"count": Value("int64"), "scan": PointCloud()})
@@ -93,7 +93,7 @@ def test_an_unreadable_file_is_named_or_its_row_left_out(scans, tmp_path, caplog
         assert "left out" in caplog.text and "b.npz" in caplog.text
 
 
-def test_other_columns_of_files_pass_through_unread(scans, tmp_path):
+def test_other_columns_of_files_are_not_read(scans, tmp_path):
     (tmp_path / "b.npz").write_bytes(b"no archive")
     (tmp_path / "other.off").write_text("never opened")
     other = scans.add_column("other", [str(tmp_path / "other.off")] * 3).cast_column("other", PointCloud())
@@ -104,7 +104,7 @@ def test_other_columns_of_files_pass_through_unread(scans, tmp_path):
         assert len(list(kept)) == 2
 
 
-def test_what_a_file_lacks_and_rows_without_files_are_named(scans):
+def test_missing_columns_and_rows_without_files_are_named(scans):
     with pytest.raises(ValueError, match="c.ply: the file has no colors"):
         files_to_points(scans, columns=["colors"])
     empty = Dataset.from_dict({"scan": [None]}, features=Features({"scan": PointCloud()}))
@@ -124,7 +124,7 @@ def test_a_changed_file_is_not_taken_from_the_cache(scans, tmp_path):
     assert len(files_to_points(rows)[0]["points"]) == 5
 
 
-def test_the_results_for_a_dataset_in_memory_lie_on_disk_and_are_found_again(scans, tmp_path):
+def test_results_for_a_dataset_in_memory_are_cached_on_disk(scans, tmp_path):
     assert not scans.cache_files
     plain = files_to_points(scans, num_points=4)
     results = [plain, points_to_files(plain), embed_files(scans)]
@@ -158,7 +158,7 @@ def test_the_column_is_the_only_one_or_named(scans):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_points_become_files_and_come_back(streaming):
+def test_points_become_files_and_points_again(streaming):
     features = Features(
         {
             "label": ClassLabel(names=["cup"]),
@@ -181,7 +181,7 @@ def test_points_become_files_and_come_back(streaming):
             np.testing.assert_array_equal(values, expected[name])
 
 
-def test_labels_go_into_the_files_where_asked_for():
+def test_labels_go_into_the_files_if_requested():
     features = Features({"points": Array2D((4, 3), "float32"), "labels": List(Value("int64"))})
     plain = Dataset.from_dict({"points": [points(4)], "labels": [[3, 1, 2, 0]]}, features=features)
     files = points_to_files(plain, columns=["labels"], format="npz", column="scan")
@@ -189,7 +189,7 @@ def test_labels_go_into_the_files_where_asked_for():
     assert files[0]["scan"]["labels"].tolist() == [3, 1, 2, 0]
 
 
-def test_what_cannot_become_files_is_named():
+def test_columns_that_cannot_become_files_are_named():
     plain = Dataset.from_dict({"points": [points(4)], "point_cloud": ["x"]})
     with pytest.raises(ValueError, match="there is a column 'point_cloud' already"):
         points_to_files(plain)

@@ -90,7 +90,7 @@ def test_columns_of_an_array_are_those_of_the_features():
     assert (row.colors == 0.5).all() and (row.normals == XYZ).all()
 
 
-def test_colours_count_to_one_or_to_255():
+def test_colours_range_to_one_or_to_255():
     for colors in (np.full((5, 3), 51, np.uint8), np.full((5, 3), 51.0), np.full((5, 3), 0.2), [[51] * 3] * 5):
         np.testing.assert_allclose(to_cloud({"points": XYZ, "colors": colors}).colors, 0.2, atol=1e-6)
     with pytest.raises(PointCloudError, match="colours range from -1 to 0"):
@@ -135,6 +135,6 @@ def test_a_scene_is_joined_with_its_transforms():
         (trimesh.load_path(np.float64([[0, 0], [1, 1]])), TypeError, "a trimesh Path2D; expected a Trimesh"),
     ],
 )
-def test_what_is_no_cloud_is_explained(clouds, error, why):
+def test_inputs_that_are_not_clouds_are_explained(clouds, error, why):
     with pytest.raises(error, match=why):
         [to_cloud(entry) for entry in split_clouds(clouds)]

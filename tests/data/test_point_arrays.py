@@ -1,4 +1,4 @@
-"""Centre and radius are, to the last bit, what the plain formulas give."""
+"""Centre and radius are bitwise equal to the plain formulas."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hf_any3d.data.point_arrays import largest_norm, mean_point
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("num_points", [1, 2, 7, 100, 1024, 9000])
-def test_mean_and_radius_are_those_of_the_plain_formulas(num_points, dtype):
+def test_mean_and_radius_equal_the_plain_formulas(num_points, dtype):
     generator = np.random.default_rng(num_points)
     points = (30 * generator.standard_normal((num_points, 3)) + [50, -2, 0.1]).astype(dtype)
     axes = np.ascontiguousarray(points.T)
@@ -18,7 +18,7 @@ def test_mean_and_radius_are_those_of_the_plain_formulas(num_points, dtype):
     assert largest_norm(axes).dtype == dtype
 
 
-def test_a_cloud_is_centred_and_scaled_as_the_plain_formulas_do():
+def test_a_cloud_is_centred_and_scaled_like_the_plain_formulas():
     points = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32) + 3
     expected = points[:, :3] - points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
     expected = expected / np.linalg.norm(expected, axis=1).max()

@@ -17,7 +17,7 @@ def rows():
     return Dataset.from_dict({"row": range(100), "label": labels, "group": [i // 2 for i in range(100)]})
 
 
-def test_the_part_has_the_fraction_of_every_class_and_nothing_is_lost(rows):
+def test_validation_has_the_fraction_of_every_class_and_no_row_is_lost(rows):
     splits = validation_split(rows, 0.2, seed=0)
     assert Counter(splits["validation"]["label"]) == {0: 12, 1: 6, 2: 2}
     assert sorted([*splits["train"]["row"], *splits["validation"]["row"]]) == list(range(100))
@@ -30,14 +30,14 @@ def test_groups_stay_together(rows):
     assert abs(counts[0] - 15) <= 1 and abs(counts[1] - 7.5) <= 1 and counts[2] in (2, 4)
 
 
-def test_a_group_larger_than_the_part_wanted_is_not_taken():
+def test_a_group_larger_than_the_target_is_not_taken():
     rows = Dataset.from_dict({"label": [0] * 20, "group": ["big"] * 12 + list("abcdefgh")})
     for seed in range(10):
         part = validation_split(rows, 0.2, seed, group_column="group")["validation"]
         assert len(part) == 4 and "big" not in part["group"]
 
 
-def test_the_seed_decides(rows):
+def test_the_seed_determines_the_split(rows):
     first, same, other = (validation_split(rows, 0.2, seed)["validation"]["row"][:] for seed in (0, 0, 1))
     assert first == same != other
 
@@ -55,7 +55,7 @@ def test_without_stratification_no_label_is_needed(rows):
     assert len(splits["validation"]) == 30
 
 
-def test_other_splits_are_passed_on(rows):
+def test_other_splits_are_kept(rows):
     splits = validation_split(DatasetDict(train=rows, test=rows.select(range(5))), 0.2)
     assert list(splits) == ["train", "validation", "test"] and len(splits["test"]) == 5
 
@@ -79,7 +79,7 @@ def test_the_embedded_shapes_divide_by_whole_groups(cache_dir):
         ({"dataset": Dataset.from_dict({"label": [0, 1]})}, "has 2 groups; expected at least two in one class"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(change, message, rows):
+def test_datasets_that_cannot_be_divided_are_refused(change, message, rows):
     with pytest.raises(ValueError, match=message):
         validation_split(**{"dataset": rows, "fraction": 0.2, **change})
 
@@ -108,7 +108,7 @@ def drawn_fold(splits: DatasetDict, **settings) -> tuple[list[str], list[int], l
     return fold["train"].features["label"].names, *keys
 
 
-def test_a_fold_has_so_many_rows_of_so_many_classes_with_labels_of_its_own(splits):
+def test_a_fold_has_the_requested_rows_and_classes_with_its_own_labels(splits):
     fold = draw_fold(splits, way=3, shot=4, fold=0, test_per_class=3)
     names = fold["train"].features["label"].names
     assert fold["test"].features["label"].names == names and len(set(names)) == 3
@@ -122,7 +122,7 @@ def test_a_fold_has_so_many_rows_of_so_many_classes_with_labels_of_its_own(split
             assert NAMES[int(row["points"][0, 1])] == names[int(row["label"])]
 
 
-def test_folds_follow_from_seed_and_number_and_differ(splits):
+def test_folds_are_determined_by_seed_and_number_and_differ(splits):
     assert drawn_fold(splits) == drawn_fold(splits)
     folds = [drawn_fold(splits, fold=fold) for fold in range(4)] + [drawn_fold(splits, seed=1)]
     assert len({str(fold) for fold in folds}) == 5
@@ -141,12 +141,12 @@ def test_classes_with_too_few_rows_are_never_drawn(splits):
         ({"fold": -1}, "fold is -1; expected at least 0"),
     ],
 )
-def test_folds_that_cannot_be_are_refused(splits, settings, text):
+def test_impossible_folds_are_refused(splits, settings, text):
     with pytest.raises(ValueError, match=text):
         drawn_fold(splits, **settings)
 
 
-def test_both_splits_and_classes_are_needed(splits):
+def test_both_splits_and_classes_are_required(splits):
     with pytest.raises(ValueError, match="no split 'test'; there are train"):
         drawn_fold(DatasetDict(train=splits["train"]))
     with pytest.raises(ValueError, match="expected a ClassLabel"):

@@ -57,7 +57,7 @@ DATASETS = {
 
 
 @pytest.mark.parametrize("kind", DATASETS)
-def test_rows_are_those_of_the_numpy_format(kind, tmp_path):
+def test_rows_equal_those_of_the_numpy_format(kind, tmp_path):
     dataset = DATASETS[kind](str(tmp_path / "saved"))
     rows, expected = ArrowRows(dataset), dataset.with_format("numpy")
     numbers = [*range(len(dataset)), 0, -1]
@@ -72,7 +72,7 @@ def test_rows_are_those_of_the_numpy_format(kind, tmp_path):
                     assert found[name].dtype == value.dtype
 
 
-def test_clouds_are_views_and_not_to_be_written():
+def test_clouds_are_read_only_views():
     dataset = make([3, 2])
     points = ArrowRows(dataset)[1]["points"]
     with pytest.raises(ValueError, match="read-only"):
@@ -80,7 +80,7 @@ def test_clouds_are_views_and_not_to_be_written():
     assert np.shares_memory(points, ArrowRows(dataset)[1]["points"])
 
 
-def test_missing_values_are_left_to_datasets():
+def test_missing_values_are_read_by_datasets():
     features = Features({"points": Array2D((None, 3), "float32"), "label": Value("int64")})
     dataset = Dataset.from_dict({"points": [np.ones((2, 3), np.float32), None], "label": [None, 2]}, features=features)
     rows = ArrowRows(dataset)
@@ -89,13 +89,13 @@ def test_missing_values_are_left_to_datasets():
     assert read_table(dataset.with_format("arrow")[:], features) is None
 
 
-def test_a_row_that_is_not_there_is_an_index_error():
+def test_a_row_out_of_range_is_an_index_error():
     for number in (2, -3):
         with pytest.raises(IndexError, match=f"row {number} of 2"):
             ArrowRows(make([3, 2]))[number]
 
 
-def test_a_pickle_of_memory_mapped_rows_holds_no_clouds(tmp_path):
+def test_a_pickle_of_memory_mapped_rows_contains_no_clouds(tmp_path):
     dataset = make([20_000, 20_000]).select_columns(["points"])
     dataset.save_to_disk(str(tmp_path))
     rows = ArrowRows(Dataset.load_from_disk(str(tmp_path)))
@@ -142,7 +142,7 @@ def test_extra_columns_are_transformed_together_with_the_points(dataset):
     np.testing.assert_allclose(row["points"], row["normals"], rtol=1e-6)
 
 
-def test_a_loader_with_the_collator_gives_model_input(dataset):
+def test_a_loader_with_the_collator_returns_model_input(dataset):
     loader = torch.utils.data.DataLoader(
         AugmentedDataset(dataset, Jitter()), batch_size=2, collate_fn=PointCloudCollator(16)
     )

@@ -36,7 +36,7 @@ def every_transform():
 
 
 @pytest.mark.parametrize("name", every_transform())
-def test_the_same_generator_gives_the_same_points_and_the_input_stays_as_it_was(name, cloud):
+def test_the_same_generator_gives_the_same_points_and_leaves_the_input_unchanged(name, cloud):
     before = cloud.copy()
     first, second = (TRANSFORMS[name]()(cloud, rng(3)) for _ in range(2))
     assert first.dtype == np.float32
@@ -58,7 +58,7 @@ def test_torch_seed_governs_a_transform_without_a_generator(name, cloud):
 
 
 @pytest.mark.parametrize("name", ["scale", "shift", "rotate", "jitter", "center"])
-def test_moving_points_leaves_their_other_channels(name, cloud):
+def test_moving_points_keeps_their_other_channels(name, cloud):
     moved = TRANSFORMS[name]()(cloud, rng())
     np.testing.assert_array_equal(moved[:, 3:], cloud[:, 3:])
     assert not np.array_equal(moved[:, :3], cloud[:, :3])
@@ -119,7 +119,7 @@ def test_rotation_stays_within_its_limit_and_covers_it(cloud):
     assert np.cos(0.5) - 1e-5 <= min(cosines) < np.cos(0.4)
 
 
-def test_rotation_turns_normals_along_where_asked(cloud):
+def test_rotation_rotates_normals_if_requested(cloud):
     cloud[:, 3:] = cloud[:, :3]
     turned = RandomRotation("z", normals_columns=(3, 4, 5))(cloud, rng())
     np.testing.assert_allclose(turned[:, 3:], turned[:, :3], rtol=1e-6)
@@ -132,7 +132,7 @@ def test_jitter_is_clipped_and_different_for_every_point(cloud):
     assert len(np.unique(noise[:, 0])) > 200
 
 
-def test_dropout_puts_the_first_kept_point_in_place_of_dropped_ones(cloud):
+def test_dropout_replaces_dropped_points_by_the_first_kept_one(cloud):
     shares = []
     for seed in range(40):
         thinned = RandomDropout(0.6)(cloud, rng(seed))
@@ -172,7 +172,7 @@ def test_farthest_points_are_those_of_the_operation_in_its_order(cloud):
     assert len(FarthestSubsample(300)(cloud)) == 256
 
 
-def test_centring_alone_keeps_the_size(cloud):
+def test_centring_without_scaling_keeps_the_size(cloud):
     moved = CenterAndScale(scale=False)(cloud + 7)
     np.testing.assert_allclose(moved[:, :3], cloud[:, :3] - cloud[:, :3].mean(axis=0), atol=1e-5)
 
@@ -181,7 +181,7 @@ def test_center_and_scale_survives_coinciding_points():
     assert (CenterAndScale()(np.full((8, 3), 7.0)) == 0).all()
 
 
-def test_names_with_settings_build_the_chain_they_describe():
+def test_names_with_settings_build_a_chain():
     built = build_transform(["scale", "rotate:axis=z,limit=0.5", "jitter:std=0.02"])
     assert built == Compose([RandomScale(), RandomRotation(axis="z", limit=0.5), Jitter(std=0.02)])
     assert build_transform({"scale": {"low": 0.9}, "center": {}}) == Compose([RandomScale(low=0.9), CenterAndScale()])
@@ -204,7 +204,7 @@ def test_the_repr_of_a_chain_names_its_parts_and_settings():
         ({"dropout": {"max_ratio": 2}}, "max_ratio is 2"),
     ],
 )
-def test_a_wrong_spec_says_what_is_allowed(spec, message):
+def test_a_wrong_spec_is_an_error_with_the_allowed_values(spec, message):
     with pytest.raises(ValueError, match=message):
         build_transform(spec)
 

@@ -1,4 +1,4 @@
-"""What a visitor of the page may do, without the page."""
+"""The demo's conversations without the page."""
 
 import multiprocessing
 
@@ -10,12 +10,12 @@ from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.examples import FOLDER, ExampleShapes
 from hf_any3d.demo.page import SLIDERS, DemoPage, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE
-from tests.chat.talking_models import NUM_POINTS, Says, cloud, talking_pipeline
+from tests.chat.tiny_chat_model import NUM_POINTS, ForcedAnswer, cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return talking_pipeline()
+    return tiny_chat_pipeline()
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def last(pieces):
     return answer
 
 
-def test_visitors_talk_about_their_own_shapes(pipe, file, tmp_path):
+def test_visitors_have_separate_conversations(pipe, file, tmp_path):
     other = tmp_path / "other.ply"
     write_point_cloud(other, PointCloudData(cloud(1)[:, :3], cloud(1)[:, 3:]))
     alone = Conversation(pipe)
@@ -45,33 +45,33 @@ def test_visitors_talk_about_their_own_shapes(pipe, file, tmp_path):
     assert elsewhere != first
 
 
-def test_answers_grow_and_those_of_beams_come_at_once(pipe, file):
+def test_answers_grow_and_those_of_beam_search_come_at_once(pipe, file):
     conversation = Conversation(pipe)
     conversation.open(file)
-    words = Says(pipe.processor.tokenizer, "one two three ###")
+    words = ForcedAnswer(pipe.processor.tokenizer, "one two three ###")
     pieces = list(conversation.ask("Count!", max_new_tokens=40, logits_processor=[words]))
     assert pieces == ["one", "one two", "one two three"]
     assert len(list(conversation.ask("And?", max_new_tokens=8, num_beams=2))) == 1
 
 
-def test_what_was_said_before_a_stop_stays_in_the_conversation(pipe, file):
+def test_stopped_answers_stay_in_the_conversation(pipe, file):
     conversation = Conversation(pipe)
     conversation.open(file)
-    song = Says(pipe.processor.tokenizer, "la la la la " * 30)
+    song = ForcedAnswer(pipe.processor.tokenizer, "la la la la " * 30)
     conversation.ready()
     pieces = conversation.ask("Sing!", max_new_tokens=200, logits_processor=[song])
     next(pieces)
     conversation.stop()
-    told = last(pieces)
-    assert conversation.was_stopped and told.startswith("la") and len(told) < 100
-    assert conversation._session.messages[-1]["content"][0]["text"] == told
+    answer = last(pieces)
+    assert conversation.was_stopped and answer.startswith("la") and len(answer) < 100
+    assert conversation._session.messages[-1]["content"][0]["text"] == answer
     conversation.ready()
     assert not conversation.was_stopped and last(conversation.ask("And?", max_new_tokens=5))
 
 
-def test_restarting_forgets_what_was_said_but_not_the_shape(pipe, file):
+def test_restarting_forgets_the_conversation_but_not_the_shape(pipe, file):
     conversation = Conversation(pipe)
-    conversation.restart()  # nothing is open, and nothing happens
+    conversation.restart()  # no effect before a shape is open
     conversation.open(file)
     first, second = (last(conversation.ask("What is this?", max_new_tokens=8)) for _ in range(2))
     conversation.restart()
@@ -90,11 +90,11 @@ def test_oldest_questions_are_forgotten_and_the_shape_never(pipe, file):
         assert len(prompt.input_ids) <= 130
         assert prompt.input_ids.count(pipe.processor.point_token_id) == pipe.processor.num_query_tokens
     assert forgotten[0] == 0 and sum(forgotten) > 0
-    told = messages[-1]["content"][0]["text"]
-    assert pipe(messages[:-1], max_new_tokens=20)[0]["generated_text"][-1]["content"] == told
+    answer = messages[-1]["content"][0]["text"]
+    assert pipe(messages[:-1], max_new_tokens=20)[0]["generated_text"][-1]["content"] == answer
 
 
-def test_a_question_that_is_too_long_alone_forgets_nothing(pipe, file):
+def test_a_question_that_is_too_long_changes_nothing(pipe, file):
     conversation = Conversation(pipe, context=150)
     with pytest.raises(ValueError, match="choose a shape"):
         conversation.make_room("What?", 20)
@@ -114,7 +114,7 @@ def test_a_question_that_is_too_long_alone_forgets_nothing(pipe, file):
         (9000, "40 of 9,000 points, drawn at random."),
     ],
 )
-def test_any_number_of_points_becomes_the_models(pipe, tmp_path, count, note):
+def test_clouds_are_resampled_to_the_points_of_the_model(pipe, tmp_path, count, note):
     generator = np.random.default_rng(0)
     rows = np.concatenate([generator.normal(size=(count, 3)), generator.integers(0, 256, (count, 3))], axis=1)
     np.save(tmp_path / "cloud.npy", rows)
@@ -137,10 +137,10 @@ def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, file, tmp_
     conversation = Conversation(pipe)
     conversation.open(file)
     before = last(conversation.ask("What?", max_new_tokens=5))
-    for path, told in ((broken, "broken.ply: "), (tmp_path / "flat.npy", "flat.npy: all 40 points are equal")):
+    for path, message in ((broken, "broken.ply: "), (tmp_path / "flat.npy", "flat.npy: all 40 points are equal")):
         with pytest.raises(ValueError) as caught:
             conversation.open(path)
-        assert str(caught.value).startswith(told) and str(tmp_path) not in str(caught.value)
+        assert str(caught.value).startswith(message) and str(tmp_path) not in str(caught.value)
     conversation.restart()
     assert last(conversation.ask("What?", max_new_tokens=5)) == before
 
@@ -181,7 +181,7 @@ def test_settings_are_the_released_demos(pipe):
     assert pipe.generate_settings(generation_settings(10.0, 2, 1))["max_new_tokens"] == 10
 
 
-def test_uploads_are_read_apart_from_the_model(pipe, file, tmp_path, monkeypatch):
+def test_uploads_are_read_without_the_model(pipe, file, tmp_path, monkeypatch):
     opened, conversation = Conversation(pipe).open(file), Conversation(pipe)
     conversation.read(file)
     monkeypatch.setattr("hf_any3d.demo.conversation.read_point_cloud", None)  # it is not read again
@@ -195,7 +195,7 @@ def test_uploads_are_read_apart_from_the_model(pipe, file, tmp_path, monkeypatch
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_file_that_takes_too_long_is_left_with_its_reader(pipe, file, tmp_path, monkeypatch):
+def test_files_that_take_too_long_are_refused(pipe, file, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_any3d.demo.uploads.SECONDS", 0.02)
     endless = tmp_path / "endless.xyz"
     endless.write_text("0.125 0.25 0.5\n" * 1_000_000)
@@ -208,7 +208,7 @@ def test_a_file_that_takes_too_long_is_left_with_its_reader(pipe, file, tmp_path
     assert not multiprocessing.active_children()
 
 
-def test_large_files_and_long_questions_are_turned_away(pipe, file, monkeypatch):
+def test_large_files_and_long_questions_are_refused(pipe, file, monkeypatch):
     monkeypatch.setattr("hf_any3d.demo.uploads.LARGEST_UPLOAD", 100)
     conversation = Conversation(pipe)
     conversation.read(file)
@@ -220,7 +220,7 @@ def test_large_files_and_long_questions_are_turned_away(pipe, file, monkeypatch)
         conversation.make_room("a" * 2_000_000, 20)
 
 
-def test_the_page_reads_files_outside_the_models_queue_and_bounds_what_it_takes(pipe):
+def test_the_page_reads_files_in_another_queue_and_limits_its_inputs(pipe):
     page = DemoPage("me/model", ExampleShapes(), lambda: Conversation(pipe)).build()
     queues = {block.fn.__name__: block.concurrency_id for block in page.fns.values() if block.fn is not None}
     assert queues["_read_upload"] == "files" and queues["_open_upload"] == queues["_answer"] == "model"

@@ -1,4 +1,4 @@
-"""The page as a visitor sees it: the command starts it, a browser opens it."""
+"""The page in a browser, started by the command."""
 
 import re
 import signal
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from hf_any3d.cli import main; main()", "demo"]
@@ -19,9 +19,9 @@ VIEW = "#view iframe"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, browser):
-    """Of the page, shown by a process of its own that ends by Ctrl-C."""
+    """Address of the page, served by a separate process that stops on Ctrl-C."""
     model, shapes = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("shapes")
-    talking_pipeline().save_pretrained(model)
+    tiny_chat_pipeline().save_pretrained(model)
     np.save(shapes / "a1b2_8192.npy", cloud(3))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -34,24 +34,24 @@ def address(tmp_path_factory, browser):
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            # Tests that run in a shell's background ignore Ctrl-C, and what they start would too.
+            # Background jobs of a shell ignore Ctrl-C, and so would their child processes.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        told = []
+        lines = []
         for line in process.stdout:
-            told.append(line)
+            lines.append(line)
             if found := re.match("open (http://.*) in a browser", line):
                 break
         else:
-            pytest.fail("".join([*told, log.read_text()]))
-    assert told[0].startswith(f"loading {model}") and told[1].startswith("loaded 3")
+            pytest.fail("".join([*lines, log.read_text()]))
+    assert lines[0].startswith(f"loading {model}") and lines[1].startswith("loaded 3")
     yield found[1]
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0, log.read_text()
 
 
 def ask(browser, text):
-    """Ask, wait for the answer's end, and give all answers."""
+    """Ask a question, wait for the complete answer, and return all answers."""
     answers = len(browser.all("#chat .bot.message"))
     browser.wait(lambda: browser.all("#send"))
     browser.all("#question textarea")[0].send_keys(text)
@@ -60,7 +60,7 @@ def ask(browser, text):
     return browser.texts("#chat .bot.message")
 
 
-def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_path):
+def test_a_visitor_asks_about_a_shape_and_restarts(address, browser, tmp_path):
     browser.open(address)
     browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
     assert browser.text("#note").startswith("40 points.")
@@ -86,7 +86,7 @@ def test_a_visitor_talks_about_a_shape_and_begins_anew(address, browser, tmp_pat
     assert ask(browser, "What is this?") and browser.errors() == []
 
 
-def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp_path):
+def test_files_and_examples_are_shown_and_broken_ones_refused(address, browser, tmp_path):
     mine, broken = tmp_path / "mine.ply", tmp_path / "broken.ply"
     write_point_cloud(mine, PointCloudData(np.tile(cloud()[:, :3], (50, 1))))
     broken.write_text("nothing")
@@ -96,9 +96,9 @@ def test_files_and_examples_are_shown_and_broken_ones_told(address, browser, tmp
 
     upload = browser.driver.find_element("css selector", "input[type=file]")
     upload.send_keys(str(broken))
-    told = browser.wait(lambda: browser.text("#note p.error"))
-    assert told.startswith("broken.ply: ") and "\n" not in told
-    assert len(browser.all("#chat .bot.message")) == 1, "the conversation goes on"
+    error = browser.wait(lambda: browser.text("#note p.error"))
+    assert error.startswith("broken.ply: ") and "\n" not in error
+    assert len(browser.all("#chat .bot.message")) == 1, "the conversation continues"
 
     upload.send_keys(str(mine))
     browser.wait(lambda: "40 of 2,000 points" in browser.text("#note"))

@@ -1,4 +1,4 @@
-"""An endpoint on this machine that replies what a test tells it to."""
+"""A local endpoint with scripted replies."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LocalEndpoint:
-    """`replies` are (status, body) in turn, the last one for ever.
+    """An HTTP server; `replies` are (status, body) in turn, the last one repeats.
 
     Text is wrapped as a chat completion; a function gets the handler.
     """
@@ -23,7 +23,7 @@ class LocalEndpoint:
                     endpoint.requests.append((self.path, dict(self.headers), body))
                     status, reply = endpoint.replies.pop(0) if len(endpoint.replies) > 1 else endpoint.replies[0]
                 if callable(reply):
-                    with contextlib.suppress(OSError):  # whoever asked has gone
+                    with contextlib.suppress(OSError):  # the client may have disconnected
                         reply(self)
                     return
                 if isinstance(reply, str):

@@ -17,7 +17,7 @@ TEXTS, CAPTIONS = ["a red chair", "a tall lamp", "chair"], ["a red chair", "a ta
 
 @pytest.fixture(scope="module")
 def simcse(tmp_path_factory):
-    """A RoBERTa with its pooler, random and spread far enough for texts to differ."""
+    """A RoBERTa with its pooler, with random weights large enough for texts to differ."""
     folder = tmp_path_factory.mktemp("simcse")
     special = {"vocab_size": 30, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -62,30 +62,32 @@ def test_simcse_takes_the_pooler(simcse):
 
 def test_simcse_cuts_texts_to_its_places(simcse):
     cosines, _ = open_simcse(str(simcse))
-    # 40 places, two of them for the marks around a text of one token a letter.
+    # 40 positions, two of them for special tokens; every letter is a token.
     assert cosines(["a" * 38 + "b"], ["a" * 38 + "c"])[0] == pytest.approx(1)
     assert cosines(["a" * 37 + "b"], ["a" * 37 + "c"])[0] < 1 - 1e-6
 
 
-def test_every_metric_says_what_it_was_made_with(simcse):
+def test_every_metric_records_what_it_was_made_with(simcse):
     folder = saved_text_tower("mpnet")
-    told = caption_metrics(RESULTS, folder, str(simcse))
-    assert told["sentence-bert"]["made_with"].startswith(f"{folder} at sha256:")
-    assert told["simcse"]["made_with"].startswith(f"{simcse} at sha256:")
-    assert told["rouge-1"]["score"] < 100 and all(-100 <= told[name]["score"] <= 100 for name in ("simcse", "bleu-1"))
+    result = caption_metrics(RESULTS, folder, str(simcse))
+    assert result["sentence-bert"]["made_with"].startswith(f"{folder} at sha256:")
+    assert result["simcse"]["made_with"].startswith(f"{simcse} at sha256:")
+    assert result["rouge-1"]["score"] < 100 and all(
+        -100 <= result[name]["score"] <= 100 for name in ("simcse", "bleu-1")
+    )
     (one,) = (caption_metrics(RESULTS[:1], folder, None)["sentence-bert"],)
     other = open_sentence_encoder(folder)[0](["##"], ["A lamp."])[0]
-    assert told["sentence-bert"]["score"] == pytest.approx((one["score"] + 100 * other) / 2, abs=1e-3)
+    assert result["sentence-bert"]["score"] == pytest.approx((one["score"] + 100 * other) / 2, abs=1e-3)
 
 
-def test_what_cannot_be_had_is_told_and_the_rest_is_made(tmp_path, simcse):
+def test_unavailable_metrics_are_reported_and_the_others_computed(tmp_path, simcse):
     folder = saved_text_tower("bert")
     poolerless = tmp_path / "poolerless"
     RobertaModel(RobertaModel.from_pretrained(simcse).config, add_pooling_layer=False).save_pretrained(poolerless)
     write_text_files(poolerless, is_sentence_encoder=False)
-    told = caption_metrics(RESULTS, str(tmp_path / "gone"), str(poolerless))
-    assert "gone" in told["sentence-bert"]["not_available"] and told["bleu-1"]["score"] >= 0
-    assert "lacks pooler.dense.bias" in told["simcse"]["not_available"]
+    result = caption_metrics(RESULTS, str(tmp_path / "gone"), str(poolerless))
+    assert "gone" in result["sentence-bert"]["not_available"] and result["bleu-1"]["score"] >= 0
+    assert "lacks pooler.dense.bias" in result["simcse"]["not_available"]
     assert (
         "sentence-bert" not in caption_metrics(RESULTS, None, None)
         and "score" in caption_metrics(RESULTS, folder, None)["sentence-bert"]
@@ -98,4 +100,4 @@ def test_ground_truths_must_be_captions():
 
 
 def test_no_answers_have_no_scores():
-    assert {told.get("score") for told in caption_metrics([], None, None).values()} <= {None}
+    assert {result.get("score") for result in caption_metrics([], None, None).values()} <= {None}

@@ -3,23 +3,23 @@ import pytest
 
 from hf_any3d.evaluation.chat_evaluation import open_model
 from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
-from tests.chat.talking_models import cloud, talking_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 
-def test_models_answer_with_the_published_prompt_and_say_who_they_are(tmp_path):
-    pipe = talking_pipeline()
+def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
+    pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)
     generate, about = open_model(str(tmp_path), device="cpu")
     assert about == {"model": str(tmp_path), "revision": weights_checksum(tmp_path)}
     clouds = [cloud(0), cloud(1), cloud(2)]
-    told = generate(clouds, "What is this?", {"max_new_tokens": 8, "do_sample": False})
+    result = generate(clouds, "What is this?", {"max_new_tokens": 8, "do_sample": False})
     asked = {"text": "What is this?", "max_new_tokens": 8, "do_sample": False}
     published = [pipe(one, chat_template="evaluation", **asked)[0]["generated_text"] for one in clouds]
-    assert told == published != [pipe(one, **asked)[0]["generated_text"] for one in clouds]
+    assert result == published != [pipe(one, **asked)[0]["generated_text"] for one in clouds]
 
 
-def test_clouds_are_centred_and_scaled_by_the_model_itself(tmp_path):
-    pipe = talking_pipeline()
+def test_clouds_are_centred_and_scaled_by_the_processor(tmp_path):
+    pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)
     generate, _ = open_model(str(tmp_path), device="cpu")
     far = cloud()
@@ -28,6 +28,6 @@ def test_clouds_are_centred_and_scaled_by_the_model_itself(tmp_path):
     assert generate([far], "What is this?", settings) == generate([cloud()], "What is this?", settings)
 
 
-def test_what_is_no_model_is_told(tmp_path):
+def test_directories_without_a_model_are_refused(tmp_path):
     with pytest.raises((OSError, ValueError)):
         open_model(str(tmp_path))

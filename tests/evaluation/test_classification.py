@@ -51,7 +51,7 @@ def test_scores_agree_with_counting_by_hand(pairs):
     ("metric", "key"),
     [(OverallAccuracy, "accuracy"), (MeanClassAccuracy, "mean_class_accuracy"), (ConfusionMatrix, "confusion_matrix")],
 )
-def test_batches_add_up_to_the_whole_without_network(metric, key, pairs, tmp_path, no_network):
+def test_batches_combine_without_network(metric, key, pairs, tmp_path, no_network):
     predictions, references = pairs
     in_batches = metric(cache_dir=str(tmp_path / "batches"))
     for start in range(0, 200, 64):
@@ -70,7 +70,7 @@ def test_metrics_combine_into_one(pairs, tmp_path):
 
 
 def test_classes_without_references_are_left_out_of_the_mean():
-    # Class 0: 3 of 4 right; class 1: 1 of 2; class 2 is predicted once but never true; class 3 never occurs.
+    # Class 0: 3 of 4 correct; class 1: 1 of 2; class 2 is predicted once but never true; class 3 never occurs.
     matrix = confusion_matrix([0, 0, 0, 2, 1, 0], [0, 0, 0, 0, 1, 1], num_classes=4)
     np.testing.assert_array_equal(class_accuracies(matrix), [0.75, 0.5, np.nan, np.nan])
     assert mean_class_accuracy(matrix) == pytest.approx(0.625)
@@ -112,6 +112,6 @@ def test_wrong_pairs_are_refused(predictions, references, message):
     ("logits", "message"),
     [(np.zeros(4), "expected \\(samples, num_classes\\)"), (np.full((2, 3), np.nan), "logits have NaN")],
 )
-def test_logits_without_a_meaning_are_refused(logits, message):
+def test_meaningless_logits_are_refused(logits, message):
     with pytest.raises(ValueError, match=message):
         compute_classification_metrics(EvalPrediction(logits, np.zeros(2, int)))

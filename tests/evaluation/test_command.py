@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 
 
-def run(*words):
-    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+def run(*arguments):
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
 
 
 def test_stored_answers_are_judged_by_the_command(tmp_path):
@@ -16,23 +16,23 @@ def test_stored_answers_are_judged_by_the_command(tmp_path):
     ]
     file = tmp_path / "modelnet40-instruction.json"
     file.write_text(json.dumps({"prompt": "What is this?", "model": "m", "revision": "abc", "results": results}))
-    words = ["--protocol", "modelnet40-instruction", "--output-dir", tmp_path, "--judge", "class-names", "--json"]
-    told = run("minigpt3d", *words)
-    assert told.exit_code == 0, told.output
-    assert json.loads(told.stdout)["modelnet40-instruction"]["figures"]["accuracy"] == 50
-    first, second = run("minigpt3d", *words[:-1]).stdout.splitlines()
+    arguments = ["--protocol", "modelnet40-instruction", "--output-dir", tmp_path, "--judge", "class-names", "--json"]
+    result = run("minigpt3d", *arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["modelnet40-instruction"]["figures"]["accuracy"] == 50
+    first, second = run("minigpt3d", *arguments[:-1]).stdout.splitlines()
     assert first == "modelnet40-instruction: 2 answers of m at abc"
     assert second.startswith("  accuracy 50.00   clean_accuracy 50.00") and second.endswith("judge class names (1)")
 
 
-def test_what_is_wrong_is_told_in_one_line(tmp_path):
-    told = run("minigpt3d", "--output-dir", tmp_path, "--judge", "endpoint")
-    assert told.exit_code == 1 and "--judge-model is None" in told.stderr
-    told = run("minigpt3d", "--output-dir", tmp_path, "--protocol", "modelnet40-instruction")
-    assert told.exit_code == 1 and "no answers to modelnet40-instruction" in told.stderr
+def test_wrong_arguments_give_one_line_errors(tmp_path):
+    result = run("minigpt3d", "--output-dir", tmp_path, "--judge", "endpoint")
+    assert result.exit_code == 1 and "--judge-model is None" in result.stderr
+    result = run("minigpt3d", "--output-dir", tmp_path, "--protocol", "modelnet40-instruction")
+    assert result.exit_code == 1 and "no answers to modelnet40-instruction" in result.stderr
 
 
-def test_classifiers_need_no_name_of_a_command():
-    for words in (["model"], ["--cpu", "model"], ["classifier", "model"]):
-        told = run(*words)
-        assert told.exit_code == 1 and "give either --dataset or --recipe" in told.stderr
+def test_classifiers_are_the_default_command():
+    for arguments in (["model"], ["--cpu", "model"], ["classifier", "model"]):
+        result = run(*arguments)
+        assert result.exit_code == 1 and "give either --dataset or --recipe" in result.stderr

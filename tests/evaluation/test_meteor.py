@@ -9,7 +9,7 @@ nltk = pytest.importorskip("nltk")
 
 
 class Synonyms:
-    """Speaks as nltk's WordNet does, and knows what it is told."""
+    """A stub of nltk's WordNet with given words."""
 
     def __init__(self, *groups):
         self.groups = groups
@@ -55,15 +55,15 @@ def test_words_match_as_written_by_their_stems_and_as_synonyms(text, reference, 
     assert meteor_by(Synonyms({"grand", "big"}))(text, reference) == pytest.approx(expected)
 
 
-def test_other_words_for_a_thing_need_the_source():
+def test_synonyms_need_the_source():
     assert meteor_by(Synonyms())("sofa", "couch") == 0 < meteor_by(Synonyms({"sofa", "couch"}))("sofa", "couch")
 
 
-def test_what_is_missing_is_told_beside_the_other_metrics(monkeypatch):
+def test_missing_libraries_are_reported_with_the_other_metrics(monkeypatch):
     results = [{"object_id": "a", "ground_truth": "A lamp.", "model_output": "a lamp"}]
     monkeypatch.setitem(sys.modules, "nltk", None)
-    told = caption_metrics(results, None, None)
-    assert "pip install nltk" in told["meteor"]["not_available"] and told["rouge-1"]["score"] > 0
+    result = caption_metrics(results, None, None)
+    assert "pip install nltk" in result["meteor"]["not_available"] and result["rouge-1"]["score"] > 0
 
 
 def test_wordnet_is_asked_for_by_name(monkeypatch):
@@ -76,7 +76,7 @@ def test_wordnet_is_asked_for_by_name(monkeypatch):
         open_meteor()
 
 
-def test_the_metric_is_made_where_wordnet_is():
+def test_the_metric_is_available_with_wordnet():
     try:
         meteor, made_with = open_meteor()
     except MetricUnavailableError:

@@ -1,4 +1,4 @@
-"""How rebuilt clouds are measured, category by category."""
+"""Measures of reconstructed clouds, category by category."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from transformers import EvalPrediction
 from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics, category_means
 
 
-def test_clouds_are_measured_each_for_itself():
+def test_clouds_are_measured_separately():
     points = torch.zeros(2, 1, 3)
     points[:, 0, 0] = 1.0
     rebuilt = points + torch.tensor([[[0.0, 0.005, 0.0]], [[0.0, 0.2, 0.0]]])

@@ -26,7 +26,7 @@ PARTS = [[0, 1], [2, 3, 4]]
 
 @pytest.fixture
 def scenes():
-    """Six scenes of 40 points in five classes; class 4 is never true nor said."""
+    """Six scenes of 40 points in five classes; class 4 is neither true nor predicted."""
     generator = np.random.default_rng(0)
     references = generator.integers(0, 4, (6, 40))
     predictions = np.where(generator.random((6, 40)) < 0.6, references, generator.integers(0, 4, (6, 40)))
@@ -36,7 +36,7 @@ def scenes():
 
 @pytest.fixture
 def objects():
-    """Five objects of two categories; one lacks a part, another is said to have none of one."""
+    """Five objects of two categories; one lacks a part, another has no predictions of a part."""
     generator = np.random.default_rng(1)
     categories = np.array([0, 1, 1, 0, 1])
     references = np.stack([generator.choice(PARTS[c], 30) for c in categories])
@@ -84,7 +84,7 @@ def test_part_ious_agree_with_a_loop(objects):
     assert instance != pytest.approx(category, abs=1e-3)
 
 
-def test_a_part_that_is_neither_there_nor_said_counts_as_right(objects):
+def test_a_part_that_is_neither_true_nor_predicted_counts_as_correct(objects):
     predictions, references, _ = objects
     alone = [iou_by_loop(predictions[2], references[2], part) for part in (2, 3)]
     assert shape_iou(predictions[2], references[2], PARTS[1]) == pytest.approx((sum(alone) + 1) / 3)

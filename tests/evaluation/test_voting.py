@@ -1,4 +1,4 @@
-"""Voting: mean logits over augmented copies, apart from plain figures."""
+"""Voting: mean logits over augmented copies, listed apart from plain figures."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ CHAIN = ["scale:low=0.3,high=3,per_axis=True"]
 
 
 class Extent(nn.Module):
-    """Logits from the largest x and y of a cloud, so that they can be told without a model."""
+    """Logits from the largest x and y of a cloud, which a test can compute without a model."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ def test_votes_are_the_mean_over_the_augmented_copies_of_each_cloud(trainer, dat
     assert labels.tolist() == [0, 1, 0, 1, 0, 0, 1]
 
 
-def test_votes_follow_from_the_seed_alone(trainer, dataset):
+def test_votes_depend_on_the_seed_alone(trainer, dataset):
     first, _ = vote_logits(trainer, rows_of(dataset), 3)
     torch.rand(5)
     moved = rows_of(dataset)
@@ -80,7 +80,7 @@ def test_votes_follow_from_the_seed_alone(trainer, dataset):
     assert not np.allclose(first, vote_logits(trainer, rows_of(dataset, seed=6), 3)[0])
 
 
-def test_one_vote_of_an_unchanged_cloud_is_the_plain_answer(trainer, dataset):
+def test_one_vote_without_augmentation_equals_the_plain_prediction(trainer, dataset):
     processor = PointCloudProcessor(num_points=20, center=False, scale=None)
     voters = training_rows(dataset, processor, ["shuffle"], seed=1)
     plain, plain_classes = judge_splits(trainer, {"test": evaluation_rows(dataset, processor)}, CLASSES)

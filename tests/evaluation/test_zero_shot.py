@@ -16,7 +16,7 @@ ANSWERS = [
 ]
 
 
-def test_scores_of_a_case_done_by_hand():
+def test_scores_agree_with_a_case_by_hand():
     found = zero_shot_scores(np.array(ANSWERS), LABELS, [3, 1])
     assert found["unseen_accuracy"] == pytest.approx(3 / 4)
     assert found["unseen_mean_class_accuracy"] == pytest.approx((1 + 1 / 2) / 2)
@@ -41,9 +41,9 @@ def test_never_naming_an_unseen_class_has_a_harmonic_mean_of_zero():
     assert found["unseen_among_all"] == 0 and found["harmonic_mean"] == 0
 
 
-def test_p_value_counts_the_orders_of_names_that_do_as_well():
+def test_p_value_counts_permutations_of_names_that_score_as_well():
     assert p_value(np.diag([5, 5, 5])) == pytest.approx(1 / 6)
-    # Two classes told apart perfectly but named the wrong way round.
+    # Two classes separated perfectly but with swapped names.
     assert p_value(np.array([[0, 5], [5, 0]])) == 1
     assert p_value(np.full((4, 4), 2)) == 1
     assert p_value(np.diag([5] * 9)) == pytest.approx(1 / 10_000, abs=2e-4)

@@ -63,7 +63,7 @@ def trained(name: str) -> PeftModel:
         for head in heads:
             nn.init.normal_(head.weight, std=20.0, generator=torch.Generator().manual_seed(0))
         model.eval()
-        # An untrained head would give all clouds the same label.
+        # Otherwise an untrained head predicts one label for all clouds.
         middle = torch.cat([model(points=points).logits for points in asked]).mean(dim=0)
         for head in heads:
             head.bias -= middle

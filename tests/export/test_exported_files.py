@@ -40,7 +40,7 @@ def test_a_file_that_disagrees_is_not_kept(monkeypatch, saved, tmp_path, earlier
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("arguments", "text"),
     [
         (("--format", "tflite", "--output", "model.tflite"), "format='tflite'; expected one of 'onnx', 'pt2'"),
         (("--output", "model.json"), "that name is for the settings; expected one like 'model.onnx'"),
@@ -48,9 +48,9 @@ def test_a_file_that_disagrees_is_not_kept(monkeypatch, saved, tmp_path, earlier
         (("--output", "."), ".: is a folder; expected the name of a file"),
     ],
 )
-def test_wrong_options_give_one_line_errors(saved, monkeypatch, tmp_path, words, text):
+def test_wrong_options_give_one_line_errors(saved, monkeypatch, tmp_path, arguments, text):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["export", str(saved[1]), *words])
+    result = CliRunner().invoke(app, ["export", str(saved[1]), *arguments])
     assert result.exit_code == 1 and result.stdout == ""
     assert text in result.stderr and len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

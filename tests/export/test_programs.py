@@ -33,8 +33,8 @@ def exported(tmp_path_factory):
     model.save_pretrained(folder / "saved")
     PointCloudProcessor(num_points=64, up_axis="z").save_pretrained(folder / "saved")
     (folder / "out").mkdir()
-    words = ["export", folder / "saved", "--format", "pt2", "--output", folder / "out" / "model.pt2"]
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    arguments = ["export", folder / "saved", "--format", "pt2", "--output", folder / "out" / "model.pt2"]
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
     assert result.exit_code == 0, result.output
     return model, folder / "out", result.stdout
 

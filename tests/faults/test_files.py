@@ -17,7 +17,7 @@ from hf_any3d.atomic_files import write_json
 from hf_any3d.data.conversion import shards
 from hf_any3d.data.conversion.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
-from tests.conversions.doors import DOORS
+from tests.conversions.converters import CONVERTERS
 from tests.data.conversion.toy import COUNTS, load_toy, write_tree
 from tests.data.conversion.toy import cloud as toy_cloud
 from tests.examples.conftest import tiny_shapes
@@ -96,19 +96,19 @@ def originals(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", list(DOORS) if ALL else ["imagebind-audio"])
+@pytest.mark.parametrize("name", list(CONVERTERS) if ALL else ["imagebind-audio"])
 def test_an_interrupted_conversion_leaves_a_complete_directory_or_none(originals, name, mode, tmp_path):
-    door, checkpoint, others = DOORS[name], originals / f"{name}.pth", originals / name
+    converter, checkpoint, others = CONVERTERS[name], originals / f"{name}.pth", originals / name
     if not checkpoint.exists():
         others.mkdir()
-        door.prepare(others)
-        torch.save(door.content(), checkpoint)
-        door.convert(checkpoint, originals / f"warm-{name}", others)
+        converter.prepare(others)
+        torch.save(converter.content(), checkpoint)
+        converter.convert(checkpoint, originals / f"warm-{name}", others)
 
     def run(folder: Path) -> None:
         # The directory is alone in its folder, so that unfinished files would be seen.
         if not (folder / "out").exists():
-            door.convert(checkpoint, folder / "out", others)
+            converter.convert(checkpoint, folder / "out", others)
 
     def holds(folder: Path) -> None:
         if (folder / "out").exists():

@@ -3,19 +3,19 @@
 A `Target` is one kind of input: how to make a hostile one from a random generator, and what reads it. Each input is
 read in a child forked from this process once the target is prepared, so nothing is imported again. A child reads one
 input after the other until it dies, is killed or has read `Target.batch` of them; then the next is forked. Of every
-input the runner says one of:
+input the runner reports one of:
 
 | outcome | meaning |
 |---|---|
 | accepted | `attempt` returned |
-| refused | `attempt` raised one of `Target.refusals`, and `check_refusal` found nothing wrong with its text |
+| refused | `attempt` raised one of `Target.refusals`, and `check_refusal` accepted its text |
 | uncaught | any other exception, a failed assertion, or the death of the child (signal, abort, exit) |
-| slow | more than `Target.seconds` of CPU, with all processes that it started, or 12 times that on the clock |
-| big | more than `Target.megabytes` of memory beyond what the child had, resident or asked for in one piece |
+| slow | more than `Target.seconds` of CPU time, with all processes that it started, or 12 times that in wall time |
+| big | more than `Target.megabytes` of memory beyond that of the child, resident or requested at once |
 | executed | an event of `Target.forbidden` (Python's audit events), or the file `canary(folder)` exists afterwards |
 
 To add a kind: write `tests/fuzz/fuzz_<what>.py` with a list `TARGETS` of instances of your subclass of `Target`. It is
-found by its name; nothing else has to be edited.
+found by its name.
 
     class JudgeReplies(Target):
         name, refusals, inputs = "judge replies", (JudgeError,), 200   # `inputs`: how many the test suite tries

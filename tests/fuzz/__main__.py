@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run targets and print a line for each; give the exit status."""
-    # The stand-in for the hub, as in the tests; it must be there before huggingface_hub is imported.
+    """Run targets, print a line for each and return the exit status."""
+    # The local hub of the tests must exist before huggingface_hub is imported.
     from tests import conftest
     from tests.fuzz import run, targets
     from tests.fuzz.runner import generator_of

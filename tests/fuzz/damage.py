@@ -1,6 +1,6 @@
-"""Seeded damage to files, and the bounds of time and memory within which it must be borne.
+"""Damage files reproducibly, and bound the time and memory of reading them.
 
-`ANY3D_MUTATIONS` says how many inputs a test tries of each kind.
+`ANY3D_MUTATIONS` is the number of inputs of each kind that a test tries.
 """
 
 import faulthandler
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 HEADER = 512
-"""Where most formats say what follows; half of the damage is done there."""
+"""Size of the header of most formats, where half of the damage is done."""
 
 _WORDS = (
     b"0 1 -1 2 3 7 255 256 65535 65536 2147483647 -2147483648 4294967295 4294967296 999999999999 "
@@ -31,7 +31,7 @@ _WORD = re.compile(rb"[A-Za-z_]{2,}")
 
 
 def mutations(default: int) -> int:
-    """How many damaged inputs to try."""
+    """Return the number of damaged inputs to try."""
     return int(os.environ.get("ANY3D_MUTATIONS", default))
 
 
@@ -40,8 +40,8 @@ def mutate(data: bytes, generator: np.random.Generator, other: bytes = b"") -> b
 
     Args:
         data: the file.
-        generator: decides everything; the same state gives the same damage.
-        other: another file of the kind, of which parts may be spliced in.
+        generator: source of all randomness; the same state gives the same damage.
+        other: another file of the kind, parts of which may be spliced in.
 
     Returns:
         The damaged file, at most a little longer than `data` and `other` together.
@@ -115,7 +115,7 @@ def _splice(data: bytes, generator: np.random.Generator, other: bytes) -> bytes:
 def _write_number(data: bytes, generator: np.random.Generator, other: bytes) -> bytes:
     size, order = int(generator.choice([1, 2, 4, 8])), ("little", "big")[int(generator.integers(2))]
     at = _place(data, generator)
-    if generator.random() < 0.7:  # fields of headers mostly stand at multiples of their size
+    if generator.random() < 0.7:  # fields of headers are mostly aligned
         at -= at % size
     value = _NUMBERS[int(generator.integers(len(_NUMBERS)))] % 256**size
     return _put(data, at, min(at + size, len(data)), value.to_bytes(size, order))
@@ -169,23 +169,23 @@ _DAMAGES: list[Callable[[bytes, np.random.Generator, bytes], bytes]] = [
 
 
 class TooLong(BaseException):
-    """An input that took longer than allowed. No reader may catch it."""
+    """An input took longer than allowed. A BaseException, so that readers do not catch it."""
 
 
 @contextmanager
 def bounded(seconds: float = 5.0, megabytes: int = 512) -> Iterator[Callable[[], None]]:
-    """Hold what runs inside to a time and an amount of memory.
+    """Limit the time and memory of the code inside.
 
-    The time is the CPU's, so that a busy machine does not matter; what hangs outside of Python is ended after ten
-    minutes. Memory is address space, so that what was asked for counts even if it was never touched; asking for more
-    is a MemoryError. A warning that is no UserWarning is an error.
+    Time is CPU time, so that a busy machine does not matter; code that hangs outside of Python is ended after ten
+    minutes. Memory is address space, so that requested memory counts even if it is never touched; requesting more
+    is a MemoryError. Warnings other than UserWarning are errors.
 
     Args:
         seconds: for one input.
-        megabytes: beyond what the process has when this begins.
+        megabytes: in addition to the memory at the start.
 
     Yields:
-        Call it before each input.
+        A function to call before each input.
     """
 
     def stop(*_):
@@ -216,7 +216,7 @@ def bounded(seconds: float = 5.0, megabytes: int = 512) -> Iterator[Callable[[],
 
 @contextmanager
 def traced() -> Iterator[Callable[[], int]]:
-    """Count the memory that Python and numpy ask for; a call gives the peak since the last call, in bytes."""
+    """Trace memory requested by Python and numpy; yield a function that returns the peak since its last call."""
 
     def peak() -> int:
         seen = tracemalloc.get_traced_memory()[1]

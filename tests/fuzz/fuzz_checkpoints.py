@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' programs, changed in what only a reader of checkpoints knows."""
+"""Checkpoints of the authors' programs with changed tensors, names, keys and containers."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.conversions.doors import DOORS
+from tests.conversions.converters import CONVERTERS
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target, canary
 
@@ -88,7 +88,7 @@ _ODD_NAMES = (
 
 
 class Payload:
-    """Runs a command where it is unpickled without care."""
+    """Runs a command when it is unpickled unsafely."""
 
     def __init__(self, command: str, door: str):
         self.command, self.door = command, door
@@ -101,7 +101,7 @@ class Payload:
 
 @dataclass
 class Case:
-    """A file for a converter, and what was done to it."""
+    """A file for a converter and the changes made to it."""
 
     door: str
     data: bytes
@@ -115,11 +115,11 @@ class Checkpoints(Target):
     refusals = (ValueError, OSError)
     inputs = 120
     # Cheap ones are tried more often.
-    doors = tuple(DOORS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
+    doors = tuple(CONVERTERS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.folders, self.contents = {}, {}
-        for name, door in DOORS.items():
+        for name, door in CONVERTERS.items():
             self.folders[name] = folder / name
             self.folders[name].mkdir()
             door.prepare(self.folders[name])
@@ -129,9 +129,9 @@ class Checkpoints(Target):
         self.attempt(first, folder / "warm")
 
     def make(self, generator: np.random.Generator, folder: Path) -> Case:  # noqa: D102
-        torch.set_num_threads(1)  # the threads of the process that this one is a copy of are not there
+        torch.set_num_threads(1)  # a fork has no threads of its parent
         door = str(generator.choice(self.doors))
-        content, key = dict(self.contents[door]), DOORS[door].state
+        content, key = dict(self.contents[door]), CONVERTERS[door].state
         state, done = dict(content[key]), []
         for _ in range(int(generator.choice([0, 1, 2, 4], p=[0.15, 0.6, 0.15, 0.1]))):
             done.append(_change_state(state, generator))
@@ -142,7 +142,7 @@ class Checkpoints(Target):
         legacy = generator.random() < 0.05
         try:
             data = _saved(content, legacy)
-        except Exception:  # there are tensors that torch does not save
+        except Exception:  # torch does not save some tensors
             data, done = _saved(self.contents[door]), ["nothing"]
         if generator.random() < 0.3 or not done:
             data, what = _change_file(data, generator)
@@ -152,9 +152,9 @@ class Checkpoints(Target):
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
         file, others = folder / "original.pth", self.folders[case.door]
         file.write_bytes(case.data)
-        if case.door == "phi":  # whose weights lie beside the rest
+        if case.door == "phi":  # its weights are stored with the other files
             others = shutil.copytree(others, folder / "others")
-        DOORS[case.door].convert(file, folder / "out", others)
+        CONVERTERS[case.door].convert(file, folder / "out", others)
         assert any((folder / "out").iterdir())
 
     def check_refusal(self, error: BaseException, case: Case, folder: Path) -> None:  # noqa: D102

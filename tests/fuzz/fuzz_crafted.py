@@ -1,4 +1,4 @@
-"""Files made to eat time or memory or to run code: each is well formed but for what it claims."""
+"""Files crafted to consume time or memory or to run code: well formed except for their claims."""
 
 import io
 import json
@@ -23,18 +23,18 @@ WILD += [2**53, 2**61 - 1, 2**63 - 1, 2**63, 10**18, 10**30, -1, -(2**31)]
 
 
 class Crafted(FilesOf):
-    """Files that may be larger than the damaged ones, under the bounds that all input is held to."""
+    """Files that may be larger than the damaged ones, under the usual limits."""
 
     megabytes = 1024
     inputs = 60
 
     def pick(self, generator: np.random.Generator, choices):
-        """Choose one of a list, whatever is in it."""
+        """Choose an item of a list of any type."""
         return choices[int(generator.integers(len(choices)))]
 
-    def count(self, generator: np.random.Generator, sound: int) -> int:
-        """Give the sound number, or at times a wild one."""
-        return self.pick(generator, WILD) if generator.random() < self.wildness else sound
+    def count(self, generator: np.random.Generator, valid: int) -> int:
+        """Return the valid number, or sometimes a wild one."""
+        return self.pick(generator, WILD) if generator.random() < self.wildness else valid
 
     def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
         # So that some inputs get past the first check.
@@ -46,7 +46,7 @@ class Crafted(FilesOf):
         raise NotImplementedError
 
     def size(self, generator: np.random.Generator, most: int = 20) -> int:
-        """Give a size up to two to the power of `most`, short and long ones alike."""
+        """Return a size up to two to the power of `most`, uniform in its logarithm."""
         return int(2 ** generator.uniform(0, most))
 
 
@@ -163,7 +163,7 @@ class WildHeaders(Crafted):
 
 
 class SharedAccessors(Crafted):
-    """glTF whose primitives, nodes and accessors refer to the same few tables again and again."""
+    """glTF whose primitives, nodes and accessors refer to the same few tables many times."""
 
     name = "shared accessors"
 
@@ -229,7 +229,7 @@ class SharedAccessors(Crafted):
 
 
 class Bombs(Crafted):
-    """Compressed files of a few kilobytes that claim, or do hold, up to gigabytes."""
+    """Compressed files of a few kilobytes that claim or contain up to gigabytes."""
 
     name = "compressed bombs"
     inputs = 40
@@ -261,13 +261,13 @@ class Bombs(Crafted):
                 rows = self.size(generator, 23 if generator.random() < 0.3 else 14)
                 kind = self.pick(generator, ["f4", "u1", "i8", "f8", "?"])
                 content = npy(np.zeros((rows, 3), kind)) if rows < 1 << 16 else None
-                if content is None:  # what was compressed before, under a header of its own
+                if content is None:  # precompressed zeros with a header
                     head = npy(np.zeros((0, 3), kind)).replace(b"(0, 3)", b"(%d, 3)" % rows)
                     archive.writestr(f"{name}.npy", head + zlib.decompress(self.zeros[20])[: rows * 12])
                 else:
                     archive.writestr(f"{name}.npy", content)
         data = bytearray(file.getvalue())
-        if generator.random() < 0.5:  # lies about sizes
+        if generator.random() < 0.5:  # wrong sizes
             for mark, places in ((b"PK\x01\x02", (20, 24)), (b"PK\x03\x04", (18, 22))):
                 at = data.find(mark) + self.pick(generator, places)
                 data[at : at + 4] = struct.pack("<I", self.count(generator, 100) % 2**32)
@@ -312,7 +312,7 @@ class CraftedPickles(Crafted):
     def craft(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
         self.memo = 0
         target = str(canary(folder))
-        if generator.random() < 0.15:  # what Python's own pickler makes of a call
+        if generator.random() < 0.15:  # a call as pickled by Python
             call = self.pick(generator, [("os", "system", f"touch {target}"), ("builtins", "open", target, "w"),
                                          ("builtins", "eval", f"open({target!r}, 'w')"), ("numpy", "fromfile", target),
                                          ("subprocess", "Popen", ["touch", target])])  # fmt: skip
@@ -346,7 +346,7 @@ class CraftedPickles(Crafted):
         choice = int(generator.integers(12))
         if choice == 0:
             return b"](" + b"".join(inner() for _ in range(min(many, 4))) + b"e"
-        if choice == 1:  # one value noted and referred to often
+        if choice == 1:  # one value stored and referred to often
             self.memo += 1
             place = struct.pack("<I", self.memo)
             return b"](" + inner() + b"r" + place + (b"j" + place) * (many * 64) + b"e"
@@ -414,7 +414,7 @@ class _Call:
 
 
 class DamagedCrash(FilesOf):
-    """An HDF5 file that brings the library down, damaged further; the child that reads it may die, we may not."""
+    """An HDF5 file that crashes the library, damaged further; the reading child may die, this process may not."""
 
     name = "damaged hdf5 that crashes"
     inputs = 12
@@ -423,16 +423,16 @@ class DamagedCrash(FilesOf):
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.crash = Path(__file__).parents[1].joinpath("data", "files", "crash.h5").read_bytes()
-        self.sound = [next(iter(seed.values())) for seed in SEEDS["hdf5"]()]
-        self.attempt({"some.h5": self.sound[0]}, folder)
+        self.valid = [next(iter(seed.values())) for seed in SEEDS["hdf5"]()]
+        self.attempt({"some.h5": self.valid[0]}, folder)
         try:
             self.attempt({"some.h5": self.crash}, folder)
         except PointCloudFileError:
             pass
 
     def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
-        sound = self.sound[int(generator.integers(len(self.sound)))]
-        return {"some.h5": mutate(self.crash, generator, sound)}
+        valid = self.valid[int(generator.integers(len(self.valid)))]
+        return {"some.h5": mutate(self.crash, generator, valid)}
 
 
 TARGETS = [WildHeaders(), SharedAccessors(), Bombs(), CraftedPickles(), DamagedCrash()]

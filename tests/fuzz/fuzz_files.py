@@ -1,4 +1,4 @@
-"""Files of every kind that is read: damaged real ones."""
+"""Damaged real files of every readable kind."""
 
 import warnings
 from pathlib import Path
@@ -23,21 +23,21 @@ def read_hdf5(path: Path) -> None:
 
 
 STARTS_NOTHING_ELSE = tuple(event for event in EXECUTES if event != "subprocess.Popen")
-"""What is forbidden to targets that read HDF5, for which a process is started."""
+"""Events forbidden to targets that read HDF5, which starts a process."""
 
 OTHERS = {"h5": read_hdf5, "pkl": read_pickle}
-"""Endings that `read_point_cloud` does not read."""
+"""Ending -> reader, for files that `read_point_cloud` does not read."""
 
 
 def read_file(path: Path) -> object:
-    """Read a file of any kind and assert that what comes out of it is sound."""
-    made = OTHERS.get(path.suffix[1:], read_point_cloud)(path)
-    if isinstance(made, PointCloudData):
-        assert_sound(made)
-    return made
+    """Read a file of any kind and assert that the result is valid."""
+    result = OTHERS.get(path.suffix[1:], read_point_cloud)(path)
+    if isinstance(result, PointCloudData):
+        assert_valid(result)
+    return result
 
 
-def assert_sound(cloud: PointCloudData) -> None:
+def assert_valid(cloud: PointCloudData) -> None:
     """Assert that types, shapes and ranges are those that `PointCloudData` promises."""
     for name in ("points", "colors", "normals", "face_colors"):
         values = getattr(cloud, name)
@@ -58,7 +58,7 @@ def assert_sound(cloud: PointCloudData) -> None:
 
 
 class FilesOf(Target):
-    """Files given as name -> bytes, the one to read first; a refusal names it once, in printable words."""
+    """Files given as name -> bytes, the one to read first; a refusal names it once in printable text."""
 
     refusals = (PointCloudFileError,)
     strict_warnings = True
@@ -93,7 +93,7 @@ class DamagedFiles(FilesOf):
         self.seeds = SEEDS[self.kind]()
         for number, seed in enumerate(self.seeds):
             (folder / str(number)).mkdir()
-            self.attempt(seed, folder / str(number))  # the seed itself must be read
+            self.attempt(seed, folder / str(number))  # the seed itself must be readable
 
     def make(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
         seed, other = (self.seeds[int(place)] for place in generator.integers(len(self.seeds), size=2))
@@ -103,7 +103,7 @@ class DamagedFiles(FilesOf):
 
 
 class RandomBytes(FilesOf):
-    """Random bytes and text under the ending of every kind, most behind the first bytes of the kind."""
+    """Random bytes and text with the ending of every kind, mostly after the first bytes of the kind."""
 
     name = "random bytes"
     inputs = 200

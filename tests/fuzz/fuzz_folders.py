@@ -1,4 +1,4 @@
-"""Damaged folders of clouds: metadata beside them, and the official layouts of benchmarks."""
+"""Damaged folders of clouds: their metadata, and the official layouts of datasets."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ from hf_any3d.data.catalog import (
     shapenetpart,
 )
 from hf_any3d.data.conversion import loading, shards
-from hf_any3d.data.conversion.statistics import SplitStatistics
+from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 from tests.data.catalog.test_folder_metadata import ROWS
 from tests.data.catalog.test_folder_metadata import write as write_metadata
@@ -57,7 +57,7 @@ class DamagedTree(Target):
         self._load(self.root, folder / "warm", "raise")
 
     def make(self, generator: np.random.Generator, folder: Path) -> tuple[str, bytes, str]:  # noqa: D102
-        # A list or fold is damaged as often as the many clouds beside it.
+        # A list or fold is damaged as often as the many clouds next to it.
         ending = generator.choice(self.endings)
         chosen = int(generator.choice([at for at, path in enumerate(self.files) if path.suffix == ending]))
         other = int(generator.integers(len(self.files)))
@@ -72,11 +72,11 @@ class DamagedTree(Target):
 
     def _load(self, root: Path, folder: Path, on_error: str) -> None:
         # Reading and checking are tried ten thousand times, writing what has been checked is not.
-        nothing = {"write_json": lambda path, value: None}
+        no_writes = {"write_json": lambda path, value: None}
         with (
             patch.object(shards, "ShardWriter", Counted),
-            patch.multiple(shards, **nothing),
-            patch.multiple(loading, **nothing, _open=lambda *_: DatasetDict()),
+            patch.multiple(shards, **no_writes),
+            patch.multiple(loading, **no_writes, _open=lambda *_: DatasetDict()),
         ):
             self.load(root, {"cache_dir": folder / "cache", "verify": False, "on_error": on_error})
 
@@ -104,7 +104,7 @@ class Counted:
 
 
 class DamagedMetadata(DamagedTree):
-    """Damaged metadata in a folder gives its rows or one error that names the folder."""
+    """Damaged metadata in a folder results in its rows or in one error that names the folder."""
 
     inputs = 40
 

@@ -25,7 +25,7 @@ from hf_any3d.cli.common import open_chat, open_pipeline
 from hf_any3d.messages import model_errors, one_line
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from tests.chat.talking_models import talking_pipeline
+from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import EXECUTES, Target, canary
 from tests.tiny_act import tiny_act
@@ -116,7 +116,7 @@ class Models(Target):
         _classifier(_lora).save_pretrained(self.seeds["lora"])
         tiny_act(ActForPointCloudClassification, id2label=LABELS).save_pretrained(self.seeds["act"])
         tiny_autoencoder("vit").save_pretrained(self.seeds["autoencoder"])
-        talking_pipeline().save_pretrained(self.seeds["chat"])
+        tiny_chat_pipeline().save_pretrained(self.seeds["chat"])
         for name in ("guided", "lora", "act", "autoencoder"):
             PointCloudProcessor(num_points=64).save_pretrained(self.seeds[name])
         for name in self.seeds:

@@ -1,4 +1,4 @@
-"""Folders that strangers made: any names, links, depths and metadata."""
+"""Untrusted folders: any names, links, depths and metadata."""
 
 import json
 import os
@@ -27,7 +27,7 @@ NAMES += [
 
 
 class StrangeFolders(Target):
-    """A refusal names the folder, in words that can be printed as UTF-8; nothing outside of it is read."""
+    """A refusal names the folder in printable UTF-8, and nothing outside of it is read."""
 
     name = "strange folders"
     refusals = (ValueError, FileNotFoundError)

@@ -1,4 +1,4 @@
-"""Run a target's inputs in children that may die, and count what became of them."""
+"""Run a target's inputs in child processes that may die, and count the outcomes."""
 
 import faulthandler
 import json
@@ -22,19 +22,19 @@ import numpy as np
 from tests.fuzz.target import Target, canary
 
 FAILURES = ("uncaught", "slow", "big", "executed")
-_PATIENCE = 12  # times the allowed CPU time that an input may take on the clock
-_ROOM = 125  # percent of the allowed memory that may be asked for, so that a reader which refuses then is seen too
+_PATIENCE = 12  # allowed wall time of an input, in multiples of its CPU time
+_HEADROOM = 125  # percent of the allowed memory that may be requested, so that readers that refuse then are seen too
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Report:
-    """What became of a target's inputs.
+    """The outcomes of a target's inputs.
 
     Attributes:
         name: of the target.
         counts: outcome -> number of inputs.
-        failures: the input's number, its outcome and what is known of it.
+        failures: the input's number, its outcome and details.
         seconds: CPU time of all children.
     """
 
@@ -62,7 +62,7 @@ class Report:
         )
 
     def explain(self, most: int = 5) -> str:
-        """Tell of the first failures, and how to see one again."""
+        """Describe the first failures and how to reproduce them."""
         lines = [str(self)]
         for number, outcome, text in self.failures[:most]:
             lines += [f"--- {outcome}: python -m tests.fuzz {self.name!r} --only {number}", text]
@@ -70,7 +70,7 @@ class Report:
 
 
 def generator_of(target: Target, number: int) -> np.random.Generator:
-    """Give the random numbers of one input."""
+    """Return the random generator of one input."""
     return np.random.default_rng([zlib.crc32(target.name.encode()), number])
 
 
@@ -79,9 +79,9 @@ def run(target: Target, inputs: int, *, first: int = 0, most_failures: int = 200
 
     Args:
         target: what to try.
-        inputs: how many.
+        inputs: number of inputs.
         first: the number of the first.
-        most_failures: give up after so many.
+        most_failures: stop after this many failures.
     """
     report = Report(target.name)
     with tempfile.TemporaryDirectory(prefix="any3d-fuzz-") as scratch:
@@ -95,12 +95,12 @@ def run(target: Target, inputs: int, *, first: int = 0, most_failures: int = 200
 
 
 def _batch(target: Target, number: int, stop: int, scratch: Path, report: Report) -> int:
-    """Read inputs in one child until it has done or dies; give the number of the next."""
+    """Read inputs in one child until it finishes or dies; return the number of the next input."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking where there are threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads
         pid = os.fork()
     if not pid:
         try:
@@ -134,14 +134,14 @@ def _batch(target: Target, number: int, stop: int, scratch: Path, report: Report
     _, status, usage = os.wait4(pid, 0)
     report.seconds += usage.ru_utime + usage.ru_stime
     if number < stop and (dead or status or number == start):
-        what = dead or f"the process ended by itself: {_told(status)}"
+        what = dead or f"the process ended unexpectedly: {_describe_status(status)}"
         report.add(number, "slow" if dead else "uncaught", what)
         number += 1
     shutil.rmtree(scratch / "input", ignore_errors=True)
     return number
 
 
-def _told(status: int) -> str:
+def _describe_status(status: int) -> str:
     if os.WIFSIGNALED(status):
         return signal.Signals(os.WTERMSIG(status)).name
     return f"exit status {os.WEXITSTATUS(status)}"
@@ -152,7 +152,7 @@ def _child(target: Target, numbers: range, scratch: Path, out) -> None:
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
-    # Nothing that the test runner has set up is to fire here.
+    # Disable the signal handlers of the test runner.
     for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     events: list[str] = []
@@ -161,7 +161,7 @@ def _child(target: Target, numbers: range, scratch: Path, out) -> None:
     warnings.simplefilter("error" if target.strict_warnings else "ignore")
     warnings.simplefilter("ignore", UserWarning)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (target.megabytes * _ROOM << 20) // 100
+    limit = pages * resource.getpagesize() + (target.megabytes * _HEADROOM << 20) // 100
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -173,7 +173,7 @@ def _child(target: Target, numbers: range, scratch: Path, out) -> None:
         start = _used_seconds()
         outcome, text = _attempt(target, case, folder)
         seconds = _used_seconds() - start
-        # The peak of children counts for all that follows, so they must keep within the bound themselves.
+        # The peak of children persists for all later inputs, so they must stay within the limit themselves.
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         megabytes = max(grown, children - base / 1024)
@@ -191,7 +191,7 @@ def _child(target: Target, numbers: range, scratch: Path, out) -> None:
         line = {"number": number, "outcome": outcome, "text": trace, "seconds": seconds, "megabytes": megabytes}
         out.write(json.dumps(line) + "\n")
         if outcome == "big":
-            break  # the peak stays; the next inputs get a fresh child
+            break  # the peak persists; the next inputs get a new child
     out.flush()
     os._exit(0)
 
@@ -226,7 +226,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _waits_for_a_core(pid: int) -> bool:
-    """Tell an input that hangs from one that a busy machine does not let run."""
+    """Whether the input is running or waiting for a core, rather than hanging."""
     for member in _family(pid):
         try:
             if Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()[0] in "RD":

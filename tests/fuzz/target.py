@@ -1,4 +1,4 @@
-"""What a kind of hostile input consists of."""
+"""`Target`, a kind of hostile input."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,12 +21,12 @@ EXECUTES = (
 
 
 class Target:
-    """One kind of hostile input, with what reads it. See the package for how to write one.
+    """One kind of hostile input and its reader. See the package for how to write one.
 
     Attributes:
-        name: unique; decides the random numbers together with the number of the input.
-        refusals: exceptions by which an input is refused as it should be.
-        inputs: how many the test suite tries, so that all targets together take less than 40 s of CPU.
+        name: unique; seeds the random generator together with the number of the input.
+        refusals: exceptions that properly refuse an input.
+        inputs: number of inputs in the test suite, so that all targets together take less than 40 s of CPU.
         seconds: CPU time allowed for one input.
         megabytes: memory allowed for one input.
         batch: inputs that one child reads at most.
@@ -47,29 +47,29 @@ class Target:
         """Make the seeds, and read one of them so that the children need not import anything.
 
         Args:
-            folder: empty, and there as long as the target runs.
+            folder: empty, and kept while the target runs.
         """
 
     def make(self, generator: np.random.Generator, folder: Path) -> Any:
         """Make one hostile input.
 
         Args:
-            generator: decides everything.
-            folder: the folder that `attempt` will get; payloads that run code should touch `canary(folder)`.
+            generator: source of all randomness.
+            folder: the folder passed to `attempt`; payloads that run code should touch `canary(folder)`.
         """
         raise NotImplementedError
 
     def attempt(self, case: Any, folder: Path) -> None:
-        """Read an input, with assertions on what comes out of it.
+        """Read an input and check the result with assertions.
 
         Args:
-            case: what `make` gave.
+            case: the result of `make`.
             folder: empty; put the input's files here.
         """
         raise NotImplementedError
 
     def check_refusal(self, error: BaseException, case: Any, folder: Path) -> None:
-        """Assert that a refusal is a good one, such as that its text names the file."""
+        """Assert that the text of a refusal is good, for instance that it names the file."""
 
     def describe(self, case: Any) -> str:
         """Show an input in the report of a failure."""
@@ -78,5 +78,5 @@ class Target:
 
 
 def canary(folder: Path) -> Path:
-    """Give the file whose existence shows that an input has run code."""
+    """Return the file whose existence shows that an input has run code."""
     return folder / "canary-that-must-not-be-there"

@@ -1,4 +1,4 @@
-"""The guard itself: what it says of inputs that crash, hang, eat memory and run code."""
+"""Outcomes of the runner for inputs that crash, hang, consume memory and run code."""
 
 import mmap
 import os
@@ -51,7 +51,7 @@ def ask_for_memory(folder):
 
 
 def hold_memory(folder):
-    # Memory of its own, not what this process has freed before.
+    # New memory, not memory that this process has freed before.
     held = mmap.mmap(-1, 36 << 20)
     held.write(bytes(36 << 20))
     raise ValueError("some.ply: refused")

@@ -1,4 +1,4 @@
-"""Pipelines open saved ACT models as they open any other."""
+"""Pipelines with saved ACT models."""
 
 import pytest
 import torch

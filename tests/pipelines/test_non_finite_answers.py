@@ -1,4 +1,4 @@
-"""A model whose weights are damaged gives no answer, by any pipeline, and the error names the cloud."""
+"""Every pipeline refuses NaN scores of a damaged model, and names the cloud."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, tiny_model, tiny_scene_model
 from tests.tiny_text_towers import LABELS, tiny_zero_shot_model
 
-# Each with the weight that is damaged, and the arguments of a call.
+# Each with the damaged weight and the arguments of a call.
 TASKS = {
     "point-cloud-classification": (tiny_model, "classifier.out.weight", {}),
     "point-cloud-feature-extraction": (tiny_model, "any2point.output_norm.weight", {}),

@@ -17,7 +17,7 @@ POINTS = 48
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A shared adapter with its processor; head and adapter trained enough to tell clouds apart."""
+    """A saved adapter with its processor; head and adapter trained until answers differ."""
     directory = tmp_path_factory.mktemp("classifier")
     model = adapted_model(num_labels=3, id2label=dict(enumerate(NAMES)), label2id={n: k for k, n in enumerate(NAMES)})
     for _ in range(3):
@@ -36,7 +36,7 @@ def classify(saved):
 
 @pytest.fixture(scope="module")
 def expected(saved):
-    """What the model itself says of five clouds: a list of (label, score) for each, best first."""
+    """Return (label, score) of the model for five clouds, sorted by score."""
     processor = PointCloudProcessor(num_points=POINTS)
     with torch.no_grad():
         shares = saved[1](points=processor(clouds(5))["points"]).logits.softmax(dim=-1)
@@ -44,7 +44,7 @@ def expected(saved):
 
 
 def agrees(answers, expected, count=1):
-    """Whether answers name the same labels with the same scores."""
+    """Return whether answers have equal labels and scores."""
     found = [[(answer["label"], answer["score"]) for answer in answer_of_cloud] for answer_of_cloud in answers]
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
@@ -54,7 +54,7 @@ def agrees(answers, expected, count=1):
 
 
 def written(directory):
-    """The five clouds as files, with the precision of their type."""
+    """Write the five clouds to files; return their paths and precisions."""
     paths = []
     for number, cloud in enumerate(clouds(5).numpy()):
         paths.append(directory / f"cloud{number}.npy")
@@ -241,7 +241,7 @@ def test_bfloat16_gives_nearly_the_same_scores(saved, expected):
 
 
 def test_model_saved_in_bfloat16_answers_nearly_the_same(tmp_path):
-    """Around an encoder with a final norm, which the model takes over and stores."""
+    """With an encoder that has a final norm, which the model copies and stores."""
     model = tiny_model("vit", large_logits=True)
     processor = PointCloudProcessor(num_points=POINTS)
     with torch.no_grad():

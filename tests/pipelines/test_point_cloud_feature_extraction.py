@@ -1,4 +1,4 @@
-"""From files and arrays to features."""
+"""Features of files and arrays."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""From files and arrays to codes, and to what points they become again."""
+"""Codes and reconstructions of files and arrays."""
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_non_finite_scores_are_refused_even_with_finite_points(saved, reconstruc
     forward = decoder.forward
 
     def far_away(self, *words, **named):
-        return tuple(points * 1e30 for points in forward(self, *words, **named))  # squares of it leave float32
+        return tuple(points * 1e30 for points in forward(self, *words, **named))  # squares overflow float32
 
     monkeypatch.setattr(decoder, "forward", far_away)
     with pytest.raises(ValueError, match="NaN or infinite scores for a cloud"):

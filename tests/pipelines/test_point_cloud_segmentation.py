@@ -1,4 +1,4 @@
-"""From files and arrays of any size to a label for every point."""
+"""Labels for every point of files and arrays of any size."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ POINTS = 48
 
 def saved(directory, base, **processor):
     model = get_peft_model(base, GuidedAdapterConfig(r=4, init_weights=False)).eval()
-    # Points that differ much, and a head far from even answers, so that wrong labels and scores show.
+    # Varied points and a head with clear answers, so that wrong labels and scores are detected.
     torch.manual_seed(0)
     for name in ("segmenter", "propagation"):
         for module in getattr(model.base_model.model, name).modules_to_save["default"].modules():

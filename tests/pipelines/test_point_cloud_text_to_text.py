@@ -6,12 +6,12 @@ from transformers import GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.talking_models import Says, cloud, talking_pipeline
+from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return talking_pipeline()
+    return tiny_chat_pipeline()
 
 
 def chat_about(text, *clouds):
@@ -19,23 +19,23 @@ def chat_about(text, *clouds):
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
-def text_of(told):
-    ((answer,),) = (told,)
+def text_of(answers):
+    ((answer,),) = (answers,)
     return answer["generated_text"]
 
 
 def test_chat_ends_with_the_answer(pipe):
     messages = chat_about("What is this?", cloud())
-    told = text_of(pipe(messages))
-    assert told[:-1] == messages and told[-1]["role"] == "assistant" and told[-1]["content"]
-    assert text_of(pipe(messages, return_full_text=False)) == told[-1]["content"]
-    assert told[-1]["content"] != text_of(pipe(chat_about("What is this?", cloud(1))))[-1]["content"]
+    answers = text_of(pipe(messages))
+    assert answers[:-1] == messages and answers[-1]["role"] == "assistant" and answers[-1]["content"]
+    assert text_of(pipe(messages, return_full_text=False)) == answers[-1]["content"]
+    assert answers[-1]["content"] != text_of(pipe(chat_about("What is this?", cloud(1))))[-1]["content"]
 
 
 def test_the_answer_is_what_the_model_generates(pipe):
     inputs = pipe.processor.apply_chat_template(chat_about("What is this?", cloud()), tokenize=True)
-    told = pipe.model.generate(**inputs, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
-    assert pipe.processor.decode_answers(told) == [text_of(pipe(cloud()))]
+    answers = pipe.model.generate(**inputs, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
+    assert pipe.processor.decode_answers(answers) == [text_of(pipe(cloud()))]
 
 
 def test_all_forms_of_clouds_are_accepted(pipe, tmp_path):
@@ -81,16 +81,16 @@ def test_datasets_are_accepted(pipe):
 
 
 def test_answers_of_a_batch_end_separately(pipe):
-    says = Says(pipe.processor.tokenizer, "A chair.### and more", " It is a lamp###", "####")
-    told = pipe([cloud(0), cloud(1), cloud(2)], logits_processor=[says], max_new_tokens=40, batch_size=3)
-    assert [text_of(one) for one in told] == ["A chair.", "It is a lamp", ""]
-    assert says.step == len(" It is a lamp###")
+    forced = ForcedAnswer(pipe.processor.tokenizer, "A chair.### and more", " It is a lamp###", "####")
+    answers = pipe([cloud(0), cloud(1), cloud(2)], logits_processor=[forced], max_new_tokens=40, batch_size=3)
+    assert [text_of(one) for one in answers] == ["A chair.", "It is a lamp", ""]
+    assert forced.step == len(" It is a lamp###")
 
 
 def test_several_answers_to_one_question(pipe):
-    told = pipe([cloud(0), cloud(1)], num_beams=3, num_return_sequences=2, batch_size=2)
-    assert [len(answers) for answers in told] == [2, 2]
-    assert told == [pipe(cloud(seed), num_beams=3, num_return_sequences=2) for seed in (0, 1)]
+    answers = pipe([cloud(0), cloud(1)], num_beams=3, num_return_sequences=2, batch_size=2)
+    assert [len(answers) for answers in answers] == [2, 2]
+    assert answers == [pipe(cloud(seed), num_beams=3, num_return_sequences=2) for seed in (0, 1)]
 
 
 def test_published_prompts_are_used_by_name(pipe):
@@ -99,10 +99,10 @@ def test_published_prompts_are_used_by_name(pipe):
 
 
 def test_unfinished_answers_are_continued(pipe):
-    begun = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
-    says = Says(pipe.processor.tokenizer, " a chair.###")
-    told = text_of(pipe(begun, logits_processor=[says], max_new_tokens=20))
-    assert len(told) == 2 and told[-1] == {"role": "assistant", "content": "This is a chair."}
+    unfinished = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
+    forced = ForcedAnswer(pipe.processor.tokenizer, " a chair.###")
+    answers = text_of(pipe(unfinished, logits_processor=[forced], max_new_tokens=20))
+    assert len(answers) == 2 and answers[-1] == {"role": "assistant", "content": "This is a chair."}
 
 
 def test_repetition_penalty_applies_only_to_the_answer(pipe):
@@ -126,6 +126,6 @@ def test_saved_pipelines_open_by_name(pipe, tmp_path):
 
 
 def test_half_precision_answers():
-    half = talking_pipeline()
+    half = tiny_chat_pipeline()
     half.model.to(torch.bfloat16)
     assert isinstance(text_of(half(cloud())), str)

@@ -16,13 +16,13 @@ TASK = "zero-shot-point-cloud-classification"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A shared adapter with its processor, whose answers differ from cloud to cloud."""
+    """A saved adapter with its processor, whose answers differ between clouds."""
     directory = tmp_path_factory.mktemp("zero-shot")
     model = adapted_zero_shot_model(hypothesis_templates=["a {}.", "the {}"])
     projection = model.base_model.model.alignment.modules_to_save["default"].projection
     torch.nn.init.normal_(projection.weight)
     with torch.no_grad():
-        # What all clouds have in common would decide for the same label each time.
+        # Without the mean feature, which would favour the same label for all clouds.
         pooled = model.any2point(PointCloudProcessor(num_points=POINTS)(clouds(5))["points"]).pooler_output
         projection.bias.copy_(-projection.weight @ pooled.mean(dim=0))
     model.save_pretrained(directory)
@@ -36,7 +36,7 @@ def classify(saved):
 
 
 def expected_of(model, labels=LABELS, templates=None, count=5):
-    """What the model itself says: for each cloud (label, score), best first."""
+    """Return (label, score) of the model for each cloud, sorted by score."""
     points = PointCloudProcessor(num_points=POINTS)(clouds(count))["points"]
     with torch.no_grad():
         texts = model.encode_labels(labels, templates)

@@ -1,4 +1,4 @@
-"""One optimiser step of Trainer on sixteen clouds; prints what its gradient is.
+"""One optimiser step of Trainer on sixteen clouds; prints its gradient norm.
 
 Run by itself under `torch.distributed.run`: one_step.py ENCODER PEFT ACCUMULATION_STEPS OUTPUT_DIR
 """
@@ -20,7 +20,7 @@ CLOUDS = 16
 
 
 class Gradient(TrainerCallback):
-    """Keeps the gradient that the optimiser is about to use."""
+    """Record the gradient before the optimiser uses it."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         model = getattr(model, "module", model)
@@ -29,7 +29,7 @@ class Gradient(TrainerCallback):
 
 
 def one_step(encoder: str, peft: str, accumulation_steps: int, output_dir: str, loss_kwargs: bool = False) -> dict:
-    """Take a step over all clouds, in as many pieces as asked for and as there are processes."""
+    """Take a step over all clouds, split into accumulation steps and processes."""
     torch.manual_seed(0)
     model = Any2PointForPointCloudClassification.from_encoder_pretrained(
         encoder, num_labels=4, num_tokens=8, tokenizer_neighbors=4
@@ -70,7 +70,7 @@ def adapted(model: nn.Module, peft: str) -> nn.Module:
 
 
 def hold_still(model: nn.Module) -> None:
-    """Keep a model in eval mode whatever Trainer says.
+    """Keep a model in eval mode even in Trainer.
 
     Dropout draws other masks, and batch norm in training mode takes other means, when sixteen clouds come in pieces;
     then gradients differ for good reasons, which would hide the one that is looked for.

@@ -1,4 +1,4 @@
-"""Files of settings that stand on others."""
+"""Files of arguments that extend others."""
 
 import json
 

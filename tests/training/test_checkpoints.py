@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what becomes of the others."""
+"""Selecting the checkpoint to resume from, and removing incomplete ones."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ ROWS = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(c
 
 
 def checkpoint(folder, step, listed=True, age=0):
-    """A made-up checkpoint that is `age` seconds old."""
+    """Write a fake checkpoint that is `age` seconds old."""
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):

@@ -1,4 +1,4 @@
-"""A large set is read in memory that does not grow with it."""
+"""Reading a large dataset needs constant memory."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.training.rows import streamed_training_rows
 
 def own_memory():
-    # What the process allocated; pages of memory-mapped files, which the system takes back at will, do not count.
+    # Allocated memory, without pages of memory-mapped files, which the system may free at any time.
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
@@ -45,7 +45,7 @@ read(streamed_training_rows(load_point_dataset("parquet", streaming=True, **file
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """50,000 clouds in ten files; written column by column, which takes a second instead of a minute."""
+    """Write 50,000 clouds to ten files, column by column, which takes a second instead of a minute."""
     folder = tmp_path / "large"
     folder.mkdir()
     features = Features({"points": Array2D((None, 3), "float32"), "label": Value("int64")})
@@ -72,6 +72,6 @@ def test_fifty_thousand_clouds_are_read_in_constant_memory(folder):
     done = subprocess.run(command, capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     mapped, streamed = map(json.loads, done.stdout.splitlines())
-    for told in (mapped, streamed):
-        assert told["seen"] == NUM_CLOUDS and told["total"] == NUM_CLOUDS * (NUM_CLOUDS - 1) // 2
-        assert told["most"] - told["first"] < ALLOWED_MB, (mapped, streamed)
+    for result in (mapped, streamed):
+        assert result["seen"] == NUM_CLOUDS and result["total"] == NUM_CLOUDS * (NUM_CLOUDS - 1) // 2
+        assert result["most"] - result["first"] < ALLOWED_MB, (mapped, streamed)

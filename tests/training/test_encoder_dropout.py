@@ -11,7 +11,7 @@ from tests.tiny_encoders import LAYERS, clouds, tiny_model
 
 
 def without_other_noise(model: nn.Module) -> nn.Module:
-    """Train mode in which nothing of ours is random: only the frozen attention could be."""
+    """Set train mode without randomness other than in the frozen attention."""
     model.train()
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "encoder" not in name or "guided_adapter" in name:

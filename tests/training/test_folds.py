@@ -1,4 +1,4 @@
-"""Runs over folds: one after the other, never twice, and their mean."""
+"""Runs over few-shot folds, and their mean."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ from tests.model_card.test_building import REPORT
 
 
 class Program:
-    """Writes a report whose accuracy is a tenth of the fold; can break down at one."""
+    """Write a report whose accuracy is a tenth of the fold; can fail at one."""
 
     def __init__(self, fails_at: int | None = None):
         self.ran, self.fails_at = [], fails_at

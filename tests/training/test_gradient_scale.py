@@ -1,8 +1,8 @@
-"""Trainer scales gradients right, whatever a batch is cut into.
+"""Trainer scales gradients correctly for accumulated and distributed batches.
 
-A model whose forward takes further keyword arguments makes Trainer believe that it divides its loss by the number of
-items itself. Trainer then neither divides by the accumulation steps nor averages over processes, and the gradient
-grows with both. Our models say that they do not, by `accepts_loss_kwargs = False`.
+If the forward of a model has further keyword arguments, Trainer assumes that the model divides its loss by the number
+of items. It then neither divides by the accumulation steps nor averages over processes, and the gradient grows with
+both. This package's models have `accepts_loss_kwargs = False`.
 """
 
 import json
@@ -50,7 +50,7 @@ def test_accumulated_batches_give_the_gradient_of_the_complete_batch(encoder, pe
 
 
 def test_error_without_the_flag_of_the_models(encoder, tmp_path):
-    # Trainer then hands the model a number that it would have to divide by, and divides no more itself.
+    # Trainer then passes the number of items and does not divide the loss.
     with pytest.raises(TypeError, match="num_items_in_batch"):
         one_step(encoder, "none", 4, str(tmp_path), loss_kwargs=True)
 

@@ -13,14 +13,14 @@ from tests.examples.conftest import tiny_shapes
 
 
 class Extent(nn.Module):
-    """Features from which the classes of `tiny_shapes` can be told: how far points reach."""
+    """Features from which the classes of `tiny_shapes` can be separated: the extent of the points."""
 
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm1d(3)
 
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
-        torch.rand(1)  # as a model might that masks
+        torch.rand(1)  # as a model with random masks would
         return self.norm(points.abs().mean(dim=1))
 
 
@@ -37,7 +37,7 @@ def processor() -> PointCloudProcessor:
 
 def test_separable_classes_are_learned(splits, processor):
     assert LinearProbe(splits, processor, batch_size=5).accuracies(Extent()) == {"validation": 1.0}
-    # In the unit sphere nothing tells them apart.
+    # Scaled to the unit sphere they cannot be separated.
     processor.scale = "unit_sphere"
     assert LinearProbe(splits, processor).accuracies(Extent())["validation"] < 1
 

@@ -1,4 +1,4 @@
-"""Endless batches from several datasets: what is drawn, how often, and by whom."""
+"""Batches drawn from several datasets."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""PEFT methods by name."""
+"""PEFT methods by name, and their default target modules."""
 
 import re
 
@@ -16,7 +16,7 @@ from hf_any3d.training.models import (
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.tiny_encoders import clouds, tiny_model, train_step
 
-# What some methods need beyond the defaults, mostly because the tiny encoder is 48 wide.
+# Settings that some methods require, mostly because the tiny encoder is 48 wide.
 SETTINGS = {
     "adalora": {"total_step": 10},
     "c3a": {"block_size": 16},

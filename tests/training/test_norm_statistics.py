@@ -1,4 +1,4 @@
-"""Statistics of batch norms measured anew: eval mode then does what training mode does."""
+"""Recomputing running statistics of batch norms."""
 
 from types import SimpleNamespace
 
@@ -93,7 +93,7 @@ def test_norms_of_guided_adapters_are_recomputed():
             norm.running_mean.fill_(float("nan"))
     assert refresh_norm_statistics(trainer) > 4
     for norm, mean in zip(norms, first, strict=True):
-        # Nothing is left of what was there before.
+        # Previous statistics have no effect.
         torch.testing.assert_close(norm.running_mean, mean)
         assert norm.momentum == 0.1
     # The plain mean over the batches.
@@ -145,7 +145,7 @@ def test_norms_in_fused_operations_are_recomputed():
     before = statistics(model)
     found = []
     for _ in range(2):
-        torch.manual_seed(0)  # codes are drawn by chance
+        torch.manual_seed(0)  # codes are drawn at random
         assert refresh_norm_statistics(trainer_of(model, rows, 2)) == len(before) / 2
         found.append(statistics(model))
     for name, first in found[0].items():

@@ -1,4 +1,4 @@
-"""Weights of classes in the loss over points."""
+"""Class weights in the loss over points."""
 
 import numpy as np
 import pytest

@@ -54,7 +54,7 @@ def test_requested_number_of_processes_is_accepted():
 @pytest.mark.parametrize(
     ("processes", "environment", "text"),
     [
-        # What `accelerate launch --cpu --num_processes 2` leaves in the environment of its single process.
+        # Environment that `accelerate launch --cpu --num_processes 2` sets for its single process.
         (1, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
         (1, {"WORLD_SIZE": "2"}, "requests 2 processes, but this run has 1; .*nproc_per_node.* unset WORLD_SIZE"),
         (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "requests 4 processes, but this run has 1"),
@@ -66,7 +66,7 @@ def test_other_number_of_processes_than_requested_is_an_error(processes, environ
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         (
             {"train_file": "/home/me/train.parquet", "test_file": "/home/me/other/test.parquet"},
@@ -85,9 +85,9 @@ def test_other_number_of_processes_than_requested_is_an_error(processes, environ
         ),
     ],
 )
-def test_reports_name_the_data_of_each_split_without_directories(given, told):
+def test_reports_name_the_data_of_each_split_without_directories(given, expected):
     facts = data_facts(DataArguments(**given), DatasetDict(), "none")
-    assert {key: facts[key] for key in told} == told
+    assert {key: facts[key] for key in expected} == expected
 
 
 def test_directory_is_not_listed_as_a_hub_dataset(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Protocols of fine-tuning against the parameters that the released programs train, and what stays as it was."""
+"""Fine-tuning protocols: trained parameters compared with the released programs, and unchanged ones."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from hf_any3d.training.trainer import decaying_parameters
 from tests.modeling.act.reference_case import ReferenceCase
 from tests.tiny_act import clouds, tiny_act
 
-# Protocol, its name in the released program, and the model that it is about.
+# Protocol, its name in the released program, and the model.
 RELEASED = {
     "full": ("full", {}),
     "mlp-3": ("mlp-3", {}),
@@ -60,7 +60,7 @@ def test_weight_decay_can_be_that_of_the_released_program():
 
 
 def one_step(model: PreTrainedModel) -> tuple[dict, dict]:
-    """The state before and after a training step."""
+    """Return the state before and after a training step."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
     model(clouds(), labels=torch.tensor([0, 1])).loss.backward()
@@ -78,7 +78,7 @@ def test_frozen_parts_keep_weights_and_statistics():
         "act.class_token.token",
         "act.class_token.position",
     }
-    assert trained - changed <= {"classifier.hidden.0.bias"}  # the norm behind it takes it out again
+    assert trained - changed <= {"classifier.hidden.0.bias"}  # the norm after it cancels this bias
     assert not model.act.blocks.training and model.classifier.training and not model.eval().classifier.training
 
 

@@ -1,4 +1,4 @@
-"""What a run tells of itself."""
+"""Reports of training runs."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_shared_weights_count_once():
 
 
 def test_peak_memory_is_in_bytes():
-    # A process of its own: the one of the tests has held more before than is held here.
+    # In a new process: the peak of the test process is already higher.
     program = """
         from hf_any3d.model_card.run_report import peak_memory
         before = peak_memory()["process"]

@@ -1,4 +1,4 @@
-"""Rows as a model sees them in training and in evaluation."""
+"""Rows for training and evaluation."""
 
 import pickle
 from functools import partial
@@ -45,7 +45,7 @@ def test_training_rows_depend_only_on_seed_epoch_and_number(dataset):
     processor = PointCloudProcessor(num_points=32)
     rows = training_rows(dataset, processor, ["scale", "jitter"], seed=1)
     first = rows[2]["points"]
-    torch.rand(3)  # the global stream means nothing here
+    torch.rand(3)  # the global generator has no effect
     np.testing.assert_array_equal(rows[2]["points"], first)
     np.testing.assert_array_equal(rows.__getitems__([0, 2])[1]["points"], first)
     others = [rows[3]["points"], training_rows(dataset, processor, ["scale", "jitter"], seed=2)[2]["points"]]
@@ -111,7 +111,7 @@ def test_rotations_are_about_the_up_axis_and_rotate_normals(dataset, axis):
     np.testing.assert_allclose(turned[:, up], plain[:, up], atol=1e-6)
     assert not np.allclose(turned[:, :3], plain[:, :3], atol=0.01)
     assert not np.allclose(turned[:, 3:], plain[:, 3:], atol=0.01)
-    # The same rotation for both: the angle between a point and its normal stays.
+    # Both are rotated equally: the angle between a point and its normal is unchanged.
     along = [(cloud[:, :3] * cloud[:, 3:]).sum(axis=1) for cloud in (plain, turned)]
     np.testing.assert_allclose(along[0], along[1], atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_trainer_sets_the_epoch_of_rows_in_all_processes(dataset, tmp_path, work
     )
     trainer.train()
     assert seen == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
-    # Every cloud of every epoch is one that its seed, epoch and number give.
+    # Every cloud of every epoch depends only on seed, epoch and number.
     for number, batch in enumerate(batches):
         rows.epoch = number // 2
         possible = [torch.from_numpy(rows[index]["points"]) for index in range(len(rows))]
@@ -190,7 +190,7 @@ def stream(tmp_path):
 
 
 def fingerprints(rows, persistent):
-    """What a DataLoader with a worker reads in three epochs, epoch by epoch."""
+    """Return what a DataLoader with a worker reads in each of three epochs."""
     loader = DataLoader(
         rows, batch_size=3, num_workers=1, persistent_workers=persistent, collate_fn=default_data_collator
     )

@@ -1,4 +1,4 @@
-"""Judging saved models."""
+"""Evaluation of saved models."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def rows(names: list[str] = NAMES) -> Dataset:
 
 def saved(folder, **settings) -> str:
     model = tiny_model(id2label=dict(enumerate(NAMES)), **settings)
-    # Logits of an untrained head hardly differ; these do.
+    # Larger logits, since those of an untrained head hardly differ.
     torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
     model.save_pretrained(folder)
     PointCloudProcessor(num_points=48).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Arguments that change with the step: what the model hears, in training and in eval mode."""
+"""Model arguments that change with the step, in training and in eval mode."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from hf_any3d.training.schedules import ScheduledArguments
 
 
 class Listener(nn.Module):
-    """Notes what it is called with."""
+    """Model that records its arguments."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def test_each_step_has_its_value_and_evaluation_the_default(tmp_path):
     schedule = ScheduledArguments({"heat": lambda step: 10.0 + step})
     trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[schedule])
     trainer.train()
-    # Both pieces of a step have the value of the step.
+    # Both accumulation steps have the value of the optimiser step.
     assert model.heard == [(True, heat) for heat in (10, 10, 11, 11, 12, 12)] + [(False, -1)]
     logged = [entry["heat"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == [10, 11, 12]

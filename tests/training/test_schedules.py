@@ -24,14 +24,14 @@ PEAK, WARMUP_LR, FLOOR, EPOCHS = 5e-4, 1e-6, 1e-6, 300
 
 
 def clock_value(clock: int) -> float:
-    """The released programs' rate at a clock value, written down once more."""
+    """Reference implementation of the released programs' rate."""
     if clock < 10:
         return WARMUP_LR + (PEAK - WARMUP_LR) * clock / 10
     return FLOOR + (PEAK - FLOOR) * (1 + math.cos(math.pi * clock / EPOCHS)) / 2
 
 
 def rates(schedule: EpochCosine, epochs: int, steps_per_epoch: int = 3, peak: float = PEAK) -> list[list[float]]:
-    """What an optimiser is given in each step, epoch by epoch."""
+    """Return the rate of each step, epoch by epoch."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     scheduler = schedule.scheduler(optimizer, steps_per_epoch)
     seen = []

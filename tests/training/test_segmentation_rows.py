@@ -1,4 +1,4 @@
-"""Rows for segmentation: labels stay with their points, blocks cover clouds, crops follow from the seed."""
+"""Rows for segmentation: crops and blocks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SIZES = (300, 40, 128)
 
 @pytest.fixture(scope="module")
 def dataset():
-    """Clouds in which the side of a point, left or right of zero, is its label."""
+    """Clouds whose labels are the sign of the first coordinate."""
     generator = np.random.default_rng(0)
     points = [generator.uniform(-2, 2, (size, 3)).astype(np.float32) for size in SIZES]
     features = Features(

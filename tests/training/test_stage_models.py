@@ -1,4 +1,4 @@
-"""Models that a stage starts from: in fewer bits, in half precision, and what of them trains."""
+"""Models that a stage starts from: quantization, half precision and trained parameters."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> dict[str, str]:
-    # Wide enough for the blocks of 64 weights that 4 bits are kept in.
+    # Wide enough for blocks of 64 weights in 4-bit quantization.
     text = {"hidden_size": 64, "intermediate_size": 128}
     return write_parts(tmp_path_factory.mktemp("parts"), **text)
 
@@ -40,8 +40,8 @@ def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
     assert len(kinds_of_linear(model.language_model)) > 1 and kinds_of_linear(model.bridge) == {"Linear"}
     points = clouds(40)
     with torch.no_grad():
-        told, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
-    assert_nearly_equal(told, expected, 0.3)
+        found, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
+    assert_nearly_equal(found, expected, 0.3)
     model.train()
     labels = prompt(model).masked_fill(prompt(model) == model.config.point_token_id, -100)
     model(prompt(model), points=points, labels=labels).loss.backward()
@@ -49,7 +49,7 @@ def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
     assert all(parameter.grad is not None for parameter in trained.values())
     assert sum(bool(parameter.grad.any()) for parameter in trained.values()) > len(trained) / 3
-    # How it was opened is not what it is: the next one opens the weights in full.
+    # Quantization is not saved: the next stage loads full weights.
     model.save_pretrained(tmp_path)
     full = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
     assert kinds_of_linear(full.language_model) == {"Linear"}
@@ -57,7 +57,7 @@ def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
         assert torch.equal(full.get_parameter(name), parameter), name
     again = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**bits))
     with torch.no_grad():
-        torch.testing.assert_close(again(prompt(model), points=points).logits, told, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(again(prompt(model), points=points).logits, found, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="loaded quantized; expected full weights to store"):
         again.store_parts()
 

@@ -1,4 +1,4 @@
-"""Streamed rows: what they give, and how processes and workers divide them."""
+"""Streamed rows, and how processes and workers split them."""
 
 import json
 import os
@@ -54,7 +54,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    """`datasets` rests for seconds behind each shuffled pass over Parquet files."""
+    """Skip the seconds that `datasets` sleeps after each shuffled pass over Parquet files."""
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
@@ -99,7 +99,7 @@ def test_two_processes_with_two_workers_read_every_cloud_once(tmp_path):
     for folder, (_, epoch, _), parts in zip(folders, cases, found, strict=True):
         assert sorted(label for part in parts for label, _ in part) == list(range(NUM_CLOUDS))
         assert [len(part) for part in parts] == pytest.approx([NUM_CLOUDS / 2] * 2, abs=2)
-        # Whichever process prepared it, a cloud is what one process alone would have made of it.
+        # Clouds are the same for any number of processes.
         alone = streamed_training_rows(streamed(folder), PointCloudProcessor(num_points=40), ["jitter"], seed=1)
         alone.set_epoch(epoch)
         expected = {int(row["label"]): float(row["points"].sum()) for row in alone}
@@ -165,7 +165,7 @@ def test_trainer_trains_on_a_stream_for_a_number_of_steps(shards, tmp_path):
     trainer = Trainer(tiny_model(), arguments, train_dataset=rows, data_collator=PointCloudCollator())
     result = trainer.train()
     assert result.global_step == 5 and np.isfinite(result.training_loss)
-    assert sorted(set(epochs)) == [0, 1]  # three batches an epoch
+    assert sorted(set(epochs)) == [0, 1]  # three batches per epoch
 
 
 def test_errors_name_what_cannot_be_streamed(shards):

@@ -1,4 +1,4 @@
-"""The data side of a run: rows, augmentation, collator and metrics in a stock Trainer."""
+"""Rows, augmentation, collator and metrics in a stock Trainer."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from hf_any3d.evaluation.classification import compute_classification_metrics
 
 
 class PooledMlp(torch.nn.Module):
-    """The least model that learns from points: a map of every point, the maximum over them, a head."""
+    """Minimal model of points: a linear layer, the maximum over points, and a head."""
 
     accepts_loss_kwargs = False
 

@@ -1,4 +1,4 @@
-"""The stock Trainer shares models and takes up interrupted runs as it does with any model of transformers."""
+"""The stock Trainer pushes models and resumes runs as with any model of transformers."""
 
 import pytest
 import torch
@@ -59,9 +59,9 @@ def test_interrupted_run_resumes_without_warnings_to_the_same_result(make, tmp_p
     resumed = trainer(make("bert"), tmp_path / "parts", 4, save_strategy="no")
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 4
-    told = "".join(capfd.readouterr()) + "".join(str(warning.message) for warning in recwarn)
+    output = "".join(capfd.readouterr()) + "".join(str(warning.message) for warning in recwarn)
     for word in ("missing", "unexpected", "MISSING", "mismatch", "not initialized"):
-        assert word not in told
+        assert word not in output
     expected = whole.model.state_dict()
     for name, tensor in resumed.model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], msg=name)

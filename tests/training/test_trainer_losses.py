@@ -1,4 +1,4 @@
-"""Losses of evaluations are the model's own, whatever training smooths."""
+"""Evaluation losses have no label smoothing."""
 
 import pytest
 import torch

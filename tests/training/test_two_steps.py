@@ -9,7 +9,7 @@ from hf_any3d.training.trainer import PointTrainer
 
 
 class Slope(nn.Module):
-    """A loss whose gradient is (3, 4), of length 5, wherever it is."""
+    """A loss with the constant gradient (3, 4), of length 5."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which parameters decay: the published rule, and the hook through which Trainer follows it."""
+"""Parameters with weight decay: the published rule, and its use in Trainer."""
 
 import json
 import math
@@ -23,7 +23,7 @@ SPARED = {"scan": [], "modelnet": [r"class_token\..*token$"]}
 
 
 def model_without_memory(name: str) -> nn.Module:
-    """A released program's model in its true size, with shapes but no numbers."""
+    """Build a released program's model in full size on the meta device."""
     variant = VARIANTS[name]
     with torch.device("meta"):
         encoder_config = AutoConfig.for_model(**variant.encoder)
@@ -32,7 +32,7 @@ def model_without_memory(name: str) -> nn.Module:
 
 
 def decayed_by_the_program(name: str) -> int:
-    """Numbers that the released program lets decay, by its rule and the shapes that it had."""
+    """Count the weights that decay in the released program, by its rule and shapes."""
     manifest = json.loads((FOLDER / f"any2point_{name.replace('-', '_')}.json").read_text())
     shapes = {key: manifest["state_dict"][key][0] for key in manifest["trainable"]}
     spared = ("cls_token",) if name.endswith("modelnet") else ()
@@ -67,7 +67,7 @@ def test_pattern_without_a_match_is_an_error():
 
 
 class Rows(torch.utils.data.Dataset):
-    """Ten rows: three whole batches of three and one row more."""
+    """Ten rows: three complete batches of three, and one more row."""
 
     def __len__(self) -> int:
         return 10
@@ -77,7 +77,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 class Toy(nn.Module):
-    """Logits of four numbers."""
+    """Minimal model with four inputs."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,7 @@ def trainer(tmp_path, **settings) -> PointTrainer:
 
 
 def groups(trainer: PointTrainer) -> dict[float, int]:
-    """Number of parameters that each weight decay applies to."""
+    """Return the number of parameters for each weight decay."""
     made = trainer.create_optimizer().param_groups
     return {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in made}
 
@@ -121,8 +121,8 @@ def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, dro
     run = trainer(tmp_path, epoch_cosine=schedule, dataloader_drop_last=drop_last, learning_rate=0.1, logging_steps=1)
     run.train()
     expected = [run.args.epoch_schedule.rate(epoch, 0.1) for epoch in range(4) for _ in range(steps)]
-    told = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
-    assert told == pytest.approx(expected, rel=1e-6)
+    rates = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx(expected, rel=1e-6)
     assert run.args.epoch_schedule.epochs == 4
     assert len(run.predict(Rows()).predictions) == 10
     assert run.args.dataloader_drop_last is drop_last

@@ -1,1 +1,1 @@
-"""Pictures and pages."""
+"""Tests of pictures and pages."""

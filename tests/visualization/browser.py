@@ -1,4 +1,4 @@
-"""A headless Chromium for tests that look at pages."""
+"""A headless Chromium for tests of pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGS = (
     "no-first-run",
     "window-size=1280,900",
 )
-# How many pixels of a canvas are painted.
+# Counts painted pixels of a canvas.
 PAINTED = """
 const canvas = document.querySelector("canvas");
 if (!canvas || !canvas.width || !canvas.height) return 0;
@@ -33,14 +33,14 @@ return painted;
 """
 
 
-# What is raised while a page is being changed.
+# Errors raised while a page changes.
 PASSING = ("StaleElementReference", "NoSuchElement", "NoSuchFrame", "Javascript")
-# Asked in one piece, so that a page which changes meanwhile takes nothing away.
+# One script, so that changes of the page in between have no effect.
 VISIBLE = "[...document.querySelectorAll(arguments[0])].filter(one => one.getClientRects().length)"
 
 
 class Browser:
-    """What tests do with a browser.
+    """Access to a browser for tests.
 
     Args:
         driver: Selenium's.
@@ -50,24 +50,24 @@ class Browser:
         self.driver = driver
 
     def open(self, address: str | Path) -> None:
-        """Go to a page, by its address or as a file, and forget what others wrote to the console."""
+        """Open a page by address or file, and clear the console."""
         self.driver.get(address.as_uri() if isinstance(address, Path) else address)
         self.driver.get_log("browser")
 
     def all(self, selector: str) -> list[Any]:
-        """The visible elements of a CSS selector."""
+        """Return the visible elements of a CSS selector."""
         return self.driver.execute_script(f"return {VISIBLE}", selector)
 
     def texts(self, selector: str) -> list[str]:
-        """What each visible element of a CSS selector says."""
+        """Return the text of each visible element of a CSS selector."""
         return self.driver.execute_script(f"return {VISIBLE}.map(one => one.innerText)", selector)
 
     def text(self, selector: str) -> str:
-        """What the visible elements of a CSS selector say."""
+        """Return the joined text of the visible elements of a CSS selector."""
         return "\n".join(self.texts(selector))
 
     def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
-        """Wait until something is so, and give it; elements that the page has just replaced are looked up again."""
+        """Wait until a condition is true and return its value; errors from replaced elements are retried."""
         from selenium.common import exceptions
         from selenium.webdriver.support.wait import WebDriverWait
 
@@ -75,7 +75,7 @@ class Browser:
         return WebDriverWait(self.driver, seconds, 0.1, passing).until(lambda _: condition())
 
     def painted(self, frame: str | None = None) -> int:
-        """Painted pixels of the canvas, in the page or in a frame of it."""
+        """Count painted pixels of the canvas, in the page or in one of its frames."""
         if frame is None:
             return self.driver.execute_script(PAINTED)
         self.driver.switch_to.frame(self.driver.find_element("css selector", frame))
@@ -85,7 +85,7 @@ class Browser:
             self.driver.switch_to.default_content()
 
     def errors(self) -> list[str]:
-        """What the console tells as errors since the page was opened."""
+        """Return the console's errors since the page was opened."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 

@@ -1,4 +1,4 @@
-"""Maps of features: what is alike lies together, and both pictures hold all of it."""
+"""Maps of features, as pictures and as pages."""
 
 import json
 import re
@@ -14,7 +14,7 @@ LABELS = np.repeat(np.arange(3), 20)
 
 
 def groups(spread=0.2):
-    """Features of three classes in different directions, of lengths that say nothing."""
+    """Features of three classes in different directions, with random lengths."""
     generator = np.random.default_rng(0)
     features = np.eye(16)[LABELS * 5] + spread * generator.normal(size=(60, 16))
     return features * generator.uniform(0.1, 10, size=(60, 1))
@@ -72,7 +72,7 @@ def test_features_that_cannot_be_laid_out_are_refused(features, settings, messag
         project_features(features, **settings)
 
 
-def test_page_holds_places_classes_and_names_and_fetches_nothing(tmp_path):
+def test_page_contains_places_classes_and_names_and_needs_no_network(tmp_path):
     places = np.random.default_rng(0).normal(size=(60, 2)) * [30, 10] + 7
     names, texts = ["<b>chair", "lamp", "table", "never"], [f"shape {n} </script>" for n in range(60)]
     path = write_feature_map(tmp_path / "new" / "map.html", places, LABELS, names, texts=texts, heading="a & b")
@@ -88,7 +88,7 @@ def test_page_holds_places_classes_and_names_and_fetches_nothing(tmp_path):
     assert "http" not in page and "src=" not in page
 
 
-def test_picture_is_written_whole(tmp_path):
+def test_picture_is_written_completely(tmp_path):
     path = write_feature_map(tmp_path / "map.png", groups()[:, :2], LABELS, ["a", "b", "c"], heading="three")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["map.png"]

@@ -7,13 +7,13 @@ from hf_any3d.visualization.figures import plot_point_clouds
 
 
 def painted_columns(path, share):
-    """How many columns of pixels of the right half are not white."""
+    """Count the columns of pixels in the right half that are not white."""
     generator = np.random.default_rng(0)
     clouds = [generator.uniform(-1, 1, size=(300, 3)) * size for size in (1.0, 0.2)]
     picture = imread(plot_point_clouds(clouds, path, columns=2, rows_share_frame=share))[..., :3]
     return int((picture[:, picture.shape[1] // 2 :] < 0.9).any(axis=(0, 2)).sum())
 
 
-def test_in_one_frame_a_small_cloud_is_drawn_small(tmp_path):
+def test_in_a_shared_frame_a_small_cloud_is_drawn_small(tmp_path):
     alone, shared = (painted_columns(tmp_path / f"{share}.png", share) for share in (False, True))
     assert shared < 0.5 * alone

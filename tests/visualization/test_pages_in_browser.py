@@ -1,4 +1,4 @@
-"""Pages that the library writes, opened in a browser: they draw, they turn, and nothing fails on the console."""
+"""Pages opened in a browser: they draw and turn without console errors."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Colours of labels, and the page that shows them."""
+"""Colors of labels, and the page that shows them."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ def test_colors_of_labels_differ_and_stay():
 
 
 @pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
-def test_page_holds_points_and_labels_and_fetches_nothing(tmp_path, up_axis, up):
+def test_page_contains_points_and_labels_and_needs_no_network(tmp_path, up_axis, up):
     points = np.random.default_rng(0).normal(size=(30, 3)) * [1, 2, 3] + 100
     labels = np.arange(30) % 2
     names = ["<b>top", "legs", "never"]
@@ -45,7 +45,7 @@ def test_huge_clouds_are_thinned_out(tmp_path):
     assert len(decoded(path.read_text(), "labels", "<u2")) == MOST_POINTS
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_inputs_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"points have shape \(3, 2\)"):
         write_point_cloud_page(tmp_path / "a.html", np.zeros((3, 2)), np.zeros(3, int), ["one"])
     with pytest.raises(ValueError, match="labels run from 0 to 1; there are 1 names"):
@@ -58,11 +58,11 @@ def test_page_of_clouds_holds_all_of_them_in_one_frame_a_row(tmp_path):
     titles = ["large", "small </script>", "alone"]
     path = write_clouds_page(tmp_path / "a" / "b.html", clouds, titles=titles, columns=2)
     page = path.read_text(encoding="utf-8")
-    told = json.loads(re.search(r"const clouds = (\[.*?\]), columns = 2", page)[1])
-    assert [(cloud["start"], cloud["count"]) for cloud in told] == [(0, 30), (30, 20), (50, 10)]
-    assert [cloud["title"] for cloud in told] == titles and page.count("</script>") == 1
+    ranges = json.loads(re.search(r"const clouds = (\[.*?\]), columns = 2", page)[1])
+    assert [(cloud["start"], cloud["count"]) for cloud in ranges] == [(0, 30), (30, 20), (50, 10)]
+    assert [cloud["title"] for cloud in ranges] == titles and page.count("</script>") == 1
     shown = decoded(page, "points", "<f4").reshape(-1, 3)
-    reach = [np.linalg.norm(shown[c["start"] : c["start"] + c["count"]], axis=1).max() for c in told]
+    reach = [np.linalg.norm(shown[c["start"] : c["start"] + c["count"]], axis=1).max() for c in ranges]
     assert reach[0] == pytest.approx(1) and reach[1] < 0.5 and reach[2] == pytest.approx(1)
 
 

@@ -16,8 +16,7 @@ from filelock import FileLock
 from hf_any3d.atomic_files import read_json, remove_temporaries, write_error, write_json
 from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, verify_checksums
 from hf_any3d.data.conversion.published_dataset import PublishedDataset, SplitSource
-from hf_any3d.data.conversion.shards import convert_split
-from hf_any3d.data.conversion.statistics import SplitStatistics
+from hf_any3d.data.conversion.shards import SplitStatistics, convert_split
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.data.conversion.loading import FORMAT_VERSION
 from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
-from hf_any3d.data.conversion.statistics import SplitStatistics
+from hf_any3d.data.conversion.shards import SplitStatistics
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.messages import printable
 

@@ -1,7 +1,5 @@
 """Judges of a model's answers: class names, a local language model, or an HTTP endpoint."""
 
-from hf_any3d.evaluation.llm_judge.base import Judge, JudgeError
-from hf_any3d.evaluation.llm_judge.endpoint import EndpointJudge
-from hf_any3d.evaluation.llm_judge.local_judges import ClassNameJudge, LanguageModelJudge
+from hf_any3d.evaluation.llm_judge.judges import ClassNameJudge, EndpointJudge, Judge, JudgeError, LanguageModelJudge
 
 __all__ = ["ClassNameJudge", "EndpointJudge", "Judge", "JudgeError", "LanguageModelJudge"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import write_json
-from hf_any3d.evaluation.llm_judge.base import Judge, replace_lone_surrogates
+from hf_any3d.evaluation.llm_judge.judges import Judge, replace_lone_surrogates
 from hf_any3d.evaluation.llm_judge.prompts import JUDGE_PROMPTS, check_prompt, fill_prompt, prompt_checksum
 from hf_any3d.evaluation.question_answering import read_earlier_results, read_results
 

@@ -16,7 +16,7 @@ MESH = "4 2 0\n0 0 0\n2 0 0\n2 2 0\n0 2 0\n3 0 1 2\n3 0 2 3\n"
 
 
 def table(model: str, num_points: int = 40) -> np.ndarray:
-    """Points and unit normals of a model, (num_points, 6), as the six decimals of the text hold them."""
+    """Points and unit normals of a model, (num_points, 6), rounded to the six decimals of the text."""
     generator = np.random.default_rng(sum(map(ord, model)))
     normals = generator.normal(size=(num_points, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)

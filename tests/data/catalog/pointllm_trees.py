@@ -20,7 +20,7 @@ def cloud(object_id: str) -> np.ndarray:
 
 
 def brief(object_id: str) -> dict:
-    """An entry as published: its type is not said."""
+    """An entry as published, without its type."""
     question = {"from": "human", "value": "<point>\nSummarize the 3D point cloud object briefly."}
     return {"object_id": object_id, "conversations": [question, {"from": "gpt", "value": caption(object_id)}]}
 
@@ -63,7 +63,7 @@ def write_annotations(folder: Path, minigpt: bool = False) -> Path:
     else:
         files["brief_description_val_3000_GT"] = [brief(name) for name in RESERVED]
     for name, entries in files.items():
-        # Some of the files are indented, some are one line, and some hold letters as they are.
+        # Some files are indented, some are one line, and some have non-ASCII letters.
         style = {"ensure_ascii": name.endswith("GT"), "indent": 2 if "660K" in name else None}
         (folder / f"PointLLM_{name}.json").write_text(json.dumps(entries, **style), encoding="utf-8")
     return folder

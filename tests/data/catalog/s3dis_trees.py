@@ -12,7 +12,7 @@ CORNER = np.array([-21.5, 40.25, -0.125])
 
 
 def piece(room: str, name: str, num_points: int = 30) -> np.ndarray:
-    """Points with colours of a piece, (num_points, 6), as the text holds them: far from the origin, in millimetres."""
+    """Points with colours of a piece, (num_points, 6), as in the text: far from the origin, in millimetres."""
     generator = np.random.default_rng(sum(map(ord, room + name)))
     xyz = (CORNER + generator.uniform(0, 3, (num_points, 3))).round(3)
     return np.column_stack([xyz, generator.integers(0, 256, (num_points, 3))])
@@ -36,7 +36,7 @@ def write_annotations(root: Path, rooms: Sequence[str] = ROOMS, num_points: int 
         _, area, kind, number = room.split("_")
         pieces = folder / f"Area_{area}" / f"{kind}_{number}" / "Annotations"
         pieces.mkdir(parents=True)
-        (pieces.parent / f"{kind}_{number}.txt").write_text("the whole room, which nobody reads")
+        (pieces.parent / f"{kind}_{number}.txt").write_text("the complete room, which is not read")
         (folder / f"Area_{area}" / f"Area_{area}_alignmentAngle.txt").write_text("## Global alignment angle\n")
         (pieces / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
         (pieces / "._ceiling_1.txt").write_bytes(b"\0\5\26\7")

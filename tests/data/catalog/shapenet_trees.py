@@ -45,7 +45,7 @@ def write_shapenet55(root: Path) -> Path:
 
 
 def part_table(name: str, num_points: int = 60) -> np.ndarray:
-    """Points, normals and parts of an object of ShapeNetPart, (num_points, 7), as the text holds them."""
+    """Points, normals and parts of an object of ShapeNetPart, (num_points, 7), as in the text."""
     synset = name.partition("/")[0]
     generator = np.random.default_rng(sum(map(ord, name)))
     normals = generator.normal(size=(num_points, 3))

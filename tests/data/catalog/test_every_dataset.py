@@ -1,4 +1,4 @@
-"""What holds for every dataset of the catalogue, whichever are added."""
+"""Tests of every published dataset of the catalog."""
 
 import inspect
 from importlib import import_module
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_it_is_described(name):
+def test_it_has_a_description(name):
     described = DATASETS[name].DATASET
     assert described.name == name and described.description.endswith(".")
     assert described.homepage.startswith("https://") and "https://" in described.origin
@@ -29,7 +29,7 @@ def test_it_is_described(name):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_its_loader_passes_on_the_options_that_all_have(name):
+def test_its_loader_accepts_the_common_options(name):
     parameters = list(inspect.signature(DATASETS[name].load).parameters.values())
     assert parameters[0].name == "data_dir" and parameters[0].default is None
     assert parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
@@ -37,7 +37,7 @@ def test_its_loader_passes_on_the_options_that_all_have(name):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_without_its_files_it_says_where_to_get_them_and_how_to_lay_them_out(name, tmp_path, cache_dir):
+def test_without_its_files_the_error_says_where_to_get_them(name, tmp_path, cache_dir):
     described = DATASETS[name].DATASET
     for data_dir, kind in ((None, ValueError), (tmp_path, FileNotFoundError), (tmp_path / "no", FileNotFoundError)):
         with pytest.raises(kind) as error:

@@ -75,7 +75,7 @@ def test_a_number_of_points_gives_clouds_of_one_size(scans, cache_dir):
     assert {tuple(point) for point in rows[0]["points"]} == {tuple(point) for point in cloud(8)}
 
 
-def test_the_points_drawn_depend_on_the_seed_and_the_file_alone(scans, tmp_path, cache_dir):
+def test_the_points_drawn_depend_only_on_the_seed_and_the_file(scans, tmp_path, cache_dir):
     def tile(seed, cache):
         return load(scans, str(tmp_path / cache), seed=seed, mesh_points=16).pop("train")[-1]["points"]
 
@@ -85,19 +85,19 @@ def test_the_points_drawn_depend_on_the_seed_and_the_file_alone(scans, tmp_path,
     assert not np.array_equal(first, other_seed)
 
 
-def test_colours_are_read_where_asked_for(tmp_path, cache_dir):
+def test_colours_are_read_if_requested(tmp_path, cache_dir):
     write(tmp_path / "scans" / "mug" / "a.ply", 5)
     rows = load(tmp_path / "scans", cache_dir, columns=["colors"], split="train")
     assert rows.features["colors"] == Array2D((None, 3), "uint8")
     np.testing.assert_array_equal(rows[0]["colors"], np.arange(15).reshape(5, 3))
 
 
-def test_a_file_without_the_column_asked_for_is_named(scans, cache_dir):
+def test_a_file_without_a_requested_column_is_named(scans, cache_dir):
     with pytest.raises(ValueError, match="a.npy: the file has no colors"):
         load(scans, cache_dir, columns=["colors"])
 
 
-def test_a_changed_file_is_read_anew(scans, cache_dir):
+def test_a_changed_file_is_read_again(scans, cache_dir):
     load(scans, cache_dir)
     changed = write(scans / "mug" / "a.npy", 8, seed=5)
     os.utime(scans / "mug" / "a.npy", ns=(0, 1))
@@ -128,14 +128,14 @@ def test_an_unreadable_file_is_named_or_left_out_with_a_warning(scans, cache_dir
     assert len(rows) == 3 and "left out" in caplog.text and "broken.ply" in caplog.text
 
 
-def test_a_folder_of_which_nothing_can_be_read_is_an_error(tmp_path, cache_dir):
+def test_a_folder_without_readable_files_is_an_error(tmp_path, cache_dir):
     (tmp_path / "scans" / "mug").mkdir(parents=True)
     (tmp_path / "scans" / "mug" / "broken.ply").write_text("this is no ply")
     with pytest.raises(ValueError, match="none of the 1 files of a split could be read, the first is .*broken.ply"):
         load(tmp_path / "scans", cache_dir, on_error="skip")
 
 
-def test_files_of_unknown_types_are_mentioned(scans, cache_dir, caplog):
+def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
     (scans / "mug" / "a.blend").touch()
     (scans / "mug" / "a.mtl").touch()
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):

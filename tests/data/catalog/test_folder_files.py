@@ -63,7 +63,7 @@ def write_gltf(path, cloud):
         (path if name.endswith(".gltf") else path.parent / name).write_bytes(content)
 
 
-def test_all_formats_are_read_side_by_side_whatever_the_case_of_their_endings(tmp_path, load):
+def test_all_formats_are_read_together_whatever_the_case_of_their_endings(tmp_path, load):
     every_format(tmp_path / "scans")
     rows = load(tmp_path / "scans", num_points=32, split="train")
     assert sorted(name.rpartition(".")[2].lower() for name in rows["file"][:]) == list(supported_file_types())
@@ -72,7 +72,7 @@ def test_all_formats_are_read_side_by_side_whatever_the_case_of_their_endings(tm
     assert len([row["point_cloud"]["points"] for row in files]) == 15
 
 
-def test_a_column_of_files_is_made_without_opening_any(scans, load):
+def test_a_column_of_files_opens_no_file(scans, load):
     (scans / "cup" / "broken.off").write_text("no mesh")
     rows = load(scans, as_files=True)["train"]
     assert list(rows.features) == ["point_cloud", "label", "file"] and rows.features["point_cloud"] == PointCloud()
@@ -149,7 +149,7 @@ def test_several_processes_read_the_same_rows(scans, load, tmp_path):
     np.testing.assert_array_equal(rows["points"][:], one["points"][:])
 
 
-def test_clouds_without_classes_may_lie_anywhere(tmp_path, load):
+def test_clouds_without_classes_may_be_at_any_depth(tmp_path, load):
     root = tmp_path / "scans"
     for name in ("a.npy", "room/b.npy", "room/corner/c.npy"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def test_clouds_without_classes_may_lie_anywhere(tmp_path, load):
     assert sorted(rows["file"][:]) == ["a.npy", "room/b.npy", "room/corner/c.npy"]
 
 
-def test_folders_of_splits_alone_are_no_classes(tmp_path, load):
+def test_folders_of_splits_are_not_classes(tmp_path, load):
     root = tmp_path / "scans"
     for name in ("train/a.npy", "train/b.npy", "val/c.npy"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def test_folders_of_splits_alone_are_no_classes(tmp_path, load):
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "validation": 1}
 
 
-def test_labels_of_points_are_read_where_asked_for(tmp_path, load):
+def test_labels_of_points_are_read_if_requested(tmp_path, load):
     (tmp_path / "scans" / "room").mkdir(parents=True)
     write_point_cloud(tmp_path / "scans" / "room" / "a.ply", full_cloud(6))
     row = load(tmp_path / "scans", columns=["labels", "normals"])["train"][0]

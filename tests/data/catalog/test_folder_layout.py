@@ -25,7 +25,7 @@ def test_class_folders_alone_are_the_training_split(tmp_path):
     assert others == {".blend": 1}
 
 
-def test_folders_of_splits_may_stand_above_or_below_the_classes(tmp_path):
+def test_folders_of_splits_may_be_above_or_below_the_classes(tmp_path):
     expected = {"train": ["mug"], "test": ["cup", "mug"], "validation": ["cup"]}
     above = make(tmp_path / "above", "train/mug/a.ply", "test/cup/b.ply", "test/mug/c.ply", "val/cup/d.ply")
     below = make(tmp_path / "below", "mug/train/a.ply", "cup/test/b.ply", "mug/test/c.ply", "cup/Valid/d.ply")
@@ -34,12 +34,12 @@ def test_folders_of_splits_may_stand_above_or_below_the_classes(tmp_path):
         assert {split: [label for label, _ in files] for split, files in splits.items()} == expected
 
 
-def test_notes_beside_the_class_folders_are_no_clouds(tmp_path):
+def test_notes_next_to_the_class_folders_are_not_clouds(tmp_path):
     splits, others = found(make(tmp_path, "readme.txt", "filelist.txt", "cup/a.ply"))
     assert splits == {"train": [("cup", "cup/a.ply")]} and others == {".txt": 2}
 
 
-def test_folders_of_textures_inside_a_class_are_passed_over(tmp_path):
+def test_folders_of_textures_inside_a_class_are_ignored(tmp_path):
     splits, others = found(make(tmp_path, "cup/a.ply", "cup/textures/wood.png"))
     assert splits == {"train": [("cup", "cup/a.ply")]} and others == {".png": 1}
 
@@ -54,7 +54,7 @@ def test_folders_of_textures_inside_a_class_are_passed_over(tmp_path):
         (["cup/a.ply", "mug/notes.md"], "no point cloud in the folders mug; remove them or add files"),
     ],
 )
-def test_a_layout_that_says_no_class_is_refused(names, message, tmp_path):
+def test_a_layout_without_classes_is_refused(names, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         found(make(tmp_path, *names))
 

@@ -1,4 +1,4 @@
-"""A folder that a stranger made: links that lead out of it, and names that are no text."""
+"""Untrusted folders: links that lead outside, and names that are not text."""
 
 import os
 
@@ -11,7 +11,7 @@ from tests.data.clouds import points
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder beside `scans` with a cloud, and metadata that names the cloud of `scans`."""
+    """A folder next to `scans` with a cloud, and metadata that names the cloud of `scans`."""
     (tmp_path / "scans" / "cup").mkdir(parents=True)
     np.save(tmp_path / "scans" / "cup" / "a.npy", points())
     (tmp_path / "outside" / "mug").mkdir(parents=True)
@@ -29,7 +29,7 @@ LINKS = {
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("place", LINKS)
-def test_a_link_that_leads_outside_of_the_folder_is_refused_unless_it_is_asked_for(place, streaming, outside):
+def test_a_link_that_leads_outside_of_the_folder_is_refused_by_default(place, streaming, outside):
     root = outside.parent / "scans"
     (root / place).symlink_to(outside / LINKS[place])
     with pytest.raises(
@@ -65,7 +65,7 @@ def test_a_link_that_leads_back_to_itself_is_refused(name, outside):
         folder.load(root)
 
 
-def test_metadata_in_a_folder_whose_name_is_no_text_is_refused_in_words_that_can_be_printed(outside):
+def test_metadata_in_a_folder_with_an_undecodable_name_is_refused_in_printable_text(outside):
     root = os.fsencode(outside.parent / "scans")
     os.mkdir(root + b"/\xff")
     with open(root + b"/\xff/metadata.csv", "w") as file:
@@ -76,7 +76,7 @@ def test_metadata_in_a_folder_whose_name_is_no_text_is_refused_in_words_that_can
 
 
 @pytest.mark.parametrize("name", [b"\xff\xe9.npy", b"t\xfcr/a.npy"])
-def test_a_name_that_is_no_utf8_is_shown(name, outside):
+def test_a_name_that_is_not_utf8_is_escaped(name, outside):
     root = os.fsencode(outside.parent / "scans")
     path = os.path.join(root, name) if b"/" in name else os.path.join(root, b"cup", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,4 +1,4 @@
-"""Folders whose metadata files say more about the clouds."""
+"""Folders with metadata files."""
 
 import json
 import logging
@@ -99,7 +99,7 @@ def test_labels_of_metadata_are_classes_unless_they_are_quantities(labels, expec
         assert load(scans, split="train", streaming=streaming).features["label"] == expected
 
 
-def test_labels_of_metadata_count_instead_of_folder_names(tmp_path, load):
+def test_labels_of_metadata_replace_folder_names(tmp_path, load):
     put(tmp_path / "scans" / "mug" / "a.npy")
     put(tmp_path / "scans" / "cup" / "b.npy")
     write(
@@ -109,7 +109,7 @@ def test_labels_of_metadata_count_instead_of_folder_names(tmp_path, load):
     assert load(tmp_path / "scans")["train"].features["label"].names == ["big", "small"]
 
 
-def test_folder_names_are_labels_where_metadata_has_none(tmp_path, load):
+def test_folder_names_are_labels_if_metadata_has_none(tmp_path, load):
     root = tmp_path / "scans"
     for name in ("mug/a.npy", "cup/b.npy"):
         put(root / name)
@@ -122,7 +122,7 @@ def test_folder_names_are_labels_where_metadata_has_none(tmp_path, load):
     assert load(root, drop_labels=False)["train"].features["label"].names == ["mug"]
 
 
-def test_each_split_may_have_metadata_of_its_own(tmp_path, load):
+def test_each_split_may_have_its_own_metadata(tmp_path, load):
     root = tmp_path / "scans"
     for split, label in (("train", "mug"), ("train", "cup"), ("test", "cup")):
         put(root / split / f"{label}.npy")
@@ -167,19 +167,19 @@ def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans
         ('file_name\n"a.npy\n', "metadata.csv: cannot be read as a table"),
     ],
 )
-def test_metadata_that_does_not_fit_the_files_is_named(content, message, scans, load):
+def test_metadata_that_does_not_match_the_files_is_named(content, message, scans, load):
     (scans / "metadata.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
         load(scans)
 
 
-def test_a_column_whose_name_arrow_would_cut_off_is_named(scans, load):
+def test_a_column_whose_name_arrow_would_truncate_is_named(scans, load):
     (scans / "metadata.csv").write_text("file_name,wei\0ght\na.npy,1\n")
     with pytest.raises(ValueError, match=r"metadata.csv: a column is named 'wei\\x00ght'"):
         load(scans)
 
 
-def test_metadata_in_lines_that_are_no_objects_is_named(scans, load):
+def test_metadata_lines_that_are_not_objects_are_named(scans, load):
     (scans / "metadata.jsonl").write_text('{"file_name": "a.npy"}\n["b"]\n')
     with pytest.raises(
         ValueError, match=r"metadata.jsonl: cannot be read as a table .*line 2 is .*expected an object"
@@ -205,7 +205,7 @@ def test_metadata_files_must_agree(scans, load):
         load(scans)
 
 
-def test_a_folder_that_is_called_as_metadata_is_a_folder(tmp_path):
+def test_a_folder_named_like_a_metadata_file_is_a_folder(tmp_path):
     path = tmp_path / "metadata.csv" / "a.npy"
     path.parent.mkdir()
     np.save(path, points())

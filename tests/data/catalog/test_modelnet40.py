@@ -97,7 +97,7 @@ def test_meshes_are_sampled_on_their_surface_also_with_glued_headers(load, root)
     assert load()["test"].features["points"] == Array2D((10_000, 3), "float32")
 
 
-def test_text_is_taken_where_several_layouts_lie_and_others_by_name(load, root):
+def test_text_is_the_default_of_several_layouts(load, root):
     write_text(root)
     write_pickle(root, num_points=40)
     write_hdf5(root)
@@ -124,7 +124,7 @@ def test_the_published_numbers_are_checked(load, root, write, count):
         load(verify=True)
 
 
-def test_listed_files_that_are_gone_are_named_or_left_out(load, root):
+def test_missing_listed_files_are_named_or_left_out(load, root):
     folder = write_text(root)
     (folder / "xbox" / "xbox_0104.txt").unlink()
     (folder / "xbox" / "xbox_0004.txt").unlink()
@@ -134,7 +134,7 @@ def test_listed_files_that_are_gone_are_named_or_left_out(load, root):
     assert splits.num_rows == {"train": 4, "test": 2}
 
 
-def test_a_line_that_is_no_point_is_named(load, root):
+def test_a_malformed_line_is_named(load, root):
     folder = write_text(root)
     path = folder / "airplane" / "airplane_0001.txt"
     path.write_text(path.read_text() + "0.1,0.2,0.3\n")
@@ -170,7 +170,7 @@ def test_hdf5_labels_beyond_the_classes_are_refused(load, root):
 
 
 @pytest.mark.parametrize("content", [[1], {"a": 1}, [[np.zeros((3, 6))], []], [[np.zeros((3, 4))], [0]], [["x"], [0]]])
-def test_pickles_of_another_content_are_refused(load, root, content):
+def test_pickles_with_other_content_are_refused(load, root, content):
     folder = write_pickle(root, num_points=40)
     (folder / "modelnet40_test_40pts_fps.dat").write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=r"modelnet40_test_40pts_fps\.dat.*(expected a list|expected \(points, 6\))"):

@@ -10,11 +10,11 @@ from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot
 from tests.data.catalog.modelnet_trees import MODELS, label, table, write_text
 
-ORIGINALS = [8, 0, 39, 12, 30]  # classes of ModelNet40 behind the fold's labels
+ORIGINALS = [8, 0, 39, 12, 30]  # classes of ModelNet40 by the fold's labels
 
 
 def fold(way=5, shot=10, seed=0, num_points=6):
-    """A fold as the published pickles hold it: points and normals, new label, label of ModelNet40."""
+    """A fold as in the published pickles: points and normals, new label, label of ModelNet40."""
     generator = np.random.default_rng(seed)
     made = {}
     for split, count in (("train", shot), ("test", 20)):
@@ -122,7 +122,7 @@ def test_the_published_numbers_are_those_of_the_protocol_and_are_checked(write, 
         (lambda made: made["test"].__setitem__(4, ("points", 0, 8)), "test 4: a cloud of shape str"),
     ],
 )
-def test_folds_of_another_content_are_refused(write, load, change, message):
+def test_folds_with_other_content_are_refused(write, load, change, message):
     made = fold()
     change(made)
     write(made)
@@ -172,7 +172,7 @@ def test_parquet_with_clouds_of_other_shapes_is_named(write, load):
         load()
 
 
-def test_a_missing_fold_says_where_folds_are_to_be_had(write, load):
+def test_a_missing_fold_says_where_to_get_it(write, load):
     write(fold())
     with pytest.raises(FileNotFoundError, match="5way_10shot: no 4.pkl, 4.json or 4-train.parquet.*Point-BERT"):
         load(fold=4)

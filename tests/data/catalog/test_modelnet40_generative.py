@@ -55,7 +55,7 @@ def test_the_second_question_ends_with_a_blank(tmp_path, load):
         load(question=2)
 
 
-def test_class_names_are_written_with_blanks(tmp_path, load):
+def test_class_names_have_spaces(tmp_path, load):
     write(tmp_path / "data")
     names = load(split="test").features["label"].names
     assert len(names) == 40 and "tv stand" in names and "range hood" in names and not any("_" in n for n in names)
@@ -67,7 +67,7 @@ def test_the_published_number_is_checked(tmp_path, load):
         load(verify=True)
 
 
-def test_files_of_another_content_are_refused(tmp_path, load):
+def test_files_with_other_content_are_refused(tmp_path, load):
     write(tmp_path / "data", num_points=40)
     with pytest.raises(ValueError, match=r"fps\.dat, cloud 0, row 0: points has shape \(40, 3\); expected"):
         load()

@@ -73,7 +73,7 @@ def test_brief_rows_have_the_cloud_the_conversation_and_the_caption(tree, load, 
         assert splits[split].info.homepage == DATASET.homepage and splits[split].info.license.startswith("other: ")
 
 
-def test_minigpt_lists_the_reserved_objects_and_has_their_captions_among_all(tmp_path, load):
+def test_minigpt_lists_reserved_objects_whose_captions_are_among_all(tmp_path, load):
     splits = load(write_minigpt(tmp_path), streaming=True)
     found = {split: [row["object_id"] for row in rows] for split, rows in splits.items()}
     assert found == {**SPLITS, "validation": [RESERVED[2], RESERVED[0]]}
@@ -109,7 +109,7 @@ def test_complex_conversations_are_chosen_by_their_type(tree, load, which, wante
     assert [row["object_id"] for row in splits["test"]] == TEST
 
 
-def test_no_object_is_in_two_splits_even_if_a_file_says_so(tmp_path, load):
+def test_no_object_is_in_two_splits_even_if_files_overlap(tmp_path, load):
     root = write_pointllm(tmp_path)
     more = json.dumps(talk(RESERVED[0], "single_round")) + ", " + json.dumps(talk(TEST[0], "single_round"))
     annotations(root, "complex_instruction_70K", lambda text: f"[{more}, {text[1:]}")
@@ -158,7 +158,7 @@ def test_streaming_converts_no_clouds_and_splits_by_node_without_losses(tree, lo
     assert all(parts) and sorted(parts[0] + parts[1]) == TRAIN
 
 
-def test_only_files_of_the_wanted_splits_need_be_there(tmp_path, load):
+def test_only_files_of_the_requested_splits_need_to_exist(tmp_path, load):
     root = write_pointllm(tmp_path)
     for name in (objaverse_captions.FILTERED, objaverse_captions.COMPLEX, objaverse_captions.VALIDATION):
         (root / "anno_data" / name).unlink()
@@ -216,7 +216,7 @@ def test_a_repaired_cloud_is_read_again(tmp_path, load):
     assert load(root, splits=["train"])["train"][0]["points"][0, 0] == 1
 
 
-def test_broken_json_is_named_with_its_place_and_never_skipped(tmp_path, load):
+def test_damaged_json_is_located_and_never_skipped(tmp_path, load):
     root = write_pointllm(tmp_path)
     name = "brief_description_660K_filtered"
     path = annotations(root, name, lambda text: text.replace('"gpt"', '"gpt', 3).replace('"gpt', '"gpt"', 2))
@@ -237,7 +237,7 @@ def test_broken_json_is_named_with_its_place_and_never_skipped(tmp_path, load):
         ('"<point>', '7, "x": "', "turn 0 has value 7; expected text"),
     ],
 )
-def test_entries_that_are_not_sound_are_named_or_left_out(tmp_path, load, old, new, message):
+def test_malformed_entries_are_named_or_left_out(tmp_path, load, old, new, message):
     root = write_pointllm(tmp_path)
 
     def change(text):
@@ -276,7 +276,7 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
     assert len(list(load(verify=False)["train"])) == 4
 
 
-def test_an_interrupted_conversion_goes_on(tree, load, monkeypatch):
+def test_an_interrupted_conversion_resumes(tree, load, monkeypatch):
     from hf_any3d.data.catalog import objaverse_captions
     from hf_any3d.data.conversion import shards
 
@@ -305,7 +305,7 @@ def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").rglob("train-*.parquet"))) == 3
 
 
-def test_the_card_says_what_a_conversation_is_made_of(tree, load):
+def test_the_card_describes_conversations(tree, load):
     splits = load(tree, splits=["test"])
     statistics = {"test": {"num_rows": 1, "points_per_cloud": {"min": 1, "max": 1}, "bounds": {"min": [], "max": []}}}
     text = card_text("me/talks", "Talks", splits, splits["test"].info.license, statistics)
@@ -313,7 +313,7 @@ def test_the_card_says_what_a_conversation_is_made_of(tree, load):
     assert "| colors | Array2D (8192, 3) float32 |" in text and "ODC-By" in text and "xu2024pointllm" in text
 
 
-def test_statistics_lie_beside_the_rows(tree, load, tmp_path):
+def test_statistics_are_stored_with_the_rows(tree, load, tmp_path):
     load(tree)
     stats = json.loads(next((tmp_path / "cache").rglob("stats.json")).read_text())
     assert stats["format_version"] == loading.FORMAT_VERSION and stats["name"] == "objaverse_captions"

@@ -26,7 +26,7 @@ def write(folder, **tables):
     return folder
 
 
-def test_file_names_say_the_split_and_nested_lists_become_arrays(tmp_path, cache_dir):
+def test_file_names_give_the_split_and_nested_lists_become_arrays(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table(["mug", "cup", "mug"], [5, 6, 7]), test=table(["mug"]))
     splits = load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
     assert splits["train"].features["points"] == Array2D((None, 3), "float32")
@@ -44,7 +44,7 @@ def test_files_can_be_given_one_by_one(tmp_path, cache_dir):
     assert splits["validation"].features["label"].names == ["0", "1", "2"]
 
 
-def test_one_split_can_be_asked_for(tmp_path, cache_dir):
+def test_one_split_can_be_requested(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0, 1]), test=table([1]))
     rows = load_point_dataset("parquet", data_dir=folder, split="test", cache_dir=cache_dir)
     assert isinstance(rows, Dataset) and len(rows) == 1
@@ -93,7 +93,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load_point_dataset("parquet")
 
 
-def test_other_files_of_a_folder_are_passed_over_and_named(tmp_path, cache_dir, caplog):
+def test_other_files_of_a_folder_are_ignored_with_a_warning(tmp_path, cache_dir, caplog):
     folder = write(tmp_path / "data", train=table(["mug", "cup"]), test=table(["mug"]))
     for name in ("notes.txt", "test.csv", "train.json", ".hidden"):
         (folder / name).write_text("no Parquet")
@@ -103,7 +103,7 @@ def test_other_files_of_a_folder_are_passed_over_and_named(tmp_path, cache_dir, 
     assert "other than Parquet: notes.txt, test.csv, train.json" in caplog.text and ".hidden" not in caplog.text
 
 
-def test_names_of_folders_and_shards_say_the_split(tmp_path, cache_dir):
+def test_names_of_folders_and_shards_give_the_split(tmp_path, cache_dir):
     for folder, names in (("train", "ab"), ("dev", "c"), ("data", ["test-00000-of-00002", "test-00001-of-00002"])):
         (tmp_path / "all").mkdir(exist_ok=True)
         write(tmp_path / "all" / folder, **{name: table([0, 1]) for name in names})
@@ -111,7 +111,7 @@ def test_names_of_folders_and_shards_say_the_split(tmp_path, cache_dir):
     assert splits.num_rows == {"train": 4, "validation": 2, "test": 4}
 
 
-def test_a_file_whose_name_says_no_split_beside_others_that_do_is_refused(tmp_path, cache_dir):
+def test_a_file_without_a_split_in_its_name_among_others_is_refused(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0]), more=table([1]))
     with pytest.raises(ValueError, match=r"more\.parquet: its name gives no split, that of train\.parquet does"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)

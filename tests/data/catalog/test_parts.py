@@ -15,7 +15,7 @@ def test_every_category_lists_its_parts():
     assert len(set(names)) == len(names) == sum(map(len, PARTS.values()))
 
 
-def test_names_of_parts_tell_their_categories():
+def test_categories_are_found_by_the_names_of_parts():
     categories = ["table", "table lamp"]
     assert parts_of_categories(["table top", "table lamp shade", "table legs"], categories) == [[0, 2], [1]]
     assert parts_of_categories(["table top", "shade"], categories) is None
@@ -50,7 +50,7 @@ def heights(category, part, seed):
     ],
 )
 @pytest.mark.parametrize("seed", range(4))
-def test_parts_lie_above_each_other_as_they_should(category, lower, upper, seed):
+def test_parts_are_in_the_right_vertical_order(category, lower, upper, seed):
     assert heights(category, lower, seed).mean() < heights(category, upper, seed).min()
 
 
@@ -66,7 +66,7 @@ def test_handle_of_a_mug_stands_off_its_body(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_parts_touch_each_other(seed):
-    """No part hangs in the air: some point of it lies near one of another part."""
+    """Some point of each part is near one of another part."""
     for category in CATEGORIES:
         points, names = assemble(category, 1500, np.random.default_rng(seed))
         size = np.linalg.norm(np.ptp(points, axis=0))
@@ -76,7 +76,7 @@ def test_parts_touch_each_other(seed):
             assert gap < 0.08 * size, f"{category} {part}"
 
 
-def test_seeds_draw_other_objects():
+def test_other_seeds_give_other_objects():
     one, other, again = (assemble("chair", 300, np.random.default_rng(seed))[0] for seed in (0, 1, 0))
     assert np.array_equal(one, again) and not np.allclose(np.sort(one[:, 1]), np.sort(other[:, 1]), atol=0.01)
 

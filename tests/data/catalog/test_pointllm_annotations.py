@@ -22,8 +22,8 @@ VALUES = [{"a": "é\n", "b": [1, 2]}, 3, "☃ ] , [", [], None, {"deep": {"er": 
 
 @pytest.mark.parametrize("style", [{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}])
 @pytest.mark.parametrize("small", [False, True])
-def test_entries_are_those_of_the_array_and_found_again_by_their_bytes(write, monkeypatch, style, small):
-    if small:  # letters of several bytes and entries lie across the borders of what is read at a time
+def test_entries_are_those_of_the_array_and_read_again_by_their_bytes(write, monkeypatch, style, small):
+    if small:  # letters of several bytes and entries span the chunks
         monkeypatch.setattr(pointllm_annotations, "CHUNK_BYTES", 3)
         monkeypatch.setattr(pointllm_annotations, "LONGEST_ENTRY", 60)
     path = write(" \n" + json.dumps(VALUES, **style) + "\n ")
@@ -33,7 +33,7 @@ def test_entries_are_those_of_the_array_and_found_again_by_their_bytes(write, mo
     assert [read_entry(path, entry.start, entry.stop) for entry in entries] == VALUES
 
 
-def test_an_empty_array_and_a_mark_of_the_byte_order_are_fine(write):
+def test_an_empty_array_and_a_byte_order_mark_are_accepted(write):
     assert list(scan_entries(write(" [ ] "))) == []
     assert [entry.value for entry in scan_entries(write("\ufeff[1]"))] == [1]
 
@@ -54,7 +54,7 @@ def test_an_empty_array_and_a_mark_of_the_byte_order_are_fine(write):
         ("[" * 200_000, "entry 0 is not valid JSON"),
     ],
 )
-def test_damage_is_named_with_its_place(write, content, message):
+def test_damage_is_located(write, content, message):
     with pytest.raises(ValueError, match=f"some.json: {message}|some.json: byte 1: {message}"):
         list(scan_entries(write(content)))
 

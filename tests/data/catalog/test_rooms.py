@@ -50,7 +50,7 @@ def test_sizes_are_those_of_the_classes(objects):
         assert radius == pytest.approx((1.0 + 0.2 * label) / 2, rel=0.2)
 
 
-def test_the_seed_makes_the_room(objects):
+def test_the_seed_determines_the_room(objects):
     one, other, third = (compose_room(objects, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], other[name]) for name in one)
     assert not np.array_equal(one["points"], third["points"])
@@ -63,7 +63,7 @@ def test_objects_without_a_free_place_are_left_out(objects):
     assert (empty["objects"] == -1).all()
 
 
-def test_rooms_that_make_no_sense_are_refused(objects):
+def test_impossible_rooms_are_refused(objects):
     with pytest.raises(ValueError, match="objects is empty"):
         compose_room([], np.random.default_rng(0))
     with pytest.raises(ValueError, match="num_points is 100; expected at least 384"):

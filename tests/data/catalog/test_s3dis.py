@@ -120,7 +120,7 @@ def test_missing_rooms_are_named_and_where_to_get_them(load, root, write, name, 
 
 
 @pytest.mark.parametrize("block_size", [None, 1.0])
-def test_the_272_rooms_pass_for_complete(load, root, block_size):
+def test_all_272_rooms_are_complete(load, root, block_size):
     rooms = list(map(str, s3dis.PUBLISHED_ROOMS))
     write_arrays(root, rooms, num_points=1)
     splits = load(verify=True, block_size=block_size, block_points=8)
@@ -140,7 +140,7 @@ def test_the_folder_itself_may_be_given(load, root, write):
     assert load(data_dir=write(root)).num_rows == {"train": 3, "test": 2}
 
 
-def test_prepared_arrays_are_taken_before_annotations(load, root):
+def test_prepared_arrays_are_preferred_to_annotations(load, root):
     write_annotations(root, ROOMS[:4])
     write_arrays(root)
     assert load().num_rows == {"train": 3, "test": 2}
@@ -162,7 +162,7 @@ def test_prepared_arrays_are_taken_before_annotations(load, root):
         ("", "the file is empty"),
     ],
 )
-def test_pieces_of_another_content_are_named(load, root, text, message):
+def test_pieces_with_other_content_are_named(load, root, text, message):
     annotation(write_annotations(root), "Area_1_office_2", "chair_2").write_text(text)
     with pytest.raises(ValueError, match=f"office_2/Annotations(/chair_2.txt)?: {message}"):
         load()
@@ -189,7 +189,7 @@ def test_a_room_without_pieces_is_named(load, root):
         (np.array([None]), "would have to be unpickled, which is refused"),
     ],
 )
-def test_arrays_of_another_content_are_named(load, root, array, message):
+def test_arrays_with_other_content_are_named(load, root, array, message):
     np.save(write_arrays(root) / "Area_1_office_2.npy", array)
     with pytest.raises(ValueError, match=f"Area_1_office_2.npy.*({message})"):
         load()

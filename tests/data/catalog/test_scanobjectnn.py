@@ -59,7 +59,7 @@ def test_every_variant_has_the_rows_of_its_files(tree, cache_dir, variant):
         assert rows["label"][:].tolist() == values["label"].tolist()
 
 
-def test_masks_tell_the_object_from_the_background(tree, cache_dir):
+def test_masks_separate_object_and_background(tree, cache_dir):
     options = {"data_dir": tree, "masks": True, "cache_dir": cache_dir, "verify": False}
     rows = load_point_dataset("scanobjectnn", variant="obj_bg", split="test", **options)
     assert rows.features["labels"] == List(ClassLabel(names=["background", "object"]))
@@ -123,7 +123,7 @@ def test_an_unknown_variant_is_named(tree):
         ({"label": None}, "no array 'label'; found data, mask"),
     ],
 )
-def test_files_of_another_content_are_refused(tree, cache_dir, change, message):
+def test_files_with_other_content_are_refused(tree, cache_dir, change, message):
     path = tree / "h5_files" / "main_split" / "test_objectdataset_augmentedrot_scale75.h5"
     values = {name: value for name, value in {**arrays(3), **change}.items() if value is not None}
     write(path, values)
@@ -131,7 +131,7 @@ def test_files_of_another_content_are_refused(tree, cache_dir, change, message):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, masks=True)
 
 
-def test_without_h5py_the_error_says_how_to_install_it(tree, cache_dir, monkeypatch):
+def test_without_h5py_the_error_has_the_install_command(tree, cache_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r"pip install hf-any3d\[files\]"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)

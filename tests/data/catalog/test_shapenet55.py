@@ -39,7 +39,7 @@ def test_rows_are_those_of_the_lists_in_their_order(load):
     assert splits["train"].features["label"].int2str(splits["train"]["label"][:].tolist()) == ["airplane", "washer"]
 
 
-def test_unseen_categories_are_a_test_split_alone(load):
+def test_unseen_categories_have_only_a_test_split(load):
     splits = load(split_set="21")
     assert list(splits) == ["test"]
     assert_models(splits["test"], UNSEEN)
@@ -77,7 +77,7 @@ def test_missing_clouds_and_lists_are_named_or_left_out(load, folder):
         load(split_set="21")
 
 
-def test_clouds_of_another_content_are_named(load, folder):
+def test_clouds_with_other_content_are_named(load, folder):
     path = folder / "shapenet_pc" / f"{MODELS['test'][0]}.npy"
     for array, message in (
         (np.zeros((2048, 3), np.float32), r"points has shape \(2048, 3\); expected \(8192, 3\)"),
@@ -93,7 +93,7 @@ def test_clouds_of_another_content_are_named(load, folder):
 
 
 @pytest.mark.parametrize("line", ["../../secret.npy", "02691156-a/../b.npy", "00000000-abc.npy", "02691156-abc.ply"])
-def test_lines_that_name_no_cloud_are_refused(load, folder, line):
+def test_lines_that_do_not_name_a_cloud_are_refused(load, folder, line):
     (folder / "ShapeNet-55" / "test.txt").write_text(f"{MODELS['test'][0]}.npy\n{line}\n")
     with pytest.raises(ValueError, match=r"ShapeNet-55/test\.txt: line 2 is .*; expected a category of the 55"):
         load()

@@ -52,8 +52,8 @@ def test_parts_are_numbered_as_published():
     assert list(published) == list(shapenetpart.SYNSETS.values()) == list(shapenetpart.CATEGORY_PARTS)
     for category, (first, last) in published.items():
         assert shapenetpart.CATEGORY_PARTS[category] == tuple(range(first, last + 1))
-    told = parts_of_categories(shapenetpart.PART_NAMES, list(shapenetpart.SYNSETS.values()))
-    assert told == [list(parts) for parts in shapenetpart.CATEGORY_PARTS.values()]
+    found = parts_of_categories(shapenetpart.PART_NAMES, list(shapenetpart.SYNSETS.values()))
+    assert found == [list(parts) for parts in shapenetpart.CATEGORY_PARTS.values()]
 
 
 def test_the_folder_above_may_be_given_and_numbers_are_checked(load, folder):
@@ -79,7 +79,7 @@ def test_missing_clouds_are_named_or_left_out(load, folder):
         ("nan 0.2 0.3 0 0 1 47\n", "points has NaN or infinite numbers in 1 rows, the first is 60"),
     ],
 )
-def test_lines_that_are_no_points_are_named(load, folder, line, message):
+def test_malformed_lines_are_named(load, folder, line, message):
     with open(folder / f"{OBJECTS['train'][1]}.txt", "a") as file:
         file.write(line)
     with pytest.raises(ValueError, match=f"408c3db9b4ee6be2e9f3e9c758fef992.txt.*{message}"):
@@ -98,7 +98,7 @@ def test_lines_that_are_no_points_are_named(load, folder, line, message):
         ("", "not JSON"),
     ],
 )
-def test_lists_of_another_content_are_refused(load, folder, content, message):
+def test_lists_with_other_content_are_refused(load, folder, content, message):
     (folder / "train_test_split" / "shuffled_val_file_list.json").write_text(content)
     with pytest.raises(ValueError, match=f"shuffled_val_file_list.json: {message}"):
         load()

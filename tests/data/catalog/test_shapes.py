@@ -25,7 +25,7 @@ def test_rows_are_clouds_as_numpy_arrays_with_a_class(shapes):
     assert row["colors"].shape == (1024, 3) and 0 <= row["colors"].min() < row["colors"].max() <= 255
 
 
-def test_clouds_lie_in_the_unit_sphere_near_its_centre(shapes):
+def test_clouds_are_in_the_unit_sphere_near_its_centre(shapes):
     for rows in shapes.values():
         points = rows["points"][:]  # (shapes, 1024, 3)
         radii = np.linalg.norm(points, axis=-1).max(axis=1)
@@ -63,6 +63,6 @@ def test_the_set_stays_small_enough_to_ship():
     assert sum(path.stat().st_size for path in FOLDER.glob("*.parquet")) < 6e6
 
 
-def test_a_folder_without_the_files_says_what_to_do(tmp_path):
+def test_a_folder_without_the_files_is_an_error_with_advice(tmp_path):
     with pytest.raises(FileNotFoundError, match="no train.parquet and no test.parquet.*pass data_dir="):
         load_point_dataset("shapes", data_dir=tmp_path)

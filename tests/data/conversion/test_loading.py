@@ -40,7 +40,7 @@ def assert_complete(splits):
             assert row["label"] == number % 3 and row["file"] == f"{split}/{number}.npy"
 
 
-def test_rows_are_those_of_the_files_with_what_is_known_of_the_dataset(tree, cache_dir):
+def test_rows_are_those_of_the_files_with_the_info_of_the_dataset(tree, cache_dir):
     splits = load_toy(tree, cache_dir)
     assert_complete(splits)
     for rows in splits.values():
@@ -67,7 +67,7 @@ def test_other_options_are_another_cache(tree, cache_dir):
     assert len(again) == sum(COUNTS.values())
 
 
-def test_an_interrupted_conversion_goes_on_where_it_was(tree, cache_dir, small_shards):
+def test_an_interrupted_conversion_resumes(tree, cache_dir, small_shards):
     first, second = [], []
     with pytest.raises(KeyboardInterrupt):
         load_toy(tree, cache_dir, first, fail_at="train/9.npy")
@@ -80,7 +80,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(tree, cache_dir, small_s
 
 
 @pytest.mark.slow
-def test_a_killed_conversion_leaves_nothing_that_is_taken_for_whole(tree, cache_dir, small_shards):
+def test_a_killed_conversion_leaves_no_shard_that_looks_complete(tree, cache_dir, small_shards):
     program = f"""
 import time
 from pathlib import Path
@@ -115,7 +115,7 @@ toy.load_toy(Path({str(tree)!r}), {cache_dir!r})
     assert not files_in(cache_dir, ".*.tmp")
 
 
-def test_a_full_disk_is_an_error_that_names_the_shard_and_the_rest_goes_on(tree, cache_dir, small_shards):
+def test_a_full_disk_is_an_error_that_names_the_shard_and_the_conversion_resumes(tree, cache_dir, small_shards):
     np.save(tree / "train" / "6.npy", np.random.default_rng(0).uniform(size=(9000, 3)).astype(np.float32))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Files may not grow beyond this: the same failing write as on a full disk, without filling one.
@@ -131,7 +131,7 @@ def test_a_full_disk_is_an_error_that_names_the_shard_and_the_rest_goes_on(tree,
     assert splits.num_rows == COUNTS and 0 < len(again) < sum(COUNTS.values())
 
 
-def test_a_full_disk_while_opening_is_an_error_and_the_shards_stay(tree, cache_dir):
+def test_a_full_disk_while_opening_is_an_error_and_keeps_the_shards(tree, cache_dir):
     # Equal points fill little of Parquet and much of Arrow.
     np.save(tree / "train" / "6.npy", np.zeros((9000, 3), np.float32))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -154,7 +154,7 @@ def test_rows_stream_from_several_shards_without_a_copy(tree, cache_dir, small_s
     assert number == 11 and not files_in(cache_dir, "*.arrow")
 
 
-def test_a_shard_that_lost_its_end_is_written_anew(tree, cache_dir, small_shards):
+def test_a_truncated_shard_is_written_again(tree, cache_dir, small_shards):
     load_toy(tree, cache_dir)
     shard = sorted(Path(cache_dir).rglob("train-00001.parquet"))[0]
     shard.write_bytes(shard.read_bytes()[:-10])
@@ -164,7 +164,7 @@ def test_a_shard_that_lost_its_end_is_written_anew(tree, cache_dir, small_shards
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_byte_that_is_flipped_in_a_shard_is_noticed(tree, cache_dir, small_shards, caplog, streaming):
+def test_a_flipped_byte_in_a_shard_is_noticed(tree, cache_dir, small_shards, caplog, streaming):
     load_toy(tree, cache_dir, streaming=streaming)
     shard = next(Path(cache_dir).rglob("train-00001.parquet"))
     before = shard.stat()
@@ -180,7 +180,7 @@ def test_a_byte_that_is_flipped_in_a_shard_is_noticed(tree, cache_dir, small_sha
     assert_complete(load_toy(tree, cache_dir))
 
 
-def test_shards_that_are_unchanged_are_not_read_again(tree, cache_dir, small_shards, monkeypatch):
+def test_unchanged_shards_are_not_read_again(tree, cache_dir, small_shards, monkeypatch):
     load_toy(tree, cache_dir)
     monkeypatch.setattr(journal, "sha256_of", lambda file: pytest.fail(f"{file} is read again"))
     assert_complete(load_toy(tree, cache_dir))
@@ -207,7 +207,7 @@ def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):
         load_toy(tree, cache_dir)
 
 
-def test_a_split_of_bad_files_alone_is_an_error(tree, cache_dir):
+def test_a_split_of_only_bad_files_is_an_error(tree, cache_dir):
     for path in (tree / "test").iterdir():
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="split test, has no clouds that could be read; the first error: .*0.npy"):
@@ -215,14 +215,14 @@ def test_a_split_of_bad_files_alone_is_an_error(tree, cache_dir):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_another_number_of_clouds_than_published_says_how_many_are_missing(tree, cache_dir, known):
+def test_the_number_of_missing_clouds_is_reported(tree, cache_dir, known):
     (tree / "train" / "11.npy").unlink()
     with pytest.raises(ValueError, match="toy, split train, has 11 clouds; expected 12, so 1 are missing"):
         load_toy(tree, cache_dir, known=known)
     assert load_toy(tree, cache_dir, verify=False).num_rows == {"train": 11, "test": 4}
 
 
-def test_sums_beside_the_data_are_checked(tree, cache_dir):
+def test_checksums_in_the_data_folder_are_checked(tree, cache_dir):
     import hashlib
 
     right = hashlib.sha256((tree / "train" / "0.npy").read_bytes()).hexdigest()
@@ -237,7 +237,7 @@ def test_sums_beside_the_data_are_checked(tree, cache_dir):
         load_toy(tree, cache_dir + "2")
 
 
-def test_statistics_lie_beside_the_data_with_a_version(tree, cache_dir, small_shards):
+def test_statistics_are_stored_with_a_version(tree, cache_dir, small_shards):
     load_toy(tree, cache_dir)
     (path,) = Path(cache_dir).rglob("stats.json")
     statistics = json.loads(path.read_text())
@@ -255,7 +255,7 @@ def test_statistics_lie_beside_the_data_with_a_version(tree, cache_dir, small_sh
     assert statistics["splits"]["train"]["points_per_cloud"] == {"min": 5, "mean": 10.5, "max": 16}
 
 
-def test_processes_that_come_together_convert_once(tree, cache_dir):
+def test_concurrent_processes_convert_once(tree, cache_dir):
     from concurrent.futures import ThreadPoolExecutor
 
     opened = []

@@ -7,7 +7,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Fea
 
 from hf_any3d.data import load_point_dataset, push_point_dataset
 from hf_any3d.data.conversion.publishing import card_metadata, card_text
-from hf_any3d.data.conversion.statistics import SplitStatistics
+from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
 
@@ -31,7 +31,7 @@ def test_what_is_pushed_opens_with_datasets_alone(hub, splits, tmp_path):
     assert ours.features["label"].names == ["mug", "tile", "cup"]
 
 
-def test_the_card_says_what_is_known(hub, splits):
+def test_the_card_has_the_info_of_the_dataset(hub, splits):
     push_point_dataset(splits, "me/toy-card", private=True, title="Toy clouds")
     head, text = head_and_text(hub, "me/toy-card")
     assert head["pretty_name"] == "Toy clouds" and head["size_categories"] == ["n<1K"]
@@ -58,7 +58,7 @@ def test_the_snippet_of_the_card_runs_without_this_package(hub, splits, tmp_path
     assert names["row"]["points"].shape == (5, 3)
 
 
-def test_data_that_may_not_be_passed_on_are_not_made_public(hub, splits):
+def test_data_without_an_open_licence_are_not_published(hub, splits):
     for private in (None, False):
         with pytest.raises(ValueError, match="me/toy-public would be public, and their licence is 'other: for tests"):
             push_point_dataset(splits, "me/toy-public", private=private)
@@ -66,14 +66,14 @@ def test_data_that_may_not_be_passed_on_are_not_made_public(hub, splits):
     assert head_and_text(hub, "me/toy-public")[0]["license"] == "other"
 
 
-def test_a_repository_that_is_public_already_does_not_become_private_by_asking(hub, splits):
+def test_private_does_not_make_a_public_repository_private(hub, splits):
     push_point_dataset(splits, "me/toy-open", licence="cc-by-4.0")
     assert head_and_text(hub, "me/toy-open")[0]["license"] == "cc-by-4.0"
     with pytest.raises(ValueError, match="me/toy-open would be public"):
         push_point_dataset(splits, "me/toy-open", private=True)
 
 
-def test_data_of_unknown_licence_need_one(hub, cache_dir):
+def test_data_of_unknown_licence_need_a_licence(hub, cache_dir):
     shapes = load_point_dataset("shapes", cache_dir=cache_dir)
     for split, rows in shapes.items():
         shapes[split] = rows.select(range(4)).select_columns(["points", "label"])
@@ -91,7 +91,7 @@ def test_rows_without_points_are_refused(splits):
         push_point_dataset(splits, "me/none", private=True)
 
 
-def test_names_that_others_chose_are_shown_as_letters():
+def test_untrusted_names_are_escaped_in_the_card():
     nasty = ["<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "a\n---\n# b", "c|d`e", "\x1b[31mred"]
     columns = {"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=nasty), nasty[3]: Value("string")}
     features = Features(columns)

@@ -4,7 +4,7 @@ from hf_any3d.data.conversion.reading import read_lines
 from hf_any3d.data.files import PointCloudFileError
 
 
-def test_lines_come_without_white_space_and_empty_ones(tmp_path):
+def test_lines_are_stripped_and_empty_ones_dropped(tmp_path):
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xef\xbb\xbfairplane\r\n\r\n  tv stand \nb\xc3\xa4r")
     assert read_lines(path) == ["airplane", "tv stand", "bär"]
@@ -14,7 +14,7 @@ def test_lines_come_without_white_space_and_empty_ones(tmp_path):
     ("content", "message"),
     [(b"a\nb\xff", "byte 3 is not UTF-8 text"), (b"a\n" + b"b" * 2000, "line 2 is 'bbb"), (b"a\0", "line 1 is 'a")],
 )
-def test_what_is_no_list_is_named(tmp_path, content, message):
+def test_a_file_that_is_not_a_list_is_named(tmp_path, content, message):
     path = tmp_path / "names.txt"
     path.write_bytes(content)
     with pytest.raises(PointCloudFileError, match=f"names.txt: .*{message}"):

@@ -19,7 +19,7 @@ def row(**change):
     return {"points": np.zeros((2, 3)), "label": 1, "labels": [0, 1], "file": "a.npy", **change}
 
 
-def test_values_get_the_types_of_their_columns():
+def test_values_are_converted_to_the_types_of_their_columns():
     checked = checked_row({**row(), "more": 1}, FEATURES)
     assert list(checked) == ["points", "label", "labels", "file"]
     assert checked["points"].dtype == np.float32 and checked["labels"].dtype == np.int64
@@ -49,7 +49,7 @@ def test_a_class_is_a_number_or_a_name(label):
         ({"labels": [0]}, r"labels has shape \(1,\); expected .*2"),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_invalid_values_are_named(change, message):
     with pytest.raises(PointCloudError, match=message):
         checked_row(row(**change), FEATURES)
 

@@ -25,7 +25,7 @@ FEATURES = Features({"points": Array2D((None, 3), "float32"), "label": TOY.class
 
 
 def cloud(split: str, number: int) -> np.ndarray:
-    """The cloud that lies in `split/number.npy`: 5 points and one more for each number."""
+    """The cloud in `split/number.npy`: 5 points and one more for each number."""
     return np.random.default_rng([len(split), number]).uniform(-1, 1, (5 + number, 3)).astype(np.float32)
 
 

@@ -1,6 +1,6 @@
 """Small files of every kind that is read, cut from the real ones in tests/files, for damaging.
 
-A seed is a file with those beside it that it refers to: name -> bytes, the file itself first.
+A seed is a file with the files that it refers to: name -> bytes, the file itself first.
 """
 
 import base64

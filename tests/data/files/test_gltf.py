@@ -111,7 +111,7 @@ def test_buffers_may_be_in_the_text_or_in_the_folder_but_not_outside(tmp_path):
         with_uri("data:;base64,???")
     document["buffers"] = [{"byteLength": 60, "uri": "data%20file.bin"}]
     with pytest.raises(PointCloudFileError, match="expected a file that exists"):
-        read(json.dumps(document).encode(), "gltf")  # bytes lie in no folder
+        read(json.dumps(document).encode(), "gltf")  # bytes have no folder
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_arrays_of_numbers_are_found_and_read_in_slices(path):
         np.testing.assert_array_equal(read_slice(arrays["data"], range(1, 3), path)[0], [[6, 7, 8], [9, 10, 11]])
 
 
-def test_an_array_that_claims_more_than_the_file_can_hold_is_refused(path):
+def test_an_array_larger_than_the_file_allows_is_refused(path):
     with h5py.File(path, "a") as file:
         file.create_dataset("label", (1 << 40,), "f8", chunks=(1024,))
     with pytest.raises(PointCloudFileError, match=r"clouds.h5: array 'label' claims 8796093022208 bytes in a file of"):
@@ -73,13 +73,13 @@ def read_all(path):
         return {name: read_slice(array, range(array.shape[0]), path) for name, array in arrays.items()}
 
 
-def test_a_file_that_brings_the_library_down_is_one_clear_error_and_the_next_is_read(path):
+def test_a_file_that_crashes_the_library_is_one_clear_error_and_the_next_is_read(path):
     with pytest.raises(PointCloudFileError, match=r"crash\.h5: rows 0 to .*are damaged"):
         read_all(CRASH)
     assert read_all(path)["data"].shape == (4, 2, 3)
 
 
-def test_the_process_that_reads_is_kept_and_files_are_not_opened_in_this_one(path, monkeypatch):
+def test_the_child_process_is_reused_and_files_are_opened_only_there(path, monkeypatch):
     read_all(path)
     first = hdf5._CHILD._process.pid
     assert first != os.getpid()
@@ -91,7 +91,7 @@ def test_the_process_that_reads_is_kept_and_files_are_not_opened_in_this_one(pat
     assert read_all(path)["data"].sum() == np.arange(24).sum()
 
 
-def test_a_forked_process_starts_a_reader_of_its_own(path):
+def test_a_forked_process_starts_its_own_child(path):
     read_all(path)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         found = pool.map(read_all, [path] * 4)
@@ -99,7 +99,7 @@ def test_a_forked_process_starts_a_reader_of_its_own(path):
     assert read_all(path)["data"].sum() == 276
 
 
-def test_large_slices_come_whole(tmp_path):
+def test_large_slices_are_complete(tmp_path):
     values = np.random.default_rng(0).random((300, 2000, 3), np.float32)
     with h5py.File(tmp_path / "large.h5", "w") as file:
         file["data"] = values
@@ -122,7 +122,7 @@ def test_a_file_beyond_the_limits_and_a_chunk_beyond_the_file_are_refused(path):
 
 
 @pytest.mark.parametrize("answer", [b"{}\n", b"[1]\n", b"no JSON\n", b'{"shape": [9], "dtype": "<f8"}\n', b""])
-def test_what_the_other_process_says_is_not_believed(path, answer, monkeypatch, tmp_path):
+def test_answers_of_the_child_process_are_checked(path, answer, monkeypatch, tmp_path):
     with open_hdf5(path) as arrays:
         array = arrays["data"]
     hdf5._CHILD._end()
@@ -135,7 +135,7 @@ def test_what_the_other_process_says_is_not_believed(path, answer, monkeypatch, 
     hdf5._CHILD._end()
 
 
-def test_a_file_that_is_written_anew_under_its_name_is_read_anew(path):
+def test_a_rewritten_file_is_read_again(path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     for _ in range(2):

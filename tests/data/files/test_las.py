@@ -78,7 +78,7 @@ def test_a_laz_with_a_damaged_table_of_chunks_is_refused():
 def test_a_laz_whose_layers_claim_too_much_is_refused():
     data = las(True, 7)[1]
     start = struct.unpack_from("<I", data, 96)[0]
-    at = start + 8 + 36 + 4  # behind the plain first point and the count: the size of the first layer
+    at = start + 8 + 36 + 4  # the size of the first layer, after the uncompressed first point and the count
     with pytest.raises(PointCloudFileError, match="the layers of chunk 0 need 42949"):
         read(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :], "laz")
     assert len(read(las(True, 6, 120_000)[1], "laz")) == 120_000  # several chunks

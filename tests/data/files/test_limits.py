@@ -1,4 +1,4 @@
-"""How much one file may hold: the limits reach every reader, and small files cannot ask for much."""
+"""Limits of one file: they apply to every reader, and small files cannot allocate much."""
 
 import io
 import os
@@ -35,7 +35,7 @@ def reading(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*left out")
 @pytest.mark.parametrize("name", READ)
-def test_every_reader_keeps_to_the_limits_and_says_which_one_is_reached(name, reading, monkeypatch):
+def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, reading, monkeypatch):
     for seed in SEEDS[name]():
         cloud = reading(seed)
         counts = {"points": len(cloud), "faces": len(cloud.faces) if cloud.is_mesh else 0}
@@ -54,7 +54,7 @@ def test_every_reader_keeps_to_the_limits_and_says_which_one_is_reached(name, re
             monkeypatch.delenv("ANY3D_READ_LIMITS")
 
 
-def test_pickles_keep_to_the_limit_of_bytes(tmp_path):
+def test_pickles_respect_the_limit_of_bytes(tmp_path):
     path = tmp_path / "some.pkl"
     path.write_bytes(next(iter(SEEDS["pickle"]()[0].values())))
     with pytest.raises(PointCloudFileError, match=r"some\.pkl: \d+ bytes; at most 100 are read"):
@@ -80,7 +80,7 @@ def test_a_scan_of_millions_of_points_still_opens(reading):
     assert ReadLimits().points >= 50_000_000 and ReadLimits().bytes >= 1 << 32
 
 
-def test_primitives_that_share_one_table_are_counted_before_any_is_made(reading):
+def test_primitives_that_share_one_table_are_counted_before_any_is_created(reading):
     document, _ = gltf_square()
     corners = 1_200_000
     document["meshes"] = [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}] * 20}]
@@ -128,7 +128,7 @@ def test_an_obj_that_names_thousands_of_files_is_refused(reading):
         reading(("some.obj", names + b"v 1 2 3\n"))
 
 
-def test_files_referred_to_count_as_bytes(reading):
+def test_referenced_files_count_as_bytes(reading):
     files = {"some.obj": b"mtllib some.mtl\nv 1 2 3\nv 1 2 4\n", "some.mtl": b"newmtl a\n" + b"#" * 1000}
     with pytest.raises(PointCloudFileError, match="1009 bytes; at most 500 are read"):
         reading(files, bytes=500)
@@ -148,7 +148,7 @@ KINDS = [("uchar", "B"), ("char", "b"), ("ushort", "H"), ("uint", "I"), ("int", 
 
 @pytest.mark.parametrize("order", ["ascii", "binary_little_endian", "binary_big_endian"])
 @pytest.mark.parametrize("kind, code", KINDS)
-def test_lists_of_any_lengths_between_numbers_are_taken_apart(order, kind, code):
+def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code):
     generator = np.random.default_rng(0)
     rows = [
         (int(generator.integers(100)), generator.integers(0, 5000, generator.integers(0, 7)).tolist(),
@@ -259,7 +259,7 @@ def test_one_polygon_of_very_many_corners_is_cut_within_bounds(reading):
         reading(("some.ply", ply(header, body)), faces=1000)
 
 
-def test_memory_that_is_not_there_is_one_clear_error(reading, monkeypatch):
+def test_running_out_of_memory_is_one_clear_error(reading, monkeypatch):
     def fail(source):
         raise MemoryError
 
@@ -281,7 +281,7 @@ def test_memory_that_is_not_there_is_one_clear_error(reading, monkeypatch):
         ),
     ],
 )  # fmt: skip
-def test_arrays_of_other_forms_than_tables_are_refused(content, why, reading):
+def test_arrays_that_are_not_tables_are_refused(content, why, reading):
     with pytest.raises(PointCloudFileError, match=f"some.npy: .*{why}"):
         reading(("some.npy", content))
 
@@ -302,7 +302,7 @@ def test_padding_may_occur_often(reading):
     np.testing.assert_array_equal(cloud.points, [[0, 2, 4]])
 
 
-def test_a_file_whose_name_is_no_utf8_is_named_in_words_that_can_be_printed(tmp_path):
+def test_a_file_whose_name_is_not_utf8_is_named_in_printable_text(tmp_path):
     path = os.path.join(os.fsencode(tmp_path), b"\xff\xe9.ply")
     with open(path, "wb") as file:
         file.write(b"ply\n")

@@ -46,7 +46,7 @@ def test_structured_arrays_are_read_by_their_names():
         (np.float64([[0, 0, 1e39]]), "too large"),
     ],
 )
-def test_an_array_that_is_no_cloud_is_explained(array, why):
+def test_an_array_that_is_not_a_cloud_is_explained(array, why):
     with pytest.raises(PointCloudFileError, match=why):
         read(npy(array))
 

@@ -1,4 +1,4 @@
-"""Inputs that once failed in another way than by one clear error, and counts that no file of their size can hold."""
+"""Inputs that once failed without one clear error, and counts that are impossible for the size of the file."""
 
 import json
 import pickle
@@ -46,7 +46,7 @@ NAMES_OF_ANY_BYTES = {
 
 
 @pytest.mark.parametrize("name", NAMES_OF_ANY_BYTES)
-def test_names_inside_a_file_come_short_and_printable_into_errors(name, tmp_path):
+def test_names_in_a_file_are_short_and_printable_in_errors(name, tmp_path):
     with pytest.raises(PointCloudFileError, match=name) as raised:
         read(tmp_path / name, NAMES_OF_ANY_BYTES[name])
     text = str(raised.value)

@@ -50,7 +50,7 @@ def test_packed_colours_are_read_as_float_too():
         np.testing.assert_allclose(cloud.colors, [[1, 0, 0], [0, 0.2, 0.4]], atol=1e-6)
 
 
-def test_doubles_padding_histograms_and_normals_are_understood():
+def test_doubles_padding_histograms_and_normals_are_read():
     fields = ("x _ y z _ normal_x normal_y normal_z fpfh", "8 1 8 8 1 4 4 4 4", "F U F F U F F F F")
     kind = [("x", "<f8"), ("a", "u1", 3), ("yz", "<f8", 2), ("b", "u1", 5), ("n", "<f4", 3), ("h", "<f4", 33)]
     row = np.zeros(1, kind)
@@ -106,7 +106,7 @@ def test_an_unknown_kind_of_data_and_no_header_are_explained():
         read(b"0 0 0\n")
 
 
-def test_lzf_undoes_compression_and_notices_damage():
+def test_lzf_decompresses_and_notices_damage():
     generator = np.random.default_rng(0)
     for data in (b"", b"a", b"ab" * 500, generator.integers(0, 256, 3000, np.uint8).tobytes(), bytes(10_000)):
         packed = lzf(data)

@@ -44,7 +44,7 @@ def test_polygons_of_different_sizes_are_cut_into_triangles():
 
 
 @pytest.mark.parametrize("order", ["ascii", "binary_little_endian"])
-def test_lists_in_vertices_and_unknown_elements_are_passed_over(order):
+def test_lists_in_vertices_and_unknown_elements_are_ignored(order):
     header = (
         "comment made by hand\nobj_info none\nelement camera 1\nproperty float f\nelement vertex 2\nproperty float x\n"
         "property list uchar short seen\nproperty float y\nproperty float z"
@@ -100,7 +100,7 @@ def test_a_face_of_a_point_that_does_not_exist_is_refused():
         read(data)
 
 
-def test_normals_that_are_no_numbers_are_left_out_with_a_warning():
+def test_normals_with_nan_are_left_out_with_a_warning():
     names = "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
     with pytest.warns(UserWarning, match="bytes>: normals have NaN"):
         cloud = read(ply("element vertex 1\n" + names.rstrip(), b"1 2 3 nan 0 1\n", "ascii"))

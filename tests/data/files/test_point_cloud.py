@@ -6,7 +6,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError
 from .builders import SQUARE, TRIANGLES
 
 
-def test_arrays_are_brought_to_the_promised_types():
+def test_arrays_are_converted_to_the_documented_types():
     cloud = PointCloudData(
         SQUARE.astype(np.float64), np.ones((4, 3), int), SQUARE.tolist(), [0.0, 1.0, 2.0, 3.0], TRIANGLES.astype("i2")
     )
@@ -35,7 +35,7 @@ def test_arrays_are_brought_to_the_promised_types():
         ({"offset": [0, np.inf, 0]}, "offset hold NaN"),
     ],
 )
-def test_content_that_makes_no_sense_is_explained(fields, why):
+def test_invalid_content_is_explained(fields, why):
     with pytest.raises(PointCloudError, match=why):
         PointCloudData(**{"points": SQUARE, **fields})
 
@@ -49,7 +49,7 @@ def test_a_cloud_far_from_the_origin_keeps_its_shape_by_an_offset():
     assert PointCloudData(shape + 100).offset is None
 
 
-def test_samples_lie_on_the_triangles_and_follow_their_area():
+def test_samples_are_on_the_triangles_and_follow_their_area():
     unequal = PointCloudData([[0, 0, 0], [3, 0, 0], [0, 3, 0], [0, 0, 1], [1, 0, 1]], faces=[[0, 1, 2], [0, 3, 4]])
     sample = unequal.sample_surface(20_000, 0)
     on_floor = sample.points[:, 2] == 0
@@ -62,14 +62,14 @@ def test_samples_lie_on_the_triangles_and_follow_their_area():
     assert (np.abs(sample.normals[~on_floor]) == [0, 1, 0]).all()
 
 
-def test_the_seed_decides_the_sample():
+def test_the_seed_determines_the_sample():
     mesh = PointCloudData(SQUARE, faces=TRIANGLES)
     first = mesh.sample_surface(50, 3).points
     assert (mesh.sample_surface(50, np.random.default_rng(3)).points == first).all()
     assert (mesh.sample_surface(50, 4).points != first).any()
 
 
-def test_samples_take_colours_and_labels_from_corners_or_faces():
+def test_samples_get_colours_and_labels_from_corners_or_faces():
     corners = PointCloudData(SQUARE, SQUARE / 2, labels=[0, 1, 2, 3], faces=TRIANGLES).sample_surface(200, 0)
     np.testing.assert_allclose(corners.colors, corners.points / 2, atol=1e-6)  # linear in space, so is the colour
     distance = np.linalg.norm(corners.points[:, None] - SQUARE, axis=2)

@@ -15,7 +15,7 @@ BOUNDS = {
     "shelves": ([-22.241, -0.0, -19.505], [22.241, 196.13, 19.505], 78845.297),
     "screwdriver": ([-22.065, -1.532, -1.528], [3.455, 1.523, 1.528], 175.6249),
 }
-# Points, triangles (0: a cloud), and what else the file holds.
+# Points, triangles (0: a cloud), and further attributes.
 CONTENTS = {
     "chair.obj": (1742, 3480, {"face_colors"}),
     "desk.obj": (2571, 3013, {"face_colors"}),
@@ -58,7 +58,7 @@ def test_file_has_the_counts_and_bounds_of_its_readme(name):
         a, b, c = (cloud.points[cloud.faces[:, i]].astype(np.float64) for i in range(3))
         np.testing.assert_allclose(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2, area, rtol=2e-6)
     else:
-        # All clouds hold the same points; text has six decimals.
+        # All clouds have the same points; text has six decimals.
         np.testing.assert_allclose(cloud.points, np.load(FILES / "chair.npy"), atol=6e-7)
     if cloud.normals is not None:
         np.testing.assert_allclose(np.linalg.norm(cloud.normals, axis=1), 1, atol=1e-3)

@@ -28,7 +28,7 @@ def test_a_path_bytes_and_a_file_object_give_the_same(files):
     assert (read_point_cloud(io.BytesIO(path.read_bytes()), file_type="ply").points == expected).all()
 
 
-def test_endings_may_be_capital_and_file_type_overrules_them(tmp_path):
+def test_endings_may_be_upper_case_and_file_type_overrides_them(tmp_path):
     (tmp_path / "A.XYZ").write_text("1 2 3\n")
     (tmp_path / "b.dat").write_text("1 2 3\n")
     assert len(read_point_cloud(tmp_path / "A.XYZ")) == len(read_point_cloud(tmp_path / "b.dat", file_type="xyz")) == 1
@@ -50,7 +50,7 @@ def test_a_picture_is_one_clear_error_in_every_type(kind, tmp_path):
         read_point_cloud(path)
 
 
-def test_what_is_no_file_is_explained(tmp_path):
+def test_inputs_that_are_not_files_are_explained(tmp_path):
     (tmp_path / "folder.ply").mkdir()
     pointer = tmp_path / "pointer.ply"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
@@ -76,7 +76,7 @@ def test_what_is_no_file_is_explained(tmp_path):
         read_point_cloud([1, 2, 3])
 
 
-def test_every_registered_type_has_a_reader_in_a_file_of_its_own():
+def test_every_registered_type_has_a_reader_module():
     import hf_any3d.data.files as package
 
     folder = Path(package.__file__).parent
@@ -93,24 +93,24 @@ SILENT = {"obj", "xyz", "pts", "txt"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl")))
-def test_bytes_tell_the_type_of_their_file_or_nothing(name):
+def test_bytes_give_the_type_of_their_file_or_none(name):
     file_type = name.rpartition(".")[2]
     assert file_type_of((FILES / name).read_bytes()) == (None if file_type in SILENT else file_type)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 83, b"\0" * 84 + b"x", b"v 0 0 0"])
-def test_other_bytes_tell_nothing(data):
+def test_other_bytes_have_no_type(data):
     assert file_type_of(data) is None
 
 
 @pytest.mark.parametrize("file_type", ["ply", "npz"])
-def test_clouds_become_bytes_that_tell_their_type(file_type):
+def test_clouds_become_bytes_with_a_signature(file_type):
     data = point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]], labels=[7]), file_type)
     assert file_type_of(data) == file_type
     cloud = read_point_cloud(data, file_type=file_type)
     assert cloud.points.tolist() == [[1, 2, 3]] and cloud.labels.tolist() == [7]
 
 
-def test_clouds_become_bytes_of_known_types_only():
+def test_clouds_become_bytes_only_of_known_types():
     with pytest.raises(ValueError, match="file_type is 'stl'; expected one of ply, obj, npz"):
         point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]]), "stl")

@@ -54,7 +54,7 @@ VALUES = [
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("value", VALUES, ids=["clouds", "folds", "types", "scalars", "plain", "shared"])
-def test_what_numpy_and_python_write_comes_back(reading, value, protocol):
+def test_values_written_by_numpy_and_python_are_read_back(reading, value, protocol):
     assert_same(reading(pickle.dumps(value, protocol)), value)
 
 
@@ -96,7 +96,7 @@ def test_memory_stays_small_however_large_the_file(reading, tmp_path):
 
 
 class Calls:
-    """Pickles as a call of whatever it is given."""
+    """An object that pickles as a call of its arguments."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -137,7 +137,7 @@ def test_calls_are_refused_by_name_and_not_made(reading, tmp_path, function, nam
 @pytest.mark.parametrize(
     "name", ["os\nsystem", "builtins\neval", "posix\nsystem", "numpy.core.multiarray\nfromstring"]
 )
-def test_written_by_hand_calls_are_refused_too(reading, name):
+def test_handwritten_calls_are_refused_too(reading, name):
     for call in (b"(X\x02\x00\x00\x00ls", b"(U\x02ls"):
         with pytest.raises(PointCloudFileError, match="refers to .*, which is refused"):
             reading(b"c" + name.encode() + b"\n" + call + b"tR.")
@@ -238,7 +238,7 @@ def test_nesting_and_cycles_are_refused(reading):
         reading(cycle)
 
 
-def test_endless_work_is_given_up(reading):
+def test_endless_work_is_stopped(reading):
     with pytest.raises(PointCloudFileError, match="more than 1000 instructions"):
         reading(b"\x80\x02" + b"N0" * 1000 + b"N.", max_opcodes=1000)
 
@@ -299,7 +299,7 @@ def test_arrays_of_very_many_rows_without_a_number_are_refused(reading):
         reading(array_of(b"f8", b"\x8a\x05\x00\xe4\x0b\x54\x02K\x00\x86"))
 
 
-def test_text_that_is_no_text_is_refused(reading):
+def test_invalid_characters_are_refused(reading):
     letters = np.array(["ab", "c"])
     raw = b"C" + bytes([letters.nbytes]) + letters.tobytes()
     assert_same(reading(array_of(b"U2", raw=raw)), letters)
@@ -307,7 +307,7 @@ def test_text_that_is_no_text_is_refused(reading):
         reading(array_of(b"U2", raw=raw.replace(b"a\0\0\0", b"a\0\0\xff")))
 
 
-def test_keys_that_all_have_one_hash_are_refused(reading):
+def test_keys_with_equal_hashes_are_refused(reading):
     modulus = 2**61 - 1
     for keys in ([modulus], [-modulus], [modulus * number for number in range(2, 2000)]):
         with pytest.raises(PointCloudFileError, match="a number as key that is too large; expected at most 60 bits"):
@@ -320,25 +320,25 @@ def test_keys_that_all_have_one_hash_are_refused(reading):
 
 
 class Counting(dict):
-    """Counts how often its values are asked for."""
+    """Count the reads of its values."""
 
-    asked = 0
+    reads = 0
 
     def values(self):
-        self.asked += 1
+        self.reads += 1
         return super().values()
 
 
-def test_a_container_referred_to_often_is_walked_through_once():
+def test_a_shared_container_is_checked_once():
     from hf_any3d.data.files import ReadLimits
     from hf_any3d.data.files.restricted_pickle import _check_tree
 
     shared = Counting.fromkeys(range(10))
     _check_tree([shared] * 1000, 10**6, 10**6, ReadLimits())
-    assert shared.asked <= 2  # on the way in and on the way out
+    assert shared.reads <= 2  # on entry and on exit
 
 
-def test_an_array_referred_to_often_counts_as_often(reading):
+def test_a_shared_array_counts_each_time(reading):
     big = np.zeros(1 << 20)
     assert len(reading([big] * 30)) == 30
     with pytest.raises(PointCloudFileError, match=r"\d+ bytes expand to \d+; at most 32 times as many"):
@@ -359,7 +359,7 @@ def test_scalars_of_long_text_cannot_be_multiplied(reading):
 
 @pytest.mark.parametrize("code", [b"0", b"1"])
 def test_an_array_may_be_dropped(reading, code):
-    array = pickle.dumps(np.zeros((2, 3)), 4)[11:-1]  # behind the protocol and the frame
+    array = pickle.dumps(np.zeros((2, 3)), 4)[11:-1]  # after the protocol and the frame
     start = b"\x80\x04K\x07" + (b"(" if code == b"1" else b"")
     assert reading(start + array + code + b".") == 7
 

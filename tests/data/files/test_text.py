@@ -49,19 +49,19 @@ def rows(*columns):
         ([[0, 0, 1, 9, 9, 9], [1, 0, 0, 8, 8, 8]], "txt", {"colors", "normals"}),
     ],
 )
-def test_columns_without_names_get_their_meaning_from_their_values(extra, kind, expected):
+def test_columns_without_names_are_interpreted_by_their_values(extra, kind, expected):
     cloud = read(rows(XYZ, extra), kind)
     present = {name for name in ("colors", "normals", "labels") if getattr(cloud, name) is not None}
     assert present == expected and cloud.points.tolist() == XYZ
 
 
-def test_intensity_before_colours_is_passed_over_in_pts_files():
+def test_intensity_before_colours_is_ignored_in_pts_files():
     colors = read("1\n1 2 3 100 255 0 51\n", "pts").colors
     np.testing.assert_allclose(colors, [[1, 0, 0.2]], atol=1e-6)
 
 
 @pytest.mark.parametrize("extra", [[[0.5], [1]], [[-7, 3, 9], [1, 700, 2]], [[0.5, -3, 9, 1.5], [7, 7, 7, 2]]])
-def test_columns_that_fit_no_rule_are_left_out_with_a_warning(extra):
+def test_columns_that_match_no_rule_are_left_out_with_a_warning(extra):
     with pytest.warns(UserWarning, match="left out"):
         cloud = read(rows(XYZ, extra))
     assert cloud.colors is None and cloud.normals is None and cloud.labels is None

@@ -17,9 +17,46 @@ from hf_any3d.evaluation import (
     judge_protocols,
     read_verdict,
 )
+from hf_any3d.evaluation.llm_judge.verdicts import read_class, read_same, read_score
 from tests.evaluation.cases import CASES
 from tests.evaluation.endpoints import LocalEndpoint
 from tests.faults.killing import held_by_another
+
+PARSING = CASES["judge_parsing"]
+
+
+@pytest.mark.parametrize(("reply", "expected"), PARSING["open"])
+def test_same_or_not_is_read_as_published(reply, expected):
+    assert list(read_same(reply)) == expected
+
+
+@pytest.mark.parametrize(("reply", "truth", "expected"), PARSING["closed"])
+def test_classes_are_read_as_published(reply, truth, expected):
+    number, label, reason = read_class(reply, 40)
+    if expected[0] == "random":
+        assert (number, label, reason) == (None, *expected[2:])
+    else:
+        assert [int(number == truth), number, label, reason] == expected
+
+
+@pytest.mark.parametrize(("reply", "expected"), PARSING["caption"])
+def test_scores_are_read_as_published(reply, expected):
+    assert list(read_score(reply)) == expected
+
+
+@pytest.mark.parametrize("reply", ["", " ", "\n", "#", "##", "###", "9" * 5000 + "#chair#x", "40#chair#x", "7#car"])
+def test_malformed_replies_are_invalid(reply):
+    assert read_same(reply).verdict == "INVALID"
+    assert read_class(reply, 40)[:2] == (None, "INVALID")
+    if not reply.startswith(("40", "7")):
+        assert read_score(reply).score == -1
+
+
+def test_the_first_of_several_answers_counts():
+    assert read_class("perhaps 3#bed#soft\n4#bench#hard", 40)[:2] == (3, "bed")
+    assert read_score("I say 20#little, later 30#more") == (20, "little, later 30")
+    assert read_same("\n  t # both are cars").verdict == "T"
+
 
 CLASSES = ["car", "glass box", "tv stand"]
 ANSWERS = {
@@ -39,7 +76,7 @@ def asked(url, **options):
 
 
 class Answering:
-    """A judge that says what a function makes of the prompt."""
+    """A judge whose replies are a function of the prompt."""
 
     name, settings, revisions, reads_prompt, kinds = "function", {}, {"1"}, True, ("same",)
 
@@ -50,21 +87,21 @@ class Answering:
         return self.reply(text)
 
 
-def test_endpoint_is_asked_as_published_and_the_key_stays_out_of_the_files(tmp_path, monkeypatch):
+def test_requests_are_as_published_and_files_never_hold_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret-key")
     with LocalEndpoint((200, "T#same")) as endpoint:
         judge, _ = asked(endpoint.url, key_variable="SOME_KEY", settings={"top_p": None})
-        told = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
+        result = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
     path, headers, body = endpoint.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret-key"
     assert body["temperature"] == 1.0 and body["max_tokens"] == 2048 and "top_p" not in body
     assert "1. a car\n2. a car" in body["messages"][0]["content"]
     assert "2. ##" in endpoint.requests[2][2]["messages"][0]["content"]
-    assert told["judge_revisions"] == ["judge-0613"] and told["figures"]["accuracy"] == 100
+    assert result["judge_revisions"] == ["judge-0613"] and result["figures"]["accuracy"] == 100
     assert "secret-key" not in (tmp_path / "judged.json").read_text()
 
 
-def test_endpoint_that_is_busy_or_talks_garbage_is_asked_again():
+def test_busy_endpoints_and_garbage_replies_are_retried():
     replies = [(429, b"slow down"), (503, b""), (200, b"<html>"), (200, b'{"choices": []}')]
     replies += [(200, b'{"choices": [{"message": {"content": null}}]}'), (200, "T#yes")]
     with LocalEndpoint(*replies) as endpoint:
@@ -75,7 +112,7 @@ def test_endpoint_that_is_busy_or_talks_garbage_is_asked_again():
 
 
 @pytest.mark.parametrize(("status", "count"), [(401, 1), (400, 1), (302, 1), (500, 3)])
-def test_endpoint_that_refuses_is_told(status, count):
+def test_refusals_of_the_endpoint_are_reported(status, count):
     with LocalEndpoint((status, b"no such model")) as endpoint:
         judge, _ = asked(endpoint.url, attempts=3)
         with pytest.raises(JudgeError, match=f"{status}.*no such model"):
@@ -83,14 +120,14 @@ def test_endpoint_that_refuses_is_told(status, count):
     assert len(endpoint.requests) == count
 
 
-def test_endpoint_that_is_not_there_is_told():
+def test_unreachable_endpoints_are_reported():
     judge, waits = asked("http://127.0.0.1:9/v1", attempts=2)
     with pytest.raises(JudgeError, match="no reply in 2 attempts"):
         judge("?")
     assert len(waits) == 1
 
 
-def test_endpoint_that_drips_is_left_when_time_is_up():
+def test_slow_endpoints_are_abandoned_after_the_timeout():
     def drip(handler):
         handler.send_response(200)
         handler.end_headers()
@@ -109,7 +146,7 @@ def test_endpoint_that_drips_is_left_when_time_is_up():
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_endpoint_that_repeats_the_key_does_not_get_it_into_errors_or_files(tmp_path, monkeypatch, status):
+def test_keys_in_replies_are_redacted_in_errors_and_files(tmp_path, monkeypatch, status):
     monkeypatch.setenv("SOME_KEY", "secret-key-of-mine")
     said = f"T#your key is secret-key-of-mine {'x' * 270} secret-key-of-mine"
     body = {"model": "m secret-key-of-mine", "choices": [{"message": {"content": said}}]}
@@ -117,17 +154,17 @@ def test_endpoint_that_repeats_the_key_does_not_get_it_into_errors_or_files(tmp_
         with LocalEndpoint((status, reply)) as endpoint:
             judge, _ = asked(endpoint.url, key_variable="SOME_KEY", attempts=2)
             try:
-                told = json.dumps(judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json"))
-                assert status == 200 and "your key is [key]" in told
+                result = json.dumps(judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json"))
+                assert status == 200 and "your key is [key]" in result
             except JudgeError as error:
-                told = str(error)
-                assert "[key]" in told
-        assert "secret" not in told and "secret" not in (tmp_path / "judged.json").read_text()
+                result = str(error)
+                assert "[key]" in result
+        assert "secret" not in result and "secret" not in (tmp_path / "judged.json").read_text()
         assert "secret" not in " ".join(judge.revisions)
         (tmp_path / "judged.json").unlink()
 
 
-def test_a_key_that_no_header_takes_is_not_told(monkeypatch):
+def test_invalid_keys_are_not_shown(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret\nkey-of-mine")
     judge, waits = asked("http://127.0.0.1:9/v1", key_variable="SOME_KEY")
     with pytest.raises(JudgeError, match="^SOME_KEY: holds characters that no key has$"):
@@ -135,11 +172,11 @@ def test_a_key_that_no_header_takes_is_not_told(monkeypatch):
     assert not waits
 
 
-def test_halves_of_characters_in_a_reply_lose_no_verdicts(tmp_path):
+def test_lone_surrogates_in_a_reply_lose_no_verdicts(tmp_path):
     replies = iter(["T#fine", "T#\ud83d lone \udc00", "F#\ud83d\ude00 a pair", "F#no"])
-    told = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
+    result = judge_answers(ANSWERS, "same", Answering(lambda text: next(replies)), tmp_path / "judged.json")
     stored = json.loads((tmp_path / "judged.json").read_text(encoding="utf-8"))
-    assert [entry["score"] for entry in stored["results"]] == [1, 1, 0, 0] and stored == told
+    assert [entry["score"] for entry in stored["results"]] == [1, 1, 0, 0] and stored == result
     assert stored["results"][1]["reason"] == "\ufffd lone \ufffd"
     assert stored["results"][2]["reason"] == "\U0001f600 a pair"
 
@@ -147,7 +184,7 @@ def test_halves_of_characters_in_a_reply_lose_no_verdicts(tmp_path):
 @pytest.mark.parametrize(
     "body", [b"[" * 200_000, b'{"choices":' * 100_000, b'{"choices": 3}', b"1" * 5000, b"\xff\xfe"]
 )
-def test_replies_that_are_no_completion_are_told(body):
+def test_replies_that_are_no_completion_are_refused(body):
     with LocalEndpoint((200, body)) as endpoint:
         judge, _ = asked(endpoint.url, attempts=2)
         with pytest.raises(JudgeError, match="no reply in 2 attempts.*is no chat completion"):
@@ -163,7 +200,7 @@ def test_long_replies_are_read_once(kind, reply):
     assert 0 <= verdict["score"] <= 100 or not verdict["is_valid"]
 
 
-def test_judging_goes_on_where_it_was_interrupted(tmp_path):
+def test_judging_resumes_after_an_interruption(tmp_path):
     path = tmp_path / "judged.json"
     with LocalEndpoint((200, "T#a"), (200, "F#b"), (400, b"stop")) as endpoint:
         with pytest.raises(JudgeError):
@@ -171,11 +208,11 @@ def test_judging_goes_on_where_it_was_interrupted(tmp_path):
     kept = json.loads(path.read_text())
     assert [entry["score"] for entry in kept["results"]] == [1, 0] and "figures" not in kept
     with LocalEndpoint((200, "?"), (200, "T#d")) as endpoint:
-        told = judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
+        result = judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
         judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
     assert len(endpoint.requests) == 2
-    assert told["figures"] == {"accuracy": pytest.approx(200 / 3), "correct": 2, "total": 4, "invalid": 1}
-    assert json.loads(path.read_text()) == told
+    assert result["figures"] == {"accuracy": pytest.approx(200 / 3), "correct": 2, "total": 4, "invalid": 1}
+    assert json.loads(path.read_text()) == result
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -271,7 +308,7 @@ def rows():
 
 
 class Model:
-    """Draws a class for each cloud, and breaks after so many batches."""
+    """Draws a class for each cloud, and is interrupted after some batches."""
 
     def __init__(self, batches=99):
         self.batches, self.seen = batches, []
@@ -283,7 +320,7 @@ class Model:
         return [f"A {CLASSES[int(number)]}.###x" for number in torch.randint(3, (len(clouds),))]
 
 
-def test_interrupted_answers_are_those_of_a_whole_run(tmp_path):
+def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
     protocol = PROTOCOLS["modelnet40-completion"]
     ask = {"about": {"model": "m", "revision": "r"}, "batch_size": 2}
     whole = answer_question(rows(), protocol, Model(), tmp_path / "whole.json", **ask)
@@ -303,8 +340,8 @@ def test_interrupted_answers_are_those_of_a_whole_run(tmp_path):
 )
 def test_answers_are_stored_as_published(tmp_path, decoded, stored):
     protocol = PROTOCOLS["modelnet40-instruction"]
-    told = answer_question(rows(), protocol, lambda clouds, *_: [decoded] * len(clouds), tmp_path / "a.json", {})
-    assert {entry["model_output"] for entry in told["results"]} == {stored}
+    result = answer_question(rows(), protocol, lambda clouds, *_: [decoded] * len(clouds), tmp_path / "a.json", {})
+    assert {entry["model_output"] for entry in result["results"]} == {stored}
 
 
 def test_answers_are_judged_again_without_the_model(tmp_path):
@@ -327,13 +364,13 @@ def test_answers_are_judged_again_without_the_model(tmp_path):
         judge_protocols([PROTOCOLS["objaverse-caption"]], tmp_path, ClassNameJudge(CLASSES), CLASSES)
 
 
-def test_a_second_process_is_told_that_the_same_verdicts_are_being_made(tmp_path):
-    """Without a word both would ask the judge about everything, and each throw away what the other was told."""
+def test_a_second_process_cannot_write_the_same_verdicts(tmp_path):
+    """Otherwise both would send all requests, and each would discard the other's verdicts."""
     (tmp_path / "objaverse-instruction.json").write_text(json.dumps(ANSWERS))
     path = tmp_path / "objaverse-instruction.judged-by-function.json"
     arguments = [PROTOCOLS["objaverse-instruction"]], tmp_path, Answering(lambda text: "T#same"), CLASSES
     with held_by_another(path.with_name(f".{path.name}.lock")) as other:
         with pytest.raises(BlockingIOError, match=f"judged-by-function.json: process {other} on .* is writing"):
             judge_protocols(*arguments)
-    told = judge_protocols(*arguments)
-    assert told["objaverse-instruction"]["figures"]["total"] == 4
+    result = judge_protocols(*arguments)
+    assert result["objaverse-instruction"]["figures"]["total"] == 4

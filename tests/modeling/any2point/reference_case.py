@@ -1,4 +1,4 @@
-"""A stored run of a released Any2Point program, and our model with the same weights."""
+"""A stored run of a released Any2Point program, and the model with the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step under `torch.compile`: one graph, and the numbers of the plain step."""
+"""A training step under `torch.compile`: one graph, with the results of the plain step."""
 
 import copy
 

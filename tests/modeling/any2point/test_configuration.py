@@ -24,26 +24,26 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, value):
 
 
 @pytest.mark.parametrize(("name", "least"), [("line_length", 2), ("num_views", 1)])
-def test_sizes_are_allowed_down_to_the_least_one(name, least):
+def test_smallest_sizes_are_allowed(name, least):
     assert getattr(Any2PointConfig(**{name: least}), name) == least
     with pytest.raises(ValueError, match=f"{name}={least - 1}"):
         Any2PointConfig(**{name: least - 1})
 
 
 @pytest.mark.parametrize("name", ["encoder_layers", "num_token"])
-def test_setting_that_would_do_nothing_is_refused(name):
+def test_setting_without_effect_is_refused(name):
     message = f"Any2PointModel.from_encoder_pretrained has no argument '{name}'; expected its own or one of Any2Poi"
     with pytest.raises(TypeError, match=message):
         Any2PointModel.from_encoder_pretrained(saved_encoder("bert"), **{name: 1})
 
 
 @pytest.mark.parametrize("views", [0, 7])
-def test_impossible_number_of_views_is_refused(views):
+def test_invalid_number_of_views_is_refused(views):
     with pytest.raises(ValueError, match=f"num_views={views}; expected 1 to 6"):
         Any2PointConfig(num_views=views)
 
 
-def test_stages_must_agree():
+def test_stage_settings_must_have_equal_lengths():
     with pytest.raises(ValueError, match=r"tokenizer_blocks=\[1, 1\] and .* one entry for each stage"):
         Any2PointConfig(tokenizer_blocks=[1, 1])
 
@@ -54,7 +54,7 @@ def test_unknown_pooling_is_refused(pooling):
         Any2PointConfig(pooling=pooling)
 
 
-def test_config_comes_back_from_json_as_it_was(tmp_path):
+def test_config_reloads_equal_from_json(tmp_path):
     config = Any2PointConfig(
         encoder_config=tiny_config("vit", image_size=(32, 48)),
         encoder_tower="vision",
@@ -76,7 +76,7 @@ def test_config_comes_back_from_json_as_it_was(tmp_path):
     assert loaded.batch_dependent_flags == ["attention_axis='batch'"]
 
 
-def test_defaults_depend_on_no_batch():
+def test_defaults_do_not_depend_on_the_batch():
     assert Any2PointConfig().batch_dependent_flags == []
     flags = Any2PointConfig(offset_normalization="batch_std", line_mapping="wrap").batch_dependent_flags
     assert flags == ["line_mapping='wrap'", "offset_normalization='batch_std'"]
@@ -87,7 +87,7 @@ def test_encoder_config_may_be_given_as_a_dict():
     assert isinstance(config.encoder_config, BertConfig) and config.encoder_config.hidden_size == 48
 
 
-def test_model_without_an_encoder_says_how_to_make_one():
+def test_error_without_an_encoder_names_from_encoder_pretrained():
     with pytest.raises(ValueError, match="encoder_config is missing; build the model with from_encoder_pretrained"):
         Any2PointModel(Any2PointConfig())
 
@@ -107,7 +107,7 @@ def test_random_encoder_of_a_config_is_stored_with_the_model(tmp_path):
         assert torch.equal(loaded(clouds()).logits, model(clouds()).logits)
 
 
-def test_seed_decides_what_is_drawn():
+def test_random_weights_follow_the_seed():
     def weights():
         return tiny_model().state_dict()  # draws after torch.manual_seed
 
@@ -115,7 +115,7 @@ def test_seed_decides_what_is_drawn():
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_pooling_reads_what_it_names():
+def test_pooling_uses_the_named_tokens():
     model = tiny_model(pooling=["mean", "cls", "max"]).any2point
     with torch.no_grad():
         output = model(clouds())
@@ -125,7 +125,7 @@ def test_pooling_reads_what_it_names():
 
 
 @pytest.mark.parametrize("where", ["input", "every_layer", "input_and_every_layer"])
-def test_positions_are_added_where_the_config_says(where):
+def test_positions_are_added_as_configured(where):
     model = tiny_model(position_injection=where, use_input_norm=False).any2point
     seen = []
     for layer in model.family.layers_of(model.encoder):

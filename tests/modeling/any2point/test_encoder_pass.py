@@ -1,4 +1,4 @@
-"""Our way through an encoder's layers against the encoder's own forward pass, on what it was made for."""
+"""Any2Point's pass through an encoder's layers against the encoder's own forward pass, on its own kind of input."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ OWN_INPUTS = {
         "spatial_shapes": torch.tensor([[4, 4]]),
     },
 }
-# What their own pass hides from a word, a cloud shows to a token: a mask of zeros lets all words see each other.
+# Their own pass masks later words; a mask of zeros lets all words attend to each other, as point tokens do.
 CAUSAL = {
     *("clip_text_model", "gpt2", "opt", "xglm", "llama", "mistral", "qwen2", "qwen3", "smollm3", "starcoder2"),
     *("stablelm", "gemma", "gemma2", "gemma3_text", "olmo2", "phi", "phi3", "gpt_neox"),
@@ -37,7 +37,7 @@ CAUSAL = {
 
 
 class OwnTokens(torch.nn.Module):
-    """Stands where the tokenizer stands and hands out what the encoder's own embeddings are."""
+    """Replaces the tokenizer by the encoder's own embeddings."""
 
     def __init__(self, tokens):
         super().__init__()
@@ -50,7 +50,7 @@ class OwnTokens(torch.nn.Module):
 
 
 def own_pass(core):
-    """What enters the first norm or layer of the encoder in its own pass, and what leaves each layer."""
+    """Return the input of the encoder's first norm or layer in its own pass, and the output of each layer."""
     family, encoder = core.family, core.encoder
     model_type = encoder.config.model_type
     first = family.norm_of(encoder, family.input_norm) or family.layers_of(encoder)[0]
@@ -80,7 +80,7 @@ def own_pass(core):
 
 
 def own_places(core, count):
-    """Words one after the other; patches row by row behind a class token."""
+    """Places of words in order, or of patches row by row after a class token."""
     table = core.family.positions(core.encoder)
     if table.kind == "line":
         columns = table.columns or count
@@ -92,11 +92,11 @@ def own_places(core, count):
 
 @torch.no_grad()
 @pytest.mark.parametrize("model_type", list(encoder_families()))
-def test_layers_see_what_the_encoders_own_pass_shows_them(model_type, monkeypatch):
+def test_layers_get_the_inputs_of_the_encoders_own_forward_pass(model_type, monkeypatch):
     core = tiny_model(model_type, rotary_views="mean_angle").any2point
     entered, own = own_pass(core)
 
-    # The class token in front, all else as tokens; what is added to tokens is in the embeddings already.
+    # The class token first, then the tokens; the embeddings include positions already.
     core.class_token.token.copy_(entered[0, 0])
     core.class_token.position.zero_()
     core.point_tokenizer = OwnTokens(entered[:, 1:])

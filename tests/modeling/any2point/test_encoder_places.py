@@ -1,4 +1,4 @@
-"""What attention sees in every encoder family: all tokens, their places, and nothing of their order."""
+"""Attention in every encoder family uses all tokens and their places, but not their order."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ RULES = {"split_frequencies": 6, "split_heads": 2, "mean_angle": 6, "first_view"
 
 
 class GivenTokens(torch.nn.Module):
-    """Stands where the tokenizer stands: tokens and centres as they were given."""
+    """Replaces the tokenizer by given tokens and centres."""
 
     def __init__(self, tokens, centers):
         super().__init__()
@@ -41,7 +41,7 @@ def content():
 
 @every_family
 @pytest.mark.parametrize("changed", [0, TOKENS - 1])
-def test_every_token_sees_every_other(family, changed):
+def test_every_token_attends_to_every_other(family, changed):
     core = tiny_model(family).any2point
     tokens, centers = content()
     before = read(core, tokens, centers)
@@ -51,7 +51,7 @@ def test_every_token_sees_every_other(family, changed):
 
 
 @every_family
-def test_order_of_the_tokens_means_nothing(family):
+def test_order_of_the_tokens_does_not_matter(family):
     core = tiny_model(family).any2point
     tokens, centers = content()
     order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(6))
@@ -62,7 +62,7 @@ def test_order_of_the_tokens_means_nothing(family):
 
 
 @every_family
-def test_places_change_what_tokens_say(family):
+def test_places_change_the_features(family):
     core = tiny_model(family).any2point
     tokens, centers = content()
     before = read(core, tokens, centers)
@@ -72,7 +72,7 @@ def test_places_change_what_tokens_say(family):
 
 
 @every_family
-def test_clouds_of_a_batch_have_places_of_their_own(family):
+def test_clouds_of_a_batch_have_separate_places(family):
     core = tiny_model(family).any2point
     tokens, centers = content()
     together = read(core, tokens, centers)
@@ -95,7 +95,7 @@ def test_rules_for_rotary_views_differ_and_are_finite(family):
 
 
 @rotary_families
-def test_with_a_single_view_all_rules_are_one(family):
+def test_all_rules_are_equal_for_a_single_view(family):
     tokens, centers = content()
     states = [read(tiny_model(family, rotary_views=rule, num_views=1).any2point, tokens, centers) for rule in RULES]
     for other in states[1:]:
@@ -114,7 +114,7 @@ def test_unknown_rule_for_views_is_refused():
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "beit", "wavlm"])
-def test_attention_over_the_batch_is_refused_where_places_act_in_the_layers(family):
+def test_attention_over_the_batch_is_refused_if_layers_use_places(family):
     with pytest.raises(ValueError, match="attention_axis='batch'"):
         tiny_model(family, attention_axis="batch")
 

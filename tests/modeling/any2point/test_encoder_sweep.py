@@ -1,4 +1,4 @@
-"""Every registered encoder family through everything that an Any2Point model promises."""
+"""The contract of Any2Point models for every registered encoder family."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ from tests.tiny_encoders import (
 
 TOKENS = SMALL["num_tokens"]
 every_family = pytest.mark.parametrize("family", list(encoder_families()))
-# One for each way to tell places and each shape of layers; what concerns mechanics more than families runs on these.
+# One for each kind of position and of layer, for tests that do not depend on the family otherwise.
 some_families = pytest.mark.parametrize(
     "family",
     [
@@ -41,7 +41,7 @@ def core_of(model):
 
 
 def encoder_weights(model):
-    """The frozen weights of an adapted model by name: all in the encoder but the adapters."""
+    """Return the frozen weights of an adapted model by name: the encoder without adapters."""
     tensors = core_of(model).encoder.state_dict()
     return {name: tensor.clone() for name, tensor in tensors.items() if "guided_adapter_" not in name}
 
@@ -80,7 +80,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(family):
 
 
 @every_family
-def test_a_training_step_changes_everything_trained_and_no_bit_of_the_encoder(family):
+def test_a_training_step_changes_all_trained_parameters_and_not_the_encoder(family):
     model = adapted_model(family)
     frozen = encoder_weights(model)
     trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -110,7 +110,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
 
 
 @every_family
-def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tmp_path):
+def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_path):
     model = tiny_model(family)
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
@@ -125,7 +125,7 @@ def test_saved_model_comes_back_equal_without_the_encoder_in_its_file(family, tm
 
 
 @every_family
-def test_saved_model_answers_in_half_precision_however_it_is_opened(family, tmp_path):
+def test_saved_model_runs_in_half_precision_through_every_entry_point(family, tmp_path):
     model = tiny_model(family, large_logits=True)
     model.save_pretrained(tmp_path / "full")
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_saved_model_answers_in_half_precision_however_it_is_opened(family, tmp_
 
 
 @every_family
-def test_encoder_stored_with_the_model_comes_back_equal(family, tmp_path):
+def test_reloaded_encoder_stored_with_the_model_is_equal(family, tmp_path):
     model = tiny_model(family)
     model.config.encoder_name_or_path = None
     model.save_pretrained(tmp_path)
@@ -155,7 +155,7 @@ def test_encoder_stored_with_the_model_comes_back_equal(family, tmp_path):
 
 
 @some_families
-def test_saved_adapter_comes_back_equal(family, tmp_path):
+def test_reloaded_adapter_is_equal(family, tmp_path):
     model = adapted_model(family)
     train_step(model)
     model.eval().save_pretrained(tmp_path)
@@ -168,7 +168,7 @@ def test_saved_adapter_comes_back_equal(family, tmp_path):
 
 
 @every_family
-def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(family):
+def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(family):
     model = adapted_model(family)
     points = clouds(4)
     points[1:] *= torch.tensor([0.1, 1, 20])[:, None, None]
@@ -208,7 +208,7 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
 
 @some_families
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_whole_model_in_another_precision_sees_the_same_places(family, dtype):
+def test_model_in_another_precision_has_the_same_places(family, dtype):
     model = adapted_model(family, large_logits=True)
     with torch.no_grad():
         expected = core_of(model)(clouds())
@@ -239,7 +239,7 @@ def test_autocast_trains_as_full_precision_does(family):
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in trained.values()]))
     assert_nearly_equal(logits[1], logits[0], 0.1)
     assert gradients[0].abs().max() > 0.01
-    # Gradients of random weights on three clouds: half precision moves them, but keeps their direction.
+    # Gradients of random weights on three clouds: half precision changes them, but not their direction.
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.7
 
 
@@ -303,7 +303,7 @@ def test_fewer_layers_of_the_encoder_can_be_used(family):
 
 
 @every_family
-def test_model_takes_over_class_token_and_final_norm_of_its_encoder(family):
+def test_model_copies_class_token_and_final_norm_of_its_encoder(family):
     core = tiny_model(family).any2point
     source = core.family
     if source.class_token is not None:
@@ -315,12 +315,12 @@ def test_model_takes_over_class_token_and_final_norm_of_its_encoder(family):
     assert saved_encoder(family) == core.config.encoder_name_or_path
 
 
-# Their layers keep their attention weights to themselves, also by eager attention.
+# Their layers do not return attention weights, even with eager attention.
 _SILENT = {"data2vec-vision", "mpnet", "deberta", "deberta-v2", "megatron-bert"}
 
 
 @every_family
-def test_attention_weights_of_an_encoder_are_shares_or_refused(family):
+def test_attention_weights_sum_to_one_or_are_refused(family):
     model = tiny_model(family, attn_implementation="eager").eval()
     if family in _SILENT:
         with pytest.raises(ValueError, match=f"layers of '{family}' do not return attention weights"):
@@ -335,7 +335,7 @@ def test_attention_weights_of_an_encoder_are_shares_or_refused(family):
 
 
 @every_family
-def test_an_encoder_on_the_cpu_or_disk_answers_as_before(family):
+def test_an_offloaded_encoder_gives_the_same_logits(family):
     model = tiny_model(family).eval()
     with torch.no_grad():
         expected = model(clouds()).logits

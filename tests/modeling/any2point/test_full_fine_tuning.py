@@ -1,4 +1,4 @@
-"""An encoder that trains with everything around it, and is stored with the model."""
+"""Full fine-tuning: an encoder that trains and is stored with the model."""
 
 import warnings
 
@@ -32,7 +32,7 @@ def fine_tuned(encoder="bert", **settings):
 
 
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model", "t5", "beit", "llama", "hubert", "gpt2"])
-def test_step_changes_what_a_cloud_meets_of_the_encoder_and_nothing_else(encoder):
+def test_step_changes_only_encoder_parameters_that_process_clouds(encoder):
     model = tiny_model(encoder, head_dropout=0.0)
     before = {name: p.detach().clone() for name, p in model.any2point.encoder.named_parameters()}
     names = model.unfreeze_encoder()
@@ -42,7 +42,7 @@ def test_step_changes_what_a_cloud_meets_of_the_encoder_and_nothing_else(encoder
         assert name in names or torch.equal(parameter, before[name]), name
     layers = [name for name in before if name.startswith(f"{model.any2point.family.layers}.0.")]
     changed = {name for name in names if not torch.equal(model.any2point.encoder.get_parameter(name), before[name])}
-    # Keys may be shifted without changing attention: the gradient of their bias is rounding.
+    # Attention does not depend on the bias of keys: its gradient is rounding noise.
     assert set(layers) - changed <= {name for name in layers if "bias" in name or "relative" in name}
 
 
@@ -54,7 +54,7 @@ def test_step_changes_what_a_cloud_meets_of_the_encoder_and_nothing_else(encoder
         ("hubert", "encoder.pos_conv_embed.conv.bias", "masked_spec_embed"),
     ],
 )
-def test_positions_train_and_embeddings_of_the_encoders_own_input_do_not(encoder, trains, stays):
+def test_positions_train_and_input_embeddings_do_not(encoder, trains, stays):
     model = tiny_model(encoder)
     names = model.unfreeze_encoder()
     assert trains in names and stays not in names
@@ -63,7 +63,7 @@ def test_positions_train_and_embeddings_of_the_encoders_own_input_do_not(encoder
 
 
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
-def test_fine_tuned_model_comes_back_equal_through_each_door(encoder, tmp_path):
+def test_fine_tuned_model_is_equal_through_every_entry_point(encoder, tmp_path):
     model = fine_tuned(encoder)
     assert not torch.allclose(logits_of(model), logits_of(tiny_model(encoder)), atol=1e-3)
     model.save_pretrained(tmp_path)
@@ -74,7 +74,7 @@ def test_fine_tuned_model_comes_back_equal_through_each_door(encoder, tmp_path):
         assert torch.equal(stored[name], parameter), name
 
 
-def test_opened_model_is_frozen_until_it_is_asked_to_train_on(tmp_path):
+def test_reloaded_model_is_frozen_until_it_is_unfrozen_again(tmp_path):
     fine_tuned().save_pretrained(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -92,7 +92,7 @@ def test_opened_model_is_frozen_until_it_is_asked_to_train_on(tmp_path):
     assert torch.equal(logits_of(again), logits_of(model)) and not torch.equal(logits_of(again), before)
 
 
-def test_base_model_asked_alone_is_stored_whole_by_the_model_with_a_head(tmp_path):
+def test_unfrozen_base_model_is_stored_by_the_model_with_a_head(tmp_path):
     model = tiny_model()
     model.any2point.unfreeze_encoder()
     train_step(model)
@@ -100,7 +100,7 @@ def test_base_model_asked_alone_is_stored_whole_by_the_model_with_a_head(tmp_pat
     assert torch.equal(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), logits_of(model))
 
 
-def test_dropout_of_the_encoder_follows_train_only_when_it_trains():
+def test_dropout_of_the_encoder_follows_train_only_if_unfrozen():
     def training_dropouts(model):
         model.train()
         return [m.training for m in model.any2point.encoder.modules() if isinstance(m, nn.Dropout)]
@@ -112,7 +112,7 @@ def test_dropout_of_the_encoder_follows_train_only_when_it_trains():
     assert not any(m.training for m in model.eval().modules())
 
 
-def test_asking_changes_neither_the_model_nor_the_random_numbers():
+def test_unfreezing_changes_neither_weights_nor_random_numbers():
     model = tiny_model().train()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     state = torch.random.get_rng_state()

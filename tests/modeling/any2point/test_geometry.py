@@ -20,7 +20,7 @@ def geometry(kind="line", tokens=12, batch=2, cell_size=4.0, **kwargs):
 
 
 def cells_by_hand(place, size):
-    """Tokens of every occupied cell of one view: {cell: [tokens]}, in the order of the tokens."""
+    """Return the tokens of every occupied cell of one view, `{cell: [tokens]}`."""
     cells = {}
     for token, position in enumerate(place.tolist()):
         cells.setdefault(tuple(math.floor(value / size) for value in position), []).append(token)
@@ -28,7 +28,7 @@ def cells_by_hand(place, size):
 
 
 def check(members, batch, view, groups):
-    """One view of a membership against the groups of tokens it must describe."""
+    """Check one view of a membership against groups of tokens."""
     row = members.row[batch, view].tolist()
     assert sorted(map(sorted, groups)) == sorted(
         sorted(t for t in range(len(row)) if row[t] == r) for r in sorted(set(row))
@@ -46,7 +46,7 @@ def check(members, batch, view, groups):
 
 @pytest.mark.parametrize("size", [None, 1.5, 4.0, 100.0])
 @pytest.mark.parametrize("kind", ["line", "plane"])
-def test_tokens_share_a_cell_where_a_plain_loop_says_so(kind, size):
+def test_tokens_share_the_cells_of_a_plain_loop(kind, size):
     places = geometry(kind)
     members = places.view_cells(size)
     edge = size or places.cell_size
@@ -57,7 +57,7 @@ def test_tokens_share_a_cell_where_a_plain_loop_says_so(kind, size):
 
 
 @pytest.mark.parametrize("edge", [0.2, 0.7, 3.0])
-def test_tokens_share_a_voxel_where_a_plain_loop_says_so(edge):
+def test_tokens_share_the_voxels_of_a_plain_loop(edge):
     places = geometry()
     voxels = places.voxels(edge)
     for batch, centers in enumerate(places.centers):
@@ -83,7 +83,7 @@ def test_compact_rows_describe_the_same_cells():
     assert torch.equal(compact.same, plain.same)
 
 
-def test_what_layers_share_is_computed_once():
+def test_cells_and_voxels_are_computed_once_for_all_layers():
     places = geometry()
     assert places.view_cells() is places.view_cells()
     assert places.view_cells() is places.view_cells(places.cell_size)
@@ -92,7 +92,7 @@ def test_what_layers_share_is_computed_once():
     assert places.voxels(0.5) is not places.voxels(0.4)
 
 
-def test_a_visitor_is_new_once_and_visitors_are_told_apart():
+def test_every_visitor_is_new_once():
     members, one, other = geometry().view_cells(), object(), object()
     assert [members.first_visit(v) for v in (one, other, one, other)] == [True, True, False, False]
 

@@ -31,7 +31,7 @@ def test_training_loss_and_logits_agree(gradient_run):
 
 
 def named_tensors(case, names, tensors):
-    """Our tensor for each original name, taken out of its stack where there is one."""
+    """Return the tensor for each original name, unstacked if necessary."""
     for name in names:
         frozen, ours = rename(name, case.variant)
         assert not frozen and len(ours) == 1, name
@@ -69,7 +69,7 @@ def test_gradient_norms_agree_to_one_percent(gradient_run):
     assert compared > 70
 
 
-def test_batch_statistics_move_as_published(gradient_run):
+def test_running_statistics_are_updated_as_published(gradient_run):
     case, model, _ = gradient_run
     buffers = plain_names(model, model.named_buffers())
     pairs = named_tensors(case, case.manifest["buffers"], buffers)

@@ -1,4 +1,4 @@
-"""The guided adapter against a plain program that goes view by view and cell by cell."""
+"""The guided adapter against a plain loop over views and cells."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def randomize(module):
 
 @pytest.fixture
 def case():
-    """Tokens, their places on a line of three cells, and modules without a default weight; all in float64."""
+    """Tokens, their places on a line of three cells, and modules with random weights, in float64."""
     generator = torch.Generator().manual_seed(3)
     draw = {"generator": generator, "dtype": torch.float64}
     place = torch.rand(BATCH, VIEWS, TOKENS, 1, **draw) * 9
@@ -209,7 +209,7 @@ def test_gradients_equal_finite_differences(case, pooling, training):
     assert torch.autograd.gradcheck(aggregate, (tokens.requires_grad_(), *weights), fast_mode=True)
 
 
-def test_bottleneck_is_two_maps_around_a_quick_gelu():
+def test_bottleneck_is_two_linear_layers_around_a_quick_gelu():
     down, up = nn.Linear(HIDDEN, 3), nn.Linear(3, HIDDEN)
     branch = torch.randn(2, 5, HIDDEN)
     hidden = down(branch)
@@ -220,7 +220,7 @@ def test_bottleneck_is_two_maps_around_a_quick_gelu():
     assert_nearly_equal(low, expected, 0.05)
 
 
-def test_gate_mixes_what_enters_with_what_leaves():
+def test_gate_interpolates_between_input_and_output():
     entered, left = torch.randn(2, 5, HIDDEN), torch.randn(2, 5, HIDDEN)
     assert torch.equal(LayerGate(HIDDEN, 0.0)(entered, left), entered)
     torch.testing.assert_close(LayerGate(HIDDEN, 1.0)(entered, left), left)
@@ -235,11 +235,11 @@ def test_gate_mixes_what_enters_with_what_leaves():
         ((0.3, -1.0, 0.1, "mean"), "cell_size=-1.0; expected positive edges"),
     ],
 )
-def test_impossible_guidance_is_refused(arguments, text):
+def test_invalid_guidance_is_refused(arguments, text):
     with pytest.raises(ValueError, match=text):
         Guidance(*arguments)
 
 
-def test_width_must_split_into_heads():
+def test_width_must_be_a_multiple_of_the_heads():
     with pytest.raises(ValueError, match="attention_width=10 is not a multiple of attention_heads=4"):
         CellAttention(HIDDEN, VIEWS, 10, 4)

@@ -1,4 +1,4 @@
-"""A model never runs with another encoder than its config names without saying so."""
+"""A model with another encoder than its config names raises an error or warns."""
 
 import warnings
 
@@ -14,7 +14,7 @@ SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "num_labels": 3}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A small encoder and a model around it, in directories of their own."""
+    """A small encoder and a model around it, in separate directories."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def test_building_from_a_config_alone_warns_that_the_encoder_is_random(saved):
         unloaded(points)
 
 
-def test_a_fresh_class_token_is_spread_as_the_config_says():
+def test_initial_class_token_has_the_configured_standard_deviation():
     core = tiny_model("bert", initializer_range=0.3).any2point
     learned = torch.cat([core.class_token.token, core.class_token.position])
     core._init_weights(core.class_token)
@@ -45,7 +45,7 @@ def test_a_fresh_class_token_is_spread_as_the_config_says():
     assert 0.15 < core.class_token.token.std() < 0.6 and 0.15 < core.class_token.position.std() < 0.6
 
 
-def test_building_from_a_config_that_names_an_encoder_loads_it(saved):
+def test_building_from_a_config_loads_the_named_encoder(saved):
     folder, model = saved
     points = torch.rand(2, 64, 3)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Precision, attention, device and quantization of the encoder, by every way to open a model."""
+"""Precision, attention, device and quantization of the encoder, at every entry point."""
 
 import json
 
@@ -56,7 +56,7 @@ def head_of(model):
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """An encoder whose layers are as wide as blocks of 4 bits ask for."""
+    """An encoder with layers wide enough for blocks of 4 bits."""
     path = tmp_path_factory.mktemp("wide")
     random_encoder(tiny_config("bert", hidden_size=64, intermediate_size=128)).save_pretrained(path)
     return str(path)
@@ -64,7 +64,7 @@ def wide(tmp_path_factory):
 
 @pytest.fixture(params=["adapter", "whole"])
 def saved(request, wide, tmp_path):
-    """A repository that holds an adapter, and one that holds all that trains."""
+    """A repository with an adapter, and one with all trained parameters."""
     model = (
         adapted_model(wide, large_logits=True) if request.param == "adapter" else tiny_model(wide, large_logits=True)
     )
@@ -112,7 +112,7 @@ def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(m
         grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
         assert all(grad.dtype == torch.float32 for grad in grads)
         gradients.append(torch.cat([grad.flatten() for grad in grads]))
-    # Norms over three clouds, or their points, enlarge what rounding moves.
+    # Norms over three clouds, or their points, amplify rounding.
     assert_nearly_equal(answers[1], answers[0], 0.2)
     assert gradients[0].abs().max() > 0.01
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.8
@@ -129,7 +129,7 @@ def test_gradient_checkpointing_gives_equal_gradients(make):
     assert_same_gradients(found, expected)
 
 
-def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
+def test_attention_can_be_chosen_at_every_entry_point(saved):
     path, model = saved
     config = AutoModelForPointCloudClassification.from_pretrained(path).config
     opened = [
@@ -141,7 +141,7 @@ def test_attention_is_chosen_by_every_way_to_open_a_model(saved):
         torch.testing.assert_close(logits(opened[0]), logits(model), rtol=1e-5, atol=1e-5)
 
 
-def test_flash_attention_that_is_not_installed_is_told_by_transformers(saved):
+def test_missing_flash_attention_raises_the_error_of_transformers(saved):
     if is_flash_attn_2_available():
         pytest.skip("flash attention is installed")
     for build in (
@@ -176,8 +176,8 @@ def test_maps_of_several_devices_are_refused():
         tiny_model(device_map={"encoder": 0, "head": "cpu"})
 
 
-def test_quantization_is_handed_to_the_encoder_alone(monkeypatch):
-    """The words reach the loading of the encoder, in the form that every quantizer asks for."""
+def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
+    """The loading of the encoder gets the config, in the form that every quantizer supports."""
     wanted = BitsAndBytesConfig(load_in_8bit=True)
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
     assert encoder_loading(None, None) == {}
@@ -229,13 +229,13 @@ def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, 
     assert sum(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained) > 10
 
 
-def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
+def test_lora_targets_the_layers_of_the_quantized_encoder(bits, wide):
     model = tiny_model(wide, quantization_config=bits, large_logits=True)
     lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
     adapted = get_peft_model(model, lora).train()
     assert any("bit" in type(module).__name__ and "peft" in type(module).__module__ for module in adapted.modules())
     adapted(points=clouds(), labels=torch.arange(3)).loss.backward()
-    # The first halves of LoRA wait for the second ones, which begin as zeros.
+    # LoRA's A matrices have no gradient while its B matrices are zero.
     second = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
     assert len(second) >= 2 * LAYERS
     assert [name for name, gradient in second.items() if gradient is None or not gradient.abs().max() > 1e-6] == []
@@ -243,7 +243,7 @@ def test_lora_takes_the_layers_of_the_quantized_encoder(bits, wide):
     assert rest and all(gradient is not None and gradient.isfinite().all() for gradient in rest)
 
 
-def test_saved_models_open_with_a_quantized_encoder_and_do_not_remember_it(bits, saved, tmp_path_factory):
+def test_saved_models_load_with_a_quantized_encoder_and_do_not_store_the_setting(bits, saved, tmp_path_factory):
     path, model = saved
     with torch.no_grad():
         expected = logits(model)

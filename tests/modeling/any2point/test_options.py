@@ -38,14 +38,14 @@ def test_token_scale_sets_the_spread_of_tokens_against_the_positions(scale):
     assert tokens.mean(dim=(0, 1)).abs().max().item() < 1e-6
 
 
-def test_a_gate_of_one_leaves_the_layer_as_it_is():
+def test_a_gate_of_one_does_not_change_the_layer():
     plain, gated = (
         get_peft_model(_model(), GuidedAdapterConfig(gate=gate, aggregation_scale=0.0)) for gate in (None, 1.0)
     )
     torch.testing.assert_close(gated(points=_points()).logits, plain(points=_points()).logits)
 
 
-def test_a_gate_of_zero_passes_the_frozen_layers_by():
+def test_a_gate_of_zero_skips_the_frozen_layers():
     model = _model()
     gated = get_peft_model(model, GuidedAdapterConfig(gate=0.0, aggregation_scale=0.0))
     before = gated(points=_points()).logits

@@ -1,4 +1,4 @@
-"""Our model against stored runs of the six released programs, stage by stage."""
+"""The model against stored runs of the six released programs, stage by stage."""
 
 from contextlib import nullcontext
 
@@ -29,7 +29,7 @@ CASES = [
 
 @pytest.fixture(scope="module", params=CASES)
 def run(request):
-    """Everything a case stores, computed by our model: {key: tensor}, with the case."""
+    """A case, and the tensors that it stores as computed by the model: `{key: tensor}`."""
     case = ReferenceCase(request.param)
     peft_model = case.build()
     model = peft_model.base_model.model
@@ -80,7 +80,7 @@ def run(request):
 
 
 def view_embedding(centers, table, config):
-    """The positions of each view before their mean, `(batch, views, tokens, hidden)`."""
+    """Return the positions of each view, `(batch, views, tokens, hidden)`, of which the model uses the mean."""
     seen, mean = [], torch.Tensor.mean
 
     def recorded_mean(self, *args, **kwargs):
@@ -94,7 +94,7 @@ def view_embedding(centers, table, config):
 
 
 def cosine(layer, tokens, geometry):
-    """Agreement of views and voxels in a layer, from the same pieces that the aggregation is made of."""
+    """Compute the cosine of views and voxels in a layer from the parts of the aggregation."""
     guidance = layer.guidance["default"]
     members, voxels = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
     rows = pool_views(tokens, layer.guided_adapter_attention["default"], members, guidance.pooling)
@@ -113,7 +113,7 @@ def test_discrete_decisions_are_identical(run, key):
     assert torch.equal(ours[key], case.expected[key].to(ours[key].dtype))
 
 
-def test_tokens_share_voxels_exactly_where_the_original_says(run):
+def test_tokens_share_the_voxels_of_the_original(run):
     case, ours = run
     expected = case.expected["voxel"]
     for cloud in range(len(expected)):

@@ -1,4 +1,4 @@
-"""The patch tokenizer against a plain mini-PointNet, and what it refuses."""
+"""The patch tokenizer against a plain mini-PointNet, and its errors."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_tokens_are_those_of_a_plain_mini_pointnet():
             torch.testing.assert_close(found.tokens[cloud, token], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_point_is_on_its_level_what_its_patches_make_of_it():
+def test_level_features_of_a_point_are_the_mean_over_its_patches():
     made = tokenizer()
     points = clouds()
     found = made(points, with_levels=True)
@@ -70,7 +70,7 @@ def test_further_channels_join_the_offsets():
     assert not torch.allclose(made(points).tokens, made(grey).tokens)
 
 
-def test_moving_a_cloud_moves_tokens_by_the_code_of_their_place_only():
+def test_moving_a_cloud_changes_only_the_encoded_centers():
     made = tokenizer()
     torch.nn.init.zeros_(made.place[2].weight)
     points = clouds()

@@ -22,7 +22,7 @@ def test_shapes_and_centres_that_are_points_of_the_cloud():
 
 
 @pytest.mark.parametrize(("hidden", "width"), [(48, 48), (64, 384), (384, 384), (768, 768), (1024, 384), (50, 384)])
-def test_width_follows_the_encoder_where_it_can(hidden, width):
+def test_width_is_that_of_the_encoder_if_it_fits(hidden, width):
     assert default_tokenizer_width(hidden, 3) == width
     made = tokenizer(hidden)
     assert made.embed.out_features == width // 8
@@ -37,7 +37,7 @@ def test_own_width_is_projected_to_the_encoder():
     assert made(clouds(1)).tokens.shape == (1, 8, 48)
 
 
-def test_width_that_does_not_split_is_refused():
+def test_indivisible_width_is_refused():
     with pytest.raises(ValueError, match="tokenizer_width=40; expected a multiple of 24"):
         tokenizer(tokenizer_width=40)
 
@@ -69,7 +69,7 @@ def test_later_stages_sample_as_if_they_sampled_their_own_level():
     assert torch.equal(found.centers, level)
 
 
-def test_order_of_the_points_does_not_matter_behind_the_first():
+def test_order_of_the_points_after_the_first_does_not_matter():
     points = clouds()
     order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(47)])
     expected, found = tokenizer()(points), tokenizer()(points[:, order])
@@ -78,7 +78,7 @@ def test_order_of_the_points_does_not_matter_behind_the_first():
     assert torch.equal(order[found.index], expected.index)
 
 
-def test_neighbourhoods_know_no_scale():
+def test_normalised_offsets_do_not_depend_on_scale():
     offsets = torch.randn(2, 5, 4, 3)
     for how in ("group_max", "cloud_std"):
         small, large = (normalize_offsets(offsets * scale, how, 0.0) for scale in (1.0, 64.0))
@@ -89,7 +89,7 @@ def test_neighbourhoods_know_no_scale():
     torch.testing.assert_close(cloud[0].std(), torch.tensor(1.0))
 
 
-def test_only_the_released_spread_looks_at_the_other_clouds():
+def test_only_the_released_normalisation_depends_on_the_other_clouds():
     offsets = torch.randn(2, 5, 4, 3) * torch.tensor([1.0, 9.0]).view(2, 1, 1, 1)
     for how in ("group_max", "cloud_std", "batch_std"):
         together = normalize_offsets(offsets, how, 1e-5)
@@ -139,7 +139,7 @@ def test_number_of_stages_sets_the_number_of_points(blocks, needed):
 
 
 def plain_stage(stage, xyz, features, centers, centers_index, config):
-    """One level of one cloud, centre by centre."""
+    """Compute a stage for one cloud, centre by centre."""
     tokens = []
     for center, own in zip(centers, centers_index.tolist(), strict=True):
         near = (xyz - center).square().sum(dim=-1).argsort(stable=True)[: config.tokenizer_neighbors]

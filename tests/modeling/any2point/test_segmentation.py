@@ -1,4 +1,4 @@
-"""Models that name every point: shapes, gradients, categories, propagation, and every door of a repository."""
+"""Segmentation models: shapes, gradients, categories, propagation, and every entry point of a repository."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_labels_of_another_shape_are_refused(kind):
         MAKERS[kind]()(**inputs_of(kind), labels=torch.zeros(3, dtype=torch.long))
 
 
-def test_every_point_hears_of_its_tokens():
+def test_every_point_depends_on_its_tokens():
     model = tiny_scene_model().eval()
     features = model.any2point(clouds(3, POINTS))
     spread = model.propagation(clouds(3, POINTS), features)
@@ -96,7 +96,7 @@ def test_every_point_hears_of_its_tokens():
 
 
 @pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
-def test_points_hear_of_the_levels_below_their_tokens(tokenizer):
+def test_points_depend_on_the_levels_of_the_tokenizer(tokenizer):
     model = tiny_scene_model(tokenizer=tokenizer, propagate_levels=True).eval()
     points = clouds(3, POINTS)
     features = model.any2point(points, output_levels=True)
@@ -112,7 +112,7 @@ def test_points_hear_of_the_levels_below_their_tokens(tokenizer):
         features.levels = kept
 
 
-def test_levels_that_were_not_asked_for_are_missed_by_name():
+def test_missing_levels_are_named():
     model = tiny_scene_model(propagate_levels=True).eval()
     with pytest.raises(ValueError, match="features.levels is missing; call the model with output_levels=True"):
         model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
@@ -145,14 +145,14 @@ def test_logits_of_a_cloud_do_not_depend_on_its_batch():
     torch.testing.assert_close(logits_of(model, "part")[1:2], alone)
 
 
-def test_category_changes_what_a_point_is():
+def test_category_changes_the_logits():
     model = tiny_part_model().eval()
     with torch.no_grad():
         one, other = (model(clouds(3, POINTS), category=torch.full((3,), c)).logits for c in (0, 1))
     assert not torch.allclose(one, other, atol=1e-4)
 
 
-def test_parts_of_other_categories_can_be_shut_out():
+def test_parts_of_other_categories_can_be_excluded():
     free, shut = tiny_part_model(), tiny_part_model(restrict_to_category_parts=True)
     shut.load_state_dict(free.state_dict())
     allowed = part_mask([[0, 1], [2, 3, 4]], 5, CATEGORY)
@@ -184,14 +184,14 @@ def test_missing_or_misshapen_category_is_refused():
         ({"category_names": ["table"]}, "expected 2 names"),
     ],
 )
-def test_categories_that_make_no_sense_are_refused(settings, message):
+def test_invalid_categories_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         tiny_part_model(**settings)
 
 
 @KINDS
 @pytest.mark.parametrize("method", ["guided", "lora", "none"])
-def test_doors_of_a_segmentation_model_lead_to_equal_logits(kind, method, tmp_path):
+def test_all_entry_points_of_a_segmentation_model_give_equal_logits(kind, method, tmp_path):
     base = MAKERS[kind]()
     model = base if method == "none" else adapted(base, method)
     train(model, kind)
@@ -238,7 +238,7 @@ def test_config_without_architecture_builds_no_segmentation_model():
 
 
 @KINDS
-def test_training_brings_the_loss_down(kind):
+def test_training_reduces_the_loss(kind):
     model = MAKERS[kind](head_dropout=0.0)
     first = train(model, kind, steps=1).detach()
     assert train(model, kind, steps=15) < first

@@ -1,4 +1,4 @@
-"""Each tokenizer inside a whole model: the promises that the sweep over encoders makes for the default one."""
+"""Each tokenizer in a model: the contract that the sweep over encoders checks for the default one."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def logits_of(model):
     return model.eval()(points=clouds()).logits
 
 
-def test_model_trains_and_comes_back_equal(tokenizer, tmp_path):
+def test_model_trains_and_reloads_equal(tokenizer, tmp_path):
     model = model_of(tokenizer)
     start = logits_of(model)
     train_step(model)
@@ -30,7 +30,7 @@ def test_model_trains_and_comes_back_equal(tokenizer, tmp_path):
     assert torch.equal(logits_of(Any2PointForPointCloudClassification.from_pretrained(tmp_path)), logits_of(model))
 
 
-def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(tokenizer):
+def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(tokenizer):
     model = model_of(tokenizer, large_logits=True)
     with torch.no_grad():
         alone = torch.cat([model(points=cloud[None]).logits for cloud in clouds()])
@@ -38,7 +38,7 @@ def test_a_cloud_alone_gives_the_logits_it_has_in_a_batch(tokenizer):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max_mean"])
-def test_a_single_token_of_a_single_cloud_is_read_and_trained(tokenizer, pooling):
+def test_a_single_token_of_a_single_cloud_runs_and_trains(tokenizer, pooling):
     model = model_of(tokenizer, adapter={"pooling": pooling}, num_tokens=1, head_widths=(), large_logits=True)
     with torch.no_grad():
         together = model(points=clouds()).logits
@@ -50,7 +50,7 @@ def test_a_single_token_of_a_single_cloud_is_read_and_trained(tokenizer, pooling
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_whole_model_in_another_precision_sees_the_same_places(tokenizer, dtype):
+def test_model_in_another_precision_has_the_same_places(tokenizer, dtype):
     model = model_of(tokenizer, large_logits=True)
     core = model.base_model.model.any2point
     with torch.no_grad():

@@ -70,7 +70,7 @@ def test_line_places_are_the_same_for_shifted_and_scaled_clouds(mapping):
     torch.testing.assert_close(found[inner], expected[inner], atol=1e-3, rtol=0)
 
 
-def test_a_point_ahead_of_the_camera_falls_on_the_middle_of_the_image():
+def test_a_point_on_the_optical_axis_is_projected_to_the_middle_of_the_image():
     ahead = torch.tensor([[[[0.0, 0.0, 0.3]]]])
     assert plane_positions(ahead, 1.4, (80.0, 48.0), "clamp").flatten().tolist() == [39.5, 23.5]
 
@@ -104,7 +104,7 @@ def test_equal_centres_give_finite_places_and_one_embedding(table):
 
 
 @pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_embedding_is_the_mean_of_what_the_views_read(table):
+def test_embedding_is_the_mean_over_the_views(table):
     centers = normalize_centers(clouds(2, 9))
     six = project(centers, table, Any2PointConfig())
     place = six.view_positions
@@ -126,7 +126,7 @@ def test_fewer_views_are_the_first_ones(table):
 
 
 @pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_positions_of_normalised_centres_know_no_scale_and_no_place(table):
+def test_positions_of_normalised_centres_do_not_depend_on_scale_and_place(table):
     centers = clouds(2, 9)
     moved = centers * 40 - torch.tensor([3.0, 100.0, -7.0])
     expected, found = (project(normalize_centers(c), table, Any2PointConfig()) for c in (centers, moved))
@@ -152,25 +152,25 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     centers = normalize_centers(clouds(2, 9))
     projection = project(centers, PLANE, Any2PointConfig(plane_size=(100, 50), plane_cells=10))
     assert projection.extent == (100.0, 50.0) and projection.cell_size == 10.0
-    # The same viewing angles read the same entries, whatever a pixel is.
+    # Equal viewing angles have equal entries for any size of a pixel.
     default = project(centers, PLANE, Any2PointConfig())
     torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
 
 
-def test_projection_teaches_positions_where_they_train_but_never_places():
+def test_trained_positions_get_a_gradient_and_places_none():
     centers = clouds(1, 5).requires_grad_()
     assert not project(centers, LINE, Any2PointConfig()).embedding.requires_grad
     table = PositionTable("line", LINE.weight.clone().requires_grad_(), 1, 40)
     projection = project(centers, table, Any2PointConfig())
     assert not projection.view_positions.requires_grad
     projection.embedding.sum().backward()
-    # Each of the five tokens shares out one sixth a view among two entries, for each of six channels.
+    # Each of five tokens distributes a sixth per view over two entries, in each of six channels.
     torch.testing.assert_close(table.weight.grad.sum(), torch.tensor(30.0))
     assert centers.grad is None
 
 
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])
-def test_only_the_released_mapping_looks_at_the_other_clouds(mapping):
+def test_only_the_released_mapping_depends_on_the_other_clouds(mapping):
     config = Any2PointConfig(line_mapping=mapping)
     centers = normalize_centers(clouds(3, 9))
     together = project(centers, LINE, config).embedding
@@ -180,7 +180,7 @@ def test_only_the_released_mapping_looks_at_the_other_clouds(mapping):
 
 
 @pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_autocast_moves_no_token_to_another_place(table):
+def test_autocast_does_not_change_places(table):
     centers = normalize_centers(clouds(2, 9))
     expected = project(centers, table, Any2PointConfig())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -191,7 +191,7 @@ def test_autocast_moves_no_token_to_another_place(table):
 
 @pytest.mark.parametrize("table", [LINE, PLANE])
 @pytest.mark.parametrize("token_places", ["order", "random"])
-def test_places_without_projection_know_nothing_of_space(token_places, table):
+def test_places_without_projection_do_not_depend_on_coordinates(token_places, table):
     config = Any2PointConfig(token_places=token_places)
     one, other = project(clouds(2, 9, seed=1), table, config), project(clouds(2, 9, seed=2), table, config)
     assert torch.equal(one.view_positions, other.view_positions)

@@ -1,4 +1,4 @@
-"""Clouds and texts in one space: outputs, training, and equal numbers through every door of a small repository."""
+"""Zero-shot models: outputs, training, and equal results at every entry point of a small repository."""
 
 import copy
 import json
@@ -45,7 +45,7 @@ MAKERS = pytest.mark.parametrize("make", [adapted_zero_shot_model, lora_model, t
 
 
 def train_step(model):
-    """One step on three pairs; returns the loss it started from."""
+    """Run one step on three pairs; returns the loss before it."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
@@ -90,7 +90,7 @@ def test_outputs_are_cosines_times_the_scale(encoder, tower):
 
 
 @torch.no_grad()
-def test_the_scale_of_the_cosines_grows_to_a_hundred_and_no_further():
+def test_the_scale_of_the_cosines_is_at_most_a_hundred():
     model = tiny_zero_shot_model()
     texts = torch.randn(2, model.config.text_width, generator=torch.Generator().manual_seed(0))
     for temperature, scale in ((0.02, 50), (1e-4, 100)):
@@ -101,7 +101,7 @@ def test_the_scale_of_the_cosines_grows_to_a_hundred_and_no_further():
         assert expected.abs().max() > 1
 
 
-def test_projection_starts_as_the_checkpoints_own():
+def test_projection_is_initialised_from_the_checkpoint():
     for encoder, tower in (("clip", "vision"), ("bert", None)):
         model = tiny_zero_shot_model(encoder, tower=tower, pooling=["max", "cls"])
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_projection_starts_as_the_checkpoints_own():
             torch.testing.assert_close(model.get_point_features(clouds()), expected)
 
 
-def test_text_tower_is_no_part_of_the_model():
+def test_text_tower_is_not_part_of_the_model():
     model = tiny_zero_shot_model()
     names = {name for name, _ in model.named_modules()}
     parameters = sum(p.numel() for p in model.parameters())
@@ -137,7 +137,7 @@ def test_adapters_of_the_points_do_not_reach_the_texts():
 
 
 @MAKERS
-def test_training_brings_clouds_to_their_texts(make):
+def test_training_moves_clouds_to_their_texts(make):
     model = make()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     first = train_step(model)
@@ -150,7 +150,7 @@ def test_training_brings_clouds_to_their_texts(make):
     assert last < first
 
 
-def test_loss_knows_pairs_groups_and_banks():
+def test_loss_supports_pairs_groups_and_banks():
     model = tiny_zero_shot_model()
     texts = model.encode_labels(LABELS)
     with torch.no_grad():
@@ -173,7 +173,7 @@ def test_loss_knows_pairs_groups_and_banks():
         ({"text_embeds": torch.ones(3, 48), "input_ids": torch.ones(3, 4).long()}, "both input_ids and text_embeds"),
     ],
 )
-def test_inputs_that_do_not_fit_are_named(inputs, text):
+def test_mismatched_inputs_are_named(inputs, text):
     with pytest.raises(ValueError, match=text):
         tiny_zero_shot_model()(clouds(), **inputs)
 
@@ -205,7 +205,7 @@ def check_entry_points(name, model, base):
 
 @MAKERS
 @pytest.mark.parametrize(("encoder", "tower"), [("bert", None), ("clip", "vision")])
-def test_doors_of_a_directory_lead_to_equal_models(make, encoder, tower, tmp_path):
+def test_all_entry_points_of_a_directory_give_equal_models(make, encoder, tower, tmp_path):
     model = make(encoder, tower=tower)
     train_step(model)
     model.save_pretrained(tmp_path)
@@ -215,7 +215,7 @@ def test_doors_of_a_directory_lead_to_equal_models(make, encoder, tower, tmp_pat
 
 
 @pytest.mark.parametrize("make", [adapted_zero_shot_model, tiny_zero_shot_model])
-def test_doors_of_the_hub_lead_to_equal_models_in_small_repositories(make, hub, tmp_path):
+def test_all_entry_points_of_the_hub_give_equal_models_in_small_repositories(make, hub, tmp_path):
     encoder = f"me/sentences-of-{make.__name__.replace('_', '-')}"
     name = f"{encoder}-points"
     from huggingface_hub import HfApi

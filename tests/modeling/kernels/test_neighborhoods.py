@@ -1,4 +1,4 @@
-"""Sines and cosines read from a table, against those computed one by one."""
+"""Sines and cosines interpolated in a table, against computed ones."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_few_numbers_are_the_nodes():
     torch.testing.assert_close(table.places(numbers)[1:3].taps(torch.float64).read(table.waves), waves(numbers[1:3]))
 
 
-def test_undefined_numbers_stay_undefined_and_spare_the_others():
+def test_nan_stays_nan_and_does_not_affect_other_numbers():
     numbers = torch.linspace(-1, 1, 5000)
     numbers[7] = float("nan")
     table = WaveTable(numbers, FREQUENCIES, torch.float32)

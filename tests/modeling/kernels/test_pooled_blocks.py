@@ -18,7 +18,7 @@ WIDTH, HIDDEN, POINTS, CENTERS, K = 12, 5, 20, 9, 6
 
 @pytest.fixture(params=[1, 2, 3], ids="{} blocks".format)
 def case(request):
-    """Blocks without a default weight and random neighbourhoods, in float64."""
+    """Blocks with random weights and random neighbourhoods, in float64."""
     generator = torch.Generator().manual_seed(5)
     blocks = torch.nn.ModuleList(ResidualBlock(WIDTH, HIDDEN) for _ in range(request.param)).double()
     with torch.no_grad():
@@ -44,13 +44,13 @@ def run(how, blocks, hoods):
 
 
 @pytest.mark.parametrize("part", [1, 2 * K * WIDTH, 1 << 18], ids=["single", "two", "whole"])
-def test_one_operation_equals_the_modules(case, part, monkeypatch):
+def test_fused_blocks_equal_the_modules(case, part, monkeypatch):
     monkeypatch.setattr(neighborhoods, "_PART_CPU", part)
     expected, found = run(plain, *case), run(fused, *case)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_waves_read_from_a_table_change_nothing(case):
+def test_interpolated_waves_give_the_same_results(case):
     blocks, hoods = case
     # Slow waves: a table of them is shorter than the list of offsets.
     hoods.frequencies = hoods.frequencies / 100
@@ -58,7 +58,7 @@ def test_waves_read_from_a_table_change_nothing(case):
     torch.testing.assert_close(run(fused, blocks, hoods), run(plain, blocks, hoods), rtol=1e-5, atol=2e-6)
 
 
-def test_first_of_equally_large_neighbors_wins_and_undefined_rows_do_no_harm():
+def test_the_first_of_equal_maxima_wins_and_nan_has_a_valid_winner():
     rows = torch.tensor([[1.0, 3.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0], [0.0, -1e-20, 1e-20, 0.0]]).unsqueeze(-1)
     largest, winners = find_largest(rows.clone())
     assert largest.flatten().tolist() == [3.0, 5.0, rows[2, 2].item()]
@@ -68,7 +68,7 @@ def test_first_of_equally_large_neighbors_wins_and_undefined_rows_do_no_harm():
     assert largest[0].isnan() and 0 <= winners[0] < 4
 
 
-def test_input_of_the_first_block_and_full_rows_are_not_kept(case):
+def test_only_narrow_rows_and_inputs_of_later_blocks_are_saved(case):
     blocks, hoods = case
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
@@ -79,7 +79,7 @@ def test_input_of_the_first_block_and_full_rows_are_not_kept(case):
     assert len(wide) == len(blocks) - 1 and len(narrow) == len(blocks)
 
 
-def test_a_large_mean_does_not_drown_the_spread(case):
+def test_a_large_mean_does_not_cancel_the_variance(case):
     blocks, hoods = case
     far = Neighborhoods(
         hoods.features.detach().float() * 1e-2 + 10, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies

@@ -2,6 +2,7 @@
 
 import copy
 import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,10 +46,6 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
     "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
-    "widened_mean": (
-        (randn(CLOUDS, TOKENS, HIDDEN), randn(CLOUDS, VIEWS, CELLS, WIDTH), randn(VIEWS, WIDTH, HIDDEN)),
-        lambda *tensors: (*tensors, MEMBERS),
-    ),
     "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
     "cell_norm": (
         (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, HIDDEN)),
@@ -158,6 +155,11 @@ def test_autocast_rounds_results_no_more_than_its_own_precision(name):
     for one, other in list(zip(found, expected, strict=True))[: 1 if rounded else None]:
         one = [part.to(like.dtype) for part, like in zip(one, other, strict=True)]
         torch.testing.assert_close(one, list(other), rtol=tolerance, atol=tolerance)
+
+
+def test_page_lists_every_operation_with_its_reason():
+    page = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert [f"| `{name}` | {kernel.reason} |" in page for name, kernel in kernels.TABLE.items()] == [True] * len(CASES)
 
 
 def test_setting_is_checked():

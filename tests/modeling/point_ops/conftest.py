@@ -7,7 +7,7 @@ def _random(generator, count):
 
 
 def _grid(generator, count):
-    # Whole numbers: most points have an equally far twin.
+    # Integers: most points are equally far as another one.
     return generator.integers(-2, 3, (count, 3))
 
 

@@ -1,4 +1,4 @@
-"""The literal loops that the fast operations are held against."""
+"""Plain loops to compare the fast operations with."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def sample_plainly(cloud, num_samples, start, min_squared_norm=None):
 
 
 def sample_like_the_kernel(cloud, num_samples, min_squared_norm=1e-3):
-    """What every thread of the CUDA kernel does, thread after thread."""
+    """Run the threads of the CUDA kernel one after the other."""
     count = len(cloud)
     block = max(min(1 << int(np.log2(count)), 512), 1)
     skipped = (
@@ -47,7 +47,7 @@ def sample_like_the_kernel(cloud, num_samples, min_squared_norm=1e-3):
 
 
 def neighbors_plainly(query, cloud, k):
-    """Nearest neighbours of (queries, 3) in (points, 3), nearer first, then lower index."""
+    """Nearest neighbours of (queries, 3) in (points, 3), sorted by distance, then by index."""
     return [np.lexsort((np.arange(len(cloud)), _squared_norm(cloud - one)))[:k].tolist() for one in query]
 
 

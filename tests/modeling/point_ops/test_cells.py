@@ -6,13 +6,13 @@ import torch
 from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
 
 
-def test_a_line_of_77_has_39_cells_of_2():
+def test_a_line_of_77_has_39_cells_of_length_2():
     position = torch.tensor([[0.0, 1.99, 2.0, 75.99, 76.0, 76.5]])
     assert line_cell_count(2, 77) == 39
     assert line_cells(position, 2, 77).tolist() == [[0, 0, 1, 37, 38, 38]]
 
 
-def test_positions_off_the_line_fall_into_its_ends():
+def test_positions_beyond_the_line_are_in_its_outer_cells():
     assert line_cells(torch.tensor([-0.5, 77.0, 1000.0]), 1, 77).tolist() == [0, 76, 76]
 
 
@@ -23,7 +23,7 @@ def test_plane_cells_are_counted_row_by_row():
     assert plane_cells(position, 16, 192, 304).tolist() == [0, 0, 1, 12, 227, 227]
 
 
-def test_a_cut_column_counts():
+def test_a_narrower_last_column_counts():
     assert plane_cell_count(26, 518, 518) == 20 * 20
     assert plane_cells(torch.tensor([[517.0, 517.0]]), 26, 518, 518).tolist() == [399]
 
@@ -44,7 +44,7 @@ def test_voxels_do_not_depend_on_the_other_clouds():
     assert torch.equal(voxel_cells(clouds, 0.4), alone)
 
 
-def test_tiny_voxels_keep_points_apart():
+def test_tiny_voxels_separate_points():
     cloud = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]])
     assert voxel_cells(cloud, 1e-6).tolist() == [[0, 1, 2, 3, 1]]
 

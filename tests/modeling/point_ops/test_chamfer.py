@@ -62,7 +62,7 @@ def test_identical_clouds_have_distance_and_gradient_zero(norm, count):
 @pytest.mark.parametrize("count", [20, 2000])
 def test_of_equally_near_points_the_first_gets_the_gradient(norm, count):
     x = torch.zeros(1, 1, 3)
-    # All on one sphere about x, in pairs that are equal.
+    # All on one sphere around x, in pairs of equal points.
     y = torch.nn.functional.one_hot(torch.arange(count) % 3, 3).float()[None].requires_grad_()
     chamfer_distance(x, y, norm).backward()
     share = torch.full((count,), 1 / count)
@@ -91,7 +91,7 @@ def test_the_value_of_a_cloud_does_not_depend_on_its_batch(norm):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("padding", [0.0, float("nan")])
 @pytest.mark.parametrize("count", [40, 3000])
-def test_masked_points_count_for_nothing(norm, padding, count):
+def test_masked_points_are_ignored(norm, padding, count):
     x, y = clouds((2, count, 3), (2, count + 20, 3))
     x_mask, y_mask = torch.rand(2, count) < 0.6, torch.rand(2, count + 20) < 0.6
     padded = x.masked_fill(~x_mask[..., None], padding).requires_grad_()
@@ -137,7 +137,7 @@ def test_nan_reaches_the_result(count):
 
 
 @pytest.mark.parametrize(("count", "index_bytes"), [(32, 1), (5000, 2)])
-def test_beside_the_clouds_only_small_indices_are_kept_for_the_backward_pass(count, index_bytes):
+def test_only_clouds_and_small_indices_are_saved_for_the_backward_pass(count, index_bytes):
     x, y = clouds((2, count, 3), (2, count, 3))
     x.requires_grad_()
     kept = {}
@@ -157,7 +157,7 @@ def test_beside_the_clouds_only_small_indices_are_kept_for_the_backward_pass(cou
 def test_f_score_is_the_harmonic_mean_of_precision_and_recall():
     x = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]]])
     y = torch.tensor([[[0.005, 0, 0], [1, 0.02, 0]]])
-    # One of four points of x lies close to y, one of two the other way.
+    # One of four points of x is near y, and one of two points of y is near x.
     torch.testing.assert_close(f_score(x, y), torch.tensor(2 * 0.25 * 0.5 / 0.75))
     assert f_score(x, y, 0.001) == 0
     assert f_score(x, x) == 1

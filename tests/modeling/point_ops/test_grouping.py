@@ -1,4 +1,4 @@
-"""Picking rows of a cloud by index."""
+"""Selecting rows of a cloud by index."""
 
 import pytest
 import torch
@@ -24,13 +24,13 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda rows: gather_points(rows, index[:, 0]), values)
 
 
-def test_values_that_are_not_contiguous_are_read_in_order():
+def test_non_contiguous_values_are_selected_correctly():
     values = torch.randn(2, 4, 10).transpose(1, 2)
     index = torch.randint(0, 10, (2, 7))
     assert torch.equal(gather_points(values, index), gather_points(values.contiguous(), index))
 
 
-def test_no_picks_give_no_rows():
+def test_an_empty_index_gives_no_rows():
     assert group(torch.zeros(2, 5, 3), torch.zeros(2, 0, 4, dtype=torch.long)).shape == (2, 0, 4, 3)
 
 

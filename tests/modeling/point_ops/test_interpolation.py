@@ -14,13 +14,13 @@ def test_weights_are_inverse_squared_distances():
     torch.testing.assert_close(result[0, 0], torch.cat([weight / weight.sum(), torch.zeros(1)]))
 
 
-def test_a_query_upon_a_point_takes_its_features():
+def test_a_query_at_a_point_gets_its_features():
     points, features = torch.randn(2, 50, 3), torch.randn(2, 50, 8)
     torch.testing.assert_close(three_nearest_interpolate(points, points, features), features, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_fewer_than_three_points_all_take_part(count):
+def test_all_points_are_used_if_there_are_fewer_than_three(count):
     points, query = torch.randn(2, count, 3), torch.randn(2, 5, 3)
     result = three_nearest_interpolate(query, points, torch.ones(2, count, 4))
     torch.testing.assert_close(result, torch.ones(2, 5, 4))
@@ -32,6 +32,6 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda rows: three_nearest_interpolate(query, points, rows), features)
 
 
-def test_features_that_do_not_belong_to_the_points_are_an_error():
+def test_features_of_another_number_of_points_are_refused():
     with pytest.raises(ValueError, match=r"features: shape \(1, 4, 2\); expected \(1, 5, width\)"):
         three_nearest_interpolate(torch.zeros(1, 3, 3), torch.zeros(1, 5, 3), torch.zeros(1, 4, 2))

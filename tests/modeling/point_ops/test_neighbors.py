@@ -56,7 +56,7 @@ def test_autocast_does_not_change_the_neighbors(method):
         assert torch.equal(knn(cloud, cloud, 16, method=method), expected)
 
 
-def test_auto_takes_the_tree_only_where_it_pays(monkeypatch):
+def test_auto_uses_the_tree_only_for_many_points_per_neighbor(monkeypatch):
     taken = []
     monkeypatch.setattr(MODULE, "_search_tree", _noting(taken, "kdtree", MODULE._search_tree))
     monkeypatch.setattr(MODULE, "_search_exactly", _noting(taken, "exact", MODULE._search_exactly))

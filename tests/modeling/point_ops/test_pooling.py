@@ -45,7 +45,7 @@ def test_half_precision_means_are_summed_in_single_precision():
     assert mean.dtype == torch.bfloat16 and mean.item() == 1
 
 
-def test_a_cell_that_does_not_exist_is_an_error():
+def test_a_missing_cell_is_an_error():
     cell = torch.tensor([[0, 3], [0, 0]])
     for call in (lambda: cell_counts(cell, 3), lambda: scatter_mean(torch.zeros(2, 2, 1), cell, 3)):
         with pytest.raises(IndexError, match="cell: values from 0 to 3; expected 0 to 2"):

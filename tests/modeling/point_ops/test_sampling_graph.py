@@ -1,4 +1,4 @@
-"""The loop that exported graphs hold takes the same points as `farthest_point_sample`."""
+"""The loop of exported graphs samples the same points as `farthest_point_sample`."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hf_any3d.modeling.point_ops import farthest_point_sample
 
 def clouds(batch: int, count: int, steps: int | None) -> torch.Tensor:
     points = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(count)) * 2 - 1
-    # Points of a coarse grid are often equally far, and often repeated.
+    # Points of a coarse grid are often equally far or equal.
     return points if steps is None else (points * steps).round() / steps
 
 
@@ -32,5 +32,5 @@ def test_points_near_the_origin_are_no_candidates():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 500, 511, 512, 513, 2000])
-def test_order_of_preference_is_the_kernels(count):
+def test_priority_is_that_of_the_cuda_kernel(count):
     assert _cuda_order(count, torch.device("cpu")).tolist() == cuda_priority(count).tolist()

@@ -23,8 +23,8 @@ from hf_any3d.cli import app
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests import tiny_act
-from tests.modeling.minigpt3d.test_named_parts import built
-from tests.modeling.minigpt3d.test_named_parts import folder as chat_parts  # noqa: F401  a fixture
+from tests.modeling.minigpt3d.test_parts import built
+from tests.modeling.minigpt3d.test_parts import folder as chat_parts  # noqa: F401  a fixture
 from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
 from tests.modeling.pretrained_parts.test_pretrained_parts import answers, trained_in_place
 from tests.tiny_encoders import saved_encoder, tiny_model
@@ -147,7 +147,7 @@ def test_missing_weights_inside_wrappers_are_found(tmp_path):
         (lambda stored: _pop(stored, "point_tokenizer"), "lacks .*point_tokenizer"),
         (
             lambda stored: stored.update({"base_model.model.extra.weight": torch.zeros(1)}),
-            "has base_model.model.extra.weight, for which",
+            "has base_model.model.extra.weight, which the model does not",
         ),
     ],
 )

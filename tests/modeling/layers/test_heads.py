@@ -24,7 +24,7 @@ def test_one_training_row_is_normalised_with_running_statistics():
 
 @pytest.mark.parametrize("own", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("theirs", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_head_reads_features_of_any_precision(own, theirs):
+def test_a_head_accepts_features_of_any_precision(own, theirs):
     torch.manual_seed(0)
     head = ClassificationHead(8, 3, (6,)).eval()
     features = 3 * torch.randn(5, 8)
@@ -55,7 +55,7 @@ def test_a_half_precision_models_loss_is_in_full_precision(model_class):
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(flat, labels.flatten()))
 
 
-def test_only_weights_that_are_away_are_brought_in():
+def test_only_offloaded_weights_are_loaded():
     class Hook:
         calls = 0
 

@@ -1,4 +1,4 @@
-"""A judge at an HTTP endpoint with OpenAI's chat completions, hosted or self-hosted."""
+"""Judges of answers: class names, a local language model, and an HTTP endpoint, with their common interface."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import json
 import os
 import queue
 import random
+import re
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
-from hf_any3d.evaluation.llm_judge.base import JudgeError, replace_lone_surrogates
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
+from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
+
+_CLASS_NAMES_VERSION = "1"
+_LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
+_PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
+_KEY_VARIABLE = "OPENAI_API_KEY"
 _TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT = 120.0
 _LARGEST_REPLY = 2**22
@@ -26,6 +33,139 @@ _LARGEST_REFUSAL = 2**14
 _SHOWN = 300
 # Shorter ones are placeholders for servers without keys, such as "none".
 _SHORTEST_KEY = 8
+
+
+class JudgeError(OSError):
+    """A judge does not reply, and asking again does not help."""
+
+
+class Judge(Protocol):
+    """A function from a prompt to a reply, with facts about itself.
+
+    Attributes:
+        name: Name in tables and files.
+        settings: Settings that its replies depend on.
+        revisions: Versions that have replied so far: commits, checksums, or an endpoint's names of its model.
+        reads_prompt: Whether it gets a prompt; otherwise it gets the bare answer.
+        kinds: Kinds of protocols that it can judge.
+        at_once: Number of concurrent requests.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    revisions: Collection[str]
+    reads_prompt: bool
+    kinds: Collection[str]
+    at_once: int
+
+    def __call__(self, text: str) -> str:
+        """Reply to a prompt, or to a bare answer.
+
+        Raises:
+            JudgeError: There is no reply.
+        """
+
+
+class ClassNameJudge:
+    """Replies with the class that an answer names first; of overlapping names the longest counts.
+
+    Names match complete words in either case; a space in them matches spaces, hyphens and underscores. Synonyms and
+    plurals are not found, so figures are lower than a language model's: a reproducible lower bound without a network.
+
+    Args:
+        classes: Names of the classes, in words.
+
+    Raises:
+        ValueError: There are no names, or one is empty or occurs twice.
+    """
+
+    name = "class names"
+    reads_prompt = False
+    kinds = ("class",)
+    at_once = 1
+
+    def __init__(self, classes: Sequence[str]):
+        names = [" ".join(name.lower().replace("_", " ").split()) for name in classes]
+        if not names or not all(names) or len(set(names)) < len(names):
+            raise ValueError(f"classes are {list(classes)}; expected different names")
+        self.numbers = {name: number for number, name in enumerate(names)}
+        longest_first = sorted(names, key=len, reverse=True)
+        patterns = [r"[\s_-]+".join(map(re.escape, name.split())) for name in longest_first]
+        self.pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
+        self.settings = {"classes": len(names)}
+        self.revisions = {_CLASS_NAMES_VERSION}
+
+    def __call__(self, text: str) -> str:
+        """Return the class that an answer names, as `number#class#reason`."""
+        found = self.pattern.search(text)
+        if found is None:
+            return "-1#NA#names no class"
+        name = re.sub(r"[\s_-]+", " ", found.group().lower())
+        return f"{self.numbers[name]}#{name}#named at character {found.start()}"
+
+
+class LanguageModelJudge:
+    """Generates replies with a language model, with its chat template if it has one.
+
+    Decoding is greedy by default, so that verdicts are reproducible; the published judges sampled.
+
+    Args:
+        name: Directory or hub name.
+        revision: Branch, tag or commit.
+        settings: Settings of generation that differ from the default.
+        device: Device to run on; by default the fastest available.
+        dtype: Type of its weights, such as "auto" or "bfloat16".
+        seed: Random seed of each reply.
+    """
+
+    reads_prompt = True
+    kinds = ("class", "same", "caption")
+    at_once = 1
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str = "auto",
+        seed: int = 0,
+    ):
+        self.name, self.seed = name, seed
+        self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
+        self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
+        self.settings = {**_LOCAL_SETTINGS, "dtype": str(self.model.dtype), "seed": seed, **(settings or {})}
+        commit = getattr(self.model.config, "_commit_hash", None)
+        self.revisions = {commit or weights_checksum(Path(name))}
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> str:
+        """Return the model's reply to a prompt.
+
+        Raises:
+            ValueError: Prompt and reply exceed the model's context.
+        """
+        if self.tokenizer.chat_template is not None:
+            inputs = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        else:
+            inputs = self.tokenizer(text, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        longest = getattr(self.model.config, "max_position_embeddings", None)
+        if longest is not None and length + self.settings["max_new_tokens"] > longest:
+            raise ValueError(
+                f"judge {self.name}: {length} tokens of prompt and up to {self.settings['max_new_tokens']} of reply; "
+                f"expected at most {longest} together"
+            )
+        torch.manual_seed(self.seed)
+        settings = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed")}
+        batch = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
+        pad = self.tokenizer.pad_token_id
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        tokens = self.model.generate(**batch, pad_token_id=pad, **settings)
+        return self.tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
 
 
 class EndpointJudge:
@@ -57,7 +197,7 @@ class EndpointJudge:
         model: str,
         base_url: str,
         settings: Mapping[str, Any] | None = None,
-        key_variable: str = KEY_VARIABLE,
+        key_variable: str = _KEY_VARIABLE,
         timeout: float = 60.0,
         attempts: int = 6,
         first_wait: float = 1.0,
@@ -73,7 +213,7 @@ class EndpointJudge:
         if timeout <= 0:
             raise ValueError(f"timeout is {timeout}; expected more than 0 seconds")
         self.name, self.at_once, self.revisions = model, at_once, set()
-        chosen = {**PUBLISHED_SETTINGS, **(settings or {})}
+        chosen = {**_PUBLISHED_SETTINGS, **(settings or {})}
         self.settings = {key: value for key, value in chosen.items() if value is not None}
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._key_variable, self._timeout = key_variable, timeout
@@ -182,3 +322,8 @@ def _seconds(header: str | None) -> float | None:
         return max(0.0, float(header)) if header else None
     except ValueError:
         return None  # a date; the default wait is used
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no file can store, by the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""Every converter with a small checkpoint of the authors, for tests of what none of them may take."""
+"""Every converter with a small original checkpoint, for tests with damaged and malformed ones."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.tiny_encoders import tiny_config
 
 
 @dataclass(frozen=True)
-class Door:
-    """One way from a file of the authors to a directory of ours.
+class Converter:
+    """A conversion of one kind of original file.
 
     Args:
-        content: What the authors' program would have put into the file.
-        state: Where in it the tensors are; "" for a file that is nothing but tensors.
-        convert: Converts the file at the first path into the second, with whatever lies in the third.
-        prepare: Fills that third directory.
+        content: Makes the content of the file.
+        state: Its key with the tensors.
+        convert: Converts the file at the first path into the second, with other files in the third.
+        prepare: Writes these other files.
     """
 
     content: Callable[[], dict[str, Any]]
@@ -61,13 +61,13 @@ def _any2point(checkpoint: Path, output: Path, others: Path) -> None:
         convert_any2point(checkpoint, "clip-scan", output, encoder=others)
 
 
-def _act(case: str) -> Door:
+def _act(case: str) -> Converter:
     def convert(checkpoint: Path, output: Path, others: Path) -> None:
         convert_act(checkpoint, Original(case).kind, output)
 
     kind = Original(case).kind
     state = "model_state_dict" if kind in ("partseg", "semseg") else "base_model"
-    return Door(lambda: Original(case).content(), state, convert)
+    return Converter(lambda: Original(case).content(), state, convert)
 
 
 def _imagebind(checkpoint: Path, output: Path, others: Path) -> None:
@@ -100,21 +100,21 @@ def _stage(checkpoint: Path, output: Path, others: Path) -> None:
     convert_minigpt3d(output, checkpoint=checkpoint, **parts)
 
 
-DOORS = {
-    "any2point": Door(
+CONVERTERS = {
+    "any2point": Converter(
         lambda: content(_case()), "model", _any2point, lambda folder: _case().base().save_pretrained(folder)
     ),
     "act-cls": _act("cls"),
     "act-dvae": _act("dvae_clip_deep"),
     "act-pretrain": _act("pretrain"),
     "act-partseg": _act("partseg"),
-    "imagebind-audio": Door(
+    "imagebind-audio": Converter(
         lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))}, "model", _imagebind
     ),
-    "point-encoder": Door(lambda: _originals().point_encoder(), "base_model", _part("point_encoder")),
-    "qformer": Door(lambda: _originals().blip2(), "model", _part("qformer")),
-    "phi": Door(lambda: {"model": dict(_originals().phi())}, "model", _phi, _prepare_phi),
-    "minigpt3d-stage": Door(
+    "point-encoder": Converter(lambda: _originals().point_encoder(), "base_model", _part("point_encoder")),
+    "qformer": Converter(lambda: _originals().blip2(), "model", _part("qformer")),
+    "phi": Converter(lambda: {"model": dict(_originals().phi())}, "model", _phi, _prepare_phi),
+    "minigpt3d-stage": Converter(
         lambda: _originals().stage(3), "model", _stage, lambda folder: _originals().write(folder) and None
     ),
 }

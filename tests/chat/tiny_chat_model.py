@@ -1,4 +1,4 @@
-"""A tiny model with a tokenizer of bytes, and models that say what they are told to."""
+"""A tiny model with a tokenizer of bytes, and models with scripted answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.modeling.minigpt3d.tiny_model import TEXTS, tiny_model
 NUM_POINTS = 40
 
 
-def talking_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline:
-    """A pipeline around random weights, large enough for answers, in ASCII, to depend on all that was said."""
+def tiny_chat_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline:
+    """A pipeline with random weights, large enough for answers, in ASCII, to depend on the complete conversation."""
     tokenizer = byte_tokenizer(*merges)
     sizes = {**TEXTS[text], "vocab_size": len(tokenizer), "max_position_embeddings": 512, "initializer_range": 1.0}
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -35,18 +35,18 @@ def talking_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline:
 
 
 def cloud(seed: int = 0) -> np.ndarray:
-    """A cloud of a shape and colour of its own, `(points, 6)`."""
+    """A random cloud `(points, 6)` of one color."""
     generator = np.random.default_rng(seed)
     xyz = generator.normal(size=(NUM_POINTS, 3)) * generator.uniform(0.1, 1, 3)
     return np.concatenate([xyz, np.tile(generator.random(3), (NUM_POINTS, 1))], axis=1).astype(np.float32)
 
 
-class Says(LogitsProcessor):
-    """Makes the model say given texts, one a row.
+class ForcedAnswer(LogitsProcessor):
+    """Forces given answers, one for each row.
 
     Args:
         tokenizer: Its tokenizer.
-        texts: What to say.
+        texts: The answers.
     """
 
     def __init__(self, tokenizer, *texts: str):

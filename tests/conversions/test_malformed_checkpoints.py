@@ -1,4 +1,4 @@
-"""Checkpoints that were repacked, damaged or made by strangers, at every converter."""
+"""Checkpoints that were repacked, damaged or malformed, in every converter."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hf_any3d.cli import app
 from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint
-from tests.conversions.doors import DOORS
+from tests.conversions.converters import CONVERTERS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*depend on the other clouds of a batch:UserWarning"),
@@ -50,7 +50,7 @@ def test_repacked_checkpoints_are_read_with_their_own_numbers(saved, method):
 def test_checkpoints_stored_as_torch_saves_them_are_mapped_and_others_are_not(saved, monkeypatch):
     mapped = []
     load = torch.load
-    monkeypatch.setattr(torch, "load", lambda *words, **named: mapped.append(named["mmap"]) or load(*words, **named))
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: mapped.append(kwargs["mmap"]) or load(*args, **kwargs))
     read_checkpoint(saved)
     assert mapped[-1] is True
     read_checkpoint(repacked(saved))
@@ -86,7 +86,7 @@ def test_files_that_unpack_to_many_times_their_size_are_refused(saved, monkeypat
         read_checkpoint(repacked(saved))
 
 
-def test_tensors_may_share_numbers_but_not_without_end(saved):
+def test_tensors_may_share_storage_up_to_a_limit(saved):
     weight = torch.randn(100, 100)
     torch.save({"model": {"tied": weight, "to": weight, "view": weight[:2]}}, saved)
     assert torch.equal(read_checkpoint(saved)["to"], weight)
@@ -101,8 +101,8 @@ def test_files_of_torchs_first_format_are_read(saved):
     assert_same(read_checkpoint(saved), saved)
 
 
-STRANGE = {
-    # what is done to a tensor, what is told
+MALFORMED = {
+    # change of a tensor, message
     "sparse": (lambda tensor: tensor.to_sparse(), "is torch.sparse_coo"),
     "csr": (lambda tensor: tensor.reshape(len(tensor), -1).to_sparse_csr(), "is torch.sparse_csr"),
     "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "is torch.qint8"),
@@ -123,10 +123,10 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), STRANGE.values(), ids=STRANGE)
-def test_tensors_that_are_no_plain_arrays_are_named(saved, change, told):
-    torch.save({"model": {"fine": torch.ones(3), "strange": change(torch.randn(4, 5))}}, saved)
-    with pytest.raises(ValueError, match=f"checkpoint.pth: not all tensors are plain arrays.* strange.*{told}"):
+@pytest.mark.parametrize(("change", "message"), MALFORMED.values(), ids=MALFORMED)
+def test_tensors_that_are_no_plain_arrays_are_named(saved, change, message):
+    torch.save({"model": {"fine": torch.ones(3), "malformed": change(torch.randn(4, 5))}}, saved)
+    with pytest.raises(ValueError, match=f"checkpoint.pth: not all tensors are plain arrays.* malformed.*{message}"):
         read_checkpoint(saved)
 
 
@@ -143,36 +143,36 @@ def test_the_largest_numbers_of_float32_are_finite(saved):
 @pytest.mark.parametrize(
     ("count", "ending"), [(1, "n0"), (20, "n19"), (21, "n19 and 1 more"), (30, "n19 and 10 more")]
 )
-def test_many_names_are_told_by_the_first_and_a_count(count, ending):
+def test_long_lists_of_names_are_shortened(count, ending):
     assert listed([f"n{number}" for number in range(count)]).endswith(ending)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """For each door a directory with what it needs beside the checkpoint."""
+    """A directory for each converter with the other files that it needs."""
     made = {}
 
     def get(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            DOORS[name].prepare(made[name])
+            CONVERTERS[name].prepare(made[name])
         return made[name]
 
     return get
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_tensors_that_do_not_fit_or_are_not_finite_are_told_by_every_converter(door, folders, tmp_path):
-    opened, others = DOORS[door], folders(door)
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_every_converter_refuses_tensors_that_do_not_fit_or_are_not_finite(converter, folders, tmp_path):
+    opened, others = CONVERTERS[converter], folders(converter)
     original = opened.content()
     state = original[opened.state]
     names = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim > 1]
-    # Of files with more than the converter keeps, a tensor that it does.
+    # A tensor that the converter keeps.
     kept = [name for name in names if not re.match(r"(module\.)?(t5|ln_vision|ACT_encoder\.lm_head)", name)]
     name = kept[len(kept) // 2]
-    for kind, (change, told) in MISFITS.items():
+    for kind, (change, message) in MISFITS.items():
         torch.save(original | {opened.state: state | {name: change(state[name])}}, tmp_path / "original.pth")
-        with pytest.raises(ValueError, match=told) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             opened.convert(tmp_path / "original.pth", tmp_path / "out", others)
         text = str(caught.value)
         assert "\n" not in text and len(text) < 2000, kind
@@ -181,29 +181,29 @@ def test_tensors_that_do_not_fit_or_are_not_finite_are_told_by_every_converter(d
 
 
 def test_layers_with_gaps_do_not_make_a_model_of_a_billion_layers(folders, tmp_path):
-    for door in ("act-cls", "point-encoder", "qformer"):
-        opened = DOORS[door]
+    for converter in ("act-cls", "point-encoder", "qformer"):
+        opened = CONVERTERS[converter]
         original = opened.content()
         state = {}
         for name, tensor in original[opened.state].items():
             state[re.sub(r"(blocks\.|layer\.)0\.", r"\g<1>999999999.", name)] = tensor
         torch.save(original | {opened.state: state}, tmp_path / "original.pth")
         with pytest.raises(ValueError, match="lacks tensors: those of number 0 of 1000000000"):
-            opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(door))
+            opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(converter))
 
 
 def test_kernels_that_read_several_points_are_refused(folders, tmp_path):
-    for door in ("act-cls", "point-encoder"):
-        opened = DOORS[door]
+    for converter in ("act-cls", "point-encoder"):
+        opened = CONVERTERS[converter]
         original = opened.content()
         state = original[opened.state]
         name = next(name for name in state if name.endswith("encoder.first_conv.0.weight"))
         torch.save(original | {opened.state: state | {name: state[name].repeat(1, 1, 2)}}, tmp_path / "original.pth")
         with pytest.raises(ValueError, match="a kernel of size 1"):
-            opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(door))
+            opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(converter))
 
 
-def test_names_of_a_checkpoint_are_short_texts(saved):
+def test_long_and_non_text_names_are_refused(saved):
     torch.save({"model": {"a": torch.ones(1), "b" * 501: torch.ones(1)}}, saved)
     with pytest.raises(ValueError, match="names of tensors are text of up to 500 characters; found one of 501"):
         read_checkpoint(saved)
@@ -212,30 +212,30 @@ def test_names_of_a_checkpoint_are_short_texts(saved):
         read_checkpoint(saved)
 
 
-def test_a_full_disk_is_told_in_one_line(folders, tmp_path, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error(folders, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
-    def full(*words, **named):
+    def full(*args, **kwargs):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
-    opened = DOORS["act-cls"]
+    opened = CONVERTERS["act-cls"]
     torch.save(opened.content(), tmp_path / "original.pth")
-    words = ["act", tmp_path / "original.pth", "--kind", "cls", "--output", tmp_path / "out"]
-    result = CliRunner().invoke(app, ["convert", *map(str, words)])
+    arguments = ["act", tmp_path / "original.pth", "--kind", "cls", "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ") and "No space left on device" in result.stderr
     assert str(tmp_path / "out") in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["original.pth"]
 
 
-def test_parts_that_were_converted_are_looked_at_again(folders, tmp_path):
+def test_converted_parts_are_checked_again(folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    opened, folder = DOORS["minigpt3d-stage"], folders("minigpt3d-stage")
+    opened, folder = CONVERTERS["minigpt3d-stage"], folders("minigpt3d-stage")
     torch.save(opened.content(), tmp_path / "stage.pth")
-    torch.save(DOORS["point-encoder"].content(), tmp_path / "point_model.pth")
-    DOORS["point-encoder"].convert(tmp_path / "point_model.pth", tmp_path / "part", folder)
+    torch.save(CONVERTERS["point-encoder"].content(), tmp_path / "point_model.pth")
+    CONVERTERS["point-encoder"].convert(tmp_path / "point_model.pth", tmp_path / "part", folder)
     state = load_file(tmp_path / "part" / "point_encoder" / "model.safetensors")
     state["norm.bias"][0] = torch.nan
     save_file(state, tmp_path / "part" / "point_encoder" / "model.safetensors", {"format": "pt"})

@@ -1,21 +1,19 @@
-"""The benchmark runs and reports what it compared."""
+"""The benchmark of the point operations prints and writes the same results."""
 
 import json
-import runpy
 import sys
-from pathlib import Path
 
 import torch
 
-BENCHMARK = Path(__file__).parents[3] / "examples" / "benchmarks" / "point_ops.py"
+from examples.speed import point_ops
 
 
 def test_benchmark_prints_a_table_and_writes_the_same_rows(monkeypatch, capsys, tmp_path):
     output = tmp_path / "rows.json"
-    monkeypatch.setattr(sys, "argv", [str(BENCHMARK), "--repeats", "1", "--largest", "2048", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["point_ops.py", "--repeats", "1", "--largest", "2048", "--output", str(output)])
     threads = torch.get_num_threads()
     try:
-        runpy.run_path(str(BENCHMARK), run_name="__main__")
+        point_ops.main()
     finally:
         torch.set_num_threads(threads)
     rows = json.loads(output.read_text())["rows"]

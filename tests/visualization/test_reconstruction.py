@@ -1,4 +1,4 @@
-"""Guesses of hidden patches, made points by the autoencoder's decoder."""
+"""Reconstructions by an autoencoder, and of masked patches by a student of pretraining."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,11 @@ import torch
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.point_ops import chamfer_distance
-from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions
+from hf_any3d.visualization.reconstruction import (
+    reconstruct_masked,
+    write_masked_reconstructions,
+    write_reconstructions,
+)
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 
@@ -31,13 +35,13 @@ def by_place(patches):
 
 @pytest.mark.parametrize("target_layer", ["graph_decoder", "teacher"])
 @pytest.mark.parametrize("loss", ["cosine", "l2"])
-def test_perfect_guesses_look_as_from_the_teacher(monkeypatch, target_layer, loss):
+def test_perfect_predictions_decode_like_the_teachers_features(monkeypatch, target_layer, loss):
     model, mask = student(target_layer=target_layer, distillation_loss=loss), mask_of(2)
     guess = ActForPreTraining.forward
 
     def perfect(self, *arguments, **settings):
         output = guess(self, *arguments, **settings)
-        # Lengths that a loss on directions knows nothing of.
+        # A loss on directions ignores these lengths.
         output.predictions = output.targets * (7 if loss == "cosine" else 1)
         return output
 
@@ -47,11 +51,11 @@ def test_perfect_guesses_look_as_from_the_teacher(monkeypatch, target_layer, los
             np.testing.assert_allclose(one.guessed, one.taught, atol=1e-5)
             assert one.guessed_chamfer == pytest.approx(one.taught_chamfer, rel=1e-4)
         else:
-            # Directions are right, lengths the mean of others.
+            # Directions are correct, lengths are a mean of others.
             assert np.abs(one.guessed - one.taught).max() < 0.5 * np.abs(one.taught).max()
 
 
-def test_patches_are_those_of_the_cloud_and_guesses_lie_around_their_places():
+def test_patches_are_those_of_the_cloud_and_predictions_are_around_their_centers():
     model, points, mask = student(), clouds(2, 60), mask_of(4)
     cut = model.act.cut(points)
     whole = (cut.neighborhoods + cut.centers.unsqueeze(2)).numpy()
@@ -84,3 +88,30 @@ def test_page_and_picture_have_four_views_of_each_cloud(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="names: 1 for 2 clouds"):
         write_masked_reconstructions(tmp_path / "a.png", shown, ["chair"])
+
+
+def answer(seed):
+    points = np.random.default_rng(seed).normal(size=(60, 3)).astype(np.float32)
+    return {
+        "points": points,
+        "coarse": points[:15],
+        "reconstruction": points + 0.01,
+        "chamfer_l1": 0.0173,
+        "f_score": 0.5,
+    }
+
+
+def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
+    answers, names = [answer(0), answer(1)], ["chair", "<lamp>"]
+    page = write_reconstructions(tmp_path / "a.html", answers, names).read_text(encoding="utf-8")
+    assert page.count('"start"') == 6 and "CD-L1 0.0173, F 0.50" in page and "chair" in page and "<lamp>" not in page
+    pictures = [write_reconstructions(tmp_path / f"{n}.png", answers[:n], names[:n]).read_bytes() for n in (1, 2)]
+    heights = [int.from_bytes(picture[20:24], "big") for picture in pictures]  # as PNG's header has it
+    assert heights[1] > 1.7 * heights[0]
+
+
+def test_inputs_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"file type '.gif'; expected one of .html, .png"):
+        write_reconstructions(tmp_path / "a.gif", [answer(0)], ["chair"])
+    with pytest.raises(ValueError, match="names: 2 for 1 answers"):
+        write_reconstructions(tmp_path / "a.png", [answer(0)], ["chair", "lamp"])

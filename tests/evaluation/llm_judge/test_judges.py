@@ -1,4 +1,4 @@
-"""A judge that runs here: a tiny language model with a tokenizer of bytes, saved as any other."""
+"""Local judges: a tiny saved language model with a byte tokenizer."""
 
 import json
 
@@ -19,7 +19,7 @@ ANSWERS = {
 
 
 def saved_judge(folder, template=None, places=2048):
-    """Random weights, spread so far that replies depend on the prompt."""
+    """Random weights, large enough for replies to depend on the prompt."""
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -42,37 +42,39 @@ def folder(tmp_path_factory):
     return saved_judge(tmp_path_factory.mktemp("judge"))
 
 
-def test_it_goes_on_where_the_prompt_ends(folder):
+def test_replies_continue_the_prompt(folder):
     judge = LanguageModelJudge(folder, settings={"max_new_tokens": 9})
     ids = judge.tokenizer("Same?", return_tensors="pt")["input_ids"]
-    told = judge.model.generate(ids, max_new_tokens=9, do_sample=False)[0, ids.shape[1] :]
-    assert judge("Same?") == judge.tokenizer.decode(told, skip_special_tokens=True) != judge("Other?")
+    result = judge.model.generate(ids, max_new_tokens=9, do_sample=False)[0, ids.shape[1] :]
+    assert judge("Same?") == judge.tokenizer.decode(result, skip_special_tokens=True) != judge("Other?")
     assert judge("Same?") == judge("Same?")
 
 
-def test_a_chat_model_is_asked_through_its_template(tmp_path, folder):
+def test_chat_models_are_prompted_through_their_template(tmp_path, folder):
     chat = LanguageModelJudge(saved_judge(tmp_path, TEMPLATE), settings={"max_new_tokens": 9})
     plain = LanguageModelJudge(folder, settings={"max_new_tokens": 9})
     assert chat("Same?") == plain("<user>Same?<judge>") != plain("Same?")
 
 
-def test_sampled_replies_come_again_with_their_seed(folder):
+def test_sampled_replies_repeat_with_their_seed(folder):
     settings = {"max_new_tokens": 9, "do_sample": True, "temperature": 2.0}
     replies = [LanguageModelJudge(folder, settings=settings, seed=seed)("Same?") for seed in (0, 0, 1)]
     assert replies[0] == replies[1] != replies[2]
 
 
-def test_prompts_without_room_for_a_reply_are_refused(tmp_path):
+def test_prompts_that_leave_no_context_for_a_reply_are_refused(tmp_path):
     judge = LanguageModelJudge(saved_judge(tmp_path, places=64), settings={"max_new_tokens": 60})
     assert isinstance(judge("1234"), str)
     with pytest.raises(ValueError, match="5 tokens of prompt and up to 60 of reply; expected at most 64 together"):
         judge("12345")
 
 
-def test_figures_say_whose_they_are(tmp_path, folder):
+def test_figures_name_their_judge(tmp_path, folder):
     judge = LanguageModelJudge(folder, settings={"max_new_tokens": 9})
-    told = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
-    assert told["figures"]["total"] == 2 and all(isinstance(entry["judge_reply"], str) for entry in told["results"])
+    result = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
+    assert result["figures"]["total"] == 2 and all(
+        isinstance(entry["judge_reply"], str) for entry in result["results"]
+    )
     stored = json.loads((tmp_path / "judged.json").read_text())
     assert stored["judge"]["name"] == folder and stored["judge_revisions"] == [weights_checksum(folder)]
     assert stored["judge"]["settings"] == {
