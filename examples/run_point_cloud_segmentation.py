@@ -35,10 +35,9 @@ from hf_any3d.evaluation.segmentation import (
     judge_segmentation,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.training import models as point_models
 from hf_any3d.training import program
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
-from hf_any3d.training.models import PointModelArguments
+from hf_any3d.training.models import PARTS, SCENES, PointModelArguments, build_model
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
 
@@ -233,9 +232,9 @@ def main(argv: list[str] | None = None) -> RunReport:
         splits, origin = program.load_splits(data)
     task = find_task(splits["train"])
     processor = build_processor(data, task)
-    kind = point_models.PARTS if task.has_parts else point_models.SCENES
+    kind = PARTS if task.has_parts else SCENES
     settings = model_settings(task, in_channels=3 * len(data.features))
-    model = point_models.build_model(kind, model_arguments, adapter, task.names, **settings)
+    model = build_model(kind, model_arguments, adapter, task.names, **settings)
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data, splits, processor, task)
     with stopwatch.part("training"):

@@ -11,11 +11,7 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.training import arguments as settings
-from hf_any3d.training import minigpt3d_stages as stage_settings
-from hf_any3d.training import models as point_models
-from hf_any3d.training import pretraining as autoencoder_settings
-from hf_any3d.training import pretraining as distillation_settings
+from hf_any3d.training import arguments, minigpt3d_stages, models, pretraining
 
 # Intended changes of defaults are made here too; values come from the paper or the released program.
 STORED = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
@@ -24,15 +20,7 @@ STORED = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding
 def _classes() -> dict[str, type]:
     """Return public configurations and arguments by name."""
     found = {}
-    modules = (
-        hf_any3d,
-        minigpt3d,
-        autoencoder_settings,
-        distillation_settings,
-        point_models,
-        settings,
-        stage_settings,
-    )
+    modules = (hf_any3d, minigpt3d, arguments, minigpt3d_stages, models, pretraining)
     for module in modules:
         for name in dir(module):
             value = getattr(module, name)

@@ -14,17 +14,19 @@ import typer
 
 from hf_any3d.messages import model_errors, one_line, print_line
 
+
+def option(help: str, **settings: Any) -> Any:
+    """Make an option whose help has no default, since that is None or named in the text."""
+    return typer.Option(help=help, show_default=False, **settings)
+
+
 ChatModel = Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; by default the fastest available.", show_default=False)
-]
+Device = Annotated[str | None, option("cpu, cuda, cuda:1, mps …; by default the fastest available.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Point files, meshes, or folders of them.")]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the model on the hub.", show_default=False)
-]
+Revision = Annotated[str | None, option("Branch, tag or commit of the model on the hub.")]
 Template = Annotated[
     str | None,
-    typer.Option(help="Chat template of the processor, such as demo; by default its own.", show_default=False),
+    option("Chat template of the processor, such as demo; by default its own."),
 ]
 
 

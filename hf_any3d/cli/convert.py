@@ -9,21 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import one_line_errors, quiet_libraries
+from hf_any3d.cli.common import one_line_errors, option, quiet_libraries
 from hf_any3d.messages import print_line
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' file.", show_default=False)]
-Output = Annotated[Path, typer.Option(help="Directory to create.", show_default=False)]
-_POINT_ENCODER = typer.Option(help="The point encoder's file, point_model.pth.", show_default=False)
-_QFORMER = typer.Option(help="BLIP-2's file, blip2_pretrained_flant5xxl.pth.", show_default=False)
-_LANGUAGE_MODEL = typer.Option(help="Directory with Phi-2, in any of its three layouts.", show_default=False)
+Output = Annotated[Path, option("Directory to create.")]
+_POINT_ENCODER = option("The point encoder's file, point_model.pth.")
+_QFORMER = option("BLIP-2's file, blip2_pretrained_flant5xxl.pth.")
+_LANGUAGE_MODEL = option("Directory with Phi-2, in any of its three layouts.")
 DType = Annotated[str, typer.Option(help="Type to store numbers in: float32, bfloat16 or float16.")]
-NumGroups = Annotated[
-    int | None, typer.Option(min=1, help="Patches per cloud; by default as published.", show_default=False)
-]
-GroupSize = Annotated[
-    int | None, typer.Option(min=1, help="Points per patch; by default as published.", show_default=False)
-]
+NumGroups = Annotated[int | None, option("Patches per cloud; by default as published.", min=1)]
+GroupSize = Annotated[int | None, option("Points per patch; by default as published.", min=1)]
 
 convert = typer.Typer(help="Convert original checkpoints.", no_args_is_help=True)
 
@@ -91,23 +87,13 @@ def _report_imagebind_audio(facts: dict[str, Any]) -> Iterator[str]:
 def any2point(
     checkpoint: Checkpoint,
     variant: Annotated[
-        str,
-        typer.Option(
-            help="clip-scan, clip-modelnet, dinov2-scan, dinov2-modelnet, imagebind-scan or imagebind-modelnet.",
-            show_default=False,
-        ),
+        str, option("clip-scan, clip-modelnet, dinov2-scan, dinov2-modelnet, imagebind-scan or imagebind-modelnet.")
     ],
     output: Output,
     encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Directory or hub name of the frozen encoder; by default the one the authors started from.",
-            show_default=False,
-        ),
+        str | None, option("Directory or hub name of the frozen encoder; by default the one the authors started from.")
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the encoder on the hub.", show_default=False)
-    ] = None,
+    revision: Annotated[str | None, option("Branch, tag or commit of the encoder on the hub.")] = None,
     store_encoder: Annotated[
         bool, typer.Option("--store-encoder", help="Store the frozen encoder in the directory too.")
     ] = False,
@@ -122,39 +108,30 @@ def any2point(
 @_command(_report_act)
 def act(
     checkpoint: Checkpoint,
-    kind: Annotated[str, typer.Option(help="dvae, pretrain, cls, partseg or semseg.", show_default=False)],
+    kind: Annotated[str, option("dvae, pretrain, cls, partseg or semseg.")],
     output: Output,
     teacher: Annotated[
         str | None,
-        typer.Option(
-            help="Directory or hub name of the frozen teacher of stages I and II, to compare it and leave it out; by "
-            "default it is stored in the directory.",
-            show_default=False,
+        option(
+            "Directory or hub name of the frozen teacher of stages I and II, to compare it and leave it out; by "
+            "default it is stored in the directory."
         ),
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the teacher on the hub.", show_default=False)
-    ] = None,
+    revision: Annotated[str | None, option("Branch, tag or commit of the teacher on the hub.")] = None,
     store_encoder: Annotated[
         bool, typer.Option("--store-encoder", help="Store a named teacher in the directory too.")
     ] = False,
     dataset: Annotated[
         str | None,
-        typer.Option(
-            help="Dataset of the fine-tuning, for the names of labels: scanobjectnn, modelnet40, shapenetpart, s3dis "
-            "or none; by default chosen by the number of labels.",
-            show_default=False,
+        option(
+            "Dataset of the fine-tuning, for the names of labels: scanobjectnn, modelnet40, shapenetpart, s3dis or "
+            "none; by default chosen by the number of labels."
         ),
     ] = None,
     num_groups: NumGroups = None,
     group_size: GroupSize = None,
-    num_attention_heads: Annotated[
-        int | None,
-        typer.Option(min=1, help="The student's; by default one per 64 channels.", show_default=False),
-    ] = None,
-    num_points: Annotated[
-        int | None, typer.Option(min=1, help="Points per cloud; by default as published.", show_default=False)
-    ] = None,
+    num_attention_heads: Annotated[int | None, option("The student's; by default one per 64 channels.", min=1)] = None,
+    num_points: Annotated[int | None, option("Points per cloud; by default as published.", min=1)] = None,
 ) -> None:
     """Convert a released ACT checkpoint of any stage.
 
@@ -170,31 +147,17 @@ def minigpt3d(
     language_model: Annotated[Path, _LANGUAGE_MODEL],
     checkpoint: Annotated[
         Path,
-        typer.Option(
-            help="File of a stage, such as MiniGPT_3D_stage_3.pth, or TinyGPT-V_for_Stage3.pth, which training starts "
-            "from.",
-            show_default=False,
+        option(
+            "File of a stage, such as MiniGPT_3D_stage_3.pth, or TinyGPT-V_for_Stage3.pth, which training starts from."
         ),
     ],
     output: Output,
-    second_checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="File of a later stage, such as MiniGPT_3D_stage_4.pth.", show_default=False),
-    ] = None,
+    second_checkpoint: Annotated[Path | None, option("File of a later stage, such as MiniGPT_3D_stage_4.pth.")] = None,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="Directory or hub name of the tokenizer; by default that of the language model.", show_default=False
-        ),
+        str | None, option("Directory or hub name of the tokenizer; by default that of the language model.")
     ] = None,
     stage: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            max=3,
-            help="Which stage, if the last file is of stage II or III; by default 3.",
-            show_default=False,
-        ),
+        int | None, option("Which stage, if the last file is of stage II or III; by default 3.", min=2, max=3)
     ] = None,
     store_parts: Annotated[
         bool, typer.Option("--store-parts", help="Store converted parts in the directory too, instead of naming them.")

@@ -13,7 +13,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.cli.common import Device, Revision, one_line_errors, quiet_libraries
+from hf_any3d.cli.common import Device, Revision, one_line_errors, option, quiet_libraries
 from hf_any3d.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DEFAULT = "classifier"
 _URL = "https://api.openai.com/v1"
 
-DataDir = Annotated[str | None, typer.Option(help="Directory with the files of the dataset.", show_default=False)]
+DataDir = Annotated[str | None, option("Directory with the files of the dataset.")]
 
 
 class JudgeKind(str, Enum):
@@ -53,10 +53,7 @@ evaluation = typer.Typer(
 @evaluation.command(_DEFAULT)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier.")],
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Name in the catalogue, or of a hub repository (owner/name).", show_default=False),
-    ] = None,
+    dataset: Annotated[str | None, option("Name in the catalogue, or of a hub repository (owner/name).")] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -79,9 +76,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Clouds per batch; by default 32, or 1 if predictions depend on the other clouds."),
     ] = None,
-    max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate on this many rows at most.", show_default=False)
-    ] = None,
+    max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
@@ -170,53 +165,41 @@ def evaluate_minigpt3d(
     ] = Path("minigpt3d-evaluation"),
     protocol: Annotated[
         list[str] | None,
-        typer.Option(
-            help="modelnet40-instruction, modelnet40-completion, objaverse-instruction, objaverse-completion or "
-            "objaverse-caption; may be given several times. All by default.",
-            show_default=False,
+        option(
+            "modelnet40-instruction, modelnet40-completion, objaverse-instruction, objaverse-completion or "
+            "objaverse-caption; may be given several times. All by default."
         ),
     ] = None,
     data_dir: DataDir = None,
-    options: Annotated[
-        str | None, typer.Option(help="JSON object with further options of the datasets.", show_default=False)
-    ] = None,
+    options: Annotated[str | None, option("JSON object with further options of the datasets.")] = None,
     revision: Revision = None,
     generation: Annotated[
-        str | None,
-        typer.Option(help="JSON object with settings of generation that replace published ones.", show_default=False),
+        str | None, option("JSON object with settings of generation that replace published ones.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clouds per batch.")] = 15,
-    max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate on this many clouds at most.", show_default=False)
-    ] = None,
+    max_samples: Annotated[int | None, option("Evaluate on this many clouds at most.", min=1)] = None,
     judge: Annotated[
         JudgeKind | None,
-        typer.Option(
-            help="Judge: class names in the answer, an OpenAI-compatible endpoint, or a local language model. None by "
-            "default.",
-            show_default=False,
+        option(
+            "Judge: class names in the answer, an OpenAI-compatible endpoint, or a local language model. None by "
+            "default."
         ),
     ] = None,
     judge_model: Annotated[
         str | None, typer.Option(help="The judge's model: a name at the endpoint, or a directory or hub name.")
     ] = None,
-    judge_revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a local judge.", show_default=False)
-    ] = None,
+    judge_revision: Annotated[str | None, option("Branch, tag or commit of a local judge.")] = None,
     judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = _URL,
     judge_key_variable: Annotated[
         str, typer.Option(help="Environment variable with the endpoint's key.")
     ] = "OPENAI_API_KEY",
     judge_settings: Annotated[
-        str | None,
-        typer.Option(help="JSON object with settings of the judge; null leaves a field out.", show_default=False),
+        str | None, option("JSON object with settings of the judge; null leaves a field out.")
     ] = None,
     judge_prompt: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KIND=FILE",
-            help="File with a prompt for the judge, in place of ours; KIND is class, same or caption.",
-            show_default=False,
+        option(
+            "File with a prompt for the judge, in place of ours; KIND is class, same or caption.", metavar="KIND=FILE"
         ),
     ] = None,
     metrics: Annotated[

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import Revision, one_line_errors, quiet_libraries
+from hf_any3d.cli.common import Revision, one_line_errors, option, quiet_libraries
 from hf_any3d.messages import model_errors, print_line
 
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier.")],
-    output: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
+    output: Annotated[Path, option("The file to write.")],
     format: Annotated[str, typer.Option(help="onnx, or pt2 for a program of torch.export.")] = "onnx",
     revision: Revision = None,
 ) -> None:

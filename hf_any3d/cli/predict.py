@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import Device, Files, find_files, one_line_errors, open_pipeline, print_error, quiet_libraries
+from hf_any3d.cli.common import (
+    Device,
+    Files,
+    find_files,
+    one_line_errors,
+    open_pipeline,
+    option,
+    print_error,
+    quiet_libraries,
+)
 from hf_any3d.messages import model_errors, print_json, print_line, printable
 
 # A progress bar is shown from this many files on.
@@ -18,7 +27,7 @@ MANY = 20
 
 def predict(
     files: Files,
-    model: Annotated[str, typer.Option(help="Directory or hub name of a point cloud classifier.", show_default=False)],
+    model: Annotated[str, option("Directory or hub name of a point cloud classifier.")],
     top_k: Annotated[int, typer.Option(min=1, help="Labels to print for each file.")] = 3,
     batch_size: Annotated[
         int | None,
@@ -27,8 +36,7 @@ def predict(
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
     skip_errors: Annotated[
-        bool,
-        typer.Option("--skip-errors", help="Continue after unreadable files; the exit code is still 1."),
+        bool, typer.Option("--skip-errors", help="Continue after unreadable files; the exit code is still 1.")
     ] = False,
 ) -> None:
     """Classify point files and meshes.

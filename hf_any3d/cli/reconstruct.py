@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import Device, Files, find_files, one_line_errors, open_pipeline, quiet_libraries
+from hf_any3d.cli.common import Device, Files, find_files, one_line_errors, open_pipeline, option, quiet_libraries
 from hf_any3d.messages import model_errors, print_json, print_line, printable
 
 _FILES, _VIEWS = (".ply", ".obj", ".npz"), (".html", ".png")
@@ -18,10 +18,9 @@ def reconstruct(
     files: Files,
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), or a folder "
-            "for the points and a page of each file.",
-            show_default=False,
+        option(
+            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), or a folder for "
+            "the points and a page of each file."
         ),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,

@@ -15,7 +15,7 @@ from datasets.table import embed_table_storage
 
 from hf_any3d import __version__
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
-from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.point_arrays import resample_index
 
 if TYPE_CHECKING:
@@ -314,10 +314,8 @@ def _read_batch(
             if not (isinstance(file, Mapping) and "path" in file):
                 file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
             cloud = read_stored(file["path"], file.get("bytes"))
-            try:
+            with file_errors(name):
                 row = converter.row(cloud)
-            except PointCloudError as error:
-                raise PointCloudFileError(f"{name}: {error}") from None
         except PointCloudError as error:
             if not skip:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -17,39 +18,18 @@ from peft import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.act import (
-    ActConfig,
-    ActForPartSegmentation,
-    ActForPointCloudClassification,
-    ActForSemanticSegmentation,
-)
-from hf_any3d.modeling.any2point import (
-    Any2PointForPartSegmentation,
-    Any2PointForPointCloudClassification,
-    Any2PointForSemanticSegmentation,
-    Any2PointPreTrainedModel,
-)
+from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.registration import MODELS
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
-CLASSES, PARTS, SCENES = "classification", "part segmentation", "semantic segmentation"
-_MODELS: dict[str, dict[str, type[PreTrainedModel]]] = {
-    "any2point": {
-        CLASSES: Any2PointForPointCloudClassification,
-        PARTS: Any2PointForPartSegmentation,
-        SCENES: Any2PointForSemanticSegmentation,
-    },
-    "act3d": {
-        CLASSES: ActForPointCloudClassification,
-        PARTS: ActForPartSegmentation,
-        SCENES: ActForSemanticSegmentation,
-    },
-}
-SYSTEMS = tuple(_MODELS)
+# Tasks, as in `card_info` of the model classes, and model types.
+CLASSES, PARTS, SCENES = "classification", "part_segmentation", "semantic_segmentation"
+SYSTEMS = ("any2point", "act3d")
 # Config settings that a fine-tuning protocol requires.
 _PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
 # POLY requires a task number in every batch, SHADOW the config of a language model.
@@ -118,7 +98,7 @@ def build_model(
         ValueError: If the config has no such settings, or an adapter is given for a point transformer that is not
             pretrained or has another protocol.
     """
-    model_class = _MODELS[arguments.model_type][task]
+    model_class = find_model_class(arguments.model_type, task)
     if arguments.model_type == "any2point":
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
     adapted = adapter.peft not in (None, "none", "full")
@@ -133,11 +113,12 @@ def build_model(
         **_PROTOCOL_SETTINGS.get(arguments.tuning, {}),
         **arguments.model_config,
     }
-    known = {setting.name for setting in fields(ActConfig)}
+    config_class = model_class.config_class
+    known = {setting.name for setting in fields(config_class)}
     if unknown := sorted(set(arguments.model_config) - known):
-        raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {ActConfig.__name__}")
+        raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {config_class.__name__}")
     if arguments.model_name_or_path is None:
-        model = model_class(ActConfig(**settings, attn_implementation=arguments.attn_implementation))
+        model = model_class(config_class(**settings, attn_implementation=arguments.attn_implementation))
     else:
         model = model_class.from_pretrained(
             arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **settings
@@ -147,6 +128,19 @@ def build_model(
         return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
     return model
+
+
+def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
+    """Return the registered model class of a model type and task.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for config, (_, heads) in MODELS.items():
+        for model_class in itertools.chain(*heads.values()):
+            if config.model_type == model_type and model_class.card_info.task == task:
+                return model_class
+    raise ValueError(f"no model of the type {model_type!r} is registered for {task}")
 
 
 def build_adapted_model(

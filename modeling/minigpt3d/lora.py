@@ -30,14 +30,14 @@ def inject_lora(submodel: nn.Module, settings: Mapping[str, Any]) -> None:
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
-    """Merge LoRA into the weights of its layers, in place: equal answers, faster, from plain layers.
+    """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
 
     Args:
         model: A `MiniGPT3DForConditionalGeneration`.
 
     Returns:
-        The model. Its config has no LoRA any more, and it is saved with all weights, since they no longer are those
-        of its pretrained parts.
+        The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
+        pretrained parts.
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):

@@ -221,7 +221,7 @@ def test_settings_file_equals_command_line_arguments(run, tiny_encoder, tmp_path
         ({"test_file": "x.parquet"}, ValueError, "need --train_file"),
         ({"train_file": "x.parquet", "data_dir": "data"}, ValueError, "--data_dir data with --train_file"),
         ({"validation_fraction": 1}, ValueError, "--validation_fraction 1"),
-        ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no checkpoint to resume from"),
+        ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no complete checkpoint to resume from"),
         ({"resume_from_checkpoint": "elsewhere"}, FileNotFoundError, "elsewhere: no such checkpoint"),
         ({"dataset_name": "shape"}, ValueError, "unknown dataset 'shape'"),
         ({"augment": ["twist"]}, ValueError, "unknown transform 'twist'"),

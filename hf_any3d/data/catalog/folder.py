@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from datasets import (
     ClassLabel,
@@ -34,7 +33,7 @@ from hf_any3d.data.catalog.folder_layout import (
 from hf_any3d.data.catalog.standard_columns import with_class_labels
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +177,9 @@ def _rows(
     for shard in shards:
         for row, path, *_ in shard:
             try:
-                columns = _columns(path, converter)
+                cloud = read_point_cloud(path)
+                with file_errors(path):
+                    columns = converter.row(cloud)
             except PointCloudError as error:
                 if not skip:
                     raise
@@ -189,14 +190,6 @@ def _rows(
     if none_read and is_whole_split:
         files = shards[0]
         raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
-
-
-def _columns(path: str, converter: CloudColumns) -> dict[str, np.ndarray]:
-    cloud = read_point_cloud(path)
-    try:
-        return converter.row(cloud)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
 
 
 def list_folder(

@@ -12,7 +12,7 @@ from datasets import Array2D, DatasetDict, Features, Value
 
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import check_names, find_folder, hdf5_source, read_lines, read_table
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
 
 SPLITS = ("train", "test")
@@ -148,10 +148,9 @@ def pickle_source(file: Path) -> SplitSource:
         raise PointCloudFileError(f"{file}: expected a list of clouds and a list of as many labels")
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
-        try:
-            yield {**points_and_normals(clouds[number]), "label": labels[number]}
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{describe(number)}: {error}") from None
+        with file_errors(describe(number)):
+            row = points_and_normals(clouds[number])
+        yield {**row, "label": labels[number]}
 
     def describe(number: int) -> str:
         return f"{file}, cloud {number}"
@@ -199,10 +198,8 @@ def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) ->
         mesh = read_point_cloud(path)
         # Seeded by its own name, a model gives the same points whatever other files there are.
         generator = np.random.default_rng([seed, zlib.crc32(path.stem.encode())])
-        try:
+        with file_errors(path):
             cloud = mesh.sample_surface(num_points, generator)
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{path}: {error}") from None
         row = {"points": cloud.points, "label": path.parents[1].name, "file": path.stem}
         yield {**row, "normals": cloud.normals} if normals else row
 

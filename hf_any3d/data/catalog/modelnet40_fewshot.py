@@ -16,7 +16,7 @@ from hf_any3d.data.catalog import modelnet40
 from hf_any3d.data.catalog.modelnet40 import points_and_normals
 from hf_any3d.data.conversion import PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import read_table
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.restricted_pickle import read_pickle
 
 SPLITS = ("train", "test")
@@ -242,12 +242,8 @@ def fold_sources(
 def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
     def read(number: int):
         shape = shapes[number]
-        try:
+        with file_errors(describe(number)):
             columns = points_and_normals(shape.read())
-        except PointCloudFileError:
-            raise
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{describe(number)}: {error}") from None
         yield {**columns, "label": shape.label, "original_label": shape.original}
 
     def describe(number: int) -> str:

@@ -13,7 +13,7 @@ from hf_any3d.data.catalog.objaverse_captions import NUM_POINTS, cloud_features
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
 from hf_any3d.data.conversion import PublishedDataset, load_published
 from hf_any3d.data.conversion.shards import checked_row
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import file_errors
 
 FILE = "modelnet40_test_8192pts_fps.dat"
 PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"].places)
@@ -78,10 +78,8 @@ def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conv
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
         for row in source.read(number):
-            try:
+            with file_errors(source.describe(number)):
                 label = checked_row(row, labels)["label"]
-            except PointCloudError as error:
-                raise PointCloudFileError(f"{source.describe(number)}: {error}") from None
             turns = zip(SPEAKERS, (text, DATASET.class_names[label]), strict=True)
             yield {
                 **row,

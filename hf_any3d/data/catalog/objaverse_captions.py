@@ -15,7 +15,7 @@ from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_a
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import find_folder, read_lines
 from hf_any3d.data.conversion.shards import checked_row
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.npy import parse_array
 
 logger = logging.getLogger(__name__)
@@ -360,14 +360,12 @@ def read_cloud(path: Path) -> dict[str, np.ndarray]:
         FileNotFoundError: no such file.
         PointCloudFileError: a damaged file, or an array of another shape; Python objects are refused.
     """
-    try:
+    with file_errors(path):
         table = parse_array(path.read_bytes())
         if table.shape != (NUM_POINTS, 6) or table.dtype.kind not in "fiu":
             raise PointCloudError(
                 f"an array of shape {table.shape} and type {table.dtype}; expected ({NUM_POINTS}, 6) of numbers"
             )
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
     return {"points": table[:, :3], "colors": table[:, 3:]}
 
 
@@ -414,11 +412,8 @@ class CloudAdder:
 
     def _cloud(self, object_id: str) -> dict[str, object]:
         path = cloud_path(self.folder, object_id)
-        cloud = read_cloud(path)
-        try:
-            return checked_row(cloud, self.features)
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{path}: {error}") from None
+        with file_errors(path):
+            return checked_row(read_cloud(path), self.features)
 
 
 def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 
 TYPES = ("simple_description", "detailed_description", "single_round", "multi_round")
 SPEAKERS = ("human", "gpt")
@@ -71,11 +71,8 @@ def read_annotation(path: Path, annotation: Annotation) -> dict[str, object]:
         PointCloudFileError: a malformed entry; names file, entry and byte.
     """
     value = read_entry(path, annotation.start, annotation.stop)
-    try:
+    with file_errors(f"{path}: entry {annotation.number} (byte {annotation.start:,})"):
         return annotation_row(value)
-    except PointCloudError as error:
-        place = f"entry {annotation.number} (byte {annotation.start:,})"
-        raise PointCloudFileError(f"{path}: {place}: {error}") from None
 
 
 def annotation_row(value: object) -> dict[str, object]:

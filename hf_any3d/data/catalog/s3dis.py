@@ -15,7 +15,7 @@ from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import parse_table, read_npy
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import integers
 
@@ -255,10 +255,8 @@ class ArrayRooms:
                 f"{path}: an array of shape {table.shape} and type {table.dtype}; expected numbers (points, 7): "
                 "x, y, z, red, green, blue and class"
             )
-        try:
+        with file_errors(path):
             labels = integers(table[:, 6], "class")
-        except PointCloudError as error:
-            raise PointCloudFileError(f"{path}: {error}") from None
         return RoomArrays(_at_origin(_finite(table[:, :3], path), path), _colors(table[:, 3:6], path), labels)
 
 

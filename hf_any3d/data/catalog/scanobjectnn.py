@@ -51,23 +51,7 @@ DATASET = PublishedDataset(
   h5_files/main_split/{training,test}_objectdataset_augmentedrot_scale75.h5       pb_t50_rs
   h5_files/main_split_nobg/{training,test}_objectdataset.h5                       obj_only
   h5_files/main_split_nobg/{training,test}_objectdataset_augmentedrot_scale75.h5  pb_t50_rs_nobg""",
-    class_names=(
-        "bag",
-        "bin",
-        "box",
-        "cabinet",
-        "chair",
-        "desk",
-        "display",
-        "door",
-        "shelf",
-        "table",
-        "bed",
-        "pillow",
-        "sink",
-        "sofa",
-        "toilet",
-    ),
+    class_names=tuple("bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()),
 )
 
 

@@ -10,7 +10,7 @@ from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
 
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import check_names, read_table
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.text_numbers import integers
 
 SYNSETS = {
@@ -159,10 +159,8 @@ def _listed(file: Path) -> list[tuple[str, str]]:
 def _read(path: Path) -> Iterator[Mapping[str, object]]:
     table = read_table(path, columns=7)
     category = SYNSETS[path.parent.name]
-    try:
+    with file_errors(path):
         parts = integers(table[:, 6], "part")
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
     first, last = CATEGORY_PARTS[category][0], CATEGORY_PARTS[category][-1]
     wrong = (parts < first) | (parts > last)
     if wrong.any():

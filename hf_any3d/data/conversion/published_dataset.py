@@ -9,23 +9,8 @@ from typing import Any
 from datasets import ClassLabel
 
 OPEN_LICENCES = frozenset(
-    {
-        "apache-2.0",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "cc-by-2.0",
-        "cc-by-3.0",
-        "cc-by-4.0",
-        "cc-by-nc-4.0",
-        "cc-by-nc-sa-4.0",
-        "cc-by-sa-3.0",
-        "cc-by-sa-4.0",
-        "cc0-1.0",
-        "mit",
-        "odbl",
-        "odc-by",
-        "pddl",
-    }
+    "apache-2.0 bsd-2-clause bsd-3-clause cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-sa-3.0 "
+    "cc-by-sa-4.0 cc0-1.0 mit odbl odc-by pddl".split()
 )
 """Licences, by their names on the hub, that allow anybody to redistribute the data."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.conversion.published_dataset import SplitSource
-from hf_any3d.data.files import PointCloudError, PointCloudFileError
+from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
 from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
@@ -65,10 +65,8 @@ def read_npy(path: Path) -> np.ndarray:
         PointCloudFileError: no such file, or a damaged one.
     """
     source = open_source(path, "npy", ("npy",))
-    try:
+    with file_errors(path):
         return parse_array(source.data)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
 
 
 def read_table(path: Path, columns: int) -> np.ndarray:
@@ -82,11 +80,9 @@ def read_table(path: Path, columns: int) -> np.ndarray:
 
 def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
     """Parse bytes read from `path` as `read_table` does."""
-    try:
+    with file_errors(path):
         reject_binary(data)
         return numbers(normalized_lines(data), columns=columns)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
 
 
 def hdf5_source(

@@ -2,7 +2,7 @@
 
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.registry import file_type_of, read_point_cloud, supported_file_types
-from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors
 from hf_any3d.data.files.writer import point_cloud_bytes, write_point_cloud
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "PointCloudError",
     "PointCloudFileError",
     "ReadLimits",
+    "file_errors",
     "file_type_of",
     "point_cloud_bytes",
     "read_point_cloud",

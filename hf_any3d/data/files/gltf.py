@@ -30,12 +30,6 @@ def read(source: Source) -> PointCloudData:
     Colours are those of the vertices, or for faces the base colour of a material without texture, as stored (linear).
     Textures, lines, skins and animations are ignored.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A mesh, or a cloud if there are no triangles.
-
     Raises:
         PointCloudError: a file that is cut off, uses an unsupported compression, refers to a buffer outside its folder
             or violates the glTF specification.

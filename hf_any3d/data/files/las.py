@@ -30,12 +30,6 @@ def read(source: Source) -> PointCloudData:
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
     for float32; see `PointCloudData.offset`.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A cloud.
-
     Raises:
         PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
     """

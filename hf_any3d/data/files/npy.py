@@ -28,12 +28,6 @@ def read(source: Source) -> PointCloudData:
     point), faces, face_colors, offset. Other arrays are not opened. Without arrays of colours or normals the points
     may have more columns, as in .npy.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A cloud, or a mesh if an archive has faces.
-
     Raises:
         PointCloudError: another shape, no array of points, values that are not numbers, or a file that is damaged or
             cut off.

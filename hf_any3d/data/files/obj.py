@@ -21,12 +21,6 @@ def read(source: Source) -> PointCloudData:
     Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their first corner;
     those of one or two corners, which some programs write, give none.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A mesh, or a cloud if there are no faces.
-
     Raises:
         PointCloudError: a malformed line, or a face that refers to a vertex that does not exist.
     """

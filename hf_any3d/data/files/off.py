@@ -26,12 +26,6 @@ def read(source: Source) -> PointCloudData:
     The counts may be on the line of the keyword, also without a space as in parts of ModelNet ("OFF216 254 0").
     Colours of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A mesh, or a cloud if there are no faces.
-
     Raises:
         PointCloudError: a wrong header, fewer lines than declared, or a malformed line.
     """

@@ -22,12 +22,6 @@ def read(source: Source) -> PointCloudData:
 
     In organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A cloud.
-
     Raises:
         PointCloudError: a wrong header, or fewer points than declared.
     """

@@ -54,12 +54,6 @@ def read(source: Source) -> PointCloudData:
     Properties: x y z, nx ny nz, red green blue, label or class; of faces vertex_indices (or vertex_index) and
     red green blue. Others are ignored. Polygons are cut into triangles that start at their first corner.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A cloud, or a mesh if there are faces.
-
     Raises:
         PointCloudError: a wrong header, or less data than declared.
     """

@@ -43,7 +43,7 @@ def file_type_of(data: bytes) -> str | None:
     return None
 
 
-# File type -> module of this package; the module has `read(source: Source) -> PointCloudData`.
+# File type -> module with `read(source: Source) -> PointCloudData`, a mesh if the file has faces, else a cloud.
 READERS = {
     "csv": "text",
     "glb": "gltf",

@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +15,17 @@ class PointCloudError(ValueError):
 
 class PointCloudFileError(PointCloudError):
     """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
+
+
+@contextmanager
+def file_errors(name: object) -> Iterator[None]:
+    """Convert errors about content to a PointCloudFileError that starts with the name of the file."""
+    try:
+        yield
+    except PointCloudFileError:
+        raise
+    except PointCloudError as error:
+        raise PointCloudFileError(f"{name}: {error}") from None
 
 
 VARIABLE = "ANY3D_READ_LIMITS"

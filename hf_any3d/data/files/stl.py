@@ -16,12 +16,6 @@ _VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
 def read(source: Source) -> PointCloudData:
     """Read a mesh whose triangles do not share corners: 3 vertices per triangle, none merged.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A mesh of 3 * triangles vertices.
-
     Raises:
         PointCloudError: a file that ends before its last triangle, or is neither kind of STL.
     """

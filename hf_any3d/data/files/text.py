@@ -19,12 +19,6 @@ def read(source: Source) -> PointCloudData:
     `x y z red green blue nx ny nz label`; without it, see `attributes.by_number`. A first line with a single whole
     number is the number of points.
 
-    Args:
-        source: the file.
-
-    Returns:
-        A cloud.
-
     Raises:
         PointCloudError: rows with different numbers of columns, something that is not a number, or fewer rows than
             the first line declares.

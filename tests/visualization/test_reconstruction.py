@@ -1,4 +1,4 @@
-"""Predictions of hidden patches, decoded by the autoencoder."""
+"""Reconstructions by an autoencoder, and of masked patches by a student of pretraining."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,11 @@ import torch
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.point_ops import chamfer_distance
-from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions
+from hf_any3d.visualization.reconstruction import (
+    reconstruct_masked,
+    write_masked_reconstructions,
+    write_reconstructions,
+)
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 
@@ -84,3 +88,30 @@ def test_page_and_picture_have_four_views_of_each_cloud(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="names: 1 for 2 clouds"):
         write_masked_reconstructions(tmp_path / "a.png", shown, ["chair"])
+
+
+def answer(seed):
+    points = np.random.default_rng(seed).normal(size=(60, 3)).astype(np.float32)
+    return {
+        "points": points,
+        "coarse": points[:15],
+        "reconstruction": points + 0.01,
+        "chamfer_l1": 0.0173,
+        "f_score": 0.5,
+    }
+
+
+def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
+    answers, names = [answer(0), answer(1)], ["chair", "<lamp>"]
+    page = write_reconstructions(tmp_path / "a.html", answers, names).read_text(encoding="utf-8")
+    assert page.count('"start"') == 6 and "CD-L1 0.0173, F 0.50" in page and "chair" in page and "<lamp>" not in page
+    pictures = [write_reconstructions(tmp_path / f"{n}.png", answers[:n], names[:n]).read_bytes() for n in (1, 2)]
+    heights = [int.from_bytes(picture[20:24], "big") for picture in pictures]  # as PNG's header has it
+    assert heights[1] > 1.7 * heights[0]
+
+
+def test_inputs_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"file type '.gif'; expected one of .html, .png"):
+        write_reconstructions(tmp_path / "a.gif", [answer(0)], ["chair"])
+    with pytest.raises(ValueError, match="names: 2 for 1 answers"):
+        write_reconstructions(tmp_path / "a.png", [answer(0)], ["chair", "lamp"])
