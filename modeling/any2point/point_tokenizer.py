@@ -15,23 +15,6 @@ from hf_any3d.modeling.point_ops.grouping import flatten_index
 from hf_any3d.modeling.point_transformer import PatchEncoder
 
 
-class ResidualBlock(nn.Module):
-    """Two linear layers with batch norms and a residual sum, applied to every row separately."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.reduce = nn.Linear(width, hidden)
-        self.reduce_norm = nn.BatchNorm1d(hidden)
-        self.expand = nn.Linear(hidden, width)
-        self.expand_norm = nn.BatchNorm1d(width)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Map `(rows, width)` to `(rows, width)`."""
-        # In place: there is a row for every neighbour.
-        hidden = self.reduce_norm(self.reduce(rows)).relu_()
-        return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
-
-
 @dataclass
 class PointLevel:
     """Features of a stage of a tokenizer.
@@ -101,65 +84,6 @@ class Tokenizer(nn.Module):
         if self.token_norm is not None:
             result.tokens = self.token_norm(result.tokens.flatten(0, 1)).view_as(result.tokens)
         return result
-
-
-def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
-    """Check the shape of points.
-
-    Raises:
-        ValueError: If the shape is not `(batch, points, in_channels)` or there are too few points.
-    """
-    if points.ndim != 3 or points.shape[-1] != config.in_channels:
-        raise ValueError(
-            f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
-            "the last axis is config.in_channels"
-        )
-    if points.shape[1] < config.min_points:
-        raise ValueError(
-            f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
-            f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
-        )
-
-
-class PatchTokenizer(Tokenizer):
-    """Tokenize in one step: a mini-PointNet encodes the neighbours of each centre, an MLP the centre.
-
-    Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
-    and better for few shapes; not in the released Any2Point programs (Point-BERT, Sec. 3.1).
-
-    Raises:
-        ValueError: If a cloud has fewer points than there are tokens or neighbours.
-    """
-
-    def __init__(self, config: Any2PointConfig, hidden_size: int):
-        super().__init__(config, hidden_size)
-        width = config.tokenizer_width or 192
-        self.level_widths = (width,)
-        self.local = PatchEncoder(config.in_channels, hidden_size, (width // 2, width, width), bias=False)
-        self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
-
-    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
-        """Tokenize `(batch, points, in_channels)`; see the class."""
-        config = self.config
-        xyz = points[..., :3].contiguous()
-        index = farthest_point_sample(
-            xyz,
-            config.num_tokens,
-            min_squared_norm=config.sampling_min_squared_norm,
-            tie_rule=config.sampling_tie_rule,
-        )
-        centers = gather_points(xyz, index)  # (batch, tokens, 3)
-        near = knn(centers, xyz, config.tokenizer_neighbors)  # (batch, tokens, k)
-        neighbors = group(points, near)  # (batch, tokens, k, channels)
-        offsets = neighbors[..., :3] - centers.unsqueeze(2)
-        patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
-        place = self.place(centers.to(self.place[0].weight.dtype))
-        if not with_levels:
-            return PointTokens(self.local(patches) + place, centers, index)
-        point_features = self.local.point_features(patches)  # (batch, tokens, k, width)
-        # The mean over the patches that contain a point; zero for points in no patch.
-        mean = scatter_mean(point_features.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
-        return PointTokens(self.local.pool(point_features) + place, centers, index, (PointLevel(mean),))
 
 
 class PointTokenizer(Tokenizer):
@@ -240,6 +164,82 @@ class TokenizerStage(nn.Module):
             offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
         )
         return kernels.pooled_blocks(hoods, self.blocks).view(*centers.shape[:2], self.width)
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers with batch norms and a residual sum, applied to every row separately."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.reduce = nn.Linear(width, hidden)
+        self.reduce_norm = nn.BatchNorm1d(hidden)
+        self.expand = nn.Linear(hidden, width)
+        self.expand_norm = nn.BatchNorm1d(width)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map `(rows, width)` to `(rows, width)`."""
+        # In place: there is a row for every neighbour.
+        hidden = self.reduce_norm(self.reduce(rows)).relu_()
+        return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
+
+
+class PatchTokenizer(Tokenizer):
+    """Tokenize in one step: a mini-PointNet encodes the neighbours of each centre, an MLP the centre.
+
+    Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
+    and better for few shapes; not in the released Any2Point programs (Point-BERT, Sec. 3.1).
+
+    Raises:
+        ValueError: If a cloud has fewer points than there are tokens or neighbours.
+    """
+
+    def __init__(self, config: Any2PointConfig, hidden_size: int):
+        super().__init__(config, hidden_size)
+        width = config.tokenizer_width or 192
+        self.level_widths = (width,)
+        self.local = PatchEncoder(config.in_channels, hidden_size, (width // 2, width, width), bias=False)
+        self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
+
+    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
+        """Tokenize `(batch, points, in_channels)`; see the class."""
+        config = self.config
+        xyz = points[..., :3].contiguous()
+        index = farthest_point_sample(
+            xyz,
+            config.num_tokens,
+            min_squared_norm=config.sampling_min_squared_norm,
+            tie_rule=config.sampling_tie_rule,
+        )
+        centers = gather_points(xyz, index)  # (batch, tokens, 3)
+        near = knn(centers, xyz, config.tokenizer_neighbors)  # (batch, tokens, k)
+        neighbors = group(points, near)  # (batch, tokens, k, channels)
+        offsets = neighbors[..., :3] - centers.unsqueeze(2)
+        patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
+        place = self.place(centers.to(self.place[0].weight.dtype))
+        if not with_levels:
+            return PointTokens(self.local(patches) + place, centers, index)
+        point_features = self.local.point_features(patches)  # (batch, tokens, k, width)
+        # The mean over the patches that contain a point; zero for points in no patch.
+        mean = scatter_mean(point_features.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
+        return PointTokens(self.local.pool(point_features) + place, centers, index, (PointLevel(mean),))
+
+
+def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
+    """Check the shape of points.
+
+    Raises:
+        ValueError: If the shape is not `(batch, points, in_channels)` or there are too few points.
+    """
+    if points.ndim != 3 or points.shape[-1] != config.in_channels:
+        raise ValueError(
+            f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
+            "the last axis is config.in_channels"
+        )
+    if points.shape[1] < config.min_points:
+        raise ValueError(
+            f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
+            f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
+        )
 
 
 def default_tokenizer_width(hidden_size: int, stages: int) -> int:
