@@ -107,7 +107,7 @@ def test_a_config_that_asks_for_other_shapes_is_refused_before_weights_are_made(
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda *words, **named: pytest.fail("weights are made"))
     own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
     for door in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
-        with pytest.raises(ValueError, match=r"size mismatch between the weights and the config: .* has \[.*\] instead of \["):
+        with pytest.raises(ValueError, match=r"size mismatch .* the config: .* has \[.*\] instead of \["):
             door(directory)
 
 
