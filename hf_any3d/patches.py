@@ -22,8 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType
-from peft import auto as peft_auto
+from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
