@@ -27,9 +27,14 @@ from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
-# Tasks, as in `card_info` of the model classes, and model types.
-CLASSES, PARTS, SCENES = "classification", "part_segmentation", "semantic_segmentation"
-SYSTEMS = ("any2point", "act3d")
+# Tasks, as in `card_info` of the model classes.
+CLASSES, PARTS, SCENES = TASKS = ("classification", "part_segmentation", "semantic_segmentation")
+# Registered model types with a head for one of them.
+MODEL_TYPES = tuple(
+    config.model_type
+    for config, (_, heads) in MODELS.items()
+    if any(model_class.card_info.task in TASKS for model_class in itertools.chain(*heads.values()))
+)
 # Config settings that a fine-tuning protocol requires.
 _PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
 # POLY requires a task number in every batch, SHADOW the config of a language model.
@@ -45,8 +50,8 @@ class PointModelArguments(ModelArguments):
     model_type: str | None = field(
         default=None,
         metadata={
-            "help": "any2point uses a frozen encoder, act3d is a point transformer. By default act3d with "
-            "--model_name_or_path, else any2point."
+            "help": f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer. "
+            "By default act3d with --model_name_or_path, else any2point."
         },
     )
     model_name_or_path: str | None = field(
@@ -64,13 +69,13 @@ class PointModelArguments(ModelArguments):
     def __post_init__(self):
         super().__post_init__()
         self.model_type = self.model_type or ("any2point" if self.model_name_or_path is None else "act3d")
-        if self.model_type not in SYSTEMS:
-            raise ValueError(f"--model_type {self.model_type!r}; expected one of {', '.join(SYSTEMS)}")
+        if self.model_type not in MODEL_TYPES:
+            raise ValueError(f"--model_type {self.model_type!r}; expected one of {', '.join(MODEL_TYPES)}")
         if self.tuning not in PROTOCOLS:
             raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
         if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
             raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
-        if self.model_type == "act3d" and self.model_name_or_path is None and self.tuning != "full":
+        if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
     def start(self) -> dict[str, Any]:
@@ -108,13 +113,14 @@ def build_model(
         raise ValueError(f"--peft {adapter.peft} with --tuning {arguments.tuning}; expected one of them")
     settings = {
         **_label_settings(labels),
-        "autoencoder_config": None,  # set in checkpoints of pretraining
         **config,
         **_PROTOCOL_SETTINGS.get(arguments.tuning, {}),
         **arguments.model_config,
     }
     config_class = model_class.config_class
     known = {setting.name for setting in fields(config_class)}
+    if "autoencoder_config" in known:
+        settings.setdefault("autoencoder_config", None)  # set in checkpoints of pretraining
     if unknown := sorted(set(arguments.model_config) - known):
         raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {config_class.__name__}")
     if arguments.model_name_or_path is None:
