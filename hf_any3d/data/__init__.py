@@ -4,6 +4,7 @@ Names are imported when first used, since `datasets` takes seconds to import.
 """
 
 from importlib import import_module
+from typing import Any
 
 _PUBLIC = {
     "AugmentedDataset": "torch_datasets",
@@ -34,7 +35,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
