@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -33,6 +33,14 @@ FORMATS = ("ply", "npz")
 
 Tokens = Mapping[str, str | bool | None]
 """Repository on the hub -> token that opens it."""
+
+
+class StoredFile(TypedDict):
+    """A stored value: the content of a file, its path or name, or both."""
+
+    bytes: "bytes | None"
+    path: "str | None"
+
 
 # File type -> mark of a reference to another file.
 _REFERENCES = {"obj": b"mtllib", "gltf": b'"uri"'}
@@ -82,7 +90,7 @@ class PointCloud:
         """Return the Arrow type of a stored value."""
         return self.pa_type
 
-    def encode_example(self, value: Any) -> dict[str, bytes | str | None]:
+    def encode_example(self, value: Any) -> StoredFile:
         """Convert a value to its stored form.
 
         Files are not opened here; arrays and objects are written as files.
@@ -104,7 +112,7 @@ class PointCloud:
             return self._encode_file(value)
         return {"bytes": point_cloud_bytes(_cloud_of(value), self.format), "path": f"point_cloud.{self.format}"}
 
-    def decode_example(self, value: Any, token_per_repo_id: Tokens | None = None) -> dict[str, np.ndarray | None]:
+    def decode_example(self, value: Any, token_per_repo_id: Tokens | None = None) -> Mapping[str, np.ndarray | None]:
         """Read a stored value.
 
         Args:
@@ -122,7 +130,7 @@ class PointCloud:
             return value
         return dict(vars(read_stored(value["path"], value["bytes"], token_per_repo_id)))
 
-    def flatten(self) -> "FeatureType | dict[str, FeatureType]":
+    def flatten(self) -> "PointCloud | dict[str, FeatureType]":
         """Return the columns of the stored struct if decoding is switched off, else the feature itself."""
         from datasets import Value
 
@@ -152,8 +160,8 @@ class PointCloud:
             names = {kind.field(i).name for i in range(kind.num_fields)}
             if not names & {"bytes", "path"}:
                 raise TypeError(f"a column of {kind} cannot become PointCloud; expected 'bytes', 'path' or 'points'")
-            parts = [storage.field(name) if name in names else None for name in ("bytes", "path")]
-            return array_cast(self._struct(*parts, storage), self.pa_type)
+            data, path = (storage.field(name) if name in names else None for name in ("bytes", "path"))
+            return array_cast(self._struct(data, path, storage), self.pa_type)
         if pa.types.is_struct(kind):
             rows = storage.to_pylist()
         elif _is_list(kind) and _is_list(kind.value_type):
@@ -183,7 +191,7 @@ class PointCloud:
             PointCloudFileError: a file that is missing, or refers to others and cannot be read.
         """
 
-        def embed(row: dict | None) -> dict | None:
+        def embed(row: StoredFile | None) -> StoredFile | None:
             if row is None or row["path"] is None:
                 return row
             if not (remote_files if local_path(row["path"]) is None else local_files):
@@ -195,17 +203,17 @@ class PointCloud:
 
         return pa.array([embed(row) for row in storage.to_pylist()], self.pa_type)
 
-    def _encode_file(self, value: Mapping) -> dict[str, bytes | str | None]:
+    def _encode_file(self, value: Mapping) -> StoredFile:
         data, path = value.get("bytes"), value.get("path")
         if data is None and path is None:
             keys = ", ".join(map(repr, value)) or "nothing"
             raise PointCloudError(f"a dict with {keys}; expected 'bytes', 'path' or 'points' that are not None")
         path = None if path is None else os.fspath(path)
         data = None if data is None else bytes(data)
-        if path is None:
-            type_of_bytes(data)
-        else:
+        if path is not None:
             type_of_path(path)
+        elif data is not None:
+            type_of_bytes(data)
         return {"bytes": data, "path": path}
 
     def _struct(self, data: pa.Array | None, path: pa.Array | None, storage: pa.Array) -> pa.StructArray:
@@ -307,7 +315,7 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
     return read_point_cloud(_NamedBytes(data, path or f"<{len(data)} bytes>"), file_type=file_type)
 
 
-def self_contained(path: str, file_format: str, tokens: Tokens | None = None) -> dict[str, bytes | str]:
+def self_contained(path: str, file_format: str, tokens: Tokens | None = None) -> StoredFile:
     """Return a file as bytes and name that can be read without other files.
 
     A local .obj or .gltf that refers to other files is rewritten with their content.
@@ -372,7 +380,7 @@ def _arrays(storage: pa.Array) -> Iterator[np.ndarray | None]:
             yield None
             continue
         rows = cloud.values
-        widths = pyarrow.compute.list_value_length(rows).to_numpy(zero_copy_only=False)
+        widths = pyarrow.compute.call_function("list_value_length", [rows]).to_numpy(zero_copy_only=False)
         if not len(rows) or rows.null_count or widths.min() != widths.max():
             raise PointCloudError(f"a cloud of {len(rows)} rows, empty or of unequal length; expected (points, 3)")
         yield rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)

@@ -3,12 +3,13 @@
 import logging
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+import pyarrow as pa
 from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AnyDataset = TypeVar("AnyDataset", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
+AnyDataset = TypeVar("AnyDataset", bound=Dataset | DatasetDict | IterableDataset | IterableDatasetDict)
 
 _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
@@ -68,7 +69,8 @@ def files_to_points(
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         options = {"mesh_points": mesh_points, "columns": columns, "seed": seed}
         options |= {"column": column, "num_points": num_points, "on_error": on_error, "num_proc": num_proc}
-        return type(dataset)({split: files_to_points(rows, **options) for split, rows in dataset.items()})
+        splits: Any = {split: files_to_points(rows, **options) for split, rows in dataset.items()}
+        return type(dataset)(splits)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
     converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)
@@ -83,7 +85,7 @@ def files_to_points(
             stored = stored.cast_column(name, replace(feature, decode=False))
     skip = on_error == "skip"
     arguments = {"column": column, "converter": converter, "kept": tuple(others) if skip else (), "skip": skip}
-    if isinstance(dataset, Dataset):
+    if isinstance(stored, Dataset):
         arguments["stamp"] = _stamp(stored, column)
     rows = _map(
         stored,
@@ -126,7 +128,8 @@ def points_to_files(
     """
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         options = {"format": format, "column": column, "columns": columns, "num_proc": num_proc}
-        return type(dataset)({split: points_to_files(rows, **options) for split, rows in dataset.items()})
+        splits: Any = {split: points_to_files(rows, **options) for split, rows in dataset.items()}
+        return type(dataset)(splits)
     feature, features = PointCloud(format=format), _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
     CloudColumns(columns=used)
@@ -165,7 +168,7 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
         TypeError: a stream.
     """
     if isinstance(dataset, DatasetDict):
-        return DatasetDict({split: embed_files(rows, num_proc=num_proc) for split, rows in dataset.items()})
+        return type(dataset)({split: embed_files(rows, num_proc=num_proc) for split, rows in dataset.items()})
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset is of type {type(dataset).__name__}; expected a Dataset or DatasetDict")
     form = dataset.format
@@ -246,7 +249,7 @@ class CloudColumns:
             PointCloudError: a cloud without a requested column, or a mesh without a surface.
         """
         # Seeded by its own points, a cloud gives the same sample whatever its path and the other files.
-        generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points))])
+        generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points).data)])
         index = slice(None)
         if cloud.is_mesh:
             cloud = cloud.sample_surface(self.num_points or self.mesh_points, generator)
@@ -272,8 +275,9 @@ def _map(
     rows_at_a_time: int,
     num_proc: int | None,
     description: str,
-    **options,
-) -> Dataset | IterableDataset:
+    **options: Any,
+) -> Any:
+    """Map a dataset or a stream; return the same kind."""
     options |= {"batched": True, "batch_size": rows_at_a_time, "fn_kwargs": arguments}
     if isinstance(dataset, IterableDataset):
         if num_proc is not None:
@@ -302,7 +306,7 @@ def _cache_file(dataset: Dataset, *settings: Any) -> str | None:
 
 
 def _read_batch(
-    *batch, column: str, converter: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0
+    *batch: Any, column: str, converter: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0
 ) -> dict:
     files = batch[0][column] if skip else batch[0]
     rows, read = {name: [] for name in converter.names}, []
@@ -329,21 +333,21 @@ def _read_batch(
     return rows
 
 
-def _write_batch(*batch, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
+def _write_batch(*batch: Any, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
     return {
         column: [feature.encode_example(dict(zip(names, values, strict=True))) for values in zip(*batch, strict=True)]
     }
 
 
 def _features_of(dataset: Dataset | IterableDataset) -> Features:
-    features = dataset.features
-    if features is None:
-        features = dataset._resolve_features().features
-    return features
+    if isinstance(dataset, IterableDataset):
+        dataset = dataset._resolve_features()
+    assert dataset.features is not None
+    return dataset.features
 
 
 def _file_column(features: Features, column: str | None) -> str:
-    found = [name for name, feature in features.items() if isinstance(feature, PointCloud)]
+    found: list[str] = [name for name, feature in features.items() if isinstance(feature, PointCloud)]
     if column is None and len(found) == 1:
         return found[0]
     if column in found:
@@ -354,7 +358,8 @@ def _file_column(features: Features, column: str | None) -> str:
 
 def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:
     """Return a number that changes when one of the files does, for the cache key."""
-    for batch in stored.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+    batches = stored.select_columns([column]).with_format("arrow").iter(batch_size=1000)
+    for batch in cast("Iterator[pa.Table]", batches):
         for path in batch.column(column).combine_chunks().field("path").to_pylist():
             path = None if path is None else local_path(path)
             if path is not None and os.path.isfile(path):

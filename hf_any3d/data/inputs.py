@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -114,6 +114,7 @@ def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, np.ndar
 
 def _from_trimesh(thing: Any) -> PointCloudData:
     import trimesh
+    from trimesh.visual import ColorVisuals
 
     if isinstance(thing, trimesh.Scene):
         parts = [part for part in thing.dump() if isinstance(part, (trimesh.Trimesh, trimesh.PointCloud))]
@@ -126,12 +127,13 @@ def _from_trimesh(thing: Any) -> PointCloudData:
         return PointCloudData(np.asarray(thing.vertices), unit_colors(colors[:, :3]) if has_colors else None)
     if not isinstance(thing, trimesh.Trimesh):
         raise TypeError(f"a trimesh {type(thing).__name__}; expected a Trimesh, PointCloud or Scene")
-    kind = getattr(thing.visual, "kind", None)
+    visual = cast(ColorVisuals, thing.visual)  # one with a texture is of another kind
+    kind = getattr(visual, "kind", None)
     return PointCloudData(
         np.asarray(thing.vertices),
-        colors=unit_colors(np.asarray(thing.visual.vertex_colors)[:, :3]) if kind == "vertex" else None,
+        colors=unit_colors(np.asarray(visual.vertex_colors)[:, :3]) if kind == "vertex" else None,
         faces=np.asarray(thing.faces),
-        face_colors=unit_colors(np.asarray(thing.visual.face_colors)[:, :3]) if kind == "face" else None,
+        face_colors=unit_colors(np.asarray(visual.face_colors)[:, :3]) if kind == "face" else None,
     )
 
 
@@ -140,12 +142,14 @@ def _joined(parts: list[PointCloudData]) -> PointCloudData:
     starts = np.cumsum([0] + [len(part) for part in parts])
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
     joined = {"points": np.concatenate([part.points + (0 if part.offset is None else part.offset) for part in parts])}
-    if all(part.colors is not None for part in parts):
-        joined["colors"] = np.concatenate([part.colors for part in parts])
+    colors = [part.colors for part in parts if part.colors is not None]
+    if len(colors) == len(parts):
+        joined["colors"] = np.concatenate(colors)
     if faces:
         joined["faces"] = np.concatenate(faces)
-        if all(part.face_colors is not None for part in parts if part.is_mesh):
-            joined["face_colors"] = np.concatenate([part.face_colors for part in parts if part.is_mesh])
+        face_colors = [part.face_colors for part in parts if part.is_mesh and part.face_colors is not None]
+        if len(face_colors) == len(faces):
+            joined["face_colors"] = np.concatenate(face_colors)
     return PointCloudData(**joined)
 
 

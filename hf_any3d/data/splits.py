@@ -40,7 +40,8 @@ def validation_split(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; expected more than 0 and less than 1")
-    splits = dict(dataset) if isinstance(dataset, DatasetDict) else {"train": dataset}
+    given = dataset.items() if isinstance(dataset, DatasetDict) else [("train", dataset)]
+    splits = {str(split): rows for split, rows in given}
     if "train" not in splits or "validation" in splits:
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
     rows = splits["train"]
@@ -65,7 +66,7 @@ def validation_split(
     taken = sorted(index for groups in strata.values() for index in _draw(groups, fraction, generator))
     kept = np.setdiff1d(np.arange(len(rows)), taken)
     splits.pop("train")
-    return DatasetDict(train=rows.select(kept), validation=rows.select(taken), **splits)
+    return DatasetDict({"train": rows.select(kept), "validation": rows.select(taken), **splits})
 
 
 def draw_fold(
@@ -93,7 +94,7 @@ def draw_fold(
     Source: the protocol of OcCo and Point-BERT for ModelNet40 (5 or 10 ways, 10 or 20 shots, 10 folds).
     """
     if missing := [split for split in ("train", "test") if split not in splits]:
-        raise ValueError(f"no split {missing[0]!r}; there are {', '.join(splits)}")
+        raise ValueError(f"no split {missing[0]!r}; there are {', '.join(map(str, splits))}")
     label = splits["train"].features.get("label")
     if not isinstance(label, ClassLabel):
         raise ValueError(f"the training split has label {label}; expected a ClassLabel")
@@ -107,7 +108,7 @@ def draw_fold(
         if number < least:
             raise ValueError(f"{name} is {number}; expected at least {least}")
     labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in sizes}
-    counts = {split: np.bincount(labels[split], minlength=label.num_classes) for split in sizes}
+    counts = {split: np.bincount(labels[split], minlength=len(label.names)) for split in sizes}
     large = np.flatnonzero(np.all([counts[split] >= number for split, number in sizes.items()], axis=0))
     if len(large) < way:
         raise ValueError(

@@ -133,8 +133,8 @@ class ColumnChunks:
     def of(cls, column: pa.ChunkedArray, feature: Any) -> ColumnChunks | None:
         """Return the chunks of a column, or None if its type or missing values need `datasets`."""
         chunks = [chunk for chunk in column.chunks if len(chunk)]
-        readers = [_reader(chunk, feature) for chunk in chunks]
-        if None in readers:
+        readers = [reader for chunk in chunks if (reader := _reader(chunk, feature)) is not None]
+        if len(readers) < len(chunks):
             return None
         return cls(np.cumsum([0, *map(len, chunks)]), readers)
 
@@ -146,9 +146,11 @@ class ColumnChunks:
 
 def read_table(table: pa.Table, features: Features) -> list[dict[str, Any]] | None:
     """Return the rows of a table as `ArrowRows` does, or None if a column needs `datasets`."""
-    columns = {name: ColumnChunks.of(table.column(name), features[name]) for name in table.column_names}
-    if None in columns.values():
-        return None
+    columns = {}
+    for name in table.column_names:
+        columns[name] = ColumnChunks.of(table.column(name), features[name])
+        if columns[name] is None:
+            return None
     return [{name: column.read(number) for name, column in columns.items()} for number in range(len(table))]
 
 

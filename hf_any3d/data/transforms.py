@@ -7,7 +7,7 @@ workers.
 """
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -25,6 +25,7 @@ class Transform(Protocol):
 
     def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """Transform (num_points, channels) to (num_points', channels) float32."""
+        ...
 
 
 @dataclass
@@ -246,7 +247,7 @@ class Compose(PointTransform):
         return points
 
 
-TRANSFORMS: dict[str, Callable[..., PointTransform]] = {
+TRANSFORMS: dict[str, type[PointTransform]] = {
     "scale": RandomScale,
     "shift": RandomShift,
     "rotate": RandomRotation,

@@ -2,7 +2,7 @@
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -25,8 +25,20 @@ CATALOG: dict[str, str] = {
 """Name -> module in this package, whose `load(data_dir, **options)` returns a DatasetDict."""
 
 
+@overload
 def load_point_dataset(
-    name: str, *, data_dir: str | os.PathLike | None = None, split: str | None = None, **options
+    name: str, *, data_dir: str | os.PathLike | None = None, split: None = None, **options: Any
+) -> "DatasetDict": ...
+
+
+@overload
+def load_point_dataset(
+    name: str, *, data_dir: str | os.PathLike | None = None, split: str, **options: Any
+) -> "Dataset": ...
+
+
+def load_point_dataset(
+    name: str, *, data_dir: str | os.PathLike | None = None, split: str | None = None, **options: Any
 ) -> "DatasetDict | Dataset":
     """Load a dataset of labelled point clouds.
 

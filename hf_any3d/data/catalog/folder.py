@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import (
@@ -57,7 +58,7 @@ def load(
     follow_links: bool = False,
     as_files: bool = False,
     streaming: bool = False,
-    **options,
+    **options: Any,
 ) -> DatasetDict | IterableDatasetDict:
     """Read a folder of clouds.
 
@@ -114,26 +115,29 @@ def load(
     if as_files:
         return _files(root, listed, streaming)
     skip = on_error == "skip"
-    loaded = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
+    loaded: dict[str, Any] = {
+        str(split): _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()
+    }
     return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    splits = IterableDatasetDict() if streaming else DatasetDict()
+    splits: dict[str, Any] = {}
     for split, rows in listed.items():
         paths = [str(root.absolute() / name) for name in rows[FILE]]
         names = ["point_cloud", *rows.column_names]
         _check_free(root, ["point_cloud"], rows.column_names)
-        rows = rows.add_column("point_cloud", paths).select_columns(names).cast_column("point_cloud", PointCloud())
-        if streaming:
-            rows = rows.to_iterable_dataset(num_shards=max(1, len(rows) // _FILES_PER_SHARD))
-        splits[split] = rows
-    return splits
+        rows = rows.add_column("point_cloud", paths).select_columns(names)
+        rows = rows.cast_column("point_cloud", PointCloud())  # pyright: ignore[reportArgumentType] - is registered
+        shards = max(1, len(rows) // _FILES_PER_SHARD)
+        splits[str(split)] = rows.to_iterable_dataset(num_shards=shards) if streaming else rows
+    return IterableDatasetDict(splits) if streaming else DatasetDict(splits)
 
 
 def _read(
     root: Path, rows: Dataset, converter: CloudColumns, skip: bool, streaming: bool, options: dict
 ) -> Dataset | IterableDataset:
+    assert rows.split is not None  # set by list_folder
     _check_free(root, converter.names, rows.column_names)
     features = Features({**converter.features, **rows.features})
     files = [(row, str(root / row[FILE])) for row in rows.to_list()]
@@ -295,8 +299,8 @@ def _check_labels(root: Path, listed: DatasetDict) -> None:
         for place, label in enumerate(labels):
             if label is None:
                 raise ValueError(f"{root}: the metadata has no label for {rows[place][FILE]}")
-            if isinstance(feature, ClassLabel) and not 0 <= label < feature.num_classes:
+            if isinstance(feature, ClassLabel) and not 0 <= label < len(feature.names):
                 raise ValueError(
                     f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected 0 to "
-                    f"{feature.num_classes - 1}"
+                    f"{len(feature.names) - 1}"
                 )

@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Array2D, DatasetDict, Features, Value
+from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import check_names, find_folder, hdf5_source, read_lines, read_table
@@ -72,8 +73,8 @@ def load(
     normals: bool = False,
     num_points: int | None = None,
     seed: int = 0,
-    **conversion,
-) -> DatasetDict:
+    **conversion: Any,
+) -> DatasetDict | IterableDatasetDict:
     """Read ModelNet40.
 
     Rows have `points` (num_points, 3) in the units of the files, neither centred nor scaled, and `label`; for "txt"
@@ -105,7 +106,7 @@ def load(
         raise ValueError(
             f"num_points is {num_points} in layout {layout!r}; expected None, or at least 1 for off or pickle"
         )
-    options = {"normals": normals}
+    options: dict[str, Any] = {"normals": normals}
     if layout in ("off", "pickle"):
         options["num_points"] = num_points or {"off": 10_000, "pickle": 8192}[layout]
     if layout == "off":

@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict
 from datasets.table import InMemoryTable
 
 from hf_any3d.data.catalog import modelnet40
@@ -59,8 +60,8 @@ def load(
     fold: int = 0,
     normals: bool = False,
     modelnet_dir: str | os.PathLike | None = None,
-    **conversion,
-) -> DatasetDict:
+    **conversion: Any,
+) -> DatasetDict | IterableDatasetDict:
     """Read one fold.
 
     Rows have `points` (num_points, 3) as in the files, neither centred nor scaled; `label`, 0 to `way` - 1 with the
@@ -166,7 +167,8 @@ def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
     for split, path in files.items():
         try:
             rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
-            labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in rows.remove_columns("points")]
+            plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
+            labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
         # A damaged file can fail anywhere in the library.
         except Exception as error:
             text = f"{path}: not a valid fold ({type(error).__name__}: {str(error)[:80]})"
@@ -240,7 +242,7 @@ def fold_sources(
 
 
 def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
-    def read(number: int):
+    def read(number: int) -> Iterator[Mapping[str, Any]]:
         shape = shapes[number]
         with file_errors(describe(number)):
             columns = points_and_normals(shape.read())

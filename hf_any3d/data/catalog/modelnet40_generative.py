@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features, List, Value
+from datasets import DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.data.catalog.modelnet40 import pickle_source
@@ -37,7 +38,9 @@ DATASET = PublishedDataset(
 )
 
 
-def load(data_dir: str | os.PathLike | None = None, *, question: int = 0, **conversion) -> DatasetDict:
+def load(
+    data_dir: str | os.PathLike | None = None, *, question: int = 0, **conversion: Any
+) -> DatasetDict | IterableDatasetDict:
     """Read the test models with a question.
 
     Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, since

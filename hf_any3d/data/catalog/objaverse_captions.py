@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
@@ -101,7 +102,7 @@ def load(
     ids: Iterable[str] | None = None,
     limit: int | None = None,
     streaming: bool = False,
-    **conversion,
+    **conversion: Any,
 ) -> DatasetDict | IterableDatasetDict:
     """Read clouds of Objaverse with captions and conversations about them.
 
@@ -183,7 +184,9 @@ def load(
     )
     if not streaming:
         return rows
-    return stream_clouds(rows, CloudAdder(clouds, cloud_columns, conversion.get("on_error") == "skip"))
+    return stream_clouds(
+        cast(DatasetDict, rows), CloudAdder(clouds, cloud_columns, conversion.get("on_error") == "skip")
+    )
 
 
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streaming: bool) -> SplitSource:

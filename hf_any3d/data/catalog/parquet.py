@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 from datasets import DatasetDict, load_dataset
@@ -24,7 +25,7 @@ Files = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def load(
-    data_dir: str | os.PathLike | None = None, *, data_files: Files | Mapping[str, Files] | None = None, **options
+    data_dir: str | os.PathLike | None = None, *, data_files: Files | Mapping[str, Files] | None = None, **options: Any
 ) -> DatasetDict:
     """Read Parquet files.
 
@@ -44,7 +45,7 @@ def load(
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
     if data_files is None:
         data_files = files_by_split(Path(data_dir))
-    files = [Path(path) for path in _flat(data_files)]
+    files = [Path(path) for path in _flat(data_files or ())]
     for path in files:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
@@ -81,7 +82,7 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
             f"{unnamed[0]}: its name gives no split, that of {named.name} does; rename or remove it, or pass "
             "data_files"
         )
-    order = [*SPLIT_WORDS, *sorted(set(split_of.values()) - set(SPLIT_WORDS))]
+    order = [*SPLIT_WORDS, *sorted({split for split in split_of.values() if split is not None} - set(SPLIT_WORDS))]
     splits = {split: [path for path in files if split_of[path] == split] for split in order}
     return {split: some for split, some in splits.items() if some}
 

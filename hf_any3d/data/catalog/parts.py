@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import trimesh
@@ -129,7 +130,10 @@ def assemble(
     if num_points < fewest * len(names):
         raise ValueError(f"num_points is {num_points}; expected at least {fewest * len(names)}")
     drawn = CATEGORIES[category](generator.uniform, lambda n: int(generator.integers(n)))
-    meshes = {name: trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]) for name in names}
+    meshes = {
+        name: cast(trimesh.Trimesh, trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]))
+        for name in names
+    }
     areas = np.array([meshes[name].area for name in names])
     counts = fewest + np.floor((num_points - fewest * len(names)) * areas / areas.sum()).astype(int)
     counts[areas.argmax()] += num_points - counts.sum()

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 
@@ -25,7 +25,7 @@ CHUNK_BYTES = 4 << 20
 LONGEST_ENTRY = 1 << 20
 """Most characters of an entry; a longer one is refused as damage."""
 
-_SPACE = re.compile(r"[ \t\n\r\ufeff]*")
+_SPACE = re.compile(r"[ \t\n\r\ufeff]+")
 
 
 class Annotation(NamedTuple):
@@ -64,7 +64,7 @@ def list_annotations(path: Path) -> list[Annotation]:
     return found
 
 
-def read_annotation(path: Path, annotation: Annotation) -> dict[str, object]:
+def read_annotation(path: Path, annotation: Annotation) -> dict[str, Any]:
     """Read `object_id`, `conversation_type` and `conversations` of an entry.
 
     Raises:
@@ -75,7 +75,7 @@ def read_annotation(path: Path, annotation: Annotation) -> dict[str, object]:
         return annotation_row(value)
 
 
-def annotation_row(value: object) -> dict[str, object]:
+def annotation_row(value: object) -> dict[str, Any]:
     """Check an entry: an object with alternating questions and answers.
 
     Raises:
@@ -101,7 +101,8 @@ def annotation_row(value: object) -> dict[str, object]:
 
 
 def _turn(turn: object, number: int) -> dict[str, str]:
-    speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+    fields = turn if isinstance(turn, dict) else {}
+    speaker, text = fields.get("from"), fields.get("value")
     if speaker != SPEAKERS[number % 2]:
         raise PointCloudError(f"turn {number} is from {_short(speaker)}; expected {SPEAKERS[number % 2]}")
     try:
@@ -232,7 +233,7 @@ class _Window:
         self._place += len(passed)
 
     def skip_space(self) -> None:
-        while self.next() and (found := _SPACE.match(self._text, self._place)).end() > self._place:
+        while self.next() and (found := _SPACE.match(self._text, self._place)):
             self.advance(found.end() - self._place)
 
     def decode(self, number: int) -> object:

@@ -5,8 +5,9 @@ room has.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
@@ -39,7 +40,7 @@ def load(
     num_objects: int = 6,
     classes: Sequence[str] | None = None,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> DatasetDict:
     """Compose rooms; the same arguments give the same rooms.
 
@@ -211,7 +212,7 @@ def _sampled(
 
 
 def room_objects(
-    rows: Sequence[Mapping], names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
+    rows: Iterable, names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
 ) -> list[RoomObject]:
     """Select the objects of some classes from a dataset; class `classes[i]` gets label i + 1.
 

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
+from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
@@ -109,8 +110,8 @@ def load(
     block_points: int = 4096,
     block_overlap: float = 0.0,
     seed: int = 0,
-    **conversion,
-) -> DatasetDict:
+    **conversion: Any,
+) -> DatasetDict | IterableDatasetDict:
     """Read S3DIS, one row a room; training rooms may be cut into blocks.
 
     Rows have `points` (num_points, 3) in metres, z up, the smallest x, y and z of the room at 0; `colors`

@@ -1,9 +1,10 @@
 """ScanObjectNN: objects of 15 classes cut out of scans of real rooms."""
 
 import os
+from typing import Any
 
 import numpy as np
-from datasets import Array2D, ClassLabel, DatasetDict, Features, List
+from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List
 
 from hf_any3d.data.conversion import Licence, PublishedDataset, load_published
 from hf_any3d.data.conversion.reading import hdf5_source
@@ -56,8 +57,8 @@ DATASET = PublishedDataset(
 
 
 def load(
-    data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", masks: bool = False, **conversion
-) -> DatasetDict:
+    data_dir: str | os.PathLike | None = None, *, variant: str = "pb_t50_rs", masks: bool = False, **conversion: Any
+) -> DatasetDict | IterableDatasetDict:
     """Read the official HDF5 files of ScanObjectNN; needs the package h5py.
 
     Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
@@ -96,7 +97,7 @@ def load(
     return load_published(DATASET, root, sources, features, variant=variant, options=options, **conversion)
 
 
-def _row(values: dict[str, np.ndarray]) -> dict[str, object]:
+def _row(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "labels" in values:
         # Masks are -1 at points of the background.
         values["labels"] = (values["labels"] != -1).astype(np.int64)

@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from datasets import Array2D, DatasetDict, Features, Value
+from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import read_lines, read_npy
@@ -126,7 +127,9 @@ DATASET = PublishedDataset(
 )
 
 
-def load(data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **conversion) -> DatasetDict:
+def load(
+    data_dir: str | os.PathLike | None = None, *, split_set: str = "55", **conversion: Any
+) -> DatasetDict | IterableDatasetDict:
     """Read ShapeNet55.
 
     Rows have `points` (8192, 3) in the units of the files, neither centred nor scaled; `label`, one of all 55

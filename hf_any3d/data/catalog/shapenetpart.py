@@ -5,8 +5,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from datasets import Array2D, ClassLabel, DatasetDict, Features, List, Value
+from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import check_names, read_table
@@ -100,7 +101,9 @@ DATASET = PublishedDataset(
 )
 
 
-def load(data_dir: str | os.PathLike | None = None, *, normals: bool = True, **conversion) -> DatasetDict:
+def load(
+    data_dir: str | os.PathLike | None = None, *, normals: bool = True, **conversion: Any
+) -> DatasetDict | IterableDatasetDict:
     """Read ShapeNetPart.
 
     Rows have `points` (num_points, 3), about 2,600 in the units of the files, neither centred nor scaled; `normals`

@@ -5,6 +5,7 @@ examples/data/README.md is their card, with authors and licences.
 
 import os
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 
@@ -13,7 +14,7 @@ from hf_any3d.data.catalog import parquet
 SPLITS = ("train", "test")
 
 
-def load(data_dir: str | os.PathLike | None = None, **options) -> DatasetDict:
+def load(data_dir: str | os.PathLike | None = None, **options: Any) -> DatasetDict:
     """Read the embedded shapes.
 
     Args:

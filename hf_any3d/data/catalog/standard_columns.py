@@ -1,5 +1,7 @@
 """Bring the columns of any loaded dataset to the types that the catalog promises."""
 
+from typing import Any
+
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List, Value
 
 from hf_any3d.data.feature import PointCloud
@@ -42,7 +44,7 @@ def _with_array_points(rows: Dataset, origin: str) -> Dataset:
     elif (
         isinstance(feature, List) and isinstance(feature.feature, List) and isinstance(feature.feature.feature, Value)
     ):
-        first = next(iter(rows.with_format(None)), None)
+        first: Any = next(iter(rows.with_format(None)), None)
         shape = (None, 3 if first is None else len(first["points"][0]))
     else:
         raise ValueError(f"{origin}: points has type {feature}; expected Array2D or lists of lists of numbers")
@@ -63,7 +65,7 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     Raises:
         ValueError: a split with classes that the training split lacks.
     """
-    labelled = [split for split, rows in splits.items() if "label" in rows.column_names]
+    labelled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
     if not labelled:
         return splits
     first = "train" if "train" in labelled else labelled[0]
@@ -98,5 +100,5 @@ def _classes_of(splits: DatasetDict, first: str, labelled: list[str]) -> ClassLa
     return None
 
 
-def _is_text(feature) -> bool:
+def _is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")

@@ -149,6 +149,8 @@ def finished_shards(folder: Path, split: str, num_units: int, checks: ShardCheck
     records: list[ShardRecord] = []
     while True:
         found = read_json(record_path(folder, split, len(records)))
+        if not isinstance(found, dict):
+            return records
         try:
             record = ShardRecord(**found)
             follows = record.start == (records[-1].stop if records else 0) and record.start < record.stop <= num_units

@@ -8,8 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import datasets
-from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
+from datasets import DatasetDict, Features, IterableDatasetDict, config, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
@@ -86,7 +85,7 @@ def load_published(
     }
     text = json.dumps({**settings, "files": stamps}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    caches = Path(datasets.config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
+    caches = Path(config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
     folder = caches / dataset.name / f"{variant}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -116,7 +116,7 @@ class SplitSource:
     """
 
     units: Sequence[Any]
-    read: Callable[[Any], Iterable[Mapping[str, object]]]
+    read: Callable[[Any], Iterable[Mapping[str, Any]]]
     files: Sequence[Path]
     num_rows: int | None = None
     describe: Callable[[Any], str] = str
@@ -127,7 +127,7 @@ class SplitSource:
     def from_paths(
         cls,
         paths: Sequence[Path],
-        read: Callable[[Path], Iterable[Mapping[str, object]]],
+        read: Callable[[Path], Iterable[Mapping[str, Any]]],
         lists: Iterable[Path] = (),
     ) -> "SplitSource":
         """Return the source of a split with one file per cloud, of which some may be missing.

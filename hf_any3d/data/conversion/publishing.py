@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
-from datasets import Array2D, ClassLabel, DatasetDict, Features, List
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
@@ -95,12 +96,12 @@ def push_point_dataset(
             "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
             "may publish them"
         )
-    statistics = {split: _statistics(split, rows) for split, rows in splits.items()}
+    statistics = {str(split): _statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
-    splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)
+    splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)  # pyright: ignore[reportArgumentType] - token may be a bool
 
     # The upload has written a card that lists files and columns: keep its metadata, add ours and the text.
-    card = DatasetCard.load(repo_id, token=token)
+    card = DatasetCard.load(repo_id, token=token)  # pyright: ignore[reportArgumentType] - token may be a bool
     metadata = card_metadata(title, licence, sum(splits.num_rows.values()))
     for name, value in metadata.to_dict().items():
         setattr(card.data, name, value)
@@ -123,11 +124,13 @@ def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
         return private is True
 
 
-def _statistics(split: str, rows) -> dict:
+def _statistics(split: str, rows: Dataset) -> dict:
     statistics = SplitStatistics()
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = rows.select_columns(columns).with_format("numpy")
-    for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
+    for row in tqdm(
+        cast("Iterable[dict[str, Any]]", plain), desc=f"Statistics of {split}", unit=" clouds", disable=None
+    ):
         statistics.add(row, rows.features)
     return statistics.as_dict()
 
@@ -192,7 +195,7 @@ def _type(feature: object) -> str:
     if isinstance(feature, Array2D):
         return f"Array2D ({feature.shape[0] or 'points'}, {feature.shape[1]}) {feature.dtype}"
     if isinstance(feature, ClassLabel):
-        return f"ClassLabel, {feature.num_classes} classes"
+        return f"ClassLabel, {len(feature.names)} classes"
     if isinstance(feature, List):
         return f"list of {_type(feature.feature)}"
     if isinstance(feature, dict):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
 def hdf5_source(
     files: Sequence[Path],
     columns: Mapping[str, str],
-    convert: Callable[[dict[str, np.ndarray]], Mapping[str, object]] = dict,
+    convert: Callable[[dict[str, np.ndarray]], Mapping[str, Any]] = dict,
 ) -> SplitSource:
     """Read clouds from HDF5 files whose arrays have one entry per cloud.
 

@@ -2,10 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Features, List
@@ -16,6 +16,8 @@ from hf_any3d.atomic_files import publish, temporary_path, write_error, write_js
 from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_shards, record_path, sha256_of
 from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.files import PointCloudError
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ def _convert_shard(
 
 def _checked_rows(
     source: SplitSource, unit: Any, features: Features, skipped: list[str] | None
-) -> Iterator[dict[str, object]]:
+) -> Iterator[dict[str, Any]]:
     """Yield the checked rows of a unit; append errors to `skipped`, or raise them if it is None."""
 
     def failed(error: Exception) -> None:
@@ -131,10 +133,9 @@ class ShardWriter:
         self._buffered = 0
         self._temporary = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer: ParquetWriter | None = None
-        self._guarded(self._open_writer)
+        self._writer = self._guarded(lambda: ParquetWriter(features=features, path=str(self._temporary)))
 
-    def add(self, row: Mapping[str, object]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Write one checked row."""
         size = sum(_size(value) for value in row.values())
         self.num_bytes += size
@@ -155,18 +156,14 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove the temporary file."""
         try:
-            if self._writer is not None:
-                self._writer.close()
-        except Exception:  # removed all the same
+            self._writer.close()
+        except Exception:  # never opened, or removed all the same
             pass
         self._temporary.unlink(missing_ok=True)
 
-    def _open_writer(self) -> None:
-        self._writer = ParquetWriter(features=self.features, path=str(self._temporary))
-
-    def _guarded(self, function, *arguments) -> None:
+    def _guarded(self, function: Callable[..., T], *arguments: Any) -> T:
         try:
-            function(*arguments)
+            return function(*arguments)
         except OSError as error:
             self.discard()
             raise write_error(self.path, error) from error
@@ -197,7 +194,7 @@ class SplitStatistics:
     upper: list[float] | None = None
     labels: Counter = field(default_factory=Counter)
 
-    def add(self, row: Mapping[str, object], features: Features) -> None:
+    def add(self, row: Mapping[str, Any], features: Features) -> None:
         """Count one row.
 
         Args:
@@ -253,7 +250,7 @@ class SplitStatistics:
         )
 
 
-def checked_row(row: Mapping[str, object], features: Features) -> dict[str, object]:
+def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     """Convert a row to the types of its columns.
 
     Args:
@@ -313,9 +310,9 @@ def _class_number(name: str, value: object, feature: ClassLabel) -> np.ndarray:
 def _classes(name: str, values: np.ndarray, feature: ClassLabel) -> np.ndarray:
     if values.dtype.kind not in "iub":
         raise PointCloudError(f"{name} has type {values.dtype}; expected whole numbers")
-    wrong = (values < 0) | (values >= feature.num_classes)
+    wrong = (values < 0) | (values >= len(feature.names))
     if wrong.any():
-        raise PointCloudError(f"{name} is {values[wrong][0]}; expected 0 to {feature.num_classes - 1}")
+        raise PointCloudError(f"{name} is {values[wrong][0]}; expected 0 to {len(feature.names) - 1}")
     return values.astype(np.int64)
 
 

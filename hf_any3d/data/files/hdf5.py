@@ -5,6 +5,7 @@ process, started with the first file and kept for later ones. It returns only nu
 the content of a file.
 """
 
+import io
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -175,7 +176,7 @@ class _Child:
         with self._lock:
             try:
                 process = self._started()
-                process.stdin.write(json.dumps({"path": os.path.abspath(path), **request}).encode() + b"\n")
+                _pipes(process)[0].write(json.dumps({"path": os.path.abspath(path), **request}).encode() + b"\n")
                 deadline = time.monotonic() + _SECONDS
                 while (end := self._read.find(b"\n")) < 0:
                     if len(self._read) > _LONGEST_ANSWER:
@@ -204,8 +205,8 @@ class _Child:
         """Detach from the child of the parent process, after a fork."""
         process, self._process, self._lock, self._read = self._process, None, threading.Lock(), bytearray()
         if process is not None:
-            process.stdin.close()
-            process.stdout.close()
+            for pipe in _pipes(process):
+                pipe.close()
             process.returncode = 0  # the parent waits for it
 
     def _started(self) -> subprocess.Popen:
@@ -240,9 +241,10 @@ class _Child:
 
     @staticmethod
     def _fill(process: subprocess.Popen, view: memoryview, deadline: float) -> int:
-        if os.name == "posix" and not select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+        answers = _pipes(process)[1]
+        if os.name == "posix" and not select.select([answers], [], [], max(deadline - time.monotonic(), 0))[0]:
             raise ValueError(f"no answer in {_SECONDS} s")
-        count = process.stdout.readinto(view)
+        count = answers.readinto(view)
         if not count:
             raise ValueError("the HDF5 library ended its process")
         return count
@@ -257,8 +259,8 @@ class _Child:
         process, self._process, self._read = self._process, None, bytearray()
         if process is None:
             return ""
-        process.stdin.close()
-        process.stdout.close()
+        for pipe in _pipes(process):
+            pipe.close()
         try:
             status = process.wait(1)
         except subprocess.TimeoutExpired:
@@ -266,6 +268,11 @@ class _Child:
             process.wait()
             return ""
         return f"the HDF5 library crashed, {signal.Signals(-status).name}" if status < 0 else ""
+
+
+def _pipes(process: subprocess.Popen) -> tuple[io.FileIO, io.FileIO]:
+    """Return the unbuffered pipes to the child and from it."""
+    return cast("tuple[io.FileIO, io.FileIO]", (process.stdin, process.stdout))
 
 
 _START = "import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from typing import cast
 
 import h5py
 import numpy as np
@@ -25,8 +26,7 @@ _LONGEST_NAME = 10_000
 
 def main() -> None:
     """Answer requests until the input ends."""
-    if resource is not None:
-        _limit_memory()
+    _limit_memory()
     answers = os.fdopen(os.dup(1), "wb")
     if fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
         fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, 1 << 20)
@@ -48,9 +48,9 @@ def main() -> None:
                 file = opened.get(request["path"]) or h5py.File(request["path"], "r")
                 opened[request["path"]] = file
                 if request["do"] == "list":
-                    answer = {"arrays": [_described(file, name) for name in file]}
+                    answer = {"arrays": [_described(file, name) for name in file.keys()]}
                 else:
-                    array = file[request["name"]]
+                    array = cast(h5py.Dataset, file[request["name"]])
                     data = array[request["start"] : request["stop"]]
                     answer = {"shape": data.shape, "dtype": data.dtype.str}
         except Exception as error:
@@ -68,6 +68,8 @@ def _allow(seconds: float) -> None:
 
 
 def _limit_memory() -> None:
+    if resource is None:
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -3,6 +3,7 @@
 import io
 import struct
 from collections.abc import Iterator
+from importlib import import_module
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def read(source: Source) -> PointCloudData:
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
     points, labels, colors, at = np.empty((count, 3)), np.empty(count, np.int64), None, 0
-    if "rgb" in row.names:
+    if _COLORS[kind] is not None:
         colors = np.empty((count, 3), np.uint16)
     for block in blocks:
         rows = slice(at, at + len(block))
@@ -74,16 +75,16 @@ def read(source: Source) -> PointCloudData:
 
 def _row_type(kind: int, size: int) -> np.dtype:
     names, formats, offsets = ["xyz", "class"], [("<i4", 3), "u1"], [0, 16 if kind >= 6 else 15]
-    if _COLORS[kind] is not None:
+    if (color := _COLORS[kind]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))
-        offsets.append(_COLORS[kind])
+        offsets.append(color)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
 def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
     try:
-        import lazrs
+        lazrs = import_module("lazrs")  # has no types
     except ImportError:
         raise PointCloudError('LAZ needs the extra `files`: pip install "hf-any3d[files]"') from None
     if count > len(data) * _MAX_POINTS_PER_BYTE:

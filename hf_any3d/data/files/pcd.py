@@ -106,11 +106,12 @@ def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
 
 
 def _ascii_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int) -> dict[str, np.ndarray]:
-    sizes = [prod(row[name].shape) for name in row.names]
+    keys = row.names or ()
+    sizes = [prod(row[key].shape) for key in keys]
     table = numbers(normalized_lines(body), columns=sum(sizes))
     if len(table) != count:
         raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
-    starts = dict(zip(row.names, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
+    starts = dict(zip(keys, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
     columns = {name: table[:, starts[key]] for name, key in names.items()}
     for name in {"rgb", "rgba"} & columns.keys():  # packed colours are bits, so the declared type matters
         columns[name] = _as_type(columns[name], row[names[name]].base)
@@ -146,8 +147,8 @@ def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count
         )
     data = decompress(body[8 : 8 + sizes[0]], sizes[1])
     # Compressed files store one field after the other.
-    starts = dict(zip(row.names, (count * row.fields[key][1] for key in row.names), strict=True))
-    return {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
+    fields = row.fields or {}
+    return {name: np.frombuffer(data, row[key].base, count, count * fields[key][1]) for name, key in names.items()}
 
 
 def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:

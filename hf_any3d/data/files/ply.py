@@ -82,8 +82,9 @@ def _faces(properties: dict, source: Source) -> dict:
     source.check(faces=triangles, decoded=24 * triangles)
     faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
     colors = [properties.get(name) for name in ("red", "green", "blue")]
+    colors = [color for color in colors if isinstance(color, np.ndarray)]
     face_colors = None
-    if all(isinstance(color, np.ndarray) for color in colors):
+    if len(colors) == 3:
         face_colors = usable_colors(np.stack(colors, axis=1), source)
     return {"faces": faces, "face_colors": None if face_colors is None else face_colors[polygon]}
 
@@ -297,7 +298,7 @@ class _Rows:
 
     def lengths(self, data: bytes, number: int, places: np.ndarray) -> np.ndarray:
         """Read the lengths of one list in a binary file."""
-        name, _, kind = [entry for entry in self.element.properties if entry[2]][number]
+        name, kind = [(name, length) for name, _, length in self.element.properties if length][number]
         lengths = _numbers_at(np.frombuffer(data, np.uint8), places, self.order + kind)
         if len(lengths) and lengths.min() < 0:
             raise self.wrong_length(name, lengths.min())
@@ -371,7 +372,7 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
             )
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
-    rows, view = _Rows(element, ""), memoryview(flat)
+    rows, view = _Rows(element, ""), flat.data
     places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
     if stop != len(flat):
         raise PointCloudError(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from hf_any3d.data.files.source import PointCloudError
 
@@ -81,7 +82,7 @@ class PointCloudData:
         Raises:
             PointCloudError: not a mesh, or a mesh without area.
         """
-        if not self.is_mesh:
+        if self.faces is None or not len(self.faces):
             raise PointCloudError(f"{len(self)} points without faces; only a mesh has a surface to sample")
         if n < 1:
             raise ValueError(f"n: {n}; expected at least 1 point")
@@ -97,7 +98,7 @@ class PointCloudData:
         return PointCloudData(points, colors, normals, labels, offset=self.offset)
 
 
-def _rows(name: str, values, count: int, dtype=np.float32) -> np.ndarray:
+def _rows(name: str, values: ArrayLike, count: int, dtype: DTypeLike = np.float32) -> np.ndarray:
     values = np.asarray(values)
     if values.shape != (count, 3):
         raise PointCloudError(f"{name} have shape {values.shape}; expected ({count}, 3)")
@@ -114,7 +115,7 @@ def _rows(name: str, values, count: int, dtype=np.float32) -> np.ndarray:
     return values
 
 
-def _coordinates(points) -> tuple[np.ndarray, np.ndarray | None]:
+def _coordinates(points: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
     points = np.asarray(points)
     if points.ndim == 2 and not len(points):
         raise PointCloudError("there are no points; expected at least 1")
@@ -136,7 +137,7 @@ def _unit_range(name: str, colors: np.ndarray) -> np.ndarray:
     return colors
 
 
-def _labels(labels, count: int) -> np.ndarray:
+def _labels(labels: ArrayLike, count: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (count,):
         raise PointCloudError(f"labels have shape {labels.shape}; expected ({count},)")
@@ -149,7 +150,7 @@ def _labels(labels, count: int) -> np.ndarray:
     return np.ascontiguousarray(labels, np.int64)
 
 
-def _faces(faces, count: int) -> np.ndarray:
+def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     faces = np.asarray(faces)
     if faces.ndim != 2 or faces.shape[1] != 3:
         raise PointCloudError(f"faces have shape {faces.shape}; expected (faces, 3)")

@@ -6,11 +6,14 @@ import struct
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
+
+T = TypeVar("T")
 
 MAX_OPCODES = 3_000_000
 MAX_CONTAINERS = 200_000
@@ -22,9 +25,7 @@ _HASH_MODULUS = sys.hash_info.modulus
 _SHORT = 256  # bytes up to this length are copied, so that they can be keys
 
 
-def read_pickle(
-    path: str | os.PathLike, *, max_opcodes: int = MAX_OPCODES, limits: ReadLimits | None = None
-) -> object:
+def read_pickle(path: str | os.PathLike, *, max_opcodes: int = MAX_OPCODES, limits: ReadLimits | None = None) -> Any:
     """Read a pickle of protocol 1 to 5 with numpy arrays, numbers, text and plain containers.
 
     Python's own unpickler calls whatever a file names. This one accepts only the names with which numpy 1 and 2 write
@@ -155,7 +156,7 @@ class PickleMachine:
         self._at = end
         return piece
 
-    def _number(self, form: str) -> int | float:
+    def _number(self, form: str) -> Any:  # an int, for ">d" a float
         return struct.unpack(form, self._bytes(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
@@ -182,7 +183,7 @@ class PickleMachine:
             raise PointCloudError("uses an array before it is complete")
         return values
 
-    def _top(self, kind: type) -> object:
+    def _top(self, kind: type[T]) -> T:
         if not self._stack or not isinstance(self._stack[-1], kind):
             raise PointCloudError(f"byte {self._at}: expected a {kind.__name__} to work on; the file is damaged")
         return self._stack[-1]

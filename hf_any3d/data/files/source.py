@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 
 class PointCloudError(ValueError):
@@ -191,26 +191,25 @@ def open_source(
         PointCloudFileError: a file that is missing, empty, a directory, a URL or of an unknown type.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name, data, folder = f"<{len(source)} bytes>", bytes(source), None
+        name, data, path = f"<{len(source)} bytes>", bytes(source), None
     elif hasattr(source, "read"):
-        name, folder = str(getattr(source, "name", "<file object>")), None
-        data = None
+        name, data, path = str(getattr(source, "name", "<file object>")), None, None
     elif isinstance(source, (str, os.PathLike)):
-        name, data, folder = os.fspath(source), None, Path(source).parent
+        name, data, path = os.fspath(source), None, Path(source)
     else:
         raise TypeError(f"source: {type(source).__name__}; expected a path, bytes or a binary file object")
     name = _printable(name)
     limits = ReadLimits.current() if limits is None else limits
     kind = _file_type(name, file_type, allowed, known_ending=not isinstance(source, (bytes, bytearray, memoryview)))
     if data is None:
-        data = _read_object(source, name) if folder is None else _read_path(Path(source), name, limits)
+        data = _read_object(cast(BinaryIO, source), name) if path is None else _read_path(path, name, limits)
     if not data:
         raise PointCloudFileError(f"{name}: the file is empty; expected a {kind} file")
     if data.startswith(b"version https://git-lfs"):
         raise PointCloudFileError(f"{name}: a Git LFS pointer, not the file; fetch the file with `git lfs pull`")
     if len(data) > limits.bytes:
         raise _too_large(name, len(data), limits)
-    return Source(name, data, kind, folder, limits)
+    return Source(name, data, kind, None if path is None else path.parent, limits)
 
 
 def _printable(name: str) -> str:

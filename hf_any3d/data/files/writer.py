@@ -73,12 +73,13 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(data)}"]
     header += [f"property {kind} {name}" for name, kind, _ in vertices]
     body = [_table(vertices)]
-    if data.is_mesh:
+    faces = data.faces if data.is_mesh else None
+    if faces is not None:
         colors = [] if data.face_colors is None else _color_properties(data.face_colors)
-        header += [f"element face {len(data.faces)}", "property list uchar int vertex_indices"]
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
         header += [f"property {kind} {name}" for name, kind, _ in colors]
-        corners = [(f"corner{i}", "int", data.faces[:, i]) for i in range(3)]
-        body.append(_table([("length", "uchar", np.full(len(data.faces), 3)), *corners, *colors]))
+        corners = [(f"corner{i}", "int", faces[:, i]) for i in range(3)]
+        body.append(_table([("length", "uchar", np.full(len(faces), 3)), *corners, *colors]))
     file.write("\n".join([*header, "end_header\n"]).encode("ascii"))
     for table in body:
         file.write(table.data)
@@ -105,9 +106,10 @@ def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
     _write_rows(file, "v" + f" %.{digits}g" * 3 + " %.6g" * (vertices.shape[1] - 3), vertices)
     if data.normals is not None:
         _write_rows(file, "vn" + " %.9g" * 3, data.normals)
-    if data.is_mesh:
+    faces = data.faces if data.is_mesh else None
+    if faces is not None:
         corner = "%d" if data.normals is None else "%d//%d"
-        corners = data.faces + 1 if data.normals is None else np.repeat(data.faces + 1, 2, axis=1)
+        corners = faces + 1 if data.normals is None else np.repeat(faces + 1, 2, axis=1)
         _write_rows(file, "f" + f" {corner}" * 3, corners)
     else:
         # Many programs do not show lone vertices, but do show point elements.
