@@ -188,7 +188,7 @@ def _metadata(
     task, report = subject.task, subject.report
     base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
-    dataset = data.get("name")
+    dataset = hub_name(data.get("name")) if data.get("on_hub") else None
     return ModelCardData(
         library_name="transformers",
         license=one_line(license) if license else None,
@@ -197,7 +197,7 @@ def _metadata(
         pipeline_tag=None if subject.left_out else task.task,
         base_model=base_model,
         base_model_relation=description.relation if base_model else None,
-        datasets=[dataset] if data.get("on_hub") and hub_name(dataset) else None,
+        datasets=[dataset] if dataset else None,
         metrics=[next(iter(task.metrics))] if report else None,
         tags=["hf_any3d", *description.tags, "point-cloud", "3d", *([subject.method] if subject.method else [])],
         model_name=_title(name),

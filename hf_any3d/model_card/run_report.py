@@ -141,8 +141,9 @@ def best_step(trainer: Trainer) -> dict[str, Any]:
     arguments, state = trainer.args, trainer.state
     if not arguments.load_best_model_at_end or state.best_metric is None:
         return {}
-    metric = arguments.metric_for_best_model.removeprefix("eval_")
-    return {"metric": metric, "value": state.best_metric, "step": state.best_global_step}
+    metric = arguments.metric_for_best_model
+    assert metric is not None  # load_best_model_at_end sets it
+    return {"metric": metric.removeprefix("eval_"), "value": state.best_metric, "step": state.best_global_step}
 
 
 def training_facts(trainer: Trainer) -> dict[str, Any]:

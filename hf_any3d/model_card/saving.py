@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -80,12 +80,12 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
 
 
 def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
-    tags = metadata.get("tags")
+    data, tags = cast(ModelCardData, card.data), metadata.get("tags")
     if isinstance(tags, list):
-        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(one_line(tag) for tag in tags)]))
+        data.tags = list(dict.fromkeys([*(data.tags or []), *(one_line(tag) for tag in tags)]))
     for key in ("license", "language", "datasets"):
-        if metadata.get(key) and not getattr(card.data, key, None):
-            setattr(card.data, key, metadata[key])
+        if metadata.get(key) and not getattr(data, key, None):
+            setattr(data, key, metadata[key])
 
 
 def sign_card(text: str) -> str:
@@ -137,6 +137,7 @@ def write_trainer_card(
     """
     if not trainer.is_world_process_zero():
         return None
+    assert trainer.args.output_dir is not None  # has a default
     path = Path(trainer.args.output_dir) / FILE
     build = getattr(trainer, "build_model_card", None)
     if build is not None:
@@ -148,11 +149,12 @@ def write_trainer_card(
         card = build_model_card(
             subject, name, license=getattr(trainer.args, "license", None), base_model=finetuned_from
         )
-    card.data.license = one_line(license) if license else card.data.license
-    card.data.language = language or card.data.language
-    card.data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or card.data.datasets
+    data = cast(ModelCardData, card.data)
+    data.license = one_line(license) if license else data.license
+    data.language = language or data.language
+    data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or data.datasets
     more = [one_line(tag) for tag in _listed(tags) + _listed(tasks)]
-    card.data.tags = list(dict.fromkeys([*card.data.tags, *more]))
+    data.tags = list(dict.fromkeys([*(data.tags or []), *more]))
     if (saved := save_card(card, path)) is None:
         logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
     return saved

@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.markdown import code
 from hf_any3d.model_card.run_report import RunReport
@@ -57,10 +57,12 @@ class Subject:
     @classmethod
     def from_model(cls, model: nn.Module, report: RunReport | None = None, num_points: int | None = None) -> Subject:
         """Collect what is known of a loaded model, with or without an adapter."""
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         left_out: tuple[str, ...] = ()
         if isinstance(model, PeftModel) and isinstance(inner, AdapterLoadingMixin):
-            left_out = tuple(left_out_modules(model, model.active_adapter))
+            active = model.active_adapter
+            # An empty list once all adapters are deleted.
+            left_out = tuple(left_out_modules(model, active)) if isinstance(active, str) else ()
         return cls(
             type(inner),
             inner.config,
@@ -118,7 +120,7 @@ class Subject:
     @property
     def classes(self) -> list[str]:
         """Class names in order; empty for a task without classes."""
-        labels = self.config.id2label if self.task.has_classes else {}
+        labels = cast("dict[int, str]", self.config.id2label) if self.task.has_classes else {}
         return [labels[number] for number in sorted(labels)]
 
     def show_name(self, name: str) -> str:
@@ -153,7 +155,10 @@ def adapter_facts(model: nn.Module) -> dict[str, Any]:
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, Mapping) or not configs:
         return {}
-    active = model.active_adapter if isinstance(model, PeftModel) else next(iter(model.active_adapters()), None)
+    if isinstance(model, PeftModel):
+        active = model.active_adapter
+    else:
+        active = next(iter(cast(PreTrainedModel, model).active_adapters()), None)
     config = configs.get(active, next(iter(configs.values())))
     return {"method": config.peft_type.value.lower(), "settings": _changed_settings(config)}
 

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
+from hf_any3d.processing import PointCloudProcessor
+
 PROGRESS_FROM = 100
 """Number of clouds from which on a progress bar is shown."""
 
@@ -24,6 +26,8 @@ class PointCloudPipeline(Pipeline):
     dataset column of them.
     """
 
+    model: Any  # of this package, or a PEFT model around one
+    feature_extractor: PointCloudProcessor
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
@@ -88,7 +92,7 @@ class PointCloudPipeline(Pipeline):
 class Clouds(Dataset):
     """Many clouds, read one at a time: a list, or a dataset column that may not fit in memory."""
 
-    def __init__(self, rows: Sequence[Any]):
+    def __init__(self, rows: Sequence[Any] | np.ndarray | torch.Tensor):
         self.rows = rows
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         self,
         threshold: float | None = None,
         output_dir: str | os.PathLike | None = None,
-        formats: tuple[str, ...] | list[str] | str | None = None,
+        formats: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "threshold, output_dir, formats")

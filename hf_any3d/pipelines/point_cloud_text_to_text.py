@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from hf_any3d.chat.generation import GENERATION_KEYS, Answerer
 from hf_any3d.chat.messages import is_conversation
+from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.prompt import Prompt
 from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown
 
@@ -68,6 +69,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         ```
     """
 
+    processor: MiniGPT3DProcessor
     _load_processor = True
     _load_feature_extractor = False
     _pipeline_calls_generate = True
@@ -103,16 +105,15 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         if is_conversation(inputs):
             inputs = {"messages": inputs}
         if text is None or isinstance(text, str):
-            return super().__call__(inputs, **kwargs, **({} if text is None else {"text": text}))
+            question: dict[str, Any] = {} if text is None else {"text": text}
+            return super().__call__(inputs, **kwargs, **question)
         clouds = as_clouds(inputs)
         if not isinstance(clouds, Clouds) or len(clouds) != len(text):
             count = len(clouds) if isinstance(clouds, Clouds) else 1
             raise ValueError(f"text has {len(text)} questions for {count} clouds; expected one, or one for each")
         return super().__call__(Questions(clouds, text), **kwargs)
 
-    def preprocess(
-        self, inputs: Any, text: str | Sequence[str] = QUESTION, chat_template: str | None = None
-    ) -> dict[str, Request]:
+    def preprocess(self, inputs: Any, text: str = QUESTION, chat_template: str | None = None) -> dict[str, Request]:
         """Prepare the prompt of one conversation, or of one cloud with its question."""
         messages, is_chat = getattr(inputs, "messages", inputs), True
         if isinstance(inputs, Mapping) and "messages" in inputs:
@@ -136,9 +137,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         each = len(texts) // len(requests)
         return {"response": [Response(one, texts[each * n : each * (n + 1)]) for n, one in enumerate(requests)]}
 
-    def postprocess(
-        self, outputs: dict[str, Any], return_full_text: bool | None = None
-    ) -> list[dict[str, str | list[dict[str, Any]]]]:
+    def postprocess(self, outputs: dict[str, Any], return_full_text: bool | None = None) -> list[dict[str, Any]]:
         """Return the answers of one conversation."""
         response = outputs["response"]
         response = response[0] if isinstance(response, list) else response

@@ -130,6 +130,9 @@ class AdapterArguments:
 class PointTrainingArguments(TrainingArguments):
     """Training arguments, with defaults for point clouds."""
 
+    output_dir: str = field(
+        default="trainer_output", metadata={"help": "Directory to write the model and its checkpoints to."}
+    )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     license: str | None = field(
         default=None,
@@ -194,7 +197,7 @@ class PointTrainingArguments(TrainingArguments):
     @property
     def epoch_schedule(self) -> EpochCosine | None:
         """The schedule of `epoch_cosine`, or None."""
-        return None if self.epoch_cosine is None else EpochCosine(**self.epoch_cosine)
+        return EpochCosine(**self.epoch_cosine) if isinstance(self.epoch_cosine, dict) else None
 
 
 def parse_arguments(
@@ -216,7 +219,7 @@ def parse_arguments(
         ValueError: If the file is not a mapping or has unknown arguments.
         FileNotFoundError: If the file does not exist.
     """
-    parser = HfArgumentParser(tuple(dataclass_types))
+    parser = HfArgumentParser(tuple(dataclass_types))  # pyright: ignore[reportArgumentType] it declares a NewType
     if not argv or not argv[0].endswith(FILE_TYPES):
         return parser.parse_args_into_dataclasses(list(argv))
     path = Path(argv[0])

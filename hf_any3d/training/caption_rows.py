@@ -97,7 +97,9 @@ def caption_texts(
     names = []
     for number, label in enumerate(labels):
         caption = captions[number] if captions is not None else None
-        allowed = caption and caption.strip() and not (forbidden and banned.search(caption))
-        # Captions are titles, but lower case within a sentence.
-        names.append(caption.strip().lower() if allowed else readable(label))
+        if caption and caption.strip() and not (forbidden and banned.search(caption)):
+            # Captions are titles, but lower case within a sentence.
+            names.append(caption.strip().lower())
+        else:
+            names.append(readable(label))
     return fill_templates(names, templates)

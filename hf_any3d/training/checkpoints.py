@@ -43,9 +43,10 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, requested: str | bool | 
     if word == "false":
         return None
     if requested is not None and word != "true":
-        if not Path(requested).is_dir():
+        path = Path(str(requested))
+        if not path.is_dir():
             raise FileNotFoundError(f"{requested}: no such checkpoint to resume from")
-        if problem := find_problem(Path(requested)) or _missing_files(Path(requested)):
+        if problem := find_problem(path) or _missing_files(path):
             raise ValueError(f"{requested}: cannot be resumed from: {problem}")
         return str(requested)
     for checkpoint in newest_first(Path(output_dir)):

@@ -132,7 +132,7 @@ class ConversationCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask`, `labels` `(rows, tokens)` and `points` `(rows, points, channels)`."""
-        batch = self.processor.apply_chat_template(
+        batch: Any = self.processor.apply_chat_template(
             [row["messages"] for row in rows],
             tokenize=True,
             return_labels=True,

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, NamedSplit
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.rows import evaluation_rows
+from hf_any3d.training.trainer import PointTrainer
 
 ACCURACY = "probe_accuracy"
 
@@ -58,7 +59,7 @@ class LinearProbe:
             quiet: Hide the progress bar.
         """
         standardize, machine = _import_sklearn()
-        found = {split: self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
+        found = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
         scale = standardize().fit(found["train"])
         learned = machine(C=self.cost, random_state=0, max_iter=10_000)
         learned.fit(scale.transform(found["train"]), self._labels("train"))
@@ -72,17 +73,20 @@ class LinearProbe:
         return np.asarray(self.splits[split]["label"])
 
     @torch.no_grad()
-    def _features(self, model: nn.Module, rows: Dataset, split: str, quiet: bool) -> np.ndarray:
+    def _features(self, model: nn.Module, rows: Dataset, split: str | NamedSplit, quiet: bool) -> np.ndarray:
         was_training, device = model.training, next(model.parameters()).device
-        rows = evaluation_rows(rows, self.processor)
-        starts = tqdm(range(0, len(rows), self.batch_size), desc=f"features of {split}", disable=quiet, leave=False)
+        prepared = evaluation_rows(rows, self.processor)
+        starts = tqdm(
+            range(0, len(prepared), self.batch_size), desc=f"features of {split}", disable=quiet, leave=False
+        )
         model.eval()
         found = []
         with torch.random.fork_rng():
             for start in starts:
-                batch = rows.__getitems__(list(range(start, min(start + self.batch_size, len(rows)))))
+                batch = prepared.__getitems__(list(range(start, min(start + self.batch_size, len(prepared)))))
                 points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(device)
-                found.append(model.probe_features(points).float().cpu().numpy())
+                features = model.probe_features(points)  # pyright: ignore[reportCallIssue] a method
+                found.append(features.float().cpu().numpy())
         model.train(was_training)
         return np.concatenate(found)
 
@@ -100,8 +104,8 @@ class ProbeCallback(TrainerCallback):
     def __init__(self, trainer: Trainer, probe: LinearProbe, every: int, split: str = "validation"):
         if every < 1:
             raise ValueError(f"every is {every}; expected at least 1 epoch")
-        kept = {name: probe.splits[name] for name in ("train", split)}
-        self.probe = LinearProbe(DatasetDict(kept), probe.processor, probe.batch_size, probe.cost)
+        kept = DatasetDict({name: probe.splits[name] for name in ("train", split)})
+        self.probe = LinearProbe(kept, probe.processor, probe.batch_size, probe.cost)
         self.trainer, self.every, self.split = trainer, every, split
 
     def on_epoch_end(
@@ -113,7 +117,7 @@ class ProbeCallback(TrainerCallback):
 
 
 def judge_pretraining(
-    trainer: Trainer, splits: Mapping[str, Any], probe: LinearProbe | None
+    trainer: PointTrainer, splits: Mapping[str, Any], probe: LinearProbe | None
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Evaluate the trainer's model on splits, and print the results.
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader
 from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import seed_worker
 
@@ -26,7 +26,7 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import PointTrainingArguments, check_settings, json_mapping
-from hf_any3d.training.conversation_rows import MixedBatches
+from hf_any3d.training.conversation_rows import ConversationRows, MixedBatches
 from hf_any3d.training.schedules import StepCosine
 from hf_any3d.training.trainer import PointTrainer
 
@@ -89,8 +89,9 @@ class StageArguments:
     )
 
     def __post_init__(self):
-        for name in ("model_config", "processor_config", "quantization_config"):
-            setattr(self, name, json_mapping(getattr(self, name), name))
+        self.model_config = json_mapping(self.model_config, "model_config")
+        self.processor_config = json_mapping(self.processor_config, "processor_config")
+        self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
         if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
             raise ValueError(
                 f"--processor_config has {unknown[0]!r}; expected some of {', '.join(PROCESSOR_SETTINGS)}"
@@ -204,7 +205,7 @@ class StageTrainingArguments(PointTrainingArguments):
     @property
     def step_schedule(self) -> StepCosine | None:
         """The schedule of `step_cosine`, or None."""
-        if self.step_cosine is None:
+        if not isinstance(self.step_cosine, dict):
             return None
         return StepCosine(**self.step_cosine, steps_per_epoch=self.max_steps // self.step_cosine["epochs"])
 
@@ -223,9 +224,10 @@ def open_for_stage(
         ValueError: If the model is not of the previous stage.
     """
     if arguments.model_name_or_path is not None:
-        model, processor = _open_model(arguments)
+        model, processor = _open_model(arguments.model_name_or_path, arguments)
     else:
         model, processor = _build_model(arguments, num_points, sampling)
+    assert isinstance(arguments.processor_config, dict)
     for name, value in arguments.processor_config.items():
         setattr(processor, name, value)
     if arguments.store_parts:
@@ -234,20 +236,19 @@ def open_for_stage(
     return model, processor
 
 
-def _open_model(arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
-    name, revision = arguments.model_name_or_path, arguments.model_revision
-    hub = {} if revision is None else {"revision": revision}
+def _open_model(name: str, arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+    hub: dict[str, Any] = {} if arguments.model_revision is None else {"revision": arguments.model_revision}
     config = MiniGPT3DConfig.from_pretrained(name, **hub)
     check_stage_order(config.stage, arguments.stage, name)
     model = MiniGPT3DForConditionalGeneration.from_pretrained(
         name, config=config, dtype=torch.float32, **hub, **_quantized(arguments)
     )
-    return model, MiniGPT3DProcessor.from_pretrained(name, **hub)
+    return cast(MiniGPT3DForConditionalGeneration, model), MiniGPT3DProcessor.from_pretrained(name, **hub)
 
 
 def _quantized(arguments: StageArguments) -> dict[str, BitsAndBytesConfig]:
     settings = arguments.quantization_config
-    return {"quantization_config": BitsAndBytesConfig(**settings)} if settings else {}
+    return {"quantization_config": BitsAndBytesConfig(**settings)} if settings and isinstance(settings, dict) else {}
 
 
 def check_checkpoint(checkpoint: str | None, stage: int) -> None:
@@ -274,6 +275,7 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
     """
     if "language_model" not in (model.config.parts or {}):
         raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
+    assert model.language_model is not None
     for parameter in model.language_model.parameters():
         if parameter.is_floating_point() and parameter.ndim > 1 and not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
@@ -300,6 +302,8 @@ def check_stage_order(before: int | None, stage: int, name: str) -> None:
 def _build_model(
     arguments: StageArguments, num_points: int, sampling: str
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
+    assert arguments.point_encoder is not None and arguments.qformer is not None
+    assert arguments.language_model is not None and isinstance(arguments.model_config, dict)
     revisions = {part: getattr(arguments, f"{part}_revision") for part in PARTS}
     tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, revision=revisions["language_model"] or "main")
     # The first free id; for Phi-2 the released one.
@@ -321,11 +325,11 @@ def _build_model(
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
     """Warn about parts that are local directories, before a model is shared."""
     for part, recorded in (parts or {}).items():
-        if os.path.isdir(recorded["name_or_path"]):
+        if (name := recorded["name_or_path"]) is not None and os.path.isdir(name):
             logger.warning(
                 "the %s is the local directory %s, which others do not have; use a repository or --store_parts",
                 part,
-                recorded["name_or_path"],
+                name,
             )
 
 
@@ -355,8 +359,17 @@ class StageTrainer(PointTrainer):
     """
 
     args: StageTrainingArguments
+    model: MiniGPT3DForConditionalGeneration
+    train_dataset: ConcatDataset
 
-    def __init__(self, *args, kinds: Sequence[Dataset], batch_sizes: Sequence[int], ratios: Sequence[float], **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        kinds: Sequence[ConversationRows],
+        batch_sizes: Sequence[int],
+        ratios: Sequence[float],
+        **kwargs: Any,
+    ):
         super().__init__(*args, train_dataset=ConcatDataset(kinds), **kwargs)
         self.kinds, self.batch_sizes, self.ratios = list(kinds), list(batch_sizes), list(ratios)
         self.batches()  # raises errors early

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from peft import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
@@ -103,8 +103,10 @@ def build_model(
         ValueError: If the config has no such settings, or an adapter is given for a point transformer that is not
             pretrained or has another protocol.
     """
+    assert arguments.model_type is not None and isinstance(arguments.model_config, dict)
     model_class = find_model_class(arguments.model_type, task)
     if arguments.model_type == "any2point":
+        model_class = cast(type[Any2PointPreTrainedModel], model_class)
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
     adapted = adapter.peft not in (None, "none", "full")
     if adapted and arguments.model_name_or_path is None:
@@ -118,18 +120,22 @@ def build_model(
         **arguments.model_config,
     }
     config_class = model_class.config_class
+    assert config_class is not None
     known = {setting.name for setting in fields(config_class)}
     if "autoencoder_config" in known:
         settings.setdefault("autoencoder_config", None)  # set in checkpoints of pretraining
     if unknown := sorted(set(arguments.model_config) - known):
         raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {config_class.__name__}")
     if arguments.model_name_or_path is None:
-        model = model_class(config_class(**settings, attn_implementation=arguments.attn_implementation))
+        attention = arguments.attn_implementation
+        model_config = config_class(**settings, attn_implementation=attention)  # pyright: ignore[reportCallIssue] not a field
+        model = model_class(model_config)
     else:
         model = model_class.from_pretrained(
             arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **settings
         )
     if adapted:
+        assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
         arguments.tuning = "adapter"
         return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
@@ -165,6 +171,7 @@ def build_adapted_model(
         labels: Class names.
         **config: Further settings of the config; those of `arguments` win.
     """
+    assert isinstance(arguments.model_config, dict) and isinstance(adapter.peft_config, dict)
     model = model_class.from_encoder_pretrained(
         arguments.encoder_name_or_path,
         tower=arguments.tower,
@@ -272,7 +279,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
         raise ValueError(f"share is {share}; expected at least 0 and less than 1")
     owner = encoder_owner(model)
     found = 0
-    for layer in owner.layer_stack.layers:
+    for layer in layer_stack(owner).layers:
         for module in layer.modules():
             name = _dropout_name(module)
             if name is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
+from typing import TypeGuard, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+
+Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 
 
 @torch.no_grad()
@@ -30,14 +33,15 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     Returns:
         The number of recomputed norms.
     """
-    model = trainer.model
+    model, rows = trainer.model, trainer.train_dataset
+    assert model is not None and isinstance(rows, Sized)
     # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
     norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
     if not norms:
         return 0
-    size = min(trainer.args.train_batch_size, len(trainer.train_dataset))
+    size = min(trainer.args.train_batch_size, len(rows))
     batches = DataLoader(
-        trainer.train_dataset,
+        cast(Dataset, rows),
         batch_size=size,
         shuffle=True,
         drop_last=True,
@@ -55,14 +59,14 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     return len(measured)
 
 
-def _keeps_statistics(module: nn.Module) -> bool:
+def _keeps_statistics(module: nn.Module) -> TypeGuard[Norm]:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.track_running_stats
     return isinstance(module, CellNorm)
 
 
 @contextmanager
-def _averaging_over_batches(norms: list[nn.Module]) -> Iterator[set[nn.Module]]:
+def _averaging_over_batches(norms: Sequence[Norm]) -> Iterator[set[nn.Module]]:
     """Let norms compute plain means over batches; norms that get no batch keep their statistics.
 
     Yields the set of norms that got a batch, complete after the block.
@@ -71,16 +75,16 @@ def _averaging_over_batches(norms: list[nn.Module]) -> Iterator[set[nn.Module]]:
     kept = {norm: ([buffer.clone() for buffer in norm.buffers()], norm.momentum) for norm in norms}
     hooks = []
     for norm in norms:
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1)
         if isinstance(norm, CellNorm):
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1)
             hooks.append(norm.register_forward_pre_hook(_AverageBatches(measured)))
         else:
-            norm.num_batches_tracked.zero_()
+            norm.reset_running_stats()
             norm.momentum = None  # plain mean over batches; fused kernels do not bypass such a norm
     try:
         yield measured
-        measured.update(n for n in norms if not isinstance(n, CellNorm) and n.num_batches_tracked > 0)
+        measured.update(n for n in norms if not isinstance(n, CellNorm) and n.num_batches_tracked)
     except BaseException:
         measured.clear()  # an incomplete pass changes nothing
         raise
@@ -88,7 +92,8 @@ def _averaging_over_batches(norms: list[nn.Module]) -> Iterator[set[nn.Module]]:
         for hook in hooks:
             hook.remove()
         for norm, (buffers, momentum) in kept.items():
-            norm.momentum = momentum
+            if momentum is not None:
+                norm.momentum = momentum
             for buffer, before in zip(norm.buffers(), buffers, strict=True):
                 if norm not in measured:
                     buffer.copy_(before)

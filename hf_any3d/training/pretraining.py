@@ -161,6 +161,7 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
         arguments: The teacher.
         **config: Further settings of `ActAutoencoderConfig`; those of `arguments` win.
     """
+    assert isinstance(arguments.model_config, dict)
     config |= arguments.model_config
     if arguments.teacher == NO_TEACHER:
         return ActAutoencoder(ActAutoencoderConfig(**config))
@@ -172,7 +173,7 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
             ActAutoencoderConfig(
                 encoder_config=settings["encoder_config"],
                 encoder_tower=arguments.tower,
-                attn_implementation=arguments.attn_implementation,
+                attn_implementation=arguments.attn_implementation,  # pyright: ignore[reportCallIssue] not a field
                 **config,
             )
         )
@@ -275,7 +276,7 @@ def build_probe(
     kept = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
-    labelled = {name: rows for name, rows in kept.items() if isinstance(rows.features.get("label"), ClassLabel)}
+    labelled = DatasetDict({n: rows for n, rows in kept.items() if isinstance(rows.features.get("label"), ClassLabel)})
     if set(kept) != set(labelled):
         raise ValueError("--probe_every on clouds without classes; expected --probe_dataset with some")
-    return LinearProbe(DatasetDict(labelled), processor, batch_size, arguments.probe_cost)
+    return LinearProbe(labelled, processor, batch_size, arguments.probe_cost)

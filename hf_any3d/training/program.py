@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import transformers
@@ -16,10 +16,11 @@ from datasets import DatasetDict, concatenate_datasets
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedConfig, Trainer, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.evaluation.classification import Judgement
 from hf_any3d.messages import one_line
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, best_step, peak_memory, training_facts
@@ -138,6 +139,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
     Raises:
         ValueError: If there is no training split, or not all of `train_splits`.
     """
+    assert isinstance(arguments.dataset_options, dict)
     if arguments.train_file is not None:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
         files = {split: file for split, file in files.items() if file is not None}
@@ -164,7 +166,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
     if len(arguments.train_splits) > 1:
         together = concatenate_datasets([splits[name] for name in arguments.train_splits])
         rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}
-        splits = DatasetDict(train=together, **rest)
+        splits = DatasetDict({"train": together, **rest})
         origin = origin if "validation" in splits else "none"
     for split, most in (
         ("train", arguments.max_train_samples),
@@ -206,7 +208,7 @@ def build_trainer(
     validation_rows: ProcessedDataset | None,
     processor: PointCloudProcessor,
     **settings: Any,
-) -> Trainer:
+) -> PointTrainer:
     """Build a trainer that sets the epoch of its training rows; without validation rows it keeps the last weights.
 
     Args:
@@ -231,9 +233,9 @@ def build_trainer(
 
 
 def save_and_push(
-    trainer: Trainer,
+    trainer: PointTrainer,
     stopwatch: Stopwatch,
-    scores: tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]]],
+    scores: Judgement,
     *,
     data: Mapping[str, Any],
     parameters: tuple[int, int],
@@ -262,10 +264,10 @@ def save_and_push(
     """
     metrics, class_scores = scores
     model, arguments = trainer.model, trainer.args
-    config = model.get_base_model().config if isinstance(model, PeftModel) else model.config
+    inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     report = RunReport(
         data=dict(data),
-        encoder=encoder_facts(config) if encoder is None else encoder,
+        encoder=encoder_facts(inner.config) if encoder is None else encoder,
         adapter=adapter_facts(model),
         trained_parameters=parameters[0],
         total_parameters=parameters[1],
@@ -289,11 +291,12 @@ def save_and_push(
             **(schedules or {}),
         },
     )
-    name = trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir
+    # Only the main process knows the repository.
+    name = trainer.hub_model_id if arguments.push_to_hub and trainer.hub_model_id else arguments.output_dir
 
     def card() -> ModelCard:
         subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
-        return build_model_card(subject, name, license=trainer.args.license)
+        return build_model_card(subject, name, license=arguments.license)
 
     trainer.build_model_card = card  # built when it is written, see `write_trainer_card`
     # metrics.json is written last: it marks the run as complete.

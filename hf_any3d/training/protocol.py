@@ -173,6 +173,7 @@ def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments
     if protocol.few_shot:
         if "validation" in splits:
             raise ValueError(f"--few_shot with a validation split ({origin}); expected --validation_fraction 0")
+        assert isinstance(protocol.few_shot, dict)
         splits = draw_fold(splits, **protocol.few_shot)
     return select_on_test(splits) if protocol.select_on_test else (splits, origin)
 
@@ -188,10 +189,10 @@ def select_on_test(splits: DatasetDict) -> tuple[DatasetDict, str]:
     """
     if "validation" in splits or "test" not in splits:
         raise ValueError(
-            f"--select_on_test with the splits {', '.join(splits)}; expected 'test', which is not trained on, and "
-            "no 'validation' (--validation_fraction 0)"
+            f"--select_on_test with the splits {', '.join(map(str, splits))}; expected 'test', which is not trained "
+            "on, and no 'validation' (--validation_fraction 0)"
         )
-    return DatasetDict(**splits, validation=splits["test"]), TEST_CHOOSES
+    return DatasetDict({**splits, "validation": splits["test"]}), TEST_CHOOSES
 
 
 def voting_rows(

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.torch_datasets import ArrowRows, read_table
-from hf_any3d.data.transforms import Compose, build_transform
+from hf_any3d.data.transforms import Compose, RandomRotation, RandomScale, build_transform
 from hf_any3d.processing import PointCloudProcessor
 
 READ_TOGETHER = 32
@@ -120,13 +120,14 @@ def prepare_clouds(
     Raises:
         ValueError: If a cloud is invalid, or a transform of complete clouds returns another number of points.
     """
-    generators = [None] * len(rows) if keys is None else [np.random.default_rng(key) for key in keys]
-    drawn = None if keys is None else [int(generator.integers(2**31)) for generator in generators]
+    seeded = None if keys is None else [np.random.default_rng(key) for key in keys]
+    drawn = None if seeded is None else [int(generator.integers(2**31)) for generator in seeded]
     if whole:
         clouds = [whole_cloud(row, processor.features) for row in rows]
     else:
         clouds = list(processor(rows, seed=drawn, return_tensors="np")["points"])  # each (num_points, channels)
     if transform is not None:
+        generators = seeded or [None] * len(rows)
         clouds = [transform(cloud, generator) for cloud, generator in zip(clouds, generators, strict=True)]
     for cloud in clouds:
         if len(cloud) != processor.num_points and whole:
@@ -193,7 +194,7 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
     if "normals" in processor.features:
         first = 3 * processor.features.index("normals")
         for part in transform.transforms:
-            if getattr(part, "normals_columns", ()) is None:
+            if isinstance(part, (RandomScale, RandomRotation)) and part.normals_columns is None:
                 part.normals_columns = (first, first + 1, first + 2)
     return transform
 
@@ -247,6 +248,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         if dataset.features is None or "points" not in names:
             raise ValueError(f"dataset has columns {', '.join(names) or 'of unknown types'}; expected points")
         dataset = dataset.select_columns(_columns(names, processor, self.label_columns))
+        assert dataset.features is not None
         self.features = dataset.features
         # The numpy format would decode every number of every cloud separately.
         self.dataset = dataset.with_format("arrow")
@@ -261,7 +263,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for table in self._tables():
             rows = self._decode(table)
-            keys = None if self.seed is None else [self._key(row) for row in rows]
+            keys = None if self.seed is None else [(self.seed, self.epoch, _checksum(row)) for row in rows]
             clouds = prepare_clouds(rows, self.processor, self.transform, keys)
             for points, row in zip(clouds, rows, strict=True):
                 yield {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
@@ -278,10 +280,6 @@ class StreamedRows(torch.utils.data.IterableDataset):
         rows = read_table(table.combine_chunks(), self.features)
         return table.to_pylist() if rows is None else rows
 
-    def _key(self, row: dict[str, Any]) -> tuple[int, int, int]:
-        points = np.ascontiguousarray(row["points"], dtype=np.float32)
-        return self.seed, self.epoch, zlib.crc32(points)
-
 
 def streamed_training_rows(
     dataset: IterableDataset, processor: PointCloudProcessor, augment: Sequence[str] = (), *, seed: int = 0
@@ -295,6 +293,10 @@ def streamed_training_rows(
         seed: Seed of all random choices except for the order of the rows.
     """
     return StreamedRows(dataset, processor, training_transform(processor, augment), seed)
+
+
+def _checksum(row: dict[str, Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(row["points"], dtype=np.float32).data)
 
 
 def _check_seed(transform: Compose | None, seed: int | None) -> None:

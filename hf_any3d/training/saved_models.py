@@ -85,5 +85,5 @@ def evaluate_classifier(
         if settings.protocol.voting:
             voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
             votes = judge_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
-            scores = tuple({**plain, **voted} for plain, voted in zip(scores, votes, strict=True))
+            scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
     return scores

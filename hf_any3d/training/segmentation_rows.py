@@ -76,6 +76,8 @@ class CropRows(_PointLabelRows):
         min_points: Minimum number of points of a crop before sampling, see `draw_crop`.
     """
 
+    seed: int
+
     def __init__(
         self,
         dataset: Dataset,
@@ -132,7 +134,8 @@ class BlockRows(_PointLabelRows):
         super().__init__(dataset, processor, with_category=with_category)
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
-        for cloud, row in enumerate(self.dataset.select_columns(["points"])):
+        rows: Iterable[Any] = self.dataset.select_columns(["points"])
+        for cloud, row in enumerate(rows):
             for vote in range(votes):
                 blocks = split_into_blocks(
                     row["points"],
@@ -200,6 +203,7 @@ class WeightedPointLoss:
             labels: Class numbers; -100 for ignored points.
             num_items_in_batch: Number of points that are not ignored, in all batches of the optimiser step.
         """
+        assert outputs.logits is not None
         logits = outputs.logits.flatten(0, 1).float()
         total = nn.functional.cross_entropy(
             logits, labels.flatten(), self.weights.to(logits.device), ignore_index=IGNORED, reduction="sum"

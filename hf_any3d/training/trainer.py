@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -53,10 +54,14 @@ class PointTrainer(Trainer):
     """
 
     args: PointTrainingArguments
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
     # Read by model cards, which describe the loss.
     judges_by_plain_loss = True
     report: RunReport | None = None
     """Report to write as metrics.json after the model, which marks it as complete."""
+    build_model_card: Callable[[], ModelCard] | None = None
+    """Builds the card instead of `write_trainer_card`, when it is written."""
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, if requested from a complete checkpoint; see Trainer."""

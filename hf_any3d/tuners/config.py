@@ -21,7 +21,7 @@ def extend_peft_type(name: str) -> PeftType:
         return PeftType[name]
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
-    member._sort_order_ = len(PeftType._member_names_)
+    member._sort_order_ = len(PeftType._member_names_)  # pyright: ignore[reportAttributeAccessIssue] enum internal
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
@@ -36,7 +36,7 @@ class EncoderTunerConfig(PeftConfig):
     By default tokenizer, class token, output norm and head are trained and saved with the adapter.
     """
 
-    target_modules: list[str] | str | None = field(
+    target_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Regular expression or names of the modules to adapt; None for the default."}
     )
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -36,7 +37,7 @@ def layer_stack(model: nn.Module) -> LayerStack:
     Raises:
         ValueError: If there are none.
     """
-    return encoder_owner(model).layer_stack
+    return cast(LayerStack, encoder_owner(model).layer_stack)
 
 
 def trainable_module_names(model: nn.Module) -> list[str]:
@@ -57,7 +58,7 @@ def trainable_module_names(model: nn.Module) -> list[str]:
             f"{type(model).__name__} has several pretrained parts, so modules_to_save has no default; give "
             f"modules_to_save=[…] ([] for none), or adapt only its {type(owner).__name__}"
         )
-    pretrained = owner.layer_stack.pretrained
+    pretrained = layer_stack(owner).pretrained
     parts = [(name, part) for name, part in owner.named_children() if name not in pretrained]
     if model is not owner:
         parts += [(name, part) for name, part in model.named_children() if not isinstance(part, PreTrainedModel)]
@@ -93,7 +94,7 @@ def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]
         ValueError: If the layers have none.
     """
     owner = encoder_owner(model)
-    stack = owner.layer_stack
+    stack = layer_stack(owner)
     names = sorted(name for name, module in _bare_modules(stack.layers[0]) if wanted(module))
     if not names:
         kind = type(getattr(owner, "encoder", owner)).__name__

@@ -12,6 +12,7 @@ from peft import PeftConfig, TaskType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
+from hf_any3d.tuners.config import EncoderTunerConfig
 from hf_any3d.tuners.targets import trainable_module_names
 
 # Task types whose PEFT models pass on only arguments that point cloud models accept.
@@ -99,7 +100,7 @@ class EncoderTuner(BaseTuner):
     tuner_layer_cls: type[WrappedModule]
     target_module_mapping: dict[str, list[str]] = {}
 
-    def default_targets(self, peft_config: PeftConfig) -> str:
+    def default_targets(self, peft_config: EncoderTunerConfig) -> str:
         """Return a regular expression of the modules to wrap."""
         raise NotImplementedError(f"{type(self).__name__} does not implement default_targets")
 
@@ -116,7 +117,7 @@ class EncoderTuner(BaseTuner):
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: Any) -> PeftConfig:
+    def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
         if peft_config.task_type not in _TASK_TYPES:
             allowed = ", ".join(repr(str(name.value)) for name in _TASK_TYPES if name)
             raise ValueError(
@@ -168,7 +169,7 @@ class EncoderTuner(BaseTuner):
         setattr(parent, child_name, new_module)
 
 
-def _modules_to_save(peft_config: PeftConfig) -> list[str] | None:
+def _modules_to_save(peft_config: EncoderTunerConfig) -> list[str] | None:
     """Return the user's `modules_to_save`, without the names that PEFT appends for text classifiers."""
     names = peft_config.modules_to_save
     if names is None or peft_config.task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):

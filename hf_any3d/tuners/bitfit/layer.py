@@ -27,7 +27,7 @@ class BitFitLayer(WrappedModule):
 
     def update_layer(self, adapter_name: str, config: BitFitConfig) -> None:
         """Add an adapter, initially zero."""
-        self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(self.base_layer.bias.shape))
+        self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(self.base_layer.get_parameter("bias").shape))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 

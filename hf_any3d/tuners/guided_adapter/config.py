@@ -20,7 +20,8 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     output norm and head are trained and saved with it.
     """
 
-    ranges: ClassVar[Ranges] = EncoderLayersConfig.ranges | {
+    ranges: ClassVar[Ranges] = {
+        **EncoderLayersConfig.ranges,
         "r": (1, 16_384),
         "bottleneck_scale": (-1e6, 1e6),
         "bottleneck_dropout": SHARE,

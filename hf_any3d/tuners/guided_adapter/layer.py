@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class GuidedAdapterLayer(WrappedModule):
@@ -167,11 +170,12 @@ def _gathered(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
     if not any(hasattr(parameter, "full_tensor") for parameter in attention.parameters()):
         return attention
     gathered = copy.copy(attention)
-    gathered._parameters = {name: _gather(parameter).to(dtype) for name, parameter in attention.named_parameters()}
+    weights = {name: _gather(cast("DTensor", weight)).to(dtype) for name, weight in attention.named_parameters()}
+    gathered._parameters = weights  # pyright: ignore[reportAttributeAccessIssue] tensors with a gradient function
     return gathered
 
 
-def _gather(parameter: torch.Tensor) -> torch.Tensor:
+def _gather(parameter: DTensor) -> torch.Tensor:
     from torch.distributed.tensor import Partial
 
     mesh = parameter.device_mesh

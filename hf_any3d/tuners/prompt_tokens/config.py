@@ -20,7 +20,7 @@ class PromptTokensConfig(EncoderLayersConfig):
     view, like the class token. By default tokenizer, class token, output norm and head are also trained and saved.
     """
 
-    ranges: ClassVar[Ranges] = EncoderLayersConfig.ranges | {"num_prompts": (1, 16_384)}
+    ranges: ClassVar[Ranges] = {**EncoderLayersConfig.ranges, "num_prompts": (1, 16_384)}
 
     num_prompts: int = field(default=10, metadata={"help": "Number of prompts per layer."})
 
