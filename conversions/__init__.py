@@ -9,7 +9,7 @@ a command in `hf_any3d/cli/convert.py`.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
@@ -22,6 +22,15 @@ _PUBLIC = {
     "convert_minigpt3d_parts": "minigpt3d.convert",
 }
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] imported on use
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from hf_any3d.conversions.act.convert import convert_act as convert_act
+    from hf_any3d.conversions.any2point.convert import convert_any2point as convert_any2point
+    from hf_any3d.conversions.imagebind_audio import convert_imagebind_audio as convert_imagebind_audio
+    from hf_any3d.conversions.minigpt3d.convert import (
+        convert_minigpt3d as convert_minigpt3d,
+        convert_minigpt3d_parts as convert_minigpt3d_parts,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path as _Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _models = _Path(__file__).parent / "modeling"
 if not _models.is_dir():
@@ -55,6 +55,49 @@ _PUBLIC = {
     "trainable_module_names": "tuners",
 }
 __all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time names are imported when they are first used
+    from hf_any3d.auto import (
+        AutoModelForPointCloudClassification as AutoModelForPointCloudClassification,
+        AutoModelForPointCloudReconstruction as AutoModelForPointCloudReconstruction,
+        AutoModelForPointCloudSegmentation as AutoModelForPointCloudSegmentation,
+        AutoModelForPointCloudTextToText as AutoModelForPointCloudTextToText,
+        AutoModelForZeroShotPointCloudClassification as AutoModelForZeroShotPointCloudClassification,
+    )
+    from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
+    from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
+    from hf_any3d.data.files import read_point_cloud as read_point_cloud
+    from hf_any3d.modeling.act import (
+        ActAutoencoder as ActAutoencoder,
+        ActAutoencoderConfig as ActAutoencoderConfig,
+        ActConfig as ActConfig,
+        ActForPartSegmentation as ActForPartSegmentation,
+        ActForPointCloudClassification as ActForPointCloudClassification,
+        ActForPreTraining as ActForPreTraining,
+        ActForSemanticSegmentation as ActForSemanticSegmentation,
+        ActModel as ActModel,
+    )
+    from hf_any3d.modeling.any2point import (
+        Any2PointConfig as Any2PointConfig,
+        Any2PointForPartSegmentation as Any2PointForPartSegmentation,
+        Any2PointForPointCloudClassification as Any2PointForPointCloudClassification,
+        Any2PointForSemanticSegmentation as Any2PointForSemanticSegmentation,
+        Any2PointForZeroShotPointCloudClassification as Any2PointForZeroShotPointCloudClassification,
+        Any2PointModel as Any2PointModel,
+    )
+    from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
+    from hf_any3d.modeling.minigpt3d import (
+        MiniGPT3DConfig as MiniGPT3DConfig,
+        MiniGPT3DForConditionalGeneration as MiniGPT3DForConditionalGeneration,
+    )
+    from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
+    from hf_any3d.tuners import (
+        BitFitConfig as BitFitConfig,
+        GuidedAdapterConfig as GuidedAdapterConfig,
+        PromptTokensConfig as PromptTokensConfig,
+        encoder_linear_pattern as encoder_linear_pattern,
+        trainable_module_names as trainable_module_names,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -22,15 +22,15 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType
-from peft import auto as peft_auto
+from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
-from hf_any3d.tuners.saved_adapters import check_base, left_out_modules
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base
+from hf_any3d.tuners.targets import left_out_modules
 
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""

@@ -7,8 +7,7 @@ import peft
 import pytest
 import torch
 import transformers
-from peft import AutoPeftModel, PeftModel, PromptTuningConfig, get_peft_model
-from peft import auto as peft_auto
+from peft import AutoPeftModel, PeftModel, PromptTuningConfig, auto as peft_auto, get_peft_model
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto import auto_factory
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_any3d.data.catalog import modelnet40, scanobjectnn, shapenetpart
-from hf_any3d.data.catalog import s3dis as s3dis_rooms
+from hf_any3d.data.catalog import modelnet40, s3dis as s3dis_rooms, scanobjectnn, shapenetpart
 
 
 @dataclass(frozen=True)

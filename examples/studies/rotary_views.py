@@ -43,10 +43,11 @@ from examples.studies.runs import (
 )
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
+from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.encoders import LayerPass, find_family
 from hf_any3d.modeling.encoders.rotary import combine_views, rotary_line_inputs
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
+from hf_any3d.modeling.point_ops.geometry import normalize_centers
 
 # Gates would hide most of the frozen layers at the start, which are what is compared.
 NO_GATE = {"gate": None}

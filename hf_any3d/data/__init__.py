@@ -4,6 +4,7 @@ Names are imported when first used, since `datasets` takes seconds to import.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "AugmentedDataset": "torch_datasets",
@@ -33,8 +34,35 @@ _PUBLIC = {
 
 __all__ = sorted(_PUBLIC)
 
+if TYPE_CHECKING:  # for editors and type checkers
+    from hf_any3d.data.blocks import merge_blocks as merge_blocks, split_into_blocks as split_into_blocks
+    from hf_any3d.data.catalog import load_point_dataset as load_point_dataset
+    from hf_any3d.data.collator import PointCloudCollator as PointCloudCollator
+    from hf_any3d.data.conversion.publishing import push_point_dataset as push_point_dataset
+    from hf_any3d.data.feature import PointCloud as PointCloud
+    from hf_any3d.data.file_conversion import (
+        embed_files as embed_files,
+        files_to_points as files_to_points,
+        points_to_files as points_to_files,
+    )
+    from hf_any3d.data.splits import draw_fold as draw_fold, validation_split as validation_split
+    from hf_any3d.data.torch_datasets import AugmentedDataset as AugmentedDataset
+    from hf_any3d.data.transforms import (
+        CenterAndScale as CenterAndScale,
+        Compose as Compose,
+        FarthestSubsample as FarthestSubsample,
+        Jitter as Jitter,
+        RandomDropout as RandomDropout,
+        RandomRotation as RandomRotation,
+        RandomScale as RandomScale,
+        RandomShift as RandomShift,
+        RandomSubsample as RandomSubsample,
+        Shuffle as Shuffle,
+        build_transform as build_transform,
+    )
 
-def __getattr__(name: str):
+
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

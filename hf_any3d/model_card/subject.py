@@ -19,7 +19,7 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.tasks import TASKS, CardTask
 from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
-from hf_any3d.tuners.saved_adapters import left_out_modules
+from hf_any3d.tuners.targets import left_out_modules
 
 # Fields of a PEFT config that do not describe what the adapter does.
 _NOT_SETTINGS = {

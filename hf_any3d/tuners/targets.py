@@ -1,10 +1,11 @@
-"""Modules that PEFT methods adapt: the layers of a frozen encoder or of a pretrained point transformer."""
+"""Modules that PEFT methods adapt (layers of a frozen encoder or point transformer), and those to train in full."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -61,6 +62,23 @@ def trainable_module_names(model: nn.Module) -> list[str]:
     if model is not owner:
         parts += [(name, part) for name, part in model.named_children() if not isinstance(part, PreTrainedModel)]
     return [name for name, part in parts if next(part.parameters(), None) is not None]
+
+
+def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
+    """Return the names of modules that are neither pretrained nor saved with an adapter.
+
+    If there are none, pretrained weights and adapter together are the complete model. Otherwise the adapter works only
+    with the exact base model that it was trained on.
+    """
+    base = model.get_base_model()
+    owner = encoder_owner(base)
+    modules = {**dict(base.named_children()), **dict(owner.named_children())}
+    # PEFT wraps modules that are trained in full and keeps one copy for each adapter.
+    return [
+        name
+        for name in trainable_module_names(base)
+        if adapter_name not in getattr(modules[name], "modules_to_save", ())
+    ]
 
 
 def encoder_linear_pattern(model: nn.Module) -> str:

@@ -1,4 +1,16 @@
-"""ACT's point transformer, its heads for classification and segmentation, and its pretraining (arXiv 2212.08320)."""
+"""ACT's point transformer, its heads for classification and segmentation, and its pretraining (arXiv 2212.08320).
+
+points (batch, N, 3)
+    │  sample centers, group their neighbors
+    ▼
+patches (batch, G, M, 3) ─► patch encoder ─► tokens (batch, G, hidden), class token first, + MLP of the centers
+    │  point transformer
+    ▼
+features (batch, 1 + G, hidden) ─┬─► class token and maximum ─► class scores
+                                 ├─► propagation to the points ─► scores of each point
+                                 └─► pretraining: features at masked patches, compared with those that the
+                                     frozen autoencoder gives for the same patches
+"""
 
 from __future__ import annotations
 
@@ -13,8 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
@@ -23,7 +34,6 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.any2point.virtual_projection import Geometry, normalize_centers
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
     STORED_HERE,
@@ -50,6 +60,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision, three_nearest_interpolate, voxel_cells
+from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,

@@ -1,4 +1,13 @@
-"""ACT's first training stage: a discrete autoencoder of point clouds with a frozen transformer of any modality."""
+"""ACT's first training stage: a discrete autoencoder of point clouds with a frozen transformer of any modality.
+
+patches (batch, G, M, 3) ─► patch encoder ─► graph convolutions ─► scores of codes (batch, G, codes)
+    │  Gumbel softmax while training, the likeliest code otherwise
+    ▼
+codes (batch, G, width) ─► frozen transformer with learned prompts ─► features: the targets of the student
+    │
+    ▼
+graph convolutions ─► folding decoder ─► coarse and fine patches ─► Chamfer distance (+ KL term of the codes)
+"""
 
 from __future__ import annotations
 
@@ -13,8 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.any2point.virtual_projection import Geometry
 from hf_any3d.modeling.kernels.cells import Membership, mean_in_cells
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max
+from hf_any3d.modeling.point_ops.geometry import Geometry
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,18 @@
-"""Any2Point: point clouds as input of a frozen pretrained transformer of any modality, with heads for each task."""
+"""Any2Point: point clouds as input of a frozen pretrained transformer of any modality, with heads for each task.
+
+points (batch, N, 3 + C)
+    │  PointTokenizer: sample centers, group their neighbors, pool
+    ▼
+tokens (batch, G, hidden), centers (batch, G, 3) ──► virtual projection: places and cells in six views
+    │  + the encoder's own positions at these places, mean over the views
+    ▼
+frozen layer: attention ─► feed-forward ─► guided adapter, within the cells of the views ─► + residual
+    │  × layers
+    ▼
+output norm ─► pooling (batch, width) ─┬─► class scores
+                                       ├─► propagation to the points ─► scores of each point
+                                       └─► alignment with texts ─► similarity to class names
+"""
 
 from __future__ import annotations
 
@@ -14,14 +28,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer, PointTokenizer
-from hf_any3d.modeling.any2point.virtual_projection import Geometry, Projection, normalize_centers, project
+from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
     STORED_HERE,
@@ -56,6 +69,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
+from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.modeling.text_towers import (
     TextTower,
     embed_labels,

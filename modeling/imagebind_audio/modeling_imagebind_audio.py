@@ -1,4 +1,10 @@
-"""ImageBind's audio encoder as a transformers model (arXiv 2305.05665)."""
+"""ImageBind's audio encoder as a transformers model (arXiv 2305.05665).
+
+input_values (batch, 1, mel bins, frames) ─► convolution into patches ─► class token, + learned positions
+    │  pre-norm layers; attention has one extra learned key and value
+    ▼
+hidden states (batch, 1 + patches, hidden) ─► norm ─► class token
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling

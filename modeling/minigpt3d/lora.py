@@ -15,8 +15,7 @@ from typing import Any
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 
 
 def inject_lora(submodel: nn.Module, settings: Mapping[str, Any]) -> None:

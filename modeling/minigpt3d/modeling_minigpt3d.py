@@ -1,4 +1,14 @@
-"""MiniGPT-3D: a language model that takes point clouds as input (arXiv 2405.01413)."""
+"""MiniGPT-3D: a language model that takes point clouds as input (arXiv 2405.01413).
+
+points (clouds, N, 6) ─► point encoder ─► point tokens (clouds, 1 + G, width) ─► MLP ─► keys and values
+                                                │                                            │
+                                                └─► router: mixture of query experts ─► Q-Former
+                                                                                             │  projector
+                                                                                             ▼
+input_ids with placeholders ─► word embeddings ─► placeholders filled with cloud tokens (clouds, 32, hidden)
+                                                                                             │
+                                                             language model with LoRA ◄──────┘ ─► next token
+"""
 
 from __future__ import annotations
 
@@ -21,8 +31,8 @@ from transformers import (
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
+    initialization as init,
 )
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging

@@ -1,4 +1,9 @@
-"""The language model that MiniGPT-3D was released with: Phi with more norms and a joint query, key, value layer."""
+"""The language model that MiniGPT-3D was released with: Phi with more norms and a joint query, key, value layer.
+
+hidden states ─► norm ─┬─► joint query, key, value ─► norms, rotary positions ─► attention ─► norm ─┐
+                 │     └─► MLP ─────────────────────────────────────────────────────────────────────┤
+                 └────────────────────────────────────────────────────────── residual ──────────────┴─► sum
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,17 @@
-"""Load a stored adapter of any PEFT method into a model, and account for every tensor."""
+"""Stored adapters of any PEFT method: load them into a model, and check their base model and their settings."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.config_checks import check_sizes
 from hf_any3d.modeling.pretrained_parts.loading import listed
@@ -58,6 +61,31 @@ def load_adapter_into(
         raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -> None:
+    """Compare a base model with the one that an adapter was trained on.
+
+    Args:
+        model: The base model.
+        recorded: The adapter's config.json.
+        adapter: Name of the adapter's repository, for messages.
+
+    Raises:
+        EncoderMismatchError: If pretrained weights differ. Other differences give a warning.
+    """
+    model.check_adapter_base(recorded, adapter)
+    config = model.config
+    own = {field.name for field in dataclasses.fields(type(config))}
+    own -= {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    different = [
+        f"{name}={getattr(config, name)!r}, the adapter was trained with {recorded[name]!r}"
+        for name in sorted(own & recorded.keys())
+        if not name.startswith(model._settings_without_effect_on_adapters)
+        and json.loads(json.dumps(getattr(config, name))) != recorded[name]
+    ]
+    if different:
+        warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
 
 
 def check_adapter_config(config: PeftConfig) -> None:

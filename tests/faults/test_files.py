@@ -18,8 +18,7 @@ from hf_any3d.data.conversion import shards
 from hf_any3d.data.conversion.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
 from tests.conversions.converters import CONVERTERS
-from tests.data.conversion.toy import COUNTS, load_toy, write_tree
-from tests.data.conversion.toy import cloud as toy_cloud
+from tests.data.conversion.toy import COUNTS, cloud as toy_cloud, load_toy, write_tree
 from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
 from tests.faults.killing import ALL, MODES, fill, points, report, run_child

@@ -13,8 +13,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_any3d.data.catalog import (
     folder as folders,
-)
-from hf_any3d.data.catalog import (
     modelnet40,
     modelnet40_fewshot,
     modelnet40_generative,
@@ -27,8 +25,7 @@ from hf_any3d.data.catalog import (
 from hf_any3d.data.conversion import loading, shards
 from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
-from tests.data.catalog.test_folder_metadata import ROWS
-from tests.data.catalog.test_folder_metadata import write as write_metadata
+from tests.data.catalog.test_folder_metadata import ROWS, write as write_metadata
 from tests.data.clouds import points
 from tests.fuzz.damage import mutate
 from tests.fuzz.fuzz_files import STARTS_NOTHING_ELSE

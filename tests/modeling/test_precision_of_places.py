@@ -8,11 +8,12 @@ import torch
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
-from hf_any3d.modeling.any2point.virtual_projection import normalize_centers, project
+from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.encoders import PositionTable
 from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import chamfer_distance, farthest_point_sample, knn, three_nearest_interpolate
+from hf_any3d.modeling.point_ops.geometry import normalize_centers
 from tests.modeling.rounded_products import RoundedProducts, rounded
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, tiny_scene_model
@@ -117,8 +118,7 @@ def test_rounded_products_are_rounded():
 @torch.no_grad()
 def test_a_segmentation_model_interpolates_in_full_precision(model_class, mode, monkeypatch):
     """Check the inputs and positions that the head interpolates."""
-    from hf_any3d.modeling.act import ActForSemanticSegmentation
-    from hf_any3d.modeling.act import modeling_act as modeling_act_segmentation
+    from hf_any3d.modeling.act import ActForSemanticSegmentation, modeling_act as modeling_act_segmentation
     from hf_any3d.modeling.any2point import modeling_any2point
 
     module = modeling_any2point if model_class == "Any2Point" else modeling_act_segmentation

@@ -5,8 +5,7 @@ import trimesh
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.pipelines import ZeroShotPointCloudClassificationPipeline
-from hf_any3d.pipelines import zero_shot_point_cloud_classification as module
+from hf_any3d.pipelines import ZeroShotPointCloudClassificationPipeline, zero_shot_point_cloud_classification as module
 from tests.tiny_encoders import clouds, tiny_model
 from tests.tiny_text_towers import LABELS, adapted_zero_shot_model, tiny_zero_shot_model
 

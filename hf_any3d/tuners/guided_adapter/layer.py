@@ -16,8 +16,8 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     bottleneck,
     guided_aggregation,
 )
-from hf_any3d.modeling.any2point.virtual_projection import Geometry
 from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 

@@ -8,8 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, read_point_cloud
-from hf_any3d.data.files import ply as ply_reader
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, ply as ply_reader, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
 from hf_any3d.data.files.source import FREE_BYTES
 

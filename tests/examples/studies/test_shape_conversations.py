@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
-from examples.studies import shape_conversations as conversations
-from examples.studies import shape_facts
+from examples.studies import shape_conversations as conversations, shape_facts
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
 from hf_any3d.evaluation import ClassNameJudge

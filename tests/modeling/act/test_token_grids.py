@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.act.modeling_act import GRIDS, TokenGrids
-from hf_any3d.modeling.any2point.virtual_projection import normalize_centers
+from hf_any3d.modeling.point_ops.geometry import normalize_centers
 
 
 def centers(batch: int = 3, tokens: int = 40) -> torch.Tensor:

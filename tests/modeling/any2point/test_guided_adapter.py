@@ -13,7 +13,7 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     guided_aggregation,
     pool_views,
 )
-from hf_any3d.modeling.any2point.virtual_projection import Geometry
+from hf_any3d.modeling.point_ops.geometry import Geometry
 from tests.closeness import assert_nearly_equal
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2

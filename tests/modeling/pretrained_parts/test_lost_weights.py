@@ -23,8 +23,10 @@ from hf_any3d.cli import app
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests import tiny_act
-from tests.modeling.minigpt3d.test_parts import built
-from tests.modeling.minigpt3d.test_parts import folder as chat_parts  # noqa: F401  a fixture
+from tests.modeling.minigpt3d.test_parts import (
+    built,
+    folder as chat_parts,  # noqa: F401  a fixture
+)
 from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
 from tests.modeling.pretrained_parts.test_pretrained_parts import answers, trained_in_place
 from tests.tiny_encoders import saved_encoder, tiny_model

@@ -27,8 +27,10 @@ from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
-from tests.modeling.minigpt3d.test_parts import built
-from tests.modeling.minigpt3d.test_parts import folder as chat_parts  # noqa: F401  a fixture
+from tests.modeling.minigpt3d.test_parts import (
+    built,
+    folder as chat_parts,  # noqa: F401  a fixture
+)
 from tests.modeling.minigpt3d.tiny_model import clouds as chat_clouds
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model, tiny_part_model, tiny_scene_model

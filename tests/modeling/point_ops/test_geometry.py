@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point.virtual_projection import Geometry
 from hf_any3d.modeling.kernels.cells import membership
+from hf_any3d.modeling.point_ops.geometry import Geometry
 from tests.tiny_encoders import clouds
 
 

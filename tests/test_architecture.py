@@ -1,0 +1,87 @@
+"""The source is built as docs/architecture.md says: packages in layers, and every path that it names exists."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+FOLDERS = {"hf_any3d": "hf_any3d", "modeling": "hf_any3d.modeling", "conversions": "hf_any3d.conversions"}
+
+
+def sources() -> dict[str, Path]:
+    """Module name -> file, of everything that is installed."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for file in (ROOT / folder).rglob("*.py"):
+            if folder != "hf_any3d" or file.relative_to(ROOT).parts[1] not in ("modeling", "conversions"):
+                path = file.relative_to(ROOT / folder).with_suffix("")
+                found[".".join([package, *path.parts]).removesuffix(".__init__")] = file
+    return found
+
+
+SOURCES = sources()
+
+
+def package_of(module: str) -> str:
+    """The package as the page names it: the first part after `hf_any3d`, two parts within `modeling`."""
+    _, *parts = module.split(".")
+    return ".".join(parts[: 2 if parts[:1] == ["modeling"] else 1])
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Names of our modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("hf_any3d."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "hf_any3d":
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in SOURCES else node.module
+
+
+def layers(page: str) -> dict[str, int]:
+    """Package -> row of the table in the section "Packages"."""
+    rows = page.partition("## Packages")[2].partition("## ")[0].splitlines()
+    cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
+    return {package: number for number, cell in enumerate(cells) for package in re.findall(r"`([\w.]+)`", cell)}
+
+
+def upward(edges: dict[tuple[str, str], list[str]], order: dict[str, int]) -> list[str]:
+    """Imports between packages that do not lead to an earlier row."""
+    return [
+        f"{importer} imports {imported}: {', '.join(sorted(files))}"
+        for (importer, imported), files in sorted(edges.items())
+        if order[imported] >= order[importer]
+    ]
+
+
+def test_packages_import_only_those_above_them_in_the_table():
+    order, edges = layers(PAGE), defaultdict(list)
+    for module, file in SOURCES.items():
+        for name in imports(file):
+            importer, imported = package_of(module), package_of(name)
+            if importer and imported and importer != imported:
+                edges[importer, imported].append(file.relative_to(ROOT).as_posix())
+    assert len(edges) > 50
+    assert upward(edges, order) == []
+
+
+def test_the_table_names_every_package_and_no_other():
+    assert set(layers(PAGE)) == {package_of(module) for module in SOURCES} - {"", "modeling"}
+
+
+def test_an_import_to_a_later_row_is_found():
+    order = {"low": 0, "high": 1, "beside": 1}
+    assert upward({("high", "low"): ["a.py"]}, order) == []
+    assert upward({("low", "high"): ["a.py"]}, order) == ["low imports high: a.py"]
+    assert upward({("high", "beside"): ["a.py"]}, order) == ["high imports beside: a.py"]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./-]+/[\w./*-]*)`", PAGE))))
+def test_paths_that_the_page_names_exist(path):
+    assert list(ROOT.glob(path.rstrip("/"))), path
