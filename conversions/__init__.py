@@ -21,7 +21,7 @@ _PUBLIC = {
     "convert_minigpt3d": "minigpt3d.convert",
     "convert_minigpt3d_parts": "minigpt3d.convert",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] imported on use
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.conversions.act.convert import convert_act as convert_act

@@ -90,15 +90,15 @@ def write_any2point_card(
         encoder_name: The encoder that the frozen layers were compared with.
         model: The converted model.
     """
-    config, program = model.get_base_model().config, VARIANTS[variant]
+    subject, program = Subject.from_model(model), VARIANTS[variant]
     on_hub = not os.path.isdir(encoder_name)
     flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _ANY2POINT_ACCIDENTS)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     compared = f"{code(encoder_name)}, the source of the position table." if on_hub else "the given encoder."
     card = build_model_card(
-        Subject.from_model(model),
+        subject,
         title,
-        intro=f"Classifies 3D point clouds: {config.num_labels} classes of {inline(program.dataset)}.",
+        intro=f"Classifies 3D point clouds: {subject.config.num_labels} classes of {inline(program.dataset)}.",
         remark=f"This is the checkpoint that the authors released for this dataset, converted by hf_any3d "
         f"{__version__} (variant {code(variant)}). {trained:,} parameters were trained.",
         base_model=encoder_name if on_hub else None,
@@ -136,7 +136,7 @@ def write_act_card(
     """
     config = model.config
     autoencoder = getattr(model, "autoencoder", model if kind == "dvae" else None)
-    on_hub = teacher is not None and not os.path.isdir(teacher)
+    on_hub = None if teacher is None or os.path.isdir(teacher) else os.fspath(teacher)
     flags = ", ".join(code(text) for text in _accidents(config, autoencoder))
     labels = f"{config.num_labels} labels"
     labels += f" of {inline(trained_on.title)}" if trained_on else ", whose names are not known"
@@ -146,14 +146,14 @@ def write_act_card(
     left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out" if kind == "pretrain" else ""
     compared = ""
     if teacher is not None:
-        compared = f" The teacher's layers equal those of {code(teacher) if on_hub else 'the given encoder'}."
+        compared = f" The teacher's layers equal those of {code(on_hub) if on_hub else 'the given encoder'}."
     card = build_model_card(
         Subject.from_model(model),
         title,
         intro=_ACT_WHAT[kind].format(labels=labels),
         remark=f"This is a checkpoint of the programs that the authors released, {KINDS[kind].described}, converted "
         f"by hf_any3d {__version__} (kind {code(kind)}).{_teacher(autoencoder)}",
-        base_model=os.fspath(teacher) if on_hub else None,
+        base_model=on_hub,
         sections={
             "What it computes": f"The released program, with the accidents that its weights were trained with: "
             f"{flags}. The defaults of `{type(config).__name__}` are the sound ones."
@@ -178,6 +178,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         dtype: Type that floats are stored in.
     """
     model, config, files = assembly.model, assembly.model.config, assembly.files
+    assert config.text_lora and config.qformer_lora  # every assembled model has both
     sources = [_source(name, part.files) for name, part in zip(_MINIGPT3D_PARTS, assembly.parts, strict=True)]
     sources += [_source(f"{STAGES[file.stage]}, {file.entries} tensors", [file.path]) for file in files]
     listed = "\n".join(sources)
@@ -188,7 +189,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         license="cc-by-nc-sa-4.0",
         language="en",
         remark=f"These are weights of the authors, converted by hf_any3d {__version__}, stored in {dtype}."
-        f"{_training_state(config, files, assembly.fresh)} It takes {config.point_config.in_channels} channels per "
+        f"{_training_state(config, files, assembly.fresh)} It takes {config.in_channels} channels per "
         "point: coordinates, then colors from 0 to 1.",
         sections={
             "What it was trained on": _MINIGPT3D_TRAINED_ON,
@@ -259,7 +260,7 @@ def _source(what: str, files: Sequence[Path]) -> str:
 
 def _training_state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:
     last = files[-1].stage
-    stage = f"stage {'I' * config.stage}" if last == 3 else STAGES[last]
+    stage = f"stage {'I' * (config.stage or last)}" if last == 3 else STAGES[last]
     text = f" It is the result of {stage}." if last else ""
     if "bridge.point_mlp" in fresh:
         text += " **It has not been trained on point clouds yet**; stage I starts from it."

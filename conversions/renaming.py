@@ -45,11 +45,11 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
     kept: dict[str, torch.Tensor] = {}
     unknown, twice = [], []
     for name, tensor in original.items():
-        match, ours = next(
-            ((match, ours) for pattern, ours in names.items() if (match := re.match(pattern, name))), (None, None)
-        )
-        if match is None:
+        found = next(((match, ours) for pattern, ours in names.items() if (match := re.match(pattern, name))), None)
+        if found is None:
             unknown.append(name)
+            continue
+        match, ours = found
         if ours is None:
             continue
         kept[name] = tensor

@@ -158,7 +158,7 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
             holder = file.read(200).strip() or "another process"
             file.close()
             if not isinstance(error, (BlockingIOError, PermissionError)):
-                raise OSError(error.errno, f"{lock}: cannot be locked ({os.strerror(error.errno)})") from error
+                raise OSError(error.errno, f"{lock}: cannot be locked ({error.strerror})") from error
             raise BlockingIOError(
                 error.errno, f"{output}: {holder} is writing there; wait until it ends, or pass another folder"
             ) from None

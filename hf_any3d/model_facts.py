@@ -6,12 +6,13 @@ import itertools
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftType, get_peft_model
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, trained_names
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
 
@@ -46,14 +47,14 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     kind = (config.architectures or [type(config).__name__])[0]
     facts = {"model": name_or_path, "class": kind, **_encoder_facts(config), **_part_facts(config)}
     facts |= {
-        "adapter": None if adapter is None else adapter.peft_type.value.lower(),
+        "adapter": None if adapter is None else PeftType(adapter.peft_type).value.lower(),
         "trained parameters": trained,
         "total parameters": total,
     }
     if hasattr(config, "num_codes"):
         facts["codes"] = config.num_codes
     elif not isinstance(config, MiniGPT3DConfig):
-        facts["labels"] = [config.id2label[number] for number in sorted(config.id2label)]
+        facts["labels"] = [label for _, label in sorted((config.id2label or {}).items())]
     return facts | {
         "points": _num_points(name_or_path, revision),
         "channels": config.in_channels,
@@ -83,7 +84,7 @@ def _part_facts(config: PreTrainedConfig) -> dict[str, Any]:
     """Describe the pretrained parts of MiniGPT-3D; empty for other models."""
     if not isinstance(config, MiniGPT3DConfig):
         return {}
-    kinds = {
+    kinds: dict[str, Any] = {
         "point_encoder": config.point_config,
         "qformer": config.qformer_config,
         "language_model": config.text_config,
@@ -105,7 +106,7 @@ def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
 
 def _num_points(name: str, revision: str | None) -> int | None:
     try:
-        return PointCloudProcessor.from_pretrained(name, revision=revision).num_points
+        return PointCloudProcessor.from_pretrained(name, revision=revision or "main").num_points
     except OSError:  # saved without a processor
         return None
 
@@ -119,6 +120,6 @@ def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, i
             adapter.inference_mode = False
             model = get_peft_model(model, adapter)
     trained, total = count_parameters(model)
-    if isinstance(config, MiniGPT3DConfig):  # its stage defines the trained parameters
+    if isinstance(model, MiniGPT3DForConditionalGeneration):  # its stage defines the trained parameters
         trained = sum(model.get_parameter(name).numel() for name in trained_names(model))
     return trained, total

@@ -19,12 +19,12 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import getattr_static, signature
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
@@ -67,7 +67,7 @@ class Patch:
         original = found.__func__ if isinstance(found, classmethod) else found
         if getattr(original, "_patched_by_hf_any3d", False):
             return
-        wrapper = functools.wraps(original)(self.wrap(original))
+        wrapper: Any = functools.wraps(original)(self.wrap(original))
         wrapper._patched_by_hf_any3d = True
         setattr(owner, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
 
@@ -100,7 +100,7 @@ def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
 )
 def _save_config_with_adapter(original: Callable) -> Callable:
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
-        model = self.get_base_model()
+        model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
             if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
                 # A model that was not loaded from a repository is its encoder and what is saved here.
@@ -177,7 +177,7 @@ def _write_card_of_run(original: Callable) -> Callable:
 )
 def _check_base_of_adapter(original: Callable) -> Callable:
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        model = self.get_base_model()
+        model = cast(PreTrainedModel, self.get_base_model())
         if isinstance(model, AdapterLoadingMixin) and (recorded := _our_config(model_id, kwargs)):
             check_base(model, recorded, os.fspath(model_id))
         return original(self, model_id, *args, **kwargs)
@@ -216,7 +216,7 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
         hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
         hub |= {} if revision is None else {"revision": revision}
         recorded = _our_config(pretrained_model_name_or_path, hub)
-        task_type = PeftConfig.from_pretrained(pretrained_model_name_or_path, **hub).task_type
+        task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
         expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
         # For another task type the original names the class to use.
         if recorded is None or cls._target_peft_class is not expected:

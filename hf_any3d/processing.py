@@ -211,7 +211,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         for name in self.features[1:]:
             values = getattr(cloud, ATTRIBUTES[name])
             if values is None and name == "rgb" and self.default_rgb is not None:
-                values = np.tile(np.float32(self.default_rgb), (len(cloud), 1))
+                values = np.tile(np.asarray(self.default_rgb, np.float32), (len(cloud), 1))
             if values is None:
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"

@@ -1,7 +1,7 @@
 """Facts about models from their configuration files."""
 
 import pytest
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 
 from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.model_card.run_report import count_parameters
@@ -47,6 +47,18 @@ def test_facts_of_minigpt3d_list_stage_and_parts(tmp_path):
     assert facts["language model checksum"].startswith("tensors-sha256:")
     assert facts["qformer"] == "stored with the model" and "labels" not in facts
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
+
+
+def test_parameters_of_an_adapter_around_minigpt3d_are_counted(tmp_path):
+    parts = write_parts(tmp_path)
+    model = build_from_parts(parts["point_encoder"], None, parts["language_model"], **TALKING)
+    set_stage(model, 2)
+    model.config.save_pretrained(tmp_path / "adapter")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["fc1"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    facts = model_facts(str(tmp_path / "adapter"))
+    assert facts["adapter"] == "lora"
+    assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(adapted)
 
 
 def test_facts_of_a_student_have_no_encoder(tmp_path):

@@ -36,7 +36,11 @@ _AUTOENCODER = "autoencoder."
 _NUM_GROUPS = 64
 _HEAD_WIDTH = 64
 _RELEASED = {"sampling_min_squared_norm": 1e-3}
-_RELEASED_PRETRAINING = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
+_RELEASED_PRETRAINING: dict[str, Any] = {
+    "noisy_targets": True,
+    "teacher_in_training_mode": True,
+    "encode_visible_only": False,
+}
 # The parts of a teacher before and after its layers: no checkpoint holds them, and point tokens skip them.
 _UNUSED = ("embeddings.", "pooler.")
 _TASK_MODELS = {
@@ -174,16 +178,14 @@ def _build(
     if kind == "pretrain":
         return _build_pretraining(checkpoint, state, teacher, choices), None
     if kind == "dvae":
-        model_class, trained_on = ActAutoencoder, None
-        config, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
-        inputs = (config, encoder)
-    else:
-        model_class = _TASK_MODELS[kind]
-        config, trained_on = _task_config(kind, state, choices)
-        inputs = (config,)
-    _account(checkpoint, model_class, config, state)
+        autoencoder, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
+        _account(checkpoint, ActAutoencoder, autoencoder, state)
+        with no_init_weights():
+            return ActAutoencoder(autoencoder, encoder), None
+    config, trained_on = _task_config(kind, state, choices)
+    _account(checkpoint, _TASK_MODELS[kind], config, state)
     with no_init_weights():
-        return model_class(*inputs), trained_on
+        return _TASK_MODELS[kind](config), trained_on
 
 
 def _build_pretraining(

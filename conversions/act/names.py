@@ -241,8 +241,8 @@ def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
     student = under("", "act.", STUDENT)
     if kind == "cls":
         deep = any(name.startswith("cls_head_finetune.1.") for name in state)
-        return student | (DEEP_HEAD if deep else LINEAR_HEAD)
-    return student | SEGMENTER
+        return {**student, **(DEEP_HEAD if deep else LINEAR_HEAD)}
+    return {**student, **SEGMENTER}
 
 
 def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -70,7 +70,7 @@ def convert_any2point(
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:
             config.set_part("encoder", None)  # an encoder without a name is saved with the adapter
-        model.save_pretrained(directory)
+        model.save_pretrained(os.fspath(directory))
         PointCloudProcessor(**program.processor).save_pretrained(directory)
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         write_any2point_card(directory, Path(output).name, Path(checkpoint), variant, name, model)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hf_any3d.conversions.checkpoints import check_finite
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, check_owners, split_rows, stack
+from hf_any3d.conversions.renaming import as_linear, as_vector, check_owners, split_rows, stack
 
+_Names = Mapping[str, str | tuple[str, ...]]
 MODEL = "any2point."
 BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
 SCANOBJECTNN_CLASSES = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
@@ -23,21 +25,21 @@ MODELNET40_CLASSES = (
 _CLIP = "encoder.layers.{layer}."
 _DINOV2 = "encoder.layer.{layer}."
 _IMAGEBIND = "layers.{layer}."
-CLIP_NAMES: Names = {
+CLIP_NAMES: _Names = {
     BLOCK + r"attn\.in_proj_(?P<tensor>\w+)": tuple(_CLIP + f"self_attn.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.out_proj\.": _CLIP + "self_attn.out_proj.",
     BLOCK + r"ln_(?P<norm>[12])\.": _CLIP + "layer_norm{norm}.",
     BLOCK + r"mlp\.c_fc\.": _CLIP + "mlp.fc1.",
     BLOCK + r"mlp\.c_proj\.": _CLIP + "mlp.fc2.",
 }
-DINOV2_NAMES: Names = {
+DINOV2_NAMES: _Names = {
     BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_DINOV2 + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.proj\.": _DINOV2 + "attention.o_proj.",
     BLOCK + r"norm(?P<norm>[12])\.": _DINOV2 + "norm{norm}.",
     BLOCK + r"ls(?P<scale>[12])\.gamma": _DINOV2 + "layer_scale{scale}.lambda1",
     BLOCK + r"mlp\.fc(?P<linear>[12])\.": _DINOV2 + "mlp.fc{linear}.",
 }
-IMAGEBIND_NAMES: Names = {
+IMAGEBIND_NAMES: _Names = {
     BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_IMAGEBIND + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.proj\.": _IMAGEBIND + "attention.o_proj.",
     BLOCK + r"norm(?P<norm>[12])\.": _IMAGEBIND + "norm{norm}.",
@@ -47,7 +49,7 @@ _STAGE = r"patch_embed\.EncP\.LGA_list\.(?P<stage>\d)\.linear2\.(?P<block>\d)\."
 _OUR_STAGE = MODEL + "point_tokenizer.stages.{stage}.blocks.{block}."
 _ATTENTION = "{layers}.0.guided_adapter_attention."
 # Patterns of trained tensors with our names. Our names may end in [view]: such tensors are stacked.
-TRAINED_NAMES: Names = {
+TRAINED_NAMES: _Names = {
     r"cls_token$": MODEL + "class_token.token",
     r"cls_pos$": MODEL + "class_token.position",
     r"norm\.": MODEL + "output_norm.",
@@ -101,7 +103,7 @@ class Variant:
     encoder_changes: dict[str, Any]
     encoder_name: str | None
     encoder_tower: str | None
-    encoder_names: Names
+    encoder_names: _Names
     layers: str
     model: dict[str, Any]
     adapter: dict[str, Any]

@@ -95,7 +95,7 @@ def convert_minigpt3d(
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
         model, config = assembly.model, assembly.model.config
-        most, tokens = min(config.point_token_id, config.text_config.vocab_size), len(opened_tokenizer)
+        most, tokens = min(config.point_token_id, parts[2].config.vocab_size), len(opened_tokenizer)
         if tokens > most:
             raise ValueError(f"the tokenizer has {tokens} tokens; the language model takes at most {most}")
         save_weights(directory, type(model).__name__, config, assembly.state, torch_dtype)
@@ -181,7 +181,7 @@ def _open_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _set_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def _set_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Set a language model's start and end token to its tokenizer's, and return the ids for generation.
 
     Configs of transformers' first Phi have ids 1 and 2, which are ordinary words of Phi-2's tokenizer.

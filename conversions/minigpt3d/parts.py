@@ -118,7 +118,7 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
         settings: dict[str, Any] = point_encoder_sizes(state)
         settings |= {"num_groups": num_groups} if num_groups else {}
         settings |= {"group_size": group_size} if group_size else {}
-        published = MiniGPT3DConfig().point_config.to_dict()
+        published = MiniGPT3DConfig().to_dict()["point_config"]
         config = ActConfig(**published | settings)
     return _make_part(file, [Path(file)], ActModel, config, state)
 

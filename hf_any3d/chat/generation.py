@@ -16,7 +16,6 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -26,6 +25,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.prompt import Prompt
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 
 # The released programs require 10 tokens including an invisible start token, so 9 here. They do not set top_k, whose
 # default was 50 in their version of transformers.
@@ -70,7 +70,7 @@ class Answerer:
         processor: Its processor.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: MiniGPT3DProcessor):
+    def __init__(self, model: MiniGPT3DForConditionalGeneration, processor: MiniGPT3DProcessor):
         self.model, self.processor = model, processor
         self._cached: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
@@ -84,10 +84,10 @@ class Answerer:
         Returns:
             `(clouds, num_query_tokens, text hidden)`; None for no clouds.
         """
-        clouds = {number: np.ascontiguousarray(cloud) for number, cloud in enumerate(clouds)}
-        keys = [hashlib.blake2b(cloud, digest_size=20).digest() for cloud in clouds.values()]
+        arrays = [np.ascontiguousarray(cloud) for cloud in clouds]
+        keys = [hashlib.blake2b(cloud.data, digest_size=20).digest() for cloud in arrays]
         found = {key: self._cached[key] for key in keys if key in self._cached}
-        new = {key: clouds[number] for number, key in enumerate(keys) if key not in found}
+        new = {key: cloud for key, cloud in zip(keys, arrays, strict=True) if key not in found}
         if new:
             points = [torch.from_numpy(cloud).to(self.model.device) for cloud in new.values()]
             found |= dict(zip(new, self.model.get_point_features(points), strict=True))
@@ -143,7 +143,7 @@ class Answerer:
             processors.append(SuppressToken(point_token))
         stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
         stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
-        return self.model.generate(
+        return self.model.generate(  # pyright: ignore[reportAttributeAccessIssue] its mixin is a dummy to pyright
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             point_features=features,
@@ -164,7 +164,7 @@ class SuppressToken(LogitsProcessor):
     def __init__(self, token: int):
         self.token = token
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         """Return scores `(batch, vocabulary)` with -inf for the token."""
         scores = scores.clone()
         scores[:, self.token] = -torch.inf
@@ -185,7 +185,7 @@ class EndMarkReached(StoppingCriteria):
         # A token has at least one byte, so a mark has at most as many tokens as bytes.
         self.window = len(end_mark.encode())
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Return which of `(batch, tokens)` have ended."""
         last = input_ids[:, max(self.prompt_length, input_ids.shape[1] - self.window) :]
         texts = self.tokenizer.batch_decode(last, clean_up_tokenization_spaces=False)
@@ -202,7 +202,7 @@ class Cancelled(StoppingCriteria):
     def __init__(self, event: Event):
         self.event = event
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Return the same for all of `(batch, tokens)`."""
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 

@@ -81,7 +81,7 @@ def take_clouds(
     return plain, clouds
 
 
-def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the text of an initial system message before the first question, for templates without that role.
 
     Args:

@@ -318,14 +318,16 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             )
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length={max_length}; expected at least 1")
-        prompts = [self._shortened(prompt, max_length) for prompt in prompts] if truncation else prompts
+        length = max_length or 0
+        prompts = [self._shortened(prompt, length) for prompt in prompts] if truncation else prompts
         lengths = {len(prompt.input_ids) for prompt in prompts}
         if not padding and len(lengths) > 1 and return_tensors is not None:
             raise ValueError(
                 f"padding=False with prompts of {min(lengths)} to {max(lengths)} tokens; expected padding=True, or "
                 "return_tensors=None"
             )
-        batch = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side, max_length if to_length else 0)
+        least = length if to_length else 0
+        batch: dict[str, Any] = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side, least)
         if return_assistant_tokens_mask:
             batch["assistant_masks"] = (batch["labels"] != IGNORED).astype(np.int64)
         if not return_labels:
@@ -384,9 +386,10 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             conversations = [fold_system(messages) for messages in conversations]
         marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
-        texts, answers = render_jinja_template(
+        rendered: Any = render_jinja_template(
             conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
         )
+        texts, answers = rendered
         return texts, answers if marked else [[] for _ in texts]
 
     def _template(self, chat_template: str | None) -> str:

@@ -127,7 +127,9 @@ class ChatSession:
         self._record(messages, features, outcome["answer"])
 
     def _encode(self, cloud: Any) -> torch.Tensor:
-        return self.answerer.features(self.pipe.processor.read_points([cloud]))[0]
+        features = self.answerer.features(self.pipe.processor.read_points([cloud]))
+        assert features is not None
+        return features[0]
 
     def _with_question(self, text: str, cloud: Any) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
         clouds = list(self._waiting)

@@ -68,8 +68,9 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
     from hf_any3d.registration import register
 
     register()
+    open_task: Any = pipeline  # typed for tasks of transformers alone
     with model_errors(model):
-        return pipeline(task, model=model, device=device, trust_remote_code=False)
+        return open_task(task, model=model, device=device, trust_remote_code=False)
 
 
 def open_chat(model: str, device: str | None, template: str | None) -> Any:

@@ -9,7 +9,6 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -36,7 +35,7 @@ class JudgeKind(str, Enum):
 class _ClassifierByDefault(TyperGroup):
     """Reads `evaluate MODEL …` as `evaluate classifier MODEL …`, whatever options come first."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -143,7 +142,7 @@ def _evaluate_classifier(
     else:
         splits, _ = apply_protocol(*load_splits(data), protocol)
         if split not in splits:
-            raise ValueError(f"{recipe}: its data has no split {split!r}; there are {', '.join(splits)}")
+            raise ValueError(f"{recipe}: its data has no split {split!r}; there are {', '.join(map(str, splits))}")
         rows = splits[split]
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
@@ -289,11 +288,11 @@ def _open_judge(
             f"--judge-model is {name!r} and --judge is {kind.value if kind else None!r}; expected a model for the "
             "judges endpoint and local, and for them alone"
         )
+    if name is None:
+        return ClassNameJudge(classes) if kind is JudgeKind.CLASS_NAMES else None
     if kind is JudgeKind.ENDPOINT:
         return EndpointJudge(name, url, settings, key_variable)
-    if kind is JudgeKind.LOCAL:
-        return LanguageModelJudge(name, revision, settings, device)
-    return ClassNameJudge(classes) if kind is JudgeKind.CLASS_NAMES else None
+    return LanguageModelJudge(name, revision, settings, device)
 
 
 def _loader(data_dir: str | None, further: dict[str, Any], max_samples: int | None) -> Any:

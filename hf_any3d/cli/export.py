@@ -34,7 +34,7 @@ def export(
         with model_errors(model):
             loaded = AutoModelForPointCloudClassification.from_pretrained(model, revision=revision)
         try:
-            processor = PointCloudProcessor.from_pretrained(model, revision=revision)
+            processor = PointCloudProcessor.from_pretrained(model, revision=revision or "main")
         except OSError:  # the model was saved without one
             processor = None
         exported = export_file(loaded, output, format, processor=processor)

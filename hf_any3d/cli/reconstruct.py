@@ -44,7 +44,7 @@ def reconstruct(
         folder = {} if output is None or suffix else {"output_dir": output}
         with model_errors(model, "cannot answer"):
             results = run([str(path) for path in paths], threshold=threshold, **folder)
-        if suffix:
+        if output is not None and suffix:
             _write(output, results, [path.name for path in paths])
     if as_json:
         print_json([_as_json(path, result) for path, result in zip(paths, results, strict=True)])

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Default as DefaultTheme
 
 from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.data.files import supported_file_types
@@ -21,9 +22,7 @@ UPLOADS_KEPT = 3600  # seconds until uploads are deleted
 CONVERSATIONS_KEPT = 3600  # seconds until the conversation of a closed page is deleted
 MOST_WAITING = 100  # queued requests; further ones are rejected
 # System fonts, so that none is downloaded.
-THEME = gr.themes.Default(
-    primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-)
+THEME = DefaultTheme(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 STYLE = """
 #view iframe { display: block; width: 100%; height: 480px; border: 1px solid var(--border-color-primary);
   border-radius: 8px; }

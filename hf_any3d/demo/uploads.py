@@ -7,9 +7,12 @@ import os
 import sys
 from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING
 
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 LARGEST_UPLOAD = 50 * 2**20
 """Maximum size of a file in bytes."""
@@ -64,7 +67,7 @@ def warm_up() -> None:
 
 
 @cache
-def _context() -> BaseContext:
+def _context() -> SpawnContext | ForkServerContext:
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

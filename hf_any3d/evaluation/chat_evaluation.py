@@ -46,7 +46,8 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
     from hf_any3d.registration import register
 
     register()
-    pipe = pipeline(TASK, model=name, revision=revision, device=device)
+    open_task: Any = pipeline  # typed for tasks of transformers alone
+    pipe = open_task(TASK, model=name, revision=revision, device=device)
 
     def generate(clouds: Sequence[np.ndarray], question: str, settings: Mapping[str, Any]) -> list[str]:
         answers = pipe(list(clouds), text=question, chat_template=TEMPLATE, batch_size=len(clouds), **settings)
@@ -107,8 +108,7 @@ def judge_protocols(
         BlockingIOError: Another process is writing verdicts of the same judge.
         ValueError: The judge cannot judge a protocol.
     """
-    unfit = [protocol.name for protocol in protocols if judge is not None and protocol.kind not in judge.kinds]
-    if unfit:
+    if judge is not None and (unfit := [one.name for one in protocols if one.kind not in judge.kinds]):
         raise ValueError(f"judge {judge.name!r} cannot judge {', '.join(unfit)}; it judges {', '.join(judge.kinds)}")
     summary = {}
     for protocol in protocols:

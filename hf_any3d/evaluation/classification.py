@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -89,7 +90,7 @@ def compute_classification_metrics(eval_prediction: EvalPrediction) -> dict[str,
         raise ValueError(f"logits have shape {logits.shape}; expected (samples, num_classes)")
     if np.isnan(logits).any():
         raise ValueError("logits have NaN; the model has diverged or its input was not finite")
-    matrix = confusion_matrix(logits.argmax(axis=1), eval_prediction.label_ids, num_classes=logits.shape[1])
+    matrix = confusion_matrix(logits.argmax(axis=1), np.asarray(eval_prediction.label_ids), logits.shape[1])
     return {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
 
 
@@ -151,7 +152,7 @@ def judge_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Seque
     """
     metrics, by_class = {}, {}
     for split, rows in splits.items():
-        output = trainer.predict(rows, metric_key_prefix=split)
+        output: Any = trainer.predict(rows, metric_key_prefix=split)
         if output.label_ids is None:
             continue
         trainer.log_metrics(split, output.metrics)

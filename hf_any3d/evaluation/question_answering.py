@@ -59,7 +59,7 @@ class Protocol:
         truth = "label" if self.kind == "class" else "caption"
         if missing := {"object_id", truth} - set(rows.column_names):
             raise ValueError(f"{self.name}: the rows have no {', '.join(sorted(missing))}; see {self.dataset}")
-        texts = rows.select_columns(["object_id", truth]).with_format(None)
+        texts: Any = rows.select_columns(["object_id", truth]).with_format(None)
         items = [{"object_id": row["object_id"], "ground_truth": row[truth]} for row in texts]
         if len({item["object_id"] for item in items}) < len(items):
             raise ValueError(f"{self.name}: an object_id is there twice; expected rows of different objects")

@@ -50,7 +50,7 @@ class ComputeReconstructionMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Return `METRICS` of all rows."""
-        by_category = category_means(eval_prediction.predictions, self.categories)
+        by_category = category_means(np.asarray(eval_prediction.predictions), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
         return dict(zip(METRICS, map(float, means), strict=True))
 
@@ -107,6 +107,7 @@ def judge_reconstruction(
     """
     metrics: dict[str, dict[str, float]] = {}
     by_category: dict[str, dict[str, float]] = {}
+    assert isinstance(trainer.compute_metrics, ComputeReconstructionMetrics)
     for split, rows in splits.items():
         numbers = categories[split]
         with trainer.compute_metrics.of(numbers):

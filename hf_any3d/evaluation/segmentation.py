@@ -180,7 +180,7 @@ class LabelPoints:
     def __init__(self, category_parts: Sequence[Sequence[int]] | None = None):
         self.category_parts = category_parts
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, labels: Any) -> torch.Tensor:
         """Turn logits `(batch, points, classes)` into `(batch, points)`; `labels` is `(labels, category)` for parts.
 
         Raises:
@@ -196,7 +196,7 @@ class LabelPoints:
 
 def compute_semantic_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
     """Compute `mean_iou` and `accuracy` of points, both in [0, 1]; a `compute_metrics` for use with `LabelPoints`."""
-    matrix = point_confusion(eval_prediction.predictions, eval_prediction.label_ids)
+    matrix = point_confusion(np.asarray(eval_prediction.predictions), np.asarray(eval_prediction.label_ids))
     return {"mean_iou": mean_iou(matrix), "accuracy": overall_accuracy(matrix)}
 
 
@@ -212,12 +212,14 @@ class ComputePartMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Return metrics in [0, 1]; the prediction's `label_ids` are `(labels, category)`."""
-        labels, categories = eval_prediction.label_ids
-        by_category = part_ious(eval_prediction.predictions, labels, categories, self.category_parts)
+        predictions: Any = eval_prediction.predictions
+        label_ids: Any = eval_prediction.label_ids
+        labels, categories = label_ids
+        by_category = part_ious(predictions, labels, categories, self.category_parts)
         return {
             "instance_miou": instance_miou(by_category),
             "category_miou": category_miou(by_category),
-            "accuracy": overall_accuracy(point_confusion(eval_prediction.predictions, labels)),
+            "accuracy": overall_accuracy(point_confusion(predictions, labels)),
         }
 
 
@@ -284,7 +286,7 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, None
     try:
         for members in _groups(rows.clouds):
-            output = trainer.predict(Subset(rows, members))
+            output: Any = trainer.predict(Subset(rows, members))  # pyright: ignore[reportArgumentType] a protocol
             clouds = np.array([rows.clouds[number] for number in members])
             index = np.stack([rows.index[number] for number in members])
             for cloud in np.unique(clouds):

@@ -41,10 +41,11 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     """
     if votes < 1:
         raise ValueError(f"votes is {votes}; expected at least 1")
-    total, labels, before = 0, None, rows.epoch
+    total: Any = 0
+    labels, before = None, rows.epoch
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     for rows.epoch in tqdm(range(votes), desc="votes", unit="vote", disable=quiet):
-        output = trainer.predict(rows, metric_key_prefix="vote")
+        output: Any = trainer.predict(rows, metric_key_prefix="vote")  # pyright: ignore[reportArgumentType] a protocol
         total, labels = total + output.predictions.astype(np.float64), output.label_ids
     rows.epoch = before
     return total / votes, labels

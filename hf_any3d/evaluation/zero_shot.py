@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,7 +121,9 @@ class ComputeZeroShotMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """See `zero_shot_scores`."""
-        return zero_shot_scores(eval_prediction.predictions, eval_prediction.label_ids, self.unseen)
+        return zero_shot_scores(
+            np.asarray(eval_prediction.predictions), np.asarray(eval_prediction.label_ids), self.unseen
+        )
 
 
 def judge_zero_shot(
@@ -140,7 +143,7 @@ def judge_zero_shot(
     """
     metrics, by_class = {}, {}
     for split, rows in splits.items():
-        output = trainer.predict(rows, metric_key_prefix=split)
+        output: Any = trainer.predict(rows, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)
         metrics[split] = zero_shot_scores(output.predictions, output.label_ids, unseen)
         # Samples of unseen classes are predicted among the unseen ones only, and those of seen classes among the seen.

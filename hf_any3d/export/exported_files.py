@@ -152,7 +152,7 @@ def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | No
             "min_points": config.min_points,
         },
         "output": {"name": "logits", "shape": ["batch", config.num_labels]},
-        "labels": [config.id2label[number] for number in range(config.num_labels)],
+        "labels": [label for _, label in sorted((config.id2label or {}).items())],
         "processor": None if processor is None else processor.to_dict(),
         "encoder": config.encoder_name_or_path,
         "made_with": {

@@ -52,6 +52,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
             verbose=False,
             custom_translation_table={torch.ops.hf_any3d.knn.default: _nearest},
         )
+        assert exported is not None  # as always with dynamo
         exported.save(unfinished)
     return path
 
@@ -73,8 +74,9 @@ def open_onnx(path: Path) -> Runner:
 
 def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
     """Compute `knn` with ONNX operators; like `knn`, TopK orders equally distant points by index."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # its types refuse plain lists
     distance = None
     for axis in range(3):
         ours = op.Gather(query, [axis], axis=2)  # (batch, queries, 1)

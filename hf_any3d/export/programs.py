@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from transformers import PreTrainedModel
 
-from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.
 _BATCH, _POINTS = 2, 1024
@@ -85,7 +84,7 @@ def classifier_of(model: nn.Module) -> Any2PointForPointCloudClassification:
     Raises:
         ValueError: It is something else.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = getattr(model, "get_base_model", lambda: model)()
     if not isinstance(base, Any2PointForPointCloudClassification):
         raise ValueError(
             f"{type(base).__name__}: only classifiers can be exported; expected an "
@@ -138,8 +137,8 @@ class _Logits(nn.Module):
         return self.model(points=points).logits
 
 
-def _refuse(model: PreTrainedModel) -> None:
-    config: Any2PointConfig = model.config
+def _refuse(model: Any2PointForPointCloudClassification) -> None:
+    config = model.config
     if flags := config.batch_dependent_flags:
         raise ValueError(
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "

@@ -1,13 +1,19 @@
 """A picture of a confusion matrix: PNG, SVG or PDF with matplotlib, or an HTML page without it."""
 
+from __future__ import annotations
+
 import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DRAWN = (".png", ".svg", ".pdf")
 _PAGE = """<!doctype html>
@@ -76,7 +82,7 @@ def _html(matrix: np.ndarray, shares: np.ndarray, labels: Sequence[str], title: 
     return _PAGE.format(title=html.escape(title), head=head, body="\n".join(rows))
 
 
-def _draw(matrix: np.ndarray, shares: np.ndarray, labels: Sequence[str], title: str):
+def _draw(matrix: np.ndarray, shares: np.ndarray, labels: Sequence[str], title: str) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

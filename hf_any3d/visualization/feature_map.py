@@ -134,7 +134,7 @@ def project_features(
         method = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
     try:
         if method == "openTSNE":
-            from openTSNE import TSNE
+            from openTSNE import TSNE  # pyright: ignore[reportMissingImports] optional
         else:
             from sklearn.manifold import TSNE
     except ImportError as error:
@@ -218,7 +218,7 @@ def feature_map_page(
     colors = [hex_color(color) for color in label_colors(len(names))]
     legend = "".join(
         f'<li data-label="{number}"><i style="background:{colors[number]}"></i>{html.escape(names[number])}</li>'
-        for number in np.unique(labels)
+        for number in map(int, np.unique(labels))
     )
     return _PAGE.format(
         title=html.escape(heading or "features"),

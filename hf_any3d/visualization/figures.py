@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def plot_point_clouds(
         framed = clouds[row : row + columns] if rows_share_frame else [cloud]
         framed = np.concatenate([each[:, order] for each in framed])
         low, high = framed.min(axis=0), framed.max(axis=0)
-        axes = figure.add_subplot(rows, columns, number + 1, projection="3d")
+        axes: Any = figure.add_subplot(rows, columns, number + 1, projection="3d")
         across, deep, up = cloud[:, order].T
         heights = {"c": up, "cmap": "viridis", "vmin": low[2], "vmax": high[2]}
         paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else heights
@@ -86,7 +87,7 @@ def plot_point_clouds(
     if heading:
         figure.suptitle(heading, fontsize=11)
     if legend:
-        patches = [Patch(color=tuple(color), label=name) for name, color in legend.items()]
+        patches = [Patch(color=(red, green, blue), label=name) for name, (red, green, blue) in legend.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), fontsize=8)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")

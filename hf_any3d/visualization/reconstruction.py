@@ -229,4 +229,4 @@ def _column_indices(chosen: torch.Tensor) -> torch.Tensor:
 
 def _colored(patches: np.ndarray, color: Sequence[float]) -> np.ndarray:
     points = patches.reshape(-1, 3)
-    return np.concatenate([points, np.broadcast_to(np.float32(color), points.shape)], axis=1)
+    return np.concatenate([points, np.broadcast_to(np.asarray(color, np.float32), points.shape)], axis=1)

@@ -140,7 +140,7 @@ def write_point_cloud_page(
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
     palette = label_colors(len(names))
-    legend = {names[number]: palette[number] for number in np.unique(labels)}
+    legend = {names[number]: palette[number].tolist() for number in map(int, np.unique(labels))}
     return write_text(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
 
 

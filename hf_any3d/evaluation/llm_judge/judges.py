@@ -53,7 +53,7 @@ class Judge(Protocol):
 
     name: str
     settings: Mapping[str, Any]
-    revisions: Collection[str]
+    revisions: set[str]
     reads_prompt: bool
     kinds: Collection[str]
     at_once: int
@@ -64,6 +64,7 @@ class Judge(Protocol):
         Raises:
             JudgeError: There is no reply.
         """
+        ...
 
 
 class ClassNameJudge:
@@ -81,7 +82,7 @@ class ClassNameJudge:
 
     name = "class names"
     reads_prompt = False
-    kinds = ("class",)
+    kinds: Collection[str] = ("class",)
     at_once = 1
 
     def __init__(self, classes: Sequence[str]):
@@ -92,7 +93,7 @@ class ClassNameJudge:
         longest_first = sorted(names, key=len, reverse=True)
         patterns = [r"[\s_-]+".join(map(re.escape, name.split())) for name in longest_first]
         self.pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
-        self.settings = {"classes": len(names)}
+        self.settings: Mapping[str, Any] = {"classes": len(names)}
         self.revisions = {_CLASS_NAMES_VERSION}
 
     def __call__(self, text: str) -> str:
@@ -119,7 +120,7 @@ class LanguageModelJudge:
     """
 
     reads_prompt = True
-    kinds = ("class", "same", "caption")
+    kinds: Collection[str] = ("class", "same", "caption")
     at_once = 1
 
     def __init__(
@@ -133,9 +134,10 @@ class LanguageModelJudge:
     ):
         self.name, self.seed = name, seed
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
-        self.settings = {**_LOCAL_SETTINGS, "dtype": str(self.model.dtype), "seed": seed, **(settings or {})}
+        own = {"dtype": str(self.model.dtype), "seed": seed}
+        self.settings: Mapping[str, Any] = {**_LOCAL_SETTINGS, **own, **(settings or {})}
         commit = getattr(self.model.config, "_commit_hash", None)
         self.revisions = {commit or weights_checksum(Path(name))}
 
@@ -190,7 +192,7 @@ class EndpointJudge:
     """
 
     reads_prompt = True
-    kinds = ("class", "same", "caption")
+    kinds: Collection[str] = ("class", "same", "caption")
 
     def __init__(
         self,
@@ -212,9 +214,10 @@ class EndpointJudge:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         if timeout <= 0:
             raise ValueError(f"timeout is {timeout}; expected more than 0 seconds")
-        self.name, self.at_once, self.revisions = model, at_once, set()
+        self.name, self.at_once = model, at_once
+        self.revisions: set[str] = set()
         chosen = {**_PUBLISHED_SETTINGS, **(settings or {})}
-        self.settings = {key: value for key, value in chosen.items() if value is not None}
+        self.settings: Mapping[str, Any] = {key: value for key, value in chosen.items() if value is not None}
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._key_variable, self._timeout = key_variable, timeout
         self._attempts, self._first_wait, self._sleep = attempts, first_wait, sleep

@@ -61,9 +61,9 @@ def judge_answers(
     if kind == "class" and not classes:
         raise ValueError("classes is empty; expected the names of the classes")
     about = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
-    if judge.reads_prompt:
-        prompt = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind)
-        about["prompt_sha256"] = prompt_checksum(prompt)
+    template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind) if judge.reads_prompt else None
+    if template is not None:
+        about["prompt_sha256"] = prompt_checksum(template)
     header = {key: value for key, value in answers.items() if key != "results"}
     earlier = {entry["object_id"]: entry for entry in read_earlier_results(path, header | {"judge": about})}
     earlier_revisions = set(read_results(path).get("judge_revisions", [])) if earlier else set()
@@ -72,9 +72,9 @@ def judge_answers(
 
     def reply_to(number: int) -> str:
         entry = answers["results"][number]
-        if not judge.reads_prompt:
+        if template is None:
             return judge(entry["model_output"])
-        return judge(fill_prompt(prompt, entry, list(classes or [])))
+        return judge(fill_prompt(template, entry, list(classes or [])))
 
     def save(is_complete: bool) -> dict[str, Any]:
         results = [entry for entry in judged if entry is not None]
@@ -97,7 +97,7 @@ def judge_answers(
                     failure = failure or error
                     continue
                 entry = answers["results"][number]
-                judged[number] = {**entry, "judge_reply": text, **read_verdict(kind, text, entry, classes, seed)}
+                judged[number] = {**entry, "judge_reply": text, **read_verdict(kind, text, entry, classes or (), seed)}
             if failure is not None:
                 raise failure
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -145,7 +145,7 @@ def compute_figures(kind: str, verdicts: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def read_verdict(
-    kind: str, reply: str, entry: Mapping[str, Any], classes: Sequence[str] | None = None, seed: int = 0
+    kind: str, reply: str, entry: Mapping[str, Any], classes: Sequence[str] = (), seed: int = 0
 ) -> dict[str, Any]:
     """Turn a judge's reply about one answer into a verdict.
 
@@ -255,5 +255,6 @@ def read_score(reply: str) -> ScoreVerdict:
 
 def _still_valid(judged: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return an earlier verdict if it is about the same answer."""
-    is_same = judged is not None and all(judged.get(key) == value for key, value in entry.items())
-    return dict(judged) if is_same else None
+    if judged is None or not all(judged.get(key) == value for key, value in entry.items()):
+        return None
+    return dict(judged)
