@@ -72,9 +72,10 @@ mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time; the tes
 faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, cut off, on a full disk
 	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
 
-lint: $(INSTALLED) ## Check style and format, as CI does
+lint: $(INSTALLED) ## Check style, format and types, as CI does
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED) ## Fix style and format where that is safe
 	$(BIN)/ruff check --fix $(SOURCES)

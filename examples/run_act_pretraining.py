@@ -24,14 +24,15 @@ from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameter
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.training import program
 from hf_any3d.training.arguments import parse_arguments
-from hf_any3d.training.linear_probe import ProbeCallback, judge_pretraining
 from hf_any3d.training.pretraining import (
     DistillationTrainingArguments,
     PretrainingDataArguments,
     ProbeArguments,
+    ProbeCallback,
     StudentArguments,
     UnlabelledRows,
     build_probe,
+    judge_pretraining,
     load_splits,
     pretraining_rows,
 )

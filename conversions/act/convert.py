@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.act import convert_act_state_dict, sizes, teacher_of
+from hf_any3d.conversions.act import convert_act_state_dict, names as sizes, teacher_of
 from hf_any3d.conversions.act.datasets import UNLABELLED, TrainedOn, choose_dataset
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_act_card

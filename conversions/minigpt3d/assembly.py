@@ -10,8 +10,7 @@ import torch
 from transformers import Blip2QFormerConfig
 
 from hf_any3d.conversions.checkpoints import account, errors_about
-from hf_any3d.conversions.minigpt3d.parts import Part, source_record
-from hf_any3d.conversions.minigpt3d.sizes import bridge_sizes, lora_rank
+from hf_any3d.conversions.minigpt3d.parts import Part, bridge_sizes, lora_rank, source_record
 from hf_any3d.conversions.minigpt3d.stages import (
     STAGES,
     StageFile,

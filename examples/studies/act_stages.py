@@ -22,8 +22,8 @@ from hf_any3d.model_card.run_report import RunReport, peak_memory
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.point_ops import reconstruction_scores
 from hf_any3d.training.arguments import merge, parse_arguments, read_settings
-from hf_any3d.training.linear_probe import LinearProbe
 from hf_any3d.training.pretraining import (
+    LinearProbe,
     PretrainingDataArguments,
     StudentArguments,
     TeacherArguments,

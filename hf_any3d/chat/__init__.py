@@ -2,7 +2,6 @@
 
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
-from hf_any3d.chat.prompt import Prompt
 from hf_any3d.chat.released_texts import (
     clean_question,
     released_answer,
@@ -10,7 +9,7 @@ from hf_any3d.chat.released_texts import (
     training_messages,
 )
 from hf_any3d.chat.session import ChatSession
-from hf_any3d.chat.templates import END_MARK, PLACE_MARK, published_templates
+from hf_any3d.chat.templates import END_MARK, PLACE_MARK, Prompt, published_templates
 
 __all__ = [
     "END_MARK",

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.chat.prompt import Prompt
+from hf_any3d.chat.templates import Prompt
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 
 # The released programs require 10 tokens including an invisible start token, so 9 here. They do not set top_k, whose

@@ -12,8 +12,15 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_any3d.chat.messages import as_conversations, fold_system, take_clouds
-from hf_any3d.chat.prompt import IGNORED, Prompt, pad_prompts
-from hf_any3d.chat.templates import END_MARK, PLACE_MARK, check_templates, published_templates
+from hf_any3d.chat.templates import (
+    END_MARK,
+    IGNORED,
+    PLACE_MARK,
+    Prompt,
+    check_templates,
+    pad_prompts,
+    published_templates,
+)
 from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor

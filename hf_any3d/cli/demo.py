@@ -35,7 +35,7 @@ def demo(
     with one_line_errors():
         if find_spec("gradio") is None:
             raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
-        from hf_any3d.demo.examples import ExampleShapes
+        from hf_any3d.demo.page import ExampleShapes
 
         shapes = ExampleShapes(examples)
         _check_port(host, port)  # before the model is loaded

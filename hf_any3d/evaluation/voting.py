@@ -18,9 +18,9 @@ SUFFIX = "_voting"
 class AugmentedRows(Protocol):
     """Rows that differ from epoch to epoch."""
 
-    epoch: int
+    epoch: Any  # a number, or a descriptor that shares it with loader workers
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, index: int) -> Any:
         """One row as the model takes it, in this epoch."""
 
 

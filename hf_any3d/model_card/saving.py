@@ -82,7 +82,8 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
 def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
     data, tags = cast(ModelCardData, card.data), metadata.get("tags")
     if isinstance(tags, list):
-        data.tags = list(dict.fromkeys([*(data.tags or []), *(one_line(tag) for tag in tags)]))
+        kept: list[str] = [*(data.tags or []), *(one_line(tag) for tag in tags)]
+        data.tags = list(dict.fromkeys(kept))
     for key in ("license", "language", "datasets"):
         if metadata.get(key) and not getattr(data, key, None):
             setattr(data, key, metadata[key])
@@ -153,8 +154,8 @@ def write_trainer_card(
     data.license = one_line(license) if license else data.license
     data.language = language or data.language
     data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or data.datasets
-    more = [one_line(tag) for tag in _listed(tags) + _listed(tasks)]
-    data.tags = list(dict.fromkeys([*(data.tags or []), *more]))
+    kept: list[str] = [*(data.tags or []), *(one_line(tag) for tag in _listed(tags) + _listed(tasks))]
+    data.tags = list(dict.fromkeys(kept))
     if (saved := save_card(card, path)) is None:
         logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
     return saved

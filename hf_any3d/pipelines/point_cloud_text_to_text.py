@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from hf_any3d.chat.generation import GENERATION_KEYS, Answerer
 from hf_any3d.chat.messages import is_conversation
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.chat.prompt import Prompt
+from hf_any3d.chat.templates import Prompt
 from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown
 
 QUESTION = "What is this?"

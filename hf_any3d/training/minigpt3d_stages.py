@@ -26,8 +26,8 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import PointTrainingArguments, check_settings, json_mapping
-from hf_any3d.training.conversation_rows import ConversationRows, MixedBatches
 from hf_any3d.training.schedules import StepCosine
+from hf_any3d.training.text_rows import ConversationRows, MixedBatches
 from hf_any3d.training.trainer import PointTrainer
 
 logger = logging.getLogger(__name__)

@@ -147,7 +147,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
     else:
         splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **arguments.dataset_options)
     if "train" not in splits:
-        raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(splits)}")
+        raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")
     origin = "the dataset's own split" if "validation" in splits else "none"
     if "validation" not in splits and arguments.validation_fraction > 0:
         columns = splits["train"].column_names
@@ -162,7 +162,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
         origin = f"{arguments.validation_fraction:g} of the training split, seed {arguments.validation_seed}"
         origin += f", complete groups of {group_column!r}" if group_column else ""
     if missing := [name for name in arguments.train_splits if name not in splits]:
-        raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(splits)}")
+        raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(map(str, splits))}")
     if len(arguments.train_splits) > 1:
         together = concatenate_datasets([splits[name] for name in arguments.train_splits])
         rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}

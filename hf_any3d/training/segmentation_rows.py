@@ -134,7 +134,7 @@ class BlockRows(_PointLabelRows):
         super().__init__(dataset, processor, with_category=with_category)
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
-        rows: Iterable[Any] = self.dataset.select_columns(["points"])
+        rows: Any = self.dataset.select_columns(["points"])
         for cloud, row in enumerate(rows):
             for vote in range(votes):
                 blocks = split_into_blocks(

@@ -79,6 +79,9 @@ class CellNorm(nn.Module):
         momentum: Weight of a batch in the running statistics.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     def __init__(
         self, views: int, hidden_size: int, count_empty: bool = False, eps: float = 1e-5, momentum: float = 0.1
     ):

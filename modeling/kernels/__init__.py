@@ -22,11 +22,11 @@ from hf_any3d.modeling.kernels.group_norms import (
     normed_tokens_plain,
 )
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
-from hf_any3d.modeling.kernels.max_mean_pool import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
 from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
+from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
 

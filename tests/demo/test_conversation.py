@@ -7,8 +7,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
-from hf_any3d.demo.examples import FOLDER, ExampleShapes
-from hf_any3d.demo.page import SLIDERS, DemoPage, generation_settings
+from hf_any3d.demo.page import FOLDER, SLIDERS, DemoPage, ExampleShapes, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE
 from tests.chat.tiny_chat_model import NUM_POINTS, ForcedAnswer, cloud, tiny_chat_pipeline
 

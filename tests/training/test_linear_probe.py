@@ -8,7 +8,7 @@ from datasets import DatasetDict, Value
 from torch import nn
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.linear_probe import LinearProbe, ProbeCallback
+from hf_any3d.training.pretraining import LinearProbe, ProbeCallback
 from tests.examples.conftest import tiny_shapes
 
 

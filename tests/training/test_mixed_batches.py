@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hf_any3d.training.conversation_rows import MixedBatches
+from hf_any3d.training.text_rows import MixedBatches
 
 LENGTHS, SIZES, RATIOS = [7, 11, 5], [2, 3, 1], [2, 3, 3]
 

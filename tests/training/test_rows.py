@@ -13,9 +13,9 @@ from transformers import Trainer, TrainerState, TrainingArguments, default_data_
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.transforms import TRANSFORMS
-from hf_any3d.training.caption_rows import CaptionedDataset
 from hf_any3d.training.rows import EpochCallback, evaluation_rows, streamed_training_rows, training_rows
 from hf_any3d.training.segmentation_rows import CropRows
+from hf_any3d.training.text_rows import CaptionedDataset
 from tests.tiny_encoders import tiny_model
 
 

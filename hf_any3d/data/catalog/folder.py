@@ -115,14 +115,12 @@ def load(
     if as_files:
         return _files(root, listed, streaming)
     skip = on_error == "skip"
-    loaded: dict[str, Any] = {
-        str(split): _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()
-    }
+    loaded: Any = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
     return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    splits: dict[str, Any] = {}
+    splits: Any = {}
     for split, rows in listed.items():
         paths = [str(root.absolute() / name) for name in rows[FILE]]
         names = ["point_cloud", *rows.column_names]
@@ -130,7 +128,7 @@ def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | It
         rows = rows.add_column("point_cloud", paths).select_columns(names)
         rows = rows.cast_column("point_cloud", PointCloud())  # pyright: ignore[reportArgumentType] - is registered
         shards = max(1, len(rows) // _FILES_PER_SHARD)
-        splits[str(split)] = rows.to_iterable_dataset(num_shards=shards) if streaming else rows
+        splits[split] = rows.to_iterable_dataset(num_shards=shards) if streaming else rows
     return IterableDatasetDict(splits) if streaming else DatasetDict(splits)
 
 

@@ -43,7 +43,7 @@ def load(
     """
     if (data_dir is None) == (data_files is None):
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
-    if data_files is None:
+    if data_dir is not None:
         data_files = files_by_split(Path(data_dir))
     files = [Path(path) for path in _flat(data_files or ())]
     for path in files:

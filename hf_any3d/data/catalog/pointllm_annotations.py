@@ -102,14 +102,15 @@ def annotation_row(value: object) -> dict[str, Any]:
 
 def _turn(turn: object, number: int) -> dict[str, str]:
     fields = turn if isinstance(turn, dict) else {}
-    speaker, text = fields.get("from"), fields.get("value")
+    speaker = fields.get("from")
+    text: Any = fields.get("value")
     if speaker != SPEAKERS[number % 2]:
         raise PointCloudError(f"turn {number} is from {_short(speaker)}; expected {SPEAKERS[number % 2]}")
     try:
         text.encode()
     except (AttributeError, UnicodeEncodeError):
         raise PointCloudError(f"turn {number} has value {_short(text)}; expected text") from None
-    return {"from": speaker, "value": text}
+    return {"from": SPEAKERS[number % 2], "value": text}
 
 
 def to_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
