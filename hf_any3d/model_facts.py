@@ -12,7 +12,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, trained_names
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, set_stage, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
 
@@ -116,6 +116,8 @@ def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, i
     named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
     with torch.device("meta"):
         model = named.get((config.architectures or [""])[0], base)(config)
+        if isinstance(model, MiniGPT3DForConditionalGeneration) and config.stage:
+            set_stage(model, config.stage)
         if adapter is not None:
             adapter.inference_mode = False
             model = get_peft_model(model, adapter)

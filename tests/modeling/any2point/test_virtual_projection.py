@@ -7,11 +7,11 @@ from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.virtual_projection import (
     VIEW_ROTATIONS,
     line_positions,
-    normalize_centers,
     plane_positions,
     project,
 )
 from hf_any3d.modeling.encoders import PositionTable
+from hf_any3d.modeling.point_ops.geometry import normalize_centers
 from tests.tiny_encoders import clouds
 
 ROTATIONS = torch.tensor(VIEW_ROTATIONS, dtype=torch.float32)
