@@ -85,6 +85,8 @@ docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an err
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m docs.tools.tables --check
+	$(BIN)/python -m docs.tools.snippets build/snippets
+	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) ## Time our operations and models against plain forms of them

@@ -13,8 +13,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = (
     "CHANGELOG.md",
@@ -36,6 +34,8 @@ _DRAWING = re.compile(r'<img alt="([^"]*)" src="([^"]*?drawings/[\w-]+\.svg)" ?/
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages from outside `docs`, and files that they link to."""
+    from mkdocs.structure.files import File  # tests of this module need no MkDocs
+
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()

@@ -13,7 +13,6 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
 import torch
 import trimesh
 from peft import get_peft_model
@@ -46,6 +45,9 @@ def write_models() -> None:
     for saved in ("quickstart/model", "zero-shot", "teacher"):
         PointCloudProcessor(num_points=64).save_pretrained(f"outputs/{saved}")
     tiny_chat_pipeline().save_pretrained("outputs/chat_shapes/seed-0/stage_4/model")
+    # Folders with the names of repositories.
+    shutil.copytree("outputs/chat_shapes/seed-0/stage_4/model", "me/minigpt3d")
+    shutil.copytree("outputs/teacher", "me/act-autoencoder")
 
 
 def write_files() -> None:
@@ -53,16 +55,6 @@ def write_files() -> None:
     for file in Path("examples/data").glob("*.ply"):
         shutil.copy(file, file.name)
     trimesh.creation.box().export("lamp.stl")
-    np.save("points.npy", np.random.default_rng(0).normal(size=(2, 64, 3)).astype("float32") / 4)
-
-
-def export_models() -> None:
-    """Export the classifier, as the page on exported files does."""
-    from hf_any3d.export import export_file
-
-    model = Any2PointForPointCloudClassification.from_pretrained("outputs/quickstart/model").eval()
-    for name, kind in (("model.onnx", "onnx"), ("model.pt2", "pt2")):
-        export_file(model, name, kind)
 
 
 def main(programs: dict[str, str]) -> int:
@@ -72,8 +64,6 @@ def main(programs: dict[str, str]) -> int:
     write_files()
     failures = 0
     for name, program in programs.items():
-        if "model.onnx" in program:
-            export_models()
         start = time.perf_counter()
         try:
             exec(compile(program, name, "exec"), {"__name__": "__main__"})

@@ -17,6 +17,7 @@ from tests.tiny_text_towers import saved_text_tower
 NOT_RUN_HERE = {
     "README.md": "tests/test_readme.py runs it",
     "docs/data.md": "tests/data/test_data_docs.py runs it and compares what it prints",
+    "docs/export.md": "opens exported files; tests/export does so",
     "docs/datasets.md": "describes a dataset that does not exist",
 }
 
