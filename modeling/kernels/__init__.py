@@ -1,9 +1,8 @@
 """Operations with a fused and a plain implementation, and the table that chooses between them.
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
-forward and backward; the plain one documents the arguments. The fused ones are all of `torch.autograd.Function` and
-`torch.library.custom_op` in this package. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones
-everywhere.
+forward and backward; the plain one documents the arguments. All autograd functions and operators of this package
+are here. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones everywhere.
 """
 
 from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import operator, without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
 from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 
@@ -172,7 +172,7 @@ class Saved:
         ]
 
 
-@torch.library.custom_op("hf_any3d::pooled_blocks", mutates_args=())
+@operator("pooled_blocks")
 def pooled_blocks(
     features: torch.Tensor,
     neighbors: torch.Tensor,
@@ -272,7 +272,7 @@ def _second_half(
     return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - saved.expand_mean * gain
 
 
-@pooled_blocks.register_fake
+@torch.library.impl("hf_any3d::pooled_blocks", "Meta")
 def _result_shapes(
     features: torch.Tensor,
     neighbors: torch.Tensor,
@@ -345,7 +345,7 @@ class _RowsGradient:
         out.add_(self.grad_features)
 
 
-@torch.library.custom_op("hf_any3d::pooled_blocks_backward", mutates_args=())
+@operator("pooled_blocks_backward")
 def pooled_blocks_backward(
     gradient: torch.Tensor,
     features: torch.Tensor,
@@ -477,18 +477,9 @@ def _to_rows(
     return gradient, grad_weight
 
 
-@pooled_blocks_backward.register_fake
-def _gradient_shapes(
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    neighbors: torch.Tensor,
-    centers: torch.Tensor,
-    offsets: torch.Tensor,
-    frequencies: torch.Tensor,
-    weights: list[torch.Tensor],
-    eps: list[float],
-    results: list[torch.Tensor],
-) -> list[torch.Tensor]:
+@torch.library.impl("hf_any3d::pooled_blocks_backward", "Meta")
+def _gradient_shapes(gradient: torch.Tensor, features: torch.Tensor, *others: Any) -> list[torch.Tensor]:
+    *_, weights, _, _ = others
     return [torch.empty_like(features), *map(torch.empty_like, weights)]
 
 
@@ -511,4 +502,4 @@ def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     return features, None, None, None, None, grad_weights, None
 
 
-pooled_blocks.register_autograd(_backward, setup_context=_save)
+torch.library.register_autograd("hf_any3d::pooled_blocks", _backward, setup_context=_save)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import operator, without_autocast
 from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
@@ -190,7 +190,7 @@ class _Patches:
         return torch.addmm(self.constant, self.rows[self.rows_of(part)], self.matrix).relu_()
 
 
-@torch.library.custom_op("hf_any3d::pooled_patches", mutates_args=())
+@operator("pooled_patches")
 def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[float]) -> list[torch.Tensor]:
     """Compute tokens of patches with batch statistics.
 
@@ -249,7 +249,7 @@ def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[
     return list(vars(results).values())
 
 
-@pooled_patches.register_fake
+@torch.library.impl("hf_any3d::pooled_patches", "Meta")
 def _result_shapes(points: torch.Tensor, weights: list[torch.Tensor], eps: list[float]) -> list[torch.Tensor]:
     patches, k, channels = points.shape
     own, new = Weights(*weights), points.new_empty
@@ -259,7 +259,7 @@ def _result_shapes(points: torch.Tensor, weights: list[torch.Tensor], eps: list[
     return [tokens, indices[0], whole, indices[1], new(patches * k, joined), *statistics]
 
 
-@torch.library.custom_op("hf_any3d::pooled_patches_backward", mutates_args=())
+@operator("pooled_patches_backward")
 def pooled_patches_backward(
     gradient: torch.Tensor,
     points: torch.Tensor,
@@ -352,7 +352,7 @@ def _through_lift(
     return patches.gain.unsqueeze(1) * (product - spread), grad_gain, total
 
 
-@pooled_patches_backward.register_fake
+@torch.library.impl("hf_any3d::pooled_patches_backward", "Meta")
 def _gradient_shapes(
     gradient: torch.Tensor,
     points: torch.Tensor,
@@ -381,4 +381,4 @@ def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     return None, gradients, None
 
 
-pooled_patches.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("hf_any3d::pooled_patches", _backward, setup_context=_keep)
