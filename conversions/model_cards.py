@@ -194,9 +194,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         sections={
             "What it was trained on": _MINIGPT3D_TRAINED_ON,
             "What it computes": _MINIGPT3D_COMPUTES.format(
-                experts=_experts(config),
-                text_rank=config.text_lora["r"],
-                qformer_rank=config.qformer_lora["r"],
+                experts=_experts(config), text_rank=config.text_lora["r"], qformer_rank=config.qformer_lora["r"]
             ),
             "Quality": "The converted model was not evaluated.",
             "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "

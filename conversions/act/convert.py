@@ -111,12 +111,7 @@ class Choices:
     store_encoder: bool = False
 
 
-def convert_act(
-    checkpoint: str | os.PathLike,
-    kind: str,
-    output: str | os.PathLike,
-    **choices: Any,
-) -> dict[str, Any]:
+def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathLike, **choices: Any) -> dict[str, Any]:
     """Convert a checkpoint of one of ACT's programs.
 
     Checkpoints of stages I and II hold the layers of the frozen teacher. If a teacher is named, they are compared with

@@ -137,10 +137,7 @@ PATCH_ENCODER: Names = {
     r"second_conv\.3\.": "out.",
 }
 # Layers of `PointBlocks`; the original has `blocks.` once or twice before their numbers.
-BLOCKS: Names = {
-    r"(?P<layer>\d+)\.attn\.": "{layer}.attention.",
-    r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}.",
-}
+BLOCKS: Names = {r"(?P<layer>\d+)\.attn\.": "{layer}.attention.", r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}."}
 STUDENT: Names = {
     r"cls_token$": "class_token.token",
     r"cls_pos$": "class_token.position",

@@ -115,12 +115,7 @@ class Variant:
 _SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 # Three encoders, each of two programs.
 CLIP = {
-    "encoder": {
-        "model_type": "clip_text_model",
-        **_SIZES,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-    },
+    "encoder": {"model_type": "clip_text_model", **_SIZES, "max_position_embeddings": 77, "hidden_act": "quick_gelu"},
     "encoder_name": "openai/clip-vit-large-patch14",
     "encoder_tower": "text",
     "encoder_names": CLIP_NAMES,
@@ -153,11 +148,7 @@ IMAGEBIND = {
     "encoder_names": IMAGEBIND_NAMES,
     "layers": MODEL + "encoder.layers",
 }
-_RELEASED = {
-    "normalize_centers": False,
-    "sampling_min_squared_norm": 1e-3,
-    "sampling_tie_rule": "cuda",
-}
+_RELEASED = {"normalize_centers": False, "sampling_min_squared_norm": 1e-3, "sampling_tie_rule": "cuda"}
 _LINE = {"line_mapping": "wrap", "attention_axis": "batch"}
 _PLANE = {"plane_mapping": "wrap", "transposed_plane_positions": True}
 _IMAGEBIND_PLANE = {**_PLANE, "swapped_plane_shape": True, "plane_size": (192, 304), "plane_distance": 1.4}

@@ -758,10 +758,7 @@ class ActForPreTraining(ActPreTrainedModel):
             self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.decoder = PointBlocks(
-            config,
-            config.decoder_num_hidden_layers,
-            config.decoder_num_attention_heads,
-            config.decoder_drop_path_rate,
+            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
         )
         self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))

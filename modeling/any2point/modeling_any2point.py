@@ -70,13 +70,7 @@ from hf_any3d.modeling.layers.tasks import (
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.text_towers import (
-    TextTower,
-    embed_labels,
-    open_text_tower,
-    own_projection,
-    text_tower_settings,
-)
+from hf_any3d.modeling.text_towers import TextTower, embed_labels, open_text_tower, own_projection, text_tower_settings
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).

@@ -160,11 +160,7 @@ def sum_in_cells(tokens: torch.Tensor, links: Links, weights: torch.Tensor) -> t
     """
     weights = weights.to(tokens.dtype).flatten().index_select(0, links.order)
     return nn.functional.embedding_bag(
-        links.order // links.rows.shape[1],
-        tokens.flatten(0, 1),
-        links.starts,
-        mode="sum",
-        per_sample_weights=weights,
+        links.order // links.rows.shape[1], tokens.flatten(0, 1), links.starts, mode="sum", per_sample_weights=weights
     )
 
 

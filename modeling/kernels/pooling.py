@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.modeling.kernels.cells import (
-    Links,
-    Membership,
-    from_table,
-    mean_in_cells,
-    sum_in_cells,
-    sum_over_views,
-)
+from hf_any3d.modeling.kernels.cells import Links, Membership, from_table, mean_in_cells, sum_in_cells, sum_over_views
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 

@@ -151,10 +151,7 @@ def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
 
 
 def requested_outputs(
-    config: PreTrainedConfig,
-    output_hidden_states: bool | None,
-    output_attentions: bool | None,
-    attention: str | None,
+    config: PreTrainedConfig, output_hidden_states: bool | None, output_attentions: bool | None, attention: str | None
 ) -> tuple[bool, bool]:
     """Resolve whether to return hidden states and attention weights: the call overrides the config.
 

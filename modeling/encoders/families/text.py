@@ -230,11 +230,7 @@ for name, model_types, positions in (
     register_family(EncoderFamily(name=name, model_types=model_types, positions=positions, **_BERT_LIKE))
 register_family(
     EncoderFamily(
-        name="ELECTRA",
-        model_types=("electra",),
-        positions=_bert_positions,
-        refuses=narrow_embeddings,
-        **_BERT_LIKE,
+        name="ELECTRA", model_types=("electra",), positions=_bert_positions, refuses=narrow_embeddings, **_BERT_LIKE
     )
 )
 register_family(

@@ -15,10 +15,7 @@ from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
 from hf_any3d.modeling.layers.forward_contract import onloaded
 
-_RELATIVE = {
-    "kind": "relative bias, on a grid",
-    "reached": "interpolated bias of each pair, mean over the views",
-}
+_RELATIVE = {"kind": "relative bias, on a grid", "reached": "interpolated bias of each pair, mean over the views"}
 
 
 def _optional_grid(model: PreTrainedModel) -> PositionTable:
