@@ -16,7 +16,7 @@ from hf_any3d.conversions.act import convert_act_state_dict, names as sizes, tea
 from hf_any3d.conversions.act.datasets import UNLABELLED, TrainedOn, choose_dataset
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_act_card
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -186,7 +186,7 @@ def _build(
 def _build_pretraining(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> ActForPreTraining:
-    own = {name.removeprefix(_AUTOENCODER): t for name, t in state.items() if name.startswith(_AUTOENCODER)}
+    own = sizes.below(state, _AUTOENCODER)
     autoencoder, encoder = _autoencoder_config(checkpoint, own, teacher, choices)
     config = ActConfig(
         autoencoder_config=autoencoder,
@@ -204,7 +204,7 @@ def _build_pretraining(
 def _autoencoder_config(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
-    frozen = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    frozen = sizes.below(state, "encoder.")
     found = sizes.autoencoder_sizes(state)
     if choices.group_size not in (None, found["group_size"]):
         raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
@@ -270,12 +270,7 @@ def _named_teacher(
     teacher = TEACHERS[kind]
     settings = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
     config = settings["encoder_config"]
-    wrong = [
-        f"{key}={getattr(config, key, None)!r}, expected {value!r}"
-        for key, value in teacher.config.items()
-        if getattr(config, key, None) != value
-    ]
-    if wrong:
+    if wrong := wrong_fields(config, teacher.config):
         raise ValueError(
             f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint, whose teacher is "
             f"{teacher.description}: it has {'; '.join(wrong)}"

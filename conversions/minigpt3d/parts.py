@@ -112,28 +112,10 @@ def _heads(part: str, width: int) -> int:
 
 
 _FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "layer_norm_eps",
-    "post_norm_eps",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attention_dropout",
-    "partial_rotary_factor",
-    "rope_theta",
-    "rope_parameters",
-    "rope_scaling",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
+    "max_position_embeddings initializer_range layer_norm_eps post_norm_eps resid_pdrop embd_pdrop attention_dropout "
+    "partial_rotary_factor rope_theta rope_parameters rope_scaling bos_token_id eos_token_id pad_token_id"
+).split()
 # Names in Microsoft's first configs.
 _OLD_NAMES = {
     "n_embd": "hidden_size",

@@ -238,11 +238,7 @@ def commit_in_cache(name: str | Path, revision: str | None = None, cache_dir: st
 
 
 def weight_entry(names: Collection[str]) -> str | None:
-    """Return the file that transformers would load: weights or the index of shards; None if there is neither.
-
-    Args:
-        names: File names, relative to the directory or repository.
-    """
+    """Return the file among `names` that transformers would load, weights or the index of shards; None without any."""
     return next((entry for entry in WEIGHT_ENTRIES if entry in names), None)
 
 
@@ -296,7 +292,7 @@ def weights_checksum(directory: str | Path) -> str:
         FileNotFoundError: If there are no weights, or a shard is missing.
     """
     files = weight_files(directory)
-    digests = [_file_digest(file) for file in files]
+    digests = [file_digest(file) for file in files]
     if weight_entry({file.name for file in files}):
         return f"sha256:{digests[0]}"
     lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
@@ -312,7 +308,8 @@ def _tensors_checksum_of(files: tuple[tuple[Path, int, int], ...]) -> str:
     return tensors_checksum(tensors)
 
 
-def _file_digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Compute the SHA-256 of a file; that of an unchanged file is remembered."""
     # The real path: snapshots in the hub's cache are links to blobs that several revisions share.
     real = file.resolve()
     state = real.stat()
