@@ -18,7 +18,9 @@ from hf_any3d.modeling.config_checks import (
     SHARE,
     SPREAD,
     TOKENS,
+    CategoriesConfigMixin,
     Ranges,
+    check_choices,
     check_numbers,
 )
 from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
@@ -135,10 +137,7 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, _AUTOENCODER_RANGES, kwargs)
-        for name, allowed in _AUTOENCODER_CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+        check_choices(self, _AUTOENCODER_CHOICES)
         multiples = {"group_size": POINTS_PER_COARSE_POINT, "hidden_size": NUM_GROUPS, "num_codes": NUM_GROUPS}
         for name, factor in multiples.items():
             if getattr(self, name) % factor or not getattr(self, name):
@@ -198,8 +197,12 @@ _RANGES: Ranges = {
     "class_token_layer": (0, LAYERS[1]),
     "feature_head_width": CHANNELS,
 }
-_TARGET_LAYERS = ("graph_decoder", "teacher")
-_TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
+_CHOICES = {
+    "mask_type": MASKS,
+    "distillation_loss": DISTILLATION_LOSSES,
+    "target_layer": ("graph_decoder", "teacher"),
+    "teacher_dtype": (None, "float32", "bfloat16", "float16"),
+}
 
 
 def _as_tensors_checksum(value: str | None) -> str | None:
@@ -207,7 +210,7 @@ def _as_tensors_checksum(value: str | None) -> str | None:
     return value and CHECKSUM_PREFIX + value.removeprefix(CHECKSUM_PREFIX).removeprefix("sha256:")
 
 
-class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
@@ -340,22 +343,8 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
             )
-        if not self.pooling or set(self.pooling) - {"max", "mean", "cls"}:
-            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
-        if self.category_names is not None and len(self.category_names) != self.num_categories:
-            raise ValueError(
-                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
-                "has entries"
-            )
-        choices = {
-            "mask_type": MASKS,
-            "distillation_loss": DISTILLATION_LOSSES,
-            "target_layer": _TARGET_LAYERS,
-            "teacher_dtype": _TEACHER_DTYPES,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
+        self.check_heads()
+        check_choices(self, _CHOICES)
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}; expected at least 0 and below 1")
         if self.class_token_loss and not self.use_class_token:
@@ -367,11 +356,6 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
         self.check_parts(("base",))
-
-    @property
-    def num_categories(self) -> int:
-        """Number of object categories of a part segmentation model."""
-        return len(self.category_parts or ())
 
     @property
     def batch_dependent_flags(self) -> list[str]:

@@ -59,9 +59,9 @@ from hf_any3d.modeling.layers.tasks import (
     check_category_parts,
     refuse_problem_type,
 )
-from hf_any3d.modeling.point_ops import gather_points, in_full_precision, three_nearest_interpolate, voxel_cells
+from hf_any3d.modeling.point_ops import gather_points, three_nearest_interpolate, voxel_cells
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, cut_patches
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -162,20 +162,12 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
     config_class = ActConfig
     config: ActConfig
     base_model_prefix = "act"
-    main_input_name = "points"
-    input_modalities = ("point_cloud",)
-    supports_gradient_checkpointing = True
     _no_split_modules = ["PointBlock"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
         r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
         r"^(mask_token|decoder_class_position)$",
     ]
-    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
-    accepts_loss_kwargs = False
     _adapted_part = "base"
     _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
     _has_single_dtype = True
@@ -436,14 +428,7 @@ class ActModel(ActPreTrainedModel):
             ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
                 infinite or too large.
         """
-        config = self.config
-        if points.ndim != 3 or points.shape[-1] != config.in_channels:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
-                "the last axis is config.in_channels"
-            )
-        points = in_full_precision(points, self.norm.weight.dtype)
-        return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
+        return cut_patches(points, self.config, self.norm.weight.dtype)
 
     def encode(
         self,
@@ -815,12 +800,16 @@ class ActForPreTraining(ActPreTrainedModel):
             ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
         patches = self.act.cut(points)
-        mask = self._draw_mask(patches.centers) if mask is None else mask
+        if mask is None:
+            num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
+            mask = MASKS[self.config.mask_type](patches.centers, num_masked)
         visible, hidden = split_by_mask(mask)
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
-        encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
+        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
+        tokens, seen = self._visible_tokens(patches, visible), gather_points(patches.centers, visible)
+        encoded = self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
         predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
         if hidden.shape[1]:
             targets = gather_points(targets, hidden)
@@ -884,23 +873,6 @@ class ActForPreTraining(ActPreTrainedModel):
         super().train(mode)
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
         return self
-
-    def _draw_mask(self, centers: torch.Tensor) -> torch.Tensor:
-        num_masked = int(self.config.mask_ratio * centers.shape[1])
-        return MASKS[self.config.mask_type](centers, num_masked)
-
-    def _encode(
-        self,
-        patches: Patches,
-        visible: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> Encoded:
-        """Run the student on the visible patches."""
-        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
-        seen = gather_points(patches.centers, visible)
-        tokens = self._visible_tokens(patches, visible)
-        return self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
 
     def _predict(
         self, student: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
