@@ -282,9 +282,7 @@ def convert_state_dict(
             twice.append(f"{first} and {name}")
             continue
         owners[names[0]] = name
-        for ours, piece in zip(
-            names, split_rows(name, tensor, len(names)) if len(names) > 1 else (tensor,), strict=True
-        ):
+        for ours, piece in zip(names, split_rows(name, tensor, len(names)), strict=True):
             stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours)
             if stacked is None:
                 (encoder if frozen else trained)[ours] = _reshape(ours, piece)

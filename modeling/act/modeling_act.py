@@ -807,9 +807,7 @@ class ActForPreTraining(ActPreTrainedModel):
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
-        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
-        tokens, seen = self._visible_tokens(patches, visible), gather_points(patches.centers, visible)
-        encoded = self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
+        encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
         predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
         if hidden.shape[1]:
             targets = gather_points(targets, hidden)
@@ -874,6 +872,16 @@ class ActForPreTraining(ActPreTrainedModel):
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
         return self
 
+    def _encode(self, patches: Patches, visible: torch.Tensor, *requested: bool | None) -> Encoded:
+        """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
+        if self.config.encode_visible_only:
+            rows = gather_points(patches.neighborhoods.flatten(2), visible)
+            tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+        else:
+            tokens = gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
+        return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
+
     def _predict(
         self, student: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -898,12 +906,6 @@ class ActForPreTraining(ActPreTrainedModel):
         """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
         hidden_states, _ = self.decoder(tokens, positions)
         return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
-
-    def _visible_tokens(self, patches: Patches, visible: torch.Tensor) -> torch.Tensor:
-        if not self.config.encode_visible_only:
-            return gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
-        rows = gather_points(patches.neighborhoods.flatten(2), visible)
-        return self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
 
     def _freeze_teacher(self) -> None:
         self.autoencoder.requires_grad_(False)
