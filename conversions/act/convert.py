@@ -157,19 +157,7 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
 def _build(
     checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
-    """Build the model of a state dict, uninitialized except for a named teacher; sizes are checked before allocation.
-
-    Args:
-        checkpoint: The file, for messages.
-        kind: One of `KINDS`.
-        state: The result of `convert_act_state_dict`.
-        teacher: `model_type` of the frozen teacher, or None.
-        choices: Settings that the tensors do not hold.
-
-    Raises:
-        ValueError: Sizes are unknown or inconsistent, tensors are missing or left over, or the teacher is not the
-            named one.
-    """
+    """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
     if kind == "pretrain":
         return _build_pretraining(checkpoint, state, teacher, choices), None
     if kind == "dvae":
@@ -259,14 +247,7 @@ def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
 def _named_teacher(
     checkpoint: str | os.PathLike, kind: str, frozen: _State, name: str | os.PathLike, revision: str | None
 ) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Open a public encoder, as deep as the teacher in a checkpoint, and compare the two.
-
-    Returns:
-        The settings that a config records of the encoder, and the encoder.
-
-    Raises:
-        ValueError: It is another one.
-    """
+    """Open a public encoder, as deep as the teacher in a checkpoint, and compare the two; return its settings too."""
     teacher = TEACHERS[kind]
     settings = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
     config = settings["encoder_config"]

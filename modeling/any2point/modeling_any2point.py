@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -334,7 +334,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
             # Layers wrapped by a guided adapter need the places of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             call = partial(layer, **arguments, **guidance)
-            hidden_states = self._run_layer(layer, call, hidden_states)
+            # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
+            if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
+                call = partial(self._gradient_checkpointing_func, call)
+            hidden_states = hidden_of(call(hidden_states))
             if states is not None:
                 made.append(hidden_states)
         if states is not None:
@@ -352,13 +355,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return self.family.layer_inputs(
             LayerPass(encoder, layers, hidden_states, mask, places.followed_by(extra), views)
         )
-
-    def _run_layer(self, layer: nn.Module, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Run a layer, with gradient checkpointing if enabled."""
-        # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
-        if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
-            return hidden_of(self._gradient_checkpointing_func(call, hidden_states))
-        return hidden_of(call(hidden_states))
 
 
 class _Any2PointWithHead(Any2PointPreTrainedModel):

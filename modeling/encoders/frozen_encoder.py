@@ -373,13 +373,9 @@ def _encoder_arguments(
 
 
 def _refuse_encoder_on_disk(model: PreTrainedModel) -> None:
-    """Refuse to leave an encoder from another repository on disk.
+    """Refuse to leave any of an encoder from another repository on disk.
 
-    transformers looks for offloaded weights among the files of the loaded repository only, and would miss them in the
-    first call.
-
-    Raises:
-        ValueError: If any of the encoder is on disk.
+    transformers looks for offloaded weights among the files of the loaded repository only.
     """
     owner = model._encoder_owner
     if owner.encoder is None or not model.config.part("encoder").is_elsewhere:

@@ -125,12 +125,7 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Reject unknown keywords of a call, except those that are None, which are dropped.
-
-    Args:
-        name: Name of the model.
-        given: Keywords of the call.
-        known: Supported keywords.
+    """Reject keywords of a call of the model `name` that are not known, except those that are None, which are dropped.
 
     Raises:
         TypeError: Naming the keyword and the supported ones.

@@ -214,14 +214,6 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             dropout.train(dropping)
         return self
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
-        self.language_model.set_input_embeddings(value)
-
     def get_output_embeddings(self) -> nn.Module:
         """Return those of the language model."""
         return self.language_model.get_output_embeddings()

@@ -144,12 +144,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
 
 
 def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:
-    """Make the record of a pretrained part; a directory is recorded by its absolute path.
-
-    Args:
-        name_or_path: The name or path given by the user.
-        source: Result of `resolve_encoder` for it.
-    """
+    """Make the record of a part from the name given and the source found; a directory is recorded absolutely."""
     return PretrainedPart(absolute_name(name_or_path), source.revision, source.checksum)
 
 
@@ -192,11 +187,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
 
 
 def verify_checksum(source: EncoderSource, expected: str) -> None:
-    """Check that weights are those that a model was trained with.
-
-    Args:
-        source: The weights found.
-        expected: `"tensors-sha256:…"`, or `"sha256:…"` of the weight files, as earlier versions recorded it.
+    """Check the weights found against the checksum recorded: of the tensors, or, by earlier versions, of the files.
 
     Raises:
         EncoderMismatchError: If they differ.
@@ -260,9 +251,6 @@ def shard_names(index: Path) -> list[str]:
 
 def weight_files(directory: str | Path) -> list[Path]:
     """Return the weight file of a saved model, or all its shards sorted by name; safetensors are preferred to `.bin`.
-
-    Args:
-        directory: Directory written by `save_pretrained`, or snapshot in the hub's cache.
 
     Raises:
         FileNotFoundError: If there are no weights, or a shard is missing.
