@@ -25,9 +25,7 @@ CLASS_NAMES = tuple(
 )
 
 LICENCE = Licence(
-    "other",
-    "for academic research; the models belong to their authors",
-    "https://modelnet.cs.princeton.edu/",
+    "other", "for academic research; the models belong to their authors", "https://modelnet.cs.princeton.edu/"
 )
 CITATION = """@inproceedings{wu2015modelnet,
   title = {3D ShapeNets: A Deep Representation for Volumetric Shapes},

@@ -18,15 +18,7 @@ from hf_any3d.data.splits import validation_split
 SPLITS = ("train", "validation", "test")
 FLOOR = "floor"
 
-TYPICAL_SIZES = {
-    "bed": 2.2,
-    "chair": 1.1,
-    "lamp": 1.2,
-    "plant": 1.0,
-    "sofa": 2.0,
-    "storage": 1.6,
-    "table": 1.5,
-}
+TYPICAL_SIZES = {"bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5}
 """Class of objects that stand on floors -> typical diameter of the bounding sphere, in metres."""
 
 
@@ -64,8 +56,7 @@ def load(
     classes = list(TYPICAL_SIZES) if classes is None else list(classes)
     if unknown := [name for name in classes if name not in TYPICAL_SIZES]:
         raise ValueError(f"classes names {unknown[0]!r}; expected any of {', '.join(TYPICAL_SIZES)}")
-    single = shapes.load(data_dir, **options)
-    single = validation_split(single, 0.2, seed, group_column="group")
+    single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
     counts = dict(zip(SPLITS, (train_rooms, validation_rooms, test_rooms), strict=True))
     features = Features(
         {"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=[FLOOR, *classes]))}
@@ -78,10 +69,7 @@ def load(
         objects = room_objects(rows, rows.features["label"].names, classes, TYPICAL_SIZES)
         made = [
             compose_room(
-                objects,
-                np.random.default_rng([seed, number, room]),
-                num_objects=num_objects,
-                num_points=num_points,
+                objects, np.random.default_rng([seed, number, room]), num_objects=num_objects, num_points=num_points
             )
             for room in range(count)
         ]

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hf_any3d.data.files.source import FREE_BYTES, PointCloudError, PointCloudFileError, ReadLimits
+from hf_any3d.data.files.source import FREE_BYTES, PointCloudError, PointCloudFileError, ReadLimits, file_errors
 from hf_any3d.data.files.text_numbers import listed, shorten
 
 # Deflate compresses by at most 1032 to 1.
@@ -86,7 +86,8 @@ def open_hdf5(
     if not path.is_file():
         raise PointCloudFileError(f"{path}: no such file")
     try:
-        arrays = _arrays(path, limits)
+        with file_errors(path):
+            arrays = _arrays(path, limits)
         missing = [name for name in required if name not in arrays]
         if missing:
             raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
@@ -117,10 +118,8 @@ def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
                     f"array {shorten(name)} has chunks of {found['chunk']} bytes in a file of {stored}"
                 )
             arrays[name] = array
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
     except _Failed as error:
-        raise PointCloudFileError(f"{path}: not a valid HDF5 file ({error})") from None
+        raise PointCloudError(f"not a valid HDF5 file ({error})") from None
     return arrays
 
 
