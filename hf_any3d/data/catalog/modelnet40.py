@@ -166,8 +166,7 @@ def points_and_normals(table: object) -> dict[str, np.ndarray]:
     if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] not in (3, 6):
         shape = getattr(table, "shape", type(table).__name__)
         raise PointCloudError(f"a cloud of shape {shape}; expected (points, 6), xyz and normal")
-    row = {"points": table[:, :3]}
-    return row if table.shape[1] == 3 else {**row, "normals": table[:, 3:]}
+    return {"points": table[:, :3]} if table.shape[1] == 3 else {"points": table[:, :3], "normals": table[:, 3:]}
 
 
 def _text_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:

@@ -202,13 +202,9 @@ def _sampled(
 def room_objects(
     rows: Iterable, names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
 ) -> list[RoomObject]:
-    """Select the objects of some classes from a dataset; class `classes[i]` gets label i + 1.
+    """Select the objects of `classes` from a dataset with class names `names`; class `classes[i]` gets label i + 1.
 
-    Args:
-        rows: rows with `points` and `label`.
-        names: the dataset's class names.
-        classes: classes to select.
-        sizes: typical diameters in metres.
+    Rows have `points` and `label`; `sizes` are typical diameters in metres.
     """
     numbers = {names.index(name): i + 1 for i, name in enumerate(classes)}
     return [

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -76,10 +76,6 @@ class ShardRecord:
     statistics: Mapping
     sha256: str | None = None
 
-    def as_dict(self) -> dict:
-        """Return the record as plain values."""
-        return asdict(self)
-
 
 def record_path(folder: Path, split: str, number: int) -> Path:
     """Return the path of a shard's record."""
@@ -140,11 +136,7 @@ class ShardChecks:
 def finished_shards(folder: Path, split: str, num_units: int, checks: ShardChecks) -> list[ShardRecord]:
     """Read the records of a split up to the first shard that is missing, damaged or does not continue the previous.
 
-    Args:
-        folder: of the conversion.
-        split: its name.
-        num_units: units of the source.
-        checks: finds damaged shards.
+    `num_units` is the number of units of the source; `checks` finds damaged shards.
     """
     records: list[ShardRecord] = []
     while True:

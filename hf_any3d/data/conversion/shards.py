@@ -64,7 +64,7 @@ def convert_split(
             path = folder / "data" / f"{split}-{len(records):05d}.parquet"
             record = _convert_shard(source, start, path, features, skip, bar)
             # Written after the shard: a shard without its record counts as not written.
-            write_json(record_path(folder, split, len(records)), record.as_dict())
+            write_json(record_path(folder, split, len(records)), vars(record))
             records.append(record)
             checks.note(record)
             start = record.stop
@@ -101,10 +101,8 @@ def _checked_rows(
         logger.warning("left out %s", error)
         skipped.append(str(error))
 
-    rows = iter(())
     try:
-        rows = enumerate(source.read(unit))
-        for number, row in rows:
+        for number, row in enumerate(source.read(unit)):
             try:
                 checked = checked_row(row, features)
             except PointCloudError as error:

@@ -81,10 +81,8 @@ def _faces(properties: dict, source: Source) -> dict:
     triangles = count_triangles(counts)
     source.check(faces=triangles, decoded=24 * triangles)
     faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
-    colors = [properties.get(name) for name in ("red", "green", "blue")]
-    colors = [color for color in colors if isinstance(color, np.ndarray)]
-    face_colors = None
-    if len(colors) == 3:
+    colors, face_colors = [properties.get(name) for name in ("red", "green", "blue")], None
+    if all(isinstance(color, np.ndarray) for color in colors):
         face_colors = usable_colors(np.stack(colors, axis=1), source)
     return {"faces": faces, "face_colors": None if face_colors is None else face_colors[polygon]}
 
@@ -171,16 +169,7 @@ class Element:
 
 
 def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> list[Values]:
-    """Read all elements from their bytes.
-
-    Args:
-        data: the file.
-        start: where the body starts.
-        elements: what the header declares.
-        order: "<" or ">".
-
-    Returns:
-        The values of each element.
+    """Return the values of each element from the file's bytes, whose body begins at `start`; `order` is "<" or ">".
 
     Raises:
         PointCloudError: a file that ends too early, or a negative length.
@@ -346,14 +335,7 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
 
 
 def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
-    """Read all elements from their lines, one row per line.
-
-    Args:
-        text: the file after its header.
-        elements: what the header declares.
-
-    Returns:
-        The values of each element.
+    """Return the values of each element from the lines after the header, one row per line.
 
     Raises:
         PointCloudError: too few lines, or a malformed one.

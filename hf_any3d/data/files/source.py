@@ -91,17 +91,14 @@ class ReadLimits:
         """
         for name, value in (("points", points), ("faces", faces), ("bytes", decoded)):
             if value > getattr(self, name):
-                raise self._refusal(name, f"{value} {name}", f"at most {getattr(self, name)}")
+                raise self._refusal(name, f"{value} {name}; at most {getattr(self, name)}")
         if stored is not None and decoded > max(FREE_BYTES, self.expansion * stored):
-            raise self._refusal(
-                "expansion", f"{stored} bytes expand to {decoded}", f"at most {self.expansion} times as many"
-            )
+            text = f"{stored} bytes expand to {decoded}; at most {self.expansion} times as many"
+            raise self._refusal("expansion", text)
 
     @staticmethod
-    def _refusal(name: str, seen: str, allowed: str) -> PointCloudError:
-        return PointCloudError(
-            f"{seen}; {allowed} are read (pass limits=ReadLimits({name}=…) or set {VARIABLE}={name}=…)"
-        )
+    def _refusal(name: str, text: str) -> PointCloudError:
+        return PointCloudError(f"{text} are read (pass limits=ReadLimits({name}=…) or set {VARIABLE}={name}=…)")
 
 
 _MAX_REFERENCES = 256
