@@ -87,10 +87,8 @@ PIPELINES = {
 
 def register() -> None:
     """Register configs, models, processors, auto classes and pipelines; calling it again changes nothing."""
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[minigpt3d.NormedPhiConfig.model_type] = [
-        "query_key_value",
-        "dense",
-    ]
+    normed_phi = minigpt3d.NormedPhiConfig.model_type
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[normed_phi] = ["query_key_value", "dense"]
     for config, encoder in ENCODERS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, encoder, exist_ok=True)

@@ -21,6 +21,9 @@ FLOOR = "floor"
 TYPICAL_SIZES = {"bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5}
 """Class of objects that stand on floors -> typical diameter of the bounding sphere, in metres."""
 
+Placed = tuple[np.ndarray, int, float]
+"""Points, label and size of an object in a room."""
+
 
 def load(
     data_dir: str | os.PathLike | None = None,
@@ -132,7 +135,7 @@ def compose_room(
         raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
     drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
     boxes: list[np.ndarray] = []
-    placed: list[tuple[np.ndarray, int, float]] = []
+    placed: list[Placed] = []
     for number in drawn:
         size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
         standing = _stand(objects[number].points, size, generator)
@@ -172,11 +175,7 @@ def _free_place(
 
 
 def _sampled(
-    placed: list[tuple[np.ndarray, int, float]],
-    num_points: int,
-    width: float,
-    floor_label: int,
-    generator: np.random.Generator,
+    placed: list[Placed], num_points: int, width: float, floor_label: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
     shares = np.array([size**2 for _, _, size in placed] + [width**2 / 4])

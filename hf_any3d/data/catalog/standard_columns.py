@@ -77,9 +77,8 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
         found = splits[split].features["label"]
         if isinstance(found, ClassLabel):
             if found.names != feature.names:
-                raise ValueError(
-                    f"{origin}: the classes of split {split} are {found.names}, those of {first} {feature.names}"
-                )
+                seen = f"{origin}: the classes of split {split} are {found.names}"
+                raise ValueError(f"{seen}, those of {first} {feature.names}")
             continue
         unknown = set(splits[split].unique("label")) - set(feature.names) if _is_text(found) else set()
         if unknown:

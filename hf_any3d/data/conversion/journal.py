@@ -95,13 +95,10 @@ class ShardChecks:
 
     def __init__(self, folder: Path, trust_times: bool):
         self.folder, self.trust_times = folder, trust_times
+        self._path = folder / "meta" / "checked.json"
         known = read_json(self._path)
         self._known: dict[str, list] = known if isinstance(known, dict) else {}
         self._changed = False
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / "meta" / "checked.json"
 
     def is_intact(self, record: ShardRecord) -> bool:
         """Whether the file of a record is as it was written; logs a warning if not."""

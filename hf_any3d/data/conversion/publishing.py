@@ -131,13 +131,7 @@ def _statistics(split: str, rows: Dataset) -> dict:
 
 
 def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
-    """Return the metadata at the head of the card.
-
-    Args:
-        title: the dataset's display name.
-        licence: an identifier of the hub, or custom terms in words.
-        num_rows: number of clouds in all splits.
-    """
+    """Return the metadata at the head of the card; the licence is an identifier of the hub, or terms in words."""
     data: dict[str, Any] = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
     data["size_categories"] = [_size_category(num_rows)]
     if licence in OPEN_LICENCES:
@@ -148,14 +142,9 @@ def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
 
 
 def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, statistics: Mapping[str, dict]) -> str:
-    """Write the card.
+    """Write the card; description, homepage and citation are taken from the `info` of the splits.
 
-    Args:
-        repo_id: the repository of the data.
-        title: its heading.
-        splits: the data; description, homepage and citation are taken from their `info`.
-        licence: the terms.
-        statistics: of each split, as `SplitStatistics.as_dict` returns them.
+    `statistics` are those of each split, as `SplitStatistics.as_dict` returns them.
     """
     split = next(iter(splits))
     features, info = splits[split].features, splits[split].info

@@ -193,12 +193,7 @@ class SplitStatistics:
     labels: Counter = field(default_factory=Counter)
 
     def add(self, row: Mapping[str, Any], features: Features) -> None:
-        """Count one row.
-
-        Args:
-            row: with `points` (num_points, 3 or more) where the dataset has that column.
-            features: the types of its columns.
-        """
+        """Count one row, with `points` (num_points, 3 or more) where the dataset has that column."""
         one = SplitStatistics(num_rows=1)
         if "points" in row:
             points = np.asarray(row["points"])
@@ -237,23 +232,15 @@ class SplitStatistics:
     def from_dict(cls, described: Mapping) -> "SplitStatistics":
         """Restore statistics from `as_dict`."""
         sizes, bounds = described.get("points_per_cloud", {}), described.get("bounds", {})
-        return cls(
-            described["num_rows"],
-            described.get("num_points", 0),
-            sizes.get("min"),
-            sizes.get("max"),
-            bounds.get("min"),
-            bounds.get("max"),
-            Counter(described.get("labels", {})),
-        )
+        extremes = (sizes.get("min"), sizes.get("max"), bounds.get("min"), bounds.get("max"))
+        labels = Counter(described.get("labels", {}))
+        return cls(described["num_rows"], described.get("num_points", 0), *extremes, labels)
 
 
 def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     """Convert a row to the types of its columns.
 
-    Args:
-        row: a value for each column.
-        features: the columns; Array2D ones are arrays (num_points, channels), a list `labels` has one class per point.
+    Array2D columns are arrays (num_points, channels), a list `labels` has one class per point.
 
     Raises:
         PointCloudError: no points, another shape, NaN or infinite numbers, or a class that does not exist.

@@ -51,11 +51,6 @@ class StoredArray:
     dtype: np.dtype
 
     @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
     def nbytes(self) -> int:
         """Size of all its numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -113,10 +108,8 @@ def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
                 raise PointCloudError(f"array {shorten(name)} claims {array.nbytes} bytes in a file of {stored}")
             # A chunk is always decompressed completely.
             limits.check(decoded=array.nbytes)
-            if found["chunk"] > max(FREE_BYTES, limits.expansion * stored):
-                raise PointCloudError(
-                    f"array {shorten(name)} has chunks of {found['chunk']} bytes in a file of {stored}"
-                )
+            if (chunk := found["chunk"]) > max(FREE_BYTES, limits.expansion * stored):
+                raise PointCloudError(f"array {shorten(name)} has chunks of {chunk} bytes in a file of {stored}")
             arrays[name] = array
     except _Failed as error:
         raise PointCloudError(f"not a valid HDF5 file ({error})") from None
@@ -177,10 +170,11 @@ class _Child:
                 process = self._started()
                 _pipes(process)[0].write(json.dumps({"path": os.path.abspath(path), **request}).encode() + b"\n")
                 deadline = time.monotonic() + _SECONDS
+                piece = bytearray(1 << 16)
                 while (end := self._read.find(b"\n")) < 0:
                     if len(self._read) > _LONGEST_ANSWER:
                         raise ValueError("an answer without an end")
-                    self._read_more(process, deadline)
+                    self._read += piece[: self._fill(process, memoryview(piece), deadline)]
                 answer = json.loads(self._take(end + 1))
                 if not isinstance(answer, dict):
                     raise ValueError("a malformed answer")
@@ -224,10 +218,6 @@ class _Child:
                 env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"},
             )
         return self._process
-
-    def _read_more(self, process: subprocess.Popen, deadline: float) -> None:
-        piece = bytearray(1 << 16)
-        self._read += piece[: self._fill(process, memoryview(piece), deadline)]
 
     def _array(self, process: subprocess.Popen, size: int, deadline: float) -> bytearray:
         data = bytearray(size)

@@ -71,9 +71,8 @@ def parse_array(data: bytes) -> np.ndarray:
             shape, by_columns, dtype = _HEADERS[version](file)
     # The header is a Python literal; a damaged one can fail anywhere in numpy's or Python's parser.
     except Exception as error:
-        raise PointCloudError(
-            f"not a valid .npy header ({type(error).__name__}: {printable(str(error)[:80])})"
-        ) from None
+        reason = f"{type(error).__name__}: {printable(str(error)[:80])}"
+        raise PointCloudError(f"not a valid .npy header ({reason})") from None
     if dtype.hasobject:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     if dtype.subdtype is not None:
@@ -147,9 +146,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
     try:
         data = archive.read(info)
     except Exception as error:
-        raise PointCloudError(
-            f"array {shorten(name)} is damaged ({type(error).__name__}: {str(error)[:80]})"
-        ) from None
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise PointCloudError(f"array {shorten(name)} is damaged ({reason})") from None
     try:
         return parse_array(data)
     except PointCloudError as error:
