@@ -29,6 +29,7 @@ from transformers.utils.hub import cached_file
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base
 from hf_any3d.tuners.targets import left_out_modules
 
@@ -107,7 +108,7 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, AdapterLoadingMixin):
-            model.refuse_merged_adapters()  # before anything is written
+            refuse_merged_adapters(model)  # before anything is written
         original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
             return

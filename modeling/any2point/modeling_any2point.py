@@ -350,10 +350,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if extra:
             hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, extra))
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
-        layers = self.family.layers_of(encoder)
-        views = self.config.rotary_views
+        layers, places = self.family.layers_of(encoder), places.followed_by(extra)
         return self.family.layer_inputs(
-            LayerPass(encoder, layers, hidden_states, mask, places.followed_by(extra), views)
+            LayerPass(encoder, layers, hidden_states, mask, places, self.config.rotary_views)
         )
 
 

@@ -48,11 +48,6 @@ def reset_lora(model: nn.Module) -> None:
             init.zeros_(parameter)
 
 
-def lora_dropouts(model: nn.Module) -> list[nn.Module]:
-    """Return the dropout layers of LoRA."""
-    return [module for name, module in model.named_modules() if ".lora_dropout." in name]
-
-
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Map names of tensors to those in a model with LoRA.
 

@@ -47,7 +47,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import lora_dropouts, names_in, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
@@ -210,8 +210,9 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = mode  # required for gradient checkpointing; its submodules keep their modes
         dropping = mode or self.config.qformer_lora_dropout_at_inference
-        for dropout in lora_dropouts(self.bridge.qformer):
-            dropout.train(dropping)
+        for name, layer in self.bridge.qformer.named_modules():
+            if ".lora_dropout." in name:
+                layer.train(dropping)
         return self
 
     def get_output_embeddings(self) -> nn.Module:

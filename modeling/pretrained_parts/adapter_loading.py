@@ -199,14 +199,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         config.set_part(name, source)
         config.save_pretrained(directory)
 
-    def refuse_merged_adapters(self) -> None:
-        """Raise an error if an adapter is temporarily merged into the weights.
-
-        Raises:
-            ValueError: With the names of the adapters.
-        """
-        refuse_merged_adapters(self)
-
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
