@@ -143,11 +143,7 @@ class MeanIoU(_SegmentationMetric):
 
     def _compute(self, predictions: list, references: list, num_classes: int | None = None) -> dict:
         matrix = point_confusion(_joined(predictions), _joined(references), num_classes)
-        return {
-            "mean_iou": mean_iou(matrix),
-            "class_ious": class_ious(matrix),
-            "accuracy": overall_accuracy(matrix),
-        }
+        return {"mean_iou": mean_iou(matrix), "class_ious": class_ious(matrix), "accuracy": overall_accuracy(matrix)}
 
 
 class PartIoU(_SegmentationMetric):

@@ -78,10 +78,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _forward(
-        self,
-        model_inputs: dict[str, Any],
-        labels: tuple[str, ...] = (),
-        templates: tuple[str, ...] | None = None,
+        self, model_inputs: dict[str, Any], labels: tuple[str, ...] = (), templates: tuple[str, ...] | None = None
     ) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
         texts = self.label_embeddings(labels, templates)

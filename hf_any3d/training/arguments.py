@@ -134,10 +134,7 @@ class PointTrainingArguments(TrainingArguments):
         default="trainer_output", metadata={"help": "Directory to write the model and its checkpoints to."}
     )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    license: str | None = field(
-        default=None,
-        metadata={"help": "Licence in the model card, as the hub writes it."},
-    )
+    license: str | None = field(default=None, metadata={"help": "Licence in the model card, as the hub writes it."})
     remove_unused_columns: bool = field(default=False)
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")

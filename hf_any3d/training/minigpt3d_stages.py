@@ -16,12 +16,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
-from hf_any3d.modeling.minigpt3d import (
-    MiniGPT3DConfig,
-    MiniGPT3DForConditionalGeneration,
-    build_from_parts,
-    set_stage,
-)
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing import PointCloudProcessor

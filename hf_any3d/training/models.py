@@ -58,8 +58,7 @@ class PointModelArguments(ModelArguments):
         default=None, metadata={"help": "Directory or hub name of a pretrained point transformer to fine-tune."}
     )
     tuning: str = field(
-        default="full",
-        metadata={"help": f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}."},
+        default="full", metadata={"help": f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}."}
     )
     drifting_statistics: bool = field(
         default=False,

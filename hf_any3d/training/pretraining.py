@@ -264,8 +264,7 @@ class AutoencoderTrainingArguments(PretrainingArguments):
         metadata={"help": "Ignore points whose coordinates sum to 0 in evaluation, as the released program does."},
     )
     pictured_clouds: int = field(
-        default=6,
-        metadata={"help": "Number of clouds shown with their reconstructions in a web page."},
+        default=6, metadata={"help": "Number of clouds shown with their reconstructions in a web page."}
     )
 
     def schedules(self) -> dict[str, Callable[[int], float]]:

@@ -110,16 +110,14 @@ class ProtocolArguments:
         metadata={"help": "Apply the transforms to complete clouds as stored; they must sample num_points."},
     )
     few_shot: dict | str | None = field(
-        default=None,
-        metadata={"help": "JSON object with way, shot and fold: draw few rows of few classes."},
+        default=None, metadata={"help": "JSON object with way, shot and fold: draw few rows of few classes."}
     )
     select_on_test: bool = field(
         default=False,
         metadata={"help": "Select the weights on the test split, as many published results do; the card states it."},
     )
     voting: int = field(
-        default=0,
-        metadata={"help": "Also evaluate the mean logits of this many augmented copies of each test cloud."},
+        default=0, metadata={"help": "Also evaluate the mean logits of this many augmented copies of each test cloud."}
     )
     vote_augment: list[str] | None = field(
         default=None, metadata={"help": "Transforms of these copies; by default those of training."}

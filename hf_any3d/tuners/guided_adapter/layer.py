@@ -137,12 +137,7 @@ class GuidedAdapterLayer(WrappedModule):
         else:
             attention = self.guided_adapter_attention[name]
         return guided_aggregation(
-            hidden_states,
-            attention,
-            view_norm,
-            self.guided_adapter_voxel_norm[name],
-            geometry,
-            self.guidance[name],
+            hidden_states, attention, view_norm, self.guided_adapter_voxel_norm[name], geometry, self.guidance[name]
         )
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
