@@ -19,7 +19,7 @@ from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, json_mapping
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.protocol import processor_settings, select_on_test
 from hf_any3d.training.rows import ProcessedDataset, evaluation_rows, training_transform
 from hf_any3d.training.trainer import PointTrainer
@@ -162,14 +162,12 @@ NO_TEACHER = "none"
 class PretrainingDataArguments(DataArguments):
     """The dataset to pretrain on; labels are not used for training."""
 
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training split to evaluate on, if there is no validation split."}
+    validation_fraction: float = argument(
+        0.1, help="Share of the training split to evaluate on, if there is no validation split."
     )
-    select_on_test: bool = field(
-        default=False, metadata={"help": "Select the weights on the test split, as published programs do."}
-    )
-    processor_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with further settings of the processor, such as sampling."}
+    select_on_test: bool = argument(False, help="Select the weights on the test split, as published programs do.")
+    processor_config: dict | str | None = argument(
+        None, help="JSON object with further settings of the processor, such as sampling."
     )
 
     def __post_init__(self):
@@ -218,21 +216,17 @@ def pretraining_rows(
 class TeacherArguments:
     """The frozen encoder that teaches, and the config of the autoencoder around it."""
 
-    teacher: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
-        metadata={"help": "Hub name or directory of a text, vision or audio encoder; none for a plain autoencoder."},
+    teacher: str = argument(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        help="Hub name or directory of a text, vision or audio encoder; none for a plain autoencoder.",
     )
-    tower: str | None = field(
-        default=None, metadata={"help": "Encoder of a composite checkpoint: text, vision or audio."}
-    )
-    teacher_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the teacher."})
-    teacher_layers: int | None = field(default=None, metadata={"help": "Use only the first layers of the teacher."})
-    random_teacher: bool = field(
-        default=False, metadata={"help": "Use random weights of the teacher; they are stored with the model."}
-    )
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with settings of ActAutoencoderConfig, such as num_codes."}
+    tower: str | None = argument(None, help="Encoder of a composite checkpoint: text, vision or audio.")
+    teacher_revision: str | None = argument(None, help="Branch, tag or commit of the teacher.")
+    teacher_layers: int | None = argument(None, help="Use only the first layers of the teacher.")
+    random_teacher: bool = argument(False, help="Use random weights of the teacher; they are stored with the model.")
+    attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    model_config: dict | str | None = argument(
+        None, help="JSON object with settings of ActAutoencoderConfig, such as num_codes."
     )
 
     def __post_init__(self):
@@ -249,23 +243,19 @@ class AutoencoderTrainingArguments(PretrainingArguments):
     greater_is_better: bool | None = field(default=False)
     learning_rate: float = field(default=5e-4)
     weight_decay: float = field(default=5e-4)
-    temperature_start: float = field(default=1.0, metadata={"help": "Initial temperature of the Gumbel softmax."})
-    temperature_end: float = field(default=0.0625, metadata={"help": "Final temperature."})
-    temperature_steps: int = field(default=100_000, metadata={"help": "Optimiser steps to the final temperature."})
-    kl_weight_end: float = field(default=0.1, metadata={"help": "Final weight of the KL term; initially 0."})
-    kl_weight_delay: int = field(default=10_000, metadata={"help": "Optimiser steps before the weight increases."})
-    kl_weight_steps: int = field(default=100_000, metadata={"help": "Optimiser steps in which it increases."})
-    f_score_threshold: float = field(
-        default=0.01,
-        metadata={"help": "Distance up to which a reconstructed point is correct, in units of the clouds."},
+    temperature_start: float = argument(1.0, help="Initial temperature of the Gumbel softmax.")
+    temperature_end: float = argument(0.0625, help="Final temperature.")
+    temperature_steps: int = argument(100_000, help="Optimiser steps to the final temperature.")
+    kl_weight_end: float = argument(0.1, help="Final weight of the KL term; initially 0.")
+    kl_weight_delay: int = argument(10_000, help="Optimiser steps before the weight increases.")
+    kl_weight_steps: int = argument(100_000, help="Optimiser steps in which it increases.")
+    f_score_threshold: float = argument(
+        0.01, help="Distance up to which a reconstructed point is correct, in units of the clouds."
     )
-    drop_zero_sums: bool = field(
-        default=False,
-        metadata={"help": "Ignore points whose coordinates sum to 0 in evaluation, as the released program does."},
+    drop_zero_sums: bool = argument(
+        False, help="Ignore points whose coordinates sum to 0 in evaluation, as the released program does."
     )
-    pictured_clouds: int = field(
-        default=6, metadata={"help": "Number of clouds shown with their reconstructions in a web page."}
-    )
+    pictured_clouds: int = argument(6, help="Number of clouds shown with their reconstructions in a web page.")
 
     def schedules(self) -> dict[str, Callable[[int], float]]:
         """Return temperature and weight of the KL term by optimiser step, under the autoencoder's argument names."""
@@ -326,15 +316,11 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
 class StudentArguments:
     """The autoencoder that teaches, and the config of the student."""
 
-    autoencoder: str = field(metadata={"help": "Directory or hub name of a trained autoencoder; it stays frozen."})
-    mask_ratio: float | None = field(default=None, metadata={"help": "Share of masked patches."})
-    mask_type: str | None = field(default=None, metadata={"help": "random masks single patches, block a region."})
-    distillation_loss: str | None = field(
-        default=None, metadata={"help": "cosine, l2, smooth_l1, contrastive or barlow."}
-    )
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with any further settings of ActConfig."}
-    )
+    autoencoder: str = argument(help="Directory or hub name of a trained autoencoder; it stays frozen.")
+    mask_ratio: float | None = argument(None, help="Share of masked patches.")
+    mask_type: str | None = argument(None, help="random masks single patches, block a region.")
+    distillation_loss: str | None = argument(None, help="cosine, l2, smooth_l1, contrastive or barlow.")
+    model_config: dict | str | None = argument(None, help="JSON object with any further settings of ActConfig.")
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
@@ -347,19 +333,11 @@ class StudentArguments:
 class ProbeArguments:
     """Evaluation of frozen features during pretraining and at its end."""
 
-    probe_every: int = field(
-        default=0, metadata={"help": "Epochs between evaluations of the features by a linear SVM; 0 for none."}
-    )
-    probe_dataset: str | None = field(
-        default=None, metadata={"help": "Labelled dataset for it; by default that of pretraining."}
-    )
-    probe_data_dir: str | None = field(
-        default=None, metadata={"help": "Directory of its files; by default --data_dir."}
-    )
-    probe_dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with further options of that dataset."}
-    )
-    probe_cost: float = field(default=0.01, metadata={"help": "C of the SVM."})
+    probe_every: int = argument(0, help="Epochs between evaluations of the features by a linear SVM; 0 for none.")
+    probe_dataset: str | None = argument(None, help="Labelled dataset for it; by default that of pretraining.")
+    probe_data_dir: str | None = argument(None, help="Directory of its files; by default --data_dir.")
+    probe_dataset_options: dict | str | None = argument(None, help="JSON object with further options of that dataset.")
+    probe_cost: float = argument(0.01, help="C of the SVM.")
 
     def __post_init__(self):
         self.probe_dataset_options = json_mapping(self.probe_dataset_options, "probe_dataset_options")
