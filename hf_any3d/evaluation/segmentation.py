@@ -230,9 +230,6 @@ class Blocks(Protocol):
     index: Sequence[np.ndarray]
     dataset: Any
 
-    def __getitem__(self, number: int) -> Any:
-        """Return one block as the model's input."""
-
 
 def judge_segmentation(
     trainer: Trainer,

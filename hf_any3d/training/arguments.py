@@ -225,18 +225,35 @@ def parse_arguments(
     return parser.parse_dict(_override(values, parser, argv[1:]))
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file of names and values.
 
     A file may name another one, or a list of them, under `extends`, by paths relative to its folder. Their values are
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
 
+    Args:
+        path: The file.
+        readers: Files that extend it, to notice a cycle.
+
     Raises:
         ValueError: If a file is not a mapping, or extends itself.
         FileNotFoundError: If a file does not exist.
     """
-    return _read(path, ())
+    if path.resolve() in readers:
+        raise ValueError(f"{path}: {BASES!r} leads back to this file; expected no cycle")
+    values = _parse(path)
+    bases = values.pop(BASES, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASES!r} is {bases!r}; expected the path of a file or a list of paths")
+    below: dict[str, Any] = {}
+    for base in bases:
+        file = path.parent / base
+        if not file.is_file():
+            raise FileNotFoundError(f"{path}: {BASES!r} names {base!r}, but there is no file {file}")
+        below = merge(below, read_settings(file, (*readers, path.resolve())))
+    return merge(below, values)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,23 +295,6 @@ def _parse_exponents(value: Any) -> Any:
     if isinstance(value, list):
         return [_parse_exponents(inner) for inner in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in readers:
-        raise ValueError(f"{path}: {BASES!r} leads back to this file; expected no cycle")
-    values = _parse(path)
-    bases = values.pop(BASES, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: {BASES!r} is {bases!r}; expected the path of a file or a list of paths")
-    below: dict[str, Any] = {}
-    for base in bases:
-        file = path.parent / base
-        if not file.is_file():
-            raise FileNotFoundError(f"{path}: {BASES!r} names {base!r}, but there is no file {file}")
-        below = merge(below, _read(file, (*readers, path.resolve())))
-    return merge(below, values)
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -77,10 +77,7 @@ class StageArguments:
         self.model_config = json_mapping(self.model_config, "model_config")
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
-        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
-            raise ValueError(
-                f"--processor_config has {unknown[0]!r}; expected some of {', '.join(PROCESSOR_SETTINGS)}"
-            )
+        check_settings("processor_config", self.processor_config, PROCESSOR_SETTINGS)
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage}; expected one of {', '.join(map(str, STAGES))}")
         given = [part for part in PARTS if getattr(self, part) is not None]
@@ -234,10 +231,7 @@ def check_checkpoint(checkpoint: str | None, stage: int) -> None:
     Raises:
         ValueError: If it is of another stage.
     """
-    if checkpoint is None:
-        return
-    before = MiniGPT3DConfig.from_pretrained(checkpoint).stage
-    if before != stage:
+    if checkpoint is not None and (before := MiniGPT3DConfig.from_pretrained(checkpoint).stage) != stage:
         raise ValueError(
             f"{checkpoint} is of stage {before}; expected one of stage {stage}, another --output_dir, or "
             "--resume_from_checkpoint false"
@@ -385,13 +379,6 @@ class StageTrainer(PointTrainer):
         if wrong := sorted(lacking.union(load_result.unexpected_keys)):
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Create the schedule of the learning rate."""
+    def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
         schedule = self.args.step_schedule
-        if self.lr_scheduler is not None or schedule is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+        return super()._own_scheduler(optimizer) if schedule is None else schedule.scheduler(optimizer)

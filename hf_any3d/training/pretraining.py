@@ -65,19 +65,12 @@ class LinearProbe:
             model: Model with `probe_features(points)`, `(batch, points, channels)` to `(batch, features)`.
             quiet: Hide the progress bar.
         """
-        standardize, machine = _import_sklearn()
+        make_pipeline, scaler, machine = _import_sklearn()
+        probe = make_pipeline(scaler(), machine(C=self.cost, random_state=0, max_iter=10_000))
+        labels = {str(split): np.asarray(rows["label"]) for split, rows in self.splits.items()}
         found = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
-        scale = standardize().fit(found["train"])
-        learned = machine(C=self.cost, random_state=0, max_iter=10_000)
-        learned.fit(scale.transform(found["train"]), self._labels("train"))
-        return {
-            split: float(learned.score(scale.transform(features), self._labels(split)))
-            for split, features in found.items()
-            if split != "train"
-        }
-
-    def _labels(self, split: str) -> np.ndarray:
-        return np.asarray(self.splits[split]["label"])
+        probe.fit(found["train"], labels["train"])
+        return {split: float(probe.score(found[split], labels[split])) for split in found if split != "train"}
 
     @torch.no_grad()
     def _features(self, model: nn.Module, rows: Dataset, split: str | NamedSplit, quiet: bool) -> np.ndarray:
@@ -103,24 +96,22 @@ class ProbeCallback(TrainerCallback):
 
     Args:
         trainer: Trainer to log with.
-        probe: Probe with the splits `train` and `split`.
+        probe: Probe with the splits `train` and `validation`.
         every: Epochs between evaluations.
-        split: Split to evaluate.
     """
 
-    def __init__(self, trainer: Trainer, probe: LinearProbe, every: int, split: str = "validation"):
+    def __init__(self, trainer: Trainer, probe: LinearProbe, every: int):
         if every < 1:
             raise ValueError(f"every is {every}; expected at least 1 epoch")
-        kept = DatasetDict({name: probe.splits[name] for name in ("train", split)})
-        self.probe = LinearProbe(kept, probe.processor, probe.batch_size, probe.cost)
-        self.trainer, self.every, self.split = trainer, every, split
+        kept = DatasetDict({name: probe.splits[name] for name in ("train", "validation")})
+        self.trainer, self.probe, self.every = trainer, replace(probe, splits=kept), every
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Evaluate the probe every few epochs."""
         if state.is_world_process_zero and round(state.epoch) % self.every == 0:
-            self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)[self.split]})
+            self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)["validation"]})
 
 
 def judge_pretraining(
@@ -146,13 +137,14 @@ def judge_pretraining(
     return metrics, {}
 
 
-def _import_sklearn() -> tuple[type, type]:
+def _import_sklearn() -> tuple[Any, Any, Any]:
     try:
+        from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import LinearSVC
     except ImportError as error:
         raise ImportError("the linear probe needs scikit-learn: pip install scikit-learn") from error
-    return StandardScaler, LinearSVC
+    return make_pipeline, StandardScaler, LinearSVC
 
 
 NO_TEACHER = "none"
@@ -377,19 +369,18 @@ def build_probe(
     if not arguments.probe_every:
         return None
     if arguments.probe_dataset is not None:
-        settings: dict[str, Any] = {
-            "dataset_name": arguments.probe_dataset,
-            "data_dir": arguments.probe_data_dir or data.data_dir,
-            "dataset_options": arguments.probe_dataset_options,
-            "validation_fraction": data.validation_fraction or DataArguments.validation_fraction,
-        }
-        splits, _ = program.load_splits(
-            replace(DataArguments(**settings), validation_seed=data.validation_seed, group_column=data.group_column)
+        probe_data = DataArguments(
+            dataset_name=arguments.probe_dataset,
+            data_dir=arguments.probe_data_dir or data.data_dir,
+            dataset_options=arguments.probe_dataset_options,
+            validation_fraction=data.validation_fraction or DataArguments.validation_fraction,
+            validation_seed=data.validation_seed,
+            group_column=data.group_column,
         )
+        splits, _ = program.load_splits(probe_data)
     kept = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
-    labelled = DatasetDict({n: rows for n, rows in kept.items() if isinstance(rows.features.get("label"), ClassLabel)})
-    if set(kept) != set(labelled):
+    if not all(isinstance(rows.features.get("label"), ClassLabel) for rows in kept.values()):
         raise ValueError("--probe_every on clouds without classes; expected --probe_dataset with some")
-    return LinearProbe(labelled, processor, batch_size, arguments.probe_cost)
+    return LinearProbe(DatasetDict(kept), processor, batch_size, arguments.probe_cost)
