@@ -19,6 +19,7 @@ from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
 
+KINDS = ("class", "same", "caption")
 BATCH_SIZE = 15
 """Clouds per batch in the published programs."""
 _MODELNET = MappingProxyType(PUBLISHED_GENERATION["modelnet40"])

@@ -88,7 +88,8 @@ def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
 
 
 def _add_tags(data: ModelCardData, tags: Sequence[Any]) -> None:
-    data.tags = list(dict.fromkeys([*(data.tags or []), *map(one_line, tags)])) or None
+    kept: list[str] = [*(data.tags or []), *map(one_line, tags)]
+    data.tags = list(dict.fromkeys(kept)) or None
 
 
 def sign_card(text: str) -> str:

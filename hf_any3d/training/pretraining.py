@@ -378,9 +378,9 @@ def build_probe(
             group_column=data.group_column,
         )
         splits, _ = program.load_splits(probe_data)
-    kept = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+    kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
     if not all(isinstance(rows.features.get("label"), ClassLabel) for rows in kept.values()):
         raise ValueError("--probe_every on clouds without classes; expected --probe_dataset with some")
-    return LinearProbe(DatasetDict(kept), processor, batch_size, arguments.probe_cost)
+    return LinearProbe(kept, processor, batch_size, arguments.probe_cost)
