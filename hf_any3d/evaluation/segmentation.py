@@ -107,6 +107,10 @@ def category_miou(by_category: dict[int, list[float]]) -> float:
     return float(np.mean([np.mean(ious) for ious in by_category.values()]))
 
 
+def _part_means(by_category: dict[int, list[float]]) -> dict[str, float]:
+    return {"instance_miou": instance_miou(by_category), "category_miou": category_miou(by_category)}
+
+
 def point_confusion(predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """Return the confusion matrix of all points that are not ignored; see `confusion_matrix`."""
     return confusion_matrix(*counted(predictions, references), num_classes)
@@ -160,8 +164,7 @@ class PartIoU(_SegmentationMetric):
     ) -> dict:
         by_category = part_ious(predictions, references, categories, category_parts)
         return {
-            "instance_miou": instance_miou(by_category),
-            "category_miou": category_miou(by_category),
+            **_part_means(by_category),
             "category_ious": {number: float(np.mean(ious)) for number, ious in sorted(by_category.items())},
         }
 
@@ -212,11 +215,7 @@ class ComputePartMetrics:
         label_ids: Any = eval_prediction.label_ids
         labels, categories = label_ids
         by_category = part_ious(predictions, labels, categories, self.category_parts)
-        return {
-            "instance_miou": instance_miou(by_category),
-            "category_miou": category_miou(by_category),
-            "accuracy": overall_accuracy(point_confusion(predictions, labels)),
-        }
+        return {**_part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
 
 
 def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
@@ -266,7 +265,7 @@ def judge_segmentation(
             found = {"mean_iou": mean_iou(matrix), **found}
         else:
             ious = part_ious(predictions, references, categories, category_parts)
-            found = {"instance_miou": instance_miou(ious), "category_miou": category_miou(ious), **found}
+            found = {**_part_means(ious), **found}
         trainer.log_metrics(split, {f"{split}_{key}": value for key, value in found.items()})
         metrics[split] = found
         by_class[split] = by_name(names, class_ious(matrix))

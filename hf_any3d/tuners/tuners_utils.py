@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig, TaskType
@@ -28,6 +28,9 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         base_layer: The frozen module.
     """
 
+    merge_error: ClassVar[str | None] = None
+    """Why adapters cannot be merged into the module; None if they can."""
+
     def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer = base_layer
@@ -41,6 +44,12 @@ class WrappedModule(nn.Module, BaseTunerLayer):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("base_layer"), name)
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Raise an error: modules after a non-linear layer, and tokens, cannot be merged into weights."""
+        raise ValueError(self.merge_error)
+
+    unmerge = merge
 
     def _running_adapters(self) -> list[str]:
         """Return the adapters that the forward pass applies, in order."""
@@ -139,6 +148,11 @@ class EncoderTuner(BaseTuner):
                 "set_adapter(…) and call the model once for each"
             )
         yield
+
+    def _check_merge_allowed(self) -> None:
+        if (error := self.tuner_layer_cls.merge_error) is not None:
+            raise ValueError(error)
+        super()._check_merge_allowed()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Cast half precision adapters to float32, or to the layers' type if `autocast_adapter_dtype=False`."""

@@ -47,6 +47,3 @@ class GuidedAdapterModel(EncoderTuner):
         if isinstance(child, GuidedAdapterLayer):
             child.remove_hook()
         super()._replace_module(parent, child_name, new_module, child)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("a guided adapter cannot be merged into the encoder; use unload() to remove it")

@@ -30,6 +30,3 @@ class PromptTokensModel(EncoderTuner):
     def wrap(self, target: nn.Module) -> PromptTokensLayer:
         """Wrap a frozen layer in one with prompts."""
         return PromptTokensLayer(target, layer_stack(self.model).hidden_size)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("prompt tokens cannot be merged into the encoder; use unload() to remove them")
