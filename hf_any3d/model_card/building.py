@@ -11,8 +11,7 @@ from transformers import PreTrainedConfig
 from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
-from hf_any3d.model_card.tasks import CardTask
-from hf_any3d.modeling.card_info import CardDescription
+from hf_any3d.modeling.card_info import CardDescription, CardTask
 
 _CARD = """\
 # {title}

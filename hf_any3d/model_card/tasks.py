@@ -2,61 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class CardTask:
-    """Text of a model card that depends on the task.
-
-    Args:
-        task: Name of the pipeline and of the hub's `pipeline_tag`.
-        task_name: Readable name.
-        intro: What the model does; `{count}` is the number of classes.
-        use: Example with the pipeline; `{category}` is a quoted string.
-        portions: How clouds are read; `{points}` such as "1024 points".
-        logits: Example with `model` and `processor`; `{count}` is the number of classes.
-        verb: Variable name of the pipeline in the example.
-        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
-        class_score: Description of the score of each class.
-        limits: Known limits.
-        has_classes: Whether the model predicts classes.
-        as_model: Heading of the example with the model.
-        factors: Factors of metrics that are not shares.
-        class_factor: Factor of the score of each class; None for a share.
-        processor: Class of the processor.
-    """
-
-    task: str
-    task_name: str
-    intro: str
-    use: str
-    portions: str
-    logits: str
-    verb: str
-    metrics: dict[str, str]
-    class_score: str
-    limits: str = ""
-    has_classes: bool = True
-    as_model: str = "As a model with logits"
-    factors: Mapping[str, float] = field(default_factory=dict)
-    class_factor: float | None = None
-    processor: str = "PointCloudProcessor"
-
-    @property
-    def auto_class(self) -> str:
-        """Name of the task's auto class."""
-        return "AutoModelFor" + self.task.title().replace("-", "")
-
-    def format_metric(self, metric: str, value: float) -> str:
-        """Format a metric."""
-        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
-
-    def format_class_score(self, value: float) -> str:
-        """Format the score of a class."""
-        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
-
+from hf_any3d.modeling.card_info import CardTask
 
 _CLASSIFICATION = CardTask(
     task="point-cloud-classification",

@@ -11,12 +11,7 @@ from hf_any3d.modeling.encoders.positions import (
     convolve_on_line,
     hidden_of,
 )
-from hf_any3d.modeling.encoders.prefix_attention import (
-    Prefix,
-    compute_prefix,
-    prefix_attention,
-    run_with_prefix,
-)
+from hf_any3d.modeling.encoders.prefix_attention import Prefix, compute_prefix, prefix_attention, run_with_prefix
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
     UnsupportedEncoder,
