@@ -20,14 +20,13 @@ class CardTask:
         task_name: Readable name.
         intro: What the model does; `{count}` is the number of classes.
         use: Example with the pipeline; `{category}` is a quoted string.
-        portions: How clouds are read; `{points}` such as "1024 points".
         logits: Example with `model` and `processor`; `{count}` is the number of classes.
         verb: Variable name of the pipeline in the example.
         metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
+        portions: How clouds are read; `{points}` such as "1024 points".
         class_score: Description of the score of each class.
         limits: Known limits.
         has_classes: Whether the model predicts classes.
-        as_model: Heading of the example with the model.
         factors: Factors of metrics that are not shares.
         class_factor: Factor of the score of each class; None for a share.
         processor: Class of the processor.
@@ -37,14 +36,13 @@ class CardTask:
     task_name: str
     intro: str
     use: str
-    portions: str
     logits: str
     verb: str
     metrics: dict[str, str]
-    class_score: str
+    portions: str = "clouds are sampled to {points} in the unit sphere."
+    class_score: str = "accuracy by class"
     limits: str = ""
     has_classes: bool = True
-    as_model: str = "As a model with logits"
     factors: Mapping[str, float] = field(default_factory=dict)
     class_factor: float | None = None
     processor: str = "PointCloudProcessor"

@@ -38,6 +38,13 @@ def add_line(file: Path, after: str, line: str) -> None:
     file.write_text("".join(lines), encoding="utf-8")
 
 
+def replace(file: Path, old: str, new: str) -> None:
+    """Replace a text that a file contains once."""
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, old
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
 def test_a_file_format_is_a_file_and_a_line(copy):
     folder, run = copy
     (folder / "hf_any3d/data/files/corners.py").write_text(
@@ -130,13 +137,9 @@ class {name}(Any2PointForPointCloudClassification):
     imported = folder / "modeling/any2point/__init__.py"
     add_line(imported, "modeling_any2point import (", f"    {name},")
     add_line(imported, "__all__ = [", f'    "{name}",')
-    add_line(folder / "hf_any3d/__init__.py", "_PUBLIC = {", f'    "{name}": "modeling.any2point",')
-    registration = folder / "hf_any3d/registration.py"
-    add_line(registration, "modeling.any2point import (", f"    {name},")
-    text = registration.read_text(encoding="utf-8")
-    one = "(Any2PointForPointCloudClassification,)"
-    assert text.count(one) == 1
-    registration.write_text(text.replace(one, f"(Any2PointForPointCloudClassification, {name})"), encoding="utf-8")
+    replace(folder / "hf_any3d/__init__.py", 'Any2PointModel"', f'Any2PointModel {name}"')
+    one = "any2point.Any2PointForPointCloudClassification,"
+    replace(folder / "hf_any3d/registration.py", one, f"{one} any2point.{name}")
     program = f"""
 import hf_any3d, torch
 from transformers import ViTConfig, ViTModel, pipeline
@@ -201,13 +204,12 @@ def test_a_model_is_its_folder_and_two_tables(copy):
         "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
         f"from hf_any3d.modeling.mean_point.modeling_mean_point import {', '.join(names)}\n"
     )
-    for name in ("MeanPointConfig", *names):
-        add_line(folder / "hf_any3d/__init__.py", "_PUBLIC = {", f'    "{name}": "modeling.mean_point",')
+    public = f'    "modeling.mean_point": "MeanPointConfig {" ".join(names)}",'
+    add_line(folder / "hf_any3d/__init__.py", "_NAMES = {", public)
     registration = folder / "hf_any3d/registration.py"
-    line = f"from hf_any3d.modeling.mean_point import MeanPointConfig, {', '.join(names)}"
-    add_line(registration, "import set_card_writer", line)
-    heads = "{AutoModelForPointCloudClassification: (MeanPointForPointCloudClassification,)}"
-    add_line(registration, "MODELS = {", f"    MeanPointConfig: (MeanPointModel, {heads}),")
+    add_line(registration, "import set_card_writer", "from hf_any3d.modeling import mean_point")
+    heads = "{auto.AutoModelForPointCloudClassification: (mean_point.MeanPointForPointCloudClassification,)}"
+    add_line(registration, "MODELS = {", f"    mean_point.MeanPointConfig: (mean_point.MeanPointModel, {heads}),")
     program = """
 import hf_any3d, torch
 from hf_any3d.model_facts import model_facts

@@ -22,14 +22,7 @@ from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.tuners.targets import left_out_modules
 
 # Fields of a PEFT config that do not describe what the adapter does.
-_NOT_SETTINGS = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-}
+_NOT_SETTINGS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
 
 
 @dataclass(frozen=True)

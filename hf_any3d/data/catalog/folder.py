@@ -153,9 +153,9 @@ def _read(
     else:
         # `datasets` does not split tuples into shards.
         arguments |= {"shards": (stamped,), "is_whole_split": True}
-    options = {"writer_batch_size": converter.rows_at_a_time, **options}
+    settings: dict[str, Any] = {"split": rows.split, "writer_batch_size": converter.rows_at_a_time}
     try:
-        return Dataset.from_generator(_rows, features, gen_kwargs=arguments, split=rows.split, **options)
+        return Dataset.from_generator(_rows, features, gen_kwargs=arguments, **settings, **options)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
             raise error.__cause__ from None
