@@ -49,12 +49,16 @@ __all__ = [
     "view_ensemble",
 ]
 
+_IN_TRAINING = (
+    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics need "
+    "full precision; not for layers that an adapter or a hook replaces, which must be called."
+)
+
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
     pooled_blocks_plain,
     pooled_blocks_fused,
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics "
-    "need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    _IN_TRAINING,
     condition=blocks_are_plain,
     result_in_autocast=True,
 )
@@ -94,8 +98,7 @@ quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
 pooled_patches = Kernel(
     pooled_patches_plain,
     pooled_patches_fused,
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics "
-    "need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    _IN_TRAINING,
     condition=layers_are_plain,
     result_in_autocast=True,
 )

@@ -9,23 +9,11 @@ layers are PEFT's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
-
-
-def inject_lora(submodel: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Add LoRA layers to a submodel, in place.
-
-    Args:
-        submodel: Language model or Q-Former.
-        settings: Arguments of `peft.LoraConfig`.
-    """
-    inject_adapter_in_model(LoraConfig(**settings), submodel)
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
@@ -58,11 +46,6 @@ def reset_lora(model: nn.Module) -> None:
             init.kaiming_uniform_(parameter, a=5**0.5)
         elif ".lora_B." in name:
             init.zeros_(parameter)
-
-
-def lora_dropouts(model: nn.Module) -> list[nn.Module]:
-    """Return the dropout layers of LoRA."""
-    return [module for name, module in model.named_modules() if ".lora_dropout." in name]
 
 
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import (
     AutoModel,
@@ -46,7 +47,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, names_in, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
@@ -137,11 +138,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     _supports_flash_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
-    _part_paths = {
-        "point_encoder": "point_encoder",
-        "qformer": "bridge.qformer",
-        "language_model": "language_model",
-    }
+    _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
 
     def __init__(
         self,
@@ -157,9 +154,9 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
         if config.qformer_lora is not None:
-            inject_lora(self.bridge.qformer, config.qformer_lora)
+            inject_adapter_in_model(LoraConfig(**config.qformer_lora), self.bridge.qformer)
         if config.text_lora is not None:
-            inject_lora(self.language_model, config.text_lora)
+            inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
         self.point_encoder.requires_grad_(False)
         self.post_init()
 
@@ -213,17 +210,10 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = mode  # required for gradient checkpointing; its submodules keep their modes
         dropping = mode or self.config.qformer_lora_dropout_at_inference
-        for dropout in lora_dropouts(self.bridge.qformer):
-            dropout.train(dropping)
+        for name, layer in self.bridge.qformer.named_modules():
+            if ".lora_dropout." in name:
+                layer.train(dropping)
         return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
-        self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
         """Return those of the language model."""
