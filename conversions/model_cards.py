@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d import __version__
 from hf_any3d.atomic_files import write_text
 from hf_any3d.conversions.act import KINDS
 from hf_any3d.conversions.act.datasets import TrainedOn
@@ -23,6 +22,7 @@ from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.version import __version__
 
 # Settings that only released programs use.
 _ANY2POINT_ACCIDENTS = (
