@@ -44,7 +44,9 @@ def write_models() -> None:
     tiny_autoencoder(None).save_pretrained("outputs/teacher")
     for saved in ("quickstart/model", "zero-shot", "teacher"):
         PointCloudProcessor(num_points=64).save_pretrained(f"outputs/{saved}")
-    tiny_chat_pipeline(max_position_embeddings=2048).save_pretrained("outputs/chat_shapes/seed-0/stage_4/model")
+    chat = tiny_chat_pipeline(max_position_embeddings=2048)
+    chat.model.generation_config.max_new_tokens = 6
+    chat.save_pretrained("outputs/chat_shapes/seed-0/stage_4/model")
     # Folders with the names of repositories.
     shutil.copytree("outputs/chat_shapes/seed-0/stage_4/model", "me/minigpt3d")
     shutil.copytree("outputs/teacher", "me/act-autoencoder")
