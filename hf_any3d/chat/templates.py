@@ -1,7 +1,5 @@
 """Prompts as token ids; chat templates: the published ones of MiniGPT-3D, and a check of untrusted ones."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,8 +79,10 @@ _SEQUENCES = ("range", "lipsum", "cycler")
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 _CLOUD = f"<PC>{PLACE_MARK}</PC>"
 _TEXT = (
-    "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}{%- for part in message['content'] "
-    "-%}{%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
 )
 _TEXT_AND_CLOUDS = _TEXT.replace(
     "{%- endif -%}{%- endfor -%}",

@@ -1,7 +1,5 @@
 """Build a model card from the class and config of a model, its adapter, and the report of a run, if any."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -235,8 +233,9 @@ def _report_sections(report: RunReport, classes: Sequence[str], task: CardTask) 
     for split, file in (report.data.get("files") or {}).items():
         data[f"{split} file"] = str(file).replace("\\", "/").rsplit("/", 1)[-1]
     return (
-        f"\n## Results\n\n{results}\n\n{_selection(report)}{once}\n\n## Data\n\n{_facts(data)}\n{listed}\n## "
-        f"Training\n\n{_facts(_training_facts(report))}\n"
+        f"\n## Results\n\n{results}\n\n{_selection(report)}{once}\n"
+        f"\n## Data\n\n{_facts(data)}\n{listed}"
+        f"\n## Training\n\n{_facts(_training_facts(report))}\n"
     )
 
 

@@ -4,7 +4,8 @@ patches (batch, G, M, 3) ─► patch encoder ─► graph convolutions ─► s
     │  Gumbel softmax while training, the likeliest code otherwise
     ▼
 codes (batch, G, width) ─► frozen transformer with learned prompts ─► features: the targets of the student
-    │ ▼
+    │
+    ▼
 graph convolutions ─► folding decoder ─► coarse and fine patches ─► Chamfer distance (+ KL term of the codes)
 """
 
