@@ -5,8 +5,6 @@ Source: Sun et al., "Benchmarking Robustness of 3D Point Cloud Recognition Again
 there; their docstrings describe what replaces that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
