@@ -42,8 +42,8 @@ _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or aft
 _peaks: list[float] = []  # of this process and its workers
 
 
-# Test functions that `make test-fast` leaves out, as file::function. `ANY3D_TIMES=store make test-fast` adds those that
-# took longer; shared fixtures are timed with the first test that needs them, so that it takes some repetitions.
+# Test functions that `make test-fast` leaves out, as file::function. `ANY3D_TIMES=store make test-fast` adds
+# those that took longer; shared fixtures are timed with the first test that needs them: repeat it until none is added.
 SLOW = Path(__file__).with_name("slow.txt")
 _SLOW_SECONDS = 0.3  # of all cases of a test function together, setup and teardown included
 _seconds: Counter[str] = Counter()
