@@ -1,4 +1,7 @@
-"""Point-BERT's point transformer, shared by several models: patches, their mini-PointNet, and pre-norm blocks."""
+"""Point-BERT's point transformer, shared by several models.
+
+Patches, their mini-PointNet, pre-norm blocks, the places of tokens for guided adapters, and a head for each point.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +15,23 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels.cells import Membership, membership
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, in_full_precision, knn
+from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm, in_precision_of
+from hf_any3d.modeling.point_ops import (
+    farthest_point_sample,
+    gather_points,
+    group,
+    in_full_precision,
+    knn,
+    three_nearest_interpolate,
+    voxel_cells,
+)
+from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.modeling.point_ops.grouping import check_channels
+
+# Shifted grids of `TokenGrids`.
+GRIDS = 4
 
 
 @dataclass
@@ -220,7 +237,8 @@ class PointBlock(GradientCheckpointingLayer):
     """Attention and MLP, each with a norm before and a residual connection.
 
     Args:
-        config: Has `hidden_size`, `mlp_ratio`, `layer_norm_eps` and `qkv_bias`.
+        config: Has `hidden_size`, `layer_norm_eps`, `qkv_bias` and either `mlp_ratio` or `intermediate_size`; for a
+            gated MLP also `gated_mlp` and `mlp_norm`.
         num_heads: Heads of the attention.
         drop_path_rate: Probability of dropping a branch in training.
     """
@@ -231,7 +249,11 @@ class PointBlock(GradientCheckpointingLayer):
         self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.attention = PointAttention(config, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = PointMlp(width, int(width * config.mlp_ratio))
+        hidden = getattr(config, "intermediate_size", None) or int(width * config.mlp_ratio)
+        if getattr(config, "gated_mlp", False):
+            self.mlp = GatedMlp(width, hidden, config.layer_norm_eps if config.mlp_norm else None)
+        else:
+            self.mlp = PointMlp(width, hidden)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
@@ -281,6 +303,29 @@ class PointMlp(nn.Module):
         return self.fc2(nn.functional.gelu(self.fc1(hidden_states)))
 
 
+class GatedMlp(nn.Module):
+    """SwiGLU: a layer whose output is multiplied by a gate, an optional norm, and a second layer, for each token.
+
+    Args:
+        width: Channels of a token.
+        hidden: Channels between the layers.
+        norm_eps: Epsilon of a layer norm of the gated channels; None for no norm.
+
+    Source: EVA-02, Sec. 3.1.
+    """
+
+    def __init__(self, width: int, hidden: int, norm_eps: float | None = None):
+        super().__init__()
+        self.gate = nn.Linear(width, hidden)
+        self.fc1 = nn.Linear(width, hidden)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Run on `(…, width)`."""
+        return self.fc2(self.norm(nn.functional.silu(self.gate(hidden_states)) * self.fc1(hidden_states)))
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drop a branch for some clouds of a training batch, and rescale it for the others."""
 
@@ -299,3 +344,100 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Show the rate."""
         return f"rate={self.rate}"
+
+
+class TokenGrids(Geometry):
+    """Cells of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
+
+    Any2Point cuts lines and planes into cells because its text and image encoders have their positions there; on a
+    line, tokens that are far apart in space share a cell. ACT's tokens have positions in space, so cells are cubes. A
+    single grid separates some neighbours. Of the four, at most one has a wall within an eighth of an edge of a token
+    along any one axis, so at most three along all axes, and in the remaining one everything within that distance
+    shares the token's cell. The grids are the adapter's views: each token weights them by how well its cell agrees
+    with its voxel.
+
+    Args:
+        centers: `(batch, tokens, 3)`, positions of the tokens in any unit.
+        cell_size: Default edge of a cell, in radii of the cloud.
+        special_tokens: Number of tokens before those of patches.
+    """
+
+    def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
+        centers = normalize_centers(centers.detach().float())
+        views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
+        super().__init__(centers, views, (), cell_size, special_tokens)
+
+    def view_cells(self, cell_size: float | None = None) -> Membership:
+        """Return the tokens' cells of edge `cell_size`, in radii of the cloud, in each grid."""
+        edge = cell_size or self.cell_size
+        key = ("view", edge)
+        if key not in self._derived:
+            grids = [voxel_cells(self.centers, edge, shift=number / GRIDS) for number in range(GRIDS)]
+            cell = torch.stack(grids, dim=1)  # (batch, grids, tokens)
+            self._derived[key] = membership(cell, cell.shape[-1])
+        return self._derived[key]
+
+
+class TokenPropagation(nn.Module):
+    """Propagate token features to points: interpolation, point coordinates, two layers (PointNet++, Sec. 3.4).
+
+    The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
+    to the tokens before interpolation, which is equivalent and cheaper.
+
+    Args:
+        token_width: Channels of a token.
+        widths: Channels of the two layers.
+    """
+
+    def __init__(self, token_width: int, widths: tuple[int, int]):
+        super().__init__()
+        mixed, out = widths
+        self.from_points = nn.Linear(3, mixed)
+        self.from_tokens = nn.Linear(token_width, mixed, bias=False)
+        self.mixed_norm = HeadNorm(mixed)
+        self.out = nn.Linear(mixed, out)
+        self.out_norm = HeadNorm(out)
+
+    def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Compute features of every point.
+
+        Args:
+            xyz: `(batch, points, 3)`.
+            centers: `(batch, groups, 3)`, positions of the tokens.
+            tokens: `(batch, groups, token_width)`.
+
+        Returns:
+            `(batch, points, widths[1])`.
+        """
+        tokens = self.from_tokens(in_precision_of(self.from_tokens, tokens))
+        near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
+        mixed = near + self.from_points(xyz.to(near.dtype))
+        rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)
+        return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
+
+
+class PointHead(nn.Module):
+    """Head for each point that also reads features of the full cloud.
+
+    Args:
+        point_width: Channels of a point.
+        cloud_width: Channels of a cloud.
+        config: Has `segmentation_head_widths`, `segmentation_head_dropout` and `num_labels`.
+    """
+
+    def __init__(self, point_width: int, cloud_width: int, config: PreTrainedConfig):
+        super().__init__()
+        first, *others = config.segmentation_head_widths
+        rate, *rates = config.segmentation_head_dropout
+        self.from_points = nn.Linear(point_width, first)
+        self.from_cloud = nn.Linear(cloud_width, first, bias=False)
+        self.norm = HeadNorm(first)
+        self.dropout = nn.Dropout(rate)
+        self.head = ClassificationHead(first, config.num_labels, others, dropout=rates)
+
+    def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
+        """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
+        points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
+        mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
+        rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
+        return self.head(rows).unflatten(0, points.shape[:2])

@@ -44,14 +44,13 @@ from hf_any3d.modeling.card_info import (
 )
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FROZEN
-from hf_any3d.modeling.kernels.cells import Membership, membership
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool
+from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, pool
 from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,
     PointCloudClassificationMixin,
@@ -59,9 +58,18 @@ from hf_any3d.modeling.layers.tasks import (
     check_category_parts,
     refuse_problem_type,
 )
-from hf_any3d.modeling.point_ops import gather_points, three_nearest_interpolate, voxel_cells
-from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, cut_patches
+from hf_any3d.modeling.point_ops import gather_points
+from hf_any3d.modeling.point_transformer import (
+    GRIDS,
+    PatchEncoder,
+    Patches,
+    PointAttention,
+    PointBlocks,
+    PointHead,
+    TokenGrids,
+    TokenPropagation,
+    cut_patches,
+)
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -73,40 +81,6 @@ from hf_any3d.modeling.pretrained_parts import (
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts.tensors import differing
-
-GRIDS = 4
-
-
-class TokenGrids(Geometry):
-    """Cells of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
-
-    Any2Point cuts lines and planes into cells because its text and image encoders have their positions there; on a
-    line, tokens that are far apart in space share a cell. ACT's tokens have positions in space, so cells are cubes. A
-    single grid separates some neighbours. Of the four, at most one has a wall within an eighth of an edge of a token
-    along any one axis, so at most three along all axes, and in the remaining one everything within that distance
-    shares the token's cell. The grids are the adapter's views: each token weights them by how well its cell agrees
-    with its voxel.
-
-    Args:
-        centers: `(batch, tokens, 3)`, positions of the tokens in any unit.
-        cell_size: Default edge of a cell, in radii of the cloud.
-        special_tokens: Number of tokens before those of patches.
-    """
-
-    def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
-        centers = normalize_centers(centers.detach().float())
-        views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
-        super().__init__(centers, views, (), cell_size, special_tokens)
-
-    def view_cells(self, cell_size: float | None = None) -> Membership:
-        """Return the tokens' cells of edge `cell_size`, in radii of the cloud, in each grid."""
-        edge = cell_size or self.cell_size
-        key = ("view", edge)
-        if key not in self._derived:
-            grids = [voxel_cells(self.centers, edge, shift=number / GRIDS) for number in range(GRIDS)]
-            cell = torch.stack(grids, dim=1)  # (batch, grids, tokens)
-            self._derived[key] = membership(cell, cell.shape[-1])
-        return self._derived[key]
 
 
 @dataclass
@@ -512,71 +486,6 @@ class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTraine
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
-
-
-class TokenPropagation(nn.Module):
-    """Propagate token features to points: interpolation, point coordinates, two layers (PointNet++, Sec. 3.4).
-
-    The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
-    to the tokens before interpolation, which is equivalent and cheaper.
-
-    Args:
-        token_width: Channels of a token.
-        widths: Channels of the two layers.
-    """
-
-    def __init__(self, token_width: int, widths: tuple[int, int]):
-        super().__init__()
-        mixed, out = widths
-        self.from_points = nn.Linear(3, mixed)
-        self.from_tokens = nn.Linear(token_width, mixed, bias=False)
-        self.mixed_norm = HeadNorm(mixed)
-        self.out = nn.Linear(mixed, out)
-        self.out_norm = HeadNorm(out)
-
-    def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Compute features of every point.
-
-        Args:
-            xyz: `(batch, points, 3)`.
-            centers: `(batch, groups, 3)`, positions of the tokens.
-            tokens: `(batch, groups, token_width)`.
-
-        Returns:
-            `(batch, points, widths[1])`.
-        """
-        tokens = self.from_tokens(in_precision_of(self.from_tokens, tokens))
-        near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
-        mixed = near + self.from_points(xyz.to(near.dtype))
-        rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)
-        return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
-
-
-class PointHead(nn.Module):
-    """Head for each point that also reads features of the full cloud.
-
-    Args:
-        point_width: Channels of a point.
-        cloud_width: Channels of a cloud.
-        config: Defines the widths, the dropout and the labels.
-    """
-
-    def __init__(self, point_width: int, cloud_width: int, config: ActConfig):
-        super().__init__()
-        first, *others = config.segmentation_head_widths
-        rate, *rates = config.segmentation_head_dropout
-        self.from_points = nn.Linear(point_width, first)
-        self.from_cloud = nn.Linear(cloud_width, first, bias=False)
-        self.norm = HeadNorm(first)
-        self.dropout = nn.Dropout(rate)
-        self.head = ClassificationHead(first, config.num_labels, others, dropout=rates)
-
-    def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
-        """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
-        points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
-        mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
-        rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
-        return self.head(rows).unflatten(0, points.shape[:2])
 
 
 class ActSegmenter(ActPreTrainedModel):

@@ -13,6 +13,7 @@ from hf_any3d.modeling.point_ops.geometry import (
     voxel_cells,
 )
 from hf_any3d.modeling.point_ops.grouping import (
+    ball_query,
     farthest_point_sample,
     gather_points,
     group,
@@ -23,6 +24,7 @@ from hf_any3d.modeling.point_ops.grouping import (
 
 __all__ = [
     "LARGEST_COORDINATE",
+    "ball_query",
     "cell_counts",
     "chamfer_distance",
     "f_score",

@@ -6,6 +6,9 @@ from torch import Tensor
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 
+# Pairs of a query and a point that `ball_query` compares at a time.
+_BALL_PAIRS = 2**22
+
 
 def check_channels(points: Tensor, in_channels: int) -> None:
     """Check that clouds have the shape `(batch, points, in_channels)`.
@@ -105,6 +108,60 @@ def knn(
     """
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
+
+
+def ball_query(
+    query: Tensor, points: Tensor, radius: float, k: int, *, return_counts: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Find the first k points, in the order of their indices, in the ball around every query.
+
+    Which points of a crowded ball are kept therefore depends on the order of the cloud. A ball with fewer points is
+    filled up with its first one. Squared distances are computed in float32 and compared with the squared radius,
+    which is inside. Memory is bounded for any number of queries. No gradient.
+
+    Args:
+        query: `(batch, queries, channels)`, channels >= 3; only x, y, z are used. Half precision is read as float32.
+        points: `(batch, points, channels)`, channels >= 3.
+        radius: Radius of the balls in the unit of the points.
+        k: Points per ball, 1 or more.
+        return_counts: Whether to also return how many points there are in each ball, those beyond k included.
+
+    Returns:
+        Indices `(batch, queries, k)`, and with `return_counts` LongTensor `(batch, queries)`. An empty ball has index
+        0 and count 0; a ball around one of the points is never empty.
+
+    Raises:
+        ValueError: If the shapes do not match, or `radius` or `k` is not positive.
+
+    Source: PointNet++, Sec. 3.2.
+    """
+    for name, values in (("query", query), ("points", points)):
+        if values.dim() != 3 or values.shape[2] < 3 or len(values) != len(points):
+            raise ValueError(f"{name}: shape {tuple(values.shape)}; expected ({len(points)}, {name}, 3 or more)")
+    if not radius > 0 or k < 1 or not points.shape[1]:
+        raise ValueError(f"radius={radius}, k={k} in clouds of {points.shape[1]} points; expected positive numbers")
+    query, points = (values[..., :3].detach().float() for values in (query, points))
+    axes = points.transpose(1, 2).unsqueeze(2)  # (batch, 3, 1, points)
+    rows = max(1, _BALL_PAIRS // max(1, len(points) * points.shape[1]))
+    parts = [_in_balls(part, axes, radius, k) for part in query.split(rows, dim=1)]
+    index = torch.cat([part for part, _ in parts], dim=1)
+    return (index, torch.cat([count for _, count in parts], dim=1)) if return_counts else index
+
+
+def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tensor, Tensor]:
+    offset = query[..., 0].unsqueeze(-1) - axes[:, 0]  # (batch, queries, points)
+    distance = offset.square_()
+    for axis in (1, 2):
+        distance = distance + (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()
+    inside = distance <= radius**2
+    place = inside.cumsum(dim=2)  # from 1 at the first point inside
+    counts = place[..., -1]
+    # Points outside and those beyond k go to one more column, which is dropped.
+    place = torch.where(inside & (place <= k), place - 1, k)
+    number = torch.arange(place.shape[2], device=place.device).expand_as(place)
+    found = place.new_zeros(*place.shape[:2], k + 1).scatter_(2, place, number)[..., :k]
+    is_filled = torch.arange(k, device=place.device) < counts.unsqueeze(-1)
+    return torch.where(is_filled, found, found[..., :1]), counts
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:

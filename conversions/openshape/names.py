@@ -1,0 +1,76 @@
+"""The tensors of OpenShape's point encoders under our names, and the sizes that their shapes imply."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.renaming import Names, as_linear, count_of, rename_tensors, size_of
+
+# Everything but the projection has a prefix where there is a projection.
+_BODY = r"(?:ppat\.)?"
+_BLOCK = _BODY + r"transformer\.layers\.(?P<layer>\d+)\."
+NAMES: Names = {
+    _BODY + r"cls_token$": "class_token",
+    _BODY + r"sa\.mlp_convs\.": "patch_encoder.layers.",
+    _BODY + r"sa\.mlp_bns\.": "patch_encoder.norms.",
+    _BODY + r"lift\.0\.": "lift.",
+    _BODY + r"lift\.2\.": "lift_norm.",
+    _BLOCK + r"0\.norm\.": "blocks.layers.{layer}.norm1.",
+    _BLOCK + r"0\.fn\.to_qkv\.": "blocks.layers.{layer}.attention.qkv.",
+    _BLOCK + r"0\.fn\.to_out\.0\.": "blocks.layers.{layer}.attention.proj.",
+    _BLOCK + r"1\.norm\.": "blocks.layers.{layer}.norm2.",
+    _BLOCK + r"1\.fn\.net\.0\.": "blocks.layers.{layer}.mlp.fc1.",
+    _BLOCK + r"1\.fn\.net\.3\.": "blocks.layers.{layer}.mlp.fc2.",
+    r"proj\.": "projection.",
+}
+# Of the published files with the image towers of CLIP B/32 and L/14.
+PREFIX = "pc_encoder."
+_HEAD_WIDTH = 64
+# Channels of a patch -> number, size and radius of patches; no tensor shows them.
+_GROUPS = {
+    256: {"num_groups": 384, "group_size": 64, "group_radius": 0.2},
+    128: {"num_groups": 64, "group_size": 256, "group_radius": 0.4},
+}
+
+
+def convert_openshape_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of an encoder, without the prefix of its file, to those of an `OpenShapeModel`.
+
+    Raises:
+        ValueError: A tensor belongs to no known part, two to the same, a kernel is larger than 1, or numbers are NaN
+            or infinite.
+    """
+    state = rename_tensors(original, NAMES)
+    return {
+        name: as_linear(name, tensor) if name.startswith(("patch_encoder.layers.", "lift.")) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the fields of `OpenShapeConfig` that the tensors of an `OpenShapeModel` imply.
+
+    The number, size and radius of patches are those of the published encoder with as wide patches, if there is one.
+
+    Raises:
+        ValueError: Tensors are missing, or the width is no multiple of 64, the width of a head.
+    """
+    layers = count_of(state, r"patch_encoder\.layers\.(\d+)\.")
+    widths = [size_of(state, f"patch_encoder.layers.{number}.weight") for number in range(layers)]
+    hidden = size_of(state, "class_token")
+    if not widths or hidden % _HEAD_WIDTH:
+        raise ValueError(
+            f"an encoder of {len(widths)} patch layers and width {hidden}; expected one layer or more, and a multiple "
+            f"of {_HEAD_WIDTH}, the width of an attention head"
+        )
+    return {
+        "in_channels": size_of(state, "patch_encoder.layers.0.weight", axis=1) - 3,
+        "patch_widths": widths,
+        "hidden_size": hidden,
+        "intermediate_size": size_of(state, "blocks.layers.0.mlp.fc1.weight"),
+        "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
+        "num_attention_heads": hidden // _HEAD_WIDTH,
+        "projection_dim": size_of(state, "projection.weight") if "projection.weight" in state else None,
+        **_GROUPS.get(widths[-1], {}),
+    }

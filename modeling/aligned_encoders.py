@@ -1,0 +1,336 @@
+"""Point transformers whose feature of a cloud lies in the space of a text and image model, such as CLIP.
+
+OpenShape and Uni3D have this form. Each has a configuration, and a model that turns clouds into tokens; the rest is
+here.
+
+points (batch, N, channels)
+    │  sample centers, group points around them, encode the groups
+    ▼
+tokens (batch, 1 + G, hidden), class token first
+    │  point transformer
+    ▼
+features (batch, 1 + G, hidden) ─┬─► projection of the class token ─► feature in the space of texts ─► class scores
+                                 └─► propagation to the points ─► scores of each point
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardMixin, CardSubject, NamesPackageMixin
+from hf_any3d.modeling.config_checks import (
+    CHANNELS,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    SHARE,
+    SPREAD,
+    TOKENS,
+    Ranges,
+    check_numbers,
+)
+from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.layers.forward_contract import (
+    AttentionRecorder,
+    PointTokensMixin,
+    honours_contract,
+    requested_outputs,
+)
+from hf_any3d.modeling.layers.heads import ClassificationHead
+from hf_any3d.modeling.layers.tasks import (
+    PointCloudClassificationMixin,
+    SemanticSegmentationMixin,
+    refuse_problem_type,
+)
+from hf_any3d.modeling.point_transformer import (
+    GRIDS,
+    PointAttention,
+    PointBlocks,
+    PointHead,
+    TokenGrids,
+    TokenPropagation,
+)
+
+_RANGES: Ranges = {
+    **dict.fromkeys(("num_groups", "group_size"), TOKENS),
+    **dict.fromkeys(("patch_widths", "hidden_size", "intermediate_size", "projection_dim"), CHANNELS),
+    **dict.fromkeys(("head_widths", "propagation_widths", "segmentation_head_widths"), CHANNELS),
+    **dict.fromkeys(("drop_path_rate", "head_dropout", "segmentation_head_dropout"), SHARE),
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "in_channels": (3, 4096),
+    "layer_norm_eps": EPSILON,
+    "initializer_range": SPREAD,
+    "segmentation_layers": (0, LAYERS[1]),
+    "sampling_min_squared_norm": (0, 1e6),
+}
+
+
+class AlignedEncoderConfig(NamesPackageMixin, PreTrainedConfig):
+    """Settings that the aligned encoders have in common; each has a class of its own with its fields.
+
+    Args:
+        ranges: Allowed values of the numbers that only one encoder has.
+    """
+
+    def check(self, ranges: Ranges, others: dict[str, Any]) -> None:
+        """Check the numbers; called in `__post_init__`.
+
+        Raises:
+            ValueError: Names the field, its value and what is allowed.
+        """
+        check_numbers(self, {**_RANGES, **ranges}, others)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
+            )
+
+    @property
+    def feature_size(self) -> int:
+        """Channels of a cloud's feature in the space of texts."""
+        return self.hidden_size if self.projection_dim is None else self.projection_dim
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
+        return []
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return max(self.num_groups, self.group_size)
+
+
+@dataclass
+class AlignedEncoderOutput(ModelOutput):
+    """Features of point clouds.
+
+    Args:
+        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first, after the final norm where there is
+            one.
+        pooler_output: `(batch, feature_size)`, the feature in the space of texts and images, not normalised.
+        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
+        center_index: `(batch, groups)`, indices of the centres among the input points.
+        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
+        hidden_states: On request, the input of the first block and the output of each block, before any norm:
+            `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
+        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
+            adapter adds are among the tokens.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    center_index: torch.Tensor | None = None
+    layer_outputs: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class Tokens(NamedTuple):
+    """Input of the first block.
+
+    Args:
+        tokens: `(batch, 1 + groups, hidden)`, the class token first, positions included.
+        centers: `(batch, groups, 3)`.
+        center_index: `(batch, groups)`.
+    """
+
+    tokens: torch.Tensor
+    centers: torch.Tensor
+    center_index: torch.Tensor
+
+
+class AlignedPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
+    """Base class of the aligned encoders and the models around them: initialisation and model card."""
+
+    _no_split_modules = ["PointBlock"]
+    # Name of the method and its paper, for model cards.
+    _method: str
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Use truncated normal weights and zero biases."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            init.trunc_normal_(module.weight, std=std)
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in ("token", "position", "class_token"):
+                init.trunc_normal_(parameter, std=std)
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the encoder."""
+        layers = subject.config.num_hidden_layers
+        return CardDescription(
+            what=f"A point transformer of {layers} blocks, aligned with texts and images. Method: {cls._method}.",
+            stored=STORED_HERE,
+            tags=(subject.config.model_type,),
+        )
+
+
+class AlignedEncoder(AlignedPreTrainedModel):
+    """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`.
+
+    Args:
+        config: The configuration.
+        final_norm: Whether a layer norm follows the last block.
+    """
+
+    def __init__(self, config: AlignedEncoderConfig, final_norm: bool):
+        super().__init__(config)
+        width = config.hidden_size
+        # All tokens pass this module before the first block; `get_input_embeddings` returns it.
+        self.input_tokens = nn.Identity()
+        self.blocks = PointBlocks(config)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if final_norm else nn.Identity()
+        # Without a projection the class token is the feature.
+        self.projection = nn.Identity() if config.projection_dim is None else nn.Linear(width, config.projection_dim)
+
+    def tokenize(self, points: torch.Tensor) -> Tokens:
+        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
+        raise NotImplementedError(f"{type(self).__name__} must define tokenize")
+
+    @property
+    def layer_stack(self) -> LayerStack:
+        """The blocks and their properties for adapters; all of this model is pretrained."""
+        return LayerStack(
+            layers=self.blocks.layers,
+            path="blocks.layers",
+            branch="mlp",
+            hidden_size=self.config.hidden_size,
+            views=GRIDS,
+            pretrained=tuple(self._modules),
+        )
+
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return features of clouds `(batch, points, in_channels)` as unit vectors `(batch, feature_size)`.
+
+        Their cosine similarity with features of texts or images of the model that this one is aligned with, is their
+        product.
+        """
+        return nn.functional.normalize(self(points, return_dict=True).pooler_output.float(), dim=-1)
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_layers: Sequence[int] = (),
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> AlignedEncoderOutput:
+        """Encode point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            output_layers: Numbers of blocks, from 0, whose outputs are returned too.
+            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
+            output_attentions: The same for the attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels or are too few; if attention weights are requested without
+                eager attention.
+        """
+        config, layers = self.config, self.blocks.layers
+        return_hidden, return_attentions = requested_outputs(
+            config, output_hidden_states, output_attentions, config._attn_implementation
+        )
+        tokens, centers, center_index = self.tokenize(points)
+        tokens = self.input_tokens(tokens)
+        is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
+        # Cell size in radii: about six patches per cell, whatever their number.
+        edge = 4 / math.sqrt(config.num_groups)
+        geometry = TokenGrids(centers, edge, special_tokens=1) if is_guided else None
+        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
+        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
+        with recorder or nullcontext():
+            hidden_states, outputs = self.blocks(tokens, None, requested, geometry)
+            attentions = recorder.weights if recorder is not None else None
+        count = len(output_layers)
+        hidden_states = self.norm(hidden_states)  # (batch, 1 + groups, hidden)
+        return AlignedEncoderOutput(
+            hidden_states,
+            self.projection(hidden_states[:, 0]),
+            centers,
+            center_index,
+            outputs[:count] if output_layers else None,
+            (tokens, *outputs[count:]) if return_hidden else None,
+            attentions,
+        )
+
+
+class AlignedClassifier(PointCloudClassificationMixin, AlignedPreTrainedModel):
+    """Base class of classifiers: a head on the feature in the space of texts."""
+
+    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, encoder(config))
+        self.classifier = ClassificationHead(
+            config.feature_size, config.num_labels, config.head_widths, dropout=config.head_dropout
+        )
+        self.post_init()
+
+
+class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
+    """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head for each point.
+
+    Raises:
+        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
+    """
+
+    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+        super().__init__(config)
+        refuse_problem_type(config)
+        layers = config.segmentation_layers
+        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
+            raise ValueError(
+                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
+                f"num_hidden_layers is {config.num_hidden_layers}"
+            )
+        if not config.segmentation_head_widths:
+            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
+        token_width = len(layers) * config.hidden_size
+        setattr(self, self.base_model_prefix, encoder(config))
+        self.propagation = TokenPropagation(token_width, config.propagation_widths)
+        self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + config.feature_size, config)
+        self.post_init()
+
+    def point_logits(
+        self,
+        points: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple[torch.Tensor, AlignedEncoderOutput]:
+        """Compute logits `(batch, points, labels)`, and return the encoder's output too; see `forward`.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            condition: Must be None.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
+        """
+        output = self.base_model(
+            points,
+            output_layers=self.config.segmentation_layers,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        # All layers share the final norm. The class token is no place in the cloud.
+        tokens = torch.cat([self.base_model.norm(layer)[:, 1:] for layer in output.layer_outputs], dim=-1)
+        xyz = points[..., :3].to(output.centers.dtype)
+        features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
+        clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
+        return self.segmenter(features, clouds), output

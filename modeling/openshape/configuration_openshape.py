@@ -1,0 +1,74 @@
+"""Configuration of OpenShape's point encoders (arXiv 2305.10764)."""
+
+from typing import Any
+
+from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
+
+
+class OpenShapeConfig(AlignedEncoderConfig):
+    r"""Configuration of an OpenShape point encoder and its heads (arXiv 2305.10764).
+
+    The defaults are the sizes of OpenShape/openshape-pointbert-vitg14-rgb.
+
+    Args: Patches and transformer
+        in_channels: Channels of a point: 6 for xyz and colours.
+        num_groups: Patches, and therefore tokens, per cloud.
+        group_size: Points per patch, including the centre.
+        group_radius: Radius of a patch; of more points inside, the first ones of the cloud are kept.
+        patch_widths: Output channels of the layers of the patch encoder.
+        hidden_size: Channels of a token.
+        intermediate_size: Hidden channels of a block's MLP.
+        num_hidden_layers: Transformer blocks.
+        num_attention_heads: Attention heads per block.
+        qkv_bias: Whether queries, keys and values have a bias.
+        layer_norm_eps: Epsilon of the layer norms.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
+        initializer_range: Standard deviation of initial weights.
+        projection_dim: Channels of the feature in the space of texts and images; None for the class token itself.
+
+    Args: Classification head
+        head_widths: Widths of the head's hidden layers; empty for a linear head.
+        head_dropout: Dropout after each hidden layer of the head.
+
+    Args: Segmentation
+        segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
+        propagation_widths: Channels of the two layers that propagate tokens to points.
+        segmentation_head_widths: Widths of the head's hidden layers.
+        segmentation_head_dropout: Dropout after each hidden layer.
+    """
+
+    model_type = "openshape"
+
+    in_channels: int = 6
+    num_groups: int = 384
+    group_size: int = 64
+    group_radius: float = 0.2
+    patch_widths: list[int] | tuple[int, ...] = (64, 64, 256)
+    hidden_size: int = 512
+    intermediate_size: int = 1536
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    qkv_bias: bool = False
+    layer_norm_eps: float = 1e-5
+    drop_path_rate: float = 0.0
+    initializer_range: float = 0.02
+    projection_dim: int | None = 1280
+
+    head_widths: list[int] | tuple[int, ...] = ()
+    head_dropout: float = 0.0
+
+    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    propagation_widths: list[int] | tuple[int, int] = (1536, 1024)
+    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
+    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
+
+    def __post_init__(self, **kwargs: Any):
+        self.check({"group_radius": (1e-6, 1e6)}, kwargs)
+        if not self.patch_widths:
+            raise ValueError(f"patch_widths={self.patch_widths}; expected one width or more")
+        super().__post_init__(**kwargs)
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud; smaller patches are filled up."""
+        return self.num_groups

@@ -1,0 +1,146 @@
+"""OpenShape's point encoders and their heads (arXiv 2305.10764), on the base classes of `aligned_encoders`."""
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.aligned_encoders import (
+    AlignedClassifier,
+    AlignedEncoder,
+    AlignedPreTrainedModel,
+    AlignedSegmenter,
+    Tokens,
+)
+from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
+from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
+from hf_any3d.modeling.point_ops.grouping import check_channels
+from hf_any3d.modeling.point_transformer import Patches
+
+
+def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius: float) -> Patches:
+    """Group clouds into balls around centres from farthest point sampling, which starts at the first point.
+
+    The released program starts at a random point, so that its features vary from call to call.
+
+    Args:
+        points: `(batch, points, channels)`, xyz first.
+        num_groups: Balls per cloud.
+        group_size: Points per ball; of more, the first ones of the cloud are kept, and fewer are filled up.
+        radius: Radius of a ball.
+
+    Returns:
+        Patches whose neighbourhoods have the channels xyz relative to the centre, followed by all channels of the
+        points.
+
+    Raises:
+        ValueError: If a cloud has fewer than `num_groups` points.
+    """
+    if points.ndim != 3 or points.shape[1] < num_groups:
+        raise ValueError(
+            f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
+            f"num_groups={num_groups} points"
+        )
+    xyz = points[..., :3].contiguous()
+    index = farthest_point_sample(xyz, num_groups)
+    centers = gather_points(xyz, index)  # (batch, groups, 3)
+    neighbors = group(points, ball_query(centers, xyz, radius, group_size))  # (batch, groups, group_size, channels)
+    offsets = neighbors[..., :3] - centers.unsqueeze(2)
+    return Patches(torch.cat([offsets, neighbors], dim=-1), centers, index)
+
+
+class BallPatchEncoder(nn.Module):
+    """Shared layers with batch norm and ReLU, and a maximum over the points of a patch.
+
+    Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, widths[-1])`.
+
+    Args:
+        in_channels: Channels of a row.
+        widths: Output channels of each layer.
+    """
+
+    def __init__(self, in_channels: int, widths: list[int] | tuple[int, ...]):
+        super().__init__()
+        inputs = [in_channels, *widths[:-1]]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs, widths, strict=True))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths)
+
+    def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
+        """Encode patches; see the class."""
+        rows = neighborhoods.flatten(0, 2).to(self.layers[0].weight.dtype)  # (batch * groups * neighbors, channels)
+        for linear, norm in zip(self.layers, self.norms, strict=True):
+            rows = torch.relu(norm(linear(rows)))
+        return rows.view(*neighborhoods.shape[:3], -1).max(dim=2).values
+
+
+class OpenShapePreTrainedModel(AlignedPreTrainedModel):
+    """Base class of all OpenShape models."""
+
+    config_class = OpenShapeConfig
+    config: OpenShapeConfig
+    base_model_prefix = "openshape"
+    _method = "[OpenShape](https://arxiv.org/abs/2305.10764)"
+
+
+class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
+    """OpenShape's point encoder: balls of points, shared layers with a maximum, transformer blocks, projection.
+
+    Positions enter through the coordinates among the channels of patches and tokens; there is no position embedding
+    and no final norm.
+
+    Args:
+        config: The configuration.
+
+    Source: OpenShape, Sec. 3.2; PointBERT of its program.
+    """
+
+    card_info = CardInfo("features", opens="OpenShapeModel")
+
+    def __init__(self, config: OpenShapeConfig):
+        super().__init__(config, final_norm=False)
+        self.patch_encoder = BallPatchEncoder(3 + config.in_channels, config.patch_widths)
+        self.lift = nn.Linear(3 + config.patch_widths[-1], config.hidden_size)
+        self.lift_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.class_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.post_init()
+
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
+
+        Raises:
+            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
+                infinite or too large.
+        """
+        config = self.config
+        check_channels(points, config.in_channels)
+        points = in_full_precision(points, self.lift.weight.dtype)
+        return ball_patches(points, config.num_groups, config.group_size, config.group_radius)
+
+    def tokenize(self, points: torch.Tensor) -> Tokens:
+        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
+        patches = self.cut(points)
+        features = self.patch_encoder(patches.neighborhoods)  # (batch, groups, width)
+        tokens = self.lift_norm(self.lift(torch.cat([patches.centers.to(features.dtype), features], dim=-1)))
+        class_token = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
+        return Tokens(torch.cat([class_token, tokens], dim=1), patches.centers, patches.center_index)
+
+
+class OpenShapeForPointCloudClassification(AlignedClassifier, OpenShapePreTrainedModel):
+    """`OpenShapeModel` with a classification head on the feature in the space of texts."""
+
+    card_info = CardInfo("classification")
+
+    def __init__(self, config: OpenShapeConfig):
+        super().__init__(config, OpenShapeModel)
+
+
+class OpenShapeForPointCloudSegmentation(AlignedSegmenter, OpenShapePreTrainedModel):
+    """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object.
+
+    Raises:
+        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
+    """
+
+    card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: OpenShapeConfig):
+        super().__init__(config, OpenShapeModel)
