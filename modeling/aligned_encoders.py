@@ -26,7 +26,14 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardMixin, CardSubject, NamesPackageMixin
+from hf_any3d.modeling.card_info import (
+    STORED_HERE,
+    CardDescription,
+    CardInfo,
+    CardMixin,
+    CardSubject,
+    NamesPackageMixin,
+)
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -59,6 +66,9 @@ from hf_any3d.modeling.point_transformer import (
     TokenGrids,
     TokenPropagation,
 )
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
+from hf_any3d.modeling.text_towers import TextTower, open_text_tower
+from hf_any3d.modeling.zero_shot import ZeroShotMixin
 
 _RANGES: Ranges = {
     **dict.fromkeys(("num_groups", "group_size"), TOKENS),
@@ -72,18 +82,21 @@ _RANGES: Ranges = {
     "initializer_range": SPREAD,
     "segmentation_layers": (0, LAYERS[1]),
     "sampling_min_squared_norm": (0, 1e6),
+    "temperature": (1e-3, 1e3),
 }
+# Name of the part of the config that holds the text tower.
+TEXT_TOWER = "text_tower"
 
 
-class AlignedEncoderConfig(NamesPackageMixin, PreTrainedConfig):
-    """Settings that the aligned encoders have in common; each has a class of its own with its fields.
-
-    Args:
-        ranges: Allowed values of the numbers that only one encoder has.
-    """
+class AlignedEncoderConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+    """Checks and properties that the configurations of aligned encoders have in common; each has fields of its own."""
 
     def check(self, ranges: Ranges, others: dict[str, Any]) -> None:
-        """Check the numbers; called in `__post_init__`.
+        """Check the fields; called in `__post_init__`.
+
+        Args:
+            ranges: Allowed values of the numbers that only this encoder has.
+            others: Further keyword arguments, such as settings of transformers.
 
         Raises:
             ValueError: Names the field, its value and what is allowed.
@@ -93,6 +106,9 @@ class AlignedEncoderConfig(NamesPackageMixin, PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
             )
+        if not self.hypothesis_templates:
+            raise ValueError(f"hypothesis_templates={self.hypothesis_templates}; expected one template or more")
+        self.check_parts((TEXT_TOWER,))
 
     @property
     def feature_size(self) -> int:
@@ -154,6 +170,8 @@ class AlignedPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
     """Base class of the aligned encoders and the models around them: initialisation and model card."""
 
     _no_split_modules = ["PointBlock"]
+    # Only the model that compares clouds with texts has it.
+    _keys_to_ignore_on_load_unexpected = [r"^logit_scale$"]
     # Name of the method and its paper, for model cards.
     _method: str
 
@@ -164,6 +182,8 @@ class AlignedPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.trunc_normal_(module.weight, std=std)
+        if isinstance(module, AlignedZeroShotClassifier):
+            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("token", "position", "class_token"):
                 init.trunc_normal_(parameter, std=std)
@@ -334,3 +354,45 @@ class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
         return self.segmenter(features, clouds), output
+
+
+class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
+    """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts.
+
+    The text tower that the config names is loaded when first needed, and is not part of the model: it is neither
+    stored nor trained, and its parameters do not count.
+    """
+
+    card_info = CardInfo("zero_shot")
+    input_modalities = ("point_cloud", "text")
+    # Largest scale of cosines; None for any.
+    _largest_scale: float | None = None
+
+    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, encoder(config))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        self._text_tower: TextTower | None = None
+        self.post_init()
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The frozen text encoder and its tokenizer, loaded at first use.
+
+        Raises:
+            ValueError: If the config names none that transformers has a class for.
+        """
+        if self._text_tower is None:
+            if self.config.part(TEXT_TOWER).name_or_path is None:
+                tower = self.config.aligned_with or "a text tower that its config does not name"
+                raise ValueError(
+                    f"the encoder is aligned with {tower}, which cannot be opened here; give text_embeds, features of "
+                    "texts that were computed with it"
+                )
+            self._text_tower = open_text_tower(self.config, TEXT_TOWER)
+        return self._text_tower
+
+    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, feature_size)` of the encoder's features, and the scale of cosines."""
+        scale = self.logit_scale.float().exp().clamp(max=self._largest_scale or math.inf)
+        return nn.functional.normalize(pooled.float(), dim=-1), scale

@@ -185,18 +185,19 @@ def text_tower_settings(
     return {"text_width": family.width(family.text_config(config)), "text_pooling": text_pooling}
 
 
-def open_text_tower(config: PreTrainedConfig) -> TextTower:
+def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTower:
     """Load the text tower of a model's encoder, even if the encoder was changed and is stored with the model.
 
     Args:
-        config: Has a part "encoder", and `text_pooling`.
+        config: Records the part, and has `text_pooling` if sentence encoders may be used.
+        part: Name of the part in the config.
 
     Raises:
         ValueError: If the encoder's source is unknown, or the checkpoint has no tokenizer.
         EncoderMismatchError: If the weights differ from the recorded ones.
         UnsupportedEncoder: If the encoder has no aligned text tower.
     """
-    source, checkpoint, family = _find_checkpoint(config.part("encoder"))
+    source, checkpoint, family = _find_checkpoint(config.part(part))
     model = _load(source, family.model_class, family.text_config(checkpoint))
     # By commit, cached files are found without the network.
     name = source.path if source.revision is None else source.name
@@ -207,7 +208,7 @@ def open_text_tower(config: PreTrainedConfig) -> TextTower:
             f"encoder {source.name!r}: its files have no tokenizer, or one that does not distinguish 'chair' and "
             "'lamp'; expected that of its text tower next to the weights"
         )
-    return TextTower(model, tokenizer, family, config.text_pooling)
+    return TextTower(model, tokenizer, family, getattr(config, "text_pooling", None))
 
 
 def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:

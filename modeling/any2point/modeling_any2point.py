@@ -61,11 +61,15 @@ from hf_any3d.modeling.layers.tasks import (
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.text_towers import TextTower, embed_labels, open_text_tower, own_projection, text_tower_settings
+from hf_any3d.modeling.text_towers import TextTower, open_text_tower, own_projection, text_tower_settings
+from hf_any3d.modeling.zero_shot import (
+    LARGEST_SCALE,
+    ZeroShotMixin,
+    contrastive_loss as contrastive_loss,
+    matching_pairs as matching_pairs,
+)
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
-# A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
-_LARGEST_SCALE = 100.0
 
 
 @dataclass
@@ -91,29 +95,6 @@ class Any2PointOutput(ModelOutput):
     centers: torch.Tensor | None = None
     center_index: torch.Tensor | None = None
     levels: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class Any2PointZeroShotOutput(ModelOutput):
-    """Similarity of clouds and texts.
-
-    Args:
-        loss: Mean contrastive loss of both directions.
-        logits_per_point_cloud: `(clouds, texts)`, cosines times the learned scale.
-        logits_per_text: `(texts, clouds)`, the transpose.
-        point_embeds: `(clouds, text_width)`, unit vectors.
-        text_embeds: `(texts, text_width)`, unit vectors.
-        hidden_states: On request, those of `Any2PointOutput`.
-        attentions: On request, those of `Any2PointOutput`.
-    """
-
-    loss: torch.Tensor | None = None
-    logits_per_point_cloud: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    point_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -526,7 +507,7 @@ class PointTextAlignment(nn.Module):
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
         projected = self.projection(pooled.to(self.projection.weight.dtype)).float()
-        scale = self.logit_scale.float().exp().clamp(max=_LARGEST_SCALE)
+        scale = self.logit_scale.float().exp().clamp(max=LARGEST_SCALE)
         return nn.functional.normalize(projected, dim=-1), scale
 
     @torch.no_grad()
@@ -537,7 +518,7 @@ class PointTextAlignment(nn.Module):
         self.projection.bias.zero_()
 
 
-class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
+class Any2PointForZeroShotPointCloudClassification(ZeroShotMixin, Any2PointPreTrainedModel):
     """`Any2PointModel` that compares clouds with texts, as `CLIPModel` compares images with texts.
 
     The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
@@ -611,150 +592,6 @@ class Any2PointForZeroShotPointCloudClassification(Any2PointPreTrainedModel):
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
 
-    def get_text_features(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return unit vectors `(texts, text_width)` of tokenized texts.
-
-        Args:
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`, 0 for padding.
-            position_ids: For the signature of `CLIPModel.get_text_features`; must be None.
-            token_type_ids: Returned by tokenizers of sentence encoders; must be all 0.
-
-        Raises:
-            ValueError: If positions are given, or a token type is not 0.
-        """
-        if position_ids is not None:
-            raise ValueError("position_ids are given; expected None: the text tower computes them")
-        if token_type_ids is not None and token_type_ids.any():
-            raise ValueError("token_type_ids contains numbers other than 0; expected texts of one sentence")
-        return self.text_tower.features(input_ids, attention_mask)
-
-    def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
-        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
-
-        Args:
-            labels: Names of classes.
-            templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
-        """
-        return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
-
-    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.any2point(points, return_dict=True).pooler_output)[0]
-
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        text_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        text_labels: torch.Tensor | None = None,
-        return_loss: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> Any2PointZeroShotOutput:
-        """Compare clouds with texts.
-
-        Args:
-            points: `(clouds, points, in_channels)`, xyz first.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`.
-            text_embeds: `(texts, text_width)`, embedded texts instead of both.
-            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
-                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
-            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
-            return_loss: Whether to return the loss.
-            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the texts are given twice, or texts and clouds form no pairs; if attention weights are
-                requested without eager attention.
-        """
-        if input_ids is not None and text_embeds is not None:
-            raise ValueError("both input_ids and text_embeds are given; expected one of them")
-        features = self.any2point(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
-        requested = {"hidden_states": features.hidden_states, "attentions": features.attentions}
-        point_embeds, scale = self.alignment(features.pooler_output)
-        if input_ids is not None:
-            text_embeds = self.get_text_features(input_ids, attention_mask)
-        return_loss = labels is not None if return_loss is None else return_loss
-        if text_embeds is None:
-            if return_loss:
-                raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
-            return Any2PointZeroShotOutput(point_embeds=point_embeds, **requested)
-        text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
-        # Cosines times a hundred: autocast would round away the difference between the best labels.
-        with torch.autocast(point_embeds.device.type, enabled=False):
-            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
-        if return_loss:
-            loss = contrastive_loss(logits, matching_pairs(*_pair_labels(logits, labels, text_labels)))
-        return Any2PointZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **requested)
-
-
-def _pair_labels(
-    logits: torch.Tensor, labels: torch.Tensor | None, text_labels: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    clouds, texts = logits.shape
-    if labels is None:
-        labels = torch.arange(clouds, device=logits.device)
-    if text_labels is None:
-        if clouds != texts:
-            raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")
-        text_labels = labels
-    if labels.shape != (clouds,) or text_labels.shape != (texts,):
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and text_labels {tuple(text_labels.shape)}; expected "
-            f"({clouds},) and ({texts},)"
-        )
-    return labels, text_labels
-
-
-def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
-    """Return which clouds and texts have equal labels, `(clouds, texts)` of 0 and 1.
-
-    Args:
-        cloud_labels: `(clouds,)`.
-        text_labels: `(texts,)`.
-
-    Raises:
-        ValueError: If no label is in both.
-    """
-    matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
-    if not matches.any():
-        raise ValueError(
-            f"clouds have labels {cloud_labels.unique().tolist()} and texts {text_labels.unique().tolist()}; expected "
-            "some in common"
-        )
-    return matches
-
-
-def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """Compute InfoNCE in both directions, with all pairs of equal labels as positives.
-
-    In a batch with few classes, clouds of the same class would be false negatives of each other; here the positives of
-    a row share its target equally (SupCon, arXiv 2004.11362, with the sum inside the target). If all labels differ,
-    this is CLIP's loss. Rows without positives are ignored.
-
-    Args:
-        logits: `(clouds, texts)`.
-        matches: `(clouds, texts)`, see `matching_pairs`.
-    """
-    return (_one_direction(logits.float(), matches) + _one_direction(logits.float().T, matches.T)) / 2
-
-
-def _one_direction(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    has_positive = matches.any(dim=1)
-    targets = matches[has_positive] / matches[has_positive].sum(dim=1, keepdim=True)
-    return nn.functional.cross_entropy(logits[has_positive], targets)
+    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
+        return self.alignment(pooled)

@@ -4,6 +4,7 @@ from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
 from hf_any3d.modeling.openshape.modeling_openshape import (
     OpenShapeForPointCloudClassification,
     OpenShapeForPointCloudSegmentation,
+    OpenShapeForZeroShotPointCloudClassification,
     OpenShapeModel,
     OpenShapePreTrainedModel,
 )
@@ -12,6 +13,7 @@ __all__ = [
     "OpenShapeConfig",
     "OpenShapeForPointCloudClassification",
     "OpenShapeForPointCloudSegmentation",
+    "OpenShapeForZeroShotPointCloudClassification",
     "OpenShapeModel",
     "OpenShapePreTrainedModel",
 ]

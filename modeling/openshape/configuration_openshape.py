@@ -3,6 +3,7 @@
 from typing import Any
 
 from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES
 
 
 class OpenShapeConfig(AlignedEncoderConfig):
@@ -25,6 +26,13 @@ class OpenShapeConfig(AlignedEncoderConfig):
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         initializer_range: Standard deviation of initial weights.
         projection_dim: Channels of the feature in the space of texts and images; None for the class token itself.
+
+    Args: Texts
+        aligned_with: Name of the model whose texts and images share the space, for messages.
+        parts: Source of its text tower, "text_tower", see `PretrainedPart`; None if transformers has no class for it.
+            Features of texts that were computed elsewhere can then be given.
+        hypothesis_templates: Texts with `{}` in place of a label, whose vectors are averaged.
+        temperature: Initial temperature of the contrastive loss; the scale of cosines is its inverse.
 
     Args: Classification head
         head_widths: Widths of the head's hidden layers; empty for a linear head.
@@ -53,6 +61,11 @@ class OpenShapeConfig(AlignedEncoderConfig):
     drop_path_rate: float = 0.0
     initializer_range: float = 0.02
     projection_dim: int | None = 1280
+
+    aligned_with: str | None = None
+    parts: dict[str, Any] | None = None
+    hypothesis_templates: list[str] | tuple[str, ...] = HYPOTHESIS_TEMPLATES
+    temperature: float = 0.07
 
     head_widths: list[int] | tuple[int, ...] = ()
     head_dropout: float = 0.0

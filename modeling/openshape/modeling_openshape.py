@@ -8,6 +8,7 @@ from hf_any3d.modeling.aligned_encoders import (
     AlignedEncoder,
     AlignedPreTrainedModel,
     AlignedSegmenter,
+    AlignedZeroShotClassifier,
     Tokens,
 )
 from hf_any3d.modeling.card_info import CardInfo
@@ -141,6 +142,15 @@ class OpenShapeForPointCloudSegmentation(AlignedSegmenter, OpenShapePreTrainedMo
     """
 
     card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: OpenShapeConfig):
+        super().__init__(config, OpenShapeModel)
+
+
+class OpenShapeForZeroShotPointCloudClassification(AlignedZeroShotClassifier, OpenShapePreTrainedModel):
+    """`OpenShapeModel` that compares clouds with texts; published encoders open as this class."""
+
+    card_info = CardInfo("zero_shot")
 
     def __init__(self, config: OpenShapeConfig):
         super().__init__(config, OpenShapeModel)

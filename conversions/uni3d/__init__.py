@@ -1,0 +1,1 @@
+"""Convert Uni3D's point encoders: their tensors under our names, and directories that open."""

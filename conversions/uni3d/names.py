@@ -1,0 +1,131 @@
+"""The tensors of Uni3D's point encoders under our names, and the sizes that their shapes imply."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.renaming import (
+    Names,
+    as_linear,
+    as_vector,
+    count_of,
+    join_rows,
+    rename_tensors,
+    size_of,
+)
+
+LOGIT_SCALE = "logit_scale"
+_ENCODER = r"point_encoder\."
+_PATCHES = _ENCODER + r"encoder\."
+_BLOCK = _ENCODER + r"visual\.blocks\.(?P<layer>\d+)\."
+_OURS = "blocks.layers.{layer}."
+NAMES: Names = {
+    LOGIT_SCALE + "$": LOGIT_SCALE,
+    _ENCODER + r"cls_token$": "class_token.token",
+    _ENCODER + r"cls_pos$": "class_token.position",
+    _ENCODER + r"pos_embed\.": "position_embed.",
+    _PATCHES + r"first_conv\.0\.": "patch_encoder.lift.",
+    _PATCHES + r"first_conv\.1\.": "patch_encoder.lift_norm.",
+    _PATCHES + r"first_conv\.3\.": "patch_encoder.widen.",
+    _PATCHES + r"second_conv\.0\.": "patch_encoder.join.",
+    _PATCHES + r"second_conv\.1\.": "patch_encoder.join_norm.",
+    _PATCHES + r"second_conv\.3\.": "patch_encoder.out.",
+    _ENCODER + r"encoder2trans\.": "patch_encoder.project.",
+    _BLOCK + r"norm(?P<norm>[12])\.": _OURS + "norm{norm}.",
+    # Queries, keys and values are joined afterwards.
+    _BLOCK + r"attn\.qkv\.weight$": _OURS + "attention.qkv.weight",
+    _BLOCK + r"attn\.(?P<part>[qkv])_proj\.": _OURS + "attention.{part}.",
+    _BLOCK + r"attn\.(?P<part>[qv])_bias$": _OURS + "attention.{part}.bias",
+    _BLOCK + r"attn\.proj\.": _OURS + "attention.proj.",
+    # The first layer of a packed gated MLP is split afterwards.
+    _BLOCK + r"mlp\.fc1\.": _OURS + "mlp.fc1.",
+    _BLOCK + r"mlp\.fc1_g\.": _OURS + "mlp.gate.",
+    _BLOCK + r"mlp\.fc1_x\.": _OURS + "mlp.fc1.",
+    _BLOCK + r"mlp\.norm\.": _OURS + "mlp.norm.",
+    _BLOCK + r"mlp\.fc2\.": _OURS + "mlp.fc2.",
+    _ENCODER + r"visual\.fc_norm\.": "norm.",
+    _ENCODER + r"trans2embed\.": "projection.",
+    # Parts of the image transformer that clouds do not pass.
+    _ENCODER + r"visual\.(cls_token|pos_embed)$": None,
+    _ENCODER + r"visual\.(patch_embed\.proj|head)\.": None,
+}
+_CONVOLUTIONS = tuple(f"patch_encoder.{layer}." for layer in ("lift", "widen", "join", "out"))
+_HEAD_WIDTH = 64
+# The giant one's heads are wider; no tensor shows it.
+_HEAD_WIDTHS = {1408: 88}
+
+
+def convert_uni3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a Uni3D checkpoint to those of a `Uni3DModel`, with `logit_scale`.
+
+    Queries, keys and values become one layer, whose bias of keys, which has no effect, is zero. Parts of the image
+    transformer that clouds do not pass are left out.
+
+    Raises:
+        ValueError: A tensor belongs to no known part, two to the same, some are missing, have another shape, or kept
+            numbers are NaN or infinite.
+    """
+    state = rename_tensors(original, NAMES)
+    for name in list(state):
+        if name.startswith(_CONVOLUTIONS):
+            state[name] = as_linear(name, state[name])
+        elif name.startswith("class_token."):
+            state[name] = as_vector(name, state[name])
+    for number in range(count_of(state, r"blocks\.layers\.(\d+)\.")):
+        _join_attention(state, f"blocks.layers.{number}.attention.")
+        _split_gate(state, f"blocks.layers.{number}.mlp.")
+    return state
+
+
+def _join_attention(state: dict[str, torch.Tensor], place: str) -> None:
+    weights = [f"{place}{part}.weight" for part in "qkv" if f"{place}{part}.weight" in state]
+    if weights:
+        state[f"{place}qkv.weight"] = join_rows(weights, [state.pop(name) for name in weights])
+    biases = [f"{place}{part}.bias" for part in "qv"]
+    if missing := [name for name in biases if name not in state]:
+        raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
+    query, value = (state.pop(name) for name in biases)
+    state[f"{place}qkv.bias"] = join_rows(biases, [query, torch.zeros_like(query), value])
+
+
+def _split_gate(state: dict[str, torch.Tensor], place: str) -> None:
+    rows, columns = size_of(state, f"{place}fc1.weight"), size_of(state, f"{place}fc2.weight", axis=1)
+    if f"{place}gate.weight" in state or rows != 2 * columns:
+        return
+    for kind in ("weight", "bias"):
+        if f"{place}fc1.{kind}" in state:
+            gate, own = state[f"{place}fc1.{kind}"].chunk(2)
+            state |= {f"{place}gate.{kind}": gate, f"{place}fc1.{kind}": own}
+
+
+def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | None = None) -> dict[str, Any]:
+    """Return the fields of `Uni3DConfig` that the tensors of a `Uni3DModel` imply.
+
+    Args:
+        state: The tensors.
+        num_attention_heads: No tensor shows it; by default one for 64 channels, for the giant one for 88.
+
+    Raises:
+        ValueError: Tensors are missing, or the width is no multiple of the width of a head.
+    """
+    hidden = size_of(state, "class_token.token")
+    heads = num_attention_heads or hidden // _HEAD_WIDTHS.get(hidden, _HEAD_WIDTH)
+    if not heads or hidden % heads:
+        raise ValueError(
+            f"the number of attention heads is unknown, as hidden_size={hidden} is no multiple of "
+            f"{heads or _HEAD_WIDTH}; give num_attention_heads"
+        )
+    first = "blocks.layers.0.mlp."
+    return {
+        "in_channels": size_of(state, "patch_encoder.lift.weight", axis=1),
+        "patch_widths": [size_of(state, f"patch_encoder.{layer}.weight") for layer in ("lift", "widen", "join")],
+        "patch_pooled_width": size_of(state, "patch_encoder.out.weight"),
+        "hidden_size": hidden,
+        "intermediate_size": size_of(state, f"{first}fc2.weight", axis=1),
+        "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
+        "num_attention_heads": heads,
+        "gated_mlp": f"{first}gate.weight" in state,
+        "mlp_norm": f"{first}norm.weight" in state,
+        "projection_dim": size_of(state, "projection.weight"),
+    }

@@ -1,0 +1,101 @@
+"""Uni3D's point encoders and their heads (arXiv 2310.06773), on the base classes of `aligned_encoders`."""
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.aligned_encoders import (
+    AlignedClassifier,
+    AlignedEncoder,
+    AlignedPreTrainedModel,
+    AlignedSegmenter,
+    AlignedZeroShotClassifier,
+    Tokens,
+)
+from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.uni3d.configuration_uni3d import Uni3DConfig
+from hf_any3d.modeling.zero_shot import LARGEST_SCALE
+
+
+class Uni3DPreTrainedModel(AlignedPreTrainedModel):
+    """Base class of all Uni3D models."""
+
+    config_class = Uni3DConfig
+    config: Uni3DConfig
+    base_model_prefix = "uni3d"
+    _method = "[Uni3D](https://arxiv.org/abs/2310.06773)"
+
+
+class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
+    """Uni3D's point encoder: patches, mini-PointNet, positions, blocks of an image transformer, norm, projection.
+
+    Positions are added once, before the first block. The blocks are those of EVA-02 or EVA without their rotary
+    embedding.
+
+    Args:
+        config: The configuration.
+
+    Source: Uni3D, Sec. 3.1.
+    """
+
+    card_info = CardInfo("features", opens="Uni3DModel")
+
+    def __init__(self, config: Uni3DConfig):
+        super().__init__(config, final_norm=True)
+        width = config.hidden_size
+        self.patch_encoder = PatchEncoder(
+            config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
+        )
+        self.class_token = ClassToken(width)
+        self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.post_init()
+
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
+
+        Raises:
+            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
+                infinite or too large.
+        """
+        return cut_patches(points, self.config, self.position_embed[0].weight.dtype)
+
+    def tokenize(self, points: torch.Tensor) -> Tokens:
+        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
+        patches = self.cut(points)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        positions = self.position_embed(patches.centers.to(self.position_embed[0].weight.dtype))
+        tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
+        return Tokens(tokens + positions, patches.centers, patches.center_index)
+
+
+class Uni3DForPointCloudClassification(AlignedClassifier, Uni3DPreTrainedModel):
+    """`Uni3DModel` with a classification head on the feature in the space of texts."""
+
+    card_info = CardInfo("classification")
+
+    def __init__(self, config: Uni3DConfig):
+        super().__init__(config, Uni3DModel)
+
+
+class Uni3DForPointCloudSegmentation(AlignedSegmenter, Uni3DPreTrainedModel):
+    """`Uni3DModel` with a head that predicts a class for every point of a scene or an object.
+
+    Raises:
+        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
+    """
+
+    card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: Uni3DConfig):
+        super().__init__(config, Uni3DModel)
+
+
+class Uni3DForZeroShotPointCloudClassification(AlignedZeroShotClassifier, Uni3DPreTrainedModel):
+    """`Uni3DModel` that compares clouds with texts; published encoders open as this class."""
+
+    card_info = CardInfo("zero_shot")
+    _largest_scale = LARGEST_SCALE
+
+    def __init__(self, config: Uni3DConfig):
+        super().__init__(config, Uni3DModel)

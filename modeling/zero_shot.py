@@ -1,0 +1,210 @@
+"""Comparison of clouds with texts: scores of any labels, and the contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.layers.forward_contract import honours_contract
+from hf_any3d.modeling.text_towers import TextTower, embed_labels
+
+# A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
+LARGEST_SCALE = 100.0
+
+
+@dataclass
+class ZeroShotOutput(ModelOutput):
+    """Similarity of clouds and texts.
+
+    Args:
+        loss: Mean contrastive loss of both directions.
+        logits_per_point_cloud: `(clouds, texts)`, cosines times the learned scale.
+        logits_per_text: `(texts, clouds)`, the transpose.
+        point_embeds: `(clouds, text_width)`, unit vectors.
+        text_embeds: `(texts, text_width)`, unit vectors.
+        hidden_states: On request, those of the base model.
+        attentions: On request, those of the base model.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_point_cloud: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    point_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class ZeroShotMixin:
+    """For models that compare clouds with texts. A subclass has a `text_tower` and `align`."""
+
+    config: PreTrainedConfig
+    base_model: PreTrainedModel
+    device: torch.device
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The frozen text encoder and its tokenizer."""
+        raise NotImplementedError(f"{type(self).__name__} must define text_tower")
+
+    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, text_width)` of the base model's `pooler_output`, and the scale of cosines."""
+        raise NotImplementedError(f"{type(self).__name__} must define align")
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return unit vectors `(texts, text_width)` of tokenized texts.
+
+        Args:
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`, 0 for padding.
+            position_ids: For the signature of `CLIPModel.get_text_features`; must be None.
+            token_type_ids: Returned by tokenizers of sentence encoders; must be all 0.
+
+        Raises:
+            ValueError: If positions are given, or a token type is not 0.
+        """
+        if position_ids is not None:
+            raise ValueError("position_ids are given; expected None: the text tower computes them")
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("token_type_ids contains numbers other than 0; expected texts of one sentence")
+        return self.text_tower.features(input_ids, attention_mask)
+
+    def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
+        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
+
+        Args:
+            labels: Names of classes.
+            templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
+        """
+        return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
+
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
+        return self.align(self.base_model(points, return_dict=True).pooler_output)[0]
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ZeroShotOutput:
+        """Compare clouds with texts.
+
+        Args:
+            points: `(clouds, points, in_channels)`, xyz first.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`.
+            text_embeds: `(texts, text_width)`, embedded texts instead of both.
+            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
+                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
+            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
+            return_loss: Whether to return the loss.
+            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
+                pairs; if attention weights are requested without eager attention.
+        """
+        if input_ids is not None and text_embeds is not None:
+            raise ValueError("both input_ids and text_embeds are given; expected one of them")
+        features = self.base_model(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        requested = {"hidden_states": features.hidden_states, "attentions": features.attentions}
+        point_embeds, scale = self.align(features.pooler_output)
+        if input_ids is not None:
+            text_embeds = self.get_text_features(input_ids, attention_mask)
+        return_loss = labels is not None if return_loss is None else return_loss
+        if text_embeds is None:
+            if return_loss:
+                raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
+            return ZeroShotOutput(point_embeds=point_embeds, **requested)
+        if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
+            raise ValueError(
+                f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {point_embeds.shape[1]}), "
+                "features of the text tower that the encoder is aligned with"
+            )
+        text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
+        # Cosines times a hundred: autocast would round away the difference between the best labels.
+        with torch.autocast(point_embeds.device.type, enabled=False):
+            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
+        if return_loss:
+            loss = contrastive_loss(logits, matching_pairs(*_pair_labels(logits, labels, text_labels)))
+        return ZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **requested)
+
+
+def _pair_labels(
+    logits: torch.Tensor, labels: torch.Tensor | None, text_labels: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    clouds, texts = logits.shape
+    if labels is None:
+        labels = torch.arange(clouds, device=logits.device)
+    if text_labels is None:
+        if clouds != texts:
+            raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")
+        text_labels = labels
+    if labels.shape != (clouds,) or text_labels.shape != (texts,):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and text_labels {tuple(text_labels.shape)}; expected "
+            f"({clouds},) and ({texts},)"
+        )
+    return labels, text_labels
+
+
+def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
+    """Return which clouds and texts have equal labels, `(clouds, texts)` of 0 and 1.
+
+    Args:
+        cloud_labels: `(clouds,)`.
+        text_labels: `(texts,)`.
+
+    Raises:
+        ValueError: If no label is in both.
+    """
+    matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
+    if not matches.any():
+        raise ValueError(
+            f"clouds have labels {cloud_labels.unique().tolist()} and texts {text_labels.unique().tolist()}; expected "
+            "some in common"
+        )
+    return matches
+
+
+def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    """Compute InfoNCE in both directions, with all pairs of equal labels as positives.
+
+    In a batch with few classes, clouds of the same class would be false negatives of each other; here the positives of
+    a row share its target equally (SupCon, arXiv 2004.11362, with the sum inside the target). If all labels differ,
+    this is CLIP's loss. Rows without positives are ignored.
+
+    Args:
+        logits: `(clouds, texts)`.
+        matches: `(clouds, texts)`, see `matching_pairs`.
+    """
+    return (_one_direction(logits.float(), matches) + _one_direction(logits.float().T, matches.T)) / 2
+
+
+def _one_direction(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    has_positive = matches.any(dim=1)
+    targets = matches[has_positive] / matches[has_positive].sum(dim=1, keepdim=True)
+    return nn.functional.cross_entropy(logits[has_positive], targets)
