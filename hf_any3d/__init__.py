@@ -35,6 +35,14 @@ _NAMES = {
     ),
     "modeling.encoders": "UnsupportedEncoder",
     "modeling.minigpt3d": "MiniGPT3DConfig MiniGPT3DForConditionalGeneration",
+    "modeling.openshape": (
+        "OpenShapeConfig OpenShapeForPointCloudClassification OpenShapeForPointCloudSegmentation "
+        "OpenShapeForZeroShotPointCloudClassification OpenShapeModel"
+    ),
+    "modeling.uni3d": (
+        "Uni3DConfig Uni3DForPointCloudClassification Uni3DForPointCloudSegmentation "
+        "Uni3DForZeroShotPointCloudClassification Uni3DModel"
+    ),
     "processing": "PointCloudProcessor",
     "tuners": "BitFitConfig GuidedAdapterConfig PromptTokensConfig encoder_linear_pattern trainable_module_names",
 }
@@ -75,6 +83,20 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
     from hf_any3d.modeling.minigpt3d import (
         MiniGPT3DConfig as MiniGPT3DConfig,
         MiniGPT3DForConditionalGeneration as MiniGPT3DForConditionalGeneration,
+    )
+    from hf_any3d.modeling.openshape import (
+        OpenShapeConfig as OpenShapeConfig,
+        OpenShapeForPointCloudClassification as OpenShapeForPointCloudClassification,
+        OpenShapeForPointCloudSegmentation as OpenShapeForPointCloudSegmentation,
+        OpenShapeForZeroShotPointCloudClassification as OpenShapeForZeroShotPointCloudClassification,
+        OpenShapeModel as OpenShapeModel,
+    )
+    from hf_any3d.modeling.uni3d import (
+        Uni3DConfig as Uni3DConfig,
+        Uni3DForPointCloudClassification as Uni3DForPointCloudClassification,
+        Uni3DForPointCloudSegmentation as Uni3DForPointCloudSegmentation,
+        Uni3DForZeroShotPointCloudClassification as Uni3DForZeroShotPointCloudClassification,
+        Uni3DModel as Uni3DModel,
     )
     from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
     from hf_any3d.tuners import (

@@ -19,6 +19,7 @@ SAMPLINGS = ("random", "farthest", "first")
 SCALES = ("unit_sphere", None)
 CENTERINGS = (True, "ground", False)
 EXTENTS = ("kept", "all")
+AXES = ("xyz", "xzy")
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
@@ -52,6 +53,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         block_overlap: share of that edge that neighbouring columns have in common.
         extent: the points whose mean is moved to the origin and whose radius is scaled to one: the "kept" ones, or
             "all" points of the cloud, which is then normalized before sampling.
+        axes: the order in which the model takes the coordinates. "xzy" exchanges y and z of points and normals before
+            all else, as some released models do, which mirrors the cloud; `up_axis` is that of the result.
         default_rgb: the colour, each value in [0, 1], of clouds without colours; None makes them an error.
         min_squared_norm: "farthest" ignores points whose x²+y²+z² is no larger, as the CUDA kernel of many released
             programs does (there it is 1e-3); None ignores none. Measured after normalization if `extent="all"`.
@@ -85,6 +88,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         extent: str = "kept",
         min_squared_norm: float | None = None,
         default_rgb: Sequence[float] | None = None,
+        axes: str = "xyz",
         **kwargs: Any,
     ):
         unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
@@ -96,6 +100,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.scale = _one_of("scale", scale, SCALES)
         self.sampling = _one_of("sampling", sampling, SAMPLINGS)
         self.extent = _one_of("extent", extent, EXTENTS)
+        self.axes = _one_of("axes", axes, AXES)
         if min_squared_norm is not None and not min_squared_norm >= 0:
             raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
         self.min_squared_norm = min_squared_norm
@@ -195,7 +200,9 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         if len(cloud) < self.min_points:
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
         channels = self._channels(cloud)
-        xyz = self._normalize(cloud.points) if self.extent == "all" else cloud.points
+        xyz = self._reorder(cloud.points)
+        if self.extent == "all":
+            xyz = self._normalize(xyz)
         if len(cloud) > num_points:
             keep = self._reduce(xyz, num_points, generator)
             xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
@@ -216,8 +223,12 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
                 )
-            channels.append(values)
+            channels.append(self._reorder(values) if name == "normals" else values)
         return channels
+
+    def _reorder(self, vectors: np.ndarray) -> np.ndarray:
+        """Put the coordinates `(points, 3)` into the order of the model."""
+        return vectors if self.axes == "xyz" else np.ascontiguousarray(vectors[:, ["xyz".index(a) for a in self.axes]])
 
     def _reduce(self, xyz: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
         if self.sampling == "first":

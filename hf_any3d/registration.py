@@ -23,7 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling import act, any2point, minigpt3d
+from hf_any3d.modeling import act, any2point, minigpt3d, openshape, uni3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
@@ -57,6 +57,24 @@ MODELS = {
         {auto.AutoModelForPointCloudTextToText: (minigpt3d.MiniGPT3DForConditionalGeneration,)},
     ),
     act.ActAutoencoderConfig: (act.ActAutoencoder, {auto.AutoModelForPointCloudReconstruction: (act.ActAutoencoder,)}),
+    openshape.OpenShapeConfig: (
+        openshape.OpenShapeModel,
+        {
+            auto.AutoModelForPointCloudClassification: (openshape.OpenShapeForPointCloudClassification,),
+            auto.AutoModelForPointCloudSegmentation: (openshape.OpenShapeForPointCloudSegmentation,),
+            auto.AutoModelForZeroShotPointCloudClassification: (
+                openshape.OpenShapeForZeroShotPointCloudClassification,
+            ),
+        },
+    ),
+    uni3d.Uni3DConfig: (
+        uni3d.Uni3DModel,
+        {
+            auto.AutoModelForPointCloudClassification: (uni3d.Uni3DForPointCloudClassification,),
+            auto.AutoModelForPointCloudSegmentation: (uni3d.Uni3DForPointCloudSegmentation,),
+            auto.AutoModelForZeroShotPointCloudClassification: (uni3d.Uni3DForZeroShotPointCloudClassification,),
+        },
+    ),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}

@@ -40,8 +40,20 @@ from hf_any3d.modeling.minigpt3d import (
     NormedPhiForCausalLM,
     NormedPhiModel,
 )
+from hf_any3d.modeling.openshape import (
+    OpenShapeForPointCloudClassification,
+    OpenShapeForPointCloudSegmentation,
+    OpenShapeForZeroShotPointCloudClassification,
+    OpenShapeModel,
+)
+from hf_any3d.modeling.uni3d import (
+    Uni3DForPointCloudClassification,
+    Uni3DForPointCloudSegmentation,
+    Uni3DForZeroShotPointCloudClassification,
+    Uni3DModel,
+)
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from tests import tiny_act, tiny_autoencoders, tiny_encoders, tiny_text_towers
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_encoders, tiny_text_towers
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 
 ENCODER = "vit"
@@ -332,6 +344,50 @@ def _token_labels(rows: int) -> dict[str, Any]:
     return {"labels": torch.randint(2, 24, (rows, 7), generator=torch.Generator().manual_seed(4))}
 
 
+def _aligned(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    def build(**settings: Any) -> PreTrainedModel:
+        model = tiny_aligned.tiny_aligned(model_class, **settings)
+        spread_weights(model)
+        if hasattr(model, "logit_scale"):
+            torch.nn.init.constant_(model.logit_scale, 1.5)
+        return model
+
+    return build
+
+
+def _with_feature_texts(rows: int, seed: int) -> dict[str, Any]:
+    texts = torch.randn(LABELS, tiny_aligned.FEATURES, generator=torch.Generator().manual_seed(5))
+    return {"points": varied_clouds(rows, channels=6, seed=seed), "text_embeds": texts}
+
+
+_ALIGNED_STILL = {"head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
+
+
+def _aligned_cases(base: type, classifier: type, segmenter: type, zero_shot: type) -> tuple[Case, ...]:
+    return (
+        Case(base, _aligned(base), _clouds(6), None, "pooler_output", "projection"),
+        Case(
+            classifier,
+            _aligned(classifier),
+            _clouds(6),
+            _class_labels,
+            "logits",
+            "classifier.out",
+            _ALIGNED_STILL,
+        ),
+        Case(
+            segmenter,
+            _aligned(segmenter),
+            _clouds(6),
+            _point_labels(LABELS),
+            "logits",
+            "segmenter.head.out",
+            _ALIGNED_STILL,
+        ),
+        Case(zero_shot, _aligned(zero_shot), _with_feature_texts, _text_labels, "logits_per_point_cloud"),
+    )
+
+
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
     Case(ActModel, _act(ActModel), _clouds(), None, "last_hidden_state", still_settings={"drop_path_rate": 0.0}),
@@ -430,6 +486,18 @@ _BUILDERS = (
         "decoder.out",
         {"prompt_dropout": 0.0},
         owns_encoder=True,
+    ),
+    *_aligned_cases(
+        OpenShapeModel,
+        OpenShapeForPointCloudClassification,
+        OpenShapeForPointCloudSegmentation,
+        OpenShapeForZeroShotPointCloudClassification,
+    ),
+    *_aligned_cases(
+        Uni3DModel,
+        Uni3DForPointCloudClassification,
+        Uni3DForPointCloudSegmentation,
+        Uni3DForZeroShotPointCloudClassification,
     ),
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),

@@ -102,6 +102,14 @@ _POINT_MODELS = (
     "Any2PointForZeroShotPointCloudClassification",
     "ActAutoencoder",
     "ImageBindAudioModel",
+    "OpenShapeModel",
+    "OpenShapeForPointCloudClassification",
+    "OpenShapeForPointCloudSegmentation",
+    "OpenShapeForZeroShotPointCloudClassification",
+    "Uni3DModel",
+    "Uni3DForPointCloudClassification",
+    "Uni3DForPointCloudSegmentation",
+    "Uni3DForZeroShotPointCloudClassification",
 )
 feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
@@ -141,6 +149,8 @@ refuse(
         "ActForPartSegmentation",
         "Any2PointForSemanticSegmentation",
         "Any2PointForPartSegmentation",
+        "OpenShapeForPointCloudSegmentation",
+        "Uni3DForPointCloudSegmentation",
     ),
     ValueError,
     "every point has one label",
@@ -189,6 +199,16 @@ _ACT = (
     "ActForSemanticSegmentation",
     "ActForPartSegmentation",
     "ActForPreTraining",
+)
+_ALIGNED = (
+    "OpenShapeModel",
+    "OpenShapeForPointCloudClassification",
+    "OpenShapeForPointCloudSegmentation",
+    "OpenShapeForZeroShotPointCloudClassification",
+    "Uni3DModel",
+    "Uni3DForPointCloudClassification",
+    "Uni3DForPointCloudSegmentation",
+    "Uni3DForZeroShotPointCloudClassification",
 )
 _NO_POINT_TOKENS = ("ImageBindAudioModel", "NormedPhiModel", "NormedPhiForCausalLM")
 
@@ -248,14 +268,14 @@ refuse(
 )
 refuse(
     "task_type",
-    _pairs(("CAUSAL_LM",), (*_ANY2POINT, *_ACT, "ActAutoencoder", "ImageBindAudioModel", "NormedPhiModel")),
+    _pairs(("CAUSAL_LM",), (*_ANY2POINT, *_ACT, *_ALIGNED, "ActAutoencoder", "ImageBindAudioModel", "NormedPhiModel")),
     AttributeError,
     "has no attribute 'prepare_inputs_for_generation'",
     "models that do not generate text; transformers' own encoders raise the same error",
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), (*_ANY2POINT, *_ACT, "ActAutoencoder")),
+    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), (*_ANY2POINT, *_ACT, *_ALIGNED, "ActAutoencoder")),
     ValueError,
     "learns embeddings of words, and .* reads none",
     "PEFT prepends prompts to embedded words; PROMPT_TOKENS appends them to point tokens",

@@ -72,7 +72,7 @@ def saved(tmp_path_factory):
 
 def head_of(case: Case) -> bool:
     """Return whether the class has a head on the base model of its config."""
-    return case.name.startswith(("ActFor", "Any2PointFor", "NormedPhiFor"))
+    return case.name.startswith(("ActFor", "Any2PointFor", "NormedPhiFor", "OpenShapeFor", "Uni3DFor"))
 
 
 def test_every_registered_class_has_a_builder():
