@@ -18,6 +18,8 @@ _PUBLIC = {
     "convert_imagebind_audio": "imagebind_audio",
     "convert_minigpt3d": "minigpt3d.convert",
     "convert_minigpt3d_parts": "minigpt3d.convert",
+    "convert_openshape": "openshape.convert",
+    "convert_uni3d": "uni3d.convert",
 }
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] imported on use
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_minigpt3d as convert_minigpt3d,
         convert_minigpt3d_parts as convert_minigpt3d_parts,
     )
+    from hf_any3d.conversions.openshape.convert import convert_openshape as convert_openshape
+    from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
 
 
 def __getattr__(name: str) -> Any:

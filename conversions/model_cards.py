@@ -1,7 +1,7 @@
 """Write the model cards of converted checkpoints: what the authors released, and how it was converted."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard
@@ -183,6 +183,42 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "
             f"Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints{compared}.",
             "Licence": _MINIGPT3D_LICENCE,
+        },
+    )
+    _write(card, directory)
+
+
+def write_aligned_card(
+    directory: Path, title: str, checkpoint: Path, model: PreTrainedModel, remarks: Mapping[str, str]
+) -> None:
+    """Write the card of a converted encoder that is aligned with texts.
+
+    Args:
+        directory: Existing directory to write to.
+        title: Name of the repository.
+        checkpoint: The authors' file.
+        model: The model, perhaps without weights.
+        remarks: Further sections, title to text.
+    """
+    config = model.config
+    tower = config.part("text_tower").name_or_path
+    texts = (
+        f"Texts are encoded by {code(tower)}, which is loaded when first needed."
+        if tower
+        else (
+            f"Its text tower is that of {inline(config.aligned_with)}, for which transformers has no class: give features "
+            "of texts that were computed with it as `text_embeds`."
+        )
+    )
+    card = build_model_card(
+        Subject.from_model(model, num_points=10_000),
+        title,
+        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes {config.in_channels} "
+        f"channels per point: coordinates, then colors from 0 to 1. {texts}",
+        sections={
+            **remarks,
+            "Quality": "The converted model was not evaluated.",
+            "Source": f"{_source('Encoder', [checkpoint])}\n\nEvery tensor of it is accounted for.",
         },
     )
     _write(card, directory)

@@ -32,6 +32,7 @@ from hf_any3d.modeling.card_info import (
     CardInfo,
     CardMixin,
     CardSubject,
+    CardTask,
     NamesPackageMixin,
 )
 from hf_any3d.modeling.config_checks import (
@@ -84,6 +85,26 @@ _RANGES: Ranges = {
     "sampling_min_squared_norm": (0, 1e6),
     "temperature": (1e-3, 1e3),
 }
+ZERO_SHOT_CARD = CardInfo(
+    "zero_shot",
+    text=CardTask(
+        task="zero-shot-point-cloud-classification",
+        task_name="Zero-shot point cloud classification",
+        intro="Scores how well labels, given as text, fit a 3D point cloud.",
+        use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
+        logits="""texts = model.encode_labels(["chair", "lamp", "car"])
+logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
+        verb="classify",
+        metrics={"accuracy": "Accuracy"},
+        limits="""
+## Limits
+
+Scores are shares among the labels given, not probabilities that a label is correct.
+""",
+        has_classes=False,
+    ),
+)
+"""Text of the cards of models that compare clouds with texts."""
 # Name of the part of the config that holds the text tower.
 TEXT_TOWER = "text_tower"
 
@@ -363,7 +384,7 @@ class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
     stored nor trained, and its parameters do not count.
     """
 
-    card_info = CardInfo("zero_shot")
+    card_info = ZERO_SHOT_CARD
     input_modalities = ("point_cloud", "text")
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None

@@ -79,6 +79,12 @@ def _report_minigpt3d_parts(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{Path(facts['output']) / part}: {parameters:,} parameters"
 
 
+def _report_aligned(facts: dict[str, Any]) -> Iterator[str]:
+    if left_out := facts.get("left_out"):
+        yield f"left out, no part of the encoder: {', '.join(left_out)}"
+    yield f"{facts['output']}: {facts['model']}, {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB"
+
+
 def _report_imagebind_audio(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['output']}: {facts['parameters']:,} parameters"
 
@@ -190,3 +196,33 @@ def minigpt3d_parts(
 @_command(_report_imagebind_audio)
 def imagebind_audio(checkpoint: Checkpoint, output: Output) -> None:
     """Convert the audio encoder of ImageBind, for use as a frozen encoder."""
+
+
+@_command(_report_aligned)
+def openshape(
+    checkpoint: Checkpoint,
+    output: Output,
+    num_groups: NumGroups = None,
+    group_size: GroupSize = None,
+    group_radius: Annotated[float | None, option("Radius of a patch; by default as published.", min=0)] = None,
+) -> None:
+    """Convert a released OpenShape encoder, the model.pt of a pointbert repository.
+
+    Every tensor is accounted for, and the size is found from their shapes. The directory opens with AutoModel and
+    AutoModelForZeroShotPointCloudClassification.
+    """
+
+
+@_command(_report_aligned)
+def uni3d(
+    checkpoint: Checkpoint,
+    output: Output,
+    num_groups: NumGroups = None,
+    group_size: GroupSize = None,
+    num_attention_heads: Annotated[int | None, option("By default as published.", min=1)] = None,
+) -> None:
+    """Convert a released Uni3D encoder of any size.
+
+    Every tensor is accounted for, and the size is found from their shapes. The directory opens with AutoModel and
+    AutoModelForZeroShotPointCloudClassification.
+    """

@@ -150,7 +150,5 @@ class OpenShapeForPointCloudSegmentation(AlignedSegmenter, OpenShapePreTrainedMo
 class OpenShapeForZeroShotPointCloudClassification(AlignedZeroShotClassifier, OpenShapePreTrainedModel):
     """`OpenShapeModel` that compares clouds with texts; published encoders open as this class."""
 
-    card_info = CardInfo("zero_shot")
-
     def __init__(self, config: OpenShapeConfig):
         super().__init__(config, OpenShapeModel)

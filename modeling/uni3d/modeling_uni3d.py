@@ -94,7 +94,6 @@ class Uni3DForPointCloudSegmentation(AlignedSegmenter, Uni3DPreTrainedModel):
 class Uni3DForZeroShotPointCloudClassification(AlignedZeroShotClassifier, Uni3DPreTrainedModel):
     """`Uni3DModel` that compares clouds with texts; published encoders open as this class."""
 
-    card_info = CardInfo("zero_shot")
     _largest_scale = LARGEST_SCALE
 
     def __init__(self, config: Uni3DConfig):

@@ -1,0 +1,143 @@
+"""Write converted encoders that are aligned with texts: model, processor and card; used by OpenShape and Uni3D."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from hf_any3d.conversions.checkpoints import account, errors_about
+from hf_any3d.conversions.model_cards import write_aligned_card
+from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.processing import PointCloudProcessor
+
+LOGIT_SCALE = "logit_scale"
+# Of training and evaluation, in both systems; clouds without colours are grey.
+_PROCESSOR: dict[str, Any] = {"num_points": 10_000, "features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4)}
+# The 64 texts that ULIP published, with which both systems were evaluated.
+TEMPLATES = (
+    "a point cloud model of {}.",
+    "There is a {} in the scene.",
+    "There is the {} in the scene.",
+    "a photo of a {} in the scene.",
+    "a photo of the {} in the scene.",
+    "a photo of one {} in the scene.",
+    "itap of a {}.",
+    "itap of my {}.",
+    "itap of the {}.",
+    "a photo of a {}.",
+    "a photo of my {}.",
+    "a photo of the {}.",
+    "a photo of one {}.",
+    "a photo of many {}.",
+    "a good photo of a {}.",
+    "a good photo of the {}.",
+    "a bad photo of a {}.",
+    "a bad photo of the {}.",
+    "a photo of a nice {}.",
+    "a photo of the nice {}.",
+    "a photo of a cool {}.",
+    "a photo of the cool {}.",
+    "a photo of a weird {}.",
+    "a photo of the weird {}.",
+    "a photo of a small {}.",
+    "a photo of the small {}.",
+    "a photo of a large {}.",
+    "a photo of the large {}.",
+    "a photo of a clean {}.",
+    "a photo of the clean {}.",
+    "a photo of a dirty {}.",
+    "a photo of the dirty {}.",
+    "a bright photo of a {}.",
+    "a bright photo of the {}.",
+    "a dark photo of a {}.",
+    "a dark photo of the {}.",
+    "a photo of a hard to see {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of a {}.",
+    "a low resolution photo of the {}.",
+    "a cropped photo of a {}.",
+    "a cropped photo of the {}.",
+    "a close-up photo of a {}.",
+    "a close-up photo of the {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a blurry photo of a {}.",
+    "a blurry photo of the {}.",
+    "a pixelated photo of a {}.",
+    "a pixelated photo of the {}.",
+    "a black and white photo of the {}.",
+    "a black and white photo of a {}",
+    "a plastic {}.",
+    "the plastic {}.",
+    "a toy {}.",
+    "the toy {}.",
+    "a plushie {}.",
+    "the plushie {}.",
+    "a cartoon {}.",
+    "the cartoon {}.",
+    "an embroidered {}.",
+    "the embroidered {}.",
+    "a painting of the {}.",
+    "a painting of a {}.",
+)
+
+
+def save_aligned_encoder(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    model_class: type[PreTrainedModel],
+    config: AlignedEncoderConfig,
+    state: Mapping[str, torch.Tensor],
+    *,
+    logit_scale: torch.Tensor | None = None,
+    axes: str = "xyz",
+    up_axis: str = "y",
+    remarks: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write a directory that opens with `AutoModelForZeroShotPointCloudClassification` and `AutoModel`.
+
+    Args:
+        checkpoint: The authors' file, for messages and the card.
+        output: Directory to create.
+        model_class: Class that compares clouds with texts.
+        config: Its config.
+        state: Tensors of its encoder.
+        logit_scale: Logarithm of the scale of cosines; None for the initial value, which changes no ranking.
+        axes: Order of coordinates, as of `PointCloudProcessor`.
+        up_axis: The up axis after that.
+        remarks: Sections of the card, title to text.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+
+    Raises:
+        ValueError: Tensors are missing, left over, or of another shape.
+        FileExistsError: `output` exists and is not empty.
+    """
+    config.hypothesis_templates = list(TEMPLATES)
+    with torch.device("meta"), no_init_weights():
+        model = model_class(config)
+    prefix = f"{model.base_model_prefix}."
+    tensors = {prefix + name: tensor for name, tensor in state.items()}
+    if logit_scale is None:
+        logit_scale = torch.tensor(1 / config.temperature).log()
+    if logit_scale.numel() != 1:
+        raise ValueError(f"{checkpoint}: {LOGIT_SCALE} has shape {tuple(logit_scale.shape)}; expected one number")
+    tensors[LOGIT_SCALE] = logit_scale.reshape(())
+    account(checkpoint, tensors, model.state_dict())
+    with new_directory(output) as directory, errors_about(checkpoint):
+        save_weights(directory, model_class.__name__, config, tensors, torch.float32)
+        processor = PointCloudProcessor(**_PROCESSOR, axes=axes, up_axis=up_axis)
+        processor.save_pretrained(directory)
+        write_aligned_card(directory, Path(output).name, Path(checkpoint), model, remarks or {})
+    return {
+        "output": os.fspath(output),
+        "model": model_class.__name__,
+        "parameters": model.num_parameters(),
+        "bytes": stored_bytes(output),
+    }

@@ -1,0 +1,116 @@
+"""Convert a released OpenShape encoder into a directory with model, processor and card."""
+
+import math
+import os
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
+from hf_any3d.conversions.checkpoints import errors_about, listed, read_checkpoint
+from hf_any3d.conversions.openshape.names import PREFIX, convert_openshape_state_dict, openshape_sizes
+from hf_any3d.modeling.aligned_encoders import TEXT_TOWER
+from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
+
+# Channels of the feature -> the model whose texts share its space, and where transformers opens it.
+_TOWERS = {
+    512: ("CLIP ViT-B/32", "openai/clip-vit-base-patch32"),
+    768: ("CLIP ViT-L/14", "openai/clip-vit-large-patch14"),
+    1280: ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
+}
+# These take x, z, y: a mirrored cloud with z up.
+_EXCHANGED = (1280,)
+_TRAINING_ENTRY = "state_dict"
+_GROUPS = ("num_groups", "group_size", "group_radius")
+
+
+def convert_openshape(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    group_radius: float | None = None,
+) -> dict[str, Any]:
+    """Convert the `model.pt` of one of OpenShape's PointBERT repositories.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+        num_groups: Patches per cloud; by default those of the published encoder with as wide patches.
+        group_size: Points per patch; likewise.
+        group_radius: Radius of a patch; likewise.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`, and `left_out`, the names of entries of the file that
+        are no part of the encoder.
+
+    Raises:
+        ValueError: The checkpoint cannot be read or does not fit, or its patches or text tower are not known.
+        FileNotFoundError: No such checkpoint.
+        FileExistsError: `output` exists and is not empty.
+    """
+    original, logit_scale, left_out = _read(checkpoint)
+    given = {"num_groups": num_groups, "group_size": group_size, "group_radius": group_radius}
+    with errors_about(checkpoint):
+        state = convert_openshape_state_dict(original)
+        sizes = openshape_sizes(state) | {name: value for name, value in given.items() if value is not None}
+        if missing := [name for name in _GROUPS if name not in sizes]:
+            raise ValueError(
+                f"patches of {sizes['patch_widths'][-1]} channels are not those of a published encoder, so "
+                f"{', '.join(missing)} cannot be known; give them"
+            )
+        features = sizes["projection_dim"] or sizes["hidden_size"]
+        if features not in _TOWERS:
+            raise ValueError(
+                f"its features have {features} channels; expected those of a published encoder: "
+                f"{', '.join(map(str, _TOWERS))}"
+            )
+        name, tower = _TOWERS[features]
+        config = OpenShapeConfig(**sizes, aligned_with=name, parts={TEXT_TOWER: {"name_or_path": tower}})
+    is_exchanged = features in _EXCHANGED
+    start = "Sampling of patches starts at a cloud's first point, not at a random one as in the released program."
+    if logit_scale is None:
+        start += (
+            f" The file has no scale of cosines under a known name; here it is {1 / config.temperature:.2f}, the "
+            "initial value of training. It changes how sure scores look, not their order."
+        )
+    if is_exchanged:
+        start += " The processor exchanges y and z of clouds with y up, as in training."
+    facts = save_aligned_encoder(
+        checkpoint,
+        output,
+        OpenShapeForZeroShotPointCloudClassification,
+        config,
+        state,
+        logit_scale=logit_scale,
+        axes="xzy" if is_exchanged else "xyz",
+        up_axis="z" if is_exchanged else "y",
+        remarks={
+            "What it computes": start,
+            "Licence": "The cards of the published encoders name the MIT licence; the text tower has its own.",
+        },
+    )
+    return facts | {"left_out": left_out}
+
+
+def _read(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], torch.Tensor | None, list[str]]:
+    """Return the tensors of the encoder, the logarithm of the scale, and the names of other entries."""
+    state = read_checkpoint(checkpoint, (_TRAINING_ENTRY,))
+    inside = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    if inside:
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        return inside, _scale(checkpoint, others.pop(LOGIT_SCALE, None)), sorted(others)
+    try:
+        scale = read_checkpoint(checkpoint, (LOGIT_SCALE,)).get(LOGIT_SCALE)
+    except ValueError:  # no such entry
+        scale = None
+    return state, _scale(checkpoint, scale), []
+
+
+def _scale(checkpoint: str | os.PathLike, logit_scale: torch.Tensor | None) -> torch.Tensor | None:
+    if logit_scale is None:
+        return None
+    if logit_scale.numel() != 1 or not math.isfinite(float(logit_scale)):
+        raise ValueError(f"{checkpoint}: {listed([LOGIT_SCALE])} is no finite number")
+    return logit_scale.float().reshape(())
