@@ -206,8 +206,8 @@ def write_aligned_card(
         f"Texts are encoded by {code(tower)}, which is loaded when first needed."
         if tower
         else (
-            f"Its text tower is that of {inline(config.aligned_with)}, for which transformers has no class: give features "
-            "of texts that were computed with it as `text_embeds`."
+            f"Its text tower is that of {inline(config.aligned_with)}, for which transformers has no class: give "
+            "features of texts that were computed with it as `text_embeds`."
         )
     )
     card = build_model_card(

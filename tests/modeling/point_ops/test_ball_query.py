@@ -1,0 +1,57 @@
+"""The first points in a ball, against a plain loop."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import ball_query, grouping
+
+
+def loop(query: torch.Tensor, points: torch.Tensor, radius: float, k: int) -> tuple[list, list]:
+    index, counts = [], []
+    for place in query:
+        distance = ((points - place) ** 2).sum(dim=1)
+        inside = [number for number, value in enumerate(distance.tolist()) if value <= radius**2]
+        counts.append(len(inside))
+        first = (inside or [0])[:k]
+        index.append(first + [first[0]] * (k - len(first)))
+    return index, counts
+
+
+@pytest.mark.parametrize("pairs", [2**22, 100])
+def test_balls_are_those_of_a_loop(pairs, monkeypatch):
+    monkeypatch.setattr(grouping, "_BALL_PAIRS", pairs)
+    points = torch.rand(2, 90, 5, generator=torch.Generator().manual_seed(0))
+    query = torch.cat([points[:, :7, :3], torch.full((2, 1, 3), 9.0)], dim=1)
+    index, counts = ball_query(query, points, 0.3, 4, return_counts=True)
+    for cloud in range(2):
+        expected = loop(query[cloud], points[cloud, :, :3], 0.3, 4)
+        assert index[cloud].tolist() == expected[0] and counts[cloud].tolist() == expected[1]
+    assert counts.min() == 0 and (counts > 4).any() and ((counts > 0) & (counts < 4)).any()
+    assert torch.equal(ball_query(query, points, 0.3, 4), index)
+
+
+def test_the_radius_is_inside_and_the_order_of_the_cloud_counts():
+    points = torch.tensor([[[0.5, 0, 0], [0.25, 0, 0], [0.75, 0, 0], [0, 0, 0]]])
+    query = torch.zeros(1, 1, 3)
+    assert ball_query(query, points, 0.5, 2).tolist() == [[[0, 1]]]
+    assert ball_query(query, points.flip(1), 0.5, 2).tolist() == [[[0, 2]]]
+
+
+def test_compiled_code_gives_the_same():
+    points = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(1))
+    compiled = torch.compile(lambda cloud: ball_query(cloud[:, :5], cloud, 0.4, 6), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(points), ball_query(points[:, :5], points, 0.4, 6))
+
+
+@pytest.mark.parametrize(
+    ("query", "points", "radius", "k", "message"),
+    [
+        ((2, 3, 2), (2, 9, 3), 0.1, 1, r"query: shape \(2, 3, 2\); expected \(2, query, 3 or more\)"),
+        ((1, 3, 3), (2, 9, 3), 0.1, 1, r"query: shape \(1, 3, 3\)"),
+        ((2, 3, 3), (2, 9, 3), 0.0, 1, "radius=0.0, k=1 .* expected positive"),
+        ((2, 3, 3), (2, 9, 3), 0.1, 0, "k=0 .* expected positive"),
+    ],
+)
+def test_wrong_arguments_are_named(query, points, radius, k, message):
+    with pytest.raises(ValueError, match=message):
+        ball_query(torch.rand(query), torch.rand(points), radius, k)
