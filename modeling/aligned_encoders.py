@@ -27,6 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, initialization as in
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.card_info import (
+    BUILD_FROM_ADAPTER,
     STORED_HERE,
     CardDescription,
     CardInfo,
@@ -67,6 +68,7 @@ from hf_any3d.modeling.point_transformer import (
     TokenGrids,
     TokenPropagation,
 )
+from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower
 from hf_any3d.modeling.zero_shot import ZeroShotMixin
@@ -129,7 +131,7 @@ class AlignedEncoderConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig
             )
         if not self.hypothesis_templates:
             raise ValueError(f"hypothesis_templates={self.hypothesis_templates}; expected one template or more")
-        self.check_parts((TEXT_TOWER,))
+        self.check_parts((TEXT_TOWER, "base"))
 
     @property
     def feature_size(self) -> int:
@@ -187,7 +189,7 @@ class Tokens(NamedTuple):
     center_index: torch.Tensor
 
 
-class AlignedPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
+class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of the aligned encoders and the models around them: initialisation and model card."""
 
     _no_split_modules = ["PointBlock"]
@@ -211,16 +213,27 @@ class AlignedPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
 
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the encoder."""
-        layers = subject.config.num_hidden_layers
+        """Describe the encoder, what it started from, and its adapter."""
+        start, stored = subject.start, STORED_HERE
+        what = f"A point transformer of {subject.config.num_hidden_layers} blocks reads patches of points"
+        if start:
+            what += f", started from {subject.show_name(start)}"
+        elif subject.is_trained:
+            what += ", started from random weights"
+        if subject.method:
+            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
+            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
         return CardDescription(
-            what=f"A point transformer of {layers} blocks, aligned with texts and images. Method: {cls._method}.",
-            stored=STORED_HERE,
+            what=f"{what}. Method: {cls._method}.",
+            stored=stored,
             tags=(subject.config.model_type,),
+            base_model=start,
+            relation="adapter" if subject.method else "finetune",
+            base_program=BUILD_FROM_ADAPTER,
         )
 
 
-class AlignedEncoder(AlignedPreTrainedModel):
+class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
     """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`.
 
     Args:

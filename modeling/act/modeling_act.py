@@ -19,15 +19,13 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput, find_adapter_config_file, logging
+from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
 from hf_any3d.modeling.act.configuration_act import ActConfig
@@ -43,7 +41,6 @@ from hf_any3d.modeling.card_info import (
     CardSubject,
 )
 from hf_any3d.modeling.encoders import LayerStack
-from hf_any3d.modeling.encoders.loading import FROZEN
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -70,17 +67,7 @@ from hf_any3d.modeling.point_transformer import (
     TokenPropagation,
     cut_patches,
 )
-from hf_any3d.modeling.pretrained_parts import (
-    AdapterLoadingMixin,
-    PretrainedPart,
-    absolute_name,
-    own_modules,
-    own_state,
-    tensors_checksum,
-    unused_weights_expected,
-)
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
-from hf_any3d.modeling.pretrained_parts.tensors import differing
+from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 
 
 @dataclass
@@ -126,7 +113,7 @@ class Encoded(NamedTuple):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTrainedModel):
+class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all models with ACT's point transformer: config, initialisation, and loading under adapters.
 
     The config stored with an adapter names the repository or directory that the pretrained transformer, the part
@@ -142,18 +129,19 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
         r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
         r"^(mask_token|decoder_class_position)$",
     ]
-    _adapted_part = "base"
     _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
-    _has_single_dtype = True
 
-    def train(self, mode: bool = True) -> ActPreTrainedModel:
-        """Set train mode, except for modules marked as frozen: their norms and drop path stay in eval mode."""
-        super().train(mode)
-        for module in self.modules():
-            # Not getattr: adapters forward unknown attributes to the wrapped layer.
-            if FROZEN in vars(module):
-                module.training = False
-        return self
+    @classmethod
+    def base_class(cls) -> type[ActModel]:
+        """The point transformer's class."""
+        return ActModel
+
+    @classmethod
+    def config_of_base(cls, config: ActConfig) -> ActConfig:
+        """Return a copy of a config without the autoencoder."""
+        config = super().config_of_base(config)
+        config.autoencoder_config = None
+        return config
 
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
@@ -194,119 +182,14 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
         elif isinstance(module, ActModel) and module.side_alpha is not None:
             init.zeros_(module.side_alpha)
 
-    # Loading and saving under adapters; see `AdapterLoadingMixin`.
-
-    @property
-    def adapted_part(self) -> ActModel:
-        """The point transformer."""
-        return self.base_model
-
-    @classmethod
-    def open_part(cls, config: ActConfig, hub: dict[str, Any], **loading: Any) -> ActModel:
-        """Load the point transformer that the config names, in full precision, and check its weights."""
-        part = config.part("base")
-        pinned = {} if part.revision is None else {"revision": part.revision}
-        base = cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
-        if part.checksum is not None and (checksum := tensors_checksum(own_state(base))) != part.checksum:
-            raise EncoderMismatchError(
-                f"{part.name_or_path}: the pretrained weights have checksum {checksum}; expected {part.checksum}, "
-                "that of the weights that the adapter was trained with"
-            )
-        return base
-
-    @classmethod
-    def open_stored_part(
-        cls,
-        name: str,
-        config: ActConfig,
-        hub: dict[str, Any],
-        attn_implementation: str | None = None,
-        quantization_config: Any = None,
-        **_: Any,
-    ) -> ActModel:
-        """Load a point transformer from any checkpoint that contains one, in full precision.
-
-        Raises:
-            ValueError: If the checkpoint lacks weights of it, or also holds an adapter; if it should be quantized.
-        """
-        if quantization_config is not None:
-            raise ValueError(
-                "quantization_config: not supported for ACT; only frozen encoders of other modalities can be quantized"
-            )
-        if attn_implementation is not None:
-            config._attn_implementation = attn_implementation
-        if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
-            raise ValueError(
-                f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
-            )
-        config = copy.deepcopy(config)
-        config.autoencoder_config = None
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            with unused_weights_expected():  # heads, a decoder or a class token
-                base, report = ActModel.from_pretrained(
-                    name, config=config, dtype=torch.float32, output_loading_info=True, **hub
-                )
-        finally:
-            if bars:
-                logging.enable_progress_bar()
-        if missing := sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]))):
-            raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
-        return base
-
-    @classmethod
-    def build_around(cls, part: ActModel, config: ActConfig) -> ActPreTrainedModel:
-        """Build the model around a point transformer."""
-        if issubclass(cls, ActModel):
-            return part
-        model = cls(config)
-        setattr(model, model.base_model_prefix, part)
-        return model
-
-    def find_source(self) -> PretrainedPart:
-        """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
-        ours = own_state(self.adapted_part)
-        recorded = replace(self.config.part("base"), checksum=None)
-        opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
-        for part in (recorded, *opened):
-            if not part.is_elsewhere:
-                continue
-            config = self.config_to_store()
-            config.set_part("base", part)
-            try:
-                stored = own_state(self.open_part(config, {}))
-            except (OSError, ValueError, RuntimeError):
-                continue  # gone, or another model
-            if ours.keys() == stored.keys() and not differing(ours, stored):
-                return replace(part, checksum=tensors_checksum(stored))
-        return PretrainedPart()
-
-    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
-        """Save the point transformer as a checkpoint of its own, without a model card."""
-        config = self.config_to_store()
-        config.set_part("base", None)
-        base = ActModel(config)
-        base.load_state_dict(state)
-        PreTrainedModel.save_pretrained(base, folder)
-
     def config_to_store(self) -> ActConfig:
         """Return a copy of the config without the autoencoder, which only pretraining uses."""
         config = super().config_to_store()
         config.autoencoder_config = None
         return config
 
-    @classmethod
-    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        opened = super()._from_full_repository(name, *args, **kwargs)
-        if name is not None and not kwargs.get("subfolder"):
-            model = opened[0] if isinstance(opened, tuple) else opened
-            commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
-            model._opened_from = PretrainedPart(absolute_name(name), commit)
-        return opened
 
-
-class ActModel(ActPreTrainedModel):
+class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
     """Point transformer: patches, mini-PointNet, transformer blocks, final norm.
 
     Args:
@@ -343,20 +226,6 @@ class ActModel(ActPreTrainedModel):
             views=GRIDS,
             pretrained=tuple(self._modules),
         )
-
-    def train(self, mode: bool = True) -> ActModel:
-        """Set train mode; with adapters, the original modules stay in eval mode.
-
-        An adapter is stored without the norms' running statistics, and is loaded into a model in eval mode.
-        """
-        super().train(mode)
-        own = [module for _, module in own_modules(self)]
-        if mode and len(own) < sum(1 for _ in self.modules()):
-            for module in own:
-                # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
-                if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
-                    module.training = False
-        return self
 
     @honours_contract
     def forward(

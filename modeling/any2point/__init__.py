@@ -9,8 +9,8 @@ from hf_any3d.modeling.any2point.modeling_any2point import (
     Any2PointModel,
     Any2PointOutput,
     Any2PointPreTrainedModel,
-    Any2PointZeroShotOutput,
 )
+from hf_any3d.modeling.zero_shot import ZeroShotOutput as Any2PointZeroShotOutput
 
 __all__ = [
     "Any2PointConfig",

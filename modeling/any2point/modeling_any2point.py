@@ -62,12 +62,7 @@ from hf_any3d.modeling.layers.tasks import (
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower, own_projection, text_tower_settings
-from hf_any3d.modeling.zero_shot import (
-    LARGEST_SCALE,
-    ZeroShotMixin,
-    contrastive_loss as contrastive_loss,
-    matching_pairs as matching_pairs,
-)
+from hf_any3d.modeling.zero_shot import LARGEST_SCALE, ZeroShotMixin
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 

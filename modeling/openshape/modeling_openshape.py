@@ -81,6 +81,11 @@ class OpenShapePreTrainedModel(AlignedPreTrainedModel):
     base_model_prefix = "openshape"
     _method = "[OpenShape](https://arxiv.org/abs/2305.10764)"
 
+    @classmethod
+    def base_class(cls) -> "type[OpenShapeModel]":
+        """Class of the encoder."""
+        return OpenShapeModel
+
 
 class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
     """OpenShape's point encoder: balls of points, shared layers with a maximum, transformer blocks, projection.
@@ -125,7 +130,7 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
         return Tokens(torch.cat([class_token, tokens], dim=1), patches.centers, patches.center_index)
 
 
-class OpenShapeForPointCloudClassification(AlignedClassifier, OpenShapePreTrainedModel):
+class OpenShapeForPointCloudClassification(OpenShapePreTrainedModel, AlignedClassifier):
     """`OpenShapeModel` with a classification head on the feature in the space of texts."""
 
     card_info = CardInfo("classification")
@@ -134,7 +139,7 @@ class OpenShapeForPointCloudClassification(AlignedClassifier, OpenShapePreTraine
         super().__init__(config, OpenShapeModel)
 
 
-class OpenShapeForPointCloudSegmentation(AlignedSegmenter, OpenShapePreTrainedModel):
+class OpenShapeForPointCloudSegmentation(OpenShapePreTrainedModel, AlignedSegmenter):
     """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object.
 
     Raises:
@@ -147,7 +152,7 @@ class OpenShapeForPointCloudSegmentation(AlignedSegmenter, OpenShapePreTrainedMo
         super().__init__(config, OpenShapeModel)
 
 
-class OpenShapeForZeroShotPointCloudClassification(AlignedZeroShotClassifier, OpenShapePreTrainedModel):
+class OpenShapeForZeroShotPointCloudClassification(OpenShapePreTrainedModel, AlignedZeroShotClassifier):
     """`OpenShapeModel` that compares clouds with texts; published encoders open as this class."""
 
     def __init__(self, config: OpenShapeConfig):

@@ -4,6 +4,7 @@ from typing import Any
 
 from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.modeling.config_checks import CHANNELS
+from hf_any3d.modeling.pretrained_parts import part_property, source_property
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES
 
 
@@ -36,8 +37,9 @@ class Uni3DConfig(AlignedEncoderConfig):
 
     Args: Texts
         aligned_with: Name of the model whose texts and images share the space, for messages.
-        parts: Source of its text tower, "text_tower", see `PretrainedPart`; None if transformers has no class for it.
-            Features of texts that were computed elsewhere can then be given.
+        parts: Sources of weights, see `PretrainedPart`: of its text tower, "text_tower", if transformers has a class
+            for it (without, features of texts that were computed elsewhere can be given), and of the pretrained
+            encoder, "base", that an adapter was trained with.
         hypothesis_templates: Texts with `{}` in place of a label, whose vectors are averaged.
         temperature: Initial temperature of the contrastive loss; the scale of cosines is its inverse.
 
@@ -74,6 +76,9 @@ class Uni3DConfig(AlignedEncoderConfig):
 
     aligned_with: str | None = None
     parts: dict[str, Any] | None = None
+    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
+    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
     hypothesis_templates: list[str] | tuple[str, ...] = HYPOTHESIS_TEMPLATES
     temperature: float = 0.07
 

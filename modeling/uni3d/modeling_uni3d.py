@@ -26,6 +26,11 @@ class Uni3DPreTrainedModel(AlignedPreTrainedModel):
     base_model_prefix = "uni3d"
     _method = "[Uni3D](https://arxiv.org/abs/2310.06773)"
 
+    @classmethod
+    def base_class(cls) -> "type[Uni3DModel]":
+        """Class of the encoder."""
+        return Uni3DModel
+
 
 class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
     """Uni3D's point encoder: patches, mini-PointNet, positions, blocks of an image transformer, norm, projection.
@@ -69,7 +74,7 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
         return Tokens(tokens + positions, patches.centers, patches.center_index)
 
 
-class Uni3DForPointCloudClassification(AlignedClassifier, Uni3DPreTrainedModel):
+class Uni3DForPointCloudClassification(Uni3DPreTrainedModel, AlignedClassifier):
     """`Uni3DModel` with a classification head on the feature in the space of texts."""
 
     card_info = CardInfo("classification")
@@ -78,7 +83,7 @@ class Uni3DForPointCloudClassification(AlignedClassifier, Uni3DPreTrainedModel):
         super().__init__(config, Uni3DModel)
 
 
-class Uni3DForPointCloudSegmentation(AlignedSegmenter, Uni3DPreTrainedModel):
+class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
     """`Uni3DModel` with a head that predicts a class for every point of a scene or an object.
 
     Raises:
@@ -91,7 +96,7 @@ class Uni3DForPointCloudSegmentation(AlignedSegmenter, Uni3DPreTrainedModel):
         super().__init__(config, Uni3DModel)
 
 
-class Uni3DForZeroShotPointCloudClassification(AlignedZeroShotClassifier, Uni3DPreTrainedModel):
+class Uni3DForZeroShotPointCloudClassification(Uni3DPreTrainedModel, AlignedZeroShotClassifier):
     """`Uni3DModel` that compares clouds with texts; published encoders open as this class."""
 
     _largest_scale = LARGEST_SCALE

@@ -1,0 +1,180 @@
+"""Load and save point transformers under adapters; used by ACT and the encoders that are aligned with texts."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import find_adapter_config_file, logging
+
+from hf_any3d.modeling.encoders.loading import FROZEN
+from hf_any3d.modeling.pretrained_parts import (
+    AdapterLoadingMixin,
+    PretrainedPart,
+    absolute_name,
+    own_modules,
+    own_state,
+    tensors_checksum,
+    unused_weights_expected,
+)
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
+from hf_any3d.modeling.pretrained_parts.tensors import differing
+
+
+class PretrainedBaseMixin(AdapterLoadingMixin):
+    """For models whose base model is the pretrained part that adapters are trained on, the part "base".
+
+    The config stored with an adapter names the repository or directory that the base model was loaded from. Its
+    checkpoint may hold more, such as a head. A subclass defines `base_class`.
+    """
+
+    _adapted_part = "base"
+    _has_single_dtype = True
+
+    @classmethod
+    def base_class(cls) -> type[PreTrainedModel]:
+        """Class of the base model."""
+        raise NotImplementedError(f"{cls.__name__} must define base_class")
+
+    @classmethod
+    def config_of_base(cls, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Return a copy of a config for the base model alone."""
+        return copy.deepcopy(config)
+
+    def train(self, mode: bool = True) -> PreTrainedModel:
+        """Set train mode, except for modules marked as frozen: their norms and drop path stay in eval mode."""
+        super().train(mode)
+        for module in self.modules():
+            # Not getattr: adapters forward unknown attributes to the wrapped layer.
+            if FROZEN in vars(module):
+                module.training = False
+        return self
+
+    @property
+    def adapted_part(self) -> PreTrainedModel:
+        """The point transformer."""
+        return self.base_model
+
+    @classmethod
+    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
+        """Load the point transformer that the config names, in full precision, and check its weights."""
+        part = config.part("base")
+        pinned = {} if part.revision is None else {"revision": part.revision}
+        base = cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
+        if part.checksum is not None and (checksum := tensors_checksum(own_state(base))) != part.checksum:
+            raise EncoderMismatchError(
+                f"{part.name_or_path}: the pretrained weights have checksum {checksum}; expected {part.checksum}, "
+                "that of the weights that the adapter was trained with"
+            )
+        return base
+
+    @classmethod
+    def open_stored_part(
+        cls,
+        name: str,
+        config: PreTrainedConfig,
+        hub: dict[str, Any],
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        **_: Any,
+    ) -> PreTrainedModel:
+        """Load a point transformer from any checkpoint that contains one, in full precision.
+
+        Raises:
+            ValueError: If the checkpoint lacks weights of it, or also holds an adapter; if it should be quantized.
+        """
+        if quantization_config is not None:
+            raise ValueError(
+                f"quantization_config: not supported for {cls.__name__}; only frozen encoders of other modalities can "
+                "be quantized"
+            )
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
+            raise ValueError(
+                f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
+            )
+        config = cls.config_of_base(config)
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            with unused_weights_expected():  # heads, a decoder or a class token
+                base, report = cls.base_class().from_pretrained(
+                    name, config=config, dtype=torch.float32, output_loading_info=True, **hub
+                )
+        finally:
+            if bars:
+                logging.enable_progress_bar()
+        if missing := sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]))):
+            raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
+        return base
+
+    @classmethod
+    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build the model around a point transformer."""
+        if issubclass(cls, cls.base_class()):
+            return part
+        model = cls(config)
+        setattr(model, model.base_model_prefix, part)
+        return model
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
+        ours = own_state(self.adapted_part)
+        recorded = replace(self.config.part("base"), checksum=None)
+        opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
+        for part in (recorded, *opened):
+            if not part.is_elsewhere:
+                continue
+            config = self.config_to_store()
+            config.set_part("base", part)
+            try:
+                stored = own_state(self.open_part(config, {}))
+            except (OSError, ValueError, RuntimeError):
+                continue  # gone, or another model
+            if ours.keys() == stored.keys() and not differing(ours, stored):
+                return replace(part, checksum=tensors_checksum(stored))
+        return PretrainedPart()
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the point transformer as a checkpoint of its own, without a model card."""
+        config = self.config_to_store()
+        config.set_part("base", None)
+        base = self.base_class()(config)
+        base.load_state_dict(state)
+        PreTrainedModel.save_pretrained(base, folder)
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        opened = super()._from_full_repository(name, *args, **kwargs)
+        if name is not None and not kwargs.get("subfolder"):
+            model = opened[0] if isinstance(opened, tuple) else opened
+            commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
+            model._opened_from = PretrainedPart(absolute_name(name), commit)
+        return opened
+
+
+class AdaptedBaseMixin:
+    """For the base model itself: how it trains with adapters."""
+
+    input_tokens: torch.nn.Module
+
+    def train(self, mode: bool = True) -> PreTrainedModel:
+        """Set train mode; with adapters, the original modules stay in eval mode.
+
+        An adapter is stored without the norms' running statistics, and is loaded into a model in eval mode.
+        """
+        super().train(mode)
+        own = [module for _, module in own_modules(self)]
+        if mode and len(own) < sum(1 for _ in self.modules()):
+            for module in own:
+                # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
+                if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
+                    module.training = False
+        return self
