@@ -128,7 +128,7 @@ def save_aligned_encoder(
         logit_scale = torch.tensor(1 / config.temperature).log()
     if logit_scale.numel() != 1:
         raise ValueError(f"{checkpoint}: {LOGIT_SCALE} has shape {tuple(logit_scale.shape)}; expected one number")
-    tensors[LOGIT_SCALE] = logit_scale.reshape(())
+    tensors[f"alignment.{LOGIT_SCALE}"] = logit_scale.reshape(())
     account(checkpoint, tensors, model.state_dict())
     with new_directory(output) as directory, errors_about(checkpoint):
         save_weights(directory, model_class.__name__, config, tensors, torch.float32)

@@ -194,7 +194,7 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
 
     _no_split_modules = ["PointBlock"]
     # Only the model that compares clouds with texts has it.
-    _keys_to_ignore_on_load_unexpected = [r"^logit_scale$"]
+    _keys_to_ignore_on_load_unexpected = [r"^alignment\."]
     # Name of the method and its paper, for model cards.
     _method: str
 
@@ -205,7 +205,7 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.trunc_normal_(module.weight, std=std)
-        if isinstance(module, AlignedZeroShotClassifier):
+        if isinstance(module, TextAlignment):
             init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("token", "position", "class_token"):
@@ -390,6 +390,25 @@ class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
         return self.segmenter(features, clouds), output
 
 
+class TextAlignment(nn.Module):
+    """Turns the encoder's features into unit vectors; has the learned scale of cosines.
+
+    Args:
+        temperature: Initial inverse of the scale.
+        largest_scale: Largest scale; None for any.
+    """
+
+    def __init__(self, temperature: float, largest_scale: float | None = None):
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.largest_scale = largest_scale
+
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, feature_size)` of features of that shape, and the scale."""
+        scale = self.logit_scale.float().exp().clamp(max=self.largest_scale or math.inf)
+        return nn.functional.normalize(pooled.float(), dim=-1), scale
+
+
 class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts.
 
@@ -405,7 +424,7 @@ class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
     def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
         super().__init__(config)
         setattr(self, self.base_model_prefix, encoder(config))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        self.alignment = TextAlignment(config.temperature, self._largest_scale)
         self._text_tower: TextTower | None = None
         self.post_init()
 
@@ -428,5 +447,4 @@ class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
 
     def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, feature_size)` of the encoder's features, and the scale of cosines."""
-        scale = self.logit_scale.float().exp().clamp(max=self._largest_scale or math.inf)
-        return nn.functional.normalize(pooled.float(), dim=-1), scale
+        return self.alignment(pooled)

@@ -348,8 +348,8 @@ def _aligned(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedMode
     def build(**settings: Any) -> PreTrainedModel:
         model = tiny_aligned.tiny_aligned(model_class, **settings)
         spread_weights(model)
-        if hasattr(model, "logit_scale"):
-            torch.nn.init.constant_(model.logit_scale, 1.5)
+        if hasattr(model, "alignment"):
+            torch.nn.init.constant_(model.alignment.logit_scale, 1.5)
         return model
 
     return build

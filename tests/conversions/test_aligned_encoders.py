@@ -87,7 +87,7 @@ def test_every_published_layout_converts_on_the_command_line_and_opens(layout, t
         texts = torch.randn(3, features.shape[1], generator=torch.Generator().manual_seed(0))
         logits = zero_shot(clouds, text_embeds=texts).logits_per_point_cloud
     cosines = features @ torch.nn.functional.normalize(texts, dim=-1).T
-    torch.testing.assert_close(logits, cosines * zero_shot.logit_scale.exp())
+    torch.testing.assert_close(logits, cosines * zero_shot.alignment.logit_scale.exp())
     assert len(zero_shot.config.hypothesis_templates) == 64
     assert "not evaluated" in (tmp_path / "out" / "README.md").read_text()
 
@@ -125,11 +125,11 @@ def test_the_scale_is_that_of_the_file_or_the_initial_one(tmp_path):
     torch.save(openshape_training(), tmp_path / "model.pt")
     facts = convert_openshape(tmp_path / "model.pt", tmp_path / "out")
     opened = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path / "out")
-    assert opened.logit_scale.item() == 3.5 and facts["left_out"] == []
+    assert opened.alignment.logit_scale.item() == 3.5 and facts["left_out"] == []
     torch.save(openshape_flat("vitb32"), tmp_path / "flat.pt")
     facts = convert_openshape(tmp_path / "flat.pt", tmp_path / "flat")
     opened = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path / "flat")
-    assert opened.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
+    assert opened.alignment.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
     assert facts["left_out"] == ["other.bias", "temp"]
     assert "no scale of cosines under a known name" in (tmp_path / "flat" / "README.md").read_text()
 
