@@ -41,7 +41,7 @@ def plot_point_clouds(
         titles: A line above each cloud.
         title_colors: Color of each of those lines.
         heading: A line above the grid.
-        legend: Names and their colors, red, green and blue in [0, 1]; below the grid, or right of it if there are many.
+        legend: Names and their colors, red, green and blue in [0, 1]; listed below or right of the grid.
         columns: Clouds per row.
         rows_share_frame: Draw the clouds of a row with the same center, scale and heights, to compare them.
         up_axis: "x", "y" or "z".
@@ -139,8 +139,9 @@ def plot_views(
         axes.imshow(_render(cloud, row, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell)))
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
-        axes.set_title(_cut(cloud.title, cell), fontsize=8, color=color, y=1.0 if not _below(cloud, categories) else 1.07)
-        if below := _below(cloud, categories):
+        below = _below(cloud, categories)
+        axes.set_title(_cut(cloud.title, cell), fontsize=8, color=color, y=1.07 if below else 1.0)
+        if below:
             place = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "fontsize": 7.5}
             axes.text(0.5, 1.01, _cut(below, cell), color=_STATUS_COLORS[cloud.status], **place)
     if title or note:

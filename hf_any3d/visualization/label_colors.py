@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # Chosen one after another, each as far as possible from all before it in OKLab, among colors that are readable on
-# white and on dark gray. The closest two of the first 24 differ more than three times as much as with evenly spaced hues.
+# white and on dark gray. The closest two of the first 24 differ three times as much as with evenly spaced hues.
 _DISTINCT = """
 2f6fde e8862a 2c9a4b d63a3a 9257c9 17b3b8 ff80ff 87d700 685838 9f0068 ef40af 978fff d7afbf a7808f 5830c7 00608f
 9f7000 007800 68c7ff 97af58 488087 a72800 ff7897 48d7af 975870 00bf10 c71097 0097ef dfb760 8f00af cf60f7 ff5040

@@ -129,6 +129,8 @@ def write_point_cloud_page(
     Raises:
         ValueError: Shapes do not fit, or a label has no name.
     """
+    if np.ndim(points) != 2 or np.shape(points)[1] != 3:
+        raise ValueError(f"points have shape {np.shape(points)}; expected (points, 3)")
     cloud = CloudView(points, colors=colors, labels=labels)
     return write_text(path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis))
 
@@ -248,7 +250,8 @@ def _checked(cloud: CloudView, number: int, names: Sequence[str], categories: Se
         arrays[name] = array = None if given is None else np.asarray(given)
         if array is not None and array.shape != (len(points), *ending):
             wanted = "(points, 3)" if ending else "(points,)"
-            raise ValueError(f"cloud {number}: points have shape {points.shape}, {name} {array.shape}; expected {wanted}")
+            found = f"points have shape {points.shape}, {name} {array.shape}"
+            raise ValueError(f"cloud {number}: {found}; expected {wanted}")
     labels = arrays["labels"]
     if labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
@@ -282,7 +285,14 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
                 "class": cloud.category,
                 "texts": None if cloud.texts is None else list(map(str, cloud.texts)),
             }
-            panels.append(panel | {key: value for key, value in optional.items() if value not in (False, "", None)})
+            panels.append(
+                panel
+                | {
+                    key: value
+                    for key, value in optional.items()
+                    if value is not None and value is not False and value != ""
+                }
+            )
             shown.append((points - center) / radius)
             start += len(points)
     return panels, _base64(np.rint(32767 * np.concatenate(shown)), "<i2")
@@ -305,9 +315,7 @@ def _colorings(
     if len(labels) == len(clouds):
         palette = [hex_color(color) for color in label_colors(len(names))]
         values = _base64(np.concatenate(labels), "<u2")
-        found.append(
-            {"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": palette}
-        )
+        found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": palette})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
