@@ -8,16 +8,16 @@ from __future__ import annotations
 import html
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from transformers import AutoConfig
 
-from hf_any3d.data.files import PointCloudData, supported_file_types
+from hf_any3d.data.files import PointCloudData, read_point_cloud, supported_file_types
 from hf_any3d.demo.conversation import error_message
 from hf_any3d.demo.page import (
     CONVERSATIONS_KEPT,
@@ -31,6 +31,7 @@ from hf_any3d.demo.page import (
 )
 from hf_any3d.demo.uploads import AT_ONCE, read_upload
 from hf_any3d.registration import MODELS, PIPELINES
+from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.web_page import CloudView, viewer_page
 
@@ -85,12 +86,14 @@ class Answer:
         settings: Arguments of `viewer_page` for them.
         rows: Labels with shares in [0, 1], the best first.
         note: A line below the view.
+        colors: Colors of labels in the view, as "#rrggbb".
     """
 
     clouds: list[CloudView]
     settings: dict[str, Any]
     rows: list[tuple[str, float]]
     note: str
+    colors: dict[str, str] = field(default_factory=dict)
 
 
 class TaskAnswers:
@@ -179,18 +182,19 @@ class TaskAnswers:
         colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
         view = CloudView(np.asarray(found["points"]), colors=colors, labels=labels)
         rows = [(part["label"], float(part["mask"].mean())) for part in found["segments"]]
-        return Answer([view], {"names": names, "label_name": "part"}, rows, note)
+        palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
+        return Answer([view], {"names": names, "label_name": "part"}, rows, note, palette)
 
     def _point_cloud_reconstruction(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
         found = self.pipe(cloud)
         clouds = [
             CloudView(found[key], title=title)
-            for key, title in (("points", "input"), ("coarse", "coarse"), ("reconstruction", "reconstruction"))
+            for key, title in (("points", "input"), ("reconstruction", "reconstruction"))
         ]
         scores = f"Chamfer distance (L1) {found['chamfer_l1']:.4f}, F-score {found['f_score']:.2f}"
         codes = len(np.unique(found["token_ids"]))
         note = f"{note}; {scores}; {codes} different codes of {len(found['token_ids'])} patches"
-        return Answer(clouds, {"columns": 3, "rows_share_frame": True}, [], note)
+        return Answer(clouds, {"columns": 2, "rows_share_frame": True}, [], note)
 
     def _point_cloud_feature_extraction(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
         own = _unit(self.pipe(cloud)["pooled"])
@@ -222,8 +226,6 @@ class Visit:
         Raises:
             ValueError: It cannot be read; the message names the file, and the earlier shape stays.
         """
-        from hf_any3d.data.files import read_point_cloud
-
         read, self._read = self._read, None
         try:
             if isinstance(source, PointCloudData):
@@ -344,20 +346,20 @@ class TaskPage:
         return (
             view_frame(page),
             error_or_note(f"{found.note}. Drag to turn, wheel to zoom."),
-            bars(heading, found.rows),
+            bars(heading, found.rows, found.colors),
         )
 
 
-def bars(heading: str, rows: Sequence[tuple[str, float]]) -> str:
-    """Return labels with their shares as a list of bars; texts are escaped."""
+def bars(heading: str, rows: Sequence[tuple[str, float]], colors: Mapping[str, str] | None = None) -> str:
+    """Return labels with their shares as a list of bars, perhaps in the labels' colors; texts are escaped."""
     if not rows:
         return ""
-    items = "".join(
-        f"<li><span>{html.escape(str(label))}</span><b>{100 * share:.1f} %</b>"
-        f'<i style="width:{100 * min(max(share, 0), 1):.1f}%"></i></li>'
-        for label, share in rows
-    )
-    return f"<h3>{html.escape(heading)}</h3><ol>{items}</ol>"
+    items = []
+    for label, share in rows:
+        style = f"width:{100 * min(max(share, 0), 1):.1f}%"
+        style += f";background:{colors[label]}" if colors and label in colors else ""
+        items.append(f'<li><span>{html.escape(str(label))}</span><b>{share:.1%}</b><i style="{style}"></i></li>')
+    return f"<h3>{html.escape(heading)}</h3><ol>{''.join(items)}</ol>"
 
 
 def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
