@@ -279,7 +279,12 @@ class TaskPage:
                         visible=bool(self.answers.categories),
                         elem_id="category",
                     )
-                    again = gr.Button("Compare", variant="primary", visible=words.visible, elem_id="again")
+                    again = gr.Button(
+                        "Compare",
+                        variant="primary",
+                        visible=self.answers.task.startswith("zero-shot"),
+                        elem_id="again",
+                    )
                     answer = gr.HTML(elem_id="answer", label=heading)
             with gr.Accordion("Files and terms of use", open=False):
                 gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write
-from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.visualization.web_page import CloudView, check_views, height_colors, thin_views
 
 _DOTS = 110  # per inch of the picture; clouds are drawn with twice as many
@@ -147,7 +147,9 @@ def plot_views(
     if title or note:
         figure.suptitle("\n".join(filter(None, (title, note))), fontsize=11)
     if entries:
-        marks: Any = [Line2D([], [], ls="", marker="o", color=tuple(c), label=_plain(n)) for n, c in entries.items()]
+        marks: Any = [
+            Line2D([], [], ls="", marker="o", color=hex_color(c), label=_plain(n)) for n, c in entries.items()
+        ]
         place = "outside right center" if by_side else "outside lower center"
         figure.legend(handles=marks, loc=place, ncols=lists or min(len(marks), 4 * columns), fontsize=8, frameon=False)
     if len(values):

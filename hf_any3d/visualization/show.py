@@ -259,7 +259,8 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
 
     def update(_: Any = None) -> None:
         visible = np.ones(len(points), dtype=bool)
-        if hidden := [number for number, box in boxes.items() if not box.value]:
+        hidden = [number for number, box in boxes.items() if not box.value]
+        if hidden and view.labels is not None:
             visible = ~np.isin(view.labels, hidden)
         shown.points, shown.colors = points[visible], colors[choice.value][visible]
 
