@@ -50,6 +50,7 @@ _PUBLIC = {
     "PromptTokensConfig": "tuners",
     "UnsupportedEncoder": "modeling.encoders",
     "encoder_linear_pattern": "tuners",
+    "example_file": "data.files",
     "load_point_dataset": "data",
     "read_point_cloud": "data.files",
     "trainable_module_names": "tuners",
@@ -66,7 +67,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
     )
     from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
-    from hf_any3d.data.files import read_point_cloud as read_point_cloud
+    from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
     from hf_any3d.modeling.act import (
         ActAutoencoder as ActAutoencoder,
         ActAutoencoderConfig as ActAutoencoderConfig,

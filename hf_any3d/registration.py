@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_any3d import tuners as _tuners  # noqa: F401  registers our PEFT methods
+from hf_any3d import __version__, tuners as _tuners  # noqa: F401  registers our PEFT methods
 from hf_any3d.auto import (
     AutoModelForPointCloudClassification,
     AutoModelForPointCloudReconstruction,
@@ -61,6 +61,7 @@ from hf_any3d.modeling.minigpt3d import (
 )
 from hf_any3d.patches import apply_patches, when_imported
 from hf_any3d.pipelines import (
+    DEFAULT_MODELS,
     PointCloudClassificationPipeline,
     PointCloudFeatureExtractionPipeline,
     PointCloudReconstructionPipeline,
@@ -136,7 +137,11 @@ def register() -> None:
         for module in (transformers, sys.modules["transformers"], transformers.models.auto):
             setattr(module, auto.__name__, auto)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
+            # A default is a name and a revision, which says here with which version of the package the model came.
+            default = {"model": (str(DEFAULT_MODELS[task]), __version__)} if task in DEFAULT_MODELS else None
+            PIPELINE_REGISTRY.register_pipeline(
+                task, pipeline_class=pipeline, pt_model=auto, default=default, type="multimodal"
+            )
     set_card_writer(write_card)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
