@@ -273,7 +273,15 @@ def _second_half(
 
 
 @pooled_blocks.register_fake
-def _result_shapes(features, neighbors, centers, offsets, frequencies, weights, eps):
+def _result_shapes(
+    features: torch.Tensor,
+    neighbors: torch.Tensor,
+    centers: torch.Tensor,
+    offsets: torch.Tensor,
+    frequencies: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+) -> list[torch.Tensor]:
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     pooled = features.new_empty(len(neighbors), hoods.width)
     sizes = [(part.stop - part.start) * neighbors.shape[1] for part in hoods.parts()]
@@ -470,7 +478,17 @@ def _to_rows(
 
 
 @pooled_blocks_backward.register_fake
-def _gradient_shapes(gradient, features, neighbors, centers, offsets, frequencies, weights, eps, results):
+def _gradient_shapes(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    neighbors: torch.Tensor,
+    centers: torch.Tensor,
+    offsets: torch.Tensor,
+    frequencies: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+    results: list[torch.Tensor],
+) -> list[torch.Tensor]:
     return [torch.empty_like(features), *map(torch.empty_like, weights)]
 
 

@@ -250,7 +250,7 @@ def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[
 
 
 @pooled_patches.register_fake
-def _result_shapes(points, weights, eps):
+def _result_shapes(points: torch.Tensor, weights: list[torch.Tensor], eps: list[float]) -> list[torch.Tensor]:
     patches, k, channels = points.shape
     own, new = Weights(*weights), points.new_empty
     indices = [new(patches, len(one), dtype=torch.long) for one in (own.out, own.widen)]
@@ -353,7 +353,13 @@ def _through_lift(
 
 
 @pooled_patches_backward.register_fake
-def _gradient_shapes(gradient, points, weights, eps, results):
+def _gradient_shapes(
+    gradient: torch.Tensor,
+    points: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+    results: list[torch.Tensor],
+) -> list[torch.Tensor]:
     return list(map(torch.empty_like, weights))
 
 
