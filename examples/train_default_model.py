@@ -60,11 +60,22 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 """A small point transformer (ACT), and the quickstart's model around one layer of its frozen sentence encoder."""
 CHOICE = """\
+Two candidates, one run each with seed 0, evaluated once after the last epoch on a validation part of the training
+shapes: 315 shapes to learn from and 112 to evaluate, without the example files and their near-duplicates.
+
+| candidate | stored parameters | accuracy | cross-entropy | turned about the vertical | CPU seconds |
+|---|---|---|---|---|---|
+| small point transformer (ACT), 80 epochs | 406,674 | 73.2 % | 1.420 | 45.5 % | 195 |
+| the quickstart's model with one encoder layer, 40 epochs | 536,970 and the encoder | 71.4 % | 1.419 | 45.5 % | 120 |
+
+With 112 shapes a figure has a standard error of 4 points: the two are equally good, and the first needs no encoder.
+The validation part was looked at twice, the test shapes once, after the choice. The augmentation is the quickstart's.
 """
 """What was compared on the validation part; for the card."""
 UPRIGHT = (
-    "The shapes of the training data are upright, with Y up, and face one direction. Turn other files first: a file "
-    "with Z up is classified as if it lay on its side."
+    "The shapes of the training data are upright, with Y up, and face one direction; other files have to be turned "
+    "first. On the validation part the accuracy is 73 % as they are, 71 % turned by 15° about the vertical, 46 % by "
+    "30°, 36 % by 45°, and 17 % with Z up."
 )
 
 
