@@ -23,8 +23,7 @@ from transformers import Trainer
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import compute_classification_metrics, judge_splits
-from hf_any3d.evaluation.voting import judge_by_voting
+from hf_any3d.evaluation.classification import compute_classification_metrics, judge_by_voting, judge_splits
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.training import program
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments

@@ -14,10 +14,10 @@ from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, I
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
-from hf_any3d import __version__
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.point_arrays import resample_index
+from hf_any3d.version import __version__
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType
@@ -226,12 +226,10 @@ class CloudColumns:
         """Types of the columns in `datasets`."""
         from datasets import Array2D, List, Value
 
-        return {
-            name: List(Value(_TYPES[name]), length=-1 if self.num_points is None else self.num_points)
-            if name == "labels"
-            else Array2D((self.num_points, 3), _TYPES[name])
-            for name in self.names
-        }
+        types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
+        if "labels" in types:
+            types["labels"] = List(Value(_TYPES["labels"]), length=self.num_points or -1)
+        return types
 
     @property
     def rows_at_a_time(self) -> int:
@@ -334,9 +332,8 @@ def _read_batch(
 
 
 def _write_batch(*batch: Any, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
-    return {
-        column: [feature.encode_example(dict(zip(names, values, strict=True))) for values in zip(*batch, strict=True)]
-    }
+    rows = (dict(zip(names, values, strict=True)) for values in zip(*batch, strict=True))
+    return {column: [feature.encode_example(row) for row in rows]}
 
 
 def _features_of(dataset: Dataset | IterableDataset) -> Features:

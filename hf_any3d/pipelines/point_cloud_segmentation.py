@@ -15,7 +15,14 @@ from hf_any3d.data.blocks import merge_blocks, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.layers.tasks import part_mask
-from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown, stem_of
+from hf_any3d.pipelines.base import (
+    PointCloudPipeline,
+    check_formats,
+    refuse_non_finite,
+    refuse_unknown,
+    stem_of,
+    without_none,
+)
 from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.web_page import write_point_cloud_page
 
@@ -66,9 +73,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "category, output_dir, formats")
-        before = {} if category is None else {"category": category}
-        after = {"output_dir": output_dir, "formats": check_formats(formats, KNOWN_FORMATS)}
-        return before, {}, {name: value for name, value in after.items() if value is not None}
+        after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
+        return without_none(category=category), {}, after
 
     def preprocess(self, cloud: Any, category: str | int | None = None) -> Iterator[dict[str, Any]]:
         """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
