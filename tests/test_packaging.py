@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
 from tests import release
@@ -146,6 +148,23 @@ def test_the_installation_installs_torch_for_cpu_first():
     """Without an index, pip would choose a build with several GB of CUDA libraries on Linux."""
     page = (ROOT / "docs" / "first_minute.md").read_text(encoding="utf-8")
     assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in page
+
+
+def test_the_lock_has_every_dependency_from_public_indexes(setup):
+    text = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    locked = {package["name"] for package in tomllib.loads(text)["package"]}
+    needed = {re.split(r"[\[>=]", line)[0] for line in setup["options"]["install_requires"].split()}
+    assert "torch" in needed and needed <= locked
+    assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_python_versions_agree(setup):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = setup["options"]["python_requires"]
+    assert project["project"]["requires-python"] == oldest
+    assert project["tool"]["pyright"]["pythonVersion"] == oldest.removeprefix(">=")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"{oldest.removeprefix('>=')} or newer is needed" in makefile
 
 
 def test_a_checkout_without_links_is_refused_with_the_way_to_get_them(tmp_path):
