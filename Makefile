@@ -20,12 +20,12 @@ PYTEST_WORKERS ?= auto
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(patsubst examples/speed/%.py,examples.speed.%,$(wildcard examples/speed/[!_]*.py))
-SOURCES := conversions examples hf_any3d modeling tests
+SOURCES := conversions docs examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install browser encoder quickstart release-check demo test test-fast fuzz faults mutate lint format bench bench-learn clean
+.PHONY: help install browser encoder quickstart release-check demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,7 +68,7 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-fast: $(INSTALLED) ## Run all tests but the slow ones (PYTEST_ARGS)
+test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
@@ -88,6 +88,14 @@ lint: $(INSTALLED) ## Check style, format and types, as CI does
 format: $(INSTALLED) ## Fix style and format where that is safe
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an error
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m docs.tools.tables --check
+	$(BIN)/python -m docs.tools.snippets build/snippets
+	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) ## Time our operations and models against plain forms of them
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark; done

@@ -70,14 +70,12 @@ def distributions(checkout) -> dict[str, Path]:
     return release.build(checkout)
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_every_python_file_the_licence_and_the_mark_of_types(distributions):
     names = zipfile.ZipFile(distributions["wheel"]).namelist()
     assert {file.as_posix() for file in python_files()} == {name for name in names if name.endswith(".py")}
     assert any(name.endswith("licenses/LICENSE") for name in names) and "hf_any3d/py.typed" in names
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["wheel", "sdist", "editable", "editable strict", "editable compat"])
 def test_the_package_is_whole_however_it_is_installed(way, distributions, checkout, tmp_path):
     python = release.new_environment(tmp_path / "venv")
@@ -162,7 +160,6 @@ def test_python_versions_agree(setup):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     oldest = setup["options"]["python_requires"]
     assert project["project"]["requires-python"] == oldest
-    assert project["tool"]["pyright"]["pythonVersion"] == oldest.removeprefix(">=")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"{oldest.removeprefix('>=')} or newer is needed" in makefile
 
