@@ -1,4 +1,4 @@
-"""The embedded shapes and example files: real household objects in 18 classes, for first steps and tests.
+"""The embedded shapes: real household objects in 18 classes, for first steps, tests and demonstrations.
 
 They come with the package. README.md in their folder is their card, with authors and licences.
 """
