@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install browser encoder quickstart release-check demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@echo "3/3 installing hf_any3d with its tools: some 400 MB"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
+
+# Runs before anything is installed too.
+doctor: ## Tell what is missing here, and what to do about it
+	@if [ -x $(BIN)/python ]; then $(BIN)/python tests/doctor.py; else $(PYTHON) tests/doctor.py; fi
 
 # Without it the tests of pages are skipped.
 browser: ## Install the browser for tests of pages (Debian, as root)
