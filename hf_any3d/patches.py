@@ -24,6 +24,7 @@ from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from hf_any3d.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
@@ -195,6 +196,22 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
         return None if found is not None and _our_config(model_id, kwargs) else found
 
     return find_adapter_config_file
+
+
+@_patch(
+    "transformers.pipelines:resolve_revision",
+    "looks a path that does not exist up on the hub, with retries for a minute",
+)
+def _refuse_missing_paths(original: Callable) -> Callable:
+    def resolve_revision(name: str, *args: Any, **kwargs: Any) -> Any:
+        # `pipeline` itself may have been imported by name before this package. It calls this function first.
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == "pipeline" and "point-cloud" in str(caller.f_locals.get("task")):
+            revision = {"revision": args[0]} if args else {}
+            check_repository_name(name, **hub_choice(revision | kwargs))
+        return original(name, *args, **kwargs)
+
+    return resolve_revision
 
 
 @_patch(

@@ -32,12 +32,11 @@ from hf_any3d.training.protocol import ProtocolArguments
 from tests.examples.conftest import EXAMPLES, words_of
 
 FOLDER = EXAMPLES / "recipes"
-FILES = {
+RECIPES = sorted(
     p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("act_*.yaml") if p.parent.name != "base"
-}
+)
 # Those for the embedded shapes hold values of ours, not published ones.
-OWN = sorted(recipe for recipe in FILES if recipe.startswith("act_shapes_"))
-RECIPES = sorted(FILES - set(OWN))
+OWN = ["shapes_act_autoencoder", "shapes_act_full", "shapes_act_pretraining"]
 FIRST = (TeacherArguments, PretrainingDataArguments, AutoencoderTrainingArguments)
 SECOND = (StudentArguments, PretrainingDataArguments, ProbeArguments, DistillationTrainingArguments)
 CLASSES = (PointModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
