@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import getattr_static, signature
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -125,9 +126,23 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 model.save_with_adapter(directory)
         if isinstance(model, CardMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
-            model.write_card(save_directory, wrapper=self)
+            _write_adapter_cards(self, save_directory, kwargs.get("selected_adapters"))
 
     return save_pretrained
+
+
+def _write_adapter_cards(wrapper: PeftModel, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
+    """Write the card of each saved adapter where it is; without a default adapter, that of the active one on top."""
+    model, active = cast(CardMixin, wrapper.get_base_model()), wrapper.active_adapter
+    saved = list(selected or wrapper.peft_config)
+    if "default" not in saved:
+        model.write_card(directory, wrapper=wrapper)
+    try:
+        for name in saved:
+            wrapper.active_adapter = name  # the one that is described; nothing is switched
+            model.write_card(directory if name == "default" else Path(directory, name), wrapper=wrapper)
+    finally:
+        wrapper.active_adapter = active
 
 
 @_patch(
@@ -151,6 +166,8 @@ def _write_card_of_pushed_adapter(original: Callable) -> Callable:
         model = self.get_base_model()
         if isinstance(model, CardMixin):
             model.write_card(working_dir, repo_id, wrapper=self)
+            for name in self.peft_config:  # their examples open directories, not subfolders of a repository
+                Path(working_dir, name, "README.md").unlink(missing_ok=True)
         return original(self, working_dir, repo_id, *args, **kwargs)
 
     return _upload_modified_files
