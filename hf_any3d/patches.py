@@ -25,8 +25,8 @@ from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from hf_any3d.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.card_info import CardMixin
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from hf_any3d.hub_names import check_repository_name, hub_choice
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 
 if TYPE_CHECKING:
     from peft import PeftModel

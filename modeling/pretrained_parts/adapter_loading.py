@@ -16,7 +16,7 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
-from hf_any3d.hub_names import check_repository_name, hub_choice
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
     class_of_saved,

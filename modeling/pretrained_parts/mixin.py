@@ -10,7 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.hub_names import check_repository_name, hub_choice
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
     listed,

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 from transformers.modeling_utils import load_state_dict
 
-from hf_any3d.hub_names import check_repository_name
+from hf_any3d.modeling.hub_names import check_repository_name
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
 

@@ -4,7 +4,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hf_any3d.hub_names import check_repository_name
+from hf_any3d.modeling.hub_names import check_repository_name
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset

@@ -14,7 +14,7 @@ from hf_any3d import (
     PointCloudProcessor,
     load_point_dataset,
 )
-from hf_any3d.hub_names import check_repository_name, is_path_like, similar_path
+from hf_any3d.modeling.hub_names import check_repository_name, is_path_like, similar_path
 from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
 
 OPEN = {
