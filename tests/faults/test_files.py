@@ -202,7 +202,7 @@ def test_a_killed_push_leaves_complete_rows_and_the_next_push_completes_it(hub, 
 
     def push(name: str) -> None:
         httpx2.Client.send = counted
-        push_point_dataset(shapes, name, rights_confirmed=True)
+        push_point_dataset(shapes, name, licence="mit")
 
     ending = run_child(lambda: push("me/faults-whole"), tmp_path)
     assert ending.how == "done" and ending.events, ending.output
