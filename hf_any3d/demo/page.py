@@ -15,17 +15,17 @@ import numpy as np
 from gradio.themes import Default as DefaultTheme
 
 from hf_any3d.chat import PUBLISHED_GENERATION
-from hf_any3d.data.files import PointCloudData, supported_file_types
+from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.visualization.web_page import clouds_page
 
-FOLDER = Path(__file__).parents[2] / "examples" / "data"
+FOLDER = ASSETS
 _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
 
 
 def embedded_shapes() -> dict[str, Path | PointCloudData]:
-    """Return a chair and the first test shape of each class of the embedded data; nothing outside of a checkout.
+    """Return a chair and the first test shape of each class of the embedded data.
 
     Returns:
         Shapes by name, with author and licence if there is one.
