@@ -1,6 +1,7 @@
 """Links, navigation, commands, error messages and drawings of the pages are right."""
 
 import ast
+import configparser
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -91,6 +92,13 @@ def test_options_of_commands_exist(page):
             given = {word.partition("=")[0] for word in words if word.startswith("--")}
             unknown += [f"{name}: {option}" for option in given - known - {"--help", "--version"}]
     assert unknown == []
+
+
+def test_the_page_on_installation_has_every_extra():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert [extra for extra in setup["options.extras_require"] if f"| `{extra}` |" not in page] == []
 
 
 def messages_of_the_source() -> list[str]:
