@@ -10,35 +10,36 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.chat import chat
+from hf_any3d.cli.common import CommandLine
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.evaluate import evaluation
-from hf_any3d.cli.export import export
-from hf_any3d.cli.info import info
-from hf_any3d.cli.predict import predict
-from hf_any3d.cli.reconstruct import reconstruct
+from hf_any3d.cli.model import export, info, push, space
+from hf_any3d.cli.predict import features, predict, reconstruct, segment, zero_shot
 
 app = typer.Typer(
     name="hf-any3d",
+    cls=CommandLine,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="3D point clouds in the Hugging Face ecosystem.",
     pretty_exceptions_enable=False,
 )
-app.command()(predict)
-app.command()(reconstruct)
+for command in (predict, zero_shot, segment, features, chat, reconstruct):
+    app.command()(command)
 app.add_typer(evaluation, name="evaluate")
-app.command()(chat)
-app.command()(demo)
-app.command()(info)
-app.command()(export)
 app.add_typer(convert, name="convert")
+for command in (export, push, info, demo, space):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors; anywhere in the line.")] = False,
 ) -> None:
     """3D point clouds in the Hugging Face ecosystem."""
+    del debug  # read by CommandLine
     if version:
         from hf_any3d import __version__
 
@@ -49,4 +50,4 @@ def _options(
 
 def main() -> None:
     """Run the command line; the console script `hf-any3d` calls this."""
-    app()
+    app(prog_name="hf-any3d")
