@@ -117,6 +117,8 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # Adapters are stored with the name of their encoder, and opened by their own.
+    warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:

@@ -7,12 +7,15 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_any3d.cli.common import print_note
 from hf_any3d.messages import print_json, print_line, printable
+
+if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
 
 DATA = (".json", ".csv")
 VIEWS = (".html", ".png")
@@ -132,6 +135,18 @@ def _plain(row: Row, hidden: Sequence[str]) -> dict[str, Any]:
     return json.loads(json.dumps({key: value for key, value in row.items() if key not in hidden}, default=convert))
 
 
+def colors_of(labels: Any, colors: np.ndarray | None) -> np.ndarray | None:
+    """Return a color for each point: of its label (points,) if there are labels, else the given ones."""
+    if labels is None or np.asarray(labels).ndim != 1:
+        return colors
+    from hf_any3d.visualization.label_colors import label_colors
+
+    values, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    palette = label_colors(int(max(values.max(), 0)) + 1)
+    grey = np.full(3, 0.6, np.float32)  # of points without a class
+    return np.stack([palette[value] if value >= 0 else grey for value in values])[numbers]
+
+
 class Gallery:
     """The clouds of a page or picture, thinned so that a page stays small.
 
@@ -145,11 +160,13 @@ class Gallery:
         self.output, self.up_axis, self.num_clouds = output, up_axis, num_clouds
         self.clouds: list[np.ndarray] = []
         self.titles: list[str] = []
+        self.left_out = 0
         self._most = _MOST_POINTS // max(1, min(num_clouds, _MOST_CLOUDS))
 
     def add(self, points: np.ndarray, colors: np.ndarray | None, title: str) -> None:
         """Add a cloud (points, 3) with colors (points, 3) in [0, 1] or None, which colors it by height."""
         if self.output is None or len(self.clouds) >= _MOST_CLOUDS:
+            self.left_out += self.output is not None
             return
         kept: Any = ...
         if len(points) > self._most:
@@ -157,6 +174,12 @@ class Gallery:
         cloud = np.asarray(points, dtype=np.float32)[kept]
         self.clouds.append(cloud if colors is None else np.concatenate([cloud, np.asarray(colors)[kept]], axis=1))
         self.titles.append(title)
+
+    def add_file(self, data: PointCloudData, title: str) -> None:
+        """Add a cloud or mesh in its own colors; labelled points are colored by label."""
+        if self.output is not None:
+            data = data.sample_surface(self._most) if data.is_mesh else data
+            self.add(data.points, colors_of(data.labels, data.colors), title)
 
     def write(self, title: str, legend: Mapping[str, Sequence[float]] | None = None, columns: int = 4) -> None:
         """Write the page or picture, atomically."""
@@ -187,5 +210,5 @@ class Gallery:
                 up_axis=self.up_axis,
                 cell=2.6,
             )
-        more = f", the first of {self.num_clouds}" if self.num_clouds > len(self.clouds) else ""
+        more = f", without {self.left_out} more" if self.left_out else ""
         print_note(f"{self.output}: {len(self.clouds)} clouds{more}")

@@ -103,7 +103,7 @@ def _classify(
             rows.append(result if isinstance(result, dict) else {"predictions": result})
             if not isinstance(result, dict):
                 best = f"{result[0]['label']}, {100 * result[0]['score']:.0f} %"
-                gallery.add(cloud.data.points, cloud.data.colors, f"{Path(cloud.name).name}: {best}")
+                gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
 
     file_width = _file_width(inputs)
